@@ -1,0 +1,213 @@
+"""The typed schema of a run, the checks that Hydra does not make, and the digest of a config.
+
+Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
+override is answered in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+class UserError(ValueError):
+    """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
+
+
+def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
+    """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
+    near = difflib.get_close_matches(str(value).lower(), list(choices), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UserError(f"{key}={value}: expected {expected}{hint}")
+
+
+@dataclass
+class ModelConfig:
+    """Which network, and what it knows before training."""
+
+    name: str
+    """torchvision's name of the network, e.g. `resnet50`."""
+    weights: str | None
+    """`DEFAULT`, a torchvision weights entry, `glyphs` (embedded), a file, `runs:/<id>`, or null for from scratch."""
+    sha256: str | None
+    """Expected sha256 of the weights file, or null where none is known."""
+    image_size: int | None
+    """Side of the square input in pixels; null takes it from the weights."""
+
+
+@dataclass
+class RuleConfig:
+    """One pattern over parameters and what it says about them; the first rule that matches a parameter decides."""
+
+    match: str
+    """Glob over `stage/layer kind/leaf/name`, e.g. `head/*`, `stage-1/*`, `*/norm/*`; `{stage}` in a stepwise phase."""
+    lr_scale: float = 1.0
+    """Multiplies the learning rate; 0 freezes."""
+    lr_decay: float = 1.0
+    """Multiplies the learning rate once more for each stage below the head."""
+
+
+@dataclass
+class PhaseConfig:
+    """A stretch of the run during which the frost line stays where it is."""
+
+    rules: list[RuleConfig]
+    """Ordered; first match wins; together they cover every parameter."""
+    share: float = 1.0
+    """Relative length of the phase among all phases (every phase gets at least one epoch)."""
+    lr_scale: float = 1.0
+    """Multiplies the learning rate of the whole phase."""
+    stepwise: bool = False
+    """Repeat the phase once per stage from the top; rules with `{stage}` then cover the stages reached so far."""
+
+
+@dataclass
+class FreezeModeConfig:
+    """Which parameters learn, and when."""
+
+    name: str
+    norm_stats: str
+    """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: none ever does."""
+    phases: list[PhaseConfig]
+
+
+@dataclass
+class OptimizerConfig:
+    """Any optimizer of `torch.optim`, by name."""
+
+    name: str
+    """Class name in `torch.optim`, in any case, e.g. `adamw`."""
+    weight_decay: float
+    decay_norm_and_bias: bool
+    """Whether weight decay also applies to norm layers and biases."""
+    options: dict[str, Any]
+    """Further keyword arguments of the optimizer, e.g. `momentum`."""
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves; all positions are fractions of the span."""
+
+    name: str
+    """`constant`, `cosine`, `onecycle` or `step`."""
+    span: str
+    """`phase`: the schedule starts anew in every phase; `run`: one schedule over all phases."""
+    warmup: float
+    """Fraction of the span over which the learning rate rises linearly (onecycle: by a cosine)."""
+    final: float
+    """Learning rate at the end, as a fraction of `lr`."""
+    milestones: list[float]
+    """Where `step` multiplies the learning rate by `gamma`."""
+    gamma: float
+
+
+@dataclass
+class AugmentConfig:
+    """Random views of the training images; validation and test always see the plain centre view."""
+
+    name: str
+    crop: str
+    """`none`, `random_resized` (Inception crop) or `pad` (pad, then crop at random)."""
+    scale: list[float]
+    """Smallest and largest area of a random resized crop, as fractions of the image."""
+    ratio: list[float]
+    """Smallest and largest aspect ratio of a random resized crop."""
+    padding: float
+    """Padding on each side for `pad`, as a fraction of the image's side."""
+    flip: bool
+    """Mirror half of the images, where the data says that a mirrored image keeps its class."""
+    color: float
+    """Strength of brightness, contrast and saturation jitter; 0 for none."""
+    trivial: bool
+    """TrivialAugment (arXiv:2103.10158): one random operation of random strength per image."""
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they are split."""
+
+    name: str
+    source: str
+    """Class name in `torchvision.datasets`, or `digits`, `glyphs`, `folder`."""
+    root: str
+    """Folder that holds the data."""
+    download: bool
+    """Let torchvision download what is missing."""
+    splits: dict[str, dict[str, Any]]
+    """Keyword arguments of the dataset class for each split it has of its own, of `train`, `val`, `test`."""
+    val_fraction: float
+    """Part of the training split that becomes validation where the dataset has none; stratified and seeded."""
+    test_fraction: float
+    """Part of the whole that becomes the test split where the dataset has none; stratified and seeded."""
+    split_seed: int
+    fraction: float
+    """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
+    limit: int | None
+    """At most so many training images, stratified; null for all."""
+    decode_size: int | None
+    """Side in pixels to which images of differing sizes are decoded; null keeps the common size of all."""
+    flip: bool
+    """Whether a mirrored image keeps its class."""
+    options: dict[str, Any]
+    """Further settings of the source, e.g. the glyphs' images per class."""
+
+
+@dataclass
+class TrainConfig:
+    """What happens in a step, beside forward and backward."""
+
+    label_smoothing: float
+    clip_norm: float | None
+    """Largest norm of the gradient; null for no clipping."""
+    mixup: float
+    """Alpha of mixup (arXiv:1710.09412); 0 for none."""
+    cutmix: float
+    """Alpha of CutMix (arXiv:1905.04899); 0 for none. With mixup too, each batch takes one of the two."""
+    ema_decay: float | None
+    """Decay per step of an exponential moving average of the weights, which is then what is evaluated; null for none."""
+    patience: int | None
+    """Stop after so many epochs without a better validation accuracy; null for never."""
+    drop_last: bool
+    """Leave out the last, smaller batch of an epoch (never the only one)."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where the record goes."""
+
+    uri: str | None
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` of the project."""
+
+
+@dataclass
+class Config:
+    """One run, or with commas on the command line a sweep of runs."""
+
+    experiment_name: str
+    seed: int
+    epochs: int
+    lr: float
+    batch_size: int
+    eval_batch_size: int
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
+    precision: str
+    """`auto` (bf16 where a GPU has it), `fp32` or `bf16`."""
+    channels_last: bool
+    deterministic: bool
+    """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
+    dry_run: bool
+    """Print the plan, write plan.json, train nothing."""
+    model: ModelConfig
+    freeze_mode: FreezeModeConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    augment: AugmentConfig
+    data: DataConfig
+    train: TrainConfig
+    tracking: TrackingConfig

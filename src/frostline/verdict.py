@@ -1,0 +1,196 @@
+"""What a sweep says: the results of its runs grouped into cells, and the one sentence that answers the question.
+
+A cell is one point of the sweep's grid with all its seeds. Cells and freeze modes are compared by validation accuracy;
+test accuracy is only reported. Pure Python: neither torch nor MLflow is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+VAL = "best/val_accuracy"
+TEST = "test/accuracy"
+SECONDS = "cost/train_seconds"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ends with."""
+
+    job: int
+    name: str
+    folder: str
+    run_id: str | None
+    status: str
+    """`FINISHED`, `FAILED`, `KILLED`, or `PLANNED` for a dry run."""
+    reason: str | None
+    """Why it failed or was killed, in one line."""
+    choices: dict[str, Any]
+    """What was chosen, by short name: model, freeze_mode, optimizer, data, lr, seed and whatever else the sweep varies."""
+    metrics: dict[str, float]
+    """The metrics logged once per run: `best/...`, `test/...`, `cost/...`."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Number of images per split; empty where the run ended before its data was read."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: all results that differ in nothing but the seed."""
+
+    choices: dict[str, Any]
+    results: tuple[Result, ...]
+
+    @property
+    def finished(self) -> tuple[Result, ...]:
+        """The results that mean and spread are taken over."""
+        return tuple(result for result in self.results if result.status == "FINISHED")
+
+    def mean(self, metric: str) -> float:
+        """Return the mean of `metric` over the finished seeds; nan where there is none."""
+        values = self._values(metric)
+        return fmean(values) if values else math.nan
+
+    def spread(self, metric: str) -> float | None:
+        """Return the sample standard deviation of `metric` over the finished seeds; None for fewer than two."""
+        values = self._values(metric)
+        return stdev(values) if len(values) > 1 else None
+
+    def _values(self, metric: str) -> list[float]:
+        return [result.metrics[metric] for result in self.finished if metric in result.metrics]
+
+
+def cells(results: Iterable[Result]) -> list[Cell]:
+    """Return the cells, highest mean validation accuracy first; of equals the one that trains fewer parameters first.
+
+    Cells in which no seed finished come last, in the order of their jobs.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: result.job):
+        groups.setdefault(repr(sorted(_without_seed(result).items())), []).append(result)
+    return sorted((Cell(_without_seed(group[0]), tuple(group)) for group in groups.values()), key=_rank)
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """Return the names of the choices that differ within the sweep, in the order in which runs state them."""
+    names = dict.fromkeys(name for result in results for name in result.choices)
+    return [name for name in names if len({repr(result.choices.get(name)) for result in results}) > 1]
+
+
+def answer(results: Sequence[Result]) -> str:
+    """Return in plain words which freeze mode won, by how much, how surely and at what cost: one sentence per data set.
+
+    Cells are selected on the validation split and reported on the test split. Runs on different data (choices `data`
+    and `data.*`) are not comparable and get a sentence each.
+    """
+    if all(result.status == "PLANNED" for result in results):
+        return f"Nothing was trained: a plan of {_count(len(results), 'run')}."
+    swept = varying(results)
+    settings = [name for name in swept if name == "data" or name.startswith("data.")]
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(_named(result.choices, settings), []).append(result)
+    details = [name for name in swept if name not in (*settings, "seed", "freeze_mode")]
+    sentences = [(where, _sentence(cells(group), details)) for where, group in groups.items()]
+    return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
+
+
+def percent(fraction: float) -> str:
+    """Return an accuracy for people, e.g. `97.50%`."""
+    return f"{100 * fraction:.2f}%"
+
+
+def value_text(value: object) -> str:
+    """Return a choice for people: floats in their shortest form, everything else as it prints."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _without_seed(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in result.choices.items() if name != "seed"}
+
+
+def _rank(cell: Cell) -> tuple[bool, float, float, int]:
+    accuracy = cell.mean(VAL)
+    parameters = cell.mean("cost/trainable_parameters")
+    return (
+        not cell.finished,
+        math.inf if math.isnan(accuracy) else -accuracy,
+        math.inf if math.isnan(parameters) else parameters,
+        cell.results[0].job,
+    )
+
+
+def _sentence(ranked: list[Cell], details: list[str]) -> str:
+    done = [cell for cell in ranked if cell.finished and not math.isnan(cell.mean(VAL))]
+    if not done:
+        runs = sum(len(cell.results) for cell in ranked)
+        return f"No answer: none of {_count(runs, 'run')} finished."
+    winner = done[0]
+    rivals = [cell for cell in done if cell.choices.get("freeze_mode") != winner.choices.get("freeze_mode")]
+    if rivals:
+        return _comparison(winner, rivals[0], details)
+    return _alone(winner, _modes_that_failed(ranked, winner), len(done), details)
+
+
+def _modes_that_failed(ranked: list[Cell], winner: Cell) -> list[str]:
+    modes = dict.fromkeys(_mode(cell) for cell in ranked)
+    return [mode for mode in modes if mode != _mode(winner)]
+
+
+def _alone(best: Cell, failed: list[str], finished: int, details: list[str]) -> str:
+    of = f", the best of its {finished} cells on validation" if finished > 1 else ""
+    why = f"no run of {', '.join(failed)} finished" if failed else "only one freeze mode was tried"
+    return f"No comparison, as {why}: {_described(best, details)} reached {percent(best.mean(TEST))} on test{of}."
+
+
+def _comparison(winner: Cell, other: Cell, details: list[str]) -> str:
+    """Return the sentence on the best cells of the two best freeze modes, as validation ranks them."""
+    first, second = _described(winner, details), _described(other, details)
+    scores = f"{percent(winner.mean(TEST))} against {percent(other.mean(TEST))}"
+    gap = winner.mean(TEST) - other.mean(TEST)
+    images = winner.finished[0].images.get("test", 0)
+    cost = _cost(winner, other)
+    if abs(gap) < 1e-9 or abs(gap) * images < 1 - 1e-9 and images:
+        return f"{first} and {second} tie on test, {scores}{cost}."
+    points = f"{100 * abs(gap):.2f} points"
+    doubt = _doubt(winner, other, images)
+    if gap < 0:
+        return f"{first} wins on validation, but is {points} behind {second} on test, {scores}{doubt}{cost}."
+    return f"{first} wins by {points} over {second}, {scores} on test{doubt}{cost}."
+
+
+def _doubt(winner: Cell, other: Cell, images: int) -> str:
+    """Return a remark where the gap is less than two standard errors of the difference of two binomial proportions."""
+    p, q = winner.mean(TEST), other.mean(TEST)
+    error = math.sqrt((p * (1 - p) + q * (1 - q)) / images) if images else 0.0
+    return f" (within what chance can do on {images:,} images)" if abs(p - q) < 2 * error else ""
+
+
+def _cost(winner: Cell, other: Cell) -> str:
+    """Return the clause on training time; empty where it was not measured."""
+    mine, yours = winner.mean(SECONDS), other.mean(SECONDS)
+    if not (mine > 0 and yours > 0):
+        return ""
+    return f", in {mine / yours:.2g} times the training time"
+
+
+def _mode(cell: Cell) -> str:
+    return str(cell.choices.get("freeze_mode"))
+
+
+def _described(cell: Cell, details: list[str]) -> str:
+    inside = _named(cell.choices, details)
+    seeds = f"mean of {len(cell.finished)} seeds" if len(cell.finished) > 1 else ""
+    notes = ", ".join(note for note in (inside, seeds) if note)
+    return f"{_mode(cell)} ({notes})" if notes else _mode(cell)
+
+
+def _named(choices: dict[str, Any], names: list[str]) -> str:
+    return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

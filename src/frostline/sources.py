@@ -1,0 +1,150 @@
+"""Where labelled pictures come from: each source gives its own splits, every picture still to be decoded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision import datasets
+
+from frostline import glyphs
+from frostline.config import user_error
+from frostline.pixels import decode, list_images, read_image
+
+_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split as its source has it."""
+
+    labels: Tensor
+    """`(N,)` int64."""
+    classes: tuple[str, ...]
+    read: Callable[[int], Image.Image]
+    """Gives the i-th picture as RGB; raises `OSError` where its file is missing or broken."""
+
+
+def open_splits(
+    *, source: str, root: Path, download: bool, splits: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]
+) -> dict[str, Source]:
+    """Return the splits that the source has of its own, at least `train`, without decoding any picture.
+
+    `source` is `digits`, `glyphs`, `folder` or the name of a dataset class of `torchvision.datasets`; `splits` and
+    `options` are keyword arguments for the latter. Raises `UserError` where files are missing or do not fit.
+    """
+    if source == "glyphs":
+        return {"train": _glyphs(options)}
+    if source not in ("digits", "folder"):
+        return {name: _torchvision(source, root, download, {**options, **splits[name]}) for name in splits}
+    if options:
+        raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
+    return _folder(root) if source == "folder" else {"train": _digits()}
+
+
+def _digits() -> Source:
+    """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), carried by scikit-learn."""
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8)
+    return _embedded(grey, torch.from_numpy(labels), tuple(map(str, range(10))))
+
+
+def _glyphs(options: Mapping[str, Any]) -> Source:
+    expected = inspect.signature(glyphs.render).parameters
+    if set(options) != set(expected):
+        raise user_error("data.options", dict(options), f"values for {', '.join(expected)}")
+    pixels, labels, classes = glyphs.render(**options)
+    return _embedded(pixels[:, 0], labels, classes)
+
+
+def _embedded(grey: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Source:
+    array = grey.numpy()
+    return Source(labels.long(), classes, lambda index: decode(Image.fromarray(array[index])))
+
+
+def _torchvision(name: str, root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
+    kind = _class(name)
+    downloads = "download" in inspect.signature(kind).parameters
+    if download and not downloads:
+        raise user_error("data.download", "true", f"false, since torchvision cannot download {name}")
+    try:
+        dataset = kind(root=root, **arguments, **({"download": download} if downloads else {}))
+    except (TypeError, ValueError) as error:
+        raise user_error(
+            "data.splits", dict(arguments), f"arguments of torchvision.datasets.{name}: {error}"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
+        raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
+    labels = _labels(name, dataset)
+    names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
+    return Source(labels, tuple(map(str, names)), lambda index: decode(dataset[index][0]))
+
+
+def _class(name: str) -> type[datasets.VisionDataset]:
+    found = {key: value for key in datasets.__all__ if _is_dataset(value := getattr(datasets, key))}
+    if name not in found:
+        choices = ("digits", "glyphs", "folder", *found)
+        raise user_error("data.source", name, "digits, glyphs, folder or a class of torchvision.datasets", choices)
+    return found[name]
+
+
+def _is_dataset(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, datasets.VisionDataset)
+
+
+def _labels(name: str, dataset: Any) -> Tensor:
+    """Return `(N,)` int64: the list that the dataset keeps, or else the labels of its pictures read one by one."""
+    kept = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
+    try:
+        labels = torch.tensor([int(label) for label in (kept if kept is not None else (x[1] for x in dataset))])
+    except (TypeError, ValueError) as error:
+        raise user_error("data.source", name, "a dataset with one class per picture") from error
+    if len(labels) == 0 or labels.min() < 0:
+        raise user_error("data.source", name, "pictures that all have a class")
+    return labels
+
+
+def _folder(root: Path) -> dict[str, Source]:
+    """One folder per class in `root`, or in each of its subfolders train, val (valid, validation) and test."""
+    if not root.is_dir():
+        raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
+    if not _subfolders(root / "train"):
+        return {"train": _labelled(root)}
+    tops = {split: root / name for split, names in _FOLDERS.items() for name in names if (root / name).is_dir()}
+    found = {split: _labelled(top) for split, top in tops.items()}
+    for split, source in found.items():
+        if odd := sorted(set(source.classes) ^ set(found["train"].classes)):
+            raise user_error(
+                "data.root", root, f"the same classes in train and {split}, but they differ in {_some(odd)}"
+            )
+    return found
+
+
+def _labelled(top: Path) -> Source:
+    files = {folder.name: list_images(folder) for folder in _subfolders(top)}
+    if empty := [name for name, images in files.items() if not images]:
+        raise user_error("data.root", top, f"pictures in every class folder, but none in {_some(empty)}")
+    if len(files) < 2:
+        raise user_error(
+            "data.root", top, f"one folder of pictures for each of two or more classes, found {len(files)}"
+        )
+    flat = [(file, label) for label, images in enumerate(files.values()) for file in images]
+    return Source(torch.tensor([label for _, label in flat]), tuple(files), lambda index: read_image(flat[index][0]))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,169 @@
+"""Weights on disk: read without running anything, checked against their sha256, loaded strictly, saved atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from frostline.config import UserError, user_error
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+GLYPHS = Path(__file__).parent / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
+"""The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
+
+_METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
+_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
+_RENAMED = (  # names in torchvision's older files -> names in its networks
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors, .pt or .pth file by name, on the CPU.
+
+    Pickles are read with `weights_only=True`. UserError where a file is damaged or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as problem:
+        raise user_error("model.weights", path, f"a file of tensors ({_first_line(problem)})") from problem
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing else")
+    return state
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """Return what `save` was given as metadata; empty for files that it did not write."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
+
+
+def save(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> str:
+    """Write all parameters and buffers and the JSON-able `metadata` as safetensors; return the file's sha256 as hex.
+
+    The file appears whole or not at all (temporary file, fsync, rename). Equal weights give equal bytes.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, partial, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        digest = sha256_of(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of the file's bytes as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached(url: str) -> tuple[Path, str]:
+    """Return where torch's hub keeps the file of `url`, and the sha256 prefix that is part of its name."""
+    name = url.rpartition("/")[2]
+    prefix = re.search(r"-([0-9a-f]{8,64})\.pth$", name)
+    assert prefix, f"torchvision names weights by their sha256, and {name} is not"
+    return Path(torch.hub.get_dir()) / "checkpoints" / name, prefix[1]
+
+
+def fetch(url: str) -> tuple[Path, str]:
+    """Return the file of `url` in torch's hub cache, downloaded if it is not there, and its sha256 as hex.
+
+    UserError where the download fails, or where the sha256, checked every time, is not the one in the file's name.
+    """
+    path, prefix = cached(url)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError) as problem:
+            advice = f"a download that works ({_first_line(problem)}), or the file {path.name} in {path.parent}"
+            raise user_error("model.weights", url, advice) from problem
+    digest = sha256_of(path)
+    if not digest.startswith(prefix):
+        raise user_error("model.weights", path, f"a file whose sha256 begins with {prefix}, not {digest}; delete it")
+    return path, digest
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, *, source: str) -> None:
+    """Copy `state` into `module`; a head that is missing or shaped otherwise leaves the module's own head as it is.
+
+    UserError with a report when anything else is missing, unexpected or of another shape. `source` names the weights
+    in it.
+    """
+    given = {_current_name(name): tensor for name, tensor in state.items() if not _AUXILIARY.match(name)}
+    own = module.state_dict()
+    if not _same_shapes(_under(head, own), _under(head, given)):
+        own = {name: tensor for name, tensor in own.items() if name not in _under(head, own)}
+        given = {name: tensor for name, tensor in given.items() if name not in _under(head, given)}
+    for name in own.keys() - given.keys():
+        if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
+            given[name] = torch.zeros_like(own[name])
+    _check(own, given, source)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+
+
+def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    shapes = [n for n in own if n in given and own[n].shape != given[n].shape]
+    problems = {
+        "missing": [n for n in own if n not in given],
+        "unexpected": [n for n in given if n not in own],
+        "of another shape": [f"{n} {_shape(given[n])} instead of {_shape(own[n])}" for n in shapes],
+    }
+    report = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+    if report:
+        raise UserError(f"model.weights={source}: do not fit the network outside its head: {report}")
+
+
+def _current_name(name: str) -> str:
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _under(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
+
+
+def _same_shapes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return {n: t.shape for n, t in a.items()} == {n: t.shape for n, t in b.items()}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

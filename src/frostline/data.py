@@ -183,5 +183,5 @@ def _fingerprint(splits: tuple[Split, ...], classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for tensor in (tensor for s in splits for tensor in (s.pixels, s.sizes, s.labels, s.ids)):
         digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.numpy()))
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()

@@ -49,25 +49,19 @@ def stack(count: int, read: Callable[[int], Image.Image], size: int | None) -> t
     it all must be of one size, else `UserError`. Threads read side by side, since PIL releases the GIL.
     """
     side = (size, size) if size is not None else read(0).size
-    pixels = torch.empty(count, 3, side[1], side[0], dtype=torch.uint8)
+    pixels = np.empty((count, 3, side[1], side[0]), dtype=np.uint8)
 
     def place(index: int) -> tuple[int, int]:
         image = read(index)
-        if size is not None and image.size != side:
-            pixels[index] = _tensor(image.resize(side, Image.Resampling.BILINEAR))
-        elif image.size == side:
-            pixels[index] = _tensor(image)
+        if size is not None or image.size == side:
+            pixels[index] = np.asarray(image.resize(side, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         return image.size
 
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(place, range(count)))
     if size is None and set(sizes) != {side}:
         raise user_error("data.decode_size", "null", f"a side in pixels, since the images differ: {_some(sizes)}")
-    return pixels, torch.tensor(sizes, dtype=torch.int32)
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(pixels), torch.tensor(sizes, dtype=torch.int32)
 
 
 def _some(sizes: Iterable[tuple[int, int]]) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets import VisionDataset
 
-from frostline import glyphs
 from frostline.config import user_error
 from frostline.pixels import decode, list_images, read_image
 
@@ -51,12 +50,16 @@ def open_splits(
 
 def _digits() -> Source:
     """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), carried by scikit-learn."""
+    from sklearn.datasets import load_digits  # a second to import, for this source alone
+
     images, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8)
     return _embedded(grey, torch.from_numpy(labels), tuple(map(str, range(10))))
 
 
 def _glyphs(options: Mapping[str, Any]) -> Source:
+    from frostline import glyphs  # brings Matplotlib and SciPy, for this source alone
+
     expected = inspect.signature(glyphs.render).parameters
     if set(options) != set(expected):
         raise user_error("data.options", dict(options), f"values for {', '.join(expected)}")
@@ -77,9 +80,7 @@ def _torchvision(name: str, root: Path, download: bool, arguments: Mapping[str, 
     try:
         dataset = kind(root=root, **arguments, **({"download": download} if downloads else {}))
     except (TypeError, ValueError) as error:
-        raise user_error(
-            "data.splits", dict(arguments), f"arguments of torchvision.datasets.{name}: {error}"
-        ) from error
+        raise user_error("data.splits", dict(arguments), f"arguments of torchvision's {name}: {error}") from error
     except (RuntimeError, OSError) as error:
         hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
         raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
@@ -88,16 +89,14 @@ def _torchvision(name: str, root: Path, download: bool, arguments: Mapping[str, 
     return Source(labels, tuple(map(str, names)), lambda index: decode(dataset[index][0]))
 
 
-def _class(name: str) -> type[datasets.VisionDataset]:
-    found = {key: value for key in datasets.__all__ if _is_dataset(value := getattr(datasets, key))}
-    if name not in found:
-        choices = ("digits", "glyphs", "folder", *found)
+def _class(name: str) -> type[Any]:
+    """Return the dataset class; the name is looked up among torchvision's own, so that no config can run other code."""
+    found = {key: getattr(datasets, key) for key in datasets.__all__}
+    kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
+    if name not in kinds:
+        choices = ("digits", "glyphs", "folder", *kinds)
         raise user_error("data.source", name, "digits, glyphs, folder or a class of torchvision.datasets", choices)
-    return found[name]
-
-
-def _is_dataset(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, datasets.VisionDataset)
+    return kinds[name]
 
 
 def _labels(name: str, dataset: Any) -> Tensor:
@@ -122,9 +121,7 @@ def _folder(root: Path) -> dict[str, Source]:
     found = {split: _labelled(top) for split, top in tops.items()}
     for split, source in found.items():
         if odd := sorted(set(source.classes) ^ set(found["train"].classes)):
-            raise user_error(
-                "data.root", root, f"the same classes in train and {split}, but they differ in {_some(odd)}"
-            )
+            raise user_error("data.root", root, f"the same classes in train and {split}; they differ in {_some(odd)}")
     return found
 
 
@@ -133,9 +130,7 @@ def _labelled(top: Path) -> Source:
     if empty := [name for name, images in files.items() if not images]:
         raise user_error("data.root", top, f"pictures in every class folder, but none in {_some(empty)}")
     if len(files) < 2:
-        raise user_error(
-            "data.root", top, f"one folder of pictures for each of two or more classes, found {len(files)}"
-        )
+        raise user_error("data.root", top, f"a folder of pictures for each of two or more classes, found {len(files)}")
     flat = [(file, label) for label, images in enumerate(files.values()) for file in images]
     return Source(torch.tensor([label for _, label in flat]), tuple(files), lambda index: read_image(flat[index][0]))
 

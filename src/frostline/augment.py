@@ -14,7 +14,9 @@ from torch import Tensor
 
 from frostline.config import user_error
 from frostline.randomness import address, uniform
+from frostline.recolor import jitter
 from frostline.resample import crop_resize
+from frostline.trivial import trivial_augment
 
 CROPS = ("none", "random_resized", "pad")
 _TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
@@ -95,6 +97,10 @@ def train_views(
         )
     flip = draws("flip", 1)[:, 0] < 0.5 if policy.flip else None
     views = crop_resize(pixels, boxes, size, flip, bleed=policy.crop == "none")
+    if policy.color:
+        views = jitter(views, draws("color", 3), policy.color)
+    if policy.trivial:
+        views = trivial_augment(views, draws("trivial", 3))
     return _normalise(views, mean, std)
 
 

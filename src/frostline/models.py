@@ -149,7 +149,8 @@ def _network(name: str, size: int) -> nn.Module:
     try:
         return get_model(name, weights=None, **_arguments(name, size))
     except (AssertionError, ValueError) as problem:
-        raise user_error("model.image_size", size, f"a size that suits {name} ({problem})") from problem
+        reason = " ".join(str(problem).split())
+        raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem
 
 
 def _arguments(name: str, size: int) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""Networks by name: the same seed gives the same bits, the input is what the weights expect, mistakes are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import yaml
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from frostline import weights
+from frostline.config import ModelConfig, UserError
+from frostline.models import NAMES, InputSpec, Model, build, metadata
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+TINY = "shufflenet_v2_x0_5"
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A file of ours, with 3 classes and made for 64 pixels."""
+    path = tmp_path / "tiny.safetensors"
+    model = scratch(seed=7, num_classes=3, image_size=64)
+    weights.save(path, model.module, metadata(model, ["a", "b", "c"]))
+    return path
+
+
+def scratch(name: str = TINY, *, seed: int = 0, num_classes: int = 3, image_size: int | None = None) -> Model:
+    return build(name, weights=None, num_classes=num_classes, seed=seed, image_size=image_size)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
+    assert set(NAMES) == set(torchvision.models.list_models(module=torchvision.models))
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*NAMES, "shufflenet_glyphs"}
+    for name in NAMES:
+        text = (CONF / f"{name}.yaml").read_text()
+        assert yaml.safe_load(text) == {"name": name, "weights": "DEFAULT", "sha256": None, "image_size": None}
+        model = build(name, weights="DEFAULT", num_classes=1000, seed=0, meta=True)
+        count = sum(parameter.numel() for parameter in model.module.parameters())
+        assert f": {count:,} parameters with ImageNet's 1,000 classes, {model.input.size} pixels." in text
+
+
+def test_every_option_fits_the_schema() -> None:
+    for path in CONF.glob("*.yaml"):
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(path)))
+
+
+def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "read", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr(weights, "fetch", lambda url: pytest.fail("weights were fetched"))
+    model = build("regnet_y_400mf", weights="DEFAULT", num_classes=5, seed=0, meta=True)
+    assert all(tensor.is_meta for tensor in model.module.state_dict().values())
+    assert model.weights_sha256 is None
+
+
+def test_one_seed_gives_the_same_bits_and_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    first = scratch(seed=3).module.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(11)
+    assert same(first, scratch(seed=3).module.state_dict())
+    torch.set_rng_state(state)
+    assert not same(first, scratch(seed=4).module.state_dict())
+
+
+def test_a_new_head_does_not_depend_on_the_weights_of_the_backbone(saved: Path) -> None:
+    new = scratch(seed=5, num_classes=9)
+    transferred = build(TINY, weights=str(saved), num_classes=9, seed=5)
+    assert same(transferred.module.fc.state_dict(), new.module.fc.state_dict())
+    assert not torch.equal(transferred.module.conv1[0].weight, new.module.conv1[0].weight)
+
+
+def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Path) -> None:
+    model = build(TINY, weights=str(saved), num_classes=3, seed=1)
+    assert same(model.module.state_dict(), scratch(seed=7).module.state_dict())
+    assert model.input == InputSpec(size=64, resize=73, **IMAGENET)
+    assert model.weights_sha256 == weights.sha256_of(saved)
+    assert model.module.training
+
+
+def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "GLYPHS", saved)
+    config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())
+    model = build(**config, num_classes=10, seed=0)
+    assert model.input.size == 64
+    assert model.weights_sha256 == weights.sha256_of(saved)
+    with pytest.raises(UserError, match="expected weights of resnet18, and these are of shufflenet_v2_x0_5"):
+        build("resnet18", weights="glyphs", num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "squeezenet1_1", "mnasnet0_5", "swin_t"])
+def test_a_download_of_torchvision_gives_its_own_outputs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in file, as torchvision's own builder would save it, auxiliary heads and all."""
+    path = tmp_path / "w.pth"
+    torch.manual_seed(0)
+    arguments = {"init_weights": False} if name == "googlenet" else {}
+    theirs = torchvision.models.get_model(name, **arguments).eval()
+    torch.save(theirs.state_dict(), path)
+    monkeypatch.setattr(weights, "fetch", lambda url: (path, weights.sha256_of(path)))
+    ours = build(name, weights="DEFAULT", num_classes=1000, seed=0).module.eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_input_follows_the_weights_and_scales_with_the_image_size() -> None:
+    def spec(name: str, entry: str | None, image_size: int | None = None) -> InputSpec:
+        return build(name, weights=entry, num_classes=2, seed=0, image_size=image_size, meta=True).input
+
+    assert spec("resnet50", "DEFAULT") == spec("resnet50", None) == InputSpec(size=224, resize=232, **IMAGENET)
+    assert spec("resnet50", "IMAGENET1K_V1").resize == 256
+    assert spec("resnet50", "IMAGENET1K_V1", 112) == InputSpec(size=112, resize=128, **IMAGENET)
+    assert spec("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").size == 384
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_from_tensorflow_see_what_torchvision_shows_them(name: str) -> None:
+    model = scratch(name)
+    pixels = torch.rand(2, 3, 75, 75)
+    view = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (view.mean, view.std))
+    theirs = model.module._transform_input  # a no-op unless the flag is set
+    assert not model.module.transform_input
+    model.module.transform_input = True
+    expected = theirs((pixels - mean) / std)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.input.mean, model.input.std))
+    torch.testing.assert_close((pixels - mean) / std, expected)
+
+
+def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
+    small = scratch("vit_b_32", image_size=64)
+    weights.save(tmp_path / "w.safetensors", small.module, metadata(small, ["a", "b", "c"]))
+    large = build("vit_b_32", weights=str(tmp_path / "w.safetensors"), num_classes=3, seed=1, image_size=128)
+    assert large.module.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 768)
+    assert torch.equal(large.module.encoder.pos_embedding[:, 0], small.module.encoder.pos_embedding[:, 0])
+    assert large.module.eval()(torch.zeros(1, 3, 128, 128)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "resnet5"}, "model.name=resnet5: expected one of torchvision's 80 .*; did you mean resnet50"),
+        ({"weights": "IMAGENET1K_V3"}, "model.weights=IMAGENET1K_V3: expected .*; did you mean imagenet1k_v"),
+        ({"weights": "gone.pth"}, "model.weights=gone.pth: expected a file, and there is none at /"),
+        ({"name": "vgg16", "weights": "IMAGENET1K_FEATURES"}, "model.weights=IMAGENET1K_FEATURES: expected"),
+        ({"name": "inception_v3", "image_size": 32}, "model.image_size=32: expected at least 75 pixels"),
+        ({"name": "vit_b_16", "image_size": 100}, "model.image_size=100: expected a size that suits vit_b_16"),
+        ({"name": "maxvit_t", "image_size": 100}, "model.image_size=100: expected a size that suits maxvit_t"),
+    ],
+)
+@pytest.mark.parametrize("meta", [True, False])
+def test_mistakes_are_one_line_that_says_what_was_expected(
+    changes: dict[str, object], message: str, meta: bool
+) -> None:
+    arguments: dict[str, object] = {"name": "resnet50", "weights": None, "num_classes": 2, "seed": 0} | changes
+    with pytest.raises(UserError, match=message) as caught:
+        build(**arguments, meta=meta)
+    assert "\n" not in str(caught.value)

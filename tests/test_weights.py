@@ -1,0 +1,204 @@
+"""Weights on disk: nothing in a file ever runs, wrong bytes are refused, only the head may differ."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights, resnet18
+
+from frostline import weights
+from frostline.config import UserError
+from frostline.models import NAMES, build
+
+
+class Canary:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which torch's hub keeps weights, empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("protocol", ["torch.save", "pickle"])
+@pytest.mark.parametrize("suffix", weights.SUFFIXES)
+def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path: Path, suffix: str, protocol: str) -> None:
+    path = tmp_path / f"evil{suffix}"
+    state = {"fc.weight": Canary(tmp_path / "ran")}
+    path.write_bytes(pickle.dumps(state, protocol=2)) if protocol == "pickle" else torch.save(state, path)
+    with pytest.raises(UserError) as caught:
+        build("resnet18", weights=str(path), num_classes=2, seed=0)
+    assert one_line(caught).startswith(f"model.weights={path}: expected")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_poisoned_hub_cache_is_refused_before_it_is_read(hub: Path, tmp_path: Path) -> None:
+    path = hub / "resnet18-f37072fd.pth"
+    torch.save({"fc.weight": Canary(tmp_path / "ran")}, path)
+    with pytest.raises(UserError) as caught:
+        build("resnet18", weights="IMAGENET1K_V1", num_classes=2, seed=0)
+    assert "sha256 begins with f37072fd" in one_line(caught)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_cached_download_is_read_when_its_bytes_are_right(hub: Path) -> None:
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    path = hub / f"net-{digest[:8]}.pth"
+    path.write_bytes(content)
+    assert weights.fetch(f"https://example.invalid/{path.name}") == (path, digest)
+
+
+def test_a_failed_download_says_which_file_to_put_where(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError) as caught:
+        build("resnet18", weights="DEFAULT", num_classes=2, seed=0)
+    message = one_line(caught)
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
+    assert f"resnet18-f37072fd.pth in {hub}" in message
+
+
+def test_every_entry_of_torchvision_names_its_sha256(hub: Path) -> None:
+    for name in NAMES:
+        for entry in get_model_weights(name):
+            path, prefix = weights.cached(entry.url)
+            assert path.parent == hub
+            assert prefix in path.name
+
+
+def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    digest = weights.save(path, resnet18(num_classes=2), {})
+    assert build("resnet18", weights=str(path), num_classes=2, seed=0, sha256=digest).weights_sha256 == digest
+    with pytest.raises(UserError, match="model.sha256=00ff: expected the sha256 of .*, which is " + digest):
+        build("resnet18", weights=str(path), num_classes=2, seed=0, sha256="00ff")
+
+
+def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    facts = {"classes": ["a", "ü"], "size": 64, "mean": [0.1, 0.2, 0.3], "model": "net"}
+    module = net().to(memory_format=torch.channels_last)
+    digest = weights.save(path, module, facts)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights.metadata_of(path) == facts
+    state = weights.read(path)
+    assert state.keys() == module.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    module = net()
+    facts = {key: key for key in ("model", "classes", "size", "resize", "mean", "std")}
+    assert len({weights.save(tmp_path / f"{i}.safetensors", module, facts) for i in range(4)}) == 1
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    digest = weights.save(path, net(), {})
+    monkeypatch.setattr(weights.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        weights.save(path, net(), {})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert weights.sha256_of(path) == digest
+
+
+@pytest.mark.parametrize("cut", [0, 5, 200])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
+    for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
+        weights.save(path, net(), {}) if path.suffix == ".safetensors" else torch.save(net().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(UserError) as caught:
+            build("resnet18", weights=str(path), num_classes=2, seed=0)
+        assert one_line(caught).startswith(f"model.weights={path}: expected")
+
+
+def test_a_file_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="a state dict"):
+        weights.read(tmp_path / "w.pt")
+
+
+def test_a_head_of_another_shape_is_left_new() -> None:
+    module, state = net(), net().state_dict() | {"2.weight": torch.zeros(9, 4), "2.bias": torch.zeros(9)}
+    before = module[2].weight.clone()
+    weights.load_into(module, state, "2", source="w.pt")
+    assert torch.equal(module[2].weight, before)
+    assert torch.equal(module[0].weight, state["0.weight"])
+
+
+def test_a_head_of_the_same_shape_is_loaded_and_a_missing_one_left_new() -> None:
+    module, state = net(), net().state_dict()
+    weights.load_into(module, state, "2", source="w.pt")
+    assert torch.equal(module[2].weight, state["2.weight"])
+    without = {name: torch.zeros_like(tensor) for name, tensor in state.items() if not name.startswith("2.")}
+    weights.load_into(module, without, "2", source="w.pt")
+    assert torch.equal(module[2].weight, state["2.weight"])
+    assert not module[0].weight.any()
+
+
+def test_any_other_difference_is_reported_with_names_shapes_and_counts() -> None:
+    state: dict[str, Tensor] = net().state_dict()
+    del state["1.running_mean"]
+    state |= {"0.weight": torch.zeros(8, 3, 3, 3), "5.a": torch.zeros(1), "5.b": torch.zeros(1)}
+    with pytest.raises(UserError) as caught:
+        weights.load_into(net(), state, "2", source="w.pt")
+    assert one_line(caught) == (
+        "model.weights=w.pt: do not fit the network outside its head: 1 missing: 1.running_mean; "
+        "2 unexpected: 5.a, 5.b; 1 of another shape: 0.weight 8x3x3x3 instead of 4x3x3x3"
+    )
+
+
+def test_files_from_before_batch_counting_are_read() -> None:
+    module, state = net(), net().state_dict()
+    module[1].num_batches_tracked += 5
+    del state["1.num_batches_tracked"]
+    weights.load_into(module, state, "2", source="w.pt")
+    assert module[1].num_batches_tracked == 0
+
+
+def older(name: str, key: str) -> str:
+    """Return the name that `key` has in torchvision's older file of the network."""
+    if name.startswith("densenet"):
+        return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key)
+    return key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
+
+
+@pytest.mark.parametrize(("name", "size"), [("densenet121", None), ("vit_b_32", 32)])
+def test_names_of_older_files_are_understood(name: str, size: int | None, tmp_path: Path) -> None:
+    source = build(name, weights=None, num_classes=2, seed=1, image_size=size).module
+    state = {older(name, key): tensor for key, tensor in source.state_dict().items()}
+    assert state.keys() != source.state_dict().keys()
+    torch.save(state, tmp_path / "w.pth")
+    read = build(name, weights=str(tmp_path / "w.pth"), num_classes=2, seed=2, image_size=size).module
+    assert all(torch.equal(read.state_dict()[key], tensor) for key, tensor in source.state_dict().items())

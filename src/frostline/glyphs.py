@@ -77,7 +77,7 @@ def _draw(outlines: Tensor, ids: Tensor, seed: int, size: int) -> Tensor:
     grey = functional.avg_pool2d(ink, _CELLS)
     noise = uniform(address(seed, "noise"), ids, size * size).view_as(grey) - 0.5
     grey = grey + noise * 0.1 * _column(pen[:, 3]) * (grey > 0)
-    return (grey.clamp(0, 1) * 16).round().mul(255 / 16).to(torch.uint8)
+    return (grey.clamp(0, 1) * 16).round().mul(255 / 16).round().to(torch.uint8)
 
 
 def _places(shape: Tensor, cells: int) -> Tensor:

@@ -39,10 +39,17 @@ def open_splits(
     `source` is `digits`, `glyphs`, `folder` or the name of a dataset class of `torchvision.datasets`; `splits` and
     `options` are keyword arguments for the latter. Raises `UserError` where files are missing or do not fit.
     """
+    if source not in ("digits", "glyphs", "folder"):
+        kind = _class(source)
+        if not {"train"} <= set(splits) <= {"train", "val", "test"}:
+            raise user_error(
+                "data.splits", dict(splits), "arguments for train, and for val and test where there are any"
+            )
+        return {name: _torchvision(kind, root, download, {**options, **splits[name]}) for name in splits}
+    if splits:
+        raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
     if source == "glyphs":
         return {"train": _glyphs(options)}
-    if source not in ("digits", "folder"):
-        return {name: _torchvision(source, root, download, {**options, **splits[name]}) for name in splits}
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
     return _folder(root) if source == "folder" else {"train": _digits()}
@@ -72,8 +79,8 @@ def _embedded(grey: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Source:
     return Source(labels.long(), classes, lambda index: decode(Image.fromarray(array[index])))
 
 
-def _torchvision(name: str, root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
-    kind = _class(name)
+def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
+    name = kind.__name__
     downloads = "download" in inspect.signature(kind).parameters
     if download and not downloads:
         raise user_error("data.download", "true", f"false, since torchvision cannot download {name}")

@@ -1,0 +1,127 @@
+"""Splits are stratified, stable and told apart by their fingerprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from frostline import data
+from frostline.config import UserError
+
+DIGITS: data.Request = {
+    "source": "digits",
+    "root": "data",
+    "download": False,
+    "splits": {},
+    "val_fraction": 0.2,
+    "test_fraction": 0.2,
+    "split_seed": 0,
+    "fraction": 1.0,
+    "limit": None,
+    "decode_size": None,
+    "options": {},
+}
+
+
+def load(**changes: Any) -> data.Data:
+    return data.load(**{**DIGITS, **changes})
+
+
+def test_tensors_have_the_promised_types_and_shapes():
+    found = load()
+    assert found.classes == tuple("0123456789")
+    for split in (found.train, found.val, found.test):
+        assert split.pixels.shape == (len(split), 3, 8, 8) and split.pixels.dtype == torch.uint8
+        assert split.pixels.is_contiguous()
+        assert split.sizes.tolist() == [[8, 8]] * len(split) and split.sizes.dtype == torch.int32
+        assert split.labels.shape == split.ids.shape == (len(split),)
+        assert split.labels.dtype == split.ids.dtype == torch.int64
+
+
+def test_embedded_digits_are_those_of_scikit_learn():
+    original = load_digits()
+    for split in (load().train, load().val, load().test):
+        expected = (torch.from_numpy(original.images)[split.ids] * 255 / 16).round().to(torch.uint8)
+        assert torch.equal(split.pixels, expected[:, None].expand(-1, 3, -1, -1))
+        assert torch.equal(split.labels, torch.from_numpy(original.target)[split.ids])
+
+
+def test_splits_share_no_image_leave_none_out_and_have_the_classes_in_proportion():
+    found = load()
+    ids = torch.cat([found.train.ids, found.val.ids, found.test.ids])
+    assert ids.sort().values.tolist() == list(range(1797))
+    whole = torch.from_numpy(load_digits().target).bincount() / 1797
+    for split, fraction in ((found.test, 0.2), (found.val, 0.16), (found.train, 0.64)):
+        assert len(split) == pytest.approx(1797 * fraction, abs=1)
+        assert (split.labels.bincount() - whole * len(split)).abs().max() < 1.5
+
+
+def test_the_split_seed_and_nothing_else_moves_images_between_splits():
+    assert load(split_seed=1).test.ids.tolist() != load().test.ids.tolist()
+    assert load(limit=50, val_fraction=0.1).test.ids.tolist() == load().test.ids.tolist()
+
+
+@pytest.fixture(scope="module")
+def whole() -> data.Data:
+    return load()
+
+
+@settings(max_examples=10, deadline=None)
+@given(limit=st.integers(10, 1200), fraction=st.floats(0.001, 1))
+def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
+    whole: data.Data, limit: int, fraction: float
+):
+    small = load(limit=limit, fraction=fraction)
+    assert len(small.train) == min(limit, max(10, round(fraction * len(whole.train))))
+    counts = small.train.labels.bincount(minlength=10)
+    share = whole.train.labels.bincount() * (len(small.train) / len(whole.train))
+    assert counts.min() >= 1 and (counts - share).abs().max() < 2
+    rows = torch.searchsorted(whole.train.ids, small.train.ids)
+    assert torch.equal(whole.train.ids[rows], small.train.ids)
+    assert torch.equal(whole.train.pixels[rows], small.train.pixels)
+    assert torch.equal(small.val.ids, whole.val.ids) and torch.equal(small.test.pixels, whole.test.pixels)
+
+
+def test_growing_the_limit_in_even_steps_only_adds_images():
+    few, many = load(limit=100).train, load(limit=400).train
+    assert set(few.ids.tolist()) <= set(many.ids.tolist())
+
+
+def test_too_few_images_are_answered_with_what_is_needed():
+    with pytest.raises(UserError, match="data.limit=9: expected at least 10"):
+        load(limit=9)
+    with pytest.raises(UserError, match="data.val_fraction=0.0"):
+        data.check(**{**DIGITS, "val_fraction": 0.0})
+    with pytest.raises(UserError, match="data.test_fraction=0.0001"):
+        data.check(**{**DIGITS, "test_fraction": 0.0001})
+
+
+def test_decode_size_changes_pixels_and_keeps_the_original_sizes():
+    found = load(decode_size=16).train
+    assert found.pixels.shape[-2:] == (16, 16)
+    assert found.sizes.unique().tolist() == [8]
+
+
+def test_the_fingerprint_follows_the_content():
+    fingerprint = load().fingerprint
+    assert len(fingerprint) == 64
+    others = [load(**change).fingerprint for change in ({"split_seed": 1}, {"limit": 20}, {"decode_size": 16})]
+    assert len({fingerprint, *others}) == 4
+    assert load(root="elsewhere").fingerprint == fingerprint
+
+
+def test_a_sweep_that_asks_again_gets_the_same_tensors():
+    assert load() is load()
+    assert load(limit=20) is not load()
+
+
+def test_glyphs_are_loaded_like_any_other_data():
+    options = {"images_per_class": 10, "seed": 0, "size": 8}
+    found = load(source="glyphs", options=options)
+    assert len(found.classes) == 41
+    assert found.train.pixels.shape[1:] == (3, 8, 8)

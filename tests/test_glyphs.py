@@ -1,0 +1,54 @@
+"""Glyphs are letters, reproducible bit by bit, and look like the digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from frostline import glyphs
+
+
+def test_pixels_labels_and_letters_fit_together():
+    pixels, labels, letters = glyphs.render(images_per_class=3, seed=0, size=8)
+    assert pixels.shape == (3 * len(letters), 3, 8, 8) and pixels.dtype == torch.uint8
+    assert (pixels == pixels[:, :1]).all()
+    assert labels.bincount().tolist() == [3] * len(letters)
+    assert len(set(letters)) == len(letters) and all(letter.isalpha() for letter in letters)
+
+
+def test_an_image_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
+    few, many = (glyphs.render(images_per_class=count, seed=5, size=8)[0] for count in (4, 9))
+    assert torch.equal(few, many[: len(few)])
+    monkeypatch.setattr(glyphs, "_CHUNK", 7)
+    glyphs.render.cache_clear()
+    assert torch.equal(few, glyphs.render(images_per_class=4, seed=5, size=8)[0])
+    assert not torch.equal(few, glyphs.render(images_per_class=4, seed=6, size=8)[0])
+
+
+def test_size_sets_the_side():
+    assert glyphs.render(images_per_class=1, seed=0, size=20)[0].shape[-2:] == (20, 20)
+
+
+def test_every_face_has_its_own_outline_of_every_letter():
+    outlines = glyphs._outlines()
+    assert len(outlines) > 15
+    for face in outlines:
+        apart = torch.cdist((face > 0).flatten(1).float(), (face > 0).flatten(1).float(), p=1)
+        assert apart.fill_diagonal_(64.0).min() > 30, "a box for what is missing would be the same for many letters"
+
+
+def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
+    grey = glyphs.render(images_per_class=20, seed=0, size=8)[0][:, 0].float()
+    digits = (torch.from_numpy(load_digits().images) * 255 / 16).round()
+    assert set(grey.unique().tolist()) == set(digits.unique().tolist())
+    assert grey.mean() == pytest.approx(digits.mean().item(), rel=0.25)
+    assert (grey == 0).float().mean() == pytest.approx((digits == 0).float().mean().item(), abs=0.1)
+
+
+def test_letters_can_be_told_apart():
+    known, labels, _ = glyphs.render(images_per_class=80, seed=0, size=8)
+    asked, answers, _ = glyphs.render(images_per_class=5, seed=1, size=8)
+    neighbours = KNeighborsClassifier(3).fit(known[:, 0].flatten(1), labels)
+    assert neighbours.score(asked[:, 0].flatten(1), answers) > 0.5

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from frostline import freezing
+from frostline.families import Structure
+from frostline.training import Span
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,54 @@ class Plan:
     trainable_parameters: int
     """Parameters that learn in at least one phase."""
     phases: tuple[PhasePlan, ...]
+
+
+def phase_plans(
+    module: nn.Module,
+    structure: Structure,
+    *,
+    timeline: Sequence[Span],
+    enter: Callable[[int], None],
+    groups: Sequence[Mapping[str, Any]],
+    lr: float,
+    steps_per_epoch: int,
+) -> tuple[PhasePlan, ...]:
+    """Return the plan of every phase of `timeline`: what `module` looks like once `enter(phase)` was called."""
+    group_of = {id(parameter): group for group in groups for parameter in group["params"]}
+    plans = []
+    for span in timeline:
+        enter(span.phase)
+        stages = tuple(_stage_plan(module, structure, stage, group_of, span.phase, lr) for stage in structure.stages)
+        plans.append(PhasePlan(span.start // steps_per_epoch + 1, (span.end - 1) // steps_per_epoch + 1, stages))
+    return tuple(plans)
+
+
+def _stage_plan(
+    module: nn.Module, structure: Structure, stage: str, group_of: Mapping[int, Mapping[str, Any]], phase: int, lr: float
+) -> StagePlan:
+    own = [p for name, p in module.named_parameters() if structure.stage_of(name) == stage]
+    learning = [p for p in own if p.requires_grad]
+    groups = [group_of[id(p)] for p in learning]
+    return StagePlan(
+        stage=stage,
+        parameters=sum(p.numel() for p in own),
+        learning=sum(p.numel() for p in learning),
+        lr=_range(lr * group["scales"][phase] for group in groups),
+        weight_decay=_range(group["weight_decay"] for group in groups),
+        norm=_norm_mode(module, structure, stage),
+    )
+
+
+def _range(values: Iterable[float]) -> tuple[float, float] | None:
+    every = list(values)
+    return (min(every), max(every)) if every else None
+
+
+def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
+    """Return what the layers of `stage` that keep running statistics do."""
+    modes = {
+        part.training
+        for path, part in module.named_modules()
+        if freezing.is_norm(part) and hasattr(part, "running_mean") and structure.stage_of(path) == stage
+    }
+    return "/".join("batch" if mode else "frozen" for mode in sorted(modes)) or "-"

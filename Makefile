@@ -1,0 +1,42 @@
+# Two commands do all set-up: `make sweep` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+SWEEP ?= freeze=head,full lr=1e-3,1e-4
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: sweep test ui lint format clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-tuning
+	$(BIN)/python train.py -m $(SWEEP)
+
+test: $(VENV)/.installed-dev lint ## Set up, then run lint, format check, type check and the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+ui: $(VENV)/.installed ## Open the MLflow UI on this project's records
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db
+
+clean: ## Remove the environment; records stay
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml requirements.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,70 @@
+"""The command line: Hydra's, with every mistake of the person's answered in one line and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from datetime import datetime
+from types import FrameType
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline import environment
+from frostline.config import UserError, keys, user_error
+
+
+def main() -> None:
+    """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
+    OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
+    signal.signal(signal.SIGTERM, _terminate)
+    entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
+    try:
+        entry(_job)()
+    except UserError as error:
+        _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(explain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _job(composed: DictConfig) -> object:
+    from frostline.job import run_job
+
+    return run_job(composed)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    from frostline.job import Terminated
+
+    raise Terminated
+
+
+def _refuse(line: str) -> None:
+    print(f"frostline: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def explain(error: Exception) -> str:
+    """Return what Hydra or OmegaConf found wrong as one line: key, value, what was expected, and the nearest name."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", text)):
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return str(user_error(found[1], found[2], f"one of {', '.join(options)}", options))
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return str(user_error(found[1], _given(found[1]), "a key of the config; see --help", keys()))
+    if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        key = re.search(r"full_key: (\S+)", text)
+        return str(user_error(key[1] if key else "?", found[1], f"a value of type {found[2].lower()}"))
+    return " ".join(text.split())
+
+
+def _given(key: str) -> str:
+    """Return the value that the command line gives to `key`."""
+    return next((a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0].lstrip("+~") == key), "?")

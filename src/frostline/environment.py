@@ -1,0 +1,132 @@
+"""What a run stands on: the project's folder, its source, the device, determinism, memory.
+
+torch is imported inside the functions that need it, so that a bad override is answered without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.config import user_error
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE = Path(__file__).parent
+
+
+def project_root() -> Path:
+    """Return the folder that holds `multirun/` and `mlruns/`: the checkout if there is one, else the working directory."""
+    checkout = PACKAGE.parent.parent
+    return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
+
+
+def config_folder() -> Path:
+    """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
+    packaged = PACKAGE / "conf"
+    return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of a run."""
+
+    sha256: str
+    """Over the package's own Python files, in name order."""
+    commit: str | None
+    """Of the checkout, None outside one."""
+    patch: str
+    """What differs from the commit, tracked files only; empty where nothing does."""
+
+
+def source() -> Source:
+    """Return the code that is running."""
+    code = hashlib.sha256()
+    for path in sorted(PACKAGE.glob("*.py")):
+        code.update(path.name.encode() + b"\0" + path.read_bytes())
+    return Source(code.hexdigest(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints about the checkout of this package, or nothing where there is none."""
+    if not (PACKAGE.parent.parent / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
+
+
+def device(name: str) -> torch.device:
+    """Return the device called `name` (`auto`: a GPU if there is one); raises `UserError` if it is not there."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in there:
+        raise user_error("device", name, f"a device of this machine ({', '.join(there)})", there)
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device for people: the card's name, or the number of threads on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the type of the mixed precision: bfloat16, or None for float32 throughout (`auto`: bf16 on a GPU with it)."""
+    import torch
+
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Make torch give the same bits for the same command, or let it choose faster kernels."""
+    import torch
+
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # asked for by torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every tensor
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure the peak memory anew."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes since the last reset: of the GPU's allocator, or resident in the process on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

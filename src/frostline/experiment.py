@@ -1,0 +1,306 @@
+"""One run, from its config to its metrics: the only place where all parts meet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training, weights
+from frostline.config import Config
+from frostline.data import Data
+from frostline.freezing import Guard, Phase
+from frostline.models import Model
+from frostline.plan import Plan, phase_plans
+from frostline.report import Screen
+from frostline.tracking import Record
+from frostline.training import EpochResult, Recipe, Span
+from frostline.views import Views
+
+RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with, once its data, model and phases are known."""
+
+    config: Config
+    data: Data
+    device: torch.device
+    model: Model
+    phases: tuple[Phase, ...]
+    timeline: tuple[Span, ...]
+    groups: list[dict[str, Any]]
+    steps_per_epoch: int
+    recipe: Recipe
+
+    def enter(self, phase: int) -> None:
+        """Put the model into the state of a phase."""
+        norm_stats = self.config.freeze_mode.norm_stats
+        freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
+
+
+def run(
+    config: Config, *, name: str, folder: Path, record: Record | None, screen: Screen
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Carry out one run in `folder` and return its final metrics and its number of images per split.
+
+    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`.
+    """
+    setup = assemble(config, folder, meta=record is None)
+    plan = describe(setup, name)
+    screen.plan(plan)
+    outcome.write_json(folder / "plan.json", asdict(plan))
+    if record is None:
+        return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
+    record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
+
+    train, val, test = look(setup)
+    guard = Guard(setup.model.module)
+    best, costs = learn(setup, train, val, guard, folder, record, screen)
+    setup.model.module.load_state_dict(weights.read(folder / outcome.BEST))
+    scored = training.evaluate(setup.model.module, test, setup.recipe)
+    metrics = {
+        "best/epoch": float(best.epoch),
+        "best/val_accuracy": best.val.accuracy,
+        "test/accuracy": scored.accuracy,
+        "test/loss": scored.loss,
+        **costs,
+        "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
+        "cost/trainable_parameters": float(plan.trainable_parameters),
+        "cost/backbone_images": float(train.seen + val.seen + test.seen),
+    }
+    record.metrics(metrics)
+    record.tag("frostline.fingerprint", setup.data.fingerprint)
+    record.tag("frostline.frozen", f"{guard.compared} tensors unchanged, bit for bit")
+    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            record.artifact(path)
+    return metrics, plan.images
+
+
+def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
+    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
+    device = environment.device(config.device)
+    environment.set_determinism(config.deterministic)
+    environment.reset_peak_memory(device)
+    images = load_data(config)
+    model = build_model(config, len(images.classes), folder, meta=meta)
+    if not meta:
+        model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
+    phases = freezing.resolve(
+        model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name
+    )
+    steps = len(training.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
+    return Setup(
+        config=config,
+        data=images,
+        device=device,
+        model=model,
+        phases=phases,
+        timeline=training.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
+        groups=optim.param_groups(
+            model.module,
+            model.structure,
+            phases,
+            weight_decay=config.optimizer.weight_decay,
+            decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
+        ),
+        steps_per_epoch=steps,
+        recipe=recipe(config, device),
+    )
+
+
+def load_data(config: Config) -> Data:
+    """Return the splits of `config.data`, decoded."""
+    return data.load(**_data_request(config))
+
+
+def build_model(config: Config, classes: int, folder: Path, *, meta: bool) -> Model:
+    """Return the network of `config.model` with a head for so many `classes`; weights of a run are put into `folder`."""
+    source = config.model.weights
+    if source and source.startswith(RUNS):
+        uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
+        source = str(tracking.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), outcome.BEST, folder / "initial"))
+    return models.build(
+        config.model.name,
+        weights=source,
+        num_classes=classes,
+        seed=config.seed,
+        image_size=config.model.image_size,
+        sha256=config.model.sha256,
+        meta=meta,
+    )
+
+
+def recipe(config: Config, device: torch.device) -> Recipe:
+    """Return how a step is made on `device`."""
+    options = config.train
+    return Recipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        seed=config.seed,
+        autocast=environment.autocast_dtype(config.precision, device),
+        label_smoothing=options.label_smoothing,
+        clip_norm=options.clip_norm,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        drop_last=options.drop_last,
+    )
+
+
+def describe(setup: Setup, name: str) -> Plan:
+    """Return what the run is about to do."""
+    config, images = setup.config, setup.data
+    module = setup.model.module
+    return Plan(
+        name=name,
+        model=config.model.name,
+        weights=config.model.weights or "scratch",
+        freeze_mode=config.freeze_mode.name,
+        optimizer=config.optimizer.name,
+        schedule=config.schedule.name,
+        augment=config.augment.name,
+        data=config.data.name,
+        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
+        classes=images.classes,
+        image_size=setup.model.input.size,
+        batch_size=config.batch_size,
+        device=environment.device_name(setup.device),
+        precision=str(setup.recipe.autocast or torch.float32).removeprefix("torch."),
+        deterministic=config.deterministic,
+        parameters=sum(p.numel() for p in module.parameters()),
+        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
+        phases=phase_plans(
+            module,
+            setup.model.structure,
+            timeline=setup.timeline,
+            enter=setup.enter,
+            groups=setup.groups,
+            lr=config.lr,
+            steps_per_epoch=setup.steps_per_epoch,
+        ),
+    )
+
+
+def look(setup: Setup) -> tuple[Views, Views, Views]:
+    """Return the training, validation and test split as the network sees them, on its device."""
+    config, images, spec = setup.config, setup.data, setup.model.input
+    centre = partial(augment.eval_views, **asdict(spec))
+    options = config.augment
+    policy = augment.Policy(
+        crop=options.crop,
+        scale=(options.scale[0], options.scale[1]),
+        ratio=(options.ratio[0], options.ratio[1]),
+        padding=options.padding,
+        flip=options.flip and config.data.flip,
+        color=options.color,
+        trivial=options.trivial,
+    )
+    random = partial(augment.train_views, **asdict(spec), policy=policy, seed=config.seed)
+    place = {"device": setup.device, "memory_format": _memory_format(config)}
+    return (
+        Views(images.train, lambda pixels, sizes, ids, epoch: random(pixels, sizes, ids, epoch=epoch), **place),
+        Views(images.val, lambda pixels, sizes, ids, epoch: centre(pixels, sizes), **place),
+        Views(images.test, lambda pixels, sizes, ids, epoch: centre(pixels, sizes), **place),
+    )
+
+
+def learn(
+    setup: Setup, train: Views, val: Views, guard: Guard, folder: Path, record: Record, screen: Screen
+) -> tuple[EpochResult, dict[str, float]]:
+    """Train, keep the weights of the best epoch in `folder`, and return that epoch and what the training cost."""
+    best, seconds, seen = None, 0.0, 0
+    for epoch, module in fit(setup, train, val, guard, screen):
+        seconds, seen = seconds + epoch.seconds, seen + epoch.images
+        keep(epoch, setup, folder, record, screen)
+        if best is None or epoch.val.accuracy > best.val.accuracy:
+            best = epoch
+            weights.save(folder / outcome.BEST, module, models.metadata(setup.model, setup.data.classes))
+        if setup.config.train.patience and epoch.epoch - best.epoch >= setup.config.train.patience:
+            break
+    assert best is not None  # a run has at least one epoch
+    return best, {"cost/train_seconds": seconds, "cost/images_per_second": seen / seconds}
+
+
+def fit(
+    setup: Setup, train: Views, val: Views, guard: Guard, screen: Screen
+) -> Iterator[tuple[EpochResult, nn.Module]]:
+    """Yield the result of every epoch, and the network that it was scored with."""
+    config, module = setup.config, setup.model.module
+    optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
+    decay = config.train.ema_decay
+    ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    total = config.epochs * setup.steps_per_epoch
+
+    def before_step(step: int, span: Span) -> None:
+        at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
+        optim.set_lr(optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
+        screen.advance(step / setup.steps_per_epoch)
+
+    for epoch in training.fit(
+        module,
+        train,
+        val,
+        optimizer=optimizer,
+        timeline=setup.timeline,
+        enter=setup.enter,
+        before_step=before_step,
+        recipe=setup.recipe,
+        guard=guard,
+        ema=ema,
+    ):
+        yield epoch, module if ema is None else ema.module
+
+
+def keep(epoch: EpochResult, setup: Setup, folder: Path, record: Record, screen: Screen) -> None:
+    """Write an epoch's metrics to the run's journal and record, and its line to the screen."""
+    metrics = {
+        "train/loss": epoch.train_loss,
+        "train/accuracy": epoch.train_accuracy,
+        "val/loss": epoch.val.loss,
+        "val/accuracy": epoch.val.accuracy,
+    }
+    outcome.append_json(folder / "metrics.jsonl", {"epoch": epoch.epoch, "phase": epoch.phase + 1, **metrics})
+    record.metrics(metrics, step=epoch.epoch)
+    screen.epoch(
+        epoch=epoch.epoch,
+        epochs=setup.config.epochs,
+        phase=f"phase {epoch.phase + 1}/{len(setup.phases)}" if len(setup.phases) > 1 else "",
+        train_loss=epoch.train_loss,
+        train_accuracy=epoch.train_accuracy,
+        val_loss=epoch.val.loss,
+        val_accuracy=epoch.val.accuracy,
+        seconds=epoch.seconds,
+    )
+
+
+def check(config: Config) -> None:
+    """Raise the `UserError` that a run would meet before its first step, without decoding or loading anything."""
+    environment.device(config.device)
+    optim.check_options(config.optimizer.name, config.optimizer.options)
+    data.check(**_data_request(config))
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_model(config, 2, Path(folder), meta=True)
+    freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+
+
+def _data_request(config: Config) -> data.Request:
+    return data.Request(**_without(asdict(config.data), "name", "flip"))  # type: ignore[typeddict-item]
+
+
+def _memory_format(config: Config) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}

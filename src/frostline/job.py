@@ -1,0 +1,128 @@
+"""One job of a sweep, in whatever process a launcher runs it: whatever happens to it is recorded and written down."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from frostline import environment, tracking
+from frostline.config import Config, choices, digest, parse, semantic
+from frostline.report import Screen
+from frostline.tracking import Record, Tracker
+from frostline.verdict import Result
+
+log = logging.getLogger(__name__)
+_SHARED = "sweep.json"
+_RESULT = "result.json"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a sweep in the same way as Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is called within its sweep."""
+
+    name: str
+    """e.g. `head lr=0.001 seed=0`."""
+    choices: dict[str, Any]
+    """The short names, and what else differs within the sweep."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
+
+    tracker: Tracker | None
+    """None in a dry run."""
+    runs: tuple[Facts, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the sweep's `folder`."""
+        (folder / _SHARED).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> Shared:
+        """Return what was written into the sweep's `folder`."""
+        values = json.loads((folder / _SHARED).read_text())
+        tracker = values["tracker"] and Tracker(**values["tracker"])
+        return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
+
+
+def run_job(composed: DictConfig) -> Result:
+    """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
+    from frostline import experiment  # imports torch
+
+    hydra = HydraConfig.get()
+    number, folder, sweep = hydra.job.num, Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
+    shared = Shared.read(sweep)
+    facts = shared.runs[number]
+    result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
+    try:
+        config = config_of(composed)
+        with (
+            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
+            _recording(config, facts, shared.tracker, sweep, folder) as record,
+        ):
+            result = replace(result, run_id=record and record.run_id)
+            metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
+            status = "FINISHED" if record else "PLANNED"
+            result = replace(result, status=status, metrics=metrics, images=images)
+    except KeyboardInterrupt as interrupt:
+        reason = "SIGTERM" if isinstance(interrupt, Terminated) else "Ctrl-C"
+        result = replace(result, status="KILLED", reason=reason)
+        raise
+    except (Exception, SystemExit) as error:
+        log.exception("%s failed", facts.name)
+        result = replace(result, status="FAILED", reason=tracking.reason(error))
+    finally:
+        (folder / _RESULT).write_text(json.dumps(asdict(result), indent=1))
+    return result
+
+
+def read_result(folder: Path) -> Result | None:
+    """Return the result that the job in `folder` wrote, None if it never came to that."""
+    path = folder / _RESULT
+    return Result(**json.loads(path.read_text())) if path.exists() else None
+
+
+def config_of(composed: DictConfig) -> Config:
+    """Return the checked config of what Hydra composed, its own section left out."""
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    return parse(OmegaConf.to_container(own, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+@functools.cache
+def screen() -> Screen:
+    """Return the owner of this process's terminal."""
+    return Screen()
+
+
+def _recording(
+    config: Config, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path
+) -> AbstractContextManager[Record | None]:
+    """Return the run's record, with what is known before it starts, or nothing in a dry run."""
+    code = environment.source()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
+    if code.patch:
+        (folder / "source.patch").write_text(code.patch + "\n")
+    if tracker is None:
+        return nullcontext()
+    tags = {
+        "frostline.sweep": sweep.name,
+        "frostline.digest": digest(config),
+        "frostline.source": code.sha256,
+        **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
+    }
+    return tracking.record(tracker, name=facts.name, tags=tags, params={**semantic(config), **choices(config)})

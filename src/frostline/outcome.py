@@ -1,0 +1,45 @@
+"""The files that a run leaves in its folder, beside its log: plan, journal, best weights, and how the test split went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from frostline.data import Split
+from frostline.report import confusion_picture
+
+BEST = "best.safetensors"
+
+
+def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> None:
+    """Write the predictions for the test split, per-class accuracy, and the confusion matrix as numbers and picture.
+
+    `logits` is `(N, classes)` float32 in the order of `test`.
+    """
+    counts = torch.bincount(test.labels * len(classes) + logits.argmax(1), minlength=len(classes) ** 2)
+    confusion = counts.reshape(len(classes), len(classes))
+    images = confusion.sum(1)
+    accuracy = confusion.diag() / images.clamp(min=1)
+    save_file({"logits": logits, "labels": test.labels, "ids": test.ids}, folder / "test_predictions.safetensors")
+    rows = zip(classes, images.tolist(), accuracy.tolist(), strict=True)
+    per_class = [{"class": name, "images": count, "accuracy": score if count else None} for name, count, score in rows]
+    write_json(folder / "per_class.json", per_class)
+    write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": confusion.tolist()})
+    confusion_picture(confusion.numpy(), classes, folder / "confusion_matrix.png")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def append_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Append `value` as one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")

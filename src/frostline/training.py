@@ -1,0 +1,236 @@
+"""One loop for every freeze mode: `fit` yields a result per epoch, `evaluate` scores a split.
+
+Neither knows a logger or a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics add up
+on the device and are read once per epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from frostline import freezing, mixing
+from frostline.randomness import address, generator
+
+
+class Dataset(Protocol):
+    """What can be trained on: images seen through views, or features; tensors live on the training device."""
+
+    labels: Tensor
+    """`(N,)` int64."""
+    ids: Tensor
+    """`(N,)` int64: what addresses the randomness of a sample."""
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the network's input for the samples at `index` as they are seen in `epoch`."""
+        ...
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on a split."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    accuracy: float
+    """Top-1 accuracy, a fraction in 0..1."""
+    logits: Tensor
+    """`(N, classes)` float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch did."""
+
+    epoch: int
+    """1-based."""
+    phase: int
+    """0-based index of the phase in which the epoch ended."""
+    train_loss: float
+    """Mean loss that was trained on, label smoothing and mixing included."""
+    train_accuracy: float
+    """Top-1 accuracy over the training batches as they were seen, a fraction in 0..1."""
+    val: Evaluation
+    seconds: float
+    """Training alone, without the evaluation."""
+    images: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a step is made: plain facts, with nothing to decide left."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    autocast: torch.dtype | None = None
+    """Type of the mixed precision, None for float32 throughout."""
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_last: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps `start` to `end` (exclusive) of a run that belong to one phase."""
+
+    phase: int
+    start: int
+    end: int
+
+
+def spans(shares: Sequence[float], *, epochs: int, steps_per_epoch: int) -> tuple[Span, ...]:
+    """Return where the phases lie: whole epochs, at least one each, in proportion to `shares`.
+
+    With fewer epochs than phases they are cut by steps instead; a phase too short for a step is left out.
+    """
+    unit, length = (steps_per_epoch, epochs) if epochs >= len(shares) else (1, epochs * steps_per_epoch)
+    bounds = [round(length * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
+    if length >= len(shares):
+        for i in range(1, len(shares)):  # at least one for each of those before and after
+            bounds[i] = min(max(bounds[i], bounds[i - 1] + 1), length - (len(shares) - i))
+    parts = [Span(i, unit * a, unit * b) for i, (a, b) in enumerate(pairwise(bounds))]
+    return tuple(part for part in parts if part.end > part.start)
+
+
+def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
+    """Return the slices that cut `count` samples into batches of `size`, the last one smaller unless it is dropped.
+
+    A last batch of one sample joins the one before it, since batch norm cannot learn from a single value.
+    """
+    edges = [*range(0, count, size), count]
+    rest = count - edges[-2]
+    if len(edges) > 2 and drop_last and rest < size:
+        edges.pop()
+    elif len(edges) > 2 and rest == 1:
+        edges.pop(-2)
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def fit(
+    module: nn.Module,
+    train: Dataset,
+    val: Dataset,
+    *,
+    optimizer: torch.optim.Optimizer,
+    timeline: Sequence[Span],
+    enter: Callable[[int], None],
+    before_step: Callable[[int, Span], None],
+    recipe: Recipe,
+    guard: freezing.Guard,
+    ema: AveragedModel | None = None,
+) -> Iterator[EpochResult]:
+    """Train `module` and yield the result of every epoch.
+
+    `enter(phase)` puts the module into the state of a phase, `before_step(step, span)` sets the learning rates. With
+    `ema` the averaged weights are what is evaluated. What is frozen is compared bit for bit at the end of every phase:
+    raises `FrozenDrift` if it moved, and `Diverged` if a loss is not finite.
+    """
+    slices = batches(len(train.labels), recipe.batch_size, drop_last=recipe.drop_last)
+    starts = {span.start: span for span in timeline}
+    for epoch in range(1, recipe.epochs + 1):
+        order = _order(train, recipe.seed, epoch)
+        sums = torch.zeros(2, dtype=torch.float64, device=order.device)
+        began = time.perf_counter()
+        for step, part in enumerate(slices, start=(epoch - 1) * len(slices)):
+            if step in starts:
+                guard.check()
+                span = starts[step]
+                enter(span.phase)
+                guard.watch()
+            before_step(step, span)
+            sums += _step(module, train, order[part], optimizer, recipe, epoch, step)
+            if ema is not None:
+                ema.update_parameters(module)
+        images = slices[-1].stop
+        loss, accuracy = (sums / images).tolist()
+        seconds = time.perf_counter() - began
+        _require_finite("training", loss, epoch)
+        scored = evaluate(module if ema is None else ema.module, val, recipe)
+        _require_finite("validation", scored.loss, epoch)
+        if epoch == recipe.epochs:
+            guard.check()
+        yield EpochResult(epoch, span.phase, loss, accuracy, scored, seconds, images)
+
+
+def _order(train: Dataset, seed: int, epoch: int) -> Tensor:
+    """Return the order in which the samples are seen in `epoch`, on their device."""
+    return torch.randperm(len(train.labels), generator=generator(seed, "order", epoch)).to(train.labels.device)
+
+
+def _step(
+    module: nn.Module,
+    train: Dataset,
+    index: Tensor,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    epoch: int,
+    step: int,
+) -> Tensor:
+    """Make one step and return `(summed loss, number of right answers)` of its batch, on the device."""
+    torch.manual_seed(address(recipe.seed, "step", step))  # what dropout and stochastic depth draw from
+    labels = train.labels[index]
+    inputs, partner, share = mixing.mix(
+        train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
+    )
+    with _autocast(index.device, recipe.autocast):
+        logits = module(inputs)
+    loss = _loss(logits.float(), labels, partner, share, recipe.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if recipe.clip_norm is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+    optimizer.step()
+    right = (logits.detach().argmax(1) == labels).sum()
+    return torch.stack([loss.detach().double() * len(index), right.double()])
+
+
+def _loss(logits: Tensor, labels: Tensor, partner: Tensor, share: float, smoothing: float) -> Tensor:
+    """Return the mean cross-entropy with `share` of it on `labels` and the rest on `partner`."""
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    if share == 1.0:
+        return loss
+    return share * loss + (1 - share) * F.cross_entropy(logits, partner, label_smoothing=smoothing)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _require_finite(which: str, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the {which} loss is {loss} in epoch {epoch}; try a smaller lr or train.clip_norm")
+
+
+@torch.inference_mode()
+def evaluate(module: nn.Module, data: Dataset, recipe: Recipe) -> Evaluation:
+    """Return how `module` does on `data`; the train and eval modes of its parts are as before afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    logits = []
+    for part in batches(len(data.labels), recipe.eval_batch_size):
+        index = torch.arange(part.start, part.stop, device=data.labels.device)
+        with _autocast(index.device, recipe.autocast):
+            logits.append(module(data.inputs(index, 0)).float())
+    for child, mode in modes:
+        child.training = mode
+    every = torch.cat(logits)
+    loss = F.cross_entropy(every, data.labels).item()
+    accuracy = (every.argmax(1) == data.labels).float().mean().item()
+    return Evaluation(loss, accuracy, every.cpu())

@@ -12,41 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.config import user_error
 from frostline.randomness import address, uniform
 from frostline.recolor import jitter
 from frostline.resample import crop_resize
 from frostline.trivial import trivial_augment
 
-CROPS = ("none", "random_resized", "pad")
 _TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How training views differ from the centre view; the fields are those of `AugmentConfig`."""
+    """How training views differ from the centre view: the fields of `AugmentConfig`, as checked there."""
 
     crop: str
     scale: tuple[float, float]
     ratio: tuple[float, float]
     padding: float
     flip: bool
-    """Both wished for and harmless for the data."""
+    """Wished for, and the data's classes bear it."""
     color: float
     trivial: bool
-
-    def __post_init__(self) -> None:
-        """Raise `UserError` for a value that no view can be drawn from."""
-        if self.crop not in CROPS:
-            raise user_error("augment.crop", self.crop, f"one of {', '.join(CROPS)}", CROPS)
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise user_error("augment.scale", list(self.scale), "two areas with 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise user_error("augment.ratio", list(self.ratio), "two aspect ratios with 0 < smallest <= largest")
-        if not 0 <= self.padding <= 1:
-            raise user_error("augment.padding", self.padding, "a fraction of the image's side, 0 to 1")
-        if not 0 <= self.color < math.inf:
-            raise user_error("augment.color", self.color, "a strength of at least 0")
 
 
 def eval_views(
@@ -60,8 +45,8 @@ def eval_views(
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32, normalised: the centre view of `(B, 3, H, W)` uint8 pixels.
 
-    `sizes` is `(B, 2)`, width and height of the original pictures. Where pixels are the originals, this is torchvision's
-    `Resize(resize)`, `CenterCrop(size)`, `Normalize(mean, std)` in floating point.
+    `sizes` is `(B, 2)`, width and height of the original pictures. Where the pixels are the originals, this is what
+    `Resize(resize)`, `CenterCrop(size)` and `Normalize(mean, std)` of torchvision give in floating point.
     """
     views = crop_resize(pixels, center_boxes(sizes, size=size, resize=resize), size, bleed=True)
     return _normalise(views, mean, std)
@@ -82,7 +67,7 @@ def train_views(
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32, normalised: random views of `(B, 3, H, W)` uint8 pixels under `policy`.
 
-    `ids` is `(B,)` int64. The view of an image depends on `seed`, `epoch` and its id, not on its neighbours in the batch.
+    `ids` is `(B,)` int64. The view of an image depends on `seed`, `epoch` and its id, not on the rest of the batch.
     """
 
     def draws(purpose: str, count: int) -> Tensor:
@@ -92,9 +77,8 @@ def train_views(
     if policy.crop == "random_resized":
         boxes = random_boxes(sizes, draws("crop", 2 * _TRIES + 2), scale=policy.scale, ratio=policy.ratio)
     elif policy.crop == "pad":
-        boxes = shift_boxes(
-            boxes, draws("crop", 2), padding=policy.padding, height=pixels.shape[2], width=pixels.shape[3]
-        )
+        height, width = pixels.shape[-2:]
+        boxes = shift_boxes(boxes, draws("crop", 2), padding=policy.padding, height=height, width=width)
     flip = draws("flip", 1)[:, 0] < 0.5 if policy.flip else None
     views = crop_resize(pixels, boxes, size, flip, bleed=policy.crop == "none")
     if policy.color:
@@ -107,8 +91,8 @@ def train_views(
 def center_boxes(sizes: Tensor, *, size: int, resize: int) -> Tensor:
     """Return `(B, 4)` float32 boxes: what `Resize(resize)` and `CenterCrop(size)` of torchvision leave of each image.
 
-    Boxes are x0, y0, x1, y1 as fractions of the image. `sizes` is `(B, 2)`, width and height in pixels. The shorter side
-    becomes `resize`, the longer one keeps the aspect ratio; a square image with `resize == size` is seen whole.
+    Boxes are x0, y0, x1, y1 as fractions of the image. `sizes` is `(B, 2)`, width and height in pixels. The shorter
+    side becomes `resize`, the longer one keeps the aspect ratio; a square image with `resize == size` is seen whole.
     """
     shorter = sizes.amin(1, keepdim=True)
     resized = sizes * resize // shorter
@@ -119,9 +103,9 @@ def center_boxes(sizes: Tensor, *, size: int, resize: int) -> Tensor:
 def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """Return `(B, 4)` float32 boxes of the Inception crop (arXiv:1409.4842), distributed as torchvision draws them.
 
-    `draws` is `(B, 22)` in [0, 1). Areas are uniform in `scale`, aspect ratios log-uniform in `ratio`, in whole pixels of
-    the original picture. torchvision draws up to ten boxes until one fits; here all ten are drawn at once and the first
-    that fits is taken, or where none does the largest in the middle that has an allowed aspect ratio.
+    `draws` is `(B, 22)` in [0, 1). Areas are uniform in `scale`, aspect ratios log-uniform in `ratio`, in whole pixels
+    of the original picture. torchvision draws up to ten boxes until one fits; here all ten are drawn at once and the
+    first that fits is taken, or where none does the largest in the middle that has an allowed aspect ratio.
     """
     whole = sizes.float()
     area = _between(*scale, draws[:, :_TRIES]) * whole.prod(1, keepdim=True)

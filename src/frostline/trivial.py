@@ -73,7 +73,7 @@ def _move(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Return the images, in whole levels, blended with black, gray, their mean gray or a smooth version, or away from it."""
+    """Return the images in whole levels, moved toward or away from black, gray, mean gray or a smooth version."""
     luma = gray(images).floor()
     toward = torch.where(_is(operation, "sharpness"), _smooth(images), images)
     toward = torch.where(_is(operation, "contrast"), luma.mean((2, 3), keepdim=True), toward)

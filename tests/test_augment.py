@@ -1,0 +1,179 @@
+"""Views show what the policy says, and depend on (seed, epoch, image) alone."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from frostline.augment import Policy, center_boxes, eval_views, random_boxes, train_views
+from frostline.config import AugmentConfig
+from frostline.randomness import uniform
+from frostline.recolor import jitter
+
+CONF = Path(__file__).parents[1] / "conf" / "augment"
+NONE = Policy(crop="none", scale=(1, 1), ratio=(1, 1), padding=0, flip=False, color=0, trivial=False)
+CROP = replace(NONE, crop="random_resized", scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
+ALL = replace(CROP, flip=True, color=0.4, trivial=True)
+POLICIES = {
+    "none": NONE,
+    "flip": replace(NONE, flip=True),
+    "random_resized": CROP,
+    "pad": replace(NONE, crop="pad", padding=0.125),
+    "color": replace(NONE, color=0.4),
+    "trivial": replace(NONE, trivial=True),
+    "all": ALL,
+}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLOSE = 2e-3  # of a normalised value: a tenth of a level
+
+
+def photos(batch: int, height: int = 32, width: int = 32) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=random)
+
+
+def sizes_of(pixels: Tensor) -> Tensor:
+    return torch.tensor([[pixels.shape[3], pixels.shape[2]]], dtype=torch.int32).repeat(len(pixels), 1)
+
+
+def views(policy: Policy, pixels: Tensor, ids: Tensor, **changes: Any) -> Tensor:
+    """Return training views at 40 of 40 pixels in levels 0..255, unless `changes` say otherwise."""
+    plain = {"size": 40, "resize": 40, "seed": 0, "epoch": 1, "mean": (0, 0, 0), "std": (1 / 255,) * 3}
+    return train_views(pixels, sizes_of(pixels).to(pixels.device), ids, policy=policy, **(plain | changes))
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 60), (50, 83), (97, 40)])
+def test_evaluation_sees_what_torchvisions_transforms_of_the_weights_show(height: int, width: int) -> None:
+    pixels = photos(2, height, width)
+    ours = eval_views(pixels, sizes_of(pixels), size=28, resize=32, mean=MEAN, std=STD)
+    theirs = tv.center_crop(tv.resize(pixels.float() / 255, [32], antialias=True), [28])
+    assert (ours - tv.normalize(theirs, list(MEAN), list(STD))).abs().max() < CLOSE
+
+
+def test_a_squashed_picture_is_shown_in_its_own_proportions() -> None:
+    ramp = torch.linspace(0, 255, 500).expand(3, 375, 500)
+    squashed = tv.resize(ramp, [256, 256], antialias=True).round().byte()[None]
+    sizes = torch.tensor([[500, 375]])
+    ours = eval_views(squashed, sizes, size=224, resize=256, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    theirs = tv.center_crop(tv.resize(ramp, [256], antialias=True), [224])
+    assert (ours - theirs).abs().max() < 2
+
+
+def test_a_square_picture_is_seen_whole_where_nothing_is_cut_off() -> None:
+    assert center_boxes(torch.tensor([[8, 8], [300, 300]]), size=64, resize=64).tolist() == [[0, 0, 1, 1]] * 2
+
+
+def test_without_a_policy_training_sees_what_evaluation_sees() -> None:
+    pixels = photos(3)
+    plain = {"size": 28, "resize": 32, "mean": MEAN, "std": STD}
+    seen = train_views(pixels, sizes_of(pixels), torch.arange(3), policy=NONE, seed=0, epoch=1, **plain)
+    assert torch.equal(seen, eval_views(pixels, sizes_of(pixels), **plain))
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+def test_a_view_does_not_depend_on_its_batch(policy: Policy) -> None:
+    pixels, ids = photos(12), torch.arange(100, 112)
+    together = views(policy, pixels, ids)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(views(policy, pixels[order], ids[order]), together[order], atol=0.01)
+    alone = torch.cat([views(policy, pixels[i : i + 1], ids[i : i + 1]) for i in range(12)])
+    assert torch.allclose(alone, together, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "policy", [p for p in POLICIES.values() if p != NONE], ids=[n for n in POLICIES if n != "none"]
+)
+def test_a_view_depends_on_seed_epoch_and_image(policy: Policy) -> None:
+    pixels, ids = photos(1).expand(12, -1, -1, -1), torch.arange(12)
+    first = views(policy, pixels, ids)
+    assert torch.equal(views(policy, pixels, ids), first)
+    assert not torch.equal(views(policy, pixels, ids, epoch=2), first)
+    assert not torch.equal(views(policy, pixels, ids, seed=1), first)
+    assert not torch.equal(views(policy, pixels, ids + 12), first)
+    assert len(first.flatten(1).unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+def test_views_never_wait_for_the_device(policy: Policy) -> None:
+    pixels = photos(4).to("meta")  # which has no values that a host could ask for
+    seen = views(policy, pixels, torch.arange(4, device="meta"))
+    assert seen.device.type == "meta"
+    assert (seen.shape, seen.dtype) == ((4, 3, 40, 40), torch.float32)
+
+
+@settings(deadline=None)
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1))
+def test_random_boxes_lie_in_the_picture_on_whole_pixels(width: int, height: int, seed: int) -> None:
+    sizes = torch.tensor([[width, height]]).repeat(20, 1)
+    boxes = random_boxes(sizes, uniform(seed, torch.arange(20), 22), scale=CROP.scale, ratio=CROP.ratio)
+    corners = boxes * sizes.repeat(1, 2)
+    assert (corners - corners.round()).abs().max() < 2e-3
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= 1).all()
+    assert (corners[:, 2:] - corners[:, :2] > 0.5).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (120, 300), (32, 32), (900, 100)])
+def test_random_boxes_are_distributed_as_torchvisions(width: int, height: int) -> None:
+    sizes = torch.tensor([[width, height]]).repeat(3000, 1)
+    boxes = random_boxes(sizes, uniform(1, torch.arange(3000), 22), scale=CROP.scale, ratio=CROP.ratio)
+    left, top, right, bottom = (boxes * sizes.repeat(1, 2)).round().T
+    ours = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+    torch.manual_seed(0)
+    crop, picture = v2.RandomResizedCrop(8, scale=CROP.scale, ratio=CROP.ratio), torch.empty(3, height, width)
+    theirs = [crop.make_params([picture]) for _ in range(3000)]
+    for side, values in ours.items():
+        distance = ks_2samp(values.numpy(), [params[side] for params in theirs]).statistic
+        assert distance < 0.07, side  # of two samples of 3,000; exceeded once in 1.2 million times by chance
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    pixels = photos(1).expand(1000, -1, -1, -1)
+    seen = views(POLICIES["flip"], pixels, torch.arange(1000), size=32, resize=32)
+    plain = pixels[0].float()
+    mirrored = (seen - plain.flip(-1)).flatten(1).abs().amax(1) < 0.01
+    straight = (seen - plain).flatten(1).abs().amax(1) < 0.01
+    assert (mirrored ^ straight).all()
+    assert 420 < mirrored.sum() < 580  # 5 standard deviations
+
+
+def test_padding_shifts_by_whole_pixels_and_shows_zeros() -> None:
+    pixels = photos(1)
+    seen = views(POLICIES["pad"], pixels.expand(1000, -1, -1, -1), torch.arange(1000), size=32, resize=32)
+    padded = torch.nn.functional.pad(pixels[0].float(), [4] * 4)
+    shifts = {(x, y): padded[:, y : y + 32, x : x + 32] for x in range(9) for y in range(9)}
+    found = [[k for k, shifted in shifts.items() if torch.allclose(one, shifted, atol=0.01)] for one in seen[:60]]
+    assert all(len(matches) == 1 for matches in found)
+    corners = (seen[:, :, :, 0] == 0).all(2).all(1).float().mean()
+    assert abs(corners - 4 / 9) < 0.08  # the left column is padding for 4 of 9 shifts to the left
+
+
+def test_color_scales_brightness_then_contrast_then_saturation() -> None:
+    images, draws = photos(4).float(), torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    ours = jitter(images, draws, 0.4)
+    for image, seen, (brightness, contrast, saturation) in zip(images, ours, (0.6 + 0.8 * draws).tolist(), strict=True):
+        expected = tv.adjust_contrast(tv.adjust_brightness(image / 255, brightness), contrast)
+        assert torch.allclose(seen, tv.adjust_saturation(expected, saturation) * 255, atol=0.05)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_option_gives_each_value_and_can_be_seen(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    option = yaml.safe_load(path.read_text())
+    assert list(option) == [field.name for field in fields(AugmentConfig)]
+    assert option.pop("name") == path.stem
+    assert set(option) == set(inspect.signature(Policy).parameters)
+    seen = views(Policy(**option), photos(4), torch.arange(4))
+    assert seen.isfinite().all()

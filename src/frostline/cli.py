@@ -6,11 +6,10 @@ import os
 import re
 import signal
 import sys
-from datetime import datetime
 from types import FrameType
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 

@@ -169,7 +169,7 @@ class TrainConfig:
     cutmix: float
     """Alpha of CutMix (arXiv:1905.04899); 0 for none. With mixup too, each batch takes one of the two."""
     ema_decay: float | None
-    """Decay per step of an exponential moving average of the weights, which is then what is evaluated; null for none."""
+    """Decay per step of an exponential moving average of the weights, which is then evaluated; null for none."""
     patience: int | None
     """Stop after so many epochs without a better validation accuracy; null for never."""
     drop_last: bool

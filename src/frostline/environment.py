@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parent
 
 
 def project_root() -> Path:
-    """Return the folder that holds `multirun/` and `mlruns/`: the checkout if there is one, else the working directory."""
+    """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
     checkout = PACKAGE.parent.parent
     return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
 
@@ -88,7 +88,7 @@ def device_name(device: torch.device) -> str:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type of the mixed precision: bfloat16, or None for float32 throughout (`auto`: bf16 on a GPU with it)."""
+    """Return the type of the mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU with it)."""
     import torch
 
     if precision == "auto":
@@ -105,7 +105,8 @@ def set_determinism(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every tensor
+    # On by default with the above; a debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def reset_peak_memory(device: torch.device) -> None:

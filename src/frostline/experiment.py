@@ -5,24 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training, weights
 from frostline.config import Config
-from frostline.data import Data
+from frostline.data import Data, Split
 from frostline.freezing import Guard, Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
 from frostline.tracking import Record
 from frostline.training import EpochResult, Recipe, Span
-from frostline.views import Views
+from frostline.views import View, Views
 
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
 
@@ -96,9 +95,7 @@ def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
     model = build_model(config, len(images.classes), folder, meta=meta)
     if not meta:
         model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
-    phases = freezing.resolve(
-        model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name
-    )
+    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     steps = len(training.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
     return Setup(
         config=config,
@@ -125,11 +122,13 @@ def load_data(config: Config) -> Data:
 
 
 def build_model(config: Config, classes: int, folder: Path, *, meta: bool) -> Model:
-    """Return the network of `config.model` with a head for so many `classes`; weights of a run are put into `folder`."""
+    """Return the network of `config.model` with a head for so many `classes`; fetched weights go into `folder`."""
     source = config.model.weights
     if source and source.startswith(RUNS):
         uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
-        source = str(tracking.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), outcome.BEST, folder / "initial"))
+        run_id = source.removeprefix(RUNS).strip("/")
+        (initial := folder / "initial").mkdir(exist_ok=True)
+        source = str(tracking.fetch_artifact(uri, run_id, outcome.BEST, initial))
     return models.build(
         config.model.name,
         weights=source,
@@ -194,10 +193,26 @@ def describe(setup: Setup, name: str) -> Plan:
 
 def look(setup: Setup) -> tuple[Views, Views, Views]:
     """Return the training, validation and test split as the network sees them, on its device."""
-    config, images, spec = setup.config, setup.data, setup.model.input
-    centre = partial(augment.eval_views, **asdict(spec))
+    config, images = setup.config, setup.data
+    spec: dict[str, Any] = asdict(setup.model.input)
+    policy = augment_policy(config)
+
+    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        return augment.eval_views(pixels, sizes, **spec)
+
+    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=epoch, **spec)
+
+    def views(split: Split, view: View) -> Views:
+        return Views(split, view, setup.device, _memory_format(config))
+
+    return views(images.train, random), views(images.val, centre), views(images.test, centre)
+
+
+def augment_policy(config: Config) -> augment.Policy:
+    """Return how training views differ; images are mirrored only where the data allows it."""
     options = config.augment
-    policy = augment.Policy(
+    return augment.Policy(
         crop=options.crop,
         scale=(options.scale[0], options.scale[1]),
         ratio=(options.ratio[0], options.ratio[1]),
@@ -205,13 +220,6 @@ def look(setup: Setup) -> tuple[Views, Views, Views]:
         flip=options.flip and config.data.flip,
         color=options.color,
         trivial=options.trivial,
-    )
-    random = partial(augment.train_views, **asdict(spec), policy=policy, seed=config.seed)
-    place = {"device": setup.device, "memory_format": _memory_format(config)}
-    return (
-        Views(images.train, lambda pixels, sizes, ids, epoch: random(pixels, sizes, ids, epoch=epoch), **place),
-        Views(images.val, lambda pixels, sizes, ids, epoch: centre(pixels, sizes), **place),
-        Views(images.test, lambda pixels, sizes, ids, epoch: centre(pixels, sizes), **place),
     )
 
 
@@ -295,12 +303,9 @@ def check(config: Config) -> None:
 
 
 def _data_request(config: Config) -> data.Request:
-    return data.Request(**_without(asdict(config.data), "name", "flip"))  # type: ignore[typeddict-item]
+    fields = {key: value for key, value in asdict(config.data).items() if key not in ("name", "flip")}
+    return cast(data.Request, fields)
 
 
 def _memory_format(config: Config) -> torch.memory_format:
     return torch.channels_last if config.channels_last else torch.contiguous_format
-
-
-def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}

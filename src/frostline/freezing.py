@@ -1,7 +1,7 @@
 """Freeze modes as data: which parameter learns in which phase, at which scale of the learning rate.
 
-Every parameter has an address, `stage/layer kind/leaf/name`, e.g. `stage4/norm/bias/layer4.2.bn3.bias`. A rule is a glob
-over addresses; stages can also be counted from the top (`stage-1` is the last one below the head). The first rule
+Every parameter has an address, `stage/layer kind/leaf/name`, e.g. `stage4/norm/bias/layer4.2.bn3.bias`. A rule is a
+glob over addresses; stages can also be counted from the top (`stage-1` is the last one below the head). The first rule
 that matches decides, every parameter must be covered, and a rule that can match nothing is an error.
 """
 
@@ -134,9 +134,7 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
         part.training = _trains(path, part, structure, phase, active, norm_stats)
 
 
-def _trains(
-    path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str
-) -> bool:
+def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str) -> bool:
     try:
         stage = structure.stage_of(path)
     except KeyError:

@@ -73,7 +73,7 @@ def run_job(composed: DictConfig) -> Result:
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
             _recording(config, facts, shared.tracker, sweep, folder) as record,
         ):
-            result = replace(result, run_id=record and record.run_id)
+            result = replace(result, run_id=record.run_id if record else None)
             metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)

@@ -15,8 +15,8 @@ def mix(
 ) -> tuple[Tensor, Tensor, float]:
     """Return the mixed inputs, the partners' labels `(N,)`, and the share in 0..1 that the own labels keep.
 
-    `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The batch
-    is in random order already, so the next sample is as good a partner as any.
+    `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The
+    batch is in random order already, so the next sample is as good a partner as any.
     """
     draws = np.random.default_rng(address(seed, "mix", step))
     methods = [(_mixup, mixup)] * (mixup > 0) + [(_cutmix, cutmix)] * (cutmix > 0)
@@ -32,7 +32,7 @@ def _mixup(inputs: Tensor, share: float, _: np.random.Generator) -> tuple[Tensor
 
 
 def _cutmix(inputs: Tensor, share: float, draws: np.random.Generator) -> tuple[Tensor, float]:
-    """Return the `(N, C, H, W)` inputs with a box of about `1 - share` of the area from the partner, and its true share."""
+    """Return `(N, C, H, W)` inputs with a box of about `1 - share` of the area from the partner, and the true share."""
     height, width = inputs.shape[-2:]
     side = math.sqrt(1 - share) / 2
     y, x = draws.random(2)

@@ -26,16 +26,16 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     }
     del found["lbfgs"]  # steps by a closure that evaluates the loss several times
     if name.lower() not in found:
-        raise user_error("optimizer.name", name, "an optimizer of torch.optim (" + ", ".join(sorted(found)) + ")", found)
+        raise user_error("optimizer.name", name, f"an optimizer of torch.optim ({', '.join(sorted(found))})", found)
     return found[name.lower()]
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise `UserError` for an option that the optimizer called `name` does not take."""
-    known = set(inspect.signature(optimizer_class(name)).parameters) - {"params", "lr", "weight_decay"}
+    known = sorted(set(inspect.signature(optimizer_class(name)).parameters) - {"params", "lr", "weight_decay"})
     for key, value in options.items():
         if key not in known:
-            raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(sorted(known))})", known)
+            raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
 
 
 def param_groups(
@@ -84,7 +84,8 @@ def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mappin
     check_options(name, options)
     cls = optimizer_class(name)
     fused = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
-    return cls(groups, lr=lr, **fused, **options)  # type: ignore[call-arg]
+    arguments: dict[str, Any] = {"lr": lr, **fused, **options}
+    return cls(groups, **arguments)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:

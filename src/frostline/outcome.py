@@ -1,4 +1,4 @@
-"""The files that a run leaves in its folder, beside its log: plan, journal, best weights, and how the test split went."""
+"""The files that a run leaves in its folder, beside its log: plan, journal, best weights, and how the test went."""
 
 from __future__ import annotations
 

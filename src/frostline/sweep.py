@@ -72,25 +72,27 @@ def compose_cells(jobs: Sequence[Overrides], compose: Callable[[Overrides], Dict
             raise user_error("sweep", " ".join(overrides), f"every run once, but {' '.join(twin)} is the same run")
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
-        name = " ".join([f"{short['freeze_mode']} lr={value_text(config.lr)} seed={config.seed}", *_assignments(extras)])
+        name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
         cells.append(Cell(config, name, {**short, **{k: v for k, v in extras.items() if k not in short}}))
     return cells
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in values.items()]
+    return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
 def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Config:
     composed = compose(overrides)
     chosen = composed.hydra.runtime.choices
     if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
-        raise user_error("freeze", chosen.freeze, f"the same as freeze_mode={chosen.freeze_mode}, or only one of the two")
+        raise user_error(
+            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
+        )
     return job.config_of(composed)
 
 
 def _check(cells: Sequence[Cell]) -> None:
-    """Raise the `UserError` of the first cell that cannot run, looking once at each model, mode, optimizer and data set."""
+    """Raise the `UserError` of the first cell that cannot run; looks at each model, mode, optimizer and data once."""
     from frostline import experiment
 
     seen = set()
@@ -106,7 +108,7 @@ def _claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise user_error("hydra.sweep.dir", folder, "a folder that does not exist yet; this one is another sweep's") from None
+        raise user_error("hydra.sweep.dir", folder, "a new folder; this one is another sweep's") from None
 
 
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:

@@ -1,7 +1,7 @@
 """One loop for every freeze mode: `fit` yields a result per epoch, `evaluate` scores a split.
 
-Neither knows a logger or a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics add up
-on the device and are read once per epoch.
+Neither knows a logger or a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics add
+up on the device and are read once per epoch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The seam to Hydra: a sweeper that checks every run before the first one starts, and answers when the last one ends."""
+"""The seam to Hydra: a sweeper that checks every run before the first starts, and answers when the last one ends."""
 
 import sys
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ class FrostlineSweeperConf:
 
 
 ConfigStore.instance().store(name="schema", node=Config, provider="frostline")
-for _mode in config_folder().glob("freeze_mode/*.yaml"):  # `freeze` is the short name of `freeze_mode`: no keys of its own
+# `freeze` is the short name of `freeze_mode`: the same options, with no keys of their own.
+for _mode in config_folder().glob("freeze_mode/*.yaml"):
     ConfigStore.instance().store(group="freeze", name=_mode.stem, node={}, package="_global_", provider="frostline")
 ConfigStore.instance().store(group="hydra/sweeper", name="frostline", node=FrostlineSweeperConf, provider="frostline")
 

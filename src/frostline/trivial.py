@@ -42,14 +42,14 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
 def _apply(kernel: Kernel, family: tuple[str, ...], images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     """Return the images after `kernel`; `operation` and `strength`, like all parameters below, are `(B, 1, 1, 1)`.
 
-    On a CPU only the images that the family is about pass through it. Elsewhere, to pick them would be a host sync that
-    costs more than to pass all.
+    On a CPU only the images that the family is about pass through it, and are replaced in place. Elsewhere, picking
+    them would be a host sync, which costs more than passing all.
     """
     if images.device.type != "cpu":
         return kernel(images, operation, strength)
     first = OPERATIONS.index(family[0])
     rows = ((operation >= first) & (operation < first + len(family))).flatten().nonzero()[:, 0]
-    return images.index_copy(0, rows, kernel(images[rows], operation[rows], strength[rows]))
+    return images.index_copy_(0, rows, kernel(images[rows], operation[rows], strength[rows]))
 
 
 def _is(operation: Tensor, name: str) -> Tensor:

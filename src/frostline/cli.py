@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline import environment
-from frostline.config import UserError, keys, user_error
+from frostline.config import UserError, unknown_key, user_error
 
 
 def main() -> None:
@@ -55,9 +55,12 @@ def explain(error: Exception) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return str(user_error(found[1], found[2], f"one of {', '.join(options)}", options))
+        expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
+        return str(user_error(found[1], found[2], expected, options))
     if found := re.search(r"Could not override '([^']+)'", text):
-        return str(user_error(found[1], _given(found[1]), "a key of the config; see --help", keys()))
+        return str(unknown_key(found[1], _given(found[1])))
+    if found := re.search(r"field '([^']+)' is not Optional", text):
+        return str(user_error(found[1], "null", "a value"))
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         key = re.search(r"full_key: (\S+)", text)
         return str(user_error(key[1] if key else "?", found[1], f"a value of type {found[2].lower()}"))

@@ -21,9 +21,19 @@ class UserError(ValueError):
 
 def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
     """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
-    near = difflib.get_close_matches(str(value).lower(), list(choices), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return UserError(f"{key}={value}: expected {expected}{hint}")
+    return UserError(f"{key}={value}: expected {expected}{_hint(str(value), choices)}")
+
+
+def unknown_key(key: str, value: object) -> UserError:
+    """Return the error for a key that the schema does not have, with the nearest one that it has."""
+    return UserError(f"{key}={value}: expected a key of the config, see --help{_hint(key, _keys(Config))}")
+
+
+def _hint(typed: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(typed.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 @dataclass
@@ -238,8 +248,8 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("augment.ratio", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < inf, "two ratios, 0 < smallest <= largest"),
     ("augment.padding", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("augment.color", lambda v: 0 <= v <= 1, "a strength from 0 to 1"),
-    ("data.val_fraction", lambda v: 0 < v < 1, "a fraction between 0 and 1"),
-    ("data.test_fraction", lambda v: 0 < v < 1, "a fraction between 0 and 1"),
+    ("data.val_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("data.test_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
     ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
     ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
@@ -293,7 +303,7 @@ def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise user_error(f"{prefix}{key}", values[key], f"a key of the config ({', '.join(hints)})", hints)
+            raise unknown_key(f"{prefix}{key}", values[key])
     return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
 
 
@@ -312,14 +322,14 @@ def _select(config: Any, key: str) -> Any:
     return config
 
 
-def keys(cls: type = Config, prefix: str = "") -> list[str]:
-    """Return every key of the schema with dots, sections included: what a misspelled key is compared with."""
+def _keys(cls: type, prefix: str = "") -> list[str]:
+    """Return every key of the schema with dots, sections included."""
     found = []
     for item in fields(cls):
         found.append(prefix + item.name)
         hint = get_type_hints(cls)[item.name]
         if is_dataclass(hint):
-            found += keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+            found += _keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
     return found
 
 

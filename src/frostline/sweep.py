@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline import environment, job, tracking
-from frostline.config import Config, choices, digest, user_error
+from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.tracking import Tracker
 from frostline.verdict import Result, answer, value_text
 
@@ -69,7 +69,7 @@ def compose_cells(jobs: Sequence[Overrides], compose: Callable[[Overrides], Dict
     for overrides, setting in zip(jobs, settings, strict=True):
         config = _compose(overrides, compose)
         if (twin := seen.setdefault(digest(config), overrides)) is not overrides:
-            raise user_error("sweep", " ".join(overrides), f"every run once, but {' '.join(twin)} is the same run")
+            raise UserError(f"{' '.join(overrides)}: expected each run once in a sweep, but {' '.join(twin)} is the same")
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])

@@ -93,11 +93,11 @@ def test_growing_the_limit_in_even_steps_only_adds_images():
 
 
 def test_too_few_images_are_answered_with_what_is_needed():
-    with pytest.raises(UserError, match="data.limit=9: expected at least 10"):
+    with pytest.raises(UserError, match=r"data\.limit=9: expected at least 10"):
         load(limit=9)
-    with pytest.raises(UserError, match="data.val_fraction=0.0"):
+    with pytest.raises(UserError, match=r"data\.val_fraction=0\.0"):
         data.check(**{**DIGITS, "val_fraction": 0.0})
-    with pytest.raises(UserError, match="data.test_fraction=0.0001"):
+    with pytest.raises(UserError, match=r"data\.test_fraction=0\.0001"):
         data.check(**{**DIGITS, "test_fraction": 0.0001})
 
 

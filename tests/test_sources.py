@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -196,7 +197,9 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_option_is_tested_here():
     names = {file.stem for file in CONF.glob("*.yaml")}
     assert names == {*WRITERS, "digits", "glyphs"}
-    assert all(OmegaConf.load(CONF / f"{name}.yaml").name == name for name in names)
+    for name in names:
+        option = OmegaConf.load(CONF / f"{name}.yaml")
+        assert option.name == name and 0 < option.val_fraction < 1 and 0 < option.test_fraction < 1
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -220,6 +223,15 @@ def test_what_is_missing_can_be_downloaded_and_one_line_says_so(name: str, tmp_p
     with pytest.raises(UserError, match=r"data\.root=.*data\.download=true") as raised:
         data.check(**request(name, root=str(tmp_path / "nothing")))
     assert "\n" not in str(raised.value)
+
+
+def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def offline(self: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.DTD, "_download", offline)
+    with pytest.raises(UserError, match=r"data\.root=.*the whole files of DTD: .*no network"):
+        data.check(**request("dtd", root=str(tmp_path), download=True))
 
 
 def test_a_picture_missing_within_a_dataset_is_named(tmp_path: Path):

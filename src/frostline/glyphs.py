@@ -68,46 +68,47 @@ def _outline(font: ImageFont.FreeTypeFont, letter: str) -> Tensor:
 def _draw(outlines: Tensor, ids: Tensor, seed: int, size: int) -> Tensor:
     """Return `(B, 1, size, size)` uint8, image by image from its own draws."""
     faces, letters = outlines.shape[:2]
-    draws = uniform(seed, ids, 12 + 2 * _KNOTS**2)
-    shape, pen, bend = draws[:, :7], draws[:, 7:12], draws[:, 12:]
-    outline = outlines[(shape[:, 0] * faces).long(), ids % letters][:, None]
-    places = _places(shape, size * _CELLS) + _bend(bend, pen[:, 0], size * _CELLS)
+    draws = uniform(seed, ids, 10 + 2 * _KNOTS**2)
+    face, bend, pen, grain = draws[:, 0], draws[:, 7], draws[:, 8], draws[:, 9]
+    outline = outlines[(face * faces).long(), ids % letters][:, None]
+    places = _places(draws[:, 1:7], size * _CELLS) + _bend(draws[:, 10:], bend, size * _CELLS)
     distance = functional.grid_sample(outline, places, padding_mode="border", align_corners=False)
-    ink = _ink(outline, distance, pen)
-    grey = functional.avg_pool2d(ink, _CELLS)
+    grey = functional.avg_pool2d(_ink(outline, distance, pen), _CELLS)
     noise = uniform(address(seed, "noise"), ids, size * size).view_as(grey) - 0.5
-    grey = grey + noise * 0.1 * _column(pen[:, 3]) * (grey > 0)
+    grey = grey + noise * _between(grain, 0, 0.1) * (grey > 0)
     return (grey.clamp(0, 1) * 16).round().mul(255 / 16).round().to(torch.uint8)
 
 
 def _places(shape: Tensor, cells: int) -> Tensor:
-    """Return `(B, cells, cells, 2)`: where on the outline each cell looks, turned, slanted, stretched and shifted."""
-    angle, slant = _between(shape[:, 1], -0.25, 0.25), _between(shape[:, 2], -0.35, 0.35)
-    tall, wide = _between(shape[:, 3], 0.9, 1.1), _between(shape[:, 4], 0.55, 1.0)
+    """Return `(B, cells, cells, 2)`: where on the outline each cell looks, turned, slanted, stretched and shifted.
+
+    The ranges (radians, and fractions of half a side) were set by eye against a sheet of digits, which fill the height
+    of their picture and about two thirds of its width.
+    """
+    angle, slant = _between(shape[:, 0], -0.25, 0.25), _between(shape[:, 1], -0.35, 0.35)
+    tall, wide = _between(shape[:, 2], 0.9, 1.1), _between(shape[:, 3], 0.55, 1.0)
+    down, right = _between(shape[:, 4], -0.07, 0.07), _between(shape[:, 5], -0.12, 0.12)
     centre = (torch.arange(cells) * 2 + 1) / cells - 1
-    y, x = centre[:, None] - _between(shape[:, 5], -0.07, 0.07), centre - _between(shape[:, 6], -0.12, 0.12)
+    y, x = centre[:, None] - down, centre - right
     x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    margin = _BODY / _OUTLINE
-    return torch.stack([(x + slant * y) / wide, y / tall], dim=-1) * margin
+    places = torch.stack([(x + slant * y) / wide, y / tall], dim=-1)
+    return places[:, 0] * (_BODY / _OUTLINE)
 
 
-def _bend(bend: Tensor, strength: Tensor, cells: int) -> Tensor:
+def _bend(draws: Tensor, strength: Tensor, cells: int) -> Tensor:
     """Return `(B, cells, cells, 2)`: a smooth random displacement (Simard 2003, doi:10.1109/ICDAR.2003.1227801)."""
-    knots = (bend.view(-1, 2, _KNOTS, _KNOTS) - 0.5) * 0.45 * _column(strength)
+    knots = (draws.view(-1, 2, _KNOTS, _KNOTS) - 0.5) * _between(strength, 0, 0.45)
     field = functional.interpolate(knots, size=(cells, cells), mode="bicubic", align_corners=True)
     return field.permute(0, 2, 3, 1)
 
 
 def _ink(outline: Tensor, distance: Tensor, pen: Tensor) -> Tensor:
     """Return `(B, 1, cells, cells)` in 0..1: thin faces drawn with a wider pen and bold ones with a finer pen."""
-    half = outline.amax(dim=(2, 3), keepdim=True)
-    wanted = _column(_between(pen[:, 1], 3.5, 7.0))
-    return (0.5 + distance + (wanted - half).clamp(min=-0.5 * half)).clamp(0, 1)
+    half = outline.amax(dim=(2, 3), keepdim=True)  # half the width of the boldest stroke
+    wider = (_between(pen, 3.5, 7.0) - half).clamp(min=-0.5 * half)  # fine strokes of a bold face must not vanish
+    return (0.5 + distance + wider).clamp(0, 1)
 
 
 def _between(draw: Tensor, low: float, high: float) -> Tensor:
-    return _column(low + (high - low) * draw)[:, 0]
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    """Return `(B, 1, 1, 1)`: the draws from 0..1 as values from `low` to `high`, one per image."""
+    return (low + (high - low) * draw).view(-1, 1, 1, 1)

@@ -126,7 +126,7 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     digest = weights.save(path, net(), {})
-    monkeypatch.setattr(weights.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         weights.save(path, net(), {})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -147,10 +147,11 @@ def _spec_of(entry: WeightsEnum, name: str) -> InputSpec:
 def _network(name: str, size: int) -> nn.Module:
     """Return torchvision's network for squares of `size` pixels, without auxiliary heads."""
     try:
-        return get_model(name, weights=None, **_arguments(name, size))
+        module: nn.Module = get_model(name, weights=None, **_arguments(name, size))
     except (AssertionError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem
+    return module
 
 
 def _arguments(name: str, size: int) -> dict[str, Any]:

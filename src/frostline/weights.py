@@ -54,9 +54,10 @@ def metadata_of(path: Path) -> dict[str, Any]:
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
     except (SafetensorError, OSError, ValueError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
+    return metadata
 
 
 def save(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from frostline.plan import PhasePlan, Plan, StagePlan
 from frostline.verdict import SECONDS, TEST, VAL, Cell, Result, cells, percent, value_text, varying
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+
+    from frostline.plan import PhasePlan, Plan, StagePlan
 
 _PARAMETERS = "cost/trainable_parameters"
 
@@ -32,58 +35,36 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(markup=False, highlight=False, emoji=False)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[position]}", markup=False),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            expand=True,
-            disable=not self.console.is_terminal,
-        )
-        self._sweep: TaskID | None = None
-        self._run: TaskID | None = None
+        self._live = self.console.is_interactive and self.console.file.isatty()
+        self._started: float | None = None
+        self._bars: _Bars | None = None
 
-    def say(self, text: str) -> None:
-        """Print a line as it stands."""
-        self.console.print(text, soft_wrap=True)
+    def say(self, text: str, style: str = "") -> None:
+        """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
+        self.console.print(Text(text, style), soft_wrap=not self._live)
 
     def plan(self, plan: Plan) -> None:
         """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
-        self.console.print(Text(plan.name, "bold"), soft_wrap=True)
+        self.say(plan.name, "bold")
         self.console.print(_facts(plan))
         self.console.print(_plan_table(plan))
 
     @contextmanager
     def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:
         """Show the progress of a run, the `job`-th (0-based) of `jobs`, for as long as the block lasts."""
-        if self.console.is_terminal:
-            self.say("") if job else None
-        self.console.print(Text(f"[{job + 1}/{jobs}] {name}", "bold"), soft_wrap=True)
-        if jobs > 1 and self._sweep is None:
-            self._sweep = self._progress.add_task("sweep", total=jobs, position="")
-        if self._sweep is not None:
-            self._progress.update(self._sweep, completed=job, position=f"run {job + 1}/{jobs}")
-        self._run = self._progress.add_task("run", total=epochs, position=f"epoch 1/{epochs}")
+        self.say(f"[{job + 1}/{jobs}] {name}" if jobs > 1 else name, "bold")
+        self._started = self._started or time.monotonic()
+        self._bars = _Bars(self.console, job, jobs, epochs, self._started, shown=self._live)
         try:
-            with self._progress:
+            with self._bars.progress:
                 yield
         finally:
-            self._progress.remove_task(self._run)
-            self._run = None
+            self._bars = None
 
     def advance(self, epochs: float) -> None:
-        """Set the progress bar of the run to `epochs` finished ones; a fraction stands for part of an epoch."""
-        if self._run is None:
-            return
-        task = self._progress.tasks[-1]
-        total = int(task.total or 1)
-        self._progress.update(self._run, completed=epochs, position=f"epoch {min(int(epochs) + 1, total)}/{total}")
-        if self._sweep is not None:
-            sweep = self._progress.tasks[0]
-            self._progress.update(self._sweep, completed=int(sweep.completed) + min(epochs / total, 0.999))
+        """Set the bars to `epochs` finished epochs of the run; a fraction stands for a part of the next one."""
+        if self._bars is not None:
+            self._bars.advance(epochs)
 
     def epoch(
         self,
@@ -115,6 +96,39 @@ class Screen:
                 self.say(_unfinished(result))
 
 
+class _Bars:
+    """The bar of a run and, where it is one of several, above it the bar of the sweep."""
+
+    def __init__(
+        self, console: Console, job: int, jobs: int, epochs: int, sweep_started: float, *, shown: bool
+    ) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[at]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+        )
+        self.progress = Progress(*columns, console=console, transient=True, expand=True, disable=not shown)
+        self._job, self._jobs, self._epochs = job, jobs, epochs
+        self._sweep = self.progress.add_task("sweep", total=jobs, at=f"run {job + 1}/{jobs}", left="", visible=jobs > 1)
+        self.progress.tasks[0].start_time = sweep_started
+        self._run = self.progress.add_task("run", total=epochs, at="", left="")
+        self.advance(0)
+
+    def advance(self, epochs: float) -> None:
+        at = f"epoch {min(int(epochs) + 1, self._epochs)}/{self._epochs}"
+        done = self._job + min(epochs / self._epochs, 1)
+        run, sweep = self.progress.tasks[1], self.progress.tasks[0]
+        self.progress.update(self._run, completed=epochs, at=at, left=_left(run, epochs / self._epochs))
+        self.progress.update(self._sweep, completed=done, left=_left(sweep, done / self._jobs))
+
+
+def _left(task: Task, share: float) -> str:
+    """Return the time left at the pace so far, once there is a pace."""
+    return f"{duration((task.elapsed or 0) * (1 - share) / share)} left" if 0 < share < 1 else ""
+
+
 def duration(seconds: float) -> str:
     """Return a time for people: `0.8s`, `42s`, `3m05s` or `2h07m`."""
     if seconds < 59.5:
@@ -126,11 +140,9 @@ def duration(seconds: float) -> str:
 def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Write `matrix`, `(C, C)` counts with a row per true class, as a PNG whose size grows with C.
 
-    Colour is the share of the row, on a square-root scale, so that rare confusions show too; up to 25 classes the
+    Colour is the share of the row, on a scale (power 0.4) that shows rare confusions too; up to 25 classes the
     counts are written into the cells.
     """
-    import warnings
-
     from matplotlib.figure import Figure
 
     side = _picture_side(len(classes))
@@ -164,7 +176,7 @@ def _plan_table(plan: Plan) -> Table:
     for heading, justify in (("epochs", "left"), ("stage", "left"), ("parameters", "right"), ("learn", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for heading in ("lr", "weight decay", "norm"):
-        table.add_column(heading, no_wrap=heading == "norm")
+        table.add_column(heading, no_wrap=heading != "weight decay")
     for phase in plan.phases:
         for index, stage in enumerate(phase.stages):
             last = index == len(phase.stages) - 1
@@ -188,7 +200,7 @@ def _span(values: tuple[float, float] | None) -> str:
     if values is None:
         return "-"
     low, high = values
-    return f"{low:g}" if low == high else f"{low:.3g} to {high:.3g}"
+    return f"{low:g}" if low == high else f"{low:.2g}..{high:.2g}"
 
 
 def _cells_table(ranked: list[Cell], swept: list[str]) -> Table:
@@ -196,13 +208,20 @@ def _cells_table(ranked: list[Cell], swept: list[str]) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for name in names:
         table.add_column(name, no_wrap=name == "freeze_mode")
-    for heading in ("val", "test", "learn", "time"):
+    several = any(len(cell.results) > 1 for cell in ranked)
+    for heading in (*(["seeds"] if several else []), "val", "test", "learn", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, cell in enumerate(ranked):
         chosen = [value_text(cell.choices.get(name)) for name in names]
         costs = [_millions(cell.mean(_PARAMETERS)), _or_dash(cell.mean(SECONDS), duration)]
+        chosen += [_seeds(cell)] if several else []
         table.add_row(*chosen, _accuracy(cell, VAL), _accuracy(cell, TEST), *costs, style="" if index else "bold")
     return table
+
+
+def _seeds(cell: Cell) -> str:
+    finished, all_of_them = len(cell.finished), len(cell.results)
+    return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
 
 
 def _accuracy(cell: Cell, metric: str) -> str:
@@ -242,14 +261,15 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray) -> None:
 
     totals = matrix.sum(axis=1, keepdims=True)
     share = matrix / totals.clip(min=1)
-    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    norm = PowerNorm(0.4, 0.0, 1.0)
+    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.03, aspect=30, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the true class")
     bar.ax.set_yticklabels(["0", "1%", "5%", "20%", "50%", "100%"])
     if len(matrix) > 25:
         return
     for row, column in zip(*matrix.nonzero(), strict=True):
-        ink = "white" if share[row, column] > 0.4 else "black"
+        ink = "white" if norm(share[row, column]) > 0.55 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=ink, fontsize=8)
 
 
@@ -258,7 +278,7 @@ def _label(axes: Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
     count, total, right = len(classes), int(matrix.sum()), int(matrix.trace())
     names = [name if len(name) <= 24 else f"{name[:22]}.." for name in classes]
     size = 9 if count <= 25 else 6
-    flat = max(map(len, names), default=0) <= 2 and count <= 25
+    flat = max(map(len, names), default=0) * count <= 50
     axes.set_xticks(range(count), names, rotation=0 if flat else 90, fontsize=size, parse_math=False)
     axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted class")

@@ -13,8 +13,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,23 +182,6 @@ def ui_command(uri: str) -> str:
         return uri
     shown = '"$MLFLOW_TRACKING_URI"' if _with_credentials(uri) != uri else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {shown}"
-
-
-def prepare_in_background(uri: str, root: Path) -> subprocess.Popen[bytes]:
-    """Return the process that creates the store if it is missing, while the caller does something else.
-
-    `open_sweep` waits for it through the store's lock; `.wait()` is only needed to reap it.
-    """
-    code = "import sys, pathlib; from frostline import tracking; tracking.create_store(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, uri, str(root)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def create_store(uri: str, root: Path) -> None:
-    """Create the database behind `uri` where it is missing, under the store's lock."""
-    with _store_lock(uri, root):
-        _client(uri)
 
 
 @functools.cache

@@ -129,44 +129,43 @@ def _sentence(ranked: list[Cell], details: list[str]) -> str:
         runs = sum(len(cell.results) for cell in ranked)
         return f"No answer: none of {_count(runs, 'run')} finished."
     winner = done[0]
-    rivals = [cell for cell in done if cell.choices.get("freeze_mode") != winner.choices.get("freeze_mode")]
+    rivals = [cell for cell in done if _mode(cell) != _mode(winner)]
+    missing = dict.fromkeys(_mode(cell) for cell in ranked if _mode(cell) not in {_mode(cell) for cell in done})
+    absent = f"no run of {' and '.join(missing)} finished" if missing else ""
     if rivals:
-        return _comparison(winner, rivals[0], details)
-    return _alone(winner, _modes_that_failed(ranked, winner), len(done), details)
+        return _comparison(winner, rivals[0], details) + (f"; {absent}." if absent else ".")
+    return _alone(winner, absent or "only one freeze mode was tried", len(done), details)
 
 
-def _modes_that_failed(ranked: list[Cell], winner: Cell) -> list[str]:
-    modes = dict.fromkeys(_mode(cell) for cell in ranked)
-    return [mode for mode in modes if mode != _mode(winner)]
-
-
-def _alone(best: Cell, failed: list[str], finished: int, details: list[str]) -> str:
+def _alone(best: Cell, why: str, finished: int, details: list[str]) -> str:
     of = f", the best of its {finished} cells on validation" if finished > 1 else ""
-    why = f"no run of {', '.join(failed)} finished" if failed else "only one freeze mode was tried"
     return f"No comparison, as {why}: {_described(best, details)} reached {percent(best.mean(TEST))} on test{of}."
 
 
 def _comparison(winner: Cell, other: Cell, details: list[str]) -> str:
-    """Return the sentence on the best cells of the two best freeze modes, as validation ranks them."""
+    """Return the sentence, without its full stop, on the best cells of the two freeze modes that validation prefers."""
     first, second = _described(winner, details), _described(other, details)
     scores = f"{percent(winner.mean(TEST))} against {percent(other.mean(TEST))}"
     gap = winner.mean(TEST) - other.mean(TEST)
     images = winner.finished[0].images.get("test", 0)
     cost = _cost(winner, other)
-    if abs(gap) < 1e-9 or abs(gap) * images < 1 - 1e-9 and images:
-        return f"{first} and {second} tie on test, {scores}{cost}."
+    if abs(gap) < 1e-9 or 0 < abs(gap) * images < 1 - 1e-9:  # less than one image
+        return f"{first} and {second} tie on test, {scores}{cost}"
     points = f"{100 * abs(gap):.2f} points"
-    doubt = _doubt(winner, other, images)
+    doubt = f", a gap that {images:,} images cannot tell from chance" if _by_chance(winner, other, images) else ""
     if gap < 0:
-        return f"{first} wins on validation, but is {points} behind {second} on test, {scores}{doubt}{cost}."
-    return f"{first} wins by {points} over {second}, {scores} on test{doubt}{cost}."
+        return f"{first} wins on validation, but is {points} behind {second} on test, {scores}{doubt}{cost}"
+    verdict = f"is {points} ahead of" if doubt else f"wins by {points} over"
+    return f"{first} {verdict} {second}, {scores} on test{doubt}{cost}"
 
 
-def _doubt(winner: Cell, other: Cell, images: int) -> str:
-    """Return a remark where the gap is less than two standard errors of the difference of two binomial proportions."""
+def _by_chance(winner: Cell, other: Cell, images: int) -> bool:
+    """Return whether the gap on test is less than two standard errors of a difference of two binomial proportions.
+
+    As both cells saw the same images, this errs on the side of doubt. Without the number of images there is none.
+    """
     p, q = winner.mean(TEST), other.mean(TEST)
-    error = math.sqrt((p * (1 - p) + q * (1 - q)) / images) if images else 0.0
-    return f" (within what chance can do on {images:,} images)" if abs(p - q) < 2 * error else ""
+    return images > 0 and abs(p - q) < 2 * math.sqrt((p * (1 - p) + q * (1 - q)) / images)
 
 
 def _cost(winner: Cell, other: Cell) -> str:
@@ -174,7 +173,7 @@ def _cost(winner: Cell, other: Cell) -> str:
     mine, yours = winner.mean(SECONDS), other.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
-    return f", in {mine / yours:.2g} times the training time"
+    return f"; {_mode(winner)} took {mine / yours:.2g} times the training time of {_mode(other)}"
 
 
 def _mode(cell: Cell) -> str:

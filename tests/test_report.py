@@ -1,0 +1,197 @@
+"""What is drawn can be read on a terminal, in a file and as a picture."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from frostline.plan import PhasePlan, Plan, StagePlan
+from frostline.report import Screen, confusion_picture, duration
+from frostline.verdict import Result
+
+LINE = {"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975, "seconds": 1.5}
+
+
+class Terminal(io.StringIO):
+    """A file that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(width: int, file: io.StringIO) -> Screen:
+    terminal = file.isatty()
+    return Screen(Console(file=file, width=width, force_terminal=terminal, markup=False, highlight=False, _environ={}))
+
+
+def result(job: int, mode: str, val: float, **changes: object) -> Result:
+    facts: dict = {
+        "job": job,
+        "name": f"{mode} lr=[0.1]",
+        "folder": f"multirun/{job}",
+        "run_id": "0" * 32,
+        "status": "FINISHED",
+        "reason": None,
+        "choices": {"freeze_mode": mode, "lr": 0.001 if job else 0.01, "optimizer": "adamw", "seed": 0},
+        "metrics": {"best/val_accuracy": val, "test/accuracy": 0.5, "cost/train_seconds": 75.0},
+    }
+    return Result(**facts | changes)
+
+
+def plan() -> Plan:
+    frozen = StagePlan("stem", 1_234_567, 0, None, None, "frozen")
+    partly = StagePlan("stage1", 100, 40, (1e-5, 1e-3), (0.0, 0.01), "batch")
+    head = StagePlan("head", 10, 10, (1e-3, 1e-3), (0.01, 0.01), "-")
+    return Plan(
+        name="gradual lr=0.001 seed=0",
+        model="resnet50",
+        weights="DEFAULT",
+        freeze_mode="gradual",
+        optimizer="adamw",
+        schedule="cosine",
+        augment="standard",
+        data="digits",
+        images={"train": 1078, "val": 359, "test": 360},
+        classes=tuple(f"[class {i}]" for i in range(12)),
+        image_size=64,
+        batch_size=32,
+        device="cpu",
+        precision="fp32",
+        deterministic=True,
+        parameters=1_234_677,
+        trainable_parameters=50,
+        phases=(PhasePlan(1, 1, (frozen, head)), PhasePlan(2, 3, (frozen, partly, head))),
+    )
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_plan_fits_and_says_what_learns_where(width):
+    out = io.StringIO()
+    screen(width, out).plan(plan())
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines]
+    assert ["1", "stem", "1,234,567", "-", "-", "-", "frozen"] in rows
+    assert ["2-3", "stem", "1,234,567", "-", "-", "-", "frozen"] in rows
+    assert ["stage1", "100", "40", "1e-05..0.001", "0..0.01", "batch"] in rows
+    assert ["head", "10", "all", "0.001", "0.01", "-"] in rows
+    text = " ".join(out.getvalue().split())
+    assert "1,078 train, 359 val, 360 test images, 12 classes ([class 0], [class 1]" in text
+    assert "cpu, fp32, deterministic" in text
+
+
+def test_a_file_gets_plain_lines_and_no_bars():
+    out = io.StringIO()
+    shown = screen(80, out)
+    with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
+        shown.advance(0.5)
+        shown.epoch(epoch=1, phase="", **LINE)
+    shown.say("a line " + 20 * "that is long ")
+    assert out.getvalue().splitlines() == [
+        "[1/2] head lr=0.01",
+        "  epoch 1/3  train 0.5000  90.00%  val 0.2500  97.50%  1.5s",
+        "a line " + 20 * "that is long ",
+    ]
+
+
+def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
+    out = Terminal()
+    shown = screen(80, out)
+    for job in range(2):
+        with shown.run(f"run {job}", job=job, jobs=2, epochs=3):
+            for epoch in (1, 2, 3):
+                shown.epoch(epoch=epoch, phase="", **LINE)
+                time.sleep(0.11)  # rich redraws ten times a second
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "run 2/2" in drawn and "epoch 2/3" in drawn and "left" in drawn
+    kept = on_terminal(out.getvalue())
+    assert [line.split()[0] for line in kept] == [
+        "[1/2]",
+        "epoch",
+        "epoch",
+        "epoch",
+        "[2/2]",
+        "epoch",
+        "epoch",
+        "epoch",
+    ]
+
+
+def on_terminal(written: str) -> list[str]:
+    """Return the lines that stay visible, for the few control sequences that rich uses."""
+    lines, row = [""], 0
+    for text, code in re.findall(r"([^\x1b\r\n]+)|(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", written):
+        if text:
+            lines[row] += text
+        elif code == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif code.endswith("A"):
+            row -= int(code[2:-1] or 1)
+        elif code == "\x1b[2K":
+            lines[row] = ""
+    return [line for line in lines if line.strip()]
+
+
+def test_the_bars_end_with_the_run_even_when_it_fails():
+    shown = screen(80, io.StringIO())
+    with pytest.raises(ValueError, match="diverged"), shown.run("run", job=0, jobs=1, epochs=3):
+        raise ValueError("diverged")
+    shown.advance(1)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_table_is_ordered_and_shows_only_choices_that_differ(width):
+    out = io.StringIO()
+    failed = result(2, "norm", 0, status="FAILED", reason="ValueError: loss is nan", metrics={})
+    screen(width, out).table([result(0, "head", 0.7), failed, result(1, "full", 0.9)])
+    text = out.getvalue()
+    assert "adamw" not in text and "seeds" not in text
+    assert text.index("full") < text.index("head")
+    assert [row for row in map(str.split, text.splitlines()) if row[:1] == ["full"]] == [
+        ["full", "0.001", "90.00%", "50.00%", "-", "1m15s"]
+    ]
+    assert text.splitlines()[-1] == "  failed  norm lr=[0.1]: ValueError: loss is nan (multirun/2)"
+
+
+def test_the_table_says_how_many_seeds_a_mean_is_of():
+    out = io.StringIO()
+    runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "seed": s}) for s in range(2)]
+    failed = result(2, "head", 0, status="FAILED", choices={"freeze_mode": "head", "seed": 2}, metrics={})
+    screen(80, out).table([*runs, failed])
+    assert "2 of 3   75.00% ±7.07" in out.getvalue()
+
+
+def test_a_sweep_in_which_nothing_finished_has_no_empty_table():
+    out = io.StringIO()
+    screen(80, out).table([result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})])
+    assert out.getvalue() == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m00s"), (185, "3m05s"), (3599.6, "1h00m"), (7620, "2h07m")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("count", [2, 10, 60])
+def test_the_confusion_picture_grows_with_the_classes(tmp_path, count):
+    path = tmp_path / "confusion.png"
+    confusion_picture(np.eye(count, dtype=int) * 7, [f"class {i}" for i in range(count)], path)
+    height, width, _ = imread(path).shape
+    assert height > 15 * count and width > 15 * count
+    assert height >= 600
+
+
+def test_the_confusion_picture_takes_any_class_name_and_a_class_without_images(tmp_path):
+    names = ["$\\frac$", "_hidden", "猫", "x" * 300, ""]
+    confusion_picture(np.diag([5, 3, 0, 2, 1]), names, tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 10_000

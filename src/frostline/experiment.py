@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,7 +92,7 @@ def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
     environment.set_determinism(config.deterministic)
     environment.reset_peak_memory(device)
     images = load_data(config)
-    model = build_model(config, len(images.classes), folder, meta=meta)
+    model = build_model(config, images.classes, folder, meta=meta)
     if not meta:
         model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
@@ -121,8 +121,8 @@ def load_data(config: Config) -> Data:
     return data.load(**_data_request(config))
 
 
-def build_model(config: Config, classes: int, folder: Path, *, meta: bool) -> Model:
-    """Return the network of `config.model` with a head for so many `classes`; fetched weights go into `folder`."""
+def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: bool) -> Model:
+    """Return the network of `config.model` with a head for `classes`; fetched weights go into `folder`."""
     source = config.model.weights
     if source and source.startswith(RUNS):
         uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
@@ -132,7 +132,8 @@ def build_model(config: Config, classes: int, folder: Path, *, meta: bool) -> Mo
     return models.build(
         config.model.name,
         weights=source,
-        num_classes=classes,
+        num_classes=len(classes),
+        classes=classes,
         seed=config.seed,
         image_size=config.model.image_size,
         sha256=config.model.sha256,
@@ -298,7 +299,7 @@ def check(config: Config) -> None:
     optim.check_options(config.optimizer.name, config.optimizer.options)
     data.check(**_data_request(config))
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(config, 2, Path(folder), meta=True)
+        model = build_model(config, ("", ""), Path(folder), meta=True)
     freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -172,11 +173,11 @@ class Guard:
 
     def check(self) -> None:
         """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
-        now = frozen_tensors(self._module)
+        now = dict(chain(self._module.named_parameters(), self._module.named_buffers()))
         drifted = [name for name, copy in self._copies.items() if not _same_bits(now[name], copy)]
         if drifted:
-            raise FrozenDrift(f"{len(drifted)} of {len(now)} frozen tensors changed: {', '.join(drifted[:3])}")
-        self.compared = len(now)
+            raise FrozenDrift(f"{len(drifted)} of {len(self._copies)} frozen tensors changed: {', '.join(drifted[:3])}")
+        self.compared = len(self._copies)
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

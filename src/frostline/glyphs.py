@@ -29,7 +29,7 @@ _OUTLINE = 64  # side of an outline
 _BODY = 44  # height, and greatest width, of the letter on it
 _CELLS = 4  # cells per side of a pixel
 _KNOTS = 4  # knots per side of the field that bends a letter
-_CHUNK = 2048
+_CHUNK = 256  # images drawn at once: bounds the memory, changes no bit
 
 
 @lru_cache(maxsize=1)

@@ -68,13 +68,15 @@ def build(
     seed: int,
     image_size: int | None = None,
     sha256: str | None = None,
+    classes: Sequence[str] | None = None,
     meta: bool = False,
 ) -> Model:
     """Return the network with `num_classes` outputs on the CPU, in training mode.
 
     `weights`: None for from scratch, `DEFAULT` or another entry of torchvision, `glyphs`, or a file. The head is the
-    file's where its shape fits, else new. New weights depend on `seed` alone, those of the head not even on the
-    backbone's. `meta` builds on the meta device and reads no weights. UserError for anything unknown or unfitting.
+    file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights depend
+    on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights.
+    UserError for anything unknown or unfitting.
     """
     source = _source(name, weights)
     spec = _input_spec(name, source, image_size)
@@ -85,7 +87,7 @@ def build(
         module.to_empty(device="meta" if meta else "cpu")
     with _Weightless() if meta else _seeded(seed, "init", "head"):
         module.set_submodule(structure.head, _head_like(module.get_submodule(structure.head), num_classes))
-    digest = _load(module, structure.head, source, sha256) if source and not meta else None
+    digest = _load(module, structure.head, source, sha256, classes) if source and not meta else None
     return Model(name, module, structure, spec, digest)
 
 
@@ -172,7 +174,9 @@ def _head_like(layer: nn.Module, num_classes: int) -> nn.Module:
     return nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
 
 
-def _load(module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None) -> str:
+def _load(
+    module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
+) -> str:
     """Fill the module from its source; return the sha256 of the file, which is checked before it is read."""
     path, digest = (source, files.sha256_of(source)) if isinstance(source, Path) else files.fetch(source.url)
     if sha256 is not None and sha256.lower() != digest:
@@ -180,6 +184,9 @@ def _load(module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str 
     state = files.read(path)
     if isinstance(module, VisionTransformer) and "encoder.pos_embedding" in state:
         state = interpolate_embeddings(module.image_size, module.patch_size, state)
+    known = files.metadata_of(path).get("classes") if classes is not None else None
+    if known is not None and known != list(classes or ()):
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{head}.")}
     files.load_into(module, state, head, source=str(path))
     return digest
 

@@ -85,7 +85,12 @@ def phase_plans(
 
 
 def _stage_plan(
-    module: nn.Module, structure: Structure, stage: str, group_of: Mapping[int, Mapping[str, Any]], phase: int, lr: float
+    module: nn.Module,
+    structure: Structure,
+    stage: str,
+    group_of: Mapping[int, Mapping[str, Any]],
+    phase: int,
+    lr: float,
 ) -> StagePlan:
     own = [p for name, p in module.named_parameters() if structure.stage_of(name) == stage]
     learning = [p for p in own if p.requires_grad]

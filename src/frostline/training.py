@@ -139,8 +139,9 @@ def fit(
     """Train `module` and yield the result of every epoch.
 
     `enter(phase)` puts the module into the state of a phase, `before_step(step, span)` sets the learning rates. With
-    `ema` the averaged weights are what is evaluated. What is frozen is compared bit for bit at the end of every phase:
-    raises `FrozenDrift` if it moved, and `Diverged` if a loss is not finite.
+    `ema` the averaged weights are what is evaluated. What is frozen is compared bit for bit at the end of every phase
+    and epoch, so that no epoch is yielded in which it moved: raises `FrozenDrift`, and `Diverged` if a loss is not
+    finite.
     """
     slices = batches(len(train.labels), recipe.batch_size, drop_last=recipe.drop_last)
     starts = {span.start: span for span in timeline}
@@ -164,8 +165,7 @@ def fit(
         _require_finite("training", loss, epoch)
         scored = evaluate(module if ema is None else ema.module, val, recipe)
         _require_finite("validation", scored.loss, epoch)
-        if epoch == recipe.epochs:
-            guard.check()
+        guard.check()
         yield EpochResult(epoch, span.phase, loss, accuracy, scored, seconds, images)
 
 
@@ -225,9 +225,9 @@ def evaluate(module: nn.Module, data: Dataset, recipe: Recipe) -> Evaluation:
     module.eval()
     logits = []
     for part in batches(len(data.labels), recipe.eval_batch_size):
-        index = torch.arange(part.start, part.stop, device=data.labels.device)
-        with _autocast(index.device, recipe.autocast):
-            logits.append(module(data.inputs(index, 0)).float())
+        inputs = data.inputs(torch.arange(part.start, part.stop, device=data.labels.device), 0)
+        with _autocast(inputs.device, recipe.autocast):
+            logits.append(module(inputs).float())
     for child, mode in modes:
         child.training = mode
     every = torch.cat(logits)

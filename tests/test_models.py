@@ -170,12 +170,12 @@ def test_mistakes_are_one_line_that_says_what_was_expected(
 
 
 def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
-    trained = models.build("squeezenet1_1", weights=None, num_classes=2, seed=0)
+    trained = build("squeezenet1_1", weights=None, num_classes=2, seed=0)
     path = tmp_path / "cats_and_dogs.safetensors"
-    weights.save(path, trained.module, models.metadata(trained, ["cat", "dog"]))
+    weights.save(path, trained.module, metadata(trained, ["cat", "dog"]))
     arguments = {"weights": str(path), "num_classes": 2, "seed": 1}
-    same = models.build("squeezenet1_1", classes=["cat", "dog"], **arguments).module.state_dict()
-    other = models.build("squeezenet1_1", classes=["car", "bus"], **arguments).module.state_dict()
+    same = build("squeezenet1_1", classes=["cat", "dog"], **arguments).module.state_dict()
+    other = build("squeezenet1_1", classes=["car", "bus"], **arguments).module.state_dict()
     assert torch.equal(same["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
     assert not torch.equal(other["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
     assert torch.equal(other["features.0.weight"], trained.module.state_dict()["features.0.weight"])

@@ -1,0 +1,115 @@
+"""Small things to train on and with, for the tests of several modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from frostline import freezing, optim, training
+from frostline.config import FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.freezing import Guard, Phase
+from frostline.models import Model, build
+from frostline.training import EpochResult, Recipe, Span
+
+CONF = Path(__file__).parents[1] / "conf"
+MODES = tuple(sorted(path.stem for path in (CONF / "freeze_mode").glob("*.yaml")))
+
+
+@dataclass
+class Samples:
+    """Inputs that are the same in every epoch; remembers which were asked for."""
+
+    tensor: Tensor
+    labels: Tensor
+    asked: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    @property
+    def ids(self) -> Tensor:
+        return torch.arange(len(self.labels))
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        self.asked.append((epoch, index.clone()))
+        return self.tensor[index]
+
+
+def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:
+    """Return noise in which a channel and quadrant tell the class, more or less."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    pixels = torch.randn(count, 3, side, side, generator=random)
+    for pixel, label in zip(pixels, labels.tolist(), strict=True):
+        pixel[label % 3, : side // 2] += 1 + label // 3
+    return Samples(pixels, labels)
+
+
+def mode(name: str) -> FreezeModeConfig:
+    """Return `conf/freeze_mode/<name>.yaml`."""
+    values = yaml.safe_load((CONF / "freeze_mode" / f"{name}.yaml").read_text())
+    return FreezeModeConfig(values["name"], values["norm_stats"], [phase(**options) for options in values["phases"]])
+
+
+def phase(*, rules: list[dict[str, Any]], **options: Any) -> PhaseConfig:
+    return PhaseConfig([RuleConfig(**rule) for rule in rules], **options)
+
+
+def network(name: str = "shufflenet_v2_x0_5", *, classes: int = 5, seed: int = 0, **options: Any) -> Model:
+    return build(name, weights=None, num_classes=classes, seed=seed, **options)
+
+
+def resolve(model: Model, chosen: FreezeModeConfig) -> tuple[Phase, ...]:
+    return freezing.resolve(model.module, model.structure, chosen.phases, chosen.name)
+
+
+def train(
+    model: Model,
+    chosen: FreezeModeConfig,
+    data: Samples,
+    val: Samples | None = None,
+    *,
+    lr: float = 1e-2,
+    epochs: int = 1,
+    batch_size: int = 8,
+    seed: int = 0,
+    optimizer: str = "sgd",
+    weight_decay: float = 0.0,
+    options: dict[str, Any] | None = None,
+    ema: AveragedModel | None = None,
+    entered: Callable[[int], None] = lambda phase: None,
+    before_step: Callable[[int, Span], None] = lambda step, span: None,
+    **recipe: Any,
+) -> Iterator[EpochResult]:
+    """Train a model as an experiment does; `entered` is called after a phase was entered."""
+    phases = resolve(model, chosen)
+    groups = optim.param_groups(
+        model.module, model.structure, phases, weight_decay=weight_decay, decay_norm_and_bias=False
+    )
+    built = optim.build(optimizer, groups, lr=lr, options=options or {})
+    steps = len(training.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
+
+    def enter(number: int) -> None:
+        freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
+        entered(number)
+
+    def before(step: int, span: Span) -> None:
+        optim.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
+        before_step(step, span)
+
+    yield from training.fit(
+        model.module,
+        data,
+        val or data,
+        optimizer=built,
+        timeline=training.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
+        enter=enter,
+        before_step=before,
+        recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe),
+        guard=Guard(model.module),
+        ema=ema,
+    )

@@ -1,0 +1,330 @@
+"""Freeze modes: who learns is what the mode says, and what is frozen stays as it is, bit for bit."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from frostline import freezing
+from frostline.config import FreezeModeConfig, UserError
+from frostline.freezing import FrozenDrift, Guard
+from frostline.models import Model
+from frostline.training import Recipe, evaluate
+from small import MODES, images, mode, network, phase, resolve, train
+
+FAMILIES = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "vgg11", "convnext_tiny", "densenet121", "mobilenet_v3_small")
+NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+KEEPS_STATISTICS = nn.BatchNorm2d
+
+
+@cache
+def on_meta(name: str) -> Model:
+    return network(name, meta=True)
+
+
+def owner(model: Model, name: str) -> nn.Module:
+    return model.module.get_submodule(name.rpartition(".")[0])
+
+
+def distance(model: Model, name: str) -> int:
+    """Return how many stages below the head a tensor lies: 0 for the head's own."""
+    stages = model.structure.stages
+    return len(stages) - 1 - stages.index(model.structure.stage_of(name))
+
+
+def expected(model: Model, chosen: str) -> list[dict[str, float]]:
+    """Return the scale of every parameter in every phase, written down anew from what the modes are said to do."""
+    stages = len(model.structure.stages)
+    every = [name for name, _ in model.module.named_parameters()]
+    far = {name: distance(model, name) for name in every}
+    head = {name: float(far[name] == 0) for name in every}
+
+    def learn(*also: str) -> dict[str, float]:
+        return {name: float(far[name] == 0 or name in also) for name in every}
+
+    if chosen == "norm":
+        return [learn(*(name for name in every if isinstance(owner(model, name), NORMS)))]
+    if chosen == "bias":
+        return [learn(*(name for name in every if name.rpartition(".")[2] in ("bias", "in_proj_bias")))]
+    if chosen == "gradual":
+        reached = [{n: 0.3846 ** far[n] if far[n] <= k else 0.0 for n in every} for k in range(1, stages)]
+        return [head, *reached]
+    return {
+        "head": [head],
+        "full": [dict.fromkeys(every, 1.0)],
+        "last_stage": [learn(*(n for n in every if far[n] == 1))],
+        "last_two_stages": [learn(*(n for n in every if far[n] in (1, 2)))],
+        "first_stage": [learn(*(n for n in every if far[n] in (stages - 1, stages - 2)))],
+        "lp_ft": [head, dict.fromkeys(every, 0.1)],
+        "layer_decay": [{n: 0.65 ** far[n] for n in every}],
+    }[chosen]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("chosen", MODES)
+def test_who_learns_is_what_the_mode_says(name: str, chosen: str) -> None:
+    model = on_meta(name)
+    if (name, chosen) == ("vgg11", "norm"):  # it has no such layers, and is not to be trained as if it were `head`
+        with pytest.raises(UserError, match=r"^freeze_mode=norm: .*\*/norm/\*"):
+            resolve(model, mode(chosen))
+        return
+    phases = resolve(model, mode(chosen))
+    assert [p.scales for p in phases] == [pytest.approx(scales) for scales in expected(model, chosen)]
+    for now, scales in zip(phases, expected(model, chosen), strict=True):
+        freezing.freeze(model.module, model.structure, now, norm_stats=mode(chosen).norm_stats)
+        learning = {n for n, p in model.module.named_parameters() if p.requires_grad}
+        assert learning == now.learning == {n for n, scale in scales.items() if scale > 0}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_head_learns_the_head_and_full_learns_everything(name: str) -> None:
+    model = on_meta(name)
+    head = model.module.get_submodule(model.structure.head)
+    for chosen, part in (("head", head), ("full", model.module)):
+        (only,) = resolve(model, mode(chosen))
+        freezing.freeze(model.module, model.structure, only, norm_stats=mode(chosen).norm_stats)
+        trainable = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
+        assert trainable == sum(p.numel() for p in part.parameters())
+
+
+def still(model: Model, learning: set[str], norm_stats: str) -> set[str]:
+    """Return the tensors that must not move, from first principles."""
+    frozen = {name for name, _ in model.module.named_parameters()} - learning
+    for name, _ in model.module.named_buffers():
+        layer = name.rpartition(".")[0]
+        if norm_stats == "frozen" or not {f"{layer}.weight", f"{layer}.bias"} & learning:
+            frozen.add(name)
+    return frozen
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8).clone()
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [*(("shufflenet_v2_x0_5", chosen) for chosen in MODES), ("densenet121", "norm"), ("mobilenet_v3_small", "gradual")],
+)
+def test_frozen_parameters_and_buffers_do_not_move_and_the_others_do(name: str, chosen: str) -> None:
+    model = network(name)
+    model.module.train()(images(4).tensor)  # running statistics that are not their initial ones
+    scales = expected(model, chosen)
+    before: dict[str, Tensor] = {}
+    seen: list[int] = []
+
+    def compare() -> None:
+        if not seen:
+            return
+        learning = {n for n, scale in scales[seen[-1]].items() if scale > 0}
+        frozen = still(model, learning, mode(chosen).norm_stats)
+        moved = {n for n, tensor in model.module.state_dict().items() if not torch.equal(bits(tensor), before[n])}
+        assert not moved & frozen
+        rest = set(before) - frozen - moved
+        # The scale in front of a depthwise convolution with batch norm has no gradient: the norm takes it out again.
+        assert all(isinstance(owner(model, n), nn.BatchNorm2d) for n in rest)
+        assert len(rest) < len(moved) / 4
+
+    def entered(number: int) -> None:
+        compare()
+        seen.append(number)
+        before.update({n: bits(tensor) for n, tensor in model.module.state_dict().items()})
+
+    options = {"momentum": 0.9, "nesterov": True}
+    data = images(16)
+    settings = {"epochs": len(scales), "lr": 0.05, "weight_decay": 0.1, "options": options, "clip_norm": 1.0}
+    list(train(model, mode(chosen), data, **settings, entered=entered))
+    compare()
+    assert seen == list(range(len(scales)))
+
+
+def test_what_freezes_again_stops_at_once_whatever_the_optimizer_remembers() -> None:
+    everything, head = phase(rules=[{"match": "*"}]), mode("head").phases[0]
+    thaw = FreezeModeConfig("thaw", "learn", [everything, head])
+    model = network()
+    kept: dict[str, Tensor] = {}
+
+    def entered(number: int) -> None:
+        if number == 1:
+            kept.update({n: bits(t) for n, t in model.module.state_dict().items() if not n.startswith("fc.")})
+
+    results = train(model, thaw, images(16), epochs=2, optimizer="adamw", weight_decay=0.5, entered=entered)
+    assert [result.phase for result in results] == [0, 1]
+    assert kept
+    assert all(torch.equal(bits(model.module.state_dict()[n]), tensor) for n, tensor in kept.items())
+
+
+def modes_of(model: Model) -> dict[str, bool]:
+    return {path: part.training for path, part in model.module.named_modules() if isinstance(part, KEEPS_STATISTICS)}
+
+
+@pytest.mark.parametrize("chosen", MODES)
+def test_norm_layers_use_batch_statistics_only_where_they_learn_also_after_an_evaluation(chosen: str) -> None:
+    model = network()
+    for now, scales in zip(resolve(model, mode(chosen)), expected(model, chosen), strict=True):
+        freezing.freeze(model.module, model.structure, now, norm_stats=mode(chosen).norm_stats)
+        learning = mode(chosen).norm_stats == "learn"
+        right = {path: learning and scales[f"{path}.weight"] > 0 for path in modes_of(model)}
+        assert modes_of(model) == right
+        every = [part.training for part in model.module.modules()]
+        evaluate(model.module, images(4), Recipe(epochs=1, batch_size=4, eval_batch_size=4, seed=0))
+        assert modes_of(model) == right
+        assert every == [part.training for part in model.module.modules()]
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mobilenet_v3_small", "convnext_tiny"])
+def test_only_stages_that_learn_drop_out(name: str) -> None:
+    model = on_meta(name)
+    (only,) = resolve(model, mode("head"))
+    freezing.freeze(model.module, model.structure, only, norm_stats="frozen")
+    active = [path for path, part in model.module.named_modules() if part.training]
+    assert active
+    assert all(model.structure.stage_of(path) == "head" for path in active)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "line"), [("head", "fc"), ("last_stage", "conv5"), ("last_two_stages", "stage4"), ("bias", "conv1.0")]
+)
+def test_no_graph_is_built_below_the_frost_line(chosen: str, line: str) -> None:
+    model = network()
+    (only,) = resolve(model, mode(chosen))
+    lowest = min(only.learning, key=lambda name: -distance(model, name))
+    freezing.freeze(model.module, model.structure, only, norm_stats=mode(chosen).norm_stats)
+    needs: dict[str, tuple[bool, bool]] = {}
+    for path, part in model.module.named_modules():
+        if not list(part.children()):
+            part.register_forward_hook(
+                lambda part, given, out, path=path: needs.update({path: (given[0].requires_grad, out.requires_grad)})
+            )
+    model.module(images(2).tensor)
+    below = [path for path in needs if distance(model, path) > distance(model, lowest)]
+    assert all(needs[path] == (False, False) for path in below)
+    assert needs["fc"][1]
+    assert bool(below) == (chosen != "bias")
+
+
+def test_features_at_the_line_of_head_need_no_gradient() -> None:
+    for name in ("shufflenet_v2_x0_5", "resnet18", "mobilenet_v3_small"):
+        model = network(name)
+        (only,) = resolve(model, mode("head"))
+        freezing.freeze(model.module, model.structure, only, norm_stats="frozen")
+        seen: list[bool] = []
+        head = model.module.get_submodule(model.structure.head)
+        head.register_forward_pre_hook(lambda part, given, seen=seen: seen.append(given[0].requires_grad))
+        assert model.module(images(2).tensor).requires_grad
+        assert seen == [False]
+
+
+def test_freezing_drops_gradients_of_what_is_frozen() -> None:
+    model = network()
+    full, head = resolve(model, mode("full"))[0], resolve(model, mode("head"))[0]
+    freezing.freeze(model.module, model.structure, full, norm_stats="learn")
+    model.module(images(2).tensor).sum().backward()
+    freezing.freeze(model.module, model.structure, head, norm_stats="frozen")
+    assert {n for n, p in model.module.named_parameters() if p.grad is not None} == {"fc.weight", "fc.bias"}
+
+
+def watched() -> tuple[Model, Guard]:
+    model = network()
+    (only,) = resolve(model, mode("head"))
+    freezing.freeze(model.module, model.structure, only, norm_stats="frozen")
+    guard = Guard(model.module)
+    guard.watch()
+    return model, guard
+
+
+@pytest.mark.parametrize("tensor", ["conv1.0.weight", "conv1.1.running_var", "stage4.0.branch1.1.num_batches_tracked"])
+def test_the_guard_names_a_tensor_that_moved(tensor: str) -> None:
+    model, guard = watched()
+    guard.check()
+    assert guard.compared == len(model.module.state_dict()) - 2
+    flat = model.module.state_dict()[tensor].view(-1)
+    with torch.no_grad():
+        flat[0] = flat[0].nextafter(torch.tensor(9.0)) if flat.is_floating_point() else flat[0] + 1
+    with pytest.raises(FrozenDrift, match=tensor):
+        guard.check()
+
+
+def test_the_guard_tells_minus_zero_from_zero_and_lets_nan_be_nan() -> None:
+    model, guard = watched()
+    with torch.no_grad():
+        model.module.conv1[1].bias[0] = torch.nan
+    guard.watch()  # nothing is copied anew
+    with pytest.raises(FrozenDrift):
+        guard.check()
+    again = Guard(model.module)
+    again.watch()
+    again.check()
+    with torch.no_grad():
+        model.module.conv1[1].bias[1] = -0.0
+    with pytest.raises(FrozenDrift, match=r"conv1\.1\.bias"):
+        again.check()
+
+
+def test_the_guard_notices_statistics_that_move_because_somebody_called_train() -> None:
+    model, guard = watched()
+    model.module.train()
+    model.module(images(4).tensor)
+    with pytest.raises(FrozenDrift, match="running_mean"):
+        guard.check()
+
+
+def test_the_guard_lets_the_head_learn() -> None:
+    model, guard = watched()
+    with torch.no_grad():
+        model.module.fc.weight.add_(1)
+    guard.check()
+
+
+def test_a_run_with_a_drift_fails() -> None:
+    model = network()
+
+    def drift(step: int, span: object) -> None:
+        with torch.no_grad():
+            model.module.conv1[0].weight.add_(1e-3)
+
+    with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
+        list(train(model, mode("head"), images(8), before_step=drift))
+
+
+def test_a_drift_is_noticed_before_its_epoch_counts() -> None:
+    """Whoever stops early has seen epochs of proven frozen weights only."""
+    model = network()
+
+    def drift(step: int, span: object) -> None:
+        with torch.no_grad():
+            model.module.conv1[0].weight.add_(1e-3)
+
+    with pytest.raises(FrozenDrift):
+        next(train(model, mode("head"), images(8), epochs=3, before_step=drift))
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([{"match": "heads/*"}, {"match": "*"}], ["freeze_mode=own", "heads/*", "stage-1", "norm"]),
+        ([{"match": "head/*"}, {"match": "stage9/*"}, {"match": "*"}], ["freeze_mode=own", "stage9/*"]),
+        ([{"match": "head/*"}], ["freeze_mode=own", "covers conv1.0.weight", "'*'"]),
+        ([], ["freeze_mode=own", "covers conv1.0.weight"]),
+    ],
+)
+def test_a_pattern_that_matches_nothing_and_a_parameter_that_none_covers_are_one_line(
+    rules: list[dict[str, str]], words: list[str]
+) -> None:
+    own = FreezeModeConfig("own", "learn", [phase(rules=rules)])
+    with pytest.raises(UserError) as caught:
+        resolve(on_meta("shufflenet_v2_x0_5"), own)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = [{"match": "*/bn*"}, {"match": "stage-1/*", "lr_scale": 0.5}, {"match": "head/*"}, {"match": "*"}]
+    rules[0] = {"match": "stage4/norm/*", "lr_scale": 0.25}
+    own = FreezeModeConfig("own", "learn", [phase(rules=rules, lr_scale=2.0)])
+    (only,) = resolve(on_meta("resnet18"), own)
+    assert only.scales["layer4.0.bn1.weight"] == 0.5
+    assert only.scales["layer4.0.conv1.weight"] == 1.0
+    assert only.scales["layer3.0.bn1.weight"] == only.scales["fc.weight"] == 2.0

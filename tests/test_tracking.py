@@ -1,0 +1,216 @@
+"""The record is complete, survives a kill, never leaks a password, and any number of processes may start it at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from frostline import tracking
+from frostline.config import UserError
+from frostline.tracking import Tracker
+from frostline.verdict import Result
+
+# SQLAlchemy 2.1 warns of a loader option that MLflow 3.17 still uses.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project with a space")
+
+
+@pytest.fixture(scope="session")
+def tracker(root) -> Tracker:
+    """Return a sweep in the one store of this file; creating a store takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        uri = tracking.tracking_uri(None, root)
+    return tracking.open_sweep(uri, root=root, experiment_name="demo", name="sweep", tags=TAGS)
+
+
+@pytest.fixture(scope="session")
+def client(tracker) -> MlflowClient:
+    return MlflowClient(tracker.uri)
+
+
+def test_a_run_is_recorded_in_full(tracker, client, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("lr: 0.001\n")
+    params = {f"data.options.{i}": i for i in range(230)} | {"lr": 0.001, "long": "x" * 9000, "nothing": None}
+    with tracking.record(tracker, name="full lr=0.001", tags=TAGS, params=params) as record:
+        record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 1078, "val": 359, "test": 360})
+        for epoch in (1, 2):
+            record.metrics({"train/loss": 1 / epoch, "val/accuracy": 0.5}, epoch)
+        record.metrics({"test/accuracy": 0.75, "test/loss": float("inf")})
+        record.tag("frostline.source", "abc")
+        record.artifact(file)
+        record.artifact(file, "inner")
+    run = client.get_run(record.run_id)
+    assert run.info.status == "FINISHED" and run.info.run_name == "full lr=0.001"
+    assert (
+        run.data.tags.items()
+        >= (TAGS | {"mlflow.parentRunId": tracker.sweep_run_id, "frostline.source": "abc"}).items()
+    )
+    assert len(run.data.params) == 233
+    assert (run.data.params["lr"], len(run.data.params["long"])) == ("0.001", 6000)
+    losses = client.get_metric_history(record.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(1, 1.0), (2, 0.5)]
+    assert run.data.metrics["test/accuracy"] == 0.75
+    assert run.data.metrics["test/loss"] != run.data.metrics["test/loss"]
+    contexts = {item.dataset.name: item.tags[0].value for item in run.inputs.dataset_inputs}
+    assert contexts == {"digits train": "training", "digits val": "validation", "digits test": "testing"}
+    assert {item.path for item in client.list_artifacts(record.run_id)} == {"config.yaml", "inner"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (ValueError("loss is nan\nin epoch 1"), "FAILED", "ValueError: loss is nan in epoch 1"),
+        (UserError("lr=nan: expected a number"), "FAILED", "lr=nan: expected a number"),
+        (SystemExit(3), "FAILED", "SystemExit: 3"),
+        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
+        (RuntimeError("x" * 9000), "FAILED", f"RuntimeError: {'x' * 486}"),
+    ],
+)
+def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, error, status, why):
+    with pytest.raises(type(error)), tracking.record(tracker, name="run", tags={}, params={}) as record:
+        raise error
+    run = client.get_run(record.run_id)
+    assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
+
+
+def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with tracking.record(tracker, name="run", tags={}, params={}) as record:
+        record.artifact(tmp_path / "model.safetensors", "best")
+    name = "best/model.safetensors"
+    fetched = tracking.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
+    assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
+    for run_id, wanted in [
+        (record.run_id, "../best/model.safetensors"),
+        (record.run_id, "/etc/hostname"),
+        (record.run_id, "best"),
+        (record.run_id, "missing.safetensors"),
+        ("0" * 32, name),
+        ("../../x", name),
+    ]:
+        with pytest.raises(UserError, match=r"^model\.weights=runs:/") as caught:
+            tracking.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
+        assert "\n" not in str(caught.value)
+
+
+# What a job of another process does: open its own sweep in a fresh store, write one metric, and be killed.
+JOB = """
+import logging, os, sys
+from pathlib import Path
+from frostline import tracking
+logging.basicConfig(level=logging.INFO)
+root = Path(sys.argv[1])
+uri = tracking.tracking_uri(None, root)
+tracker = tracking.open_sweep(uri, root=root, experiment_name="demo", name=sys.argv[2], tags={})
+with tracking.record(tracker, name="run", tags={}, params={}) as record:
+    record.metrics({"train/loss": 1.0}, 1)
+    print(tracker.experiment_id, tracker.sweep_run_id, record.run_id, flush=True)
+    os._exit(0)
+"""
+
+
+def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_nothing(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOB, str(tmp_path), str(job)], env=environment, stdout=-1, stderr=-1, text=True
+        )
+        for job in range(3)
+    ]
+    said = [job.communicate() for job in jobs]
+    assert [err for _, err in said] == ["", "", ""], "creating the store leaves the screen clean"
+    rows = [out.split() for out, _ in said]
+    assert len({experiment for experiment, _, _ in rows}) == 1
+    uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    experiment, sweep, run = rows[0]
+    assert client.get_run(run).data.metrics == {"train/loss": 1.0}
+    lost = Result(0, "run", "0", run, "KILLED", "the process died", {"lr": 0.1}, {})
+    tracking.close_sweep(Tracker(uri, experiment, sweep), status="FAILED", description="# Nothing won", results=[lost])
+    assert [client.get_run(r).info.status for _, _, r in rows] == ["KILLED", "RUNNING", "RUNNING"]
+    closed = client.get_run(sweep)
+    assert (closed.info.status, closed.data.tags["mlflow.note.content"]) == ("FAILED", "# Nothing won")
+    assert [item.path for item in client.list_artifacts(sweep)] == ["results.json"]
+
+
+def test_importing_the_module_imports_neither_mlflow_nor_torch():
+    code = "import sys, frostline.tracking; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    assert tracking.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert tracking.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking.tracking_uri(None, tmp_path) == "http://server:5000"
+    assert tracking.tracking_uri("https://other", tmp_path) == "https://other"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite"])
+def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
+    with pytest.raises(UserError, match=r"^tracking\.uri="):
+        tracking.tracking_uri(uri, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("whole", "safe"),
+    [
+        ("postgresql+psycopg2://me:hunter2@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("https://hunter2@server/path", "https://server/path"),
+        ("postgresql://db/mlflow?sslmode=require&password=hunter2", "postgresql://db/mlflow?sslmode=require"),
+    ],
+)
+def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
+    assert tracking.tracking_uri(None, tmp_path) == safe
+    assert "hunter2" not in tracking.ui_command(safe)
+    assert tracking._with_credentials(safe) == whole
+    with pytest.raises(UserError) as caught:
+        tracking.tracking_uri(whole, tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_ui_command_can_be_pasted(tracker):
+    assert tracking.ui_command(tracker.uri) == f"mlflow ui --backend-store-uri '{tracker.uri}'"
+    assert tracking.ui_command("http://server:5000") == "http://server:5000"
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root):
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
+        tracking.open_sweep(tracker.uri, root=root, experiment_name="gone", name="s", tags={})
+
+
+@pytest.mark.parametrize("name", ["../../escape", "..", "a/b c", "ünï %41"])
+def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker, client, root, tmp_path, name):
+    (tmp_path / "kept.txt").write_text("x")
+    other = tracking.open_sweep(tracker.uri, root=root, experiment_name=name, name="s", tags={})
+    with tracking.record(other, name="run", tags={}, params={}) as record:
+        record.artifact(tmp_path / "kept.txt")
+    (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{record.run_id}/artifacts/kept.txt")
+    assert kept.is_file()
+
+
+@pytest.mark.parametrize("broken", ["http://127.0.0.1:9", "sqlite:///broken.db"])
+def test_a_store_that_cannot_be_opened_is_one_line(tmp_path, broken, caplog):
+    (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
+    uri = tracking.tracking_uri(broken, tmp_path)
+    with pytest.raises(UserError, match=r"^tracking\.uri=") as caught:
+        tracking.open_sweep(uri, root=tmp_path, experiment_name="demo", name="s", tags={})
+    assert "\n" not in str(caught.value)

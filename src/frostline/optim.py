@@ -16,26 +16,32 @@ from frostline.freezing import Phase, is_norm
 
 ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
 
+# The base class; one that evaluates the loss several times a step; for matrices alone; for sparse gradients alone.
+_UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
+
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     """Return the class of `torch.optim` called `name`, in any case; raises `UserError` for anything else there."""
     found = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and key.lower() not in _UNFIT
     }
-    del found["lbfgs"]  # steps by a closure that evaluates the loss several times
     if name.lower() not in found:
         raise user_error("optimizer.name", name, f"an optimizer of torch.optim ({', '.join(sorted(found))})", found)
     return found[name.lower()]
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `UserError` for an option that the optimizer called `name` does not take."""
+    """Raise `UserError` for an option that the optimizer called `name` does not take, or does not take so."""
     known = sorted(set(inspect.signature(optimizer_class(name)).parameters) - {"params", "lr", "weight_decay"})
     for key, value in options.items():
         if key not in known:
             raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
+    try:
+        _new(name, [torch.zeros(1)], lr=1.0, options=options)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise user_error("optimizer.options", dict(options), f"what {name} takes ({problem})") from problem
 
 
 def param_groups(
@@ -82,10 +88,14 @@ def _unused(name: str, names: set[str]) -> str:
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return the optimizer over `groups`, fused where it can be."""
     check_options(name, options)
+    return _new(name, groups, lr=lr, options=options)
+
+
+def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     cls = optimizer_class(name)
     fused = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
     arguments: dict[str, Any] = {"lr": lr, **fused, **options}
-    return cls(groups, **arguments)
+    return cls(params, **arguments)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:

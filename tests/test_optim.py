@@ -1,0 +1,248 @@
+"""Param groups that are there from the first step, optimizers by name, and schedules that know about phases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from frostline import optim
+from frostline.config import FreezeModeConfig, ScheduleConfig, UserError
+from frostline.models import Model
+from small import CONF, MODES, images, mode, network, phase, resolve, train
+
+NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
+OPTIMIZERS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "optimizer").glob("*.yaml")}
+SCHEDULES = {
+    path.stem: ScheduleConfig(**yaml.safe_load(path.read_text())) for path in (CONF / "schedule").glob("*.yaml")
+}
+
+
+@cache
+def on_meta(name: str) -> Model:
+    return network(name, meta=True)
+
+
+def groups_of(
+    model: Model, chosen: FreezeModeConfig, weight_decay: float = 0.1, decay_norm_and_bias: bool = False
+) -> list[dict[str, Any]]:
+    phases = resolve(model, chosen)
+    options = {"weight_decay": weight_decay, "decay_norm_and_bias": decay_norm_and_bias}
+    return optim.param_groups(model.module, model.structure, phases, **options)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("chosen", MODES)
+def test_what_ever_learns_is_in_one_group_from_the_start_and_the_rest_in_none(name: str, chosen: str) -> None:
+    model = on_meta(name)
+    groups = groups_of(model, mode(chosen))
+    counts = Counter(id(p) for group in groups for p in group["params"])
+    phases = resolve(model, mode(chosen))
+    learning = frozenset[str]().union(*(phase.learning for phase in phases))
+    assert counts == {id(p): 1 for n, p in model.module.named_parameters() if n in learning}
+    assert len({group["name"] for group in groups}) == len(groups)
+    assert all(group["name"] and group["params"] for group in groups)
+    names = {id(p): n for n, p in model.module.named_parameters()}
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["scales"] == tuple(phase.scales[names[id(parameter)]] for phase in phases)
+            assert group["name"].startswith(model.structure.stage_of(names[id(parameter)]) + ".")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_and_biases_do_not_decay_unless_asked_for(name: str) -> None:
+    model = on_meta(name)
+    spared = {id(p) for n, p in model.module.named_parameters() if n.endswith("bias")}
+    for part in model.module.modules():
+        if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
+            spared |= {id(p) for p in part.parameters()}
+    decay = {id(p): g["weight_decay"] for g in groups_of(model, mode("full")) for p in g["params"]}
+    assert spared
+    assert all(value == (0.0 if key in spared else 0.1) for key, value in decay.items())
+    asked = groups_of(model, mode("full"), decay_norm_and_bias=True)
+    assert {g["weight_decay"] for g in asked} == {0.1}
+
+
+@pytest.mark.parametrize("chosen", ["gradual", "lp_ft"])
+def test_no_group_is_added_while_training(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[torch.optim.Optimizer] = []
+    build = optim.build
+
+    def remember(*arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        built.append(build(*arguments, **options))
+        return built[-1]
+
+    monkeypatch.setattr(optim, "build", remember)
+    model = network()
+    lrs: list[dict[str, float]] = []
+
+    def record(step: int, span: Any) -> None:
+        lrs.append({group["name"]: group["lr"] for group in built[0].param_groups})
+
+    list(train(model, mode(chosen), images(8), epochs=6, lr=0.5, before_step=record))
+    assert all(seen.keys() == lrs[0].keys() for seen in lrs)
+    assert {name.split(".")[0] for name in lrs[0]} == set(model.structure.stages)
+    below = "stem.decay"
+    assert lrs[0][below] == 0
+    assert lrs[-1][below] == pytest.approx(0.5 * (0.3846**4 if chosen == "gradual" else 0.1))
+    assert lrs[0]["head.decay"] == 0.5
+
+
+def test_two_groups_of_a_stage_are_called_differently() -> None:
+    rules = [{"match": "stage4/*/layer4.0.*", "lr_scale": 0.5}, {"match": "*"}]
+    groups = groups_of(on_meta("resnet18"), FreezeModeConfig("own", "learn", [phase(rules=rules)]))
+    names = [group["name"] for group in groups if group["name"].startswith("stage4")]
+    assert len(set(names)) == len(names) == 4
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_option_builds_its_optimizer_and_makes_a_step(name: str) -> None:
+    values = OPTIMIZERS[name]
+    model = network()
+    groups = groups_of(model, mode("lp_ft"), values["weight_decay"], values["decay_norm_and_bias"])
+    built = optim.build(values["name"], groups, lr=0.25, options=values["options"])
+    assert type(built).__name__.lower() == name
+    assert {group["lr"] for group in built.param_groups} == {0.25}
+    assert {key: built.defaults[key] for key in values["options"]} == values["options"]
+    before = model.module.fc.weight.detach().clone()
+    model.module(images(4).tensor).logsumexp(1).sum().backward()
+    built.step()
+    assert not torch.equal(before, model.module.fc.weight)
+
+
+@pytest.mark.parametrize("typed", ["AdamW", "adamw", "ADAMW"])
+def test_names_of_optimizers_have_no_case(typed: str) -> None:
+    assert optim.optimizer_class(typed) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize(
+    "typed", ["adamww", "optimizer", "lr_scheduler", "lbfgs", "muon", "sparseadam", "swa_utils", "os.system", ""]
+)
+def test_a_name_that_is_no_optimizer_is_one_line(typed: str) -> None:
+    with pytest.raises(UserError, match=r"^optimizer\.name=.*expected an optimizer of torch\.optim") as caught:
+        optim.optimizer_class(typed)
+    assert "\n" not in str(caught.value)
+    if typed == "adamww":
+        assert str(caught.value).endswith("did you mean adamw?")
+
+
+def test_an_option_that_the_optimizer_does_not_take_is_one_line() -> None:
+    optim.check_options("sgd", {"momentum": 0.9})
+    for key in ("momentm", "lr", "weight_decay", "params"):
+        with pytest.raises(UserError, match=rf"^optimizer\.options\.{key}=0\.9: expected an option of sgd") as caught:
+            optim.check_options("sgd", {key: 0.9})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"momentum": -1}, {"momentum": "much"}, {"nesterov": True}, {"foreach": True}])
+def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^optimizer\.options=.*expected what sgd takes \(.+\)$") as caught:
+        optim.check_options("sgd", options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adagrad", "adamax", "nadam", "radam", "rprop", "asgd", "adadelta"])
+def test_every_optimizer_that_is_offered_makes_a_step(name: str) -> None:
+    model = network()
+    before = model.module.fc.weight.detach().clone()
+    list(train(model, mode("head"), images(8), optimizer=name))
+    assert not torch.equal(before, model.module.fc.weight)
+
+
+def test_set_lr_multiplies_lr_scale_and_factor() -> None:
+    built = optim.build("sgd", groups_of(network(), mode("lp_ft")), lr=1.0, options={})
+    for number, scales in ((0, {"head": 1.0, "stem": 0.0}), (1, {"head": 0.1, "stem": 0.1})):
+        optim.set_lr(built, lr=0.5, phase=number, factor=0.25)
+        found = {group["name"].split(".")[0]: group["lr"] for group in built.param_groups}
+        assert {stage: found[stage] for stage in scales} == pytest.approx({s: 0.125 * v for s, v in scales.items()})
+
+
+def schedule(name: str, **changes: Any) -> ScheduleConfig:
+    return ScheduleConfig(**{**vars(SCHEDULES[name]), **changes})
+
+
+def curve(chosen: ScheduleConfig, steps: int) -> list[float]:
+    return [optim.factor(chosen, step, steps) for step in range(steps)]
+
+
+def test_constant_stays() -> None:
+    assert set(curve(SCHEDULES["constant"], 50)) == {1.0}
+
+
+def test_step_falls_at_its_milestones() -> None:
+    assert curve(SCHEDULES["step"], 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_is_torchs_own_after_its_warm_up() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=80, eta_min=0.1)
+    expected: list[float] = []
+    for _ in range(80):
+        expected.append(theirs.param_groups[0]["lr"])
+        theirs.step()
+        scheduler.step()
+    ours = curve(schedule("cosine", warmup=0.2, final=0.1), 100)
+    assert ours[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert ours[20:] == pytest.approx(expected)
+
+
+def test_onecycle_has_torchs_start_peak_and_end() -> None:
+    ours = curve(SCHEDULES["onecycle"], 1000)
+    assert ours[0] == pytest.approx(1 / 25, abs=1e-3)
+    assert ours.index(max(ours)) in (299, 300)
+    assert max(ours) == 1.0
+    assert ours[-1] == pytest.approx(1e-4, abs=1e-4)
+
+
+fractions = st.floats(0, 0.99)
+
+
+@given(
+    st.sampled_from(sorted(SCHEDULES)),
+    fractions,
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted),
+    st.integers(1, 300),
+)
+def test_every_schedule_rises_to_lr_and_then_only_falls(
+    name: str, warmup: float, final: float, gamma: float, milestones: list[float], steps: int
+) -> None:
+    chosen = ScheduleConfig(name, "phase", warmup, final, milestones, gamma)
+    ours = curve(chosen, steps)
+    warm = round(warmup * steps)
+    assert all(0 <= value <= 1 + 1e-9 for value in ours)
+    assert all(value > 0 for value in ours[: max(warm, 1)])  # the first step is never for nothing
+    assert ours[:warm] == sorted(ours[:warm])
+    assert ours[warm:] == sorted(ours[warm:], reverse=True)
+    if warm:
+        assert ours[warm - 1] == pytest.approx(1.0)
+    elif name != "step":
+        assert ours[0] == 1.0
+    if name in ("cosine", "onecycle"):
+        assert optim.factor(chosen, steps, steps) == pytest.approx(final if steps > warm else 1.0)
+
+
+@given(st.sampled_from(["cosine", "onecycle", "step"]), st.lists(st.integers(2, 40), min_size=2, max_size=4))
+def test_a_schedule_per_phase_starts_anew_and_one_over_the_run_does_not(name: str, lengths: list[int]) -> None:
+    """`before_step` of an experiment counts from the phase's start, or from the run's."""
+    chosen = schedule(name, warmup=0.0)
+    total, parts = sum(lengths), [curve(chosen, length) for length in lengths]
+    assert all(part[0] == 1.0 for part in parts)
+    over_the_run = curve(chosen, total)
+    assert over_the_run == sorted(over_the_run, reverse=True)
+
+
+def test_no_factor_is_nan_or_infinite_for_the_shortest_spans() -> None:
+    for chosen in SCHEDULES.values():
+        for steps in (1, 2, 3):
+            assert all(0 < value < inf for value in curve(chosen, steps))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline import tracking
+from frostline import credentials, tracking
 from frostline.config import UserError
 from frostline.tracking import Tracker
 from frostline.verdict import Result
@@ -106,11 +106,11 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         assert "\n" not in str(caught.value)
 
 
-# What a job of another process does: open its own sweep in a fresh store, write one metric, and be killed.
+# What a job of another process does here: open its own sweep in a fresh store, write one metric, and be killed.
 JOB = """
 import logging, os, sys
 from pathlib import Path
-from frostline import tracking
+from frostline import credentials, tracking
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 uri = tracking.tracking_uri(None, root)
@@ -180,10 +180,19 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
     assert tracking.tracking_uri(None, tmp_path) == safe
     assert "hunter2" not in tracking.ui_command(safe)
-    assert tracking._with_credentials(safe) == whole
+    assert credentials.restored(safe) == whole
     with pytest.raises(UserError) as caught:
         tracking.tracking_uri(whole, tmp_path)
     assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
+
+
+def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    uri = tracking.tracking_uri(None, tmp_path)
+    with pytest.raises(UserError) as caught:
+        tracking.open_sweep(uri, root=tmp_path, experiment_name="demo", name="s", tags={})
+    assert "127.0.0.1" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
 def test_the_ui_command_can_be_pasted(tracker):

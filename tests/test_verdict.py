@@ -127,7 +127,7 @@ def test_different_data_get_a_sentence_each():
         ),
         (
             [result(0, "head", 0.9, 0.8, lr=0.1), result(1, "head", 0.8, 0.9, lr=1.0)],
-            "No comparison, as only one freeze mode was tried: head (lr=0.1) reached 80.00% on test, the best of its 2 cells",
+            "No comparison, as only one freeze mode was tried: head (lr=0.1) reached 80.00% on test, the best of",
         ),
         (
             [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="FAILED")],

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from frostline.verdict import SECONDS, TEST, VAL, Cell, Result, cells, percent, value_text, varying
+from frostline.tables import cells_table, duration, facts, plan_table, unfinished
+from frostline.verdict import Result, cells, percent, varying
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-    from frostline.plan import PhasePlan, Plan, StagePlan
-
-_PARAMETERS = "cost/trainable_parameters"
+    from frostline.plan import Plan
 
 
 class Screen:
@@ -46,8 +42,8 @@ class Screen:
     def plan(self, plan: Plan) -> None:
         """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
         self.say(plan.name, "bold")
-        self.console.print(_facts(plan))
-        self.console.print(_plan_table(plan))
+        self.console.print(facts(plan))
+        self.console.print(plan_table(plan))
 
     @contextmanager
     def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:
@@ -90,10 +86,10 @@ class Screen:
         """Print a sweep's cells, best first by validation accuracy, then a line for every run that did not finish."""
         done = [cell for cell in cells(results) if cell.finished]
         if done:
-            self.console.print(_cells_table(done, varying(results)))
+            self.console.print(cells_table(done, varying(results)))
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
-                self.say(_unfinished(result))
+                self.say(unfinished(result))
 
 
 class _Bars:
@@ -129,14 +125,6 @@ def _left(task: Task, share: float) -> str:
     return f"{duration((task.elapsed or 0) * (1 - share) / share)} left" if 0 < share < 1 else ""
 
 
-def duration(seconds: float) -> str:
-    """Return a time for people: `0.8s`, `42s`, `3m05s` or `2h07m`."""
-    if seconds < 59.5:
-        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
 def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Write `matrix`, `(C, C)` counts with a row per true class, as a PNG whose size grows with C.
 
@@ -153,101 +141,6 @@ def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) ->
         _draw_matrix(axes, matrix)
         _label(axes, matrix, classes)
         figure.savefig(path)
-
-
-def _facts(plan: Plan) -> Table:
-    """Return the header of a plan: one row per kind of fact."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column()
-    images = ", ".join(f"{count:,} {split}" for split, count in plan.images.items())
-    learning = f"{_millions(plan.parameters)} parameters, {_millions(plan.trainable_parameters)} learn"
-    exact = "deterministic" if plan.deterministic else "not deterministic"
-    grid.add_row("model", f"{plan.model} from {plan.weights}, {learning}")
-    grid.add_row("training", f"{plan.freeze_mode}, {plan.optimizer}, {plan.schedule}, augment {plan.augment}")
-    grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
-    grid.add_row("input", f"{plan.image_size}x{plan.image_size} pixels, batches of {plan.batch_size}")
-    grid.add_row("device", f"{plan.device}, {plan.precision}, {exact}")
-    return grid
-
-
-def _plan_table(plan: Plan) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for heading, justify in (("epochs", "left"), ("stage", "left"), ("parameters", "right"), ("learn", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for heading in ("lr", "weight decay", "norm"):
-        table.add_column(heading, no_wrap=heading != "weight decay")
-    for phase in plan.phases:
-        for index, stage in enumerate(phase.stages):
-            last = index == len(phase.stages) - 1
-            table.add_row(_epochs(phase) if index == 0 else "", *_stage_row(stage), end_section=last)
-    return table
-
-
-def _epochs(phase: PhasePlan) -> str:
-    same = phase.first_epoch == phase.last_epoch
-    return str(phase.first_epoch) if same else f"{phase.first_epoch}-{phase.last_epoch}"
-
-
-def _stage_row(stage: StagePlan) -> list[Text]:
-    """Return the cells of one stage; a stage that does not learn is dim."""
-    learn = "all" if stage.learning == stage.parameters else f"{stage.learning:,}" if stage.learning else "-"
-    row = (stage.stage, f"{stage.parameters:,}", learn, _span(stage.lr), _span(stage.weight_decay), stage.norm)
-    return [Text(text, "" if stage.learning else "dim") for text in row]
-
-
-def _span(values: tuple[float, float] | None) -> str:
-    if values is None:
-        return "-"
-    low, high = values
-    return f"{low:g}" if low == high else f"{low:.2g}..{high:.2g}"
-
-
-def _cells_table(ranked: list[Cell], swept: list[str]) -> Table:
-    names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", "seed"))]
-    table = Table(box=SIMPLE_HEAD)
-    for name in names:
-        table.add_column(name, no_wrap=name == "freeze_mode")
-    several = any(len(cell.results) > 1 for cell in ranked)
-    for heading in (*(["seeds"] if several else []), "val", "test", "learn", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for index, cell in enumerate(ranked):
-        chosen = [value_text(cell.choices.get(name)) for name in names]
-        costs = [_millions(cell.mean(_PARAMETERS)), _or_dash(cell.mean(SECONDS), duration)]
-        chosen += [_seeds(cell)] if several else []
-        table.add_row(*chosen, _accuracy(cell, VAL), _accuracy(cell, TEST), *costs, style="" if index else "bold")
-    return table
-
-
-def _seeds(cell: Cell) -> str:
-    finished, all_of_them = len(cell.finished), len(cell.results)
-    return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
-
-
-def _accuracy(cell: Cell, metric: str) -> str:
-    """Return the mean over the seeds, with their standard deviation where there are several."""
-    mean, spread = cell.mean(metric), cell.spread(metric)
-    return _or_dash(mean, percent) + (f" ±{100 * spread:.2f}" if spread is not None else "")
-
-
-def _unfinished(result: Result) -> str:
-    why = f": {result.reason}" if result.reason else ""
-    return f"  {result.status.lower()}  {result.name}{why}" + (f" ({result.folder})" if result.folder else "")
-
-
-def _or_dash(value: float, text: Any) -> str:
-    return "-" if math.isnan(value) else str(text(value))
-
-
-def _millions(count: float) -> str:
-    if math.isnan(count):
-        return "-"
-    return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e4 else f"{count:,.0f}"
-
-
-def _some(classes: Sequence[str]) -> str:
-    """Return the first few class names."""
-    return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
 
 
 def _picture_side(count: int) -> float:

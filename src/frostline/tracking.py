@@ -15,14 +15,15 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
+from frostline import credentials
 from frostline.config import UserError, user_error
 from frostline.verdict import Result
 
@@ -64,7 +65,7 @@ class Record:
         self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
 
     def dataset(self, *, name: str, source: str, digest: str, images: Mapping[str, int]) -> None:
-        """Write which data the run saw: one input per split of `images` (number of images by `train`, `val`, `test`)."""
+        """Write which data the run saw: one input per split of `images` (counts by `train`, `val`, `test`)."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = []
@@ -92,7 +93,7 @@ def tracking_uri(configured: str | None, root: Path) -> str:
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve()}"
-    safe = _without_credentials(uri)
+    safe = credentials.removed(uri)
     if configured and safe != configured:
         raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
     scheme = urlsplit(uri).scheme.split("+")[0]
@@ -152,7 +153,7 @@ def record(tracker: Tracker, *, name: str, tags: Mapping[str, str], params: Mapp
 def reason(error: BaseException) -> str:
     """Return why a run ended in one line: a person's mistake as it stands, anything else with its type in front."""
     kind = "" if isinstance(error, UserError) else type(error).__name__
-    text = " ".join(str(error).split())
+    text = credentials.scrubbed(" ".join(str(error).split()))
     return ": ".join(part for part in (kind, text) if part)[:_REASON]
 
 
@@ -180,7 +181,7 @@ def ui_command(uri: str) -> str:
     """Return the shell command that shows the record in a browser; for a tracking server its address."""
     if urlsplit(uri).scheme in _SERVERS:
         return uri
-    shown = '"$MLFLOW_TRACKING_URI"' if _with_credentials(uri) != uri else shlex.quote(uri)
+    shown = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {shown}"
 
 
@@ -194,21 +195,18 @@ def _client(uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    client = MlflowClient(_with_credentials(uri))
+    client = MlflowClient(credentials.restored(uri))
     client.search_experiments(max_results=1)
     return client
 
 
-@contextmanager
-def _store_lock(uri: str, root: Path) -> Iterator[None]:
-    """Hold the lock under which a store is created; a server looks after itself."""
+def _store_lock(uri: str, root: Path) -> AbstractContextManager[object]:
+    """Return the lock under which a store is created; a server looks after itself."""
     if urlsplit(uri).scheme in _SERVERS:
-        yield
-        return
+        return nullcontext()
     file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else root / "mlruns" / "store"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        yield
+    return FileLock(f"{file}.lock")
 
 
 @contextmanager
@@ -226,13 +224,12 @@ def _experiment(client: MlflowClient, uri: str, root: Path, name: str) -> str:
     """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=_artifact_location(uri, root, name)))
+        return client.create_experiment(name, artifact_location=_artifact_location(uri, root, name))
     if found.lifecycle_stage != "active":
-        expected = (
-            f"an experiment that is not deleted; `mlflow experiments restore -x {found.experiment_id}` brings it back"
-        )
+        restore = f"mlflow experiments restore -x {found.experiment_id}"
+        expected = f"an experiment that is not deleted (`{restore}` brings it back)"
         raise user_error("experiment_name", name, expected)
-    return str(found.experiment_id)
+    return found.experiment_id
 
 
 def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
@@ -256,24 +253,5 @@ def _end(client: MlflowClient, run_id: str, status: str, why: str) -> None:
     client.set_terminated(run_id, status)
 
 
-def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    query = [
-        (key, value)
-        for key, value in parse_qsl(parts.query)
-        if not re.search("pass|token|secret|key", key, re.IGNORECASE)
-    ]
-    host = parts.netloc.rpartition("@")[2]
-    if host == parts.netloc and len(query) == len(parse_qsl(parts.query)):
-        return uri
-    return urlunsplit(parts._replace(netloc=host, query=urlencode(query)))
-
-
-def _with_credentials(uri: str) -> str:
-    """Return MLFLOW_TRACKING_URI where it is `uri` with credentials, else `uri`."""
-    whole = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return whole if whole and _without_credentials(whole) == uri else uri
-
-
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]

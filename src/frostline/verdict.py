@@ -15,6 +15,7 @@ from typing import Any
 VAL = "best/val_accuracy"
 TEST = "test/accuracy"
 SECONDS = "cost/train_seconds"
+PARAMETERS = "cost/trainable_parameters"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Result:
     reason: str | None
     """Why it failed or was killed, in one line."""
     choices: dict[str, Any]
-    """What was chosen, by short name: model, freeze_mode, optimizer, data, lr, seed and whatever else the sweep varies."""
+    """What was chosen, by short name: model, freeze_mode, optimizer, data, lr, seed and what else the sweep varies."""
     metrics: dict[str, float]
     """The metrics logged once per run: `best/...`, `test/...`, `cost/...`."""
     images: dict[str, int] = field(default_factory=dict)
@@ -114,7 +115,7 @@ def _without_seed(result: Result) -> dict[str, Any]:
 
 def _rank(cell: Cell) -> tuple[bool, float, float, int]:
     accuracy = cell.mean(VAL)
-    parameters = cell.mean("cost/trainable_parameters")
+    parameters = cell.mean(PARAMETERS)
     return (
         not cell.finished,
         math.inf if math.isnan(accuracy) else -accuracy,

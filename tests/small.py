@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 import yaml
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from frostline import freezing, optim, training
-from frostline.config import FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig, parse
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
 from frostline.training import EpochResult, Recipe, Span
@@ -113,3 +116,11 @@ def train(
         guard=Guard(model.module),
         ema=ema,
     )
+
+
+def compose(*overrides: str) -> Config:
+    """Return the checked config of a command line."""
+    OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", overrides=list(overrides))
+    return parse(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))

@@ -98,7 +98,7 @@ def test_every_entry_of_torchvision_names_its_sha256(hub: Path) -> None:
 
 def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    digest = weights.save(path, resnet18(num_classes=2), {})
+    digest = weights.save(path, resnet18(num_classes=2).state_dict(), {})
     assert build("resnet18", weights=str(path), num_classes=2, seed=0, sha256=digest).weights_sha256 == digest
     with pytest.raises(UserError, match="model.sha256=00ff: expected the sha256 of .*, which is " + digest):
         build("resnet18", weights=str(path), num_classes=2, seed=0, sha256="00ff")
@@ -108,7 +108,7 @@ def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     facts = {"classes": ["a", "ü"], "size": 64, "mean": [0.1, 0.2, 0.3], "model": "net"}
     module = net().to(memory_format=torch.channels_last)
-    digest = weights.save(path, module, facts)
+    digest = weights.save(path, module.state_dict(), facts)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert weights.metadata_of(path) == facts
     state = weights.read(path)
@@ -120,15 +120,15 @@ def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
     module = net()
     facts = {key: key for key in ("model", "classes", "size", "resize", "mean", "std")}
-    assert len({weights.save(tmp_path / f"{i}.safetensors", module, facts) for i in range(4)}) == 1
+    assert len({weights.save(tmp_path / f"{i}.safetensors", module.state_dict(), facts) for i in range(4)}) == 1
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
-    digest = weights.save(path, net(), {})
+    digest = weights.save(path, net().state_dict(), {})
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        weights.save(path, net(), {})
+        weights.save(path, net().state_dict(), {})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert weights.sha256_of(path) == digest
 
@@ -136,7 +136,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("cut", [0, 5, 200])
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
     for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
-        weights.save(path, net(), {}) if path.suffix == ".safetensors" else torch.save(net().state_dict(), path)
+        weights.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(net().state_dict(), path)
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(UserError) as caught:
             build("resnet18", weights=str(path), num_classes=2, seed=0)

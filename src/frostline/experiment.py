@@ -234,7 +234,7 @@ def learn(
         keep(epoch, setup, folder, record, screen)
         if best is None or epoch.val.accuracy > best.val.accuracy:
             best = epoch
-            weights.save(folder / outcome.BEST, module, models.metadata(setup.model, setup.data.classes))
+            weights.save(folder / outcome.BEST, module.state_dict(), models.metadata(setup.model, setup.data.classes))
         if setup.config.train.patience and epoch.epoch - best.epoch >= setup.config.train.patience:
             break
     assert best is not None  # a run has at least one epoch

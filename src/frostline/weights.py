@@ -60,15 +60,18 @@ def metadata_of(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def save(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> str:
-    """Write all parameters and buffers and the JSON-able `metadata` as safetensors; return the file's sha256 as hex.
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Write `tensors` and the JSON-able `metadata` as safetensors; return the file's sha256 as hex.
 
     The file appears whole or not at all (temporary file, fsync, rename). Equal weights give equal bytes.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.touch()
+    mode = partial.stat().st_mode  # the person's usual permissions: safetensors makes the file private
     try:
-        save_file(tensors, partial, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
+        save_file(dense, partial, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
+        partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         digest = sha256_of(partial)

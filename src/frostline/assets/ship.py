@@ -1,0 +1,21 @@
+"""Make the embedded weights from a run of `experiment=pretrain_glyphs`: its best weights without their head.
+
+    python train.py experiment=pretrain_glyphs hydra.sweep.dir=multirun/pretrain_glyphs
+    python -m frostline.assets.ship multirun/pretrain_glyphs/0/best.safetensors
+"""
+
+import sys
+from pathlib import Path
+
+from frostline import weights
+
+
+def main() -> None:
+    """Write the file named on the command line without its head, and print the sha256 of the result."""
+    source = Path(sys.argv[1])
+    backbone = {name: tensor for name, tensor in weights.read(source).items() if not name.startswith("fc.")}
+    print(weights.save(weights.GLYPHS, backbone, weights.metadata_of(source)))
+
+
+if __name__ == "__main__":
+    main()

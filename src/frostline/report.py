@@ -134,7 +134,7 @@ def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) ->
     from matplotlib.figure import Figure
 
     side = _picture_side(len(classes))
-    figure = Figure(figsize=(side + 1.5, side), dpi=150, layout="constrained")
+    figure = Figure(figsize=(1.1 * side + 1.2, side), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class name that the font cannot write

@@ -62,7 +62,8 @@ def _git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
+    # A space at the end of a patch is a line of it.
+    return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else ""
 
 
 def device(name: str) -> torch.device:

@@ -1,0 +1,163 @@
+"""What a run stands on: the code that it names is the code that ran, a device that is not there is one line."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from frostline import environment
+from frostline.config import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a package of two files, committed; returns the package's folder."""
+    package = tmp_path / "src" / "frostline"
+    package.mkdir(parents=True)
+    (package / "one.py").write_text("a = 1\n\n")
+    (package / "two.py").write_text("b = 2\n")
+    git(tmp_path, "init", "-q")
+    commit(tmp_path)
+    monkeypatch.setattr(environment, "PACKAGE", package)
+    return package
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "x")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of GPUs that torch says there are, to be set."""
+    count = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count[0] > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count[0])
+    return count
+
+
+def test_the_checkout_is_the_project_and_holds_the_configs() -> None:
+    root = environment.project_root()
+    assert (root / "train.py").is_file()
+    assert environment.config_folder() == root / "conf"
+    assert (environment.config_folder() / "config.yaml").is_file()
+
+
+def test_an_installed_package_has_its_configs_inside_and_works_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages" / "frostline"
+    (package / "conf").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(environment, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path / "work")
+    assert environment.config_folder() == package / "conf"
+    assert environment.project_root() == tmp_path / "work"
+    assert environment.source().commit is None
+    assert environment.source().patch == ""
+
+
+def test_the_source_is_named_by_its_content(checkout: Path) -> None:
+    first = environment.source()
+    assert first == environment.source()
+    (checkout / "one.py").write_text("a = 2\n\n")
+    changed = environment.source()
+    (checkout / "one.py").rename(checkout / "six.py")
+    assert len({first.sha256, changed.sha256, environment.source().sha256}) == 3
+
+
+def test_the_source_names_its_commit_and_what_differs_from_it(checkout: Path) -> None:
+    clean = environment.source()
+    assert clean.commit == git(checkout, "rev-parse", "HEAD").strip()
+    assert clean.patch == ""
+    (checkout / "two.py").write_text("b = 3\n")
+    dirty = environment.source()
+    assert dirty.commit == clean.commit
+    assert "-b = 2" in dirty.patch
+    assert "+b = 3" in dirty.patch
+
+
+def test_the_patch_of_a_run_can_be_applied(checkout: Path) -> None:
+    """Also if it ends with an empty line of context, which is a space in a patch."""
+    (checkout / "one.py").write_text("a = 5\n\n")
+    wanted = (checkout / "one.py").read_text()
+    patch = environment.source().patch
+    git(checkout, "checkout", "-q", "--", ".")
+    (checkout / "source.patch").write_text(patch + "\n")
+    git(checkout.parents[1], "apply", str(checkout / "source.patch"))
+    assert (checkout / "one.py").read_text() == wanted
+
+
+def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert environment.source().commit is None
+    assert environment.source().patch == ""
+
+
+def test_auto_takes_a_gpu_where_there_is_one(gpus: list[int]) -> None:
+    assert environment.device("auto") == CPU
+    gpus[0] = 2
+    assert environment.device("auto") == torch.device("cuda")
+    assert environment.device("cuda:1") == torch.device("cuda:1")
+    assert environment.device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("tpu", 0)])
+def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int], name: str, count: int) -> None:
+    gpus[0] = count
+    with pytest.raises(UserError, match=rf"^device={name}: expected .*\(auto, cpu") as caught:
+        environment.device(name)
+    assert "\n" not in str(caught.value)
+    assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
+
+
+def test_a_cpu_is_described_by_its_threads() -> None:
+    assert environment.device_name(CPU) == f"cpu ({torch.get_num_threads()} threads)"
+
+
+def test_precision_on_a_cpu_is_float32_unless_asked_for() -> None:
+    found = [environment.autocast_dtype(precision, CPU) for precision in ("auto", "fp32", "bf16")]
+    assert found == [None, None, torch.bfloat16]
+
+
+def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
+        assert environment.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if there else None)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_switched_on_and_off(deterministic: bool) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        environment.set_determinism(deterministic)
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert torch.backends.cudnn.deterministic is deterministic
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        environment.set_determinism(before)
+
+
+def test_the_peak_counts_what_was_used_since_the_reset() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux can reset the peak of resident memory")
+    size = 300_000_000
+    large = torch.ones(size, dtype=torch.uint8)
+    high = environment.peak_memory(CPU)
+    assert high > size
+    del large
+    environment.reset_peak_memory(CPU)
+    low = environment.peak_memory(CPU)
+    assert low < high - size // 2
+    torch.ones(size, dtype=torch.uint8)
+    assert environment.peak_memory(CPU) > low + size // 2

@@ -1,0 +1,97 @@
+"""Mixup and CutMix: what share of a batch its own labels keep is what share of it was kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import beta, kstest
+from torch import Tensor
+
+from frostline.mixing import mix
+
+NUMBERS = torch.arange(1, 7).float().reshape(-1, 1, 1, 1).expand(-1, 3, 16, 12).contiguous()
+"""Six images, each of one value, so that a pixel tells where it comes from."""
+LABELS = torch.arange(10, 16)
+
+
+def mixed(step: int = 0, *, seed: int = 0, mixup: float = 0.0, cutmix: float = 0.0) -> tuple[Tensor, Tensor, float]:
+    return mix(NUMBERS.clone(), LABELS, mixup=mixup, cutmix=cutmix, seed=seed, step=step)
+
+
+def test_without_either_nothing_changes() -> None:
+    inputs, partners, share = mix(NUMBERS, LABELS, mixup=0.0, cutmix=0.0, seed=0, step=0)
+    assert inputs is NUMBERS
+    assert partners is LABELS
+    assert share == 1.0
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_mixup_is_the_weighted_mean_of_an_image_and_its_partner(step: int) -> None:
+    inputs, partners, share = mixed(step, mixup=0.4)
+    assert 0 <= share <= 1
+    partner_of = dict(zip(LABELS.tolist(), NUMBERS, strict=True))
+    for own, found, label in zip(NUMBERS, inputs, partners.tolist(), strict=True):
+        assert torch.allclose(found, share * own + (1 - share) * partner_of[label], atol=1e-5)
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_cutmix_keeps_the_share_of_the_area_and_takes_one_box_from_the_partner(step: int) -> None:
+    inputs, partners, share = mixed(step, cutmix=1.0)
+    partner_of = dict(zip(LABELS.tolist(), NUMBERS, strict=True))
+    boxes = []
+    for own, found, label in zip(NUMBERS, inputs, partners.tolist(), strict=True):
+        kept, taken = found == own, found == partner_of[label]
+        assert torch.equal(kept, ~taken)
+        assert kept.float().mean().item() == pytest.approx(share)
+        boxes.append(taken)
+        rows, columns = taken[0].any(1), taken[0].any(0)
+        assert torch.equal(taken[0], rows[:, None] & columns[None])
+        for line in (rows, columns):
+            assert (line.int().diff() != 0).sum() <= 2  # one piece
+    assert all(torch.equal(box, boxes[0]) for box in boxes)
+
+
+def test_nobody_is_their_own_partner_and_everybody_is_a_partner_once() -> None:
+    for options in ({"mixup": 1.0}, {"cutmix": 1.0}):
+        _, partners, _ = mixed(**options)
+        assert (partners != LABELS).all()
+        assert sorted(partners.tolist()) == LABELS.tolist()
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_shares_follow_a_symmetric_beta(alpha: float) -> None:
+    shares = [mixed(step, mixup=alpha)[2] for step in range(500)]
+    assert kstest(shares, beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+def test_with_both_each_batch_takes_one_of_the_two() -> None:
+    blended = [bool((mixed(step, mixup=1.0, cutmix=1.0)[0] % 1).any()) for step in range(200)]
+    assert 70 < sum(blended) < 130
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 1.0}])
+def test_draws_depend_on_seed_and_step_alone(options: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    first = mixed(7, seed=3, **options)
+    torch.manual_seed(2)
+    again = mixed(7, seed=3, **options)
+    assert torch.equal(first[0], again[0])
+    assert first[2] == again[2]
+    assert first[2] != mixed(8, seed=3, **options)[2]
+    assert first[2] != mixed(7, seed=4, **options)[2]
+
+
+def test_the_originals_stay() -> None:
+    before = NUMBERS.clone()
+    for options in ({"mixup": 1.0}, {"cutmix": 1.0}):
+        mix(NUMBERS, LABELS, seed=0, step=1, **{"mixup": 0.0, "cutmix": 0.0, **options})
+    assert torch.equal(before, NUMBERS)
+
+
+def test_channels_last_stays_channels_last() -> None:
+    images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    for options in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
+        inputs, _, _ = mix(images, LABELS[:4], seed=0, step=0, **options)
+        assert inputs.is_contiguous(memory_format=torch.channels_last)

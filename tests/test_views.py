@@ -1,0 +1,60 @@
+"""A split as a network sees it: the rows that were asked for, in their order, counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from frostline.data import Split
+from frostline.views import Views
+
+CPU = torch.device("cpu")
+
+
+def split() -> Split:
+    """Return five images of one value each: ten times their place."""
+    pixels = (torch.arange(5) * 10).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 6).contiguous()
+    sizes = torch.stack([torch.arange(5) + 100, torch.arange(5) + 200], 1).int()
+    return Split(pixels, sizes, torch.tensor([4, 3, 2, 1, 0]), torch.tensor([70, 71, 72, 73, 74]))
+
+
+def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
+    given: list[tuple[Tensor, Tensor, Tensor, int]] = []
+
+    def view(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        given.append((pixels, sizes, ids, epoch))
+        return pixels.float() + epoch
+
+    views = Views(split(), view, CPU, torch.contiguous_format)
+    inputs = views.inputs(torch.tensor([3, 0, 3]), 2)
+    ((pixels, sizes, ids, epoch),) = given
+    assert pixels.dtype == torch.uint8
+    assert pixels[:, 0, 0, 0].tolist() == [30, 0, 30]
+    assert sizes.tolist() == [[103, 203], [100, 200], [103, 203]]
+    assert ids.tolist() == [73, 70, 73]
+    assert epoch == 2
+    assert inputs[:, 0, 0, 0].tolist() == [32, 2, 32]
+
+
+def test_labels_and_ids_are_those_of_the_split() -> None:
+    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, torch.contiguous_format)
+    assert torch.equal(views.labels, split().labels)
+    assert torch.equal(views.ids, split().ids)
+
+
+def test_every_image_that_is_handed_out_is_counted() -> None:
+    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, torch.contiguous_format)
+    assert views.seen == 0
+    for index in ([0, 1, 2, 3], [4], [1, 1]):
+        views.inputs(torch.tensor(index), 1)
+    assert views.seen == 7
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> None:
+    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, memory_format)
+    inputs = views.inputs(torch.tensor([1, 4]), 0)
+    assert inputs.shape == (2, 3, 4, 6)
+    assert inputs.is_contiguous(memory_format=memory_format)
+    assert inputs[:, 2, 3, 5].tolist() == [10, 40]

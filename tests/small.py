@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import torch
@@ -118,9 +118,14 @@ def train(
     )
 
 
-def compose(*overrides: str) -> Config:
-    """Return the checked config of a command line."""
+def plain(*overrides: str) -> dict[str, Any]:
+    """Return what Hydra composes of a command line, as plain values."""
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = hydra.compose("config", overrides=list(overrides))
-    return parse(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+
+
+def compose(*overrides: str) -> Config:
+    """Return the checked config of a command line."""
+    return parse(plain(*overrides))

@@ -1,0 +1,103 @@
+"""Every option of every config group composes, gives all the fields of its schema, and says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+import pytest
+import yaml
+from hydra import initialize_config_dir
+
+import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
+from frostline.config import Config, digest, flatten, parse
+from small import CONF, compose, plain
+
+GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule")
+OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+# One command line per line of options side by side, since composing takes a while.
+TOGETHER = [dict(zip(GROUPS, names, strict=True)) for names in zip_longest(*(OPTIONS[group] for group in GROUPS))]
+
+
+def values(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("chosen", TOGETHER, ids=lambda chosen: chosen["model"])
+def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str, str | None]) -> None:
+    names = {group: name for group, name in chosen.items() if name}
+    config = compose(*(f"{group}={name}" for group, name in names.items()))
+    for group, name in names.items():
+        section = flatten(asdict(config)[group])
+        if group != "freeze_mode":  # its lists of rules are completed by the schema
+            assert flatten(values(group, name)).items() <= section.items()
+        assert section["name"] == (name if name != "shufflenet_glyphs" else "shufflenet_v2_x0_5")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_gives_each_field_without_a_default_once_and_opens_with_what_it_is(group: str) -> None:
+    schema = get_type_hints(Config)[group]
+    needed = {item.name for item in fields(schema) if item.default is MISSING and item.default_factory is MISSING}
+    assert OPTIONS[group]
+    for name in OPTIONS[group]:
+        assert values(group, name).keys() == needed
+        assert (CONF / group / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", OPTIONS["freeze_mode"])
+def test_freeze_is_the_short_name_of_freeze_mode(name: str) -> None:
+    short, long = plain(f"freeze={name}"), plain(f"freeze_mode={name}")
+    assert short == long
+    assert short["freeze_mode"]["name"] == name
+    assert "freeze" not in short
+
+
+def test_the_defaults_need_nothing_to_be_downloaded_and_are_feature_extraction() -> None:
+    config = compose()
+    assert (config.data.source, config.model.weights, config.freeze_mode.name) == ("digits", "glyphs", "head")
+    assert config.deterministic
+    assert config.device == "auto"
+    assert not config.data.flip
+
+
+def test_lr_on_the_command_line_is_the_runs() -> None:
+    assert compose("lr=1e-4").lr == 1e-4
+    assert digest(compose("lr=1e-4")) == digest(compose("lr=0.0001"))
+    assert digest(compose("lr=1e-4")) != digest(compose())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_into_a_config_and_says_how_to_run_it(name: str) -> None:
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    opening = "".join(opening_comment(text))
+    assert f"python train.py experiment={name}" in opening
+    assert "expect" in opening.lower()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
+    swept = composed.hydra.sweeper.get("params") or {}
+    for key, choice in swept.items():  # the first value of each
+        first = str(choice).split(",")[0].replace("range(5)", "0")
+        assert parse(plain(f"experiment={name}", f"{key}={first}"))
+    assert compose(f"experiment={name}").experiment_name
+
+
+def opening_comment(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            return
+        yield line
+
+
+def test_no_option_knows_a_machine() -> None:
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text()
+        assert not any(place in text for place in ("/home/", "/root/", "/work/", "/tmp/", "localhost")), path
+
+
+def test_the_folder_holds_options_and_nothing_else() -> None:
+    assert {path.name for path in Path(CONF).iterdir()} == {*GROUPS, "experiment", "hydra", "config.yaml"}

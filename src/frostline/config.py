@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Any, get_args, get_type_hints
 
 
@@ -282,7 +282,15 @@ def parse(values: Mapping[str, Any]) -> Config:
         if _select(config, key) not in names:
             raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
     _check_phases(config.freeze_mode.phases)
+    for key, value in flatten(asdict(config)).items():
+        if not _finite(value):  # in options, which have no checks of their own
+            raise user_error(key, value, "finite numbers only")
     return config
+
+
+def _finite(value: Any) -> bool:
+    """Return whether no number in `value`, a list or not, is nan or infinite."""
+    return all(map(_finite, value)) if isinstance(value, list) else not isinstance(value, float) or isfinite(value)
 
 
 def _check_phases(phases: Sequence[PhaseConfig]) -> None:

@@ -1,0 +1,271 @@
+"""The schema: each bad value is one line, and the digest names what decides a run's metrics and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from math import inf, isfinite, nan
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.config import Config, UserError, choices, digest, flatten, parse, semantic, user_error
+from small import plain
+
+BAD: dict[str, list[Any]] = {
+    "lr": [nan, inf, -inf, 0.0, -1.0],
+    "epochs": [0, -3],
+    "seed": [-1, 2**63],
+    "batch_size": [0, -1],
+    "eval_batch_size": [0],
+    "precision": ["fp16", "bf17", ""],
+    "model.image_size": [0, 7, -64],
+    "model.sha256": ["", "abc", "g" * 64],
+    "optimizer.weight_decay": [nan, inf, -0.1],
+    "schedule.name": ["cosin", "linear"],
+    "schedule.span": ["epoch"],
+    "schedule.warmup": [nan, 1.0, -0.1],
+    "schedule.final": [nan, 1.5, -0.1],
+    "schedule.gamma": [nan, 0.0, 2.0],
+    "schedule.milestones": [[0.5, 0.5], [0.7, 0.2], [1.0], [nan]],
+    "augment.crop": ["centre"],
+    "augment.scale": [[0.5], [0.5, 0.1], [0.0, 1.0], [nan, 1.0], [0.5, 2.0]],
+    "augment.ratio": [[2.0, 1.0], [0.0, 1.0], [1.0, inf]],
+    "augment.padding": [nan, 1.0, -0.5],
+    "augment.color": [nan, 2.0, -1.0],
+    "data.val_fraction": [nan, 1.0, -0.1],
+    "data.test_fraction": [nan, 1.0, -0.1],
+    "data.split_seed": [-1],
+    "data.fraction": [nan, 0.0, 1.5, -1.0],
+    "data.limit": [0, -5],
+    "data.decode_size": [0, 4],
+    "freeze_mode.norm_stats": ["batch"],
+    "freeze_mode.phases": [[]],
+    "train.label_smoothing": [nan, 1.0, -0.1],
+    "train.clip_norm": [nan, inf, 0.0, -1.0],
+    "train.mixup": [nan, inf, -1.0],
+    "train.cutmix": [nan, inf, -1.0],
+    "train.ema_decay": [nan, 0.0, 1.0],
+    "train.patience": [0, -1],
+    "optimizer.options.momentum": [nan, inf],
+    "optimizer.options.betas": [[0.9, nan]],
+    "data.options.size": [nan],
+}
+CHECKED = [(key, value) for key, values in BAD.items() for value in values]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return plain("freeze_mode=gradual", "optimizer=sgd")
+
+
+def defaults() -> dict[str, Any]:
+    return copy.deepcopy(_defaults())
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """Return the defaults with `value` at the dotted `key`."""
+    values = defaults()
+    *sections, last = key.split(".")
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    inner[last] = value
+    return values
+
+
+def refusal(values: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_defaults_are_a_config() -> None:
+    config = parse(defaults())
+    assert asdict(config)["train"] == defaults()["train"]
+    assert is_dataclass(config.freeze_mode.phases[1].rules[0])
+    assert config.freeze_mode.phases[1].stepwise
+
+
+@pytest.mark.parametrize(("key", "value"), CHECKED, ids=[f"{key}={value}" for key, value in CHECKED])
+def test_a_bad_value_is_one_line_that_names_key_value_and_what_was_expected(key: str, value: Any) -> None:
+    line = refusal(changed(key, value))
+    assert line.startswith(f"{key}={value}: expected ")
+    assert len(line) > len(f"{key}={value}: expected ") + 5
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("share",), 0.0),
+        (("share",), nan),
+        (("lr_scale",), inf),
+        (("lr_scale",), 0.0),
+        (("rules", 1, "lr_scale"), nan),
+        (("rules", 1, "lr_scale"), -1.0),
+        (("rules", 1, "lr_decay"), 0.0),
+        (("rules", 1, "lr_decay"), inf),
+    ],
+)
+def test_a_bad_value_in_a_phase_is_named_by_its_place(path: tuple[Any, ...], value: float) -> None:
+    values = defaults()
+    inner = values["freeze_mode"]["phases"][1]
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    key = "freeze_mode.phases[1]" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    assert refusal(values).startswith(f"{key}={value}: expected a finite number")
+
+
+def test_what_may_be_null_may_be_null() -> None:
+    for key in ("model.weights", "model.image_size", "data.limit", "data.decode_size", "train.patience"):
+        assert parse(changed(key, None))
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e30, 1])
+def test_any_finite_lr_above_zero_is_accepted(value: float) -> None:
+    assert parse(changed("lr", value)).lr == value
+
+
+@given(st.floats())
+def test_no_number_that_is_not_finite_and_positive_gets_through_as_lr(value: float) -> None:
+    if isfinite(value) and value > 0:
+        assert digest(parse(changed("lr", value)))
+    else:
+        assert refusal(changed("lr", value)).startswith(f"lr={value}: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("epoch", "epochs"),
+        ("batchsize", "batch_size"),
+        ("model.nme", "model.name"),
+        ("schedule.warm_up", "schedule.warmup"),
+        ("train.labelsmoothing", "train.label_smoothing"),
+        ("data.Limit", "data.limit"),
+    ],
+)
+def test_an_unknown_key_is_one_line_with_the_nearest_one(key: str, nearest: str) -> None:
+    line = refusal(changed(key, 3))
+    assert line.startswith(f"{key}=3: expected a key of the config")
+    assert line.endswith(f"; did you mean {nearest}?")
+
+
+def test_an_unknown_key_in_a_rule_is_one_line() -> None:
+    values = defaults()
+    values["freeze_mode"]["phases"][0]["rules"][0]["scale"] = 2
+    assert refusal(values).startswith("freeze_mode.phases[0].rules[0].scale=2: expected a key")
+
+
+@pytest.mark.parametrize(("typed", "nearest"), [("cosin", "cosine"), ("OneCycle", "onecycle"), ("Steps", "step")])
+def test_a_misspelled_name_is_answered_with_the_nearest(typed: str, nearest: str) -> None:
+    line = refusal(changed("schedule.name", typed))
+    assert "one of constant, cosine, onecycle, step" in line
+    assert line.endswith(f"; did you mean {nearest}?")
+
+
+def test_a_name_like_no_other_gets_no_hint() -> None:
+    assert str(user_error("data", "zzz", "one of two", ["cifar10", "mnist"])) == "data=zzz: expected one of two"
+    assert (
+        str(user_error("m", "RESNET5O", "a model", ["resnet50"]))
+        == "m=RESNET5O: expected a model; did you mean resnet50?"
+    )
+
+
+# --- digest
+
+IGNORED = ("experiment_name", "device", "dry_run", "tracking.uri", "data.root", "data.download")
+
+
+def config() -> Config:
+    return parse(changed("data.splits", {"train": {"train": True}}))
+
+
+KEYS = sorted(flatten(asdict(config())))
+LEAVES = [key for key in KEYS if not key.startswith(("data.splits.", "optimizer.options.")) and key != "data.options"]
+
+
+def other(value: Any) -> Any:
+    """Return a value of the same type that differs."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, list):
+        return [*value, copy.deepcopy(value[-1]) if value else 0.5]
+    assert value is None
+    return 8
+
+
+def put(target: Config, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    inner: Any = target
+    for section in sections:
+        inner = getattr(inner, section)
+    setattr(inner, last, value)
+
+
+def get(target: Config, key: str) -> Any:
+    inner: Any = target
+    for section in key.split("."):
+        inner = getattr(inner, section)
+    return inner
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_the_digest_changes_with_every_key_but_where_it_runs_and_is_written(key: str) -> None:
+    one = config()
+    put(one, key, other(get(one, key)))
+    assert (digest(one) == digest(config())) == (key in IGNORED)
+    assert (key in semantic(one)) == (key not in IGNORED)
+
+
+@given(
+    st.sets(st.sampled_from(LEAVES), min_size=1, max_size=4), st.sets(st.sampled_from(LEAVES), min_size=1, max_size=4)
+)
+def test_configs_have_equal_digests_where_their_semantic_parts_are_equal(first: set[str], second: set[str]) -> None:
+    one, two = config(), config()
+    for target, keys in ((one, first), (two, second)):
+        for key in keys:
+            put(target, key, other(get(target, key)))
+    assert (digest(one) == digest(two)) == (first - set(IGNORED) == second - set(IGNORED))
+
+
+def test_the_digest_changes_inside_lists_and_mappings() -> None:
+    one, two, three = config(), config(), config()
+    one.freeze_mode.phases[1].rules[0].lr_scale = 0.5
+    two.optimizer.options["momentum"] = 0.8
+    three.data.splits["train"]["train"] = False
+    assert len({digest(c) for c in (config(), one, two, three)}) == 4
+
+
+def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
+    def shuffled(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        keys = list(values)
+        random.Random(0).shuffle(keys)
+        return {key: shuffled(values[key]) for key in keys}
+
+    assert digest(parse(shuffled(defaults()))) == digest(parse(defaults()))
+    assert len(digest(parse(defaults()))) == 64
+
+
+def test_flatten_keeps_every_leaf() -> None:
+    nested = {"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": {}, "g": None}
+    assert flatten(nested) == {"a.b": 1, "a.c.d": [1, {"e": 2}], "f": {}, "g": None}
+    assert json.dumps(semantic(config()))
+
+
+def test_choices_are_what_people_filter_on() -> None:
+    expected = {"model": "shufflenet_v2_x0_5", "freeze_mode": "gradual", "optimizer": "sgd", "data": "digits"}
+    assert choices(parse(defaults())) == {**expected, "lr": 1e-3, "seed": 0}

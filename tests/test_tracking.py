@@ -15,9 +15,6 @@ from frostline.config import UserError
 from frostline.tracking import Tracker
 from frostline.verdict import Result
 
-# SQLAlchemy 2.1 warns of a loader option that MLflow 3.17 still uses.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
 
 

@@ -74,9 +74,9 @@ def build(
     """Return the network with `num_classes` outputs on the CPU, in training mode.
 
     `weights`: None for from scratch, `DEFAULT` or another entry of torchvision, `glyphs`, or a file. The head is the
-    file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights depend
-    on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights.
-    UserError for anything unknown or unfitting.
+    file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights
+    depend on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no
+    weights. UserError for anything unknown or unfitting.
     """
     source = _source(name, weights)
     spec = _input_spec(name, source, image_size)

@@ -65,15 +65,15 @@ def compose_cells(jobs: Sequence[Overrides], compose: Callable[[Overrides], Dict
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     cells: list[Cell] = []
-    seen: dict[str, Overrides] = {}
-    for overrides, setting in zip(jobs, settings, strict=True):
+    seen: dict[str, int] = {}
+    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         config = _compose(overrides, compose)
-        if (twin := seen.setdefault(digest(config), overrides)) is not overrides:
-            raise UserError(f"{' '.join(overrides)}: expected each run once in a sweep, but {' '.join(twin)} is the same")
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        cells.append(Cell(config, name, {**short, **{k: v for k, v in extras.items() if k not in short}}))
+        if (twin := seen.setdefault(digest(config), number)) != number:
+            raise UserError(f"{name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
+        cells.append(Cell(config, name, {**short, **extras}))
     return cells
 
 

@@ -233,11 +233,15 @@ def _experiment(client: MlflowClient, uri: str, root: Path, name: str) -> str:
 
 
 def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
-    """Return the folder of the experiment's artifacts as a URI; None leaves the choice to a tracking server."""
+    """Return where the experiment's artifacts go, as a URI: beside an SQLite file, else into the project's `mlruns`.
+
+    None leaves the choice to a tracking server.
+    """
     if urlsplit(uri).scheme in _SERVERS:
         return None
+    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:") else root / "mlruns"
     folder = quote(experiment_name, safe=" ").lstrip(".") or "experiment"
-    return (root.resolve() / "mlruns" / "artifacts" / folder).as_uri()
+    return (beside.resolve() / "artifacts" / folder).as_uri()
 
 
 def _write_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:

@@ -232,5 +232,5 @@ def evaluate(module: nn.Module, data: Dataset, recipe: Recipe) -> Evaluation:
         child.training = mode
     every = torch.cat(logits)
     loss = F.cross_entropy(every, data.labels).item()
-    accuracy = (every.argmax(1) == data.labels).float().mean().item()
-    return Evaluation(loss, accuracy, every.cpu())
+    right = (every.argmax(1) == data.labels).sum().item()
+    return Evaluation(loss, right / len(data.labels), every.cpu())

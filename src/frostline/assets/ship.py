@@ -1,7 +1,6 @@
 """Make the embedded weights from a run of `experiment=pretrain_glyphs`: its best weights without their head.
 
-    python train.py experiment=pretrain_glyphs hydra.sweep.dir=multirun/pretrain_glyphs
-    python -m frostline.assets.ship multirun/pretrain_glyphs/0/best.safetensors
+`python -m frostline.assets.ship <folder of the run>/best.safetensors`, as `make weights` does.
 """
 
 import sys

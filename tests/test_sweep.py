@@ -1,0 +1,243 @@
+"""Whole sweeps through the real command line, on the embedded digits, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parent.parent
+QUICK = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32")
+INJECT = """
+import sys
+from frostline import training
+evaluate = training.evaluate
+def broken(module, data, recipe):
+    {code}
+training.evaluate = broken
+from frostline.cli import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A sweep that ran: its exit status, what it printed, and where it wrote."""
+
+    status: int
+    out: str
+    err: str
+    folder: Path
+    store: Path
+
+    def results(self):
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
+
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.store}")
+
+    def runs(self):
+        client = self.client()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return client.search_runs(experiments, f"tags.frostline.sweep LIKE '%{self.folder.name}'")
+
+
+def command(*overrides, code=None):
+    """Return the command line of a sweep; with `code` the evaluation is broken by it."""
+    start = ["-c", INJECT.format(code=code)] if code else [str(CHECKOUT / "train.py")]
+    return [sys.executable, *start, *overrides]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT / "src"), "COLUMNS": "140"}
+
+
+def where(folder, store):
+    return (f"hydra.sweep.dir={folder}", f"tracking.uri=sqlite:///{store}")
+
+
+def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0):
+    arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return Done(done.returncode, done.stdout, done.stderr, folder, store)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("record") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory, store):
+    """The main job, smaller: two freeze modes at two learning rates."""
+    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, "freeze=head,full", "lr=1e-2,1e-3")
+
+
+def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
+    assert [r["name"] for r in main_job.results()] == [
+        "head lr=0.01 seed=0",
+        "head lr=0.001 seed=0",
+        "full lr=0.01 seed=0",
+        "full lr=0.001 seed=0",
+    ]
+    assert {r["status"] for r in main_job.results()} == {"FINISHED"}
+    tail = main_job.out.splitlines()[-10:]
+    best = max(main_job.results(), key=lambda r: r["metrics"]["best/val_accuracy"])
+    assert any(line.startswith(best["choices"]["freeze_mode"]) for line in tail), main_job.out
+    assert tail[-1] == f"See it in MLflow: mlflow ui --backend-store-uri sqlite:///{main_job.store}"
+
+
+def test_the_record_holds_what_was_promised(main_job):
+    runs = main_job.runs()
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1 and len(children) == 4
+    assert parents[0].info.status == "FINISHED"
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert run.data.params["data"] == "digits" and run.data.params["epochs"] == "2"
+        assert run.data.tags["frostline.frozen"].endswith("bit for bit")
+        history = main_job.client().get_metric_history(run.info.run_id, "val/accuracy")
+        assert [metric.step for metric in history] == [1, 2]
+        assert run.inputs.dataset_inputs
+        assert {
+            "train/loss",
+            "train/accuracy",
+            "val/loss",
+            "best/epoch",
+            "best/val_accuracy",
+            "test/accuracy",
+            "test/loss",
+            "cost/train_seconds",
+            "cost/images_per_second",
+            "cost/peak_memory_bytes",
+            "cost/trainable_parameters",
+            "cost/backbone_images",
+        } <= set(run.data.metrics)
+
+
+def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(main_job, tmp_path):
+    result = main_job.results()[0]
+    names = {artifact.path for artifact in main_job.client().list_artifacts(result["run_id"])}
+    assert {"config.yaml", "plan.json", "metrics.jsonl", "best.safetensors", "confusion_matrix.png"} <= names
+    fetched = Path(main_job.client().download_artifacts(result["run_id"], "best.safetensors", str(tmp_path)))
+    assert fetched.read_bytes() == Path(result["folder"], "best.safetensors").read_bytes()
+    assert (main_job.store.parent / "artifacts").is_dir()
+
+
+def test_the_journal_has_one_line_per_epoch(main_job):
+    lines = [json.loads(line) for line in (main_job.folder / "3" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    best = max(line["val/accuracy"] for line in lines)
+    assert main_job.results()[3]["metrics"]["best/val_accuracy"] == best
+
+
+def test_a_run_by_itself_and_in_a_sweep_and_from_its_own_config_gives_the_same_bits(main_job, store, tmp_path):
+    config = yaml.safe_load((main_job.folder / "2" / "config.yaml").read_text())
+    chosen = (f"freeze={config['freeze_mode']['name']}", f"lr={config['lr']}")
+    alone = sweep(tmp_path / "alone", store, *chosen, flags=())
+    for name in ("metrics.jsonl", "best.safetensors", "test_predictions.safetensors", "per_class.json"):
+        assert (alone.folder / "0" / name).read_bytes() == (main_job.folder / "2" / name).read_bytes(), name
+
+
+def test_a_failed_run_is_named_with_its_reason_and_the_others_go_on(store, tmp_path):
+    done = sweep(tmp_path / "failing", store, "freeze=full", "lr=1e30,1e-3", expect=1)
+    failed, finished = done.results()
+    assert (failed["status"], finished["status"]) == ("FAILED", "FINISHED")
+    assert failed["reason"].startswith("Diverged: ") and failed["reason"] in done.out
+    assert "Traceback" in (done.folder / "0" / "train.log").read_text()
+    assert "Traceback" not in done.out + done.err
+    by_name = {run.info.run_name: run for run in done.runs()}
+    assert by_name["full lr=1e+30 seed=0"].info.status == "FAILED"
+    assert by_name["full lr=1e+30 seed=0"].data.tags["frostline.reason"] == failed["reason"]
+    assert not (done.folder / "0" / "best.safetensors").exists()
+
+
+def test_sys_exit_in_a_run_does_not_end_the_sweep(store, tmp_path):
+    done = sweep(tmp_path / "exit", store, "seed=0,1", code="sys.exit(0)", expect=1)
+    assert [r["status"] for r in done.results()] == ["FAILED", "FAILED"]
+    assert {run.info.status for run in done.runs()} == {"FAILED"}
+
+
+INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+
+
+@pytest.mark.parametrize(("number", "status", "reason"), INTERRUPTS)
+def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
+    folder = tmp_path / f"interrupt-{number}"
+    arguments = command("-m", "seed=0,1", "epochs=1000", "data.limit=200", *where(folder, store))
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "0" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    done = Done(process.returncode, out, err, folder, store)
+    assert process.returncode == status, out + err
+    assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and the run that had begun
+    assert done.results()[0]["reason"] == reason
+    assert reason in out and "not started" in out and "Traceback" not in out + err
+
+
+def test_a_dry_run_plans_every_run_and_trains_and_records_nothing(tmp_path):
+    done = sweep(tmp_path / "dry", tmp_path / "none.db", "freeze=glob(*)", "dry_run=true", "epochs=7")
+    plans = [json.loads(path.read_text()) for path in done.folder.glob("*/plan.json")]
+    modes = {path.stem for path in (CHECKOUT / "conf" / "freeze_mode").glob("*.yaml")}
+    assert {plan["freeze_mode"] for plan in plans} == modes
+    assert not (tmp_path / "none.db").exists() and not list(done.folder.glob("*/best.safetensors"))
+    for plan in plans:
+        assert plan["phases"][0]["first_epoch"] == 1 and plan["phases"][-1]["last_epoch"] == 7
+
+
+def test_two_sweeps_do_not_share_a_folder(main_job):
+    done = sweep(main_job.folder, main_job.store, expect=2)
+    assert done.err.startswith("frostline: hydra.sweep.dir=") and done.err.count("\n") == 1
+
+
+BAD = [
+    ("lr=nan", "lr=nan: expected a finite number above 0"),
+    ("lr=-1", "lr=-1.0: "),
+    ("lr=0", "lr=0.0: "),
+    ("lr=1e400", "lr=inf: "),
+    ("lr=fast", "lr=fast: expected a value of type float"),
+    ("epochs=0", "epochs=0: expected a whole number of at least 1"),
+    ("epochs=2.5", "epochs=2.5: "),
+    ("seed=null", "seed=null: "),
+    ("+lrr=1", "lrr=1: expected a key of the config, see --help; did you mean lr?"),
+    ("optimiser=adam", "optimiser=adam: expected a key of the config, see --help; did you mean optimizer?"),
+    ("freeze=ful", "did you mean full?"),
+    ("model=resnet05", "did you mean resnet50?"),
+    ("lr=1e-3,0.001", "head lr=0.001 seed=0: expected once in a sweep"),
+    ("freeze=head freeze_mode=full", "freeze=head: "),
+    ("lr=[1", "["),
+]
+
+
+@pytest.mark.parametrize(("overrides", "line"), BAD)
+def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, tmp_path):
+    arguments = command("-m", *overrides.split(), *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.startswith("frostline: ") and done.stderr.count("\n") == 1
+    assert line in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_torch_can_tell_is_refused_before_anything_starts_too(tmp_path):
+    arguments = command("-m", "freeze=head,norm", "model=alexnet", *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("frostline: freeze_mode=norm: expected its pattern */norm/* to match")
+    assert not list(tmp_path.iterdir())

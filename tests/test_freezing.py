@@ -106,7 +106,15 @@ def bits(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "chosen"),
-    [*(("shufflenet_v2_x0_5", chosen) for chosen in MODES), ("densenet121", "norm"), ("mobilenet_v3_small", "gradual")],
+    [
+        *(("shufflenet_v2_x0_5", chosen) for chosen in MODES),
+        *(
+            ("densenet121", "norm"),
+            ("mobilenet_v3_small", "gradual"),
+            ("squeezenet1_1", "last_stage"),
+            ("resnet18", "bias"),
+        ),
+    ],
 )
 def test_frozen_parameters_and_buffers_do_not_move_and_the_others_do(name: str, chosen: str) -> None:
     model = network(name)

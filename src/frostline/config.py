@@ -206,6 +206,8 @@ class Config:
     eval_batch_size: int
     device: str
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
+    threads: int | None
+    """CPU threads of torch, on which the last bits of a result depend; null for as many as torch takes by itself."""
     precision: str
     """`auto` (bf16 where a GPU has it), `fp32` or `bf16`."""
     channels_last: bool
@@ -233,6 +235,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
     ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
     ("eval_batch_size", lambda v: v >= 1, "a whole number of at least 1"),
+    ("threads", lambda v: v >= 1, "a whole number of at least 1, or null"),
     ("model.image_size", lambda v: v >= 8, "a whole number of pixels, at least 8"),
     ("model.sha256", lambda v: len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"), "64 hexadecimal digits"),
     ("optimizer.weight_decay", lambda v: 0 <= v < inf, "a finite number from 0"),

@@ -6,6 +6,7 @@ torch is imported inside the functions that need it, so that a bad override is a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import resource
@@ -98,10 +99,20 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def set_determinism(deterministic: bool) -> None:
-    """Make torch give the same bits for the same command, or let it choose faster kernels."""
+@functools.cache
+def _default_threads() -> int:
+    """Return how many threads torch takes by itself, asked before anybody sets another number."""
     import torch
 
+    return torch.get_num_threads()
+
+
+def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
+    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads."""
+    import torch
+
+    default = _default_threads()
+    torch.set_num_threads(threads or default)
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # asked for by torch.use_deterministic_algorithms
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -89,7 +89,7 @@ def run(
 def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
     device = environment.device(config.device)
-    environment.set_determinism(config.deterministic)
+    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     environment.reset_peak_memory(device)
     images = load_data(config)
     model = build_model(config, images.classes, folder, meta=meta)

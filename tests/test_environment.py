@@ -140,12 +140,12 @@ def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_determinism_is_switched_on_and_off(deterministic: bool) -> None:
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        environment.set_determinism(deterministic)
+        environment.prepare_torch(deterministic=deterministic, threads=None)
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.deterministic is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
     finally:
-        environment.set_determinism(before)
+        environment.prepare_torch(deterministic=before, threads=None)
 
 
 def test_the_peak_counts_what_was_used_since_the_reset() -> None:

@@ -136,7 +136,9 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("cut", [0, 5, 200])
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
     for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
-        weights.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(net().state_dict(), path)
+        weights.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(
+            net().state_dict(), path
+        )
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(UserError) as caught:
             build("resnet18", weights=str(path), num_classes=2, seed=0)

@@ -51,7 +51,8 @@ def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
 
 def test_every_option_fits_the_schema() -> None:
     for path in CONF.glob("*.yaml"):
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(path)))
+        given = OmegaConf.load(path)
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), given.get("model", given)))
 
 
 def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,8 @@ def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Pa
 
 def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "GLYPHS", saved)
-    config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())
+    monkeypatch.setattr(weights, "GLYPHS_SHA256", weights.sha256_of(saved))
+    config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())["model"]
     model = build(**config, num_classes=10, seed=0)
     assert model.input.size == 64
     assert model.weights_sha256 == weights.sha256_of(saved)
@@ -179,3 +181,17 @@ def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
     assert torch.equal(same["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
     assert not torch.equal(other["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
     assert torch.equal(other["features.0.weight"], trained.module.state_dict()["features.0.weight"])
+
+
+def test_the_embedded_weights_are_the_shipped_ones() -> None:
+    assert weights.sha256_of(weights.GLYPHS) == weights.GLYPHS_SHA256
+    assert weights.GLYPHS.stat().st_size <= 1_500_000
+    assert build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0).input.size == 64
+
+
+def test_embedded_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "glyphs.safetensors"
+    changed.write_bytes(weights.GLYPHS.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(weights, "GLYPHS", changed)
+    with pytest.raises(UserError, match="expected the sha256 of"):
+        build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0)

@@ -110,7 +110,7 @@ class ScheduleConfig:
     warmup: float
     """Fraction of the span over which the learning rate rises linearly (onecycle: by a cosine)."""
     final: float
-    """Learning rate at the end, as a fraction of `lr`."""
+    """Learning rate at the end of `cosine` and `onecycle`, as a fraction of `lr`."""
     milestones: list[float]
     """Where `step` multiplies the learning rate by `gamma`."""
     gamma: float

@@ -86,7 +86,8 @@ def device_name(device: torch.device) -> str:
 
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} {'thread' if threads == 1 else 'threads'})"
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -78,7 +78,7 @@ def run(
     }
     record.metrics(metrics)
     record.tag("frostline.fingerprint", setup.data.fingerprint)
-    record.tag("frostline.frozen", f"{guard.compared} tensors unchanged, bit for bit")
+    record.tag("frostline.frozen", guard.verdict())
     outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):
         if path.is_file():

@@ -161,7 +161,7 @@ class Guard:
         self._module = module
         self._copies: dict[str, Tensor] = {}
         self.compared = 0
-        """Number of tensors that the last check found unchanged."""
+        """Number of tensors that were found unchanged, in the phase that froze the most."""
 
     def watch(self) -> None:
         """Keep watching what is still frozen, let go of what now learns, and copy what is newly frozen."""
@@ -177,7 +177,11 @@ class Guard:
         drifted = [name for name, copy in self._copies.items() if not _same_bits(now[name], copy)]
         if drifted:
             raise FrozenDrift(f"{len(drifted)} of {len(self._copies)} frozen tensors changed: {', '.join(drifted[:3])}")
-        self.compared = len(self._copies)
+        self.compared = max(self.compared, len(self._copies))
+
+    def verdict(self) -> str:
+        """Return in words what the checks found; drift has raised by then."""
+        return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -41,7 +41,6 @@ class Screen:
 
     def plan(self, plan: Plan) -> None:
         """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
-        self.say(plan.name, "bold")
         self.console.print(facts(plan))
         self.console.print(plan_table(plan))
 

@@ -65,13 +65,13 @@ def compose_cells(jobs: Sequence[Overrides], compose: Callable[[Overrides], Dict
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     cells: list[Cell] = []
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         config = _compose(overrides, compose)
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        if (twin := seen.setdefault(digest(config), number)) != number:
+        if (twin := seen.setdefault((digest(config), config.data.root), number)) != number:
             raise UserError(f"{name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
         cells.append(Cell(config, name, {**short, **extras}))
     return cells

@@ -70,7 +70,7 @@ def cells_table(ranked: list[Cell], swept: list[str]) -> Table:
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", "seed"))]
     table = Table(box=SIMPLE_HEAD)
     for name in names:
-        table.add_column(name, no_wrap=name == "freeze_mode")
+        table.add_column(name, no_wrap=name == "freeze_mode", overflow="fold")
     several = any(len(cell.results) > 1 for cell in ranked)
     for heading in (*(["seeds"] if several else []), "val", "test", "learn", "time"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -224,7 +224,8 @@ def _experiment(client: MlflowClient, uri: str, root: Path, name: str) -> str:
     """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=_artifact_location(uri, root, name))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
+        return client.create_experiment(name, artifact_location=_artifact_location(uri, root, name), tags=kind)
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore -x {found.experiment_id}"
         expected = f"an experiment that is not deleted (`{restore}` brings it back)"

@@ -21,9 +21,7 @@ from frostline.config import UserError, user_error
 SUFFIXES = (".safetensors", ".pt", ".pth")
 GLYPHS = Path(__file__).parent / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
-GLYPHS_SHA256 = (
-    "cd8e180e58aed0d2569fa746d0678e07a940ad906758183307ae8f2346e38716"  # as frostline.assets.ship printed it
-)
+GLYPHS_SHA256 = "cd8e180e58aed0d2569fa746d0678e07a940ad906758183307ae8f2346e38716"  # printed by assets/ship.py
 
 _METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without

@@ -121,8 +121,10 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
 
 
-def test_a_cpu_is_described_by_its_threads() -> None:
-    assert environment.device_name(CPU) == f"cpu ({torch.get_num_threads()} threads)"
+@pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
+def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert environment.device_name(CPU) == name
 
 
 def test_precision_on_a_cpu_is_float32_unless_asked_for() -> None:

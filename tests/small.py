@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from frostline import freezing, optim, training
-from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig, parse
+from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
 from frostline.training import EpochResult, Recipe, Span
+from frostline.validation import parse
 
 CONF = Path(__file__).parents[1] / "conf"
 MODES = tuple(sorted(path.stem for path in (CONF / "freeze_mode").glob("*.yaml")))

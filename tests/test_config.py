@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.config import Config, UserError, choices, digest, flatten, parse, semantic, user_error
+from frostline.config import Config, UserError, choices, digest, flatten, semantic, user_error
+from frostline.validation import parse
 from small import plain
 
 BAD: dict[str, list[Any]] = {

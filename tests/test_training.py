@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline import experiment, freezing, mixing, optim, training
 from frostline.models import Model
+from frostline.setup import assemble, look
 from frostline.training import Diverged, EpochResult, Recipe, Span, batches, spans
 from small import Samples, compose, images, mode, network, train
 
@@ -371,7 +372,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 ) -> None:
     overrides = ["freeze=lp_ft", "model.weights=null", "model.image_size=32", "data.limit=96", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
-    setup = experiment.assemble(config, tmp_path, meta=False)
+    setup = assemble(config, tmp_path, meta=False)
     factors: list[float] = []
     monkeypatch.setattr(optim, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
 
@@ -380,7 +381,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
             pass
 
     guard = freezing.Guard(setup.model.module)
-    train_views, val, _ = experiment.look(setup)
+    train_views, val, _ = look(setup)
     list(experiment.fit(setup, train_views, val, guard, Silent()))  # type: ignore[arg-type]
     whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
     half = [optim.factor(config.schedule, step, 6) for step in range(6)]

@@ -1,4 +1,4 @@
-"""The typed schema of a run, the checks that Hydra does not make, and the digest of a config.
+"""The typed schema of a run, the digest of a config, and errors that name a key.
 
 Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
 override is answered in well under a second.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from math import inf, isfinite
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 
 class UserError(ValueError):
@@ -227,110 +226,6 @@ class Config:
 
 # What does not change a run's metrics, and so is no part of its digest.
 _NOT_SEMANTIC = ("experiment_name", "device", "dry_run", "tracking", "data.root", "data.download")
-
-_Check = Callable[[Any], bool]
-_CHECKS: tuple[tuple[str, _Check, str], ...] = (
-    ("seed", lambda v: 0 <= v < 2**63, "a whole number from 0"),
-    ("epochs", lambda v: v >= 1, "a whole number of at least 1"),
-    ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
-    ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
-    ("eval_batch_size", lambda v: v >= 1, "a whole number of at least 1"),
-    ("threads", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("model.image_size", lambda v: v >= 8, "a whole number of pixels, at least 8"),
-    ("model.sha256", lambda v: len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"), "64 hexadecimal digits"),
-    ("optimizer.weight_decay", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("schedule.warmup", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("schedule.final", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
-    ("schedule.gamma", lambda v: 0 < v <= 1, "a factor above 0, at most 1"),
-    (
-        "schedule.milestones",
-        lambda v: all(0 < m < 1 for m in v) and v == sorted(set(v)),
-        "rising fractions between 0 and 1",
-    ),
-    ("augment.scale", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, 0 < smallest <= largest <= 1"),
-    ("augment.ratio", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < inf, "two ratios, 0 < smallest <= largest"),
-    ("augment.padding", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("augment.color", lambda v: 0 <= v <= 1, "a strength from 0 to 1"),
-    ("data.val_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("data.test_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
-    ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
-    ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("data.decode_size", lambda v: v >= 8, "a whole number of pixels, at least 8, or null"),
-    ("train.label_smoothing", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("train.clip_norm", lambda v: 0 < v < inf, "a finite number above 0, or null"),
-    ("train.mixup", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("train.cutmix", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("train.ema_decay", lambda v: 0 < v < 1, "a fraction between 0 and 1, or null"),
-    ("train.patience", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
-)
-_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("precision", ("auto", "fp32", "bf16")),
-    ("schedule.name", ("constant", "cosine", "onecycle", "step")),
-    ("schedule.span", ("phase", "run")),
-    ("augment.crop", ("none", "random_resized", "pad")),
-    ("freeze_mode.norm_stats", ("learn", "frozen")),
-)
-
-
-def parse(values: Mapping[str, Any]) -> Config:
-    """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
-    config: Config = _section(Config, values, "")
-    for key, check, expected in _CHECKS:
-        value = _select(config, key)
-        if value is not None and not check(value):
-            raise user_error(key, value, expected)
-    for key, names in _NAMES:
-        if _select(config, key) not in names:
-            raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
-    _check_phases(config.freeze_mode.phases)
-    for key, value in flatten(asdict(config)).items():
-        if not _finite(value):  # in options, which have no checks of their own
-            raise user_error(key, value, "finite numbers only")
-    return config
-
-
-def _finite(value: Any) -> bool:
-    """Return whether no number in `value`, a list or not, is nan or infinite."""
-    return all(map(_finite, value)) if isinstance(value, list) else not isinstance(value, float) or isfinite(value)
-
-
-def _check_phases(phases: Sequence[PhaseConfig]) -> None:
-    for i, phase in enumerate(phases):
-        key = f"freeze_mode.phases[{i}]"
-        for name in ("share", "lr_scale"):
-            if not 0 < getattr(phase, name) < inf:
-                raise user_error(f"{key}.{name}", getattr(phase, name), "a finite number above 0")
-        for j, rule in enumerate(phase.rules):
-            if not 0 <= rule.lr_scale < inf:
-                raise user_error(f"{key}.rules[{j}].lr_scale", rule.lr_scale, "a finite number from 0 (0 freezes)")
-            if not 0 < rule.lr_decay < inf:
-                raise user_error(f"{key}.rules[{j}].lr_decay", rule.lr_decay, "a finite number above 0")
-
-
-def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise unknown_key(f"{prefix}{key}", values[key])
-    return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
-
-
-def _value(hint: Any, value: Any, key: str) -> Any:
-    if is_dataclass(hint):
-        return _section(hint, value, f"{key}.")  # type: ignore[arg-type]
-    items = get_args(hint)
-    if isinstance(value, list) and items and is_dataclass(items[0]):
-        return [_section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
-    return value
-
-
-def _select(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def _keys(cls: type, prefix: str = "") -> list[str]:

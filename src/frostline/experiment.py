@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training, weights
+from frostline import environment, models, optim, outcome, training, weights
 from frostline.config import Config
-from frostline.data import Data, Split
-from frostline.freezing import Guard, Phase
-from frostline.models import Model
-from frostline.plan import Plan, phase_plans
+from frostline.freezing import Guard
 from frostline.report import Screen
+from frostline.setup import Setup, assemble, describe, look
 from frostline.tracking import Record
-from frostline.training import EpochResult, Recipe, Span
-from frostline.views import View, Views
-
-RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run works with, once its data, model and phases are known."""
-
-    config: Config
-    data: Data
-    device: torch.device
-    model: Model
-    phases: tuple[Phase, ...]
-    timeline: tuple[Span, ...]
-    groups: list[dict[str, Any]]
-    steps_per_epoch: int
-    recipe: Recipe
-
-    def enter(self, phase: int) -> None:
-        """Put the model into the state of a phase."""
-        norm_stats = self.config.freeze_mode.norm_stats
-        freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
+from frostline.training import EpochResult, Span
+from frostline.views import Views
 
 
 def run(
@@ -84,144 +57,6 @@ def run(
         if path.is_file():
             record.artifact(path)
     return metrics, plan.images
-
-
-def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
-    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
-    device = environment.device(config.device)
-    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
-    environment.reset_peak_memory(device)
-    images = load_data(config)
-    model = build_model(config, images.classes, folder, meta=meta)
-    if not meta:
-        model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
-    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    steps = len(training.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
-    return Setup(
-        config=config,
-        data=images,
-        device=device,
-        model=model,
-        phases=phases,
-        timeline=training.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
-        groups=optim.param_groups(
-            model.module,
-            model.structure,
-            phases,
-            weight_decay=config.optimizer.weight_decay,
-            decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
-        ),
-        steps_per_epoch=steps,
-        recipe=recipe(config, device),
-    )
-
-
-def load_data(config: Config) -> Data:
-    """Return the splits of `config.data`, decoded."""
-    return data.load(**_data_request(config))
-
-
-def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: bool) -> Model:
-    """Return the network of `config.model` with a head for `classes`; fetched weights go into `folder`."""
-    source = config.model.weights
-    if source and source.startswith(RUNS):
-        uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
-        run_id = source.removeprefix(RUNS).strip("/")
-        (initial := folder / "initial").mkdir(exist_ok=True)
-        source = str(tracking.fetch_artifact(uri, run_id, outcome.BEST, initial))
-    return models.build(
-        config.model.name,
-        weights=source,
-        num_classes=len(classes),
-        classes=classes,
-        seed=config.seed,
-        image_size=config.model.image_size,
-        sha256=config.model.sha256,
-        meta=meta,
-    )
-
-
-def recipe(config: Config, device: torch.device) -> Recipe:
-    """Return how a step is made on `device`."""
-    options = config.train
-    return Recipe(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        seed=config.seed,
-        autocast=environment.autocast_dtype(config.precision, device),
-        label_smoothing=options.label_smoothing,
-        clip_norm=options.clip_norm,
-        mixup=options.mixup,
-        cutmix=options.cutmix,
-        drop_last=options.drop_last,
-    )
-
-
-def describe(setup: Setup, name: str) -> Plan:
-    """Return what the run is about to do."""
-    config, images = setup.config, setup.data
-    module = setup.model.module
-    return Plan(
-        name=name,
-        model=config.model.name,
-        weights=config.model.weights or "scratch",
-        freeze_mode=config.freeze_mode.name,
-        optimizer=config.optimizer.name,
-        schedule=config.schedule.name,
-        augment=config.augment.name,
-        data=config.data.name,
-        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
-        classes=images.classes,
-        image_size=setup.model.input.size,
-        batch_size=config.batch_size,
-        device=environment.device_name(setup.device),
-        precision=str(setup.recipe.autocast or torch.float32).removeprefix("torch."),
-        deterministic=config.deterministic,
-        parameters=sum(p.numel() for p in module.parameters()),
-        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
-        phases=phase_plans(
-            module,
-            setup.model.structure,
-            timeline=setup.timeline,
-            enter=setup.enter,
-            groups=setup.groups,
-            lr=config.lr,
-            steps_per_epoch=setup.steps_per_epoch,
-        ),
-    )
-
-
-def look(setup: Setup) -> tuple[Views, Views, Views]:
-    """Return the training, validation and test split as the network sees them, on its device."""
-    config, images = setup.config, setup.data
-    spec: dict[str, Any] = asdict(setup.model.input)
-    policy = augment_policy(config)
-
-    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        return augment.eval_views(pixels, sizes, **spec)
-
-    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=epoch, **spec)
-
-    def views(split: Split, view: View) -> Views:
-        return Views(split, view, setup.device, _memory_format(config))
-
-    return views(images.train, random), views(images.val, centre), views(images.test, centre)
-
-
-def augment_policy(config: Config) -> augment.Policy:
-    """Return how training views differ; images are mirrored only where the data allows it."""
-    options = config.augment
-    return augment.Policy(
-        crop=options.crop,
-        scale=(options.scale[0], options.scale[1]),
-        ratio=(options.ratio[0], options.ratio[1]),
-        padding=options.padding,
-        flip=options.flip and config.data.flip,
-        color=options.color,
-        trivial=options.trivial,
-    )
 
 
 def learn(
@@ -291,22 +126,3 @@ def keep(epoch: EpochResult, setup: Setup, folder: Path, record: Record, screen:
         val_accuracy=epoch.val.accuracy,
         seconds=epoch.seconds,
     )
-
-
-def check(config: Config) -> None:
-    """Raise the `UserError` that a run would meet before its first step, without decoding or loading anything."""
-    environment.device(config.device)
-    optim.check_options(config.optimizer.name, config.optimizer.options)
-    data.check(**_data_request(config))
-    with tempfile.TemporaryDirectory() as folder:
-        model = build_model(config, ("", ""), Path(folder), meta=True)
-    freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-
-
-def _data_request(config: Config) -> data.Request:
-    fields = {key: value for key, value in asdict(config.data).items() if key not in ("name", "flip")}
-    return cast(data.Request, fields)
-
-
-def _memory_format(config: Config) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format

@@ -14,9 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from frostline import environment, tracking
-from frostline.config import Config, choices, digest, parse, semantic
+from frostline.config import Config, choices, digest, semantic
 from frostline.report import Screen
 from frostline.tracking import Record, Tracker
+from frostline.validation import parse
 from frostline.verdict import Result
 
 log = logging.getLogger(__name__)

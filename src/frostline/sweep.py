@@ -93,14 +93,14 @@ def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -
 
 def _check(cells: Sequence[Cell]) -> None:
     """Raise the `UserError` of the first cell that cannot run; looks at each model, mode, optimizer and data once."""
-    from frostline import experiment
+    from frostline import setup
 
     seen = set()
     for config in (cell.config for cell in cells):
         key = repr((config.device, config.model, config.freeze_mode, config.optimizer, config.data))
         if key not in seen:
             seen.add(key)
-            experiment.check(config)
+            setup.check(config)
 
 
 def _claim(folder: Path) -> None:

@@ -179,12 +179,17 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
     arguments = command("-m", "seed=0,1", "epochs=1000", "data.limit=200", *where(folder, store))
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (folder / "0" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands down that it is ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, env=environment(), text=True, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (folder / "0" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     done = Done(process.returncode, out, err, folder, store)
     assert process.returncode == status, out + err
     assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and the run that had begun

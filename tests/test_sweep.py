@@ -197,6 +197,32 @@ def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, rea
     assert reason in out and "not started" in out and "Traceback" not in out + err
 
 
+def test_a_reader_who_leaves_early_changes_nothing(store, tmp_path):
+    arguments = command("-m", *QUICK, "seed=0,1", *where(tmp_path / "piped", store))
+    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    done = Done(0, "", "", tmp_path / "piped", store)
+    assert [run.info.status for run in done.runs()] == ["FINISHED"] * 3
+
+
+def test_a_folder_that_cannot_be_made_is_refused(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = sweep(tmp_path / "file" / "sweep", store, expect=2)
+    assert done.err.startswith("frostline: hydra.sweep.dir=") and done.err.count("\n") == 1
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_starts(store, tmp_path):
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"conv1.0.weight": zeros(1)}, tmp_path / "w.safetensors")
+    done = sweep(tmp_path / "sweep", store, f"model.weights={tmp_path}/w.safetensors", expect=2)
+    assert "do not fit the network" in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_dry_run_plans_every_run_and_trains_and_records_nothing(tmp_path):
     done = sweep(tmp_path / "dry", tmp_path / "none.db", "freeze=glob(*)", "dry_run=true", "epochs=7")
     plans = [json.loads(path.read_text()) for path in done.folder.glob("*/plan.json")]
@@ -228,6 +254,9 @@ BAD = [
     ("lr=1e-3,0.001", "head lr=0.001 seed=0: expected once in a sweep"),
     ("freeze=head freeze_mode=full", "freeze=head: "),
     ("lr=[1", "["),
+    ("~lr", "lr=(nothing): expected a value"),
+    ("model=null", "model=null: expected one of the options"),
+    ("experiment_name=", "experiment_name=: expected 1 to 250 printable characters"),
 ]
 
 

@@ -29,6 +29,10 @@ def main() -> None:
         _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(explain(error))
+    except ValueError as error:
+        if not _raised_by_hydra(error):
+            raise
+        _refuse(explain(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -50,6 +54,14 @@ def _refuse(line: str) -> None:
     sys.exit(2)
 
 
+def _raised_by_hydra(error: Exception) -> bool:
+    """Return whether Hydra itself found fault with the command line, in the plain ValueError that it sometimes uses."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+
+
 def explain(error: Exception) -> str:
     """Return what Hydra or OmegaConf found wrong as one line: key, value, what was expected, and the nearest name."""
     text = f"{error}\n{error.__cause__ or ''}"
@@ -64,6 +76,9 @@ def explain(error: Exception) -> str:
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         key = re.search(r"full_key: (\S+)", text)
         return str(user_error(key[1] if key else "?", found[1], f"a value of type {found[2].lower()}"))
+    if "Config group override must be a string" in text:
+        group = next((a.partition("=")[0] for a in sys.argv[1:] if a.lower().endswith("=null")), "?")
+        return str(user_error(group, "null", "one of the options of --help"))
     return " ".join(text.split())
 
 

@@ -29,6 +29,8 @@ def run(
     setup = assemble(config, folder, meta=record is None)
     plan = describe(setup, name)
     screen.plan(plan)
+    if config.model.weights is None and plan.trainable_parameters < plan.parameters:
+        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
     outcome.write_json(folder / "plan.json", asdict(plan))
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
@@ -71,6 +73,7 @@ def learn(
             best = epoch
             weights.save(folder / outcome.BEST, module.state_dict(), models.metadata(setup.model, setup.data.classes))
         if setup.config.train.patience and epoch.epoch - best.epoch >= setup.config.train.patience:
+            screen.say(f"  stopped: no better validation accuracy since epoch {best.epoch}")
             break
     assert best is not None  # a run has at least one epoch
     return best, {"cost/train_seconds": seconds, "cost/images_per_second": seen / seconds}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
     from frostline.plan import Plan
 
 
+class _Terminal(Console):
+    """A console whose reader may leave, as in `| head`: the run goes on in silence instead of ending."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to be written to nobody."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Screen:
     """Owner of the terminal: tables and lines, and below them one progress display that leaves nothing behind.
 
@@ -30,7 +41,7 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(markup=False, highlight=False, emoji=False)
+        self.console = console or _Terminal(markup=False, highlight=False, emoji=False)
         self._live = self.console.is_interactive and self.console.file.isatty()
         self._started: float | None = None
         self._bars: _Bars | None = None

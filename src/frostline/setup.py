@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training
-from frostline.config import Config
+from frostline.config import Config, user_error
 from frostline.data import Data, Split
 from frostline.freezing import Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.training import Recipe, Span
 from frostline.views import View, Views
+from frostline.weights import SUFFIXES
 
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
 
@@ -182,13 +183,21 @@ def augment_policy(config: Config) -> augment.Policy:
 
 
 def check(config: Config) -> None:
-    """Raise the `UserError` that a run would meet before its first step, without decoding or loading anything."""
+    """Raise the `UserError` that a run would meet before its first step, without decoding or downloading anything."""
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
-    data.check(**_data_request(config))
+    try:
+        data.check(**_data_request(config))
+    except PermissionError as error:
+        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(config, ("", ""), Path(folder), meta=True)
+        model = build_model(config, ("", ""), Path(folder), meta=not _on_disk(config.model.weights))
     freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+
+
+def _on_disk(weights: str | None) -> bool:
+    """Return whether the weights can be tried on the network at once, with nothing to download."""
+    return weights is not None and (weights.startswith(RUNS) or Path(weights).suffix in SUFFIXES)
 
 
 def _data_request(config: Config) -> data.Request:

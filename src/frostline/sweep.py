@@ -107,7 +107,9 @@ def _claim(folder: Path) -> None:
     """Create the sweep's folder; raises `UserError` if it is there, since two sweeps must not share one."""
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
+    except OSError as error:
+        if not folder.exists():
+            raise user_error("hydra.sweep.dir", folder, f"a folder that can be created ({error.strerror})") from None
         raise user_error("hydra.sweep.dir", folder, "a new folder; this one is another sweep's") from None
 
 
@@ -142,13 +144,14 @@ def _result(folder: Path, number: int, cell: Cell) -> Result:
 
 
 def _close(tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> None:
-    """Draw the results and end the sweep's record."""
+    """End the sweep's record, and draw the results."""
     terminal, sentence = job.screen(), answer(results)
-    terminal.say("")
-    terminal.table(results)
-    terminal.say(sentence)
     if tracker is not None:
         finished = all(result.status == "FINISHED" for result in results)
         status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
         tracking.close_sweep(tracker, status=status, description=sentence, results=results)
+    terminal.say("")
+    terminal.table(results)
+    terminal.say(sentence)
+    if tracker is not None:
         terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from math import inf, isfinite
 from typing import Any, get_args, get_type_hints
 
@@ -11,7 +11,8 @@ from frostline.config import Config, PhaseConfig, flatten, unknown_key, user_err
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (
-    ("seed", lambda v: 0 <= v < 2**63, "a whole number from 0"),
+    ("seed", lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1"),
+    ("experiment_name", lambda v: 0 < len(v) <= 250 and v.isprintable(), "1 to 250 printable characters"),
     ("epochs", lambda v: v >= 1, "a whole number of at least 1"),
     ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
     ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
@@ -96,6 +97,9 @@ def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     for key in values:
         if key not in hints:
             raise unknown_key(f"{prefix}{key}", values[key])
+    for item in fields(cls):
+        if item.name not in values and item.default is MISSING:
+            raise user_error(f"{prefix}{item.name}", "(nothing)", "a value; it must not be deleted")
     return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +43,14 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles that are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        raise user_error("model.weights", path, "tensors only, and this file holds other objects too") from problem
     except Exception as problem:  # hostile bytes can make a parser raise anything
         raise user_error("model.weights", path, f"a file of tensors ({_first_line(problem)})") from problem
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing else")
+        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing around them")
     return state
 
 

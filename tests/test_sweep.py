@@ -163,6 +163,7 @@ def test_a_failed_run_is_named_with_its_reason_and_the_others_go_on(store, tmp_p
     by_name = {run.info.run_name: run for run in done.runs()}
     assert by_name["full lr=1e+30 seed=0"].info.status == "FAILED"
     assert by_name["full lr=1e+30 seed=0"].data.tags["frostline.reason"] == failed["reason"]
+    assert len(by_name["full lr=1e+30 seed=0"].data.tags["frostline.fingerprint"]) == 64  # known before it failed
     assert not (done.folder / "0" / "best.safetensors").exists()
 
 

@@ -35,6 +35,7 @@ def run(
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
     record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
+    record.tag("frostline.fingerprint", setup.data.fingerprint)
 
     train, val, test = look(setup)
     guard = Guard(setup.model.module)
@@ -52,7 +53,6 @@ def run(
         "cost/backbone_images": float(train.seen + val.seen + test.seen),
     }
     record.metrics(metrics)
-    record.tag("frostline.fingerprint", setup.data.fingerprint)
     record.tag("frostline.frozen", guard.verdict())
     outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):

@@ -182,7 +182,10 @@ def test_a_name_like_no_other_gets_no_hint() -> None:
 
 # --- digest
 
-IGNORED = ("experiment_name", "device", "dry_run", "tracking.uri", "data.root", "data.download")
+IGNORED = (
+    *("experiment_name", "device", "resume", "dry_run", "checkpoint.every_seconds", "tracking.uri"),
+    *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
+)
 
 
 def config() -> Config:

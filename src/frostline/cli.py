@@ -1,4 +1,4 @@
-"""The command line: Hydra's, with every mistake of the person's answered in one line and exit status 2."""
+"""The command line: Hydra's for sweeps, or a command; every mistake of the person's is one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import environment
+from frostline import commands, environment
 from frostline.config import UserError, unknown_key, user_error
 
 
@@ -22,6 +23,8 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
     signal.signal(signal.SIGTERM, _terminate)
+    if len(sys.argv) > 1 and sys.argv[1] in commands.names():
+        _command(sys.argv[1], sys.argv[2:])
     entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
     try:
         entry(_job)()
@@ -33,6 +36,16 @@ def main() -> None:
         if not _raised_by_hydra(error):
             raise
         _refuse(explain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _command(name: str, arguments: list[str]) -> NoReturn:
+    """Carry out a command and leave with its exit status."""
+    try:
+        sys.exit(commands.run(name, arguments))
+    except UserError as error:
+        _refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -49,7 +62,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _refuse(line: str) -> None:
+def _refuse(line: str) -> NoReturn:
     print(f"frostline: {line}", file=sys.stderr)
     sys.exit(2)
 

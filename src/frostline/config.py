@@ -160,6 +160,10 @@ class DataConfig:
     """At most so many training images, stratified; null for all."""
     decode_size: int | None
     """Side in pixels to which images of differing sizes are decoded; null keeps the common size of all."""
+    skip_bad: bool
+    """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
+    max_pixels: int
+    """Largest picture, in pixels, that is decoded: what claims to be larger is reported as bad."""
     flip: bool
     """Whether a mirrored image keeps its class."""
     options: dict[str, Any]
@@ -183,6 +187,45 @@ class TrainConfig:
     """Stop after so many epochs without a better validation accuracy; null for never."""
     drop_last: bool
     """Leave out the last, smaller batch of an epoch (never the only one)."""
+
+
+@dataclass
+class FeaturesConfig:
+    """What is computed once because it lies below the frost line."""
+
+    enabled: bool
+    """Compute the frozen stages once and train on their output; false runs the whole network in every step."""
+    views: int | None
+    """Reuse so many random views per image in turn, an approximation; null shows a fresh view in every epoch."""
+
+
+@dataclass
+class EvalConfig:
+    """What is measured on the test split beside accuracy and loss."""
+
+    shift: bool
+    """Also measure accuracy under common corruptions (arXiv:1903.12261): noise, blur, contrast, pixelate, JPEG."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state from which a run can go on is written; at the end of every epoch in any case."""
+
+    every_seconds: float | None
+    """Also after so many seconds within an epoch; null for epochs only."""
+
+
+@dataclass
+class StoreConfig:
+    """Where decoded pixels and features are kept, for every run that asks for them."""
+
+    enabled: bool
+    path: str | None
+    """Folder; null takes FROSTLINE_STORE, else `frostline` in the user's cache directory."""
+    budget_gb: float
+    """Largest size on disk in 10**9 bytes; what was used least recently goes first."""
+    memory_gb: float | None
+    """Pixels and features larger than this are read from disk as needed; null takes a third of the free memory."""
 
 
 @dataclass
@@ -212,6 +255,10 @@ class Config:
     channels_last: bool
     deterministic: bool
     """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
+    compile: str
+    """`auto` compiles the network where the run is long enough to pay for it, `on`, or `off`."""
+    resume: bool
+    """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
     dry_run: bool
     """Print the plan, write plan.json, train nothing."""
     model: ModelConfig
@@ -221,11 +268,18 @@ class Config:
     augment: AugmentConfig
     data: DataConfig
     train: TrainConfig
+    features: FeaturesConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    store: StoreConfig
     tracking: TrackingConfig
 
 
 # What does not change a run's metrics, and so is no part of its digest.
-_NOT_SEMANTIC = ("experiment_name", "device", "dry_run", "tracking", "data.root", "data.download")
+_NOT_SEMANTIC = (
+    *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
+    *("data.root", "data.download"),
+)
 
 
 def _keys(cls: type, prefix: str = "") -> list[str]:

@@ -201,7 +201,7 @@ def _on_disk(weights: str | None) -> bool:
 
 
 def _data_request(config: Config) -> data.Request:
-    fields = {key: value for key, value in asdict(config.data).items() if key not in ("name", "flip")}
+    fields = {key: value for key, value in asdict(config.data).items() if key in data.Request.__annotations__}
     return cast(data.Request, fields)
 
 

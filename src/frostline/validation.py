@@ -45,10 +45,16 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("train.cutmix", lambda v: 0 <= v < inf, "a finite number from 0"),
     ("train.ema_decay", lambda v: 0 < v < 1, "a fraction between 0 and 1, or null"),
     ("train.patience", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("features.views", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("checkpoint.every_seconds", lambda v: 0 < v < inf, "a finite number of seconds above 0, or null"),
+    ("store.budget_gb", lambda v: 0 < v < inf, "a finite number above 0"),
+    ("store.memory_gb", lambda v: 0 < v < inf, "a finite number above 0, or null"),
+    ("data.max_pixels", lambda v: v >= 64, "a whole number of at least 64"),
     ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
 )
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("precision", ("auto", "fp32", "bf16")),
+    ("compile", ("auto", "on", "off")),
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),
     ("schedule.span", ("phase", "run")),
     ("augment.crop", ("none", "random_resized", "pad")),

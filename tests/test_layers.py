@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("sweep", "job"),
     ("experiment", "setup"),
-    ("tracking", "report", "tables", "verdict", "outcome", "credentials"),
+    ("tracking", "report", "tables", "verdict", "results", "outcome", "credentials"),
     ("plan", "views", "training", "mixing"),
     (
         *("models", "families", "weights", "freezing", "optim"),

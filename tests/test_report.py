@@ -13,8 +13,8 @@ from rich.console import Console
 
 from frostline.plan import PhasePlan, Plan, StagePlan
 from frostline.report import Screen, confusion_picture
+from frostline.results import Result
 from frostline.tables import duration
-from frostline.verdict import Result
 
 LINE = {"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975, "seconds": 1.5}
 

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from frostline import credentials, tracking
 from frostline.config import UserError
+from frostline.results import Result
 from frostline.tracking import Tracker
-from frostline.verdict import Result
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.verdict import TEST, VAL, Result, answer, cells, varying
+from frostline.results import TEST, VAL, Result, cells, varying
+from frostline.verdict import answer
 
 
 def result(

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from frostline import environment, tracking
 from frostline.config import Config, choices, digest, semantic
 from frostline.report import Screen
+from frostline.results import Result
 from frostline.tracking import Record, Tracker
 from frostline.validation import parse
-from frostline.verdict import Result
 
 log = logging.getLogger(__name__)
 _SHARED = "sweep.json"

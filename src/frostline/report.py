@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from frostline.results import Result, cells, percent, varying
 from frostline.tables import cells_table, duration, facts, plan_table, unfinished
-from frostline.verdict import Result, cells, percent, varying
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from frostline import environment, job, tracking
 from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.results import Result, value_text
 from frostline.tracking import Tracker
-from frostline.verdict import Result, answer, value_text
+from frostline.verdict import answer
 
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
 

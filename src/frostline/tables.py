@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from frostline.verdict import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, percent, value_text
+from frostline.results import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, percent, value_text
 
 if TYPE_CHECKING:
     from frostline.plan import PhasePlan, Plan, StagePlan

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from frostline import credentials
 from frostline.config import UserError, user_error
-from frostline.verdict import Result
+from frostline.results import Result
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+CHECKOUT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +23,36 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["FROSTLINE_STORE"] = str(folder)
     yield folder
     del os.environ["FROSTLINE_STORE"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small sweep of two runs, head and full, on the embedded digits."""
+
+    folder: Path
+    uri: str
+
+    def environment(self):
+        source = str(CHECKOUT / "src")
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source, "MLFLOW_TRACKING_URI": self.uri}
+
+    def command(self, *arguments, cwd, stdin="", expect=0):
+        """Return stdout and stderr of a command of frostline, run as a person does, in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "frostline", *map(str, arguments)],
+            **{"env": self.environment(), "cwd": cwd, "input": stdin, "timeout": 240},
+            **{"capture_output": True, "text": True, "check": False},
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, _store):
+    """Train the small sweep, once for all tests."""
+    folder = tmp_path_factory.mktemp("trained")
+    sweep = Trained(folder / "sweep", f"sqlite:///{folder / 'mlflow.db'}")
+    quick = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32", "lr=1e-2")
+    where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}")
+    sweep.command("-m", "freeze=head,full", *quick, *where, cwd=folder)
+    return sweep

@@ -15,9 +15,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "job"),
-    ("experiment", "setup"),
-    ("tracking", "report", "tables", "verdict", "results", "outcome", "credentials"),
+    ("sweep", "job", "winner"),
+    ("experiment", "setup", "predictor"),
+    ("tracking", "registry", "report", "tables", "verdict", "results", "outcome", "credentials"),
     ("plan", "views", "training", "mixing"),
     (
         *("models", "families", "weights", "freezing", "optim"),
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""
 
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-KNOWN_TO = {"mlflow": {"tracking"}, "rich": {"report", "tables"}}
+KNOWN_TO = {"mlflow": {"tracking", "registry"}, "rich": {"report", "tables"}}
 """Who may know a library."""
 
 

@@ -110,7 +110,7 @@ def open_sweep(uri: str, *, root: Path, experiment_name: str, name: str, tags: M
     where the store cannot be opened or the experiment cannot be used.
     """
     with _user_errors(uri), _store_lock(uri, root):
-        client = _client(uri)
+        client = client_of(uri)
         experiment_id = _experiment(client, uri, root, experiment_name)
         run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
     return Tracker(uri, experiment_id, run.info.run_id)
@@ -121,7 +121,7 @@ def close_sweep(tracker: Tracker, *, status: str, description: str, results: Seq
 
     A run that is still open belongs to a process that was killed without a chance to say so.
     """
-    client, sweep = _client(tracker.uri), tracker.sweep_run_id
+    client, sweep = client_of(tracker.uri), tracker.sweep_run_id
     client.set_tag(sweep, "mlflow.note.content", description)
     client.log_text(sweep, json.dumps([asdict(result) for result in results], indent=1, default=str), "results.json")
     still_open = f"tags.mlflow.parentRunId = '{sweep}' and attributes.status = 'RUNNING'"
@@ -137,7 +137,7 @@ def record(tracker: Tracker, *, name: str, tags: Mapping[str, str], params: Mapp
     It ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
     `frostline.reason`; whatever was raised is raised again.
     """
-    client = _client(tracker.uri)
+    client = client_of(tracker.uri)
     parent = {"mlflow.parentRunId": tracker.sweep_run_id}
     run_id = client.create_run(tracker.experiment_id, run_name=name, tags={**tags, **parent}).info.run_id
     try:
@@ -168,7 +168,7 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
     if not re.fullmatch(r"[0-9a-f]{32}", run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
         raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
     try:
-        local = Path(_client(uri).download_artifacts(run_id, name, str(folder))).resolve()
+        local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
     except (MlflowException, OSError) as error:
         where = f"a run with the artifact {name} in {uri} ({_first_line(error)})"
         raise user_error("model.weights", wanted, where) from None
@@ -186,7 +186,7 @@ def ui_command(uri: str) -> str:
 
 
 @functools.cache
-def _client(uri: str) -> MlflowClient:
+def client_of(uri: str) -> MlflowClient:
     """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

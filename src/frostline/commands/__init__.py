@@ -5,9 +5,32 @@ Each module has `main(arguments) -> int`, which returns the exit status, and a d
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from typing import NoReturn
+
+from frostline.config import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command's arguments; a mistake is a `UserError`, one line as everywhere."""
+
+    def __init__(self, command: str, description: str | None) -> None:
+        """Take the command's name, and the docstring of its module, whose first line is its help."""
+        super().__init__(f"frostline {command}", description=(description or "").partition("\n")[0])
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`, which names the argument."""
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for `add_argument(type=...)`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
+    return int(text)
 
 
 def names() -> list[str]:

@@ -1,0 +1,108 @@
+"""Say what pictures show, with the network of a run or the best one of a sweep."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from frostline.commands import Parser, positive
+from frostline.config import user_error
+
+
+def main(arguments: list[str]) -> int:
+    """Print classes and probabilities, one picture per line; 1 if some pictures could not be read."""
+    options = _parser().parse_args(arguments)
+    files = list(_files(options.pictures))
+    from frostline import predictor, winner  # imports torch
+
+    with winner.found(options.run) as run:
+        if run.note:
+            print(f"frostline: {run.note}", file=sys.stderr)
+        network = predictor.load(run.folder, device=options.device)
+    unread = 0
+
+    def rows() -> Iterator[tuple[Path, dict[str, float]]]:
+        nonlocal unread
+        for file, row in predictor.predict(network, files, batch=options.batch or network.config.eval_batch_size):
+            if isinstance(row, OSError):
+                unread += 1
+                print(f"frostline: not read: {_one_line(row)}", file=sys.stderr)
+            else:
+                yield file, predictor.ranked(network, row, options.top)
+
+    try:
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+        _write_json(rows(), sys.stdout) if options.format == "json" else _write_csv(rows(), options.top, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if unread:
+        print(f"frostline: {unread} of {len(files)} pictures could not be read", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def _parser() -> Parser:
+    parser = Parser("predict", __doc__)
+    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument("pictures", nargs="+", help="files, folders, or - for a list on stdin, one path per line")
+    parser.add_argument("--format", choices=("csv", "json"), default="csv")
+    parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many classes per picture (1)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="pictures at once (the run's eval_batch_size)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    return parser
+
+
+def _files(named: Sequence[str]) -> Iterator[Path]:
+    """Yield the pictures; a path of the command line must exist, one of a list is reported when its turn comes."""
+    for name in named:
+        if name == "-":
+            for line in sys.stdin:
+                if path := line.rstrip("\r\n"):
+                    yield from _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
+        elif not (path := Path(name)).exists():
+            raise user_error("pictures", name, "a file or folder, and there is none")
+        else:
+            yield from _pictures(path) if path.is_dir() else [path]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from frostline.pixels import SUFFIXES, list_images
+
+    if not (files := list_images(folder)):
+        raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
+    return files
+
+
+def _write_csv(rows: Iterator[tuple[Path, dict[str, float]]], top: int, out: TextIO) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    names = [f"{name}{'' if i == 1 else f'_{i}'}" for i in range(1, top + 1) for name in ("class", "probability")]
+    writer.writerow(["file", *names])
+    for file, best in rows:
+        writer.writerow([file, *(cell for name, p in best.items() for cell in (name, f"{p:.6f}"))])
+        out.flush()
+
+
+def _write_json(rows: Iterator[tuple[Path, dict[str, float]]], out: TextIO) -> None:
+    """Write a list of objects, one per line."""
+    separator = "[\n"
+    for file, best in rows:
+        row = {"file": str(file), "class": next(iter(best)), "probabilities": best}
+        text = json.dumps(row, ensure_ascii=False)
+        out.write(separator + (text if _is_unicode(text) else json.dumps(row)))
+        out.flush()
+        separator = ",\n"
+    out.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` is Unicode; names of files can hold bytes that are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _one_line(error: OSError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,125 @@
+"""A trained network as its run left it, and what it says of pictures: the decoding and the view of the evaluation.
+
+Nothing that a run left can run code: its config is read as plain YAML, its weights as safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from frostline import environment, models, weights
+from frostline.augment import eval_views
+from frostline.config import Config, UserError, flatten
+from frostline.models import Model
+from frostline.pixels import read_image, stack
+from frostline.validation import parse
+
+CONFIG = "config.yaml"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network in eval mode on its device, and how pictures are shown to it."""
+
+    model: Model
+    classes: tuple[str, ...]
+    config: Config
+    device: torch.device
+
+
+def load(folder: Path, *, device: str) -> Predictor:
+    """Return the network of the run in `folder` with the weights of its best epoch.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:<n>`. UserError where the files are missing, damaged, or not a run's.
+    """
+    config = read_config(folder / CONFIG)
+    place = environment.device(device)
+    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    file = folder / BEST
+    meta = weights.metadata_of(file)
+    if meta.get("model") != config.model.name or not meta.get("classes"):
+        raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
+    classes = tuple(map(str, meta["classes"]))
+    model = models.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
+    try:
+        model.module.load_state_dict(weights.read(file), assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
+    model.module.eval().to(place, memory_format=_memory_format(config))  # type: ignore[call-overload]
+    return Predictor(model, classes, config, place)
+
+
+def read_config(path: Path) -> Config:
+    """Return the config that a run has written, read as plain data; UserError for anything else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: expected the config of a run")
+        if strange := [key for key, value in flatten(values).items() if "_target_" in key or "${" in str(value)]:
+            raise UserError(f"{path}: expected plain values, and {strange[0]} is none")
+        return parse(values)
+    except OSError as error:
+        raise UserError(f"{path}: expected the config of a run ({error.strerror})") from None
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
+
+
+def view(predictor: Predictor, picture: Image.Image) -> Tensor:
+    """Return `(3, S, S)` float32: what the network is shown of an RGB picture of any size."""
+    pixels, sizes = stack(1, lambda _: picture, predictor.config.data.decode_size)
+    return eval_views(pixels, sizes, **asdict(predictor.model.input))[0]
+
+
+@torch.inference_mode()
+def logits(predictor: Predictor, views: Tensor) -> Tensor:
+    """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)`, in the precision of the run."""
+    dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
+    inputs = views.to(predictor.device).contiguous(memory_format=_memory_format(predictor.config))
+    with torch.autocast(predictor.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        outputs: Tensor = predictor.model.module(inputs)
+    return outputs.float().cpu()
+
+
+def predict(predictor: Predictor, files: Sequence[Path], *, batch: int) -> Iterator[tuple[Path, Tensor | OSError]]:
+    """Yield each file with its logits `(classes,)`, or with the error where it is no picture that can be read.
+
+    Pictures are decoded side by side and kept as views only, so that memory holds `batch` of them however large.
+    """
+
+    def look(file: Path) -> Tensor | OSError:
+        try:
+            return view(predictor, read_image(file))
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), batch):
+            part = files[start : start + batch]
+            seen = list(pool.map(look, part))
+            readable = [views for views in seen if isinstance(views, Tensor)]
+            rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
+            for file, views in zip(part, seen, strict=True):
+                yield file, next(rows) if isinstance(views, Tensor) else views
+
+
+def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:
+    """Return the `top` classes of one row of logits with their probabilities, the most probable first."""
+    best = row.softmax(0).topk(min(top, len(predictor.classes)))
+    return {predictor.classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+
+
+def _memory_format(config: Config) -> Any:
+    return torch.channels_last if config.channels_last else torch.contiguous_format

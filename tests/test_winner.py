@@ -1,0 +1,189 @@
+"""The winner of a sweep is found wherever it is kept, and says of pictures what it said in its evaluation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from frostline import data, predictor, weights, winner
+from frostline.config import UserError
+from frostline.results import Result
+
+CPU = torch.device("cpu")
+
+
+def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
+    metrics = {"best/val_accuracy": val} if status == "FINISHED" else {}
+    facts = {"freeze_mode": mode, "seed": seed, "data": "digits", **choices}
+    return Result(job, f"{mode} seed={seed}", f"/sweep/{job}", None, status, None, facts, metrics)
+
+
+@pytest.fixture(scope="module")
+def pictures(trained, tmp_path_factory):
+    """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
+    request = predictor.read_config(trained.folder / "0" / "config.yaml").data
+    fields = {key: value for key, value in asdict(request).items() if key in data.Request.__annotations__}
+    test, folder = data.load(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
+    for row, pixels in enumerate(test.pixels):
+        Image.fromarray(pixels[0].numpy()).save(folder / f"{row:04} ñ.png")
+    return folder, test.labels
+
+
+def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, pictures, tmp_path):
+    folder, labels = pictures
+    out, err = trained.command("predict", trained.folder / "0", folder, "--top", 10, "--format", "json", cwd=tmp_path)
+    rows = json.loads(out)
+    assert err == "" and [row["file"] for row in rows] == sorted(map(str, folder.iterdir()))
+    recorded = load_file(trained.folder / "0" / "test_predictions.safetensors")
+    said = torch.tensor([[row["probabilities"][str(label)] for label in range(10)] for row in rows])
+    assert torch.allclose(said, recorded["logits"].softmax(1), atol=1e-4, rtol=0)
+    accuracy = sum(row["class"] == str(label) for row, label in zip(rows, labels.tolist(), strict=True)) / len(labels)
+    assert accuracy == json.loads((trained.folder / "0" / "result.json").read_text())["metrics"]["test/accuracy"]
+
+
+def test_logits_do_not_depend_on_the_batch(trained, pictures):
+    network = predictor.load(trained.folder / "1", device="cpu")
+    recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")["logits"][:7]
+    for batch in (1, 3, 7):
+        rows = predictor.predict(network, sorted(pictures[0].iterdir())[:7], batch=batch)
+        assert torch.allclose(torch.stack([row for _, row in rows]), recorded, atol=1e-4)
+
+
+def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    results = [json.loads(path.read_text()) for path in sorted(trained.folder.glob("*/result.json"))]
+    best = max(results, key=lambda each: each["metrics"]["best/val_accuracy"])
+    expected = weights.sha256_of(Path(best["folder"], "best.safetensors"))
+    sweep_id = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
+    for name in (str(trained.folder), sweep_id, f"runs:/{best['run_id']}", best["folder"]):
+        with winner.found(name) as run:
+            assert weights.sha256_of(run.folder / "best.safetensors") == expected
+            assert (run.result.name, run.result.run_id) == (best["name"], best["run_id"])
+            predictor.read_config(run.folder / "config.yaml")
+            said = f"{best['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
+            assert run.note.startswith(said)
+
+
+def test_csv_has_one_row_per_picture_from_a_list_on_stdin_and_counts_what_it_cannot_read(trained, pictures, tmp_path):
+    good = sorted(map(str, pictures[0].iterdir()))[:3]
+    (tmp_path / "broken, very.png").write_bytes(b"\x89PNG but no more")
+    listed = "\n".join([good[0], "broken, very.png", "gone.png", "", *good[1:]])
+    out, err = trained.command("predict", trained.folder / "0", "-", "--top", 2, cwd=tmp_path, stdin=listed, expect=1)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["file"] for row in rows] == good
+    assert all(float(row["probability"]) >= float(row["probability_2"]) for row in rows)
+    lines = err.splitlines()
+    assert "broken, very.png" in lines[0] and "gone.png" in lines[1] and len(lines) == 3
+    assert lines[2] == "frostline: 2 of 5 pictures could not be read"
+
+
+def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_path):
+    network = predictor.load(trained.folder / "0", device="cpu")
+    for size, mode in (((8, 8), "L"), ((300, 17), "RGB"), ((1, 1), "1"), ((33, 64), "RGBA"), ((20, 20), "P")):
+        Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
+    rows = dict(predictor.predict(network, sorted(tmp_path.iterdir()), batch=2))
+    assert len(rows) == 5 and all(row.shape == (10,) and row.isfinite().all() for row in rows.values())
+
+
+def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_first_seed():
+    results = [
+        result(0, "head", 0.90, seed=0),
+        result(1, "head", 0.99, seed=1),
+        result(2, "full", 0.95, seed=0),
+        result(3, "full", 0.96, seed=1),
+        result(4, "norm", 0.0, status="FAILED"),
+    ]
+    chosen, note = winner.best("sweep", results)
+    assert chosen.job == 2
+    assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
+
+
+def test_a_sweep_without_a_winner_says_why():
+    with pytest.raises(UserError, match="none of its 1 is"):
+        winner.best("sweep", [result(0, "head", 0, status="KILLED")])
+    with pytest.raises(UserError, match=r"whose data differ \(cifar10, digits\)"):
+        winner.best("sweep", [result(0, "head", 0.9), result(1, "head", 0.95, data="cifar10")])
+
+
+def copied(trained, tmp_path):
+    return Path(shutil.copytree(trained.folder, tmp_path / "moved"))
+
+
+def test_a_sweep_that_was_moved_is_found_where_it_is_now(trained, tmp_path):
+    moved = copied(trained, tmp_path)
+    with winner.found(str(moved)) as run:
+        assert run.folder.parent == moved
+
+
+def test_failed_and_half_written_runs_do_not_hide_the_others(trained, tmp_path):
+    moved = copied(trained, tmp_path)
+    (moved / "2").mkdir()
+    (moved / "2" / "result.json").write_text('{"job": 2, "na')
+    failed = {**json.loads((moved / "0" / "result.json").read_text()), "status": "FAILED", "reason": "Diverged: nan"}
+    (moved / "0" / "result.json").write_text(json.dumps(failed))
+    (moved / "0" / "best.safetensors").unlink()
+    with winner.found(str(moved)) as run:
+        assert run.folder == moved / "1" and "1 of 2 runs unfinished" in run.note
+    with pytest.raises(UserError, match=r"is FAILED \(Diverged: nan\)"), winner.found(str(moved / "0")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "message"),
+    [
+        ("epochs: 2", "epochs: !!python/object/apply:os.system [id]", "the config of a run"),
+        ("epochs: 2", "epochs: ${oc.env:HOME}", "plain values, and epochs is none"),
+        ("epochs: 2", "epochs: 2\n_target_: os.system", "plain values, and _target_ is none"),
+        ("epochs: 2", "epochs: fast", "the config of a run"),
+        ("epochs: 2", "epochs: 0", "epochs=0: expected a whole number of at least 1"),
+        ("epochs: 2", "epochs: 2\nepoch: 2", "did you mean epochs"),
+    ],
+)
+def test_a_config_is_plain_data_or_refused(trained, tmp_path, line, replacement, message):
+    text = (trained.folder / "0" / "config.yaml").read_text()
+    assert line in text
+    (tmp_path / "config.yaml").write_text(text.replace(line, replacement))
+    with pytest.raises(UserError, match=message) as error:
+        predictor.read_config(tmp_path / "config.yaml")
+    assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
+    moved = copied(trained, tmp_path) / "0"
+    file = moved / "best.safetensors"
+    tensors, meta = weights.read(file), weights.metadata_of(file)
+    head = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+    weights.save(file, head, meta)
+    with pytest.raises(UserError, match="expected all weights of shufflenet_v2_x0_5"):
+        predictor.load(moved, device="cpu")
+    save_file(tensors, file)
+    with pytest.raises(UserError, match="that a run of frostline has written"):
+        predictor.load(moved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "x.png"), "pictures=x.png: expected a file or folder, and there is none"),
+        (("nowhere", "."), "run=nowhere: expected the folder or MLflow run id of a run or sweep"),
+        (("f" * 32, "."), f"run={'f' * 32}: expected a run of sqlite:///"),
+        ((".", "."), "run=.: expected a run with best.safetensors, or a sweep with finished runs"),
+        (("nowhere",), "the following arguments are required: pictures"),
+        (("nowhere", ".", "--top", "0"), "argument --top: expected a whole number of at least 1, not 0"),
+        (("nowhere", "empty"), "pictures=empty: expected a folder with pictures"),
+    ],
+)
+def test_a_mistake_is_one_line(trained, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "one.png")
+    out, err = trained.command("predict", *arguments, cwd=tmp_path, expect=2)
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"frostline: {message}"), err

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("models", "families", "weights", "freezing", "optim"),
         *("data", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
     ),
-    ("store", "mapped"),
+    ("store", "entries", "mapped"),
     ("environment", "randomness"),
     ("config", "validation"),
     ("__init__",),

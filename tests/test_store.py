@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from frostline import entries, mapped
+from frostline.commands.store import main as command
+from frostline.config import UserError
 from frostline.store import Store, Writer, open_store
+
+SOURCE = Path(__file__).parents[1] / "src"
 
 
 def key(text: str) -> str:
@@ -28,6 +42,14 @@ def counting(calls: list[int]) -> Callable[[Writer], dict[str, Any]]:
     return make
 
 
+def kilobytes(count: int) -> Callable[[Writer], dict[str, Any]]:
+    def make(writer: Writer) -> dict[str, Any]:
+        writer.tensor("rows", (count, 1000), torch.uint8).fill_(7)
+        return {}
+
+    return make
+
+
 @pytest.fixture
 def said() -> list[str]:
     return []
@@ -36,6 +58,11 @@ def said() -> list[str]:
 @pytest.fixture
 def store(tmp_path: Path, said: list[str]) -> Store:
     return Store(tmp_path / "store", budget=10**6, say=said.append)
+
+
+def files(store: Store) -> list[Path]:
+    assert store.folder is not None
+    return sorted(file for file in store.folder.rglob("*") if file.is_file() and file.suffix != ".lock")
 
 
 def test_what_was_made_is_found_by_the_next_and_is_the_same(store: Store, said: list[str]):
@@ -51,6 +78,25 @@ def test_what_was_made_is_found_by_the_next_and_is_the_same(store: Store, said: 
         assert entry.tensors["none"].shape == (0, 7) and entry.tensors["flag"].item() is True
 
 
+@pytest.mark.parametrize("dtype", mapped.DTYPES.values(), ids=str)
+def test_every_type_comes_back(store: Store, dtype: torch.dtype):
+    values = torch.tensor([0, 1, 1, 0]).to(dtype)
+
+    def make(writer: Writer) -> dict[str, Any]:
+        writer.tensor("t", (4,), dtype).copy_(values)
+        return {}
+
+    for _ in range(2):
+        assert torch.equal(store.get("features", key("t"), make, about="t").tensors["t"], values)
+
+
+def test_what_a_run_writes_to_a_found_tensor_stays_its_own(store: Store):
+    for _ in range(2):  # made, then found
+        rows = store.get("pixels", key("a"), counting([]), about="digits").tensors["rows"]
+        assert rows[0, 0] == 0
+        rows[0, 0] = 9
+
+
 def test_without_a_store_everything_is_made_in_memory(tmp_path: Path, said: list[str]):
     store = open_store(enabled=False, path=str(tmp_path / "none"), budget_gb=1, say=said.append)
     calls: list[int] = []
@@ -58,3 +104,304 @@ def test_without_a_store_everything_is_made_in_memory(tmp_path: Path, said: list
         entry = store.get("pixels", key("a"), counting(calls), about="digits")
         assert entry.made and entry.meta == {"pair": [1, 2]} and entry.tensors["rows"].sum() == 10
     assert len(calls) == 2 and not (tmp_path / "none").exists() and store.items() == []
+
+
+def test_the_folder_is_the_one_asked_for_else_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "env"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"enabled": True, "budget_gb": 0.5, "say": print}
+    assert open_store(path=str(tmp_path / "own"), **options).folder == tmp_path / "own"
+    assert open_store(path=None, **options).folder == tmp_path / "env"
+    monkeypatch.delenv("FROSTLINE_STORE")
+    found = open_store(path=None, **options)
+    assert found.folder is not None and found.folder.name == "frostline" and found.budget == 5 * 10**8
+
+
+def test_a_making_that_fails_leaves_nothing(store: Store):
+    def fail(writer: Writer) -> dict[str, Any]:
+        writer.tensor("rows", (3,), torch.uint8)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        store.get("pixels", key("a"), fail, about="digits")
+    assert files(store) == []
+
+
+def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said: list[str]):
+    calls: list[int] = []
+    store.get("pixels", key("a"), counting(calls), about="digits")
+    whole = sum(file.stat().st_size for file in files(store))
+    for number in range(whole):
+        file, at = next((file, at) for file, at in spots(store) if (number := number - 1) < 0)
+        content = bytearray(file.read_bytes())
+        content[at] ^= 1 << number % 8
+        file.write_bytes(content)
+        entry = store.get("pixels", key("a"), counting(calls), about="digits")
+        assert entry.made and entry.tensors["rows"].sum() == 10, (file.name, at)
+    assert len(calls) == len(said) + 1 == whole + 1
+    assert all("digits is damaged" in line and "\n" not in line for line in said)
+
+
+def spots(store: Store) -> Iterator[tuple[Path, int]]:
+    return ((file, at) for file in files(store) for at in range(file.stat().st_size))
+
+
+@pytest.mark.parametrize("name", ["rows", "none", "flag", "entry.jsonl"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "longer"])
+def test_files_that_are_gone_cut_or_longer_are_noticed(store: Store, name: str, damage: str):
+    store.get("pixels", key("a"), counting([]), about="digits")
+    (file,) = (file for file in files(store) if file.name == name)
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"" if damage == "empty" and name != "none" else file.read_bytes() + b"x")
+    assert store.get("pixels", key("a"), counting([]), about="digits").made
+    assert not store.get("pixels", key("a"), counting([]), about="digits").made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensors": {"../../../../secret": {"dtype": "uint8", "shape": [3], "crc32": 0}}},
+        {"tensors": {"rows": {"dtype": "load", "shape": [3], "crc32": 0}}},
+        {"tensors": {"rows": {"dtype": "uint8", "shape": [-1, -24], "crc32": 0}}},
+        {"tensors": {"rows": {"dtype": "uint8", "shape": "x", "crc32": 0}}},
+        {"tensors": {"rows": 3}},
+        {"key": "0" * 64},
+    ],
+)
+def test_an_edited_seal_reads_nothing_else_and_ends_nothing(store: Store, change: dict[str, Any], tmp_path: Path):
+    (tmp_path / "secret").write_bytes(b"abc")
+    store.get("pixels", key("a"), counting([]), about="digits")
+    (file,) = (file for file in files(store) if file.name == "entry.jsonl")
+    text = json.dumps(json.loads(file.read_text().splitlines()[0]) | change)
+    for name, tensor in change.get("tensors", {}).items():
+        if isinstance(tensor, dict) and name == "rows":
+            tensor["crc32"] = mapped.checksum(file.parent / "rows")
+            text = json.dumps(json.loads(text) | change)
+    file.write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
+    assert store.get("pixels", key("a"), counting([]), about="digits").made
+
+
+def test_two_threads_make_one(store: Store):
+    calls: list[int] = []
+
+    def slow(writer: Writer) -> dict[str, Any]:
+        time.sleep(0.2)
+        return counting(calls)(writer)
+
+    threads = [threading.Thread(target=store.get, args=("pixels", key("a"), slow), kwargs={"about": "digits"})]
+    threads += [threading.Thread(target=store.get, args=("pixels", key("a"), slow), kwargs={"about": "digits"})]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+def test_what_needs_another_entry_may_ask_for_it(store: Store):
+    def features(writer: Writer) -> dict[str, Any]:
+        rows = store.get("pixels", key("a"), counting([]), about="digits").tensors["rows"]
+        writer.tensor("sum", (), torch.float32).copy_(rows.sum())
+        return {}
+
+    assert store.get("features", key("b"), features, about="sum").tensors["sum"] == 10
+
+
+SCRIPT = """
+import os, sys, time, torch
+from pathlib import Path
+from frostline.store import Store
+
+folder, log, seconds, processes = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+
+def make(writer):
+    rows = writer.tensor("rows", (5, 1000), torch.uint8)
+    rows[0] = 1
+    with log.open("a") as file:
+        file.write("made\\n")
+    time.sleep(seconds)
+    rows[:] = torch.arange(5)[:, None]
+    return {"n": 5}
+
+for _ in range(processes - 1):
+    if os.fork() == 0:
+        break
+lines = []
+entry = Store(folder, budget=10**6, say=lines.append).get("pixels", "a" * 64, make, about="digits")
+lines.append(f"{entry.made} {int(entry.tensors['rows'].sum())} {entry.meta}")
+os.write(1, ("; ".join(lines) + "\\n").encode())
+os._exit(0)
+"""
+
+
+def start(folder: Path, seconds: float, processes: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(folder.with_name("log")), str(seconds), str(processes)]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: Path):
+    answers = start(tmp_path / "store", 2, 10).communicate(timeout=120)[0].splitlines()
+    assert (tmp_path / "log").read_text() == "made\n"
+    waited = "store: waiting for another process that makes digits; False 10000 {'n': 5}"
+    assert sorted(answers) == ["True 10000 {'n': 5}"] + [waited] * 9
+
+
+def test_what_a_killed_process_left_is_cleaned_by_the_next_that_makes_something(tmp_path: Path, said: list[str]):
+    process = start(tmp_path / "store", 60, 1)
+    while not (tmp_path / "log").exists():
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    store = Store(tmp_path / "store", budget=10**6, say=said.append)
+    assert [file.name for file in files(store)] == ["rows"] and store.items() == []
+    assert not store.has("pixels", "a" * 64)
+    store.get("pixels", key("b"), counting([]), about="digits")
+    assert {file.parent.name for file in files(store)} == {key("b")}
+    assert store.get("pixels", "a" * 64, counting([]), about="digits").made and said == []
+
+
+def test_what_was_used_least_recently_makes_room(tmp_path: Path):
+    store = Store(tmp_path / "store", budget=100_000, say=print)
+    for number, name in enumerate("abc"):
+        store.get("features", key(name), kilobytes(30), about=name)
+        (seal,) = (tmp_path / "store").glob(f"*/*/{key(name)}/entry.jsonl")
+        os.utime(seal, (number, number))
+    store.get("features", key("a"), kilobytes(30), about="a")
+    store.get("features", key("d"), kilobytes(30), about="d")
+    assert [item.about for item in store.items()] == ["c", "a", "d"]
+    assert sum(item.size for item in store.items()) <= 100_000
+
+
+def test_what_is_larger_than_the_budget_is_used_but_not_kept_and_moves_nothing(tmp_path: Path, said: list[str]):
+    store = Store(tmp_path / "store", budget=50_000, say=said.append)
+    store.get("features", key("a"), kilobytes(30), about="a")
+    entry = store.get("features", key("b"), kilobytes(60), about="b")
+    assert entry.made and entry.tensors["rows"].shape == (60, 1000) and (entry.tensors["rows"] == 7).all()
+    assert [item.about for item in store.items()] == ["a"] and "store.budget_gb" in said[0]
+
+
+def test_an_entry_that_is_being_made_is_not_removed(store: Store):
+    seen: list[bool] = []
+
+    def make(writer: Writer) -> dict[str, Any]:
+        rows = writer.tensor("rows", (3,), torch.uint8)
+        worker = threading.Thread(target=lambda: seen.append(store.tidy() == 0))
+        worker.start()
+        worker.join()
+        rows.fill_(1)
+        return {}
+
+    assert store.get("features", key("a"), make, about="a").tensors["rows"].sum() == 3
+    assert seen == [True] and store.has("features", key("a"))
+
+
+def test_a_removed_entry_can_still_be_used_by_who_has_it(store: Store):
+    rows = store.get("features", key("a"), kilobytes(20), about="a").tensors["rows"]
+    assert store.remove(store.items()[0]) and files(store) == []
+    mapped.release(rows)
+    assert (rows == 7).all()
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_where_files_may_not_grow_it_is_made_in_memory(store: Store, said: list[str]):
+    with file_size_limit(50_000):
+        entry = store.get("features", key("a"), kilobytes(60), about="a")
+    assert entry.made and (entry.tensors["rows"] == 7).all()
+    assert len(said) == 1 and "a is kept in memory only" in said[0] and "\n" not in said[0]
+    assert files(store) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    (folder := tmp_path / "disk").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_it_is_made_in_memory(small_disk: Path, said: list[str]):
+    store = Store(small_disk / "store", budget=10**9, say=said.append)
+    kept = store.get("features", key("a"), kilobytes(600), about="a")
+    entry = store.get("features", key("b"), kilobytes(600), about="b")
+    assert (kept.tensors["rows"] == 7).all() and (entry.tensors["rows"] == 7).all()
+    assert len(said) == 1 and "No space left on device" in said[0]
+    assert [item.about for item in store.items()] == ["a"]
+
+
+def test_in_a_folder_that_may_only_be_read_entries_are_found_and_others_made_in_memory(
+    small_disk: Path, said: list[str]
+):
+    store = Store(small_disk / "store", budget=10**9, say=said.append)
+    store.get("features", key("a"), kilobytes(20), about="a")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert not store.get("features", key("a"), kilobytes(20), about="a").made
+    assert store.get("features", key("b"), kilobytes(20), about="b").made
+    assert len(said) == 1 and "b is kept in memory only" in said[0] and "Read-only" in said[0]
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, said: list[str]):
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "store", budget=10**6, say=said.append)
+    assert store.get("features", key("a"), kilobytes(20), about="a").made and len(said) == 1 and store.items() == []
+
+
+def test_what_was_filled_or_read_can_leave_the_memory(store: Store):
+    def make(writer: Writer) -> dict[str, Any]:
+        rows = writer.tensor("rows", (900, 1000), torch.uint8)
+        rows[:] = 3
+        mapped.release(rows[5:])  # a part stands for the whole
+        assert (rows == 3).all()
+        return {}
+
+    rows = store.get("features", key("a"), make, about="a").tensors["rows"]
+    assert (rows == 3).all()
+    mapped.release(rows)
+    assert (rows == 3).all()
+    own = torch.ones(3)
+    mapped.release(own)
+    assert own.sum() == 3
+
+
+def test_the_command_lists_checks_and_empties(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FROSTLINE_STORE", str(store.folder))
+    for kind, name in (("pixels", "digits at 8x8"), ("features", "resnet18 of digits")):
+        store.get(kind, key(name), kilobytes(20), about=name)
+    assert command([]) == 0
+    shown = capsys.readouterr().out
+    for text in ("pixels", "digits at 8x8", "resnet18 of digits", "20.3 kB", "2 entries in", "of 50 GB"):
+        assert text in shown, shown
+    assert command(["verify"]) == 0 and "2 entries checked, 0 damaged" in capsys.readouterr().out
+    rows = next(file for file in files(store) if file.parts[-4] == "pixels" and file.name == "rows")
+    rows.write_bytes(rows.read_bytes()[:-1] + b"x")
+    assert command(["verify"]) == 1
+    assert "damaged: pixels digits at 8x8: rows has changed" in capsys.readouterr().out
+    assert command(["clear", "--older-than", "1h"]) == 0 and "0 entries removed" in capsys.readouterr().out
+    assert command(["clear", "--kind", "pixels"]) == 0 and "1 entry removed, 20.3 kB freed" in capsys.readouterr().out
+    assert [item.kind for item in store.items()] == ["features"]
+    assert command(["clear"]) == 0 and files(store) == []
+    with pytest.raises(UserError, match="--older-than=soon"):
+        command(["clear", "--older-than", "soon"])
+
+
+def test_checking_an_entry_is_not_using_it(store: Store):
+    store.get("features", key("a"), kilobytes(20), about="a")
+    (item,) = store.items()
+    os.utime(item.place / "entry.jsonl", (5, 5))
+    entries.find(item.place, trusted=False)
+    assert store.items()[0].used == 5

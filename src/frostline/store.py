@@ -1,21 +1,17 @@
 """The store: pixels and features that are computed once, by whoever asks first, and found by everybody else.
 
-Each entry is a folder `<kind>/<key[:2]>/<key>` of one raw file per tensor and `entry.jsonl`: a line of JSON that says
-what they are, and a line with its sha256. Only plain data is read. Beside the folder lies the entry's lock, and while
-it is being filled `<key>.part`: one that nobody holds the lock of is what a killed process left.
+Each entry is a folder `<kind>/<key[:2]>/<key>`. Beside it lie its lock and, while it is being filled, `<key>.part`:
+one whose lock nobody holds is what a killed process left.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +20,15 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from frostline import mapped
+from frostline import entries, mapped
+from frostline.entries import Damaged, Entry, Item
 
-_SEAL = "entry.jsonl"
 _KEY = "[0-9a-f]{64}"
 _PATIENCE = 1.0  # seconds of waiting for another process after which the person is told
 
 
 class _NoRoom(Exception):
     """The folder cannot take what is to be stored."""
-
-
-class _Damaged(Exception):
-    """An entry is not what was written."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What was asked for."""
-
-    tensors: dict[str, Tensor]
-    """Mapped from the store's files, or in memory; not to be written to."""
-    meta: dict[str, Any]
-    made: bool
-    """Whether this call computed it."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """An entry as it lies on the disk."""
-
-    place: Path
-    kind: str
-    about: str
-    """What it is, for people; empty where the entry is damaged."""
-    size: int
-    """Bytes."""
-    used: float
-    """When it was last asked for, in seconds since 1970."""
 
 
 class Writer:
@@ -112,29 +79,24 @@ class Store:
             return _in_memory(make)
         place = self._place(kind, key)
         try:
-            with suppress(_Damaged):  # looked at again under the lock: it may just be being removed
-                if found := _find(place):
+            with suppress(Damaged):  # looked at again under the lock: it may just be being removed
+                if found := entries.find(place):
                     return found
             with self._locked(place, about):
-                try:
-                    found = _find(place)
-                except _Damaged as damage:
-                    self._say(f"store: {about} is damaged ({damage}) and is made again")
-                    found = None
-                return found or self._made(place, make, about)
+                return self._find(place, about) or self._made(place, make, about)
         except _NoRoom as reason:
             self._say(f"store: {about} is kept in memory only, since {self.folder} cannot take it ({reason})")
             return _in_memory(make)
 
     def has(self, kind: str, key: str) -> bool:
         """Return whether there is an entry of `key`, without a look at what is in it."""
-        return self.folder is not None and (self._place(kind, key) / _SEAL).exists()
+        return self.folder is not None and entries.exists(self._place(kind, key))
 
     def items(self) -> list[Item]:
-        """Return the entries, the one that was used last at the end."""
+        """Return what is in the store, the entry that was used last at the end."""
         if self.folder is None:
             return []
-        found = (_item(place) for place in self.folder.glob("*/??/*") if re.fullmatch(_KEY, place.name))
+        found = (entries.item(place) for place in self.folder.glob("*/??/*") if re.fullmatch(_KEY, place.name))
         return sorted((item for item in found if item is not None), key=lambda item: item.used)
 
     def remove(self, item: Item) -> bool:
@@ -142,25 +104,17 @@ class Store:
         try:
             with FileLock(_beside(item.place, ".lock"), timeout=0):
                 _discard(item.place)
-        except (OSError, Timeout):
+        except OSError:  # Timeout is one
             return False
         return True
-
-    def damage(self, item: Item) -> str:
-        """Return what is wrong with an entry's files, nothing where they are what was written."""
-        try:
-            _find(item.place, trusted=False)
-        except _Damaged as damage:
-            return str(damage)
-        return ""
 
     def tidy(self) -> int:
         """Remove what killed processes left half made, and return its size in bytes."""
         assert self.folder is not None
         freed = 0
         for part in self.folder.glob("*/??/*.part"):
-            with suppress(OSError, Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
-                freed += _size(part)
+            with suppress(OSError), FileLock(part.with_suffix(".lock"), timeout=0):
+                freed += entries.size(part)
                 shutil.rmtree(part, ignore_errors=True)
         return freed
 
@@ -186,6 +140,14 @@ class Store:
         finally:
             lock.release()
 
+    def _find(self, place: Path, about: str) -> Entry | None:
+        """Return the entry at `place`, None where there is none to be trusted; its lock is held."""
+        try:
+            return entries.find(place)
+        except Damaged as damage:
+            self._say(f"store: {about} is damaged ({damage}) and is made again")
+            return None
+
     def _made(self, place: Path, make: Make, about: str) -> Entry:
         """Make an entry whose lock is held; one that cannot be kept lives as long as its tensors."""
         part = _beside(place, ".part")
@@ -200,32 +162,19 @@ class Store:
         try:
             writer = Writer(part, self._make_room)
             meta = _plain(make(writer))
-            if writer.size <= self.budget and self._keep(place, writer, meta, about):
-                return Entry(_load(place, _read_seal(place)), meta, made=True)
-            self._say(f"store: {about} is not kept: {writer.size:,} bytes exceed store.budget_gb or the disk")
-            return Entry(writer.tensors, meta, made=True)
+            if writer.size > self.budget:
+                self._say(f"store: {about} is not kept, since its {writer.size:,} bytes exceed store.budget_gb")
+                return Entry(writer.tensors, meta, made=True)
+            try:
+                entries.seal(part, key=place.name, about=about, meta=meta, tensors=writer.tensors)
+                part.rename(place)
+                found = entries.find(place)
+            except (OSError, Damaged) as error:
+                self._say(f"store: {about} is not kept, since {self.folder} cannot take it ({error})")
+                return Entry(writer.tensors, meta, made=True)
+            return Entry(found.tensors if found else writer.tensors, meta, made=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-    def _keep(self, place: Path, writer: Writer, meta: dict[str, Any], about: str) -> bool:
-        """Seal what was made and give it its place; returns False where the disk refuses.
-
-        Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
-        """
-        part = _beside(place, ".part")
-        tensors = {
-            name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)}
-            | {"crc32": mapped.checksum(part / name)}
-            for name, t in writer.tensors.items()
-        }
-        facts = {"key": place.name, "about": about, "created": time.time(), "meta": meta, "tensors": tensors}
-        try:
-            (part / _SEAL).write_bytes(_sealed(json.dumps(facts)))
-            part.rename(place)
-        except OSError:
-            return False
-        _verified.add(_seal_digest(place))
-        return True
 
     def _make_room(self, size: int) -> None:
         """Remove what was used least recently until `size` bytes fit into the budget beside the rest."""
@@ -243,10 +192,6 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
     return Store(folder if enabled else None, budget=round(budget_gb * 1e9), say=say)
 
 
-_verified: set[str] = set()
-"""Seals whose files were checked by this process."""
-
-
 def _in_memory(make: Make) -> Entry:
     writer = Writer()
     meta = _plain(make(writer))
@@ -257,77 +202,6 @@ def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return `meta` as it comes back from a file, so that it is the same whoever made it."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
     return plain
-
-
-def _find(place: Path, *, trusted: bool = True) -> Entry | None:
-    """Return the entry at `place`, None where there is none; raises `_Damaged`.
-
-    What this process has checked before is not checked again if `trusted`.
-    """
-    try:
-        facts = _read_seal(place)
-        seal = _seal_digest(place)
-        if not trusted or seal not in _verified:
-            for name, tensor in facts["tensors"].items():
-                if mapped.checksum(place / name) != tensor["crc32"]:
-                    raise _Damaged(f"{name} has changed")
-            _verified.add(seal)
-        found = Entry(_load(place, facts), facts["meta"], made=False)
-    except FileNotFoundError as error:
-        if not place.exists():
-            return None
-        raise _Damaged(f"{Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # whatever an edited seal makes of it
-        raise _Damaged(str(error)) from error
-    with suppress(OSError):
-        os.utime(place / _SEAL)  # last used
-    return found
-
-
-def _load(place: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {
-        name: mapped.read(place / name, tuple(tensor["shape"]), mapped.DTYPES[tensor["dtype"]])
-        for name, tensor in facts["tensors"].items()
-    }
-
-
-def _sealed(text: str) -> bytes:
-    return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
-
-
-def _seal_digest(place: Path) -> str:
-    return (place / _SEAL).read_text().splitlines()[1]
-
-
-def _read_seal(place: Path) -> dict[str, Any]:
-    """Return what an entry says of itself; raises `_Damaged` where a single byte of it is not what was written."""
-    content = (place / _SEAL).read_bytes()
-    text = content.decode().partition("\n")[0]
-    if content != _sealed(text):
-        raise _Damaged(f"{_SEAL} has changed")
-    facts: dict[str, Any] = json.loads(text)
-    if facts["key"] != place.name or not all(name.isidentifier() for name in facts["tensors"]):
-        raise _Damaged(f"{_SEAL} is another entry's")
-    return facts
-
-
-def _item(place: Path) -> Item | None:
-    about, used = "", 0.0
-    try:
-        used = (place / _SEAL).stat().st_mtime
-        about = str(_read_seal(place)["about"])
-    except (OSError, ValueError, KeyError, _Damaged):
-        if not place.exists():  # removed meanwhile
-            return None
-    return Item(place, place.parent.parent.name, about, _size(place), used)
-
-
-def _size(folder: Path) -> int:
-    """Return the size in bytes of the files in a folder, which may be going."""
-    try:
-        return sum(file.stat().st_size for file in folder.iterdir())
-    except OSError:
-        return 0
 
 
 def _discard(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,7 @@ from rich.text import Text
 from frostline.results import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, percent, value_text
 
 if TYPE_CHECKING:
+    from frostline.entries import Item
     from frostline.plan import PhasePlan, Plan, StagePlan
 
 
@@ -120,3 +122,26 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def store_table(items: Sequence[Item]) -> Table:
+    """Return a row per entry of the store, in the order given."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for heading in ("size", "last used"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for item in items:
+        used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M") if item.used else "-"
+        table.add_row(Text(item.kind), Text(item.about or "(damaged)"), size(item.size), used)
+    return table
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people, in powers of 1,000 as `store.budget_gb` is."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.3g} {unit}"

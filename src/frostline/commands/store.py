@@ -1,0 +1,102 @@
+"""List, check or empty the store of decoded pixels and computed features."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from frostline import environment
+from frostline.config import user_error
+
+if TYPE_CHECKING:
+    from frostline.entries import Item
+    from frostline.store import Store
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out `store [list|verify|clear]`; 1 if `verify` found damage."""
+    parser = argparse.ArgumentParser(prog="frostline store", description=__doc__)
+    parser.add_argument("--path", help="folder of the store, if not that of the config or FROSTLINE_STORE")
+    actions = parser.add_subparsers(dest="action", metavar="{list,verify,clear}")
+    actions.add_parser("list", help="what is in it, how large, for what, and when it was last used (the default)")
+    actions.add_parser("verify", help="read everything and compare the checksums")
+    clear = actions.add_parser("clear", help="remove entries: all of them, or those chosen")
+    clear.add_argument("--kind", choices=("pixels", "features"), help="only entries of this kind")
+    clear.add_argument("--older-than", metavar="AGE", help="only what was not used for so long, e.g. 30d, 12h")
+    options = parser.parse_args(arguments)
+    age = _seconds(options.older_than) if options.action == "clear" and options.older_than else 0.0
+    store = _open(options.path)
+    if options.action == "verify":
+        return _verify(store)
+    if options.action == "clear":
+        return _clear(store, options.kind, age)
+    return _list(store)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if found is None:
+        raise user_error("--older-than", text, "a number and one of s, m, h, d, w, e.g. 30d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _open(path: str | None) -> Store:
+    """Return the store that runs use: config.yaml says which and how large."""
+    from frostline.store import open_store  # imports torch
+
+    config = OmegaConf.load(environment.config_folder() / "config.yaml").store
+    return open_store(enabled=True, path=path or config.path, budget_gb=config.budget_gb, say=print)
+
+
+def _list(store: Store) -> int:
+    from frostline.report import Screen
+    from frostline.tables import store_table
+
+    items = store.items()
+    screen = Screen()
+    if items:
+        screen.console.print(store_table(items[::-1]))
+    total = sum(item.size for item in items)
+    screen.say(f"{_count(items)} in {store.folder}: {_size(total)} of {_size(store.budget)} (store.budget_gb)")
+    return 0
+
+
+def _verify(store: Store) -> int:
+    from frostline import entries
+
+    items, damaged = store.items(), 0
+    for item in items:
+        try:
+            entries.find(item.place, trusted=False)
+        except entries.Damaged as damage:
+            damaged += 1
+            print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is made again when asked for")
+    print(f"{_count(items)} checked, {damaged} damaged")
+    return 1 if damaged else 0
+
+
+def _clear(store: Store, kind: str | None, age: float) -> int:
+    import time
+
+    freed = store.tidy()
+    chosen = [item for item in store.items() if kind in (None, item.kind) and time.time() - item.used >= age]
+    removed = [item for item in chosen if store.remove(item)]
+    freed += sum(item.size for item in removed)
+    busy = f"; {len(chosen) - len(removed)} in use or not ours stay" if len(removed) < len(chosen) else ""
+    print(f"{_count(removed)} removed, {_size(freed)} freed in {store.folder}{busy}")
+    return 0
+
+
+def _count(items: list[Item]) -> str:
+    return f"{len(items)} {'entry' if len(items) == 1 else 'entries'}"
+
+
+def _size(count: int) -> str:
+    from frostline.tables import size
+
+    return size(count)

@@ -17,7 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("sweep", "job", "winner"),
     ("experiment", "setup", "predictor"),
-    ("tracking", "registry", "report", "tables", "verdict", "results", "outcome", "credentials"),
+    ("tracking", "registry", "report", "tables", "outcome", "credentials"),
+    ("verdict", "contest", "comparison", "suggest", "results", "statistics"),
     ("plan", "views", "training", "mixing"),
     (
         *("models", "families", "weights", "freezing", "optim"),

@@ -94,7 +94,7 @@ def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
     assert {r["status"] for r in main_job.results()} == {"FINISHED"}
     tail = main_job.out.splitlines()[-10:]
     best = max(main_job.results(), key=lambda r: r["metrics"]["best/val_accuracy"])
-    assert any(line.startswith(best["choices"]["freeze_mode"]) for line in tail), main_job.out
+    assert any(f"({best['choices']['freeze_mode']})" in line and "on the test split" in line for line in tail)
     assert tail[-1] == f"See it in MLflow: mlflow ui --backend-store-uri sqlite:///{main_job.store}"
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from statistics import stdev
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from frostline.results import TEST, VAL, Result, cells, varying
 from frostline.verdict import answer
@@ -64,40 +71,127 @@ def test_varying_names_what_differs():
     assert varying([result(0, "head", 0, 0)]) == []
 
 
-def test_the_winner_is_the_one_of_validation_with_gap_lr_and_cost():
+def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
     results = [
         result(0, "head", 0.80, 0.80, lr=1e-2, seconds=2),
         result(1, "head", 0.70, 0.99, lr=1e-3, seconds=2),
         result(2, "full", 0.90, 0.91, lr=1e-3, seconds=7),
     ]
     assert answer(results) == (
-        "full (lr=0.001) wins by 11.00 points over head (lr=0.01), 91.00% against 80.00% on test; "
-        "full took 3.5 times the training time of head."
+        "Fine-tuning (full) wins: 91.0% against 80.0% for feature extraction (head) on the test split (+11.0 points, "
+        "95% interval 7.9 to 14.1; one seed, 1,000 test images each, not paired), for 3.5 times the training time. "
+        "The best lr is 0.001 for full and 0.01 for head. The best lr of `head` lies at the edge of the grid; try "
+        "larger: `python train.py -m freeze=head lr=0.03,0.1`. "
+        "Not the same tuning budget: cells to choose from were full 1, head 2."
     )
 
 
+def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None) -> str:
+    """Write the predictions of a run that got `right` of the images, and return its folder."""
+    folder.mkdir()
+    logits = np.stack([right, ~right], axis=1).astype(np.float32)
+    labels = np.zeros(len(right), np.int64)
+    tensors = {"logits": logits, "labels": labels, "ids": np.arange(len(right)) if ids is None else ids}
+    save_file(tensors, folder / "test_predictions.safetensors")
+    return str(folder)
+
+
+def test_one_seed_is_compared_image_by_image(tmp_path):
+    right = np.ones((2, 1000), bool)
+    right[0, :20], right[1, :50] = False, False  # only the second errs in 30 images, nowhere only the first
+    runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.95)]
+    runs = [replace(run, folder=predicted(tmp_path / str(run.job), row)) for run, row in zip(runs, right, strict=True)]
+    text = answer(runs)
+    assert "one seed, paired bootstrap over 1,000 test images" in text
+    low, high = map(float, re.search(r"95% interval (\S+) to (\S+);", text).groups())
+    assert 1.9 <= low <= 2.1 and 3.9 <= high <= 4.2  # binomial: 3.0 +- 1.96 * 0.54
+    other = replace(runs[1], folder=predicted(tmp_path / "3", right[1], ids=np.arange(1000) + 7))
+    assert "1,000 test images each, not paired" in answer([runs[0], other])
+
+
 def test_a_winner_that_is_behind_on_test_is_said_to_be():
-    text = answer([result(0, "head", 0.80, 0.95), result(1, "full", 0.90, 0.80)])
-    assert text.startswith("full wins on validation, but is 15.00 points behind head on test")
+    text = answer([result(0, "head", 0.80, 0.95), result(1, "full", 0.91, 0.80)])
+    assert text.startswith(
+        "No clear winner: fine-tuning (full) is best on validation, yet behind feature extraction (head) on the test "
+        "split, 80.0% against 95.0% (-15.0 points"
+    )
+    assert "wins" not in text and "To decide it: `python train.py -m freeze=full,head seed=0,1,2,3,4`" in text
 
 
-def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win():
+def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win_and_more_seeds_are_asked_for():
     text = answer([result(0, "head", 0.90, 0.95), result(1, "full", 0.91, 0.96)])
-    assert "full is 1.00 points ahead of head" in text
-    assert "a gap that 1,000 images cannot tell from chance" in text
+    assert text.startswith("Undecided: fine-tuning (full) 96.0%, feature extraction (head) 95.0%")
+    assert text.endswith("To decide it: `python train.py -m freeze=full,head seed=0,1,2,3,4`.")
     assert "wins" not in text
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.0005, -0.0009])
-def test_less_than_one_image_is_a_tie(gap):
-    assert "full and head tie on test" in answer([result(0, "full", 0.9, 0.8 + gap), result(1, "head", 0.8, 0.8)])
+def test_less_than_one_image_is_a_tie_and_the_cheaper_is_named(gap):
+    text = answer([result(0, "full", 0.9, 0.8 + gap, seconds=9), result(1, "head", 0.8, 0.8)])
+    assert text.startswith("A tie: ")
+    assert "Feature extraction (head) is the cheaper." in text and "To decide" not in text
 
 
-def test_means_over_seeds_are_compared_and_said_to_be():
-    results = [
-        result(2 * m + s, mode, 0.9, 0.8 - m / 5 + s / 10, seed=s) for m, mode in enumerate(("a", "b")) for s in (0, 1)
-    ]
-    assert answer(results).startswith("a (mean of 2 seeds) wins by 20.00 points over b (mean of 2 seeds), 85.00%")
+def seeds(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) -> list[Result]:
+    return [result(first + s, mode, val, a, seed=first + s) for s, a in enumerate(accuracies)]
+
+
+def test_means_over_the_same_seeds_are_compared_seed_by_seed():
+    text = answer([*seeds("a", [0.80, 0.90, 0.85]), *seeds("b", [0.75, 0.86, 0.80], val=0.8)])
+    half = 4.302653 * stdev([0.05, 0.04, 0.05]) / math.sqrt(3)  # Student's t for two degrees of freedom
+    low, high = 100 * (0.14 / 3 - half), 100 * (0.14 / 3 + half)
+    assert text.startswith(
+        f"a wins: 85.0% against 80.3% for b on the test split (+4.7 points, 95% interval {low:.1f} to {high:.1f}; "
+        "3 seeds, paired t-interval)"
+    )
+
+
+def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
+    text = answer([*seeds("a", [0.78, 0.92, 0.85]), *seeds("b", [0.75, 0.86, 0.80], first=5, val=0.8)])
+    assert text.startswith("Undecided: ") and "3 and 3 seeds, Welch's t-interval" in text
+    half = float(re.search(r"interval (\S+) to", text)[1])
+    needed = 3 * ((4.667 - half) / 4.667) ** 2
+    said = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
+    assert said == pytest.approx(needed, rel=0.05)
+
+
+def test_seeds_that_differ_by_little_and_surely_are_a_tie():
+    text = answer([*seeds("a", [0.900, 0.902, 0.898, 0.901]), *seeds("b", [0.899, 0.903, 0.897, 0.901], val=0.8)])
+    assert text.startswith("A tie: ")
+
+
+def test_with_one_freeze_mode_what_else_differs_is_compared():
+    grid = [("none", 0.1, 0.7), ("none", 0.01, 0.6), ("standard", 0.1, 0.8), ("standard", 0.01, 0.9)]
+    runs = [result(job, "head", val, val, augment=name, lr=lr) for job, (name, lr, val) in enumerate(grid)]
+    text = answer(runs)
+    assert text.startswith("augment=standard wins: 90.0% against 70.0% for augment=none on the test split")
+    assert "The best lr is 0.01 for standard and 0.1 for none." in text
+
+
+def test_with_lr_alone_the_learning_rates_are_compared():
+    text = answer([result(0, "head", 0.9, 0.9, lr=0.1), result(1, "head", 0.5, 0.5, lr=0.01)])
+    assert text.startswith("lr=0.1 wins: 90.0% against 50.0% for lr=0.01 on the test split")
+    assert text.endswith("The best lr lies at the edge of the grid; try larger: `python train.py -m lr=0.3,1`.")
+
+
+def test_an_edge_beyond_which_runs_failed_is_none():
+    lrs = [("head", 0.1), ("head", 0.01), ("full", 0.1), ("full", 0.01), ("full", 0.001)]
+    runs = [result(job, mode, 0.9 - (lr - 0.01) ** 2, 0.9, lr=lr) for job, (mode, lr) in enumerate(lrs)]
+    runs[0] = result(0, "head", 0, 0, status="FAILED", lr=0.1)
+    text = answer(runs)
+    assert "`head` lies at the edge of the grid; try smaller: `python train.py -m freeze=head lr=0.003,0.001`" in text
+    assert "of `full`" not in text and "1 run of 5 did not finish." in text
+
+
+def test_commands_repeat_what_was_typed(tmp_path):
+    runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
+    for run in runs:
+        (folder := tmp_path / str(run.job) / ".hydra").mkdir(parents=True)
+        (folder / "overrides.yaml").write_text("- freeze=head\n- lr=0.01\n- data.root='/my pictures'\n- epochs=2\n")
+    runs = [replace(run, folder=str(tmp_path / str(run.job))) for run in runs]
+    command = re.search(r"To decide it: `(.*?)`", answer(runs))[1]
+    typed = ["lr=0.01", "data.root='/my pictures'", "epochs=2", "freeze=full,head", "seed=0,1,2,3,4"]
+    assert shlex.split(command) == ["python", "train.py", "-m", *typed]
 
 
 def test_different_data_get_a_sentence_each():
@@ -108,8 +202,8 @@ def test_different_data_get_a_sentence_each():
         )
     ]
     first, second = answer(results).split(" With ")
-    assert first.startswith("With data.fraction=0.1: head wins by 30.00 points over full")
-    assert second.startswith("data.fraction=1: full wins by 10.00 points over head")
+    assert first.startswith("With data.fraction=0.1: Feature extraction (head) wins: 80.0% against 50.0%")
+    assert second.startswith("data.fraction=1: Fine-tuning (full) wins: 90.0% against 80.0%")
 
 
 @pytest.mark.parametrize(
@@ -124,15 +218,13 @@ def test_different_data_get_a_sentence_each():
         ([], "Nothing was trained: a plan of 0 runs."),
         (
             [result(0, "head", 0.9, 0.8)],
-            "No comparison, as only one freeze mode was tried: head reached 80.00% on test.",
-        ),
-        (
-            [result(0, "head", 0.9, 0.8, lr=0.1), result(1, "head", 0.8, 0.9, lr=1.0)],
-            "No comparison, as only one freeze mode was tried: head (lr=0.1) reached 80.00% on test, the best of",
+            "Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one seed); nothing "
+            "was there to compare it with. Try: `python train.py -m freeze=head,full`.",
         ),
         (
             [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="FAILED")],
-            "No comparison, as no run of full finished: head reached 80.00% on test.",
+            "No comparison. Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one "
+            "seed). No run of full finished.",
         ),
     ],
 )
@@ -142,7 +234,7 @@ def test_an_answer_that_cannot_be_given_is_not(results, start):
 
 def test_a_mode_that_never_finished_is_mentioned():
     results = [result(0, "head", 0.9, 0.8), result(1, "full", 0.8, 0.5), result(2, "norm", 0, 0, status="FAILED")]
-    assert answer(results).endswith("; no run of norm finished.")
+    assert answer(results).endswith("No run of norm finished.")
 
 
 def test_a_result_survives_a_launcher():

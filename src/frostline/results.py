@@ -7,7 +7,7 @@ nor MLflow is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -89,6 +89,11 @@ def percent(fraction: float) -> str:
 def value_text(value: object) -> str:
     """Return a choice for people: floats in their shortest form, everything else as it prints."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def named(choices: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return some of the choices as they are given on a command line, e.g. `lr=0.001 augment=none`."""
+    return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
 
 
 def _without_seed(result: Result) -> dict[str, Any]:

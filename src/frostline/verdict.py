@@ -1,98 +1,202 @@
-"""The one sentence that answers a sweep's question."""
+"""The answer to a sweep's question in plain words: which freeze mode, how surely, at what cost, and what next."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from frostline.results import SECONDS, TEST, VAL, Cell, Result, cells, percent, value_text, varying
+from frostline.contest import PLAIN, Contender, Contest, contests
+from frostline.results import SECONDS, TEST, Cell, Result, named, value_text, varying
+from frostline.suggest import command
+
+if TYPE_CHECKING:
+    from frostline.comparison import Difference
+
+_MANY_SEEDS = 20  # more than that is no advice
+_ALIKE = 1.1  # training times within a tenth differ by what else the machine does
 
 
 def answer(results: Sequence[Result]) -> str:
-    """Return in plain words which freeze mode won, by how much, how surely and at what cost: one sentence per data set.
-
-    Cells are selected on the validation split and reported on the test split. Runs on different data (choices `data`
-    and `data.*`) are not comparable and get a sentence each.
-    """
+    """Return the verdicts in plain words, one for each data set; commands stand between backticks."""
     if all(result.status == "PLANNED" for result in results):
         return f"Nothing was trained: a plan of {_count(len(results), 'run')}."
-    swept = varying(results)
-    settings = [name for name in swept if name == "data" or name.startswith("data.")]
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(_named(result.choices, settings), []).append(result)
-    details = [name for name in swept if name not in (*settings, "seed", "freeze_mode")]
-    sentences = [(where, _sentence(cells(group), details)) for where, group in groups.items()]
+    found = contests(results)
+    sentences = [(contest.where, verdict(contest)) for contest in found]
     return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
 
 
-def _sentence(ranked: list[Cell], details: list[str]) -> str:
-    done = [cell for cell in ranked if cell.finished and not math.isnan(cell.mean(VAL))]
-    if not done:
-        runs = sum(len(cell.results) for cell in ranked)
-        return f"No answer: none of {_count(runs, 'run')} finished."
-    winner = done[0]
-    rivals = [cell for cell in done if _mode(cell) != _mode(winner)]
-    missing = dict.fromkeys(_mode(cell) for cell in ranked if _mode(cell) not in {_mode(cell) for cell in done})
-    absent = f"no run of {' and '.join(missing)} finished" if missing else ""
-    if rivals:
-        return _comparison(winner, rivals[0], details) + (f"; {absent}." if absent else ".")
-    return _alone(winner, absent or "only one freeze mode was tried", len(done), details)
+def verdict(contest: Contest) -> str:
+    """Return in plain words how a contest ended, and what it takes to know more."""
+    key, found, results = contest.key, contest.contenders, contest.results
+    tuned = [name for name in varying(results) if name not in ("seed", key) and not name.startswith("data")]
+    if not found:
+        return f"No answer: none of {_count(len(results), 'run')} finished."
+    if contest.difference is None:
+        return _alone(key, found[0], results, tuned)
+    parts = [
+        _comparison(found[0], found[1], contest.difference, contest.outcome),
+        *_next_step(contest, contest.difference, tuned),
+        *_best_settings(found[:2], tuned),
+        *_edges(key, found[:2], results),
+        *_budget(found),
+        *_unfinished(key, found, results),
+    ]
+    return " ".join(parts)
 
 
-def _alone(best: Cell, why: str, finished: int, details: list[str]) -> str:
-    of = f", the best of its {finished} cells on validation" if finished > 1 else ""
-    return f"No comparison, as {why}: {_described(best, details)} reached {percent(best.mean(TEST))} on test{of}."
+def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
+    """Return the sentence on the two, with its full stop."""
+    digits = _digits(first.cell)
+    scores = [f"{100 * one.cell.mean(TEST):.{digits}f}%" for one in (first, second)]
+    within = difference.interval
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
+    gap = f"({100 * difference.gap:+.{digits}f} points, {sure}{difference.how})"
+    one, two = first.name, second.name
+    cost = _cost(first.cell, second.cell)
+    if outcome == "win":
+        return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} on the test split {gap}{cost}."
+    if outcome == "contradiction":
+        return (
+            f"No clear winner: {one} is best on validation, yet behind {two} on the test split, "
+            f"{scores[0]} against {scores[1]} {gap}{cost}."
+        )
+    head = "A tie" if outcome == "tie" else "Undecided"
+    return f"{head}: {one} {scores[0]}, {two} {scores[1]} on the test split {gap}{cost}."
 
 
-def _comparison(winner: Cell, other: Cell, details: list[str]) -> str:
-    """Return the sentence, without its full stop, on the best cells of the two freeze modes that validation prefers."""
-    first, second = _described(winner, details), _described(other, details)
-    scores = f"{percent(winner.mean(TEST))} against {percent(other.mean(TEST))}"
-    gap = winner.mean(TEST) - other.mean(TEST)
-    images = winner.finished[0].images.get("test", 0)
-    cost = _cost(winner, other)
-    if abs(gap) < 1e-9 or 0 < abs(gap) * images < 1 - 1e-9:  # less than one image
-        return f"{first} and {second} tie on test, {scores}{cost}"
-    points = f"{100 * abs(gap):.2f} points"
-    doubt = f", a gap that {images:,} images cannot tell from chance" if _by_chance(winner, other, images) else ""
-    if gap < 0:
-        return f"{first} wins on validation, but is {points} behind {second} on test, {scores}{doubt}{cost}"
-    verdict = f"is {points} ahead of" if doubt else f"wins by {points} over"
-    return f"{first} {verdict} {second}, {scores} on test{doubt}{cost}"
+def _digits(cell: Cell) -> int:
+    """Return how many decimals of a percentage say something, given the number of test images."""
+    return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
 
-def _by_chance(winner: Cell, other: Cell, images: int) -> bool:
-    """Return whether the gap on test is less than two standard errors of a difference of two binomial proportions.
-
-    As both cells saw the same images, this errs on the side of doubt. Without the number of images there is none.
-    """
-    p, q = winner.mean(TEST), other.mean(TEST)
-    return images > 0 and abs(p - q) < 2 * math.sqrt((p * (1 - p) + q * (1 - q)) / images)
-
-
-def _cost(winner: Cell, other: Cell) -> str:
-    """Return the clause on training time; empty where it was not measured."""
-    mine, yours = winner.mean(SECONDS), other.mean(SECONDS)
+def _cost(first: Cell, second: Cell) -> str:
+    """Return the clause on training time, of the first against the second; empty where it was not measured."""
+    mine, yours = first.mean(SECONDS), second.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
-    return f"; {_mode(winner)} took {mine / yours:.2g} times the training time of {_mode(other)}"
+    if mine >= yours * _ALIKE:
+        return f", for {_times(mine / yours)} times the training time"
+    fast = yours >= mine * _ALIKE
+    return f", and trains {_times(yours / mine)} times as fast" if fast else ", for about the same training time"
 
 
-def _mode(cell: Cell) -> str:
-    return str(cell.choices.get("freeze_mode"))
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
 
 
-def _described(cell: Cell, details: list[str]) -> str:
-    inside = _named(cell.choices, details)
-    seeds = f"mean of {len(cell.finished)} seeds" if len(cell.finished) > 1 else ""
-    notes = ", ".join(note for note in (inside, seeds) if note)
-    return f"{_mode(cell)} ({notes})" if notes else _mode(cell)
+def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
+    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
+    if contest.outcome == "win":
+        return []
+    first, second = contest.contenders[:2]
+    if contest.outcome == "tie":
+        return _cheaper(first, second)
+    seeds = _seeds_needed(difference)
+    if seeds > _MANY_SEEDS:
+        return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
+    changes = {contest.key: [first.value, second.value]}
+    changes |= {name: _both(name, first.cell, second.cell) for name in tuned}
+    return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
 
 
-def _named(choices: dict[str, Any], names: list[str]) -> str:
-    return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
+def _cheaper(first: Contender, second: Contender) -> list[str]:
+    one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
+    clear = other.cell.mean(SECONDS) >= _ALIKE * one.cell.mean(SECONDS) > 0
+    return [f"{_capital(one.name)} is the cheaper."] if clear else []
+
+
+def _both(name: str, first: Cell, second: Cell) -> list[Any]:
+    values = [first.choices.get(name), second.choices.get(name)]
+    return values[:1] if values[0] == values[1] else values
+
+
+def _seeds_needed(difference: Difference) -> int:
+    """Return how many seeds would shrink the interval to the gap: it narrows with their square root; at least 5."""
+    if difference.seeds == 1 or difference.interval is None:
+        return 5
+    half = (difference.interval.high - difference.interval.low) / 2
+    ratio = half / max(abs(difference.gap), 1e-9)
+    return max(5, 2 * difference.seeds) if ratio < 1 else math.ceil(max(5, difference.seeds * min(ratio, 1e3) ** 2))
+
+
+def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str]:
+    """Return which values of the tuned keys the best cells have."""
+    parts = []
+    for name in tuned:
+        values = [value_text(one.cell.choices.get(name)) for one in found]
+        if len(set(values)) == 1:
+            parts.append(f"{name} {values[0]} is best in both.")
+        else:
+            each = [f"{value} for {value_text(one.value)}" for value, one in zip(values, found, strict=True)]
+            parts.append(f"The best {name} is {' and '.join(each)}.")
+    return parts
+
+
+def _edges(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
+    """Return whose best lr lies at the edge of what was tried, and what to try then, once for each direction."""
+    at: dict[str, list[Contender]] = {}
+    for one in found if key != "lr" else found[:1]:
+        tried = sorted({lr for run in results if (lr := _tried_lr(run, key, one)) is not None})
+        best = one.cell.choices.get("lr")
+        if len(tried) > 1 and best in (tried[0], tried[-1]):
+            at.setdefault("larger" if best == tried[-1] else "smaller", []).append(one)
+    return [_edge(key, side, group) for side, group in at.items()]
+
+
+def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
+    """Return the lr of a run that shares `one`'s value of `key`, whatever became of it."""
+    lr = run.choices.get("lr")
+    return lr if isinstance(lr, float) and (key == "lr" or run.choices.get(key) == one.value) else None
+
+
+def _edge(key: str, side: str, group: Sequence[Contender]) -> str:
+    names = " and ".join(f"`{value_text(one.value)}`" for one in group)
+    of = "" if key == "lr" else f" of {names}"
+    factors = (3, 10) if side == "larger" else (1 / 3, 1 / 10)
+    best = sorted({one.cell.choices["lr"] for one in group})
+    beyond = [float(f"{best[-1 if side == 'larger' else 0] * factor:.1g}") for factor in factors]
+    changes = {} if key == "lr" else {key: [one.value for one in group]}
+    again = command(group[0].cell.finished[0], {**changes, "lr": beyond})
+    return f"The best lr{of} lies at the edge of the grid; try {side}: `{again}`."
+
+
+def _budget(found: Sequence[Contender]) -> list[str]:
+    """Return the warning that one had more cells to choose its best from, which favours it."""
+    if len({one.tried for one in found}) == 1:
+        return []
+    counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in found)
+    return [f"Not the same tuning budget: cells to choose from were {counts}."]
+
+
+def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
+    """Return what the answer lacks: values of which no run finished, and runs that did not."""
+    there = {repr(one.value) for one in found}
+    missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
+    names = " and ".join(map(value_text, missing.values()))
+    parts = [f"No run of {names} finished."] if missing else []
+    lost = sum(run.status != "FINISHED" for run in results if repr(run.choices.get(key)) in there)
+    return [*parts, f"{_count(lost, 'run')} of {len(results)} did not finish."] if lost else parts
+
+
+def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
+    """Return what one contender came to, and how to find it a rival."""
+    missing = _unfinished(key, [only], results)
+    digits, within, count = _digits(only.cell), only.interval, len(only.cell.finished)
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
+    how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
+    inside = named(only.cell.choices, tuned)
+    settings = f" with {inside}" if inside else ""
+    score = f"{_capital(only.name)} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
+    if missing:
+        return f"No comparison. {score}. {' '.join(missing)}"
+    modes = [only.value, "head" if only.value == "full" else "full"]
+    again = command(only.cell.finished[0], {"freeze_mode": modes})
+    return f"{score}; nothing was there to compare it with. Try: `{again}`."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:] if text.split(" (")[0] in PLAIN.values() else text
 
 
 def _count(number: int, noun: str) -> str:

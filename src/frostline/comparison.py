@@ -1,0 +1,120 @@
+"""One point of the grid against another: over seeds where there are several, else over the images of the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from frostline import statistics
+from frostline.statistics import Floats, Interval, Ints
+
+PREDICTIONS = "test_predictions.safetensors"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one seed did on the test split."""
+
+    seed: object
+    accuracy: float
+    images: int
+    """Number of test images; 0 where it is not known."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of the test images."""
+
+    logits: Floats
+    """`(N, classes)` float32."""
+    labels: Ints
+    """`(N,)`: the true classes."""
+    ids: Ints
+    """`(N,)`: which image of the split's source each row is."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second, on the test split."""
+
+    gap: float
+    interval: Interval | None
+    """None where nothing is known but the two accuracies."""
+    how: str
+    """Where the interval comes from, in words."""
+    seeds: int
+    """Number of seeds of the side that has fewer."""
+
+
+def predictions(folder: str) -> Predictions | None:
+    """Return what the run in `folder` predicted, None where that cannot be read."""
+    try:
+        found = load_file(Path(folder) / PREDICTIONS)
+    except (OSError, SafetensorError):
+        return None
+    return Predictions(found["logits"], found["labels"], found["ids"])
+
+
+def accuracy(trials: Sequence[Trial]) -> Interval | None:
+    """Return the interval of the mean accuracy: over seeds, or over the test images of the only one."""
+    if len(trials) > 1:
+        within = statistics.t_interval([trial.accuracy for trial in trials], _step(trials))
+        return Interval(max(0.0, within.low), min(1.0, within.high))
+    (trial,) = trials
+    return statistics.wilson(*_counts(trial)) if trial.images else None
+
+
+def compare(first: Sequence[Trial], second: Sequence[Trial]) -> Difference:
+    """Return the difference of two cells, with the interval that their seeds allow.
+
+    Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
+    side has one seed only, that seed alone is compared, image by image.
+    """
+    gap = _mean(first) - _mean(second)
+    fewer = min(len(first), len(second))
+    if fewer == 1:
+        return _one_seed(*_same_seed(first, second))
+    one, two = ({trial.seed: trial.accuracy for trial in trials} for trials in (first, second))
+    least = max(_step(first), _step(second))
+    if one.keys() == two.keys():
+        differences = [value - two[seed] for seed, value in one.items()]
+        return Difference(gap, statistics.t_interval(differences, least), f"{fewer} seeds, paired t-interval", fewer)
+    within = statistics.welch(list(one.values()), list(two.values()), least)
+    return Difference(gap, within, f"{len(first)} and {len(second)} seeds, Welch's t-interval", fewer)
+
+
+def _one_seed(first: Trial, second: Trial) -> Difference:
+    gap = first.accuracy - second.accuracy
+    one, two = predictions(first.folder), predictions(second.folder)
+    if one is not None and two is not None and np.array_equal(one.ids, two.ids):
+        right = [found.logits.argmax(axis=1) == found.labels for found in (one, two)]
+        how = f"one seed, paired bootstrap over {len(one.ids):,} test images"
+        return Difference(gap, statistics.paired_bootstrap(right[0], right[1]), how, 1)
+    if first.images and second.images:
+        within = statistics.unpaired(_counts(first), _counts(second))
+        return Difference(gap, within, f"one seed, {first.images:,} test images each, not paired", 1)
+    return Difference(gap, None, "one seed", 1)
+
+
+def _same_seed(first: Sequence[Trial], second: Sequence[Trial]) -> tuple[Trial, Trial]:
+    """Return a trial of each side, of a seed that both have if there is one."""
+    return next(((a, b) for a in first for b in second if a.seed == b.seed), (first[0], second[0]))
+
+
+def _mean(trials: Sequence[Trial]) -> float:
+    return sum(trial.accuracy for trial in trials) / len(trials)
+
+
+def _step(trials: Sequence[Trial]) -> float:
+    """Return the accuracy that one test image makes, the smallest spread to believe in."""
+    return max((1 / trial.images for trial in trials if trial.images), default=0.0)
+
+
+def _counts(trial: Trial) -> tuple[int, int]:
+    return round(trial.accuracy * trial.images), trial.images

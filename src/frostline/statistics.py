@@ -1,0 +1,136 @@
+"""How sure an accuracy is: 95% intervals of accuracies and of differences, calibration, and confusions.
+
+Accuracies and intervals are fractions in 0..1. Pure functions of arrays; scipy gives the quantiles of Student's t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit  # scipy.stats takes half a second to import
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+LEVEL = 0.95
+_Z = 1.959963984540054  # the normal quantile of LEVEL
+_DRAWS = 10_000  # of the bootstrap: its own noise then moves an end by about 2% of the interval's width
+_BINS = 15  # of the reliability diagram, as in Guo et al. 2017 (arXiv:1706.04599)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 95% interval of an accuracy, or of a difference of two."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far confidence and accuracy agree."""
+
+    ece: float
+    """Expected calibration error: the mean gap of confidence and accuracy over images."""
+    counts: tuple[int, ...]
+    """Images per bin; the bins divide confidences 0..1 into equal widths."""
+    confidence: tuple[float, ...]
+    """Mean confidence per bin; nan where there are no images."""
+    accuracy: tuple[float, ...]
+    """Accuracy per bin; nan where there are no images."""
+
+
+def wilson(right: int, total: int) -> Interval:
+    """Return the score interval of `right` of `total` images (Wilson 1927), which holds near 0 and 1 too."""
+    share, spread = right / total, _Z**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def t_interval(values: Sequence[float], least: float = 0.0) -> Interval:
+    """Return Student's interval of the mean of at least two `values`.
+
+    `least` is the smallest standard deviation to believe in. Accuracies move in steps of one image, so that a few
+    seeds may agree to the digit without being certain.
+    """
+    mean, deviation = float(np.mean(values)), max(float(np.std(values, ddof=1)), least)
+    return _student(mean, deviation / math.sqrt(len(values)), len(values) - 1)
+
+
+def welch(first: Sequence[float], second: Sequence[float], least: float = 0.0) -> Interval:
+    """Return Welch's interval of the difference of means, first minus second, of at least two values each."""
+    parts = [max(float(np.var(values, ddof=1)), least**2) / len(values) for values in (first, second)]
+    total = sum(parts)
+    gap = float(np.mean(first) - np.mean(second))
+    if total == 0:
+        return Interval(gap, gap)
+    weights = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+    return _student(gap, math.sqrt(total), total**2 / weights)
+
+
+def _student(middle: float, error: float, freedom: float) -> Interval:
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    return Interval(middle - half, middle + half)
+
+
+def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
+    """Return the percentile interval of the difference of two accuracies on the same images, first minus second.
+
+    `first` and `second` are `(N,)`: which images each got right. To resample images is to draw how many only the first
+    gets right, only the second, and both or neither: one multinomial per resample. Half an image is added to the
+    first two counts: where very few images tell the two apart, a plain bootstrap is too sure of itself (for 3.6
+    against 0.4 expected of 360, its intervals hold the truth 87 times in 100, these 95 times).
+    """
+    total = len(first)
+    only = np.array([(first & ~second).sum(), (second & ~first).sum()]) + 0.5
+    shares = [*(only / (total + 1)), 1 - only.sum() / (total + 1)]
+    drawn = np.random.default_rng(seed).multinomial(total, shares, size=_DRAWS)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
+    """Return the interval of the difference of two accuracies, each `(right, total)`, on images that are not the same.
+
+    Newcombe's hybrid of the two score intervals (1998, method 10).
+    """
+    p, q = first[0] / first[1], second[0] / second[1]
+    one, two = wilson(*first), wilson(*second)
+    return Interval(p - q - math.hypot(p - one.low, two.high - q), p - q + math.hypot(one.high - p, q - two.low))
+
+
+def probabilities(logits: Floats) -> Floats:
+    """Return the softmax of `(N, classes)` logits over classes."""
+    powers: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def calibration(logits: Floats, labels: Ints) -> Calibration:
+    """Return the reliability diagram of `(N, classes)` logits and its expected calibration error."""
+    chances = probabilities(logits.astype(np.float64))
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    which = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # bins are open below, as in the paper
+    counts = np.bincount(which, minlength=_BINS)
+    sums = [np.bincount(which, weights=values, minlength=_BINS) for values in (confidence, right.astype(float))]
+    ece = float(np.abs(sums[1] - sums[0]).sum() / len(labels))
+    with np.errstate(invalid="ignore"):
+        means = [tuple((values / counts).tolist()) for values in sums]
+    return Calibration(ece, tuple(counts.tolist()), *means)
+
+
+def most_confused(counts: Ints, most: int) -> list[tuple[int, int, int]]:
+    """Return up to `most` of `(true class, predicted class, images)`, most frequent first, of `(C, C)` counts."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    return [(int(i), int(j), int(wrong[i, j])) for i, j in zip(rows, columns, strict=True) if wrong[i, j]]

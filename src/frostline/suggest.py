@@ -1,0 +1,33 @@
+"""Commands that a person can run next: the command line of a run, with some of its keys changed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from frostline.results import Result, value_text
+
+
+def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
+    """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
+    given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
+    if "freeze_mode" in changes:
+        given.pop("freeze", None), given.pop("freeze_mode", None)
+    swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
+    return " ".join(["python train.py -m", *(shlex.quote(f"{key}={value}") for key, value in (given | swept).items())])
+
+
+def _short(key: str) -> str:
+    return "freeze" if key == "freeze_mode" else key
+
+
+def _overrides(result: Result) -> list[str]:
+    """Return what the command line said of a run, as Hydra wrote it down; nothing where that is gone."""
+    from omegaconf import OmegaConf
+
+    try:
+        found = OmegaConf.load(Path(result.folder, ".hydra", "overrides.yaml"))
+    except OSError:
+        return []
+    return [str(override) for override in found]

@@ -1,0 +1,117 @@
+"""Intervals hold the truth as often as they claim, and numbers agree with what can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from frostline import statistics
+from frostline.statistics import (
+    Interval,
+    calibration,
+    most_confused,
+    paired_bootstrap,
+    t_interval,
+    unpaired,
+    welch,
+    wilson,
+)
+
+SIMULATIONS = 1500  # the share of 95% intervals that hold is then known to +-1.1 points
+rng = np.random.default_rng
+
+
+def coverage(intervals: list[Interval], truth: float) -> float:
+    return sum(truth in interval for interval in intervals) / len(intervals)
+
+
+@pytest.mark.parametrize(
+    ("images", "only_first", "only_second"),
+    [(360, 0.035, 0.01), (360, 0.02, 0.02), (1000, 0.03, 0.01), (1000, 0.01, 0.01), (360, 0.01, 0.001)],
+)
+def test_the_paired_bootstrap_holds_a_true_difference_and_none(images, only_first, only_second, monkeypatch):
+    monkeypatch.setattr(statistics, "_DRAWS", 2000)
+    random, found = rng(0), []
+    for seed in range(SIMULATIONS):
+        draw = random.random(images)
+        neither = random.random(images) < 0.03
+        first = (draw >= only_second) & ~(neither & (draw > only_first + only_second))
+        second = (draw < only_second) | (first & (draw >= only_first + only_second))
+        found.append(paired_bootstrap(first, second, seed))
+    assert 0.93 <= coverage(found, only_first - only_second) <= 0.97
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.02])
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_intervals_over_seeds_hold_a_true_difference_and_none(truth, seeds):
+    random = rng(1)
+    first = random.normal(0.9 + truth, 0.01, (SIMULATIONS, seeds))
+    second = random.normal(0.9, 0.01, (SIMULATIONS, seeds))
+    assert 0.93 <= coverage([t_interval(a - b) for a, b in zip(first, second, strict=True)], truth) <= 0.97
+    unlike = random.normal(0.9, 0.03, (SIMULATIONS, 6))
+    assert 0.93 <= coverage([welch(a, b) for a, b in zip(first, unlike, strict=True)], truth) <= 0.97
+
+
+def test_the_interval_of_an_accuracy_holds_it():
+    random = rng(2)
+    for truth in (0.5, 0.9, 0.97):
+        found = [wilson(int(right), 359) for right in random.binomial(359, truth, SIMULATIONS)]
+        assert 0.93 <= coverage(found, truth) <= 0.97
+
+
+def test_known_intervals():
+    first, second = (56, 70), (48, 80)
+    found = unpaired(first, second)  # Newcombe 1998, table II (a)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    found = wilson(81, 263)  # the same, of a single proportion
+    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    values = [0.91, 0.93, 0.92, 0.95]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (t_interval(values).low, t_interval(values).high) == pytest.approx((low, high))
+    other = [0.90, 0.88, 0.91]
+    expected = stats.ttest_ind(values, other, equal_var=False).confidence_interval(0.95)
+    assert (welch(values, other).low, welch(values, other).high) == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_that_agree_to_the_digit_are_not_certain():
+    assert t_interval([0.01, 0.01, 0.01]) == Interval(pytest.approx(0.01), pytest.approx(0.01))
+    found = t_interval([0.01, 0.01, 0.01], least=1 / 360)
+    assert found.low < 0.01 - 1 / 360
+
+
+def test_models_that_agree_everywhere_differ_by_nothing_but_not_for_certain():
+    same = np.ones(360, bool)
+    found = paired_bootstrap(same, same)
+    assert 0.0 in found and 0 < found.high < 0.015 and found.low == pytest.approx(-found.high, abs=0.003)
+
+
+def test_the_bootstrap_is_the_same_each_time_and_turns_its_sign_with_its_sides():
+    first, second = rng(3).random((2, 500)) < 0.8
+    assert paired_bootstrap(first, second) == paired_bootstrap(first, second)
+    there, back = paired_bootstrap(first, second), paired_bootstrap(second, first)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.006)
+
+
+def test_calibration_by_hand():
+    chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    found = calibration(np.log(chances), np.array([0, 1, 1, 1]))
+    assert found.ece == pytest.approx((abs(1 - 1.8) + 0.4 + 0.2) / 4)
+    assert sum(found.counts) == 4 and found.counts[13] == 2
+    assert found.accuracy[13] == 0.5 and found.confidence[13] == pytest.approx(0.9)
+    assert np.isnan(found.accuracy[0])
+
+
+def test_a_model_that_means_what_it_says_is_calibrated():
+    random = rng(4)
+    logits = random.normal(0, 2, (40_000, 3))
+    chances = statistics.probabilities(logits)
+    labels = (chances.cumsum(1) > random.random((len(logits), 1))).argmax(1)
+    assert calibration(logits, labels).ece < 0.01
+    assert calibration(logits * 3, labels).ece > 0.1
+
+
+def test_most_confused_pairs_leave_out_what_is_right():
+    counts = np.array([[50, 2, 0], [5, 40, 1], [0, 0, 9]])
+    assert most_confused(counts, 2) == [(1, 0, 5), (0, 1, 2)]
+    assert most_confused(np.diag([3, 4]), 5) == []

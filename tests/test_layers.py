@@ -17,7 +17,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("sweep", "job", "winner"),
     ("experiment", "setup", "predictor"),
-    ("tracking", "registry", "report", "tables", "outcome", "credentials"),
+    (
+        *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
+        *("registry", "report", "tables", "outcome"),
+    ),
     ("verdict", "contest", "comparison", "suggest", "results", "statistics"),
     ("plan", "views", "training", "mixing"),
     (
@@ -32,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""
 
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-KNOWN_TO = {"mlflow": {"tracking", "registry"}, "rich": {"report", "tables"}}
+KNOWN_TO = {"mlflow": {"server", "mirror", "registry"}, "rich": {"report", "tables"}}
 """Who may know a library."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import environment, models, optim, outcome, training, weights
+from frostline import environment, journal, models, optim, outcome, training, weights
 from frostline.config import Config
 from frostline.freezing import Guard
 from frostline.report import Screen
@@ -56,7 +56,7 @@ def run(
     record.tag("frostline.frozen", guard.verdict())
     outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):
-        if path.is_file():
+        if path.is_file() and path.name not in journal.OWN:
             record.artifact(path)
     return metrics, plan.images
 
@@ -117,7 +117,7 @@ def keep(epoch: EpochResult, setup: Setup, folder: Path, record: Record, screen:
         "val/loss": epoch.val.loss,
         "val/accuracy": epoch.val.accuracy,
     }
-    outcome.append_json(folder / "metrics.jsonl", {"epoch": epoch.epoch, "phase": epoch.phase + 1, **metrics})
+    journal.append(folder, {"epoch": epoch.epoch, "phase": epoch.phase + 1, **metrics})
     record.metrics(metrics, step=epoch.epoch)
     screen.epoch(
         epoch=epoch.epoch,

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline import environment, tracking
+from frostline import environment, journal, tracking
 from frostline.config import Config, choices, digest, semantic
 from frostline.report import Screen
 from frostline.results import Result
@@ -74,7 +74,6 @@ def run_job(composed: DictConfig) -> Result:
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
             _recording(config, facts, shared.tracker, sweep, folder) as record,
         ):
-            result = replace(result, run_id=record.run_id if record else None)
             metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
@@ -86,6 +85,7 @@ def run_job(composed: DictConfig) -> Result:
         log.exception("%s failed", facts.name)
         result = replace(result, status="FAILED", reason=tracking.reason(error))
     finally:
+        result = replace(result, run_id=journal.run_id(folder))
         (folder / _RESULT).write_text(json.dumps(asdict(result), indent=1))
     return result
 
@@ -93,7 +93,10 @@ def run_job(composed: DictConfig) -> Result:
 def read_result(folder: Path) -> Result | None:
     """Return the result that the job in `folder` wrote, None if it never came to that."""
     path = folder / _RESULT
-    return Result(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    result = Result(**json.loads(path.read_text()))
+    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
 
 
 def config_of(composed: DictConfig) -> Config:
@@ -126,4 +129,5 @@ def _recording(
         "frostline.source": code.sha256,
         **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
     }
-    return tracking.record(tracker, name=facts.name, tags=tags, params={**semantic(config), **choices(config)})
+    params = {**semantic(config), **choices(config)}
+    return tracking.record(tracker, folder=folder, name=facts.name, tags=tags, params=params)

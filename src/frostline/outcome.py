@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,3 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def append_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Append `value` as one line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from frostline.config import user_error
 from frostline.results import Result
-from frostline.tracking import client_of
+from frostline.server import client_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

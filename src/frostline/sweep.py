@@ -117,7 +117,15 @@ def _claim(folder: Path) -> None:
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     tags = {"frostline.sweep": str(folder.relative_to(root) if folder.is_relative_to(root) else folder)}
-    return tracking.open_sweep(uri, root=root, experiment_name=config.experiment_name, name=name, tags=tags)
+    return tracking.open_sweep(
+        uri,
+        folder=folder,
+        root=root,
+        experiment_name=config.experiment_name,
+        name=name,
+        tags=tags,
+        say=job.screen().say,
+    )
 
 
 def _launch(
@@ -150,7 +158,7 @@ def _close(tracker: Tracker | None, results: Sequence[Result], interrupt: Keyboa
     if tracker is not None:
         finished = all(result.status == "FINISHED" for result in results)
         status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
-        tracking.close_sweep(tracker, status=status, description=sentence, results=results)
+        tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     terminal.say("")
     terminal.table(results)
     terminal.say(sentence)

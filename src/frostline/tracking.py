@@ -1,42 +1,38 @@
-"""The record of sweeps and runs: the only place that knows MLflow.
+"""The record of sweeps and runs: written to journals in their folders, and mirrored from there to MLflow.
 
-Every call names its run explicitly (no global active run) and is synchronous, so that a killed process loses nothing.
-MLflow is imported when a sweep is opened, not when this module is.
+A run needs no MLflow: it writes, and the process that opened the sweep passes on. So a server that is slow or away
+delays nothing, and a killed process loses nothing that it has written.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 import math
 import os
 import re
 import shlex
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from typing import Any
 
-from filelock import FileLock
-
-from frostline import credentials
+from frostline import credentials, journal, pending, server
 from frostline.config import UserError, user_error
+from frostline.follower import Follower
+from frostline.pending import Place, SweepMirror
 from frostline.results import Result
+from frostline.server import tracking_uri as tracking_uri
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SERVERS = ("http", "https")
-_BATCH = 100  # params per call: MAX_PARAMS_TAGS_PER_BATCH of mlflow.utils.validation
-_PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
-_DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
 _REASON = 500  # characters of a failure's reason that are kept: enough for one line that a person reads
-_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+_OPEN = 10.0  # seconds to wait for a server before the first run starts without it
+_CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
+_CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
+
+_followers: dict[str, Follower] = {}
+"""By sweep folder: those that this process opened."""
 
 
 @dataclass(frozen=True)
@@ -45,109 +41,177 @@ class Tracker:
 
     uri: str
     """Tracking URI without credentials; those stay in MLFLOW_TRACKING_URI."""
-    experiment_id: str
-    sweep_run_id: str
+    experiment: str
+    """Name of the experiment."""
+    folder: str
+    """The sweep's folder, which holds its journal."""
+    experiment_id: str | None
+    """None where MLflow was away when the sweep began."""
+    sweep_run_id: str | None
+    """MLflow's id of the parent run; None as above."""
 
 
 class Record:
-    """The record of one run while it is being written."""
+    """The record of one run while it is being written, in the journal of its folder."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
-        self.run_id = run_id
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run, None until MLflow has heard of it."""
+        return journal.run_id(self._folder)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan: SQL stores would clip it."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
         finite = {key: float(value) if math.isfinite(value) else math.nan for key, value in values.items()}
-        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
+        journal.note(self._folder, "metrics", sync=True, step=step, time=pending.now(), values=finite)
 
     def dataset(self, *, name: str, source: str, digest: str, images: Mapping[str, int]) -> None:
         """Write which data the run saw: one input per split of `images` (counts by `train`, `val`, `test`)."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = []
-        for split, count in images.items():
-            profile = json.dumps({"images": count, "fingerprint": digest})
-            data = Dataset(f"{name} {split}", digest[:_DIGEST], "code", json.dumps({"source": source}), profile=profile)
-            inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXTS[split])]))
-        self._client.log_inputs(self.run_id, datasets=inputs)
+        journal.note(self._folder, "dataset", name=name, source=source, digest=digest, images=dict(images))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of the file at `path` under its own name, in `folder` of the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+        """Keep a copy of the file at `path`, in the run's folder, under its own name in `folder` of the artifacts."""
+        inside = path.resolve().relative_to(self._folder.resolve())
+        journal.note(self._folder, "artifact", path=str(inside), inside=folder)
 
     def tag(self, key: str, value: str) -> None:
         """Write one tag."""
-        self._client.set_tag(self.run_id, key, value)
+        journal.note(self._folder, "tags", values={key: value})
 
 
-def tracking_uri(configured: str | None, root: Path) -> str:
-    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
+def open_sweep(
+    uri: str,
+    *,
+    folder: Path,
+    root: Path,
+    experiment_name: str,
+    name: str,
+    tags: Mapping[str, str],
+    say: Callable[[str], object] = lambda line: None,
+) -> Tracker:
+    """Return the tracker of a new sweep, whose record is from now on mirrored by a thread of this process.
 
-    The project's own is an SQLite file, `root/mlruns/mlflow.db`. A password in `configured` is refused (it would be
-    copied into every run's config), as is a scheme that MLflow cannot track to; both raise UserError.
+    Where MLflow does not answer, that is said in one line and the record waits. Raises UserError where the store or
+    the experiment can never be used.
     """
-    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve()}"
-    safe = credentials.removed(uri)
-    if configured and safe != configured:
-        raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
-    scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme not in (*_DATABASES, *_SERVERS):
-        key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
-        raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
-    return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}" if scheme == "sqlite" else safe
+    place = Place(uri, root, experiment_name)
+    facts = {"uri": uri, "experiment": experiment_name, "host": socket.gethostname(), "pid": os.getpid()}
+    _begin(folder, name, tags, **facts)
+    follower = Follower(SweepMirror(folder, place))
+    follower.start()
+    limit = _OPEN if server.is_server(uri) else _CREATE
+    reached = follower.complete(patience=limit, limit=limit)
+    if isinstance(follower.problem, UserError):
+        follower.stop(patience=1.0)
+        raise follower.problem
+    if not reached:
+        why = follower.problem or f"no answer from {uri} in {limit:g} s"
+        say(f"MLflow is away ({why}): the record is kept in {folder}, and passed on when it is back")
+    _followers[str(folder)] = follower
+    _remember(folder, place)
+    return Tracker(uri, experiment_name, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 
-def open_sweep(uri: str, *, root: Path, experiment_name: str, name: str, tags: Mapping[str, str]) -> Tracker:
-    """Return the tracker of a new sweep: its parent run, in an experiment that is created where it is missing.
-
-    A fresh store is created under a file lock, so that any number of processes may come at once. Raises UserError
-    where the store cannot be opened or the experiment cannot be used.
-    """
-    with _user_errors(uri), _store_lock(uri, root):
-        client = client_of(uri)
-        experiment_id = _experiment(client, uri, root, experiment_name)
-        run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
-    return Tracker(uri, experiment_id, run.info.run_id)
-
-
-def close_sweep(tracker: Tracker, *, status: str, description: str, results: Sequence[Result]) -> None:
+def close_sweep(
+    tracker: Tracker,
+    *,
+    status: str,
+    description: str,
+    results: Sequence[Result],
+    say: Callable[[str], object] = lambda line: None,
+) -> None:
     """Write the sweep's `description` (Markdown) and `results.json`, and end it and every run of it still open.
 
-    A run that is still open belongs to a process that was killed without a chance to say so.
+    A run that is still open belongs to a process that was killed without a chance to say so. Waits until MLflow has
+    it all, or for a bounded time; then one line says how the record is completed later.
     """
-    client, sweep = client_of(tracker.uri), tracker.sweep_run_id
-    client.set_tag(sweep, "mlflow.note.content", description)
-    client.log_text(sweep, json.dumps([asdict(result) for result in results], indent=1, default=str), "results.json")
-    still_open = f"tags.mlflow.parentRunId = '{sweep}' and attributes.status = 'RUNNING'"
-    for run in client.search_runs([tracker.experiment_id], still_open, max_results=50_000):
-        _end(client, run.info.run_id, "KILLED", "the process of this run ended without a word")
-    client.set_terminated(sweep, status)
+    folder = Path(tracker.folder)
+    for run in pending.records(folder)[1:]:
+        if not journal.ended(run):
+            pending.end(run, "KILLED", "the process of this run ended without a word")
+    sweep = Record(folder)
+    sweep.tag("mlflow.note.content", description)
+    (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1, default=str))
+    sweep.artifact(folder / "results.json")
+    pending.end(folder, status, None)
+    follower = _followers.pop(tracker.folder)
+    patience, limit = _CLOSE
+    complete = follower.complete(patience=patience, limit=limit)
+    follower.stop(patience=1.0)
+    if complete:
+        pending.forget(folder, follower.sweep.place)
+    else:
+        say(
+            f"MLflow does not have all of it yet ({follower.problem or 'it is too slow'}):"
+            f" the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
+        )
+
+
+def up_to_date(tracker: Tracker) -> bool:
+    """Return whether MLflow has all that was written so far, waiting for it for as long as `close_sweep` does."""
+    patience, limit = _CLOSE
+    return _followers[tracker.folder].complete(patience=patience, limit=limit)
 
 
 @contextmanager
-def record(tracker: Tracker, *, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[Record]:
-    """Yield the record of a new run of the sweep; when the block ends, so does the run.
+def record(
+    tracker: Tracker,
+    *,
+    folder: Path,
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+    resume_run_id: str | None = None,
+) -> Iterator[Record]:
+    """Yield the record of a run of the sweep, in `folder` below the sweep's; when the block ends, so does the run.
 
-    It ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
+    A `folder` that has a record, and `resume_run_id`, go on with that run: metrics that it has are not doubled. It
+    ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
     `frostline.reason`; whatever was raised is raised again.
     """
-    client = client_of(tracker.uri)
-    parent = {"mlflow.parentRunId": tracker.sweep_run_id}
-    run_id = client.create_run(tracker.experiment_id, run_name=name, tags={**tags, **parent}).info.run_id
+    if (folder / journal.RECORD).exists():
+        journal.note(folder, "resume", time=pending.now())
+        journal.note(folder, "tags", values=dict(tags))
+    else:
+        _begin(folder, name, tags, run_id=resume_run_id)
+    journal.note(folder, "params", sync=True, values={key: str(value) for key, value in params.items()})
+    running = Record(folder)
     try:
-        _write_params(client, run_id, params)
-        yield Record(client, run_id)
+        if isinstance(params.get("lr"), float):
+            running.metrics({"lr": params["lr"]})  # params are text, which cannot be filtered by number
+        yield running
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        _end(client, run_id, status, reason(error))
+        pending.end(folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", reason(error))
         raise
-    client.set_terminated(run_id, "FINISHED")
+    pending.end(folder, "FINISHED", None)
+
+
+def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the id and tags of every run that MLflow believes to be running; raises `server.Unreachable`."""
+    with server.problems(uri):
+        client = server.client_of(uri)
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is None:
+            return []
+        found: list[tuple[str, dict[str, str]]] = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000, page_token=token
+            )
+            found += [(run.info.run_id, dict(run.data.tags)) for run in page]
+            token = page.token
+            if not token:
+                return found
+
+
+def end(uri: str, run_id: str, status: str, why: str) -> None:
+    """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
+    with server.problems(uri):
+        server.client_of(uri).set_tag(run_id, "frostline.reason", why)
+        server.client_of(uri).set_terminated(run_id, status)
 
 
 def reason(error: BaseException) -> str:
@@ -162,15 +226,14 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
 
     Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
     """
-    from mlflow.exceptions import MlflowException
-
     path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
     if not re.fullmatch(r"[0-9a-f]{32}", run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
         raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
     try:
-        local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
-    except (MlflowException, OSError) as error:
-        where = f"a run with the artifact {name} in {uri} ({_first_line(error)})"
+        with server.problems(uri):
+            local = Path(server.client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
+    except (server.Unreachable, UserError) as error:
+        where = f"a run with the artifact {name} in {uri} ({server.first_line(error)})"
         raise user_error("model.weights", wanted, where) from None
     if not local.is_file() or not local.is_relative_to(folder.resolve()):
         raise user_error("model.weights", wanted, "a file among the run's artifacts")
@@ -179,84 +242,21 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
 
 def ui_command(uri: str) -> str:
     """Return the shell command that shows the record in a browser; for a tracking server its address."""
-    if urlsplit(uri).scheme in _SERVERS:
+    if server.is_server(uri):
         return uri
     shown = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {shown}"
 
 
-@functools.cache
-def client_of(uri: str) -> MlflowClient:
-    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(credentials.restored(uri))
-    client.search_experiments(max_results=1)
-    return client
+def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:
+    """Write the first line of a journal; its uid finds the run in MLflow if the answer to its creation is lost."""
+    journal.note(
+        folder, "run", sync=True, uid=uuid.uuid4().hex, name=name, tags=dict(tags), time=pending.now(), **facts
+    )
 
 
-def _store_lock(uri: str, root: Path) -> AbstractContextManager[object]:
-    """Return the lock under which a store is created; a server looks after itself."""
-    if urlsplit(uri).scheme in _SERVERS:
-        return nullcontext()
-    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else root / "mlruns" / "store"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{file}.lock")
-
-
-@contextmanager
-def _user_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises while a store is opened into one line that names the store."""
+def _remember(folder: Path, place: Place) -> None:
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise user_error("tracking.uri", uri, f"a store that MLflow can open ({_first_line(error)})") from error
-
-
-def _experiment(client: MlflowClient, uri: str, root: Path, name: str) -> str:
-    """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
-        return client.create_experiment(name, artifact_location=_artifact_location(uri, root, name), tags=kind)
-    if found.lifecycle_stage != "active":
-        restore = f"mlflow experiments restore -x {found.experiment_id}"
-        expected = f"an experiment that is not deleted (`{restore}` brings it back)"
-        raise user_error("experiment_name", name, expected)
-    return found.experiment_id
-
-
-def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
-    """Return where the experiment's artifacts go, as a URI: beside an SQLite file, else into the project's `mlruns`.
-
-    None leaves the choice to a tracking server.
-    """
-    if urlsplit(uri).scheme in _SERVERS:
-        return None
-    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:") else root / "mlruns"
-    folder = quote(experiment_name, safe=" ").lstrip(".") or "experiment"
-    return (beside.resolve() / "artifacts" / folder).as_uri()
-
-
-def _write_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    rows = [Param(key, str(value)[:_PARAM]) for key, value in params.items()]
-    for start in range(0, len(rows), _BATCH):
-        client.log_batch(run_id, params=rows[start : start + _BATCH])
-
-
-def _end(client: MlflowClient, run_id: str, status: str, why: str) -> None:
-    client.set_tag(run_id, "frostline.reason", why)
-    client.set_terminated(run_id, status)
-
-
-def _first_line(error: BaseException) -> str:
-    return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        pending.remember(folder, place)
+    except OSError:  # then `sync` must be told the folder
+        return

@@ -1,0 +1,37 @@
+"""`python -m frostline sync [folder ...]`: complete in MLflow the records of sweeps that it does not have in full."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from frostline import environment, pending, server
+from frostline.pending import SweepMirror
+
+
+def main(arguments: list[str]) -> int:
+    """Complete the given sweeps, else all that are known to be pending; return 1 if MLflow is away for one of them."""
+    parser = argparse.ArgumentParser(prog="frostline sync", description=__doc__)
+    parser.add_argument("folder", nargs="*", type=Path, help="a sweep's folder; default: all that are pending")
+    parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
+    options = parser.parse_args(arguments)
+    root = environment.project_root()
+    folders = options.folder or pending.remembered(server.tracking_uri(options.uri, root), root)
+    if not folders:
+        print("Nothing is pending.")
+    return max([_sync(folder.resolve(), root, options.uri) for folder in folders], default=0)
+
+
+def _sync(folder: Path, root: Path, uri: str | None) -> int:
+    sweep = SweepMirror(folder, pending.place_of(folder, root, uri))
+    waiting = sweep.pending()
+    try:
+        done = pending.complete(sweep)
+    except server.Unreachable as problem:
+        print(f"{folder}: still pending, MLflow is away ({problem})")
+        return 1
+    if not done:
+        print(f"{folder}: its process is at work, and passes on its record itself")
+    else:
+        print(f"{folder}: complete" + (f", {waiting} record(s) passed on" if waiting else ""))
+    return 0

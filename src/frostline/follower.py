@@ -1,0 +1,90 @@
+"""What keeps MLflow up to date while a sweep runs: a thread of the sweep's process that follows the runs' journals.
+
+Training waits for nothing here: runs write to their journals, in whatever process they are, and the follower passes on
+what it finds there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+
+from filelock import FileLock, Timeout
+
+from frostline import pending, server
+from frostline.pending import SweepMirror
+
+log = logging.getLogger(__name__)
+
+_INTERVAL = 0.25  # seconds between two looks at the journals
+_BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds to wait after the first, second ... problem in a row
+
+
+class Follower:
+    """The thread that mirrors one sweep, and beside it what earlier sweeps left pending."""
+
+    def __init__(self, sweep: SweepMirror) -> None:
+        self.sweep = sweep
+        self.problem: Exception | None = None
+        """What the last look at all journals met; None if it went well."""
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._looks = threading.Condition()
+        self._begun = self._done = 0  # looks at all journals
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow. MLflow is imported first, as two threads that import at once get in each other's way."""
+        server.load()
+        self._thread.start()
+
+    def complete(self, *, patience: float, limit: float) -> bool:
+        """Return whether MLflow has all that was written before this call, as soon as that is known.
+
+        Waits for one look at all journals: `limit` seconds at most, and `patience` while nothing moves.
+        """
+        with self._looks:
+            wanted, started = self._begun + 1, time.monotonic()
+            self._wake.set()
+            while self._done < wanted and self._thread.is_alive():
+                left = min(max(self.sweep.moved, started) + patience, started + limit) - time.monotonic()
+                if left <= 0:
+                    return False
+                self._looks.wait(min(left, 1.0))
+            return self._done >= wanted and self.problem is None
+
+    def stop(self, patience: float) -> None:
+        """End the thread; after `patience` seconds one that hangs in a call is left behind: it ends with the process."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(Timeout), FileLock(self.sweep.folder / pending.LOCK, timeout=1.0):
+                self._follow()
+
+    def _follow(self) -> None:
+        failures, others = 0, pending.others(self.sweep)
+        while not self._stop.is_set():
+            failures = 0 if self._look() else failures + 1
+            while not failures and not self._wake.is_set() and next(others, False):
+                pass
+            self._wake.wait(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
+            self._wake.clear()
+
+    def _look(self) -> bool:
+        """Bring everything up to date and return whether that went well."""
+        with self._looks:
+            self._begun += 1
+        problem = None
+        try:
+            self.sweep.bring()
+        except Exception as error:
+            log.debug("the record is pending", exc_info=True)
+            problem = error
+        with self._looks:
+            self.problem, self._done = problem, self._begun
+            self._looks.notify_all()
+        return problem is None

@@ -1,0 +1,236 @@
+"""The mirror of a run's journal in MLflow: what the journal says and MLflow does not have yet is sent, once.
+
+Sending can break off anywhere, and an answer can be lost after the server did its work. So nothing is assumed after a
+problem: the run is searched by an id of our own before it is created, and metrics are compared with those that are
+there. Everything else may be sent twice without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline import journal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+UID = "frostline.uid"  # tag: the name that we give a run before MLflow gives it one
+
+_METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
+_BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
+_PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
+_TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
+_DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
+_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+@dataclass
+class _News:
+    """What MLflow does not have yet, folded together: of a tag or status that changed only the last one counts."""
+
+    start: dict[str, Any] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Key, value, milliseconds, step."""
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[tuple[str, str | None], None] = field(default_factory=dict)
+    status: str | None = None
+    ended: int | None = None
+    """Milliseconds."""
+    resumed: bool = False
+
+
+class Mirror:
+    """The mirror of one folder's record. Not for several threads or processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._doubt = True
+        self._elsewhere = False
+        """Whether the run went on in another folder, whose journal now says how it stands."""
+
+    def pending(self) -> bool:
+        """Return whether the journal holds what MLflow does not have."""
+        path = self.folder / journal.RECORD
+        return path.exists() and path.stat().st_size > journal.position(self.folder).offset
+
+    def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
+        """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what MLflow raises.
+
+        What was sent is noted, so that the next call goes on from there, whichever process makes it.
+        """
+        try:
+            at = self._trusted_position(client)
+            news, offset = _read(self.folder, at.offset)
+            run_id = at.run_id or self._open(client, experiment, parent, news)
+            if run_id is not None:
+                self._send(client, run_id, news)
+                journal.set_position(self.folder, journal.Position(run_id, offset))
+        except BaseException:
+            self._doubt = True
+            raise
+        self._doubt = False
+
+    def _trusted_position(self, client: MlflowClient) -> journal.Position:
+        """Return how far the record got; from the beginning if MLflow has lost the run, to the end if it was deleted."""
+        at = journal.position(self.folder)
+        size = (self.folder / journal.RECORD).stat().st_size
+        run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None
+        if at.run_id is None or (run is None and self._doubt):
+            return journal.Position()
+        if run is not None:
+            self._elsewhere = run.data.tags.get(UID) != _uid(self.folder)
+            if run.info.lifecycle_stage != "active":
+                return replace(at, offset=size)
+        return replace(at, offset=min(at.offset, size))
+
+    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: _News) -> str | None:
+        """Return the id of the run, created unless it is there; None where the journal names none."""
+        start = news.start
+        if start is None:
+            return None
+        run_id = start.get("run_id") or _search(client, experiment, start["uid"])
+        if run_id is None or _found(client, run_id) is None:
+            tags = {**_tags(start["tags"]), UID: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
+            run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
+            run_id, self._doubt = run.info.run_id, False
+        else:
+            news.tags = {**start["tags"], UID: start["uid"], **news.tags}
+            news.status = news.status or "RUNNING"
+        journal.set_position(self.folder, journal.Position(run_id, 0))
+        return run_id
+
+    def _send(self, client: MlflowClient, run_id: str, news: _News) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        if self._elsewhere:
+            news.tags, news.status, news.ended = {}, None, None
+        metrics = [Metric(key, value, time, step) for key, value, time, step in news.metrics]
+        if metrics and (self._doubt or news.resumed):
+            metrics = _missing(client, run_id, metrics)
+        tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
+        _write_params(client, run_id, news.params)
+        for some in _parts(tags, _BATCH):
+            client.log_batch(run_id, tags=some)
+        for points in _parts(metrics, _METRICS):
+            client.log_batch(run_id, metrics=points)
+        for dataset in news.datasets:
+            _write_dataset(client, run_id, dataset)
+        for path, inside in news.artifacts:
+            self._write_artifact(client, run_id, path, inside)
+        if news.ended is not None:
+            client.set_terminated(run_id, news.status, news.ended)
+        elif news.status is not None:
+            client.update_run(run_id, status=news.status)
+
+    def _write_artifact(self, client: MlflowClient, run_id: str, path: str, inside: str | None) -> None:
+        """Copy a file of the run's folder; a journal from elsewhere gets no other file of this machine."""
+        file = (self.folder / path).resolve()
+        if file.is_relative_to(self.folder.resolve()) and file.is_file():
+            client.log_artifact(run_id, str(file), inside)
+
+
+def _read(folder: Path, offset: int) -> tuple[_News, int]:
+    """Return what the journal says after `offset`, and the offset behind it."""
+    news = _News()
+    for entry, behind in journal.notes(folder, offset):
+        offset = behind
+        match entry:
+            case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
+                news.start = entry
+            case {"op": "resume"}:
+                news.status, news.ended, news.resumed = "RUNNING", None, True
+            case {"op": "params", "values": dict(values)}:
+                news.params.update(values)
+            case {"op": "tags", "values": dict(values)}:
+                news.tags.update(values)
+            case {"op": "metrics", "values": dict(values), "time": int(time), "step": int(step)}:
+                news.metrics += [(key, float(value), time, step) for key, value in values.items()]
+            case {"op": "dataset"}:
+                news.datasets.append(entry)
+            case {"op": "artifact", "path": str(path)}:
+                news.artifacts[path, entry.get("inside")] = None
+            case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
+                news.status, news.ended = status, time
+    return news, offset
+
+
+def _uid(folder: Path) -> str | None:
+    return next((entry.get("uid") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)
+
+
+def _found(client: MlflowClient, run_id: str) -> Any | None:
+    """Return the run, deleted or not; None where MLflow knows nothing of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _search(client: MlflowClient, experiment: str, uid: str) -> str | None:
+    """Return the run that was created for `uid` although nobody heard of it."""
+    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1, order_by=["start_time ASC"])
+    return runs[0].info.run_id if runs else None
+
+
+def _missing(client: MlflowClient, run_id: str, metrics: Iterable[Any]) -> list[Any]:
+    """Return the metrics that the run does not have yet with this value at this step."""
+    metrics = list(metrics)
+    there = {
+        (key, point.step, repr(point.value))
+        for key in dict.fromkeys(metric.key for metric in metrics)
+        for point in client.get_metric_history(run_id, key)
+    }
+    missing = []
+    for metric in metrics:
+        if (point := (metric.key, metric.step, repr(metric.value))) not in there:
+            there.add(point)
+            missing.append(metric)
+    return missing
+
+
+def _write_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
+    """Write the params; one that is there with another value, or that MLflow has no name for, stays as it is."""
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    for rows in _parts([Param(key, str(value)[:_PARAM]) for key, value in params.items()], _BATCH):
+        try:
+            client.log_batch(run_id, params=rows)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            if len(rows) > 1:
+                for row in rows:
+                    _write_params(client, run_id, {row.key: row.value})
+
+
+def _write_dataset(client: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
+    """Write which data the run saw: one input per split."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest, source = entry["name"], entry["digest"], json.dumps({"source": entry["source"]})
+    inputs = []
+    for split, count in entry["images"].items():
+        profile = json.dumps({"images": count, "fingerprint": digest})
+        data = Dataset(f"{name} {split}", digest[:_DIGEST], "code", source, profile=profile)
+        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXTS[split])]))
+    client.log_inputs(run_id, datasets=inputs)
+
+
+def _tags(tags: dict[str, str]) -> dict[str, str]:
+    return {key: str(value)[:_TAG] for key, value in tags.items()}
+
+
+def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

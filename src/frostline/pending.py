@@ -1,0 +1,162 @@
+"""Sweeps whose record MLflow does not have in full: who they are, and how their record is completed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from frostline import journal, server
+from frostline.config import UserError, user_error
+from frostline.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+LOCK = ".mirror.lock"
+"""In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
+
+_GONE = "the process of this run ended without a word"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep's record belongs."""
+
+    uri: str
+    """Tracking URI without credentials."""
+    root: Path
+    """The project: a missing experiment gets its artifacts beside its store."""
+    experiment: str
+    """Name of the experiment."""
+
+
+class SweepMirror:
+    """The mirror of a sweep's record and of those of its runs. Not for several threads or processes at once."""
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        self.folder, self.place = folder, place
+        self.experiment_id: str | None = None
+        self.moved = time.monotonic()
+        """When something last reached MLflow."""
+        self._mirrors: dict[Path, Mirror] = {}
+
+    def bring(self) -> None:
+        """Send what MLflow does not have, the sweep first, since runs are recorded under it.
+
+        Raises UserError where that can never work, `server.Unreachable` where it may later.
+        """
+        uri = self.place.uri
+        if self.experiment_id is None:
+            self.experiment_id = server.experiment(uri, self.place.root, self.place.experiment)
+            self.moved = time.monotonic()
+        for folder in records(self.folder):
+            mirror = self._mirrors.setdefault(folder, Mirror(folder))
+            if not mirror.pending():
+                continue
+            parent = None if folder == self.folder else journal.run_id(self.folder)
+            with server.problems(uri):
+                mirror.bring(server.client_of(uri), self.experiment_id, parent)
+            self.moved = time.monotonic()
+
+    def pending(self) -> int:
+        """Return how many of its records MLflow does not have in full."""
+        return sum(Mirror(folder).pending() for folder in records(self.folder))
+
+
+def records(sweep: Path) -> list[Path]:
+    """Return the folders with a record: the sweep's own first, then those of its runs."""
+    runs = (entry.path for entry in os.scandir(sweep) if entry.is_dir())
+    return [folder for folder in (sweep, *sorted(map(Path, runs))) if (folder / journal.RECORD).exists()]
+
+
+def end(folder: Path, status: str, reason: str | None) -> None:
+    """Write into the journal in `folder` that its run ended as `status`, and why."""
+    if reason:
+        journal.note(folder, "tags", values={"frostline.reason": reason})
+    journal.note(folder, "end", sync=True, status=status, time=now())
+
+
+def end_the_dead(sweep: Path) -> None:
+    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more."""
+    for folder in records(sweep):
+        if not journal.ended(folder):
+            end(folder, "KILLED", _GONE)
+
+
+def complete(sweep: SweepMirror) -> bool:
+    """Complete the record of a sweep whose process is gone; False, and nothing done, while somebody mirrors it.
+
+    What has no end in its journal ends KILLED. Raises as `SweepMirror.bring` does.
+    """
+    try:
+        with FileLock(sweep.folder / LOCK, blocking=False):
+            if _host(sweep.folder) == socket.gethostname():
+                end_the_dead(sweep.folder)
+            sweep.bring()
+    except Timeout:
+        return False
+    forget(sweep.folder, sweep.place)
+    return True
+
+
+def others(sweep: SweepMirror) -> Iterator[bool]:
+    """Complete the sweeps that are pending in the same store, one per step; ends at the first that cannot be."""
+    for folder in remembered(sweep.place.uri, sweep.place.root):
+        if folder != sweep.folder.resolve():
+            try:
+                complete(SweepMirror(folder, place_of(folder, sweep.place.root)))
+            except (UserError, server.Unreachable, OSError):
+                log.debug("%s stays pending", folder, exc_info=True)
+            yield True
+
+
+def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
+    """Return where the record of the sweep in `folder` belongs: to `uri`, else as its journal says; or `UserError`."""
+    for entry, _ in journal.notes(folder):
+        match entry:
+            case {"op": "run", "uri": str(recorded), "experiment": str(experiment)}:
+                return Place(server.tracking_uri(uri or recorded, root), root, experiment)
+    raise user_error("sync", folder, "the folder of a sweep that was recorded")
+
+
+def remember(folder: Path, place: Place) -> None:
+    """Let later sweeps in the same store know that this one may be pending."""
+    file = _register(place) / f"{_key(folder)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"uri": place.uri, "folder": str(folder.resolve())}))
+
+
+def forget(folder: Path, place: Place) -> None:
+    """Take back `remember`."""
+    (_register(place) / f"{_key(folder)}.json").unlink(missing_ok=True)
+
+
+def remembered(uri: str, root: Path) -> list[Path]:
+    """Return the folders, still there, of sweeps that may be pending in the store `uri`."""
+    files = sorted((server.beside(uri, root) / "pending").glob("*.json"))
+    entries = [json.loads(file.read_text()) for file in files]
+    return [Path(entry["folder"]) for entry in entries if entry["uri"] == uri and Path(entry["folder"]).is_dir()]
+
+
+def now() -> int:
+    """Return the time in milliseconds, as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
+def _register(place: Place) -> Path:
+    return server.beside(place.uri, place.root) / "pending"
+
+
+def _key(folder: Path) -> str:
+    return next(entry["uid"] for entry, _ in journal.notes(folder) if entry["op"] == "run")
+
+
+def _host(folder: Path) -> str | None:
+    return next((entry.get("host") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)

@@ -1,0 +1,176 @@
+"""Where MLflow keeps its records: a database or a server, opened with short time limits, and its experiments.
+
+MLflow is imported when a store is opened, not when this module is.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from filelock import FileLock
+
+from frostline import credentials
+from frostline.config import UserError, user_error
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; 120 by default
+    # A request that is sent again may be carried out twice; the mirror looks first at what the server has.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what is raised anyway
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
+_HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND")
+
+
+class Unreachable(Exception):
+    """MLflow does not answer now, and may later."""
+
+
+def tracking_uri(configured: str | None, root: Path) -> str:
+    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
+
+    The project's own is an SQLite file, `root/mlruns/mlflow.db`. A password in `configured` is refused (it would be
+    copied into every run's config), as is a scheme that MLflow cannot track to; both raise UserError.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve()}"
+    safe = credentials.removed(uri)
+    if configured and safe != configured:
+        raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
+    parts = urlsplit(uri)
+    if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(uri) and not parts.hostname):
+        key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
+        raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
+    return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}" if _is_sqlite(uri) else safe
+
+
+def is_server(uri: str) -> bool:
+    """Return whether the record is kept by a tracking server, not in a database that is opened here."""
+    return urlsplit(uri).scheme in _SERVERS
+
+
+def load() -> None:
+    """Import MLflow, set up as it is used here: 1.3 to 2.3 s the first time in a process."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    import mlflow  # noqa: F401
+    import mlflow.store.artifact.artifact_repository_registry
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+@functools.cache
+def client_of(uri: str) -> MlflowClient:
+    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards."""
+    load()
+    from mlflow import MlflowClient
+
+    with problems(uri):
+        if _is_sqlite(uri):
+            _probe(_file(uri))
+        opened = MlflowClient(credentials.restored(uri))
+        opened.search_experiments(max_results=1)
+    return opened
+
+
+def experiment(uri: str, root: Path, name: str) -> str:
+    """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing.
+
+    A fresh store is created under a file lock, so that any number of processes may come at once. Raises UserError
+    where the store or the experiment can never be used, Unreachable where it can perhaps be later.
+    """
+    with problems(uri), _creation_lock(uri, root):
+        opened = client_of(uri)
+        found = opened.get_experiment_by_name(name)
+        if found is None:
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
+            return opened.create_experiment(name, artifact_location=_artifact_location(uri, root, name), tags=kind)
+    if found.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore -x {found.experiment_id}"
+        expected = f"an experiment that is not deleted (`{restore}` brings it back)"
+        raise user_error("experiment_name", name, expected)
+    return found.experiment_id
+
+
+def beside(uri: str, root: Path) -> Path:
+    """Return the folder for what belongs to the store: that of an SQLite file, else the project's `mlruns`."""
+    return _file(uri).parent.resolve() if _is_sqlite(uri) else (root / "mlruns").resolve()
+
+
+@contextmanager
+def problems(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one line that names the store: UserError if it can never work, else Unreachable."""
+    try:
+        yield
+    except (UserError, Unreachable):
+        raise
+    except Exception as error:
+        line = first_line(error)
+        if _hopeless(error):
+            raise user_error("tracking.uri", uri, f"a store that MLflow can open ({line})") from error
+        raise Unreachable(f"{uri}: {line}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line of at most 200 characters, without passwords."""
+    return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _hopeless(error: Exception) -> bool:
+    """Return whether to wait would not help: a driver that is missing, a file that is no database, a wrong password."""
+    if isinstance(error, sqlite3.Error):
+        return "not a database" in str(error) or "malformed" in str(error)
+    if getattr(error, "error_code", None) in _HOPELESS or "out-of-date database schema" in str(error):
+        return True
+    return isinstance(error, ImportError | UnicodeError)
+
+
+def _probe(file: Path) -> None:
+    """Raise sqlite3.Error at once where the file cannot be written; MLflow would try for minutes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=_BUSY, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+
+
+def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
+    """Return the lock under which a store is created; a server looks after itself."""
+    if is_server(uri):
+        return nullcontext()
+    file = _file(uri) if _is_sqlite(uri) else root / "mlruns" / "store"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{file}.lock")
+
+
+def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
+    """Return where the experiment's artifacts go, as a URI; None leaves the choice to a tracking server."""
+    if is_server(uri):
+        return None
+    folder = quote(experiment_name, safe=" ").lstrip(".") or "experiment"
+    return (beside(uri, root) / "artifacts" / folder).as_uri()
+
+
+def _is_sqlite(uri: str) -> bool:
+    return urlsplit(uri).scheme.split("+")[0] == "sqlite"
+
+
+def _file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from frostline import credentials, tracking
+from frostline import credentials, journal, pending, server, tracking
 from frostline.config import UserError
+from frostline.pending import SweepMirror
 from frostline.results import Result
 from frostline.tracking import Tracker
 
@@ -29,7 +33,26 @@ def tracker(root) -> Tracker:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         uri = tracking.tracking_uri(None, root)
-    return tracking.open_sweep(uri, root=root, experiment_name="demo", name="sweep", tags=TAGS)
+    (root / "sweep").mkdir()
+    return open_sweep(uri, root=root, folder=root / "sweep")
+
+
+def open_sweep(uri: str, **options) -> Tracker:
+    return tracking.open_sweep(uri, **{"experiment_name": "demo", "name": "sweep", "tags": TAGS} | options)
+
+
+@pytest.fixture
+def folder(tracker, request) -> Path:
+    """Return a run's folder in the sweep."""
+    path = Path(tracker.folder) / re.sub(r"\W+", "-", request.node.name)
+    path.mkdir()
+    return path
+
+
+def mirrored(tracker, folder) -> str:
+    """Return MLflow's id of a run, once MLflow has all of it."""
+    assert tracking.up_to_date(tracker)
+    return journal.run_id(folder)
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +60,11 @@ def client(tracker) -> MlflowClient:
     return MlflowClient(tracker.uri)
 
 
-def test_a_run_is_recorded_in_full(tracker, client, tmp_path):
-    file = tmp_path / "config.yaml"
+def test_a_run_is_recorded_in_full(tracker, client, folder):
+    file = folder / "config.yaml"
     file.write_text("lr: 0.001\n")
     params = {f"data.options.{i}": i for i in range(230)} | {"lr": 0.001, "long": "x" * 9000, "nothing": None}
-    with tracking.record(tracker, name="full lr=0.001", tags=TAGS, params=params) as record:
+    with tracking.record(tracker, folder=folder, name="full lr=0.001", tags=TAGS, params=params) as record:
         record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 1078, "val": 359, "test": 360})
         for epoch in (1, 2):
             record.metrics({"train/loss": 1 / epoch, "val/accuracy": 0.5}, epoch)
@@ -49,7 +72,8 @@ def test_a_run_is_recorded_in_full(tracker, client, tmp_path):
         record.tag("frostline.source", "abc")
         record.artifact(file)
         record.artifact(file, "inner")
-    run = client.get_run(record.run_id)
+    run = client.get_run(mirrored(tracker, folder))
+    assert record.run_id == run.info.run_id
     assert run.info.status == "FINISHED" and run.info.run_name == "full lr=0.001"
     assert (
         run.data.tags.items()
@@ -59,7 +83,7 @@ def test_a_run_is_recorded_in_full(tracker, client, tmp_path):
     assert (run.data.params["lr"], len(run.data.params["long"])) == ("0.001", 6000)
     losses = client.get_metric_history(record.run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 1.0), (2, 0.5)]
-    assert run.data.metrics["test/accuracy"] == 0.75
+    assert (run.data.metrics["test/accuracy"], run.data.metrics["lr"]) == (0.75, 0.001)
     assert run.data.metrics["test/loss"] != run.data.metrics["test/loss"]
     contexts = {item.dataset.name: item.tags[0].value for item in run.inputs.dataset_inputs}
     assert contexts == {"digits train": "training", "digits val": "validation", "digits test": "testing"}
@@ -76,17 +100,20 @@ def test_a_run_is_recorded_in_full(tracker, client, tmp_path):
         (RuntimeError("x" * 9000), "FAILED", f"RuntimeError: {'x' * 486}"),
     ],
 )
-def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, error, status, why):
-    with pytest.raises(type(error)), tracking.record(tracker, name="run", tags={}, params={}) as record:
+def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tmp_path_factory, error, status, why):
+    folder = tmp_path_factory.mktemp("run")
+    folder = folder.rename(Path(tracker.folder) / folder.name)
+    with pytest.raises(type(error)), tracking.record(tracker, folder=folder, name="run", tags={}, params={}):
         raise error
-    run = client.get_run(record.run_id)
+    run = client.get_run(mirrored(tracker, folder))
     assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
 
 
-def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    with tracking.record(tracker, name="run", tags={}, params={}) as record:
-        record.artifact(tmp_path / "model.safetensors", "best")
+def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, folder, tmp_path):
+    (folder / "model.safetensors").write_bytes(b"weights")
+    with tracking.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+        record.artifact(folder / "model.safetensors", "best")
+    mirrored(tracker, folder)
     name = "best/model.safetensors"
     fetched = tracking.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
@@ -107,14 +134,16 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
 JOB = """
 import logging, os, sys
 from pathlib import Path
-from frostline import credentials, tracking
+from frostline import tracking
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
+folder = root / sys.argv[2]
+(folder / "0").mkdir(parents=True)
 uri = tracking.tracking_uri(None, root)
-tracker = tracking.open_sweep(uri, root=root, experiment_name="demo", name=sys.argv[2], tags={})
-with tracking.record(tracker, name="run", tags={}, params={}) as record:
+tracker = tracking.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
+with tracking.record(tracker, folder=folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
-    print(tracker.experiment_id, tracker.sweep_run_id, record.run_id, flush=True)
+    print(tracker.experiment_id, tracker.sweep_run_id, flush=True)
     os._exit(0)
 """
 
@@ -130,17 +159,32 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
     said = [job.communicate() for job in jobs]
     assert [err for _, err in said] == ["", "", ""], "creating the store leaves the screen clean"
     rows = [out.split() for out, _ in said]
-    assert len({experiment for experiment, _, _ in rows}) == 1
+    assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
-    experiment, sweep, run = rows[0]
-    assert client.get_run(run).data.metrics == {"train/loss": 1.0}
-    lost = Result(0, "run", "0", run, "KILLED", "the process died", {"lr": 0.1}, {})
-    tracking.close_sweep(Tracker(uri, experiment, sweep), status="FAILED", description="# Nothing won", results=[lost])
-    assert [client.get_run(r).info.status for _, _, r in rows] == ["KILLED", "RUNNING", "RUNNING"]
-    closed = client.get_run(sweep)
+    assert len(pending.remembered(uri, tmp_path)) == 3
+    for folder in pending.remembered(uri, tmp_path):
+        assert pending.complete(SweepMirror(folder, pending.place_of(folder, tmp_path)))
+        sweep, run = client.get_run(journal.run_id(folder)), client.get_run(journal.run_id(folder / "0"))
+        assert run.data.metrics == {"train/loss": 1.0}
+        assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
+        assert (sweep.info.status, run.info.status) == ("KILLED", "KILLED")
+    assert {journal.run_id(tmp_path / str(job)) for job in range(3)} == {sweep for _, sweep in rows}
+    assert len(client.search_runs([rows[0][0]])) == 6
+    assert pending.remembered(uri, tmp_path) == []
+
+
+def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
+    (tmp_path / "0").mkdir()
+    other = open_sweep(tracker.uri, root=root, folder=tmp_path)
+    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=pending.now())
+    lost = Result(0, "lost", "0", None, "KILLED", "the process died", {"lr": 0.1}, {})
+    tracking.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost])
+    closed = client.get_run(other.sweep_run_id)
     assert (closed.info.status, closed.data.tags["mlflow.note.content"]) == ("FAILED", "# Nothing won")
-    assert [item.path for item in client.list_artifacts(sweep)] == ["results.json"]
+    assert [item.path for item in client.list_artifacts(other.sweep_run_id)] == ["results.json"]
+    assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
+    assert pending.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
@@ -159,7 +203,7 @@ def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_pa
     assert tracking.tracking_uri("https://other", tmp_path) == "https://other"
 
 
-@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite"])
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
 def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
         tracking.tracking_uri(uri, tmp_path)
@@ -187,9 +231,13 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
 def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     uri = tracking.tracking_uri(None, tmp_path)
-    with pytest.raises(UserError) as caught:
-        tracking.open_sweep(uri, root=tmp_path, experiment_name="demo", name="s", tags={})
-    assert "127.0.0.1" in str(caught.value) and "hunter2" not in str(caught.value)
+    said: list[str] = []
+    tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=said.append)
+    tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    assert [line.split(" ")[0:2] for line in said] == [["MLflow", "is"], ["MLflow", "does"]]
+    assert "127.0.0.1" in said[0] and "hunter2" not in "".join(said)
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or "hunter2" not in file.read_text()
 
 
 def test_the_ui_command_can_be_pasted(tracker):
@@ -197,26 +245,46 @@ def test_the_ui_command_can_be_pasted(tracker):
     assert tracking.ui_command("http://server:5000") == "http://server:5000"
 
 
-def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root):
+def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root, tmp_path):
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
-        tracking.open_sweep(tracker.uri, root=root, experiment_name="gone", name="s", tags={})
+        open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name="gone")
 
 
 @pytest.mark.parametrize("name", ["../../escape", "..", "a/b c", "ünï %41"])
 def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker, client, root, tmp_path, name):
-    (tmp_path / "kept.txt").write_text("x")
-    other = tracking.open_sweep(tracker.uri, root=root, experiment_name=name, name="s", tags={})
-    with tracking.record(other, name="run", tags={}, params={}) as record:
-        record.artifact(tmp_path / "kept.txt")
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "kept.txt").write_text("x")
+    other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name=name)
+    with tracking.record(other, folder=tmp_path / "0", name="run", tags={}, params={}) as record:
+        record.artifact(tmp_path / "0" / "kept.txt")
+    tracking.close_sweep(other, status="FINISHED", description="", results=[])
     (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{record.run_id}/artifacts/kept.txt")
     assert kept.is_file()
 
 
-@pytest.mark.parametrize("broken", ["http://127.0.0.1:9", "sqlite:///broken.db"])
-def test_a_store_that_cannot_be_opened_is_one_line(tmp_path, broken, caplog):
+def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = tracking.tracking_uri(broken, tmp_path)
-    with pytest.raises(UserError, match=r"^tracking\.uri=") as caught:
-        tracking.open_sweep(uri, root=tmp_path, experiment_name="demo", name="s", tags={})
+    uri = tracking.tracking_uri("sqlite:///broken.db", tmp_path)
+    with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
+        open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)
+    assert pending.remembered(uri, tmp_path) == []
+
+
+@pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
+def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeypatch, away):
+    monkeypatch.setattr(server, "_BUSY", 0.1)
+    (tmp_path / "file").write_text("in the way")
+    with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        uri = tracking.tracking_uri(away, tmp_path)
+        (sweep := tmp_path / "sweep").mkdir()
+        said: list[str] = []
+        tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)
+        (sweep / "0").mkdir()
+        with tracking.record(tracker, folder=sweep / "0", name="run", tags={}, params={}) as record:
+            record.metrics({"train/loss": 1.0}, 1)
+        assert record.run_id is None and tracker.sweep_run_id is None
+        tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)

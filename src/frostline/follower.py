@@ -55,7 +55,7 @@ class Follower:
             return self._done >= wanted and self.problem is None
 
     def stop(self, patience: float) -> None:
-        """End the thread; after `patience` seconds one that hangs in a call is left behind: it ends with the process."""
+        """End the thread; after `patience` seconds one that hangs in a call is left to end with the process."""
         self._stop.set()
         self._wake.set()
         self._thread.join(patience)

@@ -1,8 +1,8 @@
 """A run's own journal: what is to be recorded stands here first, on disk, before any server hears of it.
 
 `metrics.jsonl` has a line per epoch, for people and for a run that goes on; it holds results only, so that equal runs
-have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far that
-was passed on. Both journals are append-only but for a torn last line, which a crash leaves and the next writer removes.
+have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far
+that was passed on. Lines are only added, but for a torn last one, which a crash leaves and the next writer removes.
 """
 
 from __future__ import annotations

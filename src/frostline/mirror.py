@@ -60,7 +60,7 @@ class Mirror:
         return path.exists() and path.stat().st_size > journal.position(self.folder).offset
 
     def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
-        """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what MLflow raises.
+        """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what it raises.
 
         What was sent is noted, so that the next call goes on from there, whichever process makes it.
         """
@@ -77,7 +77,7 @@ class Mirror:
         self._doubt = False
 
     def _trusted_position(self, client: MlflowClient) -> journal.Position:
-        """Return how far the record got; from the beginning if MLflow has lost the run, to the end if it was deleted."""
+        """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
         at = journal.position(self.folder)
         size = (self.folder / journal.RECORD).stat().st_size
         run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None

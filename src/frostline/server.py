@@ -72,7 +72,7 @@ def load() -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    import mlflow  # noqa: F401
+    import mlflow
     import mlflow.store.artifact.artifact_repository_registry
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 

@@ -1,0 +1,103 @@
+"""A journal survives what happens to a process and its disk: whole lines stay, half a line is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline import journal
+from frostline.journal import Position
+
+
+def test_epochs_are_read_back_as_they_were_written(tmp_path):
+    assert journal.read(tmp_path) == []
+    lines = [{"epoch": epoch, "val/accuracy": 1 / epoch, "train/loss": float("inf")} for epoch in (1, 2, 3)]
+    for line in lines:
+        journal.append(tmp_path, line)
+    assert journal.read(tmp_path) == lines
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_that_goes_on_keeps_the_epochs_of_its_checkpoint_only(tmp_path):
+    journal.truncate(tmp_path, 2)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    for epoch in (1, 2, 3):
+        journal.append(tmp_path, {"epoch": epoch, "val/loss": 0.1 + 0.2})
+    before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    journal.truncate(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(before[:2])
+    journal.append(tmp_path, {"epoch": 3, "val/loss": 0.1 + 0.2})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(before)
+
+
+@given(cut=st.integers(0, 200))
+def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("cut")
+    for number in range(4):
+        journal.note(folder, "tags", values={"né": "x" * number})
+    file = folder / "record.jsonl"
+    whole = file.read_bytes()[:cut]
+    file.write_bytes(whole)
+    kept = whole.count(b"\n")
+    assert len(list(journal.notes(folder))) == kept
+    journal.note(folder, "end", status="KILLED", time=1)
+    assert [entry["op"] for entry, _ in journal.notes(folder)] == ["tags"] * kept + ["end"]
+
+
+def test_a_damaged_line_costs_only_itself(tmp_path):
+    for number in range(3):
+        journal.note(tmp_path, "tags", values={"a": str(number)})
+    first, second, third = (tmp_path / "record.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "record.jsonl").write_bytes(first + b"\xff\x00" + second[2:] + third)
+    assert [entry["values"]["a"] for entry, _ in journal.notes(tmp_path)] == ["0", "2"]
+
+
+def test_notes_are_read_on_from_where_one_stopped(tmp_path):
+    journal.note(tmp_path, "one")
+    (_, behind), = journal.notes(tmp_path)  # fmt: skip
+    journal.note(tmp_path, "two", sync=True)
+    assert [entry["op"] for entry, _ in journal.notes(tmp_path, behind)] == ["two"]
+
+
+def test_the_last_word_says_whether_a_run_ended(tmp_path):
+    said = []
+    for op in ("run", "metrics", "end", "tags", "resume", "tags", "end"):
+        journal.note(tmp_path, op)
+        said.append(journal.ended(tmp_path))
+    assert said == [False, False, True, True, False, False, True]
+
+
+def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
+    assert journal.position(tmp_path) == Position(None, 0)
+    there = Position("0123456789abcdef" * 2, 70)
+    journal.set_position(tmp_path, there)
+    assert journal.position(tmp_path) == there and journal.run_id(tmp_path) == there.run_id
+    for text in ("", "[]", "{}", '{"run_id": "../x", "offset": 1}', '{"run_id": null, "offset": -1}', "\xff"):
+        (tmp_path / "mirrored.json").write_text(text)
+        assert journal.position(tmp_path) == Position(None, 0), text
+
+
+# Writes lines with a counter until it is killed.
+WRITER = """
+import sys, itertools
+from pathlib import Path
+from frostline import journal
+for number in itertools.count():
+    journal.append(Path(sys.argv[1]), {"epoch": number, "filler": "x" * 1000})
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 7, 40])
+def test_what_was_written_survives_a_kill(tmp_path, after):
+    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(after):
+            last = int(process.stdout.readline())
+        process.kill()
+    epochs = [line["epoch"] for line in journal.read(tmp_path)]
+    assert epochs == list(range(len(epochs))) and len(epochs) > last

@@ -22,13 +22,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("registry", "report", "tables", "outcome"),
     ),
     ("verdict", "contest", "comparison", "suggest", "results", "statistics"),
-    ("plan", "views", "training", "mixing"),
+    ("plan", "views", "training", "mixing", "resume"),
     (
+        "checkpoint",
         *("models", "families", "weights", "freezing", "optim"),
         *("data", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
     ),
     ("store", "entries", "mapped"),
-    ("environment", "randomness"),
+    ("environment", "randomness", "interrupts"),
     ("config", "validation"),
     ("__init__",),
 )

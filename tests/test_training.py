@@ -6,7 +6,7 @@ import copy
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline import experiment, freezing, mixing, optim, training
 from frostline.models import Model
+from frostline.report import Screen
+from frostline.resume import Progress
 from frostline.setup import assemble, look
 from frostline.training import Diverged, EpochResult, Recipe, Span, batches, spans
 from small import Samples, compose, images, mode, network, train
@@ -382,7 +384,8 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 
     guard = freezing.Guard(setup.model.module)
     train_views, val, _ = look(setup)
-    list(experiment.fit(setup, train_views, val, guard, Silent()))  # type: ignore[arg-type]
+    learner, silent = experiment.learner_of(setup), cast(Screen, Silent())
+    list(experiment.fit(setup, learner, train_views, val, guard, silent, progress=Progress(), pause=lambda: False))
     whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
     half = [optim.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import hydra
@@ -14,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import commands, environment
+from frostline import commands, environment, interrupts
 from frostline.config import UserError, unknown_key, user_error
 
 
@@ -22,7 +20,7 @@ def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.install()
     if len(sys.argv) > 1 and sys.argv[1] in commands.names():
         _command(sys.argv[1], sys.argv[2:])
     entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
@@ -54,12 +52,6 @@ def _job(composed: DictConfig) -> object:
     from frostline.job import run_job
 
     return run_job(composed)
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    from frostline.job import Terminated
-
-    raise Terminated
 
 
 def _refuse(line: str) -> NoReturn:

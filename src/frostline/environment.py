@@ -47,12 +47,17 @@ class Source:
     """What differs from the commit, tracked files only; empty where nothing does."""
 
 
-def source() -> Source:
-    """Return the code that is running."""
+def source_sha256() -> str:
+    """Return the sha256 (hex) over the package's own Python files, in name order."""
     code = hashlib.sha256()
     for path in sorted(PACKAGE.glob("*.py")):
         code.update(path.name.encode() + b"\0" + path.read_bytes())
-    return Source(code.hexdigest(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
+    return code.hexdigest()
+
+
+def source() -> Source:
+    """Return the code that is running."""
+    return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
 
 
 def _git(*arguments: str) -> str:

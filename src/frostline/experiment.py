@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import environment, journal, models, optim, outcome, training, weights
-from frostline.config import Config
+from frostline import (
+    checkpoint,
+    environment,
+    interrupts,
+    journal,
+    models,
+    optim,
+    outcome,
+    resume,
+    training,
+    weights,
+)
+from frostline.config import Config, digest
 from frostline.freezing import Guard
 from frostline.report import Screen
+from frostline.resume import Learner, Progress
 from frostline.setup import Setup, assemble, describe, look
 from frostline.tracking import Record
-from frostline.training import EpochResult, Span
+from frostline.training import EpochResult, Position, Span
 from frostline.views import Views
 
 
 def run(
-    config: Config, *, name: str, folder: Path, record: Record | None, screen: Screen
+    config: Config,
+    *,
+    name: str,
+    folder: Path,
+    record: Record | None,
+    screen: Screen,
+    previous: Path | None = None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
-    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`.
+    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
+    `folder`, else in the folder `previous`, if one is there.
     """
     setup = assemble(config, folder, meta=record is None)
     plan = describe(setup, name)
@@ -39,15 +59,19 @@ def run(
 
     train, val, test = look(setup)
     guard = Guard(setup.model.module)
-    best, costs = learn(setup, train, val, guard, folder, record, screen)
-    setup.model.module.load_state_dict(weights.read(folder / outcome.BEST))
-    scored = training.evaluate(setup.model.module, test, setup.recipe)
+    with handing_over(folder, record):
+        progress = learn(setup, train, val, guard, folder, previous, record, screen)
+        resume.put(setup.model.module, progress.best)
+        facts = models.metadata(setup.model, setup.data.classes)
+        weights.save(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+        scored = training.evaluate(setup.model.module, test, setup.recipe)
     metrics = {
-        "best/epoch": float(best.epoch),
-        "best/val_accuracy": best.val.accuracy,
+        "best/epoch": float(progress.best_epoch),
+        "best/val_accuracy": progress.best_accuracy,
         "test/accuracy": scored.accuracy,
         "test/loss": scored.loss,
-        **costs,
+        "cost/train_seconds": progress.seconds,
+        "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
         "cost/trainable_parameters": float(plan.trainable_parameters),
         "cost/backbone_images": float(train.seen + val.seen + test.seen),
@@ -61,64 +85,144 @@ def run(
     return metrics, plan.images
 
 
+@contextmanager
+def handing_over(folder: Path, record: Record) -> Iterator[None]:
+    """Put the newest checkpoint into the record when the block does not end well: another machine can go on from it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # what ended the run matters more
+            for path in checkpoint.newest(folder):
+                record.artifact(path, checkpoint.FOLDER)
+        raise
+
+
 def learn(
-    setup: Setup, train: Views, val: Views, guard: Guard, folder: Path, record: Record, screen: Screen
-) -> tuple[EpochResult, dict[str, float]]:
-    """Train, keep the weights of the best epoch in `folder`, and return that epoch and what the training cost."""
-    best, seconds, seen = None, 0.0, 0
-    for epoch, module in fit(setup, train, val, guard, screen):
-        seconds, seen = seconds + epoch.seconds, seen + epoch.images
-        keep(epoch, setup, folder, record, screen)
-        if best is None or epoch.val.accuracy > best.val.accuracy:
-            best = epoch
-            weights.save(folder / outcome.BEST, module.state_dict(), models.metadata(setup.model, setup.data.classes))
-        if setup.config.train.patience and epoch.epoch - best.epoch >= setup.config.train.patience:
-            screen.say(f"  stopped: no better validation accuracy since epoch {best.epoch}")
-            break
-    assert best is not None  # a run has at least one epoch
-    return best, {"cost/train_seconds": seconds, "cost/images_per_second": seen / seconds}
+    setup: Setup,
+    train: Views,
+    val: Views,
+    guard: Guard,
+    folder: Path,
+    previous: Path | None,
+    record: Record,
+    screen: Screen,
+) -> Progress:
+    """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to."""
+    keeper = resume.Keeper(folder, every=setup.config.checkpoint.every_seconds, say=screen.say)
+    learner = learner_of(setup)
+    whose = {
+        "config": digest(setup.config),
+        "data": setup.data.fingerprint,
+        "source": environment.source_sha256(),
+        "still": resume.still(learner.module, learner.moving),
+    }
+    progress = go_on(learner, whose, train, val, guard, [folder, *([previous] if previous else [])], screen)
+    catch_up(progress, folder, record)
+    with interrupts.deferred():
+        for event in fit(setup, learner, train, val, guard, screen, progress=progress, pause=keeper.due):
+            if isinstance(event, EpochResult):
+                progress.add(event, learner)
+                keep(event, progress.journal[-1], setup, folder, record, screen)
+            else:
+                progress.position = event
+            if isinstance(event, Position) or keeper.worth():
+                tensors, facts = resume.capture(learner, progress)
+                counted = {"seen": [train.seen, val.seen], "compared": guard.compared}
+                keeper.save(tensors, {"whose": whose, **counted, **facts})
+            interrupts.obey()
+    return progress
 
 
-def fit(
-    setup: Setup, train: Views, val: Views, guard: Guard, screen: Screen
-) -> Iterator[tuple[EpochResult, nn.Module]]:
-    """Yield the result of every epoch, and the network that it was scored with."""
+def go_on(
+    learner: Learner,
+    whose: Mapping[str, str],
+    train: Views,
+    val: Views,
+    guard: Guard,
+    places: Sequence[Path],
+    screen: Screen,
+) -> Progress:
+    """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
+    for place in places:
+        for tensors, facts in checkpoint.intact(place, screen.say):
+            try:
+                if other := [key for key, value in whose.items() if facts["whose"].get(key) != value]:
+                    raise resume.Unfit(f"it was made with another {' and '.join(other)}")
+                progress = resume.restore(learner, tensors, facts)
+            except resume.Unfit as problem:
+                screen.say(f"  passed over: the checkpoint in {place}: {problem}")
+                continue
+            train.seen, val.seen = facts["seen"]
+            guard.compared = facts["compared"]
+            at = progress.position
+            screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
+            return progress
+    return Progress()
+
+
+def catch_up(progress: Progress, folder: Path, record: Record) -> None:
+    """Have the journal and the record say what the checkpoint says, and nothing of what came after it."""
+    journal.rewrite(folder, progress.journal)
+    for line in progress.journal:
+        record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
+
+
+def learner_of(setup: Setup) -> Learner:
+    """Return the network with its optimizer and, where asked for, the moving average of its weights."""
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
     decay = config.train.ema_decay
     ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    return Learner(module, optimizer, ema, resume.moving(module, setup.enter, setup.phases))
+
+
+def fit(
+    setup: Setup,
+    learner: Learner,
+    train: Views,
+    val: Views,
+    guard: Guard,
+    screen: Screen,
+    *,
+    progress: Progress,
+    pause: Callable[[], bool],
+) -> Iterator[EpochResult | Position]:
+    """Yield what `training.fit` yields, from where `progress` is until the last epoch or the end of the patience."""
+    config = setup.config
     total = config.epochs * setup.steps_per_epoch
 
     def before_step(step: int, span: Span) -> None:
         at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
-        optim.set_lr(optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
+        optim.set_lr(learner.optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
         screen.advance(step / setup.steps_per_epoch)
 
-    for epoch in training.fit(
-        module,
+    events = training.fit(
+        learner.module,
         train,
         val,
-        optimizer=optimizer,
+        optimizer=learner.optimizer,
         timeline=setup.timeline,
         enter=setup.enter,
         before_step=before_step,
         recipe=setup.recipe,
         guard=guard,
-        ema=ema,
-    ):
-        yield epoch, module if ema is None else ema.module
+        ema=learner.ema,
+        start=progress.position,
+        pause=pause,
+    )
+    patience = config.train.patience
+    while not progress.exhausted(patience) and (event := next(events, None)):
+        yield event
+    if progress.exhausted(patience) and len(progress.journal) < config.epochs:
+        screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
 
 
-def keep(epoch: EpochResult, setup: Setup, folder: Path, record: Record, screen: Screen) -> None:
-    """Write an epoch's metrics to the run's journal and record, and its line to the screen."""
-    metrics = {
-        "train/loss": epoch.train_loss,
-        "train/accuracy": epoch.train_accuracy,
-        "val/loss": epoch.val.loss,
-        "val/accuracy": epoch.val.accuracy,
-    }
-    journal.append(folder, {"epoch": epoch.epoch, "phase": epoch.phase + 1, **metrics})
-    record.metrics(metrics, step=epoch.epoch)
+def keep(
+    epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
+) -> None:
+    """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
+    journal.append(folder, line)
+    record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
     screen.epoch(
         epoch=epoch.epoch,
         epochs=setup.config.epochs,

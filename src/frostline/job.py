@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from frostline import environment, journal, tracking
 from frostline.config import Config, choices, digest, semantic
+from frostline.interrupts import Terminated
 from frostline.report import Screen
 from frostline.results import Result
 from frostline.tracking import Record, Tracker
@@ -23,10 +24,6 @@ from frostline.validation import parse
 log = logging.getLogger(__name__)
 _SHARED = "sweep.json"
 _RESULT = "result.json"
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a sweep in the same way as Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Shared:
 
 def run_job(composed: DictConfig) -> Result:
     """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
-    from frostline import experiment  # imports torch
+    from frostline import checkpoint, experiment  # imports torch
 
     hydra = HydraConfig.get()
     number, folder, sweep = hydra.job.num, Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
@@ -87,6 +84,8 @@ def run_job(composed: DictConfig) -> Result:
     finally:
         result = replace(result, run_id=journal.run_id(folder))
         (folder / _RESULT).write_text(json.dumps(asdict(result), indent=1))
+    if result.status == "FINISHED":
+        checkpoint.clear(folder)
     return result
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [entry for entry, _ in _lines(folder / METRICS, 0)]
 
 
-def truncate(folder: Path, epoch: int) -> None:
-    """Leave only the lines of `metrics.jsonl` up to `epoch`, with which a run goes on from its checkpoint."""
-    kept = [entry for entry in read(folder) if entry["epoch"] <= epoch]
-    if (folder / METRICS).exists():
-        _replace(folder / METRICS, "".join(_line(entry) for entry in kept))
+def rewrite(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
+    _replace(folder / METRICS, "".join(_line(entry) for entry in entries))
 
 
 def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:

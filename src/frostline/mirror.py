@@ -42,7 +42,6 @@ class _News:
     status: str | None = None
     ended: int | None = None
     """Milliseconds."""
-    resumed: bool = False
 
 
 class Mirror:
@@ -111,7 +110,7 @@ class Mirror:
         if self._elsewhere:
             news.tags, news.status, news.ended = {}, None, None
         metrics = [Metric(key, value, time, step) for key, value, time, step in news.metrics]
-        if metrics and (self._doubt or news.resumed):
+        if metrics and (self._doubt or _resumed(self.folder)):
             metrics = _missing(client, run_id, metrics)
         tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
         _write_params(client, run_id, news.params)
@@ -144,7 +143,7 @@ def _read(folder: Path, offset: int) -> tuple[_News, int]:
             case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
                 news.start = entry
             case {"op": "resume"}:
-                news.status, news.ended, news.resumed = "RUNNING", None, True
+                news.status, news.ended = "RUNNING", None
             case {"op": "params", "values": dict(values)}:
                 news.params.update(values)
             case {"op": "tags", "values": dict(values)}:
@@ -162,6 +161,11 @@ def _read(folder: Path, offset: int) -> tuple[_News, int]:
 
 def _uid(folder: Path) -> str | None:
     return next((entry.get("uid") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)
+
+
+def _resumed(folder: Path) -> bool:
+    """Return whether the run went on after an end: what it then did again is there already."""
+    return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.notes(folder))
 
 
 def _found(client: MlflowClient, run_id: str) -> Any | None:

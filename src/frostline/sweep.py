@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from frostline import environment, job, tracking
 from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.interrupts import Terminated
 from frostline.results import Result, value_text
 from frostline.tracking import Tracker
 from frostline.verdict import answer
@@ -57,7 +58,7 @@ def run_sweep(
     results = [_result(folder, number, cell) for number, cell in enumerate(cells)]
     _close(tracker, results, interrupt)
     if interrupt is not None:
-        return 143 if isinstance(interrupt, job.Terminated) else 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
 
 

@@ -70,6 +70,23 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where in a run its steps are, between two of them: with the tensors of that moment, all that goes on from it."""
+
+    epoch: int = 1
+    """1-based; the epoch that is under way or comes next."""
+    steps: int = 0
+    """How many steps of it are made."""
+    loss: float = 0.0
+    """Summed over the images of those steps, as is `right`."""
+    right: float = 0.0
+    seconds: float = 0.0
+
+
+BEGINNING = Position()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a step is made: plain facts, with nothing to decide left."""
 
@@ -135,8 +152,10 @@ def fit(
     recipe: Recipe,
     guard: freezing.Guard,
     ema: AveragedModel | None = None,
-) -> Iterator[EpochResult]:
-    """Train `module` and yield the result of every epoch.
+    start: Position = BEGINNING,
+    pause: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochResult | Position]:
+    """Train `module` from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
 
     `enter(phase)` puts the module into the state of a phase, `before_step(step, span)` sets the learning rates. With
     `ema` the averaged weights are what is evaluated. What is frozen is compared bit for bit at the end of every phase
@@ -144,21 +163,27 @@ def fit(
     finite.
     """
     slices = batches(len(train.labels), recipe.batch_size, drop_last=recipe.drop_last)
-    starts = {span.start: span for span in timeline}
-    for epoch in range(1, recipe.epochs + 1):
-        order = _order(train, recipe.seed, epoch)
-        sums = torch.zeros(2, dtype=torch.float64, device=order.device)
-        began = time.perf_counter()
-        for step, part in enumerate(slices, start=(epoch - 1) * len(slices)):
-            if step in starts:
+    span = None
+    for epoch in range(start.epoch, recipe.epochs + 1):
+        at = start if epoch == start.epoch else Position(epoch)
+        first, order = (epoch - 1) * len(slices), _order(train, recipe.seed, epoch)
+        sums = torch.tensor([at.loss, at.right], dtype=torch.float64, device=order.device)
+        began = time.perf_counter() - at.seconds
+        for step in range(first + at.steps, first + len(slices)):
+            if span is None or step == span.end:
                 guard.check()
-                span = starts[step]
+                span = span_of(timeline, step)
                 enter(span.phase)
                 guard.watch()
             before_step(step, span)
-            sums += _step(module, train, order[part], optimizer, recipe, epoch, step)
+            sums += _step(module, train, order[slices[step - first]], optimizer, recipe, epoch, step)
             if ema is not None:
                 ema.update_parameters(module)
+            if pause():
+                guard.check()
+                seconds, (loss, right) = time.perf_counter() - began, sums.tolist()
+                yield Position(epoch, step + 1 - first, loss, right, seconds)
+                began = time.perf_counter() - seconds
         images = slices[-1].stop
         loss, accuracy = (sums / images).tolist()
         seconds = time.perf_counter() - began
@@ -166,7 +191,13 @@ def fit(
         scored = evaluate(module if ema is None else ema.module, val, recipe)
         _require_finite("validation", scored.loss, epoch)
         guard.check()
-        yield EpochResult(epoch, span.phase, loss, accuracy, scored, seconds, images)
+        phase = span_of(timeline, first + len(slices) - 1).phase
+        yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
+
+
+def span_of(timeline: Sequence[Span], step: int) -> Span:
+    """Return the span that `step` lies in."""
+    return next(span for span in timeline if span.start <= step < span.end)
 
 
 def _order(train: Dataset, seed: int, epoch: int) -> Tensor:

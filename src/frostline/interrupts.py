@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM: at once, or, while a state must not be torn, at the next moment when it is whole."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a sweep in the same way as Ctrl-C."""
+
+
+_asked: KeyboardInterrupt | None = None
+_waiting = False
+
+
+def install() -> None:
+    """Have SIGTERM and SIGINT of this process come here; only its main thread may ask for that."""
+    signal.signal(signal.SIGTERM, _arrived)
+    signal.signal(signal.SIGINT, _arrived)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Keep a first interrupt waiting within the block, for `requested` to tell; a second one is raised at once.
+
+    Whoever is inside asks often and calls `obey` when the state is whole. The end of the block obeys, too.
+    """
+    global _waiting
+    _waiting = True
+    try:
+        yield
+    finally:
+        _waiting = False
+        obey()
+
+
+def requested() -> bool:
+    """Return whether an interrupt is waiting."""
+    return _asked is not None
+
+
+def obey() -> None:
+    """Raise the interrupt that is waiting, if there is one."""
+    global _asked
+    if (asked := _asked) is not None:
+        _asked = None
+        raise asked
+
+
+def _arrived(number: int, _frame: FrameType | None) -> None:
+    global _asked
+    interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    if _waiting and _asked is None:
+        _asked = interrupt
+    else:
+        _asked = None
+        raise interrupt

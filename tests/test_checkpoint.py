@@ -1,0 +1,210 @@
+"""Checkpoints: whole or not at all, every damage noticed, the one before as a way back, and nothing ever runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frostline import checkpoint
+
+SOURCE = str(Path(__file__).parents[1] / "src")
+KILLER = """
+import os, sys
+from pathlib import Path
+import torch
+from frostline import checkpoint
+def dying(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == deadly:
+            os.kill(os.getpid(), 9)
+        return function(*arguments, **options)
+    return call
+checkpoint.save_file = dying(checkpoint.save_file)
+checkpoint.safe_open = dying(checkpoint.safe_open)
+os.fsync, os.replace, os.rename, os.unlink = map(dying, (os.fsync, os.replace, os.rename, os.unlink))
+for deadly in range(1, 100):
+    calls = 0
+    folder = Path(sys.argv[1]) / str(deadly)
+    folder.mkdir()
+    if os.fork() == 0:
+        for number in range(1, 5):
+            checkpoint.save(folder, {"a": torch.full((1000,), float(number))}, {"number": number})
+            (folder / "saved").write_text(str(number))
+        os._exit(0)
+    if os.wait()[1] == 0:
+        break
+print(deadly)
+"""
+
+
+def some(seed: int = 0) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(8, 4, 3, 3, generator=draw).to(memory_format=torch.channels_last),
+        "square": torch.randn(3, 3, 3, 3, generator=draw).to(memory_format=torch.channels_last),
+        "transposed": torch.randn(5, 7, generator=draw).T,
+        "part": torch.randn(6, 6, generator=draw)[:, :2],
+        "count": torch.tensor(7),
+        "half": torch.randn(5, generator=draw).bfloat16(),
+        "odd": torch.tensor([float("nan"), float("inf"), -0.0]),
+        "none": torch.zeros(0, 3),
+        "mask": torch.tensor([True, False]),
+    }
+
+
+def silent(line: str) -> None:
+    raise AssertionError(line)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[n].shape == b[n].shape
+        and a[n].dtype == b[n].dtype
+        and torch.equal(a[n].contiguous().flatten().view(torch.uint8), b[n].contiguous().flatten().view(torch.uint8))
+        for n in a
+    )
+
+
+def test_what_is_saved_comes_back_bit_for_bit_with_its_facts(tmp_path: Path) -> None:
+    facts = {"epoch": 3, "sum": 0.1 + 0.2, "names": ["ü", "b"], "nested": {"a": None}}
+    path = checkpoint.save(tmp_path, some(), facts)
+    found = checkpoint.load(tmp_path, silent)
+    assert found is not None
+    assert same(found[0], some())
+    assert found[1] == facts
+    assert found[0]["weight"].is_contiguous(memory_format=torch.channels_last)
+    assert path.with_suffix(".sha256").read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+
+
+def test_nothing_is_found_where_nothing_was_saved_or_all_was_cleared(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path, silent) is None
+    checkpoint.save(tmp_path, some(), {})
+    checkpoint.clear(tmp_path)
+    assert checkpoint.load(tmp_path, silent) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_newest_counts_and_the_one_before_stays(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        checkpoint.save(tmp_path, some(number), {"number": number})
+    found = checkpoint.load(tmp_path, silent)
+    assert found is not None
+    assert found[1] == {"number": 4}
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        f"00000{number}.{suffix}" for number in (3, 4) for suffix in ("safetensors", "sha256")
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "sha256"])
+def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> None:
+    for number in (1, 2):
+        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+    draw, content = random.Random(0), newest.with_suffix(f".{suffix}").read_bytes()
+    flips = 150
+    for _ in range(flips):
+        at = draw.randrange(8 * len(content))
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        newest.with_suffix(f".{suffix}").write_bytes(flipped)
+        lines: list[str] = []
+        found = checkpoint.load(tmp_path, lines.append)
+        assert found is not None
+        assert found[1] == {"number": 1}
+        assert same(found[0], some(1))
+        assert len(lines) == 1
+        assert str(newest) in lines[0]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "alone", "folder"])
+def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+    for number in (1, 2):
+        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+    if damage == "alone":
+        newest.with_suffix(".sha256").unlink()
+    elif damage == "folder":
+        newest.unlink()
+        newest.mkdir()
+    else:
+        newest.write_bytes(b"" if damage == "empty" else newest.read_bytes()[:-100])
+    lines: list[str] = []
+    found = checkpoint.load(tmp_path, lines.append)
+    assert found is not None
+    assert found[1] == {"number": 1}
+    assert len(lines) == 1
+
+
+def test_all_damaged_is_as_good_as_none(tmp_path: Path) -> None:
+    for number in (1, 2):
+        checkpoint.save(tmp_path, some(number), {}).write_bytes(b"\0" * 100)
+    lines: list[str] = []
+    assert checkpoint.load(tmp_path, lines.append) is None
+    assert len(lines) == 2
+
+
+def test_after_a_damaged_one_the_next_is_the_newest_again(tmp_path: Path) -> None:
+    for number in (1, 2):
+        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+    newest.write_bytes(b"")
+    checkpoint.save(tmp_path, some(3), {"number": 3})
+    found = checkpoint.load(tmp_path, silent)
+    assert found is not None
+    assert found[1] == {"number": 3}
+
+
+class Canary:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, some(), {})
+    for evil in (pickle.dumps(Canary(tmp_path / "ran")), b'{"__metadata__": 1}'):
+        path.write_bytes(evil)
+        path.with_suffix(".sha256").write_text(f"{hashlib.sha256(evil).hexdigest()}  {path.name}\n")
+        lines: list[str] = []
+        assert checkpoint.load(tmp_path, lines.append) is None
+        assert len(lines) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, some(), {"number": 1})
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, some(), {"number": 2})
+    monkeypatch.undo()
+    found = checkpoint.load(tmp_path, silent)
+    assert found is not None
+    assert found[1] == {"number": 1}
+
+
+def test_killed_inside_any_step_of_a_save_the_last_one_that_was_done_is_there(tmp_path: Path) -> None:
+    """At every call that touches the disk in four saves, until a process lives through all of them."""
+    command = [sys.executable, "-c", KILLER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": SOURCE})
+    tried = int(done.stdout)
+    assert tried > 30
+    for folder in tmp_path.iterdir():
+        saved = int((folder / "saved").read_text()) if (folder / "saved").exists() else 0
+        found = checkpoint.load(folder, lambda line: None)
+        number = found[1]["number"] if found else 0
+        assert number in (saved, saved + 1)
+        assert not found or torch.equal(found[0]["a"], torch.full((1000,), float(number)))

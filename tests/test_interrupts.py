@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM: raised at once, or kept until the state is whole; a second one is raised in any case."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from frostline import interrupts
+from frostline.interrupts import Terminated
+
+
+@pytest.fixture(autouse=True)
+def installed() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interrupts.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_both_are_raised_at_once_outside() -> None:
+    with pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not isinstance(caught.value, Terminated)
+    assert not interrupts.requested()
+
+
+def test_the_first_waits_inside_until_it_is_obeyed() -> None:
+    after = False
+    with pytest.raises(Terminated), interrupts.deferred():
+        assert not interrupts.requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.requested()
+        after = True
+        interrupts.obey()
+        raise AssertionError("obey came back")
+    assert after
+    assert not interrupts.requested()
+
+
+def test_the_end_of_the_block_obeys() -> None:
+    with pytest.raises(Terminated), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Terminated), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("what else went wrong matters less")
+    assert not interrupts.requested()
+
+
+def test_the_second_is_raised_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("nothing was raised")
+    assert not interrupts.requested()

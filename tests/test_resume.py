@@ -1,0 +1,290 @@
+"""A run that goes on from a checkpoint ends with the bits of a run that was never interrupted."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frostline import checkpoint, experiment, interrupts, optim, outcome, resume
+from frostline.resume import Learner, Progress
+from frostline.tracking import Record
+from small import compose as compose_anew
+
+compose = functools.cache(compose_anew)
+
+SMALL = (
+    *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
+    *("epochs=3", "threads=1", "store.enabled=false"),
+)
+TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes")
+
+
+class Screen:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str, style: str = "") -> None:
+        self.lines.append(text)
+
+    def plan(self, plan: object) -> None: ...
+
+    def advance(self, epochs: float) -> None: ...
+
+    def epoch(self, **facts: object) -> None: ...
+
+
+class Memory:
+    """A record in memory."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int, float]] = []
+        self.tags: dict[str, str] = {}
+        self.files: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.points += [(key, step, value) for key, value in values.items()]
+
+    def tag(self, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        self.files.append(f"{folder or '.'}/{path.name}")
+
+    def dataset(self, **facts: object) -> None: ...
+
+
+class Killed(BaseException):
+    """Stands for a process that ended."""
+
+
+def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
+    """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
+    folder.mkdir(exist_ok=True)
+    record, screen = Memory(), Screen()
+    saves, save = 0, resume.checkpoint.save
+
+    def dying(*arguments: Any) -> Path:
+        nonlocal saves
+        path = save(*arguments)
+        saves += 1
+        if saves == stop:
+            raise Killed
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", dying)
+        patch.setattr(resume, "_WORTH", 0)
+        patch.setattr(outcome, "confusion_picture", lambda *arguments: None)
+        try:
+            metrics, _ = experiment.run(
+                compose(*SMALL, *overrides),
+                name="a run",
+                folder=folder,
+                record=cast(Record, record),
+                screen=cast(Any, screen),
+                **options,
+            )
+        except (Killed, KeyboardInterrupt):
+            return None
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "metrics": {key: value for key, value in metrics.items() if key not in TIMES},
+        "points": [point for point in record.points if point[0] not in TIMES],
+        "tags": record.tags,
+        "journal": lines,
+        "weights": load_file(folder / "best.safetensors"),
+        "said": screen.lines,
+    }
+
+
+def require_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> None:
+    assert one is not None and other is not None
+    for key in ("metrics", "points", "tags", "journal"):
+        assert one[key] == other[key], key
+    assert one["weights"].keys() == other["weights"].keys()
+    assert all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+
+
+RECIPES = {
+    "head adam": ("freeze=head", "optimizer=adam"),
+    "full sgd, momentum and onecycle": ("freeze=full", "optimizer=sgd", "schedule=onecycle", "lr=1e-2"),
+    "gradual with a schedule per phase": ("freeze=gradual", "epochs=6", "schedule=cosine"),
+    "lp_ft averaged": ("freeze=lp_ft", "train.ema_decay=0.9"),
+    "full mixed and augmented": ("freeze=full", "train.mixup=0.2", "train.cutmix=1", "augment=standard"),
+    "patience": ("freeze=head", "lr=1e-8", "epochs=9", "train.patience=2"),
+    "norm layers clipped": ("freeze=norm", "train.clip_norm=0.1", "train.label_smoothing=0.1"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", *RECIPES[recipe])
+    assert whole is not None
+    for _ in whole["journal"]:
+        assert run(tmp_path / "often", *RECIPES[recipe], stop=1) is None
+    last = run(tmp_path / "often", *RECIPES[recipe])
+    assert last is not None
+    assert f"  goes on after epoch {len(whole['journal'])}" in last["said"]
+    require_same(whole, last)
+
+
+@pytest.mark.parametrize("recipe", ["full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and augmented"])
+def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
+    overrides = (*RECIPES[recipe], "epochs=2", "checkpoint.every_seconds=1e-9")
+    whole = run(tmp_path / "whole", *RECIPES[recipe], "epochs=2")
+    deaths = 0
+    while run(tmp_path / "often", *overrides, stop=1) is None:
+        deaths += 1
+    assert deaths == 2 * 3 + 2  # three steps in an epoch, and its end
+    require_same(whole, run(tmp_path / "often", *overrides))
+
+
+OPTIMIZERS = sorted(
+    name.lower()
+    for name, found in vars(torch.optim).items()
+    if isinstance(found, type) and name.lower() not in optim._UNFIT
+)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+    def learner() -> Learner:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        groups = [{"name": str(i), "params": list(part.parameters())} for i, part in enumerate(module)]
+        return Learner(module, optim.build(name, groups, lr=0.1, options={}), None, frozenset(module.state_dict()))
+
+    def steps(one: Learner, count: int, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            one.optimizer.zero_grad()
+            one.module(torch.randn(5, 4, generator=draw)).square().sum().backward()
+            one.optimizer.step()
+
+    first, second = learner(), learner()
+    steps(first, 3, seed=1)
+    checkpoint.save(tmp_path, *resume.capture(first, Progress()))
+    found = checkpoint.load(tmp_path, print)
+    assert found is not None
+    resume.restore(second, *found)
+    for one in (first, second):
+        steps(one, 3, seed=2)
+    for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
+    assert run(tmp_path / "part", "freeze=head", stop=1) is None
+    found = checkpoint.load(tmp_path / "part", print)
+    assert found is not None
+    assert {name for name in found[0] if name.startswith(("model/", "best/"))} == {
+        *("model/fc.weight", "model/fc.bias", "best/fc.weight", "best/fc.bias")
+    }
+
+
+def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", "freeze=full")
+    assert run(tmp_path / "part", "freeze=full", stop=3) is None
+    newest = checkpoint.newest(tmp_path / "part")[0]
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+    again = run(tmp_path / "part", "freeze=full")
+    assert again is not None
+    assert any(line.startswith(f"  passed over: {newest}") for line in again["said"])
+    assert "  goes on after epoch 2" in again["said"]
+    require_same(whole, again)
+
+
+@pytest.mark.parametrize("change", ["lr=2e-3", "data.limit=32", "model.weights=null", "batch_size=12"])
+def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", change)
+    assert run(tmp_path / "part", stop=2) is None
+    again = run(tmp_path / "part", change)
+    assert again is not None
+    assert any("passed over" in line and "made with another config" in line for line in again["said"])
+    require_same(whole, again)
+
+
+def test_other_frozen_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path / "part", stop=2) is None
+    monkeypatch.setattr(resume, "still", lambda module, names: "0" * 64)
+    again = run(tmp_path / "part")
+    assert again is not None
+    assert any("made with another still" in line for line in again["said"])
+
+
+def test_a_checkpoint_in_another_folder_is_used_and_stays(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "before", stop=2) is None
+    again = run(tmp_path / "after", previous=tmp_path / "before")
+    assert again is not None
+    assert "  goes on after epoch 2" in again["said"]
+    require_same(whole, again)
+    assert checkpoint.load(tmp_path / "before", print) is not None
+
+
+def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM arrives in the middle of the fifth step: it is done to its end, kept, and the run goes on from there."""
+    whole = run(tmp_path / "whole", "freeze=full")
+    steps = 0
+    step = torch.optim.Adam.step
+
+    def interrupted(self: torch.optim.Adam, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            interrupts._arrived(15, None)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    assert run(tmp_path / "part", "freeze=full") is None
+    assert steps == 5
+    monkeypatch.undo()
+    again = run(tmp_path / "part", "freeze=full")
+    assert again is not None
+    assert "  goes on after step 2 of epoch 2" in again["said"]
+    require_same(whole, again)
+
+
+def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole")
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    other = run(tmp_path / "full")
+    assert other is not None
+    assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
+    require_same(whole, other)
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred epochs of a second each, with saves that take half a second, every 25th is kept."""
+    clock = 0.0
+
+    def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        nonlocal clock
+        clock += 0.5
+
+    monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(checkpoint, "save", save)
+    keeper = resume.Keeper(tmp_path, every=None, say=print)
+    kept = 0
+    for _ in range(100):
+        clock += 1
+        if keeper.worth():
+            keeper.save({}, {})
+            kept += 1
+    assert kept == 4

@@ -16,13 +16,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
     ("sweep", "job", "winner"),
-    ("experiment", "setup", "predictor"),
+    ("experiment", "setup", "predictor", "formats"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
         *("registry", "report", "tables", "outcome"),
     ),
     ("verdict", "contest", "comparison", "suggest", "results", "statistics"),
-    ("plan", "views", "training", "mixing", "resume"),
+    (
+        *("plan", "views", "training", "mixing", "resume"),
+        "portable",
+    ),
     (
         "checkpoint",
         *("models", "families", "weights", "freezing", "optim"),

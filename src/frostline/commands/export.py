@@ -1,0 +1,43 @@
+"""Write the network of a run as a file for other programs, preprocessing inside, and check that both agree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from frostline.commands import Parser
+from frostline.config import user_error
+
+
+def main(arguments: list[str]) -> int:
+    """Write the file and print how far it is from the original; 1, and no file, if that is too far."""
+    options = _parser().parse_args(arguments)
+    from frostline import formats, predictor, winner  # imports torch
+
+    output = Path(options.output or ".")
+    output = output / f"model{formats.SUFFIXES[options.format]}" if output.is_dir() else output
+    if not output.parent.is_dir():
+        raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
+    with winner.found(options.run) as run:
+        network = predictor.load(run.folder, device="cpu")
+    if run.note:
+        print(f"frostline: {run.note}", file=sys.stderr)
+    try:
+        worst = formats.export(network, options.format, output)
+    except formats.Disagreement as problem:
+        print(f"frostline: {problem}; nothing was written", file=sys.stderr)
+        return 1
+    except OSError as error:
+        raise user_error("--output", output, f"a file that can be written ({error.strerror})") from None
+    pictures, sizes = sum(count for count, _, _ in formats.SAMPLES), len(formats.SAMPLES)
+    print(f"{output}: {network.model.name} with {len(network.classes)} classes as {options.format}")
+    print(f"largest difference of a probability to the original: {worst:.1e}, {pictures} pictures of {sizes} sizes")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("export", __doc__)
+    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument("--format", choices=("onnx", "torchscript", "safetensors"), required=True)
+    parser.add_argument("--output", metavar="PATH", help="file, or folder for model.<suffix> (the working directory)")
+    return parser

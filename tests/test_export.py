@@ -1,0 +1,97 @@
+"""An exported file says what the network says, in other programs and on pictures of any size."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline import formats, models, predictor
+from frostline.commands import export
+from frostline.config import UserError
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
+
+
+def command(trained, tmp_path, kind):
+    out, err = trained.command("export", trained.folder / "1", "--format", kind, cwd=tmp_path)
+    assert err == "" and out.splitlines()[0].endswith(f"shufflenet_v2_x0_5 with 10 classes as {kind}")
+    return tmp_path / f"model{formats.SUFFIXES[kind]}"
+
+
+def digits(trained):
+    """Return 5 test pictures and what the run has recorded of them."""
+    from sklearn.datasets import load_digits
+
+    recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")
+    images = torch.from_numpy(load_digits().images)[recorded["ids"][:5]]
+    pictures = images.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
+    return pictures, recorded["logits"][:5].softmax(1)
+
+
+def test_onnx_with_any_batch_and_size(trained, tmp_path):
+    session = onnxruntime.InferenceSession(str(command(trained, tmp_path, "onnx")), providers=["CPUExecutionProvider"])
+    pictures, expected = digits(trained)
+    for count in (1, 5):
+        (said,) = session.run(["probabilities"], {"pictures": pictures[:count].numpy()})
+        assert torch.allclose(torch.from_numpy(said), expected[:count], atol=1e-4)
+    (large,) = session.run(None, {"pictures": torch.zeros(2, 3, 60, 100, dtype=torch.uint8).numpy()})
+    assert large.shape == (2, 10)
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == [str(digit) for digit in range(10)]
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
+def test_torchscript_with_any_batch_and_size(trained, tmp_path):
+    extra = {"frostline.json": ""}
+    script = torch.jit.load(command(trained, tmp_path, "torchscript"), _extra_files=extra)
+    pictures, expected = digits(trained)
+    for count in (1, 5):
+        assert torch.allclose(script(pictures[:count]), expected[:count], atol=1e-4)
+    assert script(torch.zeros(2, 3, 60, 100, dtype=torch.uint8)).shape == (2, 10)
+    assert json.loads(extra["frostline.json"])["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_safetensors_are_weights_to_start_from_too(trained, tmp_path):
+    file = command(trained, tmp_path, "safetensors")
+    classes = [str(digit) for digit in range(10)]
+    model = models.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
+    original = predictor.load(trained.folder / "1", device="cpu").model
+    assert model.input == original.input
+    state = model.module.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in original.module.state_dict().items())
+
+
+def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsys):
+    wrong = {**formats._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
+    monkeypatch.setattr(formats, "_READ", wrong)
+    status = export.main([str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x")])
+    captured = capsys.readouterr()
+    assert status == 1 and captured.out == "" and "nothing was written" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(
+        UserError, match=r"^format=onnx: expected the packages onnx, onnxscript and onnxruntime"
+    ) as error:
+        export.main([str(trained.folder / "1"), "--format", "onnx", "--output", str(tmp_path)])
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--format", "onnx", "--output", "gone/x.onnx"), "--output=gone/x.onnx: expected a file in a folder that"),
+        (("--format", "onx"), "argument --format: invalid choice: 'onx'"),
+        ((), "the following arguments are required: --format"),
+    ],
+)
+def test_a_mistake_is_one_line(trained, tmp_path, arguments, message):
+    out, err = trained.command("export", trained.folder / "1", *arguments, cwd=tmp_path, expect=2)
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"frostline: {message}"), err

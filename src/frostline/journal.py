@@ -32,6 +32,8 @@ class Position:
     """MLflow's id of the run, None until it has been created there."""
     offset: int = 0
     """Bytes of `record.jsonl` that MLflow is known to have."""
+    sure: bool = True
+    """Whether the first try to create the run succeeded; otherwise MLflow may have created more than one."""
 
 
 def append(folder: Path, values: Mapping[str, Any]) -> None:
@@ -65,14 +67,19 @@ def ended(folder: Path) -> bool:
     return bool(words) and words[-1] == "end"
 
 
+def begun(folder: Path) -> bool:
+    """Return whether anybody tried to pass the record in `folder` on."""
+    return (folder / MIRRORED).exists()
+
+
 def position(folder: Path) -> Position:
     """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
     try:
         values = json.loads((folder / MIRRORED).read_text())
-        run_id, offset = values["run_id"], int(values["offset"])
+        run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return Position()
-    return Position(run_id, offset) if _is_run_id(run_id) and offset >= 0 else Position()
+    return Position(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else Position()
 
 
 def set_position(folder: Path, value: Position) -> None:

@@ -69,7 +69,10 @@ class Mirror:
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
                 self._send(client, run_id, news)
-                journal.set_position(self.folder, journal.Position(run_id, offset))
+                sure = journal.position(self.folder).sure
+                if news.ended is not None and not sure:
+                    _delete_twins(client, experiment, run_id, _uid(self.folder))
+                journal.set_position(self.folder, journal.Position(run_id, offset, sure))
         except BaseException:
             self._doubt = True
             raise
@@ -93,15 +96,17 @@ class Mirror:
         start = news.start
         if start is None:
             return None
-        run_id = start.get("run_id") or _search(client, experiment, start["uid"])
+        first = not journal.begun(self.folder)
+        run_id = start.get("run_id") or (None if first else next(iter(_search(client, experiment, start["uid"])), None))
         if run_id is None or _found(client, run_id) is None:
+            journal.set_position(self.folder, journal.Position(sure=first))
             tags = {**_tags(start["tags"]), UID: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
-            run_id, self._doubt = run.info.run_id, False
+            run_id, self._doubt = _named(run).info.run_id, False
         else:
             news.tags = {**start["tags"], UID: start["uid"], **news.tags}
             news.status = news.status or "RUNNING"
-        journal.set_position(self.folder, journal.Position(run_id, 0))
+        journal.set_position(self.folder, journal.Position(run_id, 0, sure=first))
         return run_id
 
     def _send(self, client: MlflowClient, run_id: str, news: _News) -> None:
@@ -120,18 +125,26 @@ class Mirror:
             client.log_batch(run_id, metrics=points)
         for dataset in news.datasets:
             _write_dataset(client, run_id, dataset)
-        for path, inside in news.artifacts:
-            self._write_artifact(client, run_id, path, inside)
+        self._write_artifacts(client, run_id, news.artifacts)
         if news.ended is not None:
             client.set_terminated(run_id, news.status, news.ended)
         elif news.status is not None:
             client.update_run(run_id, status=news.status)
 
-    def _write_artifact(self, client: MlflowClient, run_id: str, path: str, inside: str | None) -> None:
-        """Copy a file of the run's folder; a journal from elsewhere gets no other file of this machine."""
-        file = (self.folder / path).resolve()
-        if file.is_relative_to(self.folder.resolve()) and file.is_file():
-            client.log_artifact(run_id, str(file), inside)
+    def _write_artifacts(self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]) -> None:
+        """Copy files of the run's folder; a journal from elsewhere gets no other file of this machine."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        top = self.folder.resolve()
+        there = [((top / path).resolve(), inside) for path, inside in artifacts]
+        there = [(file, inside) for file, inside in there if file.is_relative_to(top) and file.is_file()]
+        if not there:
+            return
+        # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
+        where = _named(client.get_run(run_id)).info.artifact_uri
+        kept = get_artifact_repository(where, tracking_uri=client.tracking_uri)
+        for file, inside in there:
+            kept.log_artifact(str(file), inside)
 
 
 def _read(folder: Path, offset: int) -> tuple[_News, int]:
@@ -173,17 +186,31 @@ def _found(client: MlflowClient, run_id: str) -> Any | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id)
+        return _named(client.get_run(run_id))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
 
 
-def _search(client: MlflowClient, experiment: str, uid: str) -> str | None:
-    """Return the run that was created for `uid` although nobody heard of it."""
-    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1, order_by=["start_time ASC"])
-    return runs[0].info.run_id if runs else None
+def _named(run: Any) -> Any:
+    """Return the run; raises ValueError where an answer without content, of a broken proxy say, was taken for one."""
+    if not run.info.run_id:
+        raise ValueError("MLflow's answer names no run")
+    return run
+
+
+def _search(client: MlflowClient, experiment: str, uid: str | None) -> list[str]:
+    """Return the runs that were created for `uid`, oldest first, whether or not anybody heard of it."""
+    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", order_by=["start_time ASC"])
+    return [run.info.run_id for run in runs]
+
+
+def _delete_twins(client: MlflowClient, experiment: str, run_id: str, uid: str | None) -> None:
+    """Delete what a slow server created for a call that was given up, beside the run that became the record."""
+    for twin in _search(client, experiment, uid):
+        if twin != run_id:
+            client.delete_run(twin)
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: Iterable[Any]) -> list[Any]:

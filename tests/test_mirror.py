@@ -1,0 +1,322 @@
+"""The record in MLflow becomes complete, in order and without doubles, whatever happens between it and the journal."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from faulty import Faulty, serve
+from frostline import environment, journal, pending, server, tracking
+from frostline.commands import sync
+from frostline.mirror import UID, Mirror
+from frostline.pending import Place, SweepMirror
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    server.load()
+    with serve(tmp_path_factory.mktemp("server")) as (faulty, uri):
+        yield faulty, uri
+
+
+@pytest.fixture
+def faulty(served) -> Faulty:
+    served[0].fault = served[0].often = served[0].held = None
+    served[0].away = False
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def client(served) -> MlflowClient:
+    return server.client_of(served[1])
+
+
+@pytest.fixture
+def experiment(client, request) -> str:
+    return client.create_experiment(request.node.name)
+
+
+def begin(folder: Path, uid: str = "a1b2") -> None:
+    folder.mkdir(exist_ok=True)
+    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=pending.now())
+    journal.note(folder, "params", values={f"p{number}": str(number) for number in range(130)})
+    journal.note(folder, "dataset", name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
+
+
+def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
+    for epoch in range(first, last + 1):
+        values = {"train/loss": 1 / epoch, "val/accuracy": float("nan")}
+        journal.note(folder, "metrics", step=epoch, time=pending.now(), values=values)
+
+
+def finish(folder: Path) -> None:
+    (folder / "plan.json").write_text("{}")
+    journal.note(folder, "artifact", path="plan.json", inside=None)
+    journal.note(folder, "tags", values={"last": "é"})
+    journal.note(folder, "end", status="FINISHED", time=pending.now())
+
+
+def check(client: MlflowClient, experiment: str, folder: Path) -> None:
+    """Check that MLflow has the whole record, once."""
+    (run,) = client.search_runs([experiment])
+    assert run.info.run_id == journal.run_id(folder)
+    assert run.info.status == "FINISHED"
+    assert {"first": "1", "last": "é", UID: "a1b2"}.items() <= run.data.tags.items()
+    assert run.data.params == {f"p{number}": str(number) for number in range(130)}
+    for key, wanted in (("train/loss", [1 / e for e in range(1, EPOCHS + 1)]), ("val/accuracy", ["nan"] * EPOCHS)):
+        history = client.get_metric_history(run.info.run_id, key)
+        assert [point.step for point in history] == list(range(1, EPOCHS + 1))
+        assert [point.value if key == "train/loss" else str(point.value) for point in history] == wanted
+    assert sorted(item.dataset.name for item in run.inputs.dataset_inputs) == ["digits test", "digits train"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["plan.json"]
+    assert not Mirror(folder).pending()
+
+
+def bring(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
+    try:
+        mirror.bring(client, experiment, None)
+    except Exception:  # as the follower does
+        return False
+    return True
+
+
+def journey(faulty: Faulty, client: MlflowClient, experiment: str, folder: Path) -> None:
+    """Mirror a run in three strokes, sometimes by another process, as often as it takes."""
+    mirror = Mirror(folder)
+    for number, stroke in enumerate((begin, epochs, finish)):
+        stroke(folder)
+        for attempt in range(30):
+            mirror = mirror if (number + attempt) % 2 else Mirror(folder)
+            if bring(mirror, client, experiment):
+                break
+    faulty.fault = faulty.often = None
+    check(client, experiment, folder)
+
+
+@pytest.mark.parametrize("kind", ["lost", "hollow"])
+def test_a_fault_at_any_request_costs_nothing(faulty, client, tmp_path, request, kind):
+    at = faulty.requests = 0
+    while faulty.requests >= at:
+        experiment = client.create_experiment(f"{request.node.name} {at}")
+        faulty.requests, faulty.fault = 0, (at, kind)
+        journey(faulty, client, experiment, tmp_path / str(at))
+        at += 1
+    assert at > 10
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_many_faults_in_a_row_cost_nothing(faulty, client, experiment, tmp_path, seed):
+    faulty.often = random.Random(seed)
+    journey(faulty, client, experiment, tmp_path / "run")
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class Mortal:
+    """A client in whose n-th call the process dies, before or after the work."""
+
+    def __init__(self, client: MlflowClient, at: int, *, after: bool) -> None:
+        self._client, self._left, self._after = client, at, after
+
+    def __getattr__(self, name):
+        call = getattr(self._client, name)
+        if not callable(call):
+            return call
+
+        def mortal(*arguments, **options):
+            self._left -= 1
+            if self._left == -1 and not self._after:
+                raise Killed
+            value = call(*arguments, **options)
+            if self._left == -1:
+                raise Killed
+            return value
+
+        return mortal
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, after):
+    at, died = 0, True
+    while died:
+        experiment = client.create_experiment(f"{request.node.name} {at}")
+        folder = tmp_path / str(at)
+        begin(folder), epochs(folder), finish(folder)
+        died = False
+        try:
+            Mirror(folder).bring(Mortal(client, at, after=after), experiment, None)
+        except Killed:
+            died = True
+        Mirror(folder).bring(client, experiment, None)
+        check(client, experiment, folder)
+        at += 1
+    assert at > 6
+
+
+def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, experiment, tmp_path):
+    begin(tmp_path), epochs(tmp_path, 1, 2)
+    mirror = Mirror(tmp_path)
+    mirror.bring(client, experiment, None)
+    journal.note(tmp_path, "end", status="KILLED", time=pending.now())
+    mirror.bring(client, experiment, None)
+    assert client.get_run(journal.run_id(tmp_path)).info.status == "KILLED"
+    journal.note(tmp_path, "resume", time=pending.now())
+    mirror.bring(client, experiment, None)
+    assert client.get_run(journal.run_id(tmp_path)).info.status == "RUNNING"
+    epochs(tmp_path, 2, EPOCHS), finish(tmp_path)
+    Mirror(tmp_path).bring(client, experiment, None)
+    check(client, experiment, tmp_path)
+
+
+def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, client, experiment, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    begin(old, "dead"), epochs(old, 1, 1)
+    Mirror(old).bring(client, experiment, None)
+    epochs(old, 2, 2)  # written, but not mirrored
+    new.mkdir()
+    journal.note(
+        new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=pending.now(), run_id=journal.run_id(old)
+    )
+    epochs(new, 2, EPOCHS), finish(new)
+    Mirror(new).bring(client, experiment, None)
+    pending.end(old, "KILLED", "gone")
+    Mirror(old).bring(client, experiment, None)
+    check(client, experiment, new)
+    assert journal.run_id(old) == journal.run_id(new)
+
+
+def test_a_record_that_mlflow_has_lost_is_written_anew_and_a_deleted_one_stays_deleted(
+    faulty, client, experiment, tmp_path
+):
+    begin(tmp_path), epochs(tmp_path)
+    Mirror(tmp_path).bring(client, experiment, None)
+    at = journal.position(tmp_path)
+    journal.set_position(tmp_path, journal.Position("0" * 32, at.offset))
+    client.delete_run(at.run_id)
+    finish(tmp_path)
+    Mirror(tmp_path).bring(client, experiment, None)
+    check(client, experiment, tmp_path)
+    client.delete_run(journal.run_id(tmp_path))
+    journal.note(tmp_path, "tags", values={"more": "x"})
+    Mirror(tmp_path).bring(client, experiment, None)
+    assert client.search_runs([experiment]) == [] and not Mirror(tmp_path).pending()
+
+
+def test_a_param_that_differs_keeps_its_first_value_and_hinders_nothing(faulty, client, experiment, tmp_path):
+    begin(tmp_path), epochs(tmp_path)
+    Mirror(tmp_path).bring(client, experiment, None)
+    journal.note(tmp_path, "params", values={"p1": "other", "more": "x", "bad*name": "y"})
+    Mirror(tmp_path).bring(client, experiment, None)
+    params = client.get_run(journal.run_id(tmp_path)).data.params
+    assert (params["p1"], params["more"], len(params)) == ("1", "x", 131)
+
+
+def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, client, experiment, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    (folder := tmp_path / "run").mkdir()
+    begin(folder)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    for path in ("../secret", str(tmp_path / "secret"), "link", "gone", "."):
+        journal.note(folder, "artifact", path=path, inside=None)
+    finish(folder)
+    Mirror(folder).bring(client, experiment, None)
+    assert [item.path for item in client.list_artifacts(journal.run_id(folder))] == ["plan.json"]
+
+
+# Whole sweeps.
+
+
+def open_sweep(uri, folder, name, said):
+    (folder / "0").mkdir(parents=True)
+    return tracking.open_sweep(
+        uri, folder=folder, root=folder.parent, experiment_name=name, name="s", tags={}, say=said.append
+    )
+
+
+def run(tracker, steps):
+    """Carry out a run of one epoch per step; each is called before its epoch."""
+    folder = Path(tracker.folder) / "0"
+    with tracking.record(tracker, folder=folder, name="run", tags={}, params={"lr": 0.1}) as record:
+        for epoch, step in enumerate(steps, start=1):
+            step()
+            record.metrics({"train/loss": 1 / epoch}, epoch)
+        journal.append(folder, {"epoch": 1})
+        record.artifact(folder / "metrics.jsonl")
+
+
+def check_sweep(client, name, epochs):
+    (experiment,) = (e for e in client.search_experiments() if e.name == name)
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"s", "run"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["run"].data.tags["mlflow.parentRunId"] == runs["s"].info.run_id
+    history = client.get_metric_history(runs["run"].info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(e, 1 / e) for e in range(1, epochs + 1)]
+    assert [item.path for item in client.list_artifacts(runs["run"].info.run_id)] == ["metrics.jsonl"]
+    assert runs["s"].data.tags["mlflow.note.content"] == "done"
+
+
+@pytest.mark.parametrize("away", ["start", "middle", "end", "always"])
+def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, capsys, monkeypatch, request, away):
+    uri, name, said = served[1], request.node.name, []
+    faulty.away = away in ("start", "always")
+    tracker = open_sweep(uri, tmp_path / "sweep", name, said)
+
+    def toggle() -> None:
+        faulty.away = away in ("middle", "always")
+
+    def back() -> None:
+        faulty.away = away in ("end", "always")
+
+    run(tracker, [toggle, lambda: None, back])
+    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    assert len(said) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
+    faulty.away = False
+    if away in ("end", "always"):
+        assert pending.remembered(uri, tmp_path) == [tmp_path / "sweep"]
+        monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
+        assert sync.main([str(tmp_path / "sweep")]) == 0
+        assert "complete" in capsys.readouterr().out
+    check_sweep(client, name, 3)
+    assert pending.remembered(uri, tmp_path) == []
+
+
+def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, client, tmp_path, request):
+    uri, name, said = served[1], request.node.name, []
+    faulty.away = True
+    tracker = open_sweep(uri, tmp_path / "first", name, said)
+    run(tracker, [lambda: None])
+    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    faulty.away = False
+    second = open_sweep(uri, tmp_path / "second", f"{name} 2", said)
+    completed = threading.Event()
+    while not completed.wait(0.05):
+        if pending.remembered(uri, tmp_path) == [tmp_path / "second"]:
+            completed.set()
+    check_sweep(client, name, 1)
+    tracking.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)
+
+
+def test_training_waits_for_no_answer(served, faulty, client, tmp_path, request, monkeypatch):
+    """Every epoch is over before the server has answered once, and the sweep ends without it."""
+    monkeypatch.setattr(tracking, "_OPEN", 0.2)
+    monkeypatch.setattr(tracking, "_CLOSE", (0.2, 0.2))
+    uri, name, said = served[1], request.node.name, []
+    faulty.held = threading.Event()
+    tracker = open_sweep(uri, tmp_path / "sweep", name, said)
+    run(tracker, [lambda: None] * 5)
+    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    assert not faulty.held.is_set() and len(said) == 2
+    faulty.held.set()
+    place = Place(uri, tmp_path, name)
+    while not pending.complete(SweepMirror(tmp_path / "sweep", place)):  # the thread left behind holds the lock
+        threading.Event().wait(0.05)
+    check_sweep(client, name, 5)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from frostline import pictures
 from frostline.data import Split
 from frostline.report import confusion_picture
 
@@ -18,7 +19,7 @@ BEST = "best.safetensors"
 
 
 def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> None:
-    """Write the predictions for the test split, per-class accuracy, and the confusion matrix as numbers and picture.
+    """Write the predictions for the test split, per-class accuracy, the confusion matrix, and pictures of mistakes.
 
     `logits` is `(N, classes)` float32 in the order of `test`.
     """
@@ -32,6 +33,8 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     write_json(folder / "per_class.json", per_class)
     write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": confusion.tolist()})
     confusion_picture(confusion.numpy(), classes, folder / "confusion_matrix.png")
+    wrong = torch.from_numpy(pictures.choose(logits.numpy(), test.labels.numpy()))
+    pictures.write(folder, test.pixels[wrong].numpy(), test.ids[wrong].numpy())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,3 +31,8 @@ def _overrides(result: Result) -> list[str]:
     except OSError:
         return []
     return [str(override) for override in found]
+
+
+def rerun(result: Result) -> str:
+    """Return the command that does exactly this run again."""
+    return f"python train.py rerun={result.run_id or shlex.quote(result.folder)}"

@@ -1,0 +1,406 @@
+"use strict";
+// The page of a report: draws what stands in #data with the two libraries that the page carries.
+const D = JSON.parse(document.getElementById("data").textContent);
+// Okabe and Ito's colours without yellow, which white paper swallows; their order is that of `known`.
+const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const KNOWN = ["head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias", "last_two_stages", "layer_decay", "first_stage"];
+const ORDER = [...KNOWN.filter(name => D.series.includes(name)), ...D.series.filter(name => !KNOWN.includes(name))];
+const place = name => D.key === "freeze_mode" && KNOWN.includes(name) ? KNOWN.indexOf(name) : ORDER.indexOf(name);
+const colour = name => PALETTE[place(name) % PALETTE.length];
+const symbol = name => SYMBOLS[place(name) % SYMBOLS.length];
+const COSTS = ["training time (seconds)", "trainable parameters", "peak memory (bytes)", "images through the backbone"];
+const SWEPT = D.keys;
+let group = D.groups[0];
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const pct = (value, digits = 1) => value == null ? "–" : (100 * value).toFixed(digits) + "%";
+const text = value => value == null ? "–" : typeof value !== "number" ? String(value) : value && Math.abs(value) < 1e-4 ? value.toExponential() : String(+value.toPrecision(6));
+const safe = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);  // Plotly reads some tags in labels
+const sum = list => list.reduce((a, b) => a + b, 0);
+
+function make(tag, props = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), props);
+  node.append(...children);
+  return node;
+}
+
+function select(label, options, chosen, changed) {
+  const box = make("select", {}, ...options.map(([value, name]) => make("option", { value, textContent: name, selected: value === chosen })));
+  box.addEventListener("change", () => changed(box.value));
+  return make("label", {}, label, box);
+}
+
+// ---- drawing ---------------------------------------------------------------------------------------------------
+
+const css = name => getComputedStyle(document.body).getPropertyValue(name);
+function ink(name) {  // light-dark() is only resolved where it is used
+  const probe = make("span");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+const drawers = new Map();  // chart element -> what draws it
+const seen = new Set();
+const watcher = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting && !seen.has(entry.target)) { seen.add(entry.target); paint(entry.target); }
+}, { rootMargin: "300px" });
+
+function chart(node, draw) {
+  drawers.set(node, draw);
+  if (seen.has(node)) paint(node); else watcher.observe(node);
+}
+
+function paint(node) {
+  const [traces, layout = {}] = drawers.get(node)();
+  const quiet = ink("--quiet"), line = ink("--line"), narrow = node.clientWidth < 560;
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true, title: { standoff: 8 } };
+  const full = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: quiet },
+    margin: { l: 50, r: 12, t: 10, b: 44 }, hovermode: "closest", hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: quiet },
+    legend: { orientation: "h", y: narrow ? -0.28 : -0.2, x: 0, font: { color: ink("--ink") } }, ...layout,
+  };
+  for (const name of new Set(["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key))])) {
+    const own = layout[name] || {};
+    full[name] = { ...axis, ...own, title: { ...axis.title, ...(typeof own.title === "string" ? { text: own.title } : own.title) } };
+  }
+  Plotly.react(node, traces, full, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"],
+    displayModeBar: narrow ? false : "hover", toImageButtonOptions: { format: "svg" } });
+}
+
+function logTicks(values) {  // 1, 2 and 5 of each decade, or the decades alone where those are many
+  const low = Math.floor(Math.log10(Math.min(...values))), high = Math.ceil(Math.log10(Math.max(...values)));
+  const steps = high - low > 4 ? [1] : [1, 2, 5], tickvals = [];
+  for (let e = low; e <= high; e++) for (const step of steps) tickvals.push(step * 10 ** e);
+  const units = [[1e9, "G"], [1e6, "M"], [1e3, "k"], [0, ""]];
+  return { tickvals, ticktext: tickvals.map(v => { const [unit, name] = units.find(([least]) => v >= least); return +(v / (unit || 1)).toPrecision(1) + name; }) };
+}
+
+const percents = { tickformat: ".0%" };
+const bars = (found, name) => {
+  const [mid, low, high] = [0, 1, 2].map(i => found.map(cell => cell[name][i]));
+  return { type: "data", symmetric: false, thickness: 1, width: 3,
+    array: mid.map((m, i) => high[i] == null ? 0 : high[i] - m), arrayminus: mid.map((m, i) => low[i] == null ? 0 : m - low[i]) };
+};
+const at = cell => SWEPT.map(key => `${key}=${text(cell.at[key])}`).join(" ");
+const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
+  `<br>validation ${pct(cell.val[0], 2)}, test ${pct(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
+const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
+const done = () => group.cells.filter(cell => cell.val[0] != null);
+
+// ---- accuracy against cost ---------------------------------------------------------------------------------------
+
+const costState = { which: 0, split: "val" };
+function pareto(found) {
+  const [which, split] = [costState.which, costState.split];
+  let best = -1;
+  return found.filter(cell => cell.cost[which] != null && cell[split][0] != null)
+    .sort((a, b) => a.cost[which] - b.cost[which] || b[split][0] - a[split][0])
+    .filter(cell => cell[split][0] > best && ((best = cell[split][0]), true));
+}
+
+function drawCost() {
+  const { which, split } = costState, found = done().filter(cell => cell.cost[which] != null && cell[split][0] != null), front = pareto(found);
+  const many = found.length > 60;
+  const traces = seriesOf(found).map(name => {
+    const own = found.filter(cell => cell.series === name);
+    return { name: safe(name), type: "scatter", mode: "markers", x: own.map(c => c.cost[which]), y: own.map(c => c[split][0]), error_y: { ...bars(own, split), visible: !many },
+      marker: { color: colour(name), symbol: symbol(name), size: many ? 7 : 10, opacity: many ? .7 : 1 }, text: own.map(cellText), hovertemplate: "%{text}<br>%{x:.4s}<extra></extra>" };
+  });
+  traces.unshift({ name: "Pareto front", type: "scatter", mode: "lines+markers", x: front.map(c => c.cost[which]), y: front.map(c => c[split][0]), hoverinfo: "skip",
+    line: { color: ink("--quiet"), width: 1.2, dash: "dot", shape: "hv" }, marker: { symbol: "circle-open", size: 17, color: ink("--quiet"), line: { width: 1.5 } } });
+  const positive = found.every(cell => cell.cost[which] > 0), values = found.map(cell => cell.cost[which]);
+  const wide = positive && Math.max(...values) > 5 * Math.min(...values);
+  return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: "tozero" }) },
+    yaxis: { title: (split === "val" ? "validation" : "test") + " accuracy", ...percents } }];
+}
+
+function costSection() {
+  const root = $("#cost"), node = $(".chart", root);
+  $(".controls", root).replaceChildren(
+    select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
+    select("accuracy", [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
+  $(".note", root).textContent = "Each point is a cell with its 95% interval (left out above 60 cells). Ringed: no cell is both cheaper and better.";
+  chart(node, drawCost);
+}
+
+// ---- response to lr and other keys ---------------------------------------------------------------------------------
+
+const isNumber = key => group.cells.every(cell => typeof cell.at[key] === "number");
+const valuesOf = (key, cells = group.cells) => {
+  const found = [...new Set(cells.map(cell => valueOf(cell, key)))];
+  return key !== D.key && isNumber(key) ? found.sort((a, b) => a - b) : found.map(String);
+};
+const valueOf = (cell, key) => key === D.key ? cell.series : typeof cell.at[key] === "number" ? cell.at[key] : String(cell.at[key]);
+const isLog = values => values.length > 1 && values.every(v => v > 0) && Math.max(...values) >= 5 * Math.min(...values);
+const response = { x: null, fixed: {} };
+const best = found => found.reduce((a, b) => a == null || b.val[0] > a.val[0] ? b : a, null);
+
+function drawResponse() {
+  const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
+  const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || String(cell.at[key]) === value));
+  const traces = seriesOf(found).map(name => {
+    const own = values.map(value => best(found.filter(cell => cell.series === name && valueOf(cell, x) === value))).filter(cell => cell);
+    return { name: safe(name), type: "scatter", mode: "lines+markers", x: own.map(cell => number ? cell.at[x] : safe(valueOf(cell, x))), y: own.map(cell => cell.val[0]), error_y: bars(own, "val"),
+      line: { color: colour(name), width: 2 }, marker: { color: colour(name), symbol: symbol(name), size: 9 }, text: own.map(cellText), hovertemplate: "%{text}<extra></extra>" };
+  });
+  const log = number && isLog(values);
+  return [traces, { xaxis: { title: x === "lr" ? "learning rate" : safe(x), type: log ? "log" : number ? "linear" : "category",
+    ...(number && values.length <= 8 ? { tickvals: values, ticktext: values.map(text) } : {}) },
+    yaxis: { title: "validation accuracy", ...percents } }];
+}
+
+function responseSection() {
+  const root = $("#response"), node = $(".chart", root), keys = SWEPT.filter(key => valuesOf(key).length > 1);
+  root.hidden = !keys.length && valuesOf(D.key).length < 2;
+  if (root.hidden) return;
+  response.x = keys.includes("lr") ? "lr" : keys.find(isNumber) || keys[0] || D.key;
+  const controls = () => {
+    const others = keys.filter(key => key !== response.x);
+    $("h2", root).textContent = response.x === "lr" ? "Learning rate response" : `Response to ${response.x}`;
+    $(".controls", root).replaceChildren(
+      ...(keys.length > 1 ? [select("along", keys.map(key => [key, key]), response.x, value => { response.x = value; response.fixed = {}; controls(); paint(node); })] : []),
+      ...others.map(key => select(key, [["", "best of each"], ...valuesOf(key).map(v => [String(v), text(v)])], response.fixed[key] || "", value => { response.fixed[key] = value; paint(node); })));
+  };
+  controls();
+  $(".note", root).textContent = keys.length > 1 ? "“Best of each”: of the cells behind a point the one that is best on validation." : "";
+  chart(node, drawResponse);
+  heatSection($(".heat", root), [...keys, D.key].filter(key => valuesOf(key).length > 1));
+}
+
+const heat = { x: null, y: null };
+function heatSection(root, keys) {
+  root.hidden = keys.length < 2;
+  if (root.hidden) return;
+  heat.x = keys[0]; heat.y = keys[1];
+  const node = $(".chart", root), options = keys.map(key => [key, key]);
+  const controls = () => $(".controls", root).replaceChildren(...["x", "y"].map(axis => select(axis === "x" ? "across" : "up", options, heat[axis], value => {
+    const other = axis === "x" ? "y" : "x";
+    if (heat[other] === value) heat[other] = heat[axis];
+    heat[axis] = value; controls(); paint(node);
+  })));
+  controls();
+  chart(node, () => {
+    const [xs, ys] = [valuesOf(heat.x), valuesOf(heat.y)];
+    const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
+    const z = cell.map(row => row.map(c => c ? c.val[0] : null));
+    return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,
+      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: "%{z:.1%}" } : {}), colorbar: { tickformat: ".0%", thickness: 12 } }],
+    { xaxis: { title: safe(heat.x), type: "category" }, yaxis: { title: safe(heat.y), type: "category" } }];
+  });
+}
+
+// ---- learning curves ---------------------------------------------------------------------------------------------
+
+const curves = { metric: "accuracy", runs: new Set() };
+const MOST_CURVES = 40;
+function drawCurves() {
+  const chosen = [...curves.runs].slice(0, MOST_CURVES), shapes = [], traces = [], used = {};
+  const line = ink("--quiet");
+  for (const number of chosen) {
+    const run = D.runs[number], data = D.curves[number], name = series(run), dash = DASHES[(used[name] = (used[name] ?? -1) + 1) % DASHES.length];
+    const common = { type: "scatter", x: data.epoch, legendgroup: String(number), hovertemplate: `${safe(run.name)}<br>epoch %{x}: %{y:.4f}` };
+    const mode = data.epoch.length < 3 ? "lines+markers" : "lines";
+    traces.push({ ...common, mode, name: safe(run.name), y: data[`val/${curves.metric}`], line: { color: colour(name), width: 2.4, dash }, marker: { symbol: symbol(name), size: 7 }, hovertemplate: common.hovertemplate + " validation<extra></extra>" });
+    traces.push({ ...common, mode, name: "train", showlegend: false, opacity: .55, y: data[`train/${curves.metric}`], line: { color: colour(name), width: 1.2, dash }, marker: { symbol: symbol(name) + "-open", size: 6 }, hovertemplate: common.hovertemplate + " train<extra></extra>" });
+    for (const start of data.starts) shapes.push({ type: "line", x0: start - .5, x1: start - .5, yref: "paper", y0: 0, y1: 1, line: { color: colour(name), width: 1, dash: "dot" }, layer: "below" });
+  }
+  const accuracy = curves.metric === "accuracy";
+  return [traces, { shapes, xaxis: { title: "epoch", ...(Math.max(0, ...chosen.map(n => D.curves[n].epoch.at(-1) || 0)) <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: curves.metric, ...(accuracy ? percents : {}) } }];
+}
+const series = run => text(run.at[ALL.indexOf(D.key)] ?? D.series[0]);
+const ALL = D.swept;
+
+function curvesSection() {
+  const root = $("#curves"), node = $(".chart", root), own = group.cells.flatMap(cell => cell.runs).filter(n => D.curves[n].epoch.length).sort((a, b) => a - b);
+  root.hidden = !own.length;
+  if (root.hidden) return;
+  const firsts = group.contenders.map(one => one.run);
+  curves.runs = new Set(firsts.length ? firsts.slice(0, 6) : own.slice(0, 6));
+  const list = make("div"), filter = make("input", { type: "search", placeholder: "filter, e.g. head 0.001" });
+  const draw = () => {
+    paint(node);
+    $("summary", root).textContent = `runs: ${curves.runs.size} of ${own.length}`;
+    $(".note", root).textContent = "Strong: validation, thin: train. Dotted lines: where the frost line moves." + (curves.runs.size > MOST_CURVES ? ` The first ${MOST_CURVES} of ${curves.runs.size} are drawn.` : "");
+  };
+  const matching = () => own.filter(n => filter.value.toLowerCase().split(/\s+/).every(word => D.runs[n].name.toLowerCase().includes(word)));
+  const fill = () => list.replaceChildren(...matching().slice(0, 200).map(number => {
+    const box = make("input", { type: "checkbox", checked: curves.runs.has(number) });
+    box.addEventListener("change", () => { box.checked ? curves.runs.add(number) : curves.runs.delete(number); draw(); });
+    return make("label", {}, box, D.runs[number].name);
+  }));
+  filter.addEventListener("input", fill);
+  const button = (name, chosen) => { const b = make("button", { type: "button", textContent: name }); b.addEventListener("click", () => { curves.runs = new Set(chosen()); fill(); draw(); }); return b; };
+  const pick = make("details", { className: "pick" }, make("summary"), make("div", { className: "list" }, filter, " ", button("all that match", matching), " ", button("none", () => []), list));
+  pick.addEventListener("toggle", () => pick.open && fill());
+  $(".controls", root).replaceChildren(select("show", [["accuracy", "accuracy"], ["loss", "loss"]], curves.metric, value => { curves.metric = value; draw(); }), pick, button("best of each", () => firsts));
+  chart(node, drawCurves);
+  $("summary", root).textContent = `runs: ${curves.runs.size} of ${own.length}`;
+  $(".note", root).textContent = "Strong: validation, thin: train. Dotted lines: where the frost line moves.";
+}
+
+// ---- per class ----------------------------------------------------------------------------------------------------
+
+const short = name => name.length > 22 ? name.slice(0, 20) + "…" : name;
+function classesSection() {
+  const root = $("#classes"), known = group.contenders.filter(one => one.classes);
+  root.hidden = !known.length;
+  if (root.hidden) return;
+  const names = known[0].classes, node = $(".chart", root), state = { most: names.length <= 40 ? names.length : 40 };
+  const worst = () => names.map((_, i) => i).sort((a, b) => Math.min(...known.map(o => o.accuracy[a] ?? 2)) - Math.min(...known.map(o => o.accuracy[b] ?? 2)));
+  const shown = () => state.most >= names.length ? names.map((_, i) => i) : worst().slice(0, state.most);
+  $(".controls", root).replaceChildren(...(names.length > 40 ? [select("classes", [["40", "the 40 that are hardest"], [String(names.length), `all ${names.length}`]], "40", value => { state.most = +value; paint(node); })] : []));
+  chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
+    customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images`), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
+  { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: "test accuracy", range: [0, 1], ...percents } }]);
+  matrices($(".matrices", root), known, names);
+  pairs($(".pairs", root), known, names);
+  disagreements($(".disagreements", root), names);
+}
+
+function matrices(root, known, names) {
+  const drawn = known.filter(one => one.confusion);
+  root.replaceChildren();
+  if (!drawn.length) { root.append(make("p", { className: "quiet", textContent: `The confusion matrix of ${names.length} classes is too large to draw: see confusion_matrix.json of the run.` })); return; }
+  for (const first of drawn.slice(0, 2)) {
+    let one = first;
+    const node = make("div", { className: "chart tall" }), head = make("h3", {}, "Confusion of ");
+    const box = select("", drawn.map(o => [o.series, o.name]), one.series, value => { one = drawn.find(o => o.series === value); paint(node); });
+    head.append(box);
+    root.append(make("div", {}, head, node));
+    chart(node, () => {
+      const z = names.map(() => new Array(names.length).fill(0)), [rows, columns, counts] = one.confusion;
+      rows.forEach((row, i) => { z[row][columns[i]] = counts[i]; });
+      const share = z.map(row => { const total = sum(row); return row.map(v => total ? Math.pow(v / total, .5) : null); });
+      const small = names.length <= 20, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+      return [[{ type: "heatmap", z: share, customdata: z, x: names.map((_, i) => `${i} `), y: names.map((_, i) => `${i} `), zmin: 0, zmax: 1, showscale: false, xgap: small ? 1 : 0, ygap: small ? 1 : 0,
+        colorscale: [[0, dark ? "#1f2228" : "#f5f6f8"], [1, colour(one.series)]], text: z.map(row => row.map(v => v || "")), ...(small ? { texttemplate: "%{text}" } : {}),
+        hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${sum(row)} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],
+      { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))), showgrid: false },
+        yaxis: { title: "true class", type: "category", autorange: "reversed", tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))), showgrid: false } }];
+    });
+  }
+}
+
+const picture = src => make("img", { src, alt: "", loading: "lazy" });
+const dot = name => { const node = make("span", { className: "swatch" }); node.style.setProperty("--c", colour(name)); return node; };
+function pairs(root, known, names) {
+  root.replaceChildren(...known.filter(one => one.pairs.length).map(one => make("div", {},
+    make("h3", {}, dot(one.series), `Most confused by ${one.name}`),
+    make("table", { className: "plain" }, make("tr", {}, ...["", "images", ""].map(name => make("th", { textContent: name }))),
+      ...one.pairs.map(([i, j, count, shown]) => make("tr", {}, make("td", { textContent: `${names[i]} taken for ${names[j]}` }), make("td", { className: "number", textContent: count }), make("td", {}, ...shown.map(picture))))))));
+}
+
+function disagreements(root, names) {
+  const found = group.disagreements, [one, two] = group.contenders;
+  root.replaceChildren();
+  if (!found) return;
+  const both = found.differ - found.first - found.second;
+  root.append(make("h3", { textContent: "Where the best two disagree" }),
+    make("p", { className: "quiet", textContent: `Of ${found.images} test images they name ${found.differ} differently: ${found.first} times only ${one.name} is right, ${found.second} times only ${two.name}, ${both} times neither.` +
+      (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
+    make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
+      make("figcaption", {}, `is ${names[label]}`, ...[[one, first], [two, second]].flatMap(([who, said]) => [make("br"), dot(who.series), make("span", { className: said === label ? "right" : "wrong", textContent: names[said] })]))))));
+}
+
+// ---- calibration and robustness ------------------------------------------------------------------------------------
+
+function calibrationSection() {
+  const root = $("#calibration"), known = group.contenders.filter(one => one.calibration);
+  root.hidden = !known.length;
+  if (root.hidden) return;
+  $(".note", root).textContent = "Expected calibration error of 15 bins (Guo et al. 2017): " + known.map(one => `${one.name} ${pct(one.calibration.ece)}`).join(", ") + ". Below the diagonal a model is too sure; the size of a point is its share of images.";
+  chart($(".chart", root), () => [[{ type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], name: "calibrated", hoverinfo: "skip", line: { color: ink("--quiet"), width: 1, dash: "dot" } },
+    ...known.map(one => {
+      const bins = one.calibration.bins, total = sum(bins.map(bin => bin[0]));
+      return { type: "scatter", mode: "lines+markers", name: `${safe(one.series)} (ECE ${pct(one.calibration.ece)})`, x: bins.map(bin => bin[1]), y: bins.map(bin => bin[2]), line: { color: colour(one.series), width: 2 },
+        marker: { color: colour(one.series), symbol: symbol(one.series), size: bins.map(bin => 6 + 14 * Math.sqrt(bin[0] / total)), opacity: .9 }, text: bins.map(bin => `${bin[0]} images`), hovertemplate: "confidence %{x:.1%}, accuracy %{y:.1%}<br>%{text}<extra></extra>" };
+    })], { xaxis: { title: "confidence", range: [0, 1.02], ...percents }, yaxis: { title: "accuracy", range: [0, 1.02], ...percents } }]);
+}
+
+function robustnessSection() {
+  const root = $("#robustness"), known = group.contenders.filter(one => one.shift);
+  root.hidden = !known.length;
+  if (root.hidden) return;
+  const kinds = Object.keys(known[0].shift), node = $(".chart", root);
+  chart(node, () => {
+    const columns = node.clientWidth < 560 ? 1 : node.clientWidth < 1100 ? 3 : kinds.length, rows = Math.ceil(kinds.length / columns), layout = { grid: { rows, columns, pattern: "independent", xgap: .08, ygap: .32 }, annotations: [] };
+    node.style.height = `${Math.max(320, rows * 230)}px`;
+    const traces = kinds.flatMap((kind, i) => {
+      const n = i ? i + 1 : "";
+      layout[`xaxis${n}`] = { title: { text: safe(kind) + " severity" }, dtick: 1 };
+      layout[`yaxis${n}`] = { range: [0, 1], ...percents, ...(i % columns ? {} : { title: "test accuracy" }) };
+      return known.map(one => ({ type: "scatter", mode: "lines+markers", name: safe(one.series), legendgroup: one.series, showlegend: !i, x: [0, 1, 2, 3, 4, 5], y: [one.test[0], ...one.shift[kind]], xaxis: `x${n}`, yaxis: `y${n}`,
+        line: { color: colour(one.series), width: 2 }, marker: { color: colour(one.series), symbol: symbol(one.series), size: 7 }, hovertemplate: "%{y:.1%}<extra>" + safe(one.series) + "</extra>" }));
+    });
+    return [traces, { ...layout, legend: { orientation: "h", y: 1.12, x: 0, font: { color: ink("--ink") } }, margin: { l: 50, r: 12, t: 40, b: 44 } }];
+  });
+}
+
+// ---- every run ------------------------------------------------------------------------------------------------------
+
+let table = null;
+function runsSection({ ITable, jQuery, DataTable }) {
+  const escape = value => value == null ? "" : safe(text(value));
+  const number = show => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? -1;
+  const plain = { render: (value, kind) => kind === "display" || kind === "filter" ? escape(value) : value ?? "" };
+  const columns = [
+    { title: "status", data: run => run.status, render: (value, kind, run) => kind === "display" ? `<span class="state ${safe(value)}" title="${safe(run.reason ?? "")}">${safe(value.toLowerCase())}</span>` : value },
+    ...ALL.map((key, i) => ({ title: safe(key), data: run => run.at[i], ...plain })),
+    ...(D.seeds ? [{ title: "seed", data: run => run.seed, ...plain }] : []),
+    { title: "val", data: run => run.val, render: number(v => pct(v, 2)) }, { title: "test", data: run => run.test, render: number(v => pct(v, 2)) },
+    { title: "best epoch", data: run => run.epoch, render: number(String) },
+    { title: "seconds", data: run => run.cost[0], render: number(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], render: number(v => v.toLocaleString("en")) },
+    { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
+    { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" ? `<code class="again" title="copy">${safe(value)}</code>` : value },
+    { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
+  ].filter(column => column.title !== "reason" || D.runs.some(run => run.reason));
+  const node = $("#runs table");
+  const by = columns.findIndex(column => column.title === "val");
+  jQuery(node).on("click", ".again", event => navigator.clipboard?.writeText(event.target.textContent).then(() => { event.target.title = "copied"; }));
+  table = new jQuery.fn.dataTable.Api(jQuery(node).DataTable({ data: D.runs, columns, order: [[by, "desc"]], pageLength: 25, lengthMenu: [10, 25, 100, 1000], deferRender: true, autoWidth: false,
+    language: { search: "filter", searchPlaceholder: "e.g. head failed" }, layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" } }));
+}
+
+// ---- starting --------------------------------------------------------------------------------------------------------
+
+async function unpack(id) {
+  const raw = atob(document.getElementById(id).textContent.trim()), bytes = Uint8Array.from(raw, c => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+}
+
+async function script(id) {
+  const url = URL.createObjectURL(new Blob([await unpack(id)], { type: "text/javascript" }));
+  await new Promise((loaded, failed) => document.head.append(make("script", { src: url, onload: loaded, onerror: failed })));
+}
+
+function sections() {
+  for (const draw of [costSection, responseSection, curvesSection, classesSection, calibrationSection, robustnessSection]) draw();
+  document.querySelectorAll("[data-group]").forEach(node => { node.hidden = D.groups.length > 1 && +node.dataset.group !== D.groups.indexOf(group) && node.tagName === "DIV"; });
+}
+
+async function start() {
+  for (const node of document.querySelectorAll(".swatch[data-series]")) node.style.setProperty("--c", colour(node.dataset.series));
+  if (D.groups.length > 1) {
+    const box = $("#pick-group");
+    box.hidden = false;
+    $("select", box).append(...D.groups.map((one, i) => make("option", { value: i, textContent: one.where })));
+    $("select", box).addEventListener("change", event => { group = D.groups[+event.target.value]; sections(); });
+  }
+  await script("plotly");
+  sections();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => seen.forEach(node => node.isConnected && paint(node)));
+  const [module, style] = await Promise.all([unpack("tables").then(blob => import(URL.createObjectURL(new Blob([blob], { type: "text/javascript" })))), unpack("tables-style").then(blob => blob.text())]);
+  document.head.prepend(make("style", { textContent: style }));
+  const dark = matchMedia("(prefers-color-scheme: dark)"), shade = () => document.documentElement.classList.toggle("dark", dark.matches);
+  dark.addEventListener("change", shade);
+  shade();
+  runsSection(module);
+  document.documentElement.dataset.ready = Math.round(performance.now());
+}
+
+start().catch(error => { $("main").prepend(make("p", { className: "wrong", textContent: `The charts could not be drawn: ${error}. They need a browser from 2023 or later.` })); throw error; });

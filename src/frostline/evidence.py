@@ -1,0 +1,126 @@
+"""How the best cells did on the test split, image by image: classes, confusions, calibration, pictures, robustness.
+
+A cell is all its seeds: counts are summed over them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline import pictures
+from frostline.comparison import Predictions, predictions
+from frostline.results import Cell
+from frostline.statistics import Ints, calibration, most_confused
+
+SHIFT = "shift.json"
+_DRAWN_CLASSES = 100  # of a confusion matrix; beyond that its cells are smaller than a pixel of a telephone
+_PAIRS, _EXAMPLES = 8, 4
+_DISAGREEMENTS = 24
+
+
+def of_cell(cell: Cell) -> dict[str, Any]:
+    """Return what is known of a cell's test images: as far as its runs left it, as plain values for JSON."""
+    folders = [Path(result.folder) for result in cell.finished]
+    found: dict[str, Any] = {}
+    confusions = [value for folder in folders if (value := _json(folder / "confusion_matrix.json"))]
+    if confusions:
+        counts = np.sum([value["counts"] for value in confusions], axis=0)
+        found |= _classes(confusions[0]["classes"], counts) | {"pairs": _pairs(folders, counts)}
+    said = [value for folder in folders if (value := predictions(str(folder)))]
+    if said:
+        found["calibration"] = _calibration(said)
+    shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
+    if shifts:
+        names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
+        found["shift"] = {name: _rounded(np.mean([shift[name] for shift in shifts], axis=0)) for name in names}
+    return found
+
+
+def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
+    """Return the test images of which two cells say different things, of a seed that both have; None if unknown."""
+    for one in first.finished:
+        for two in second.finished:
+            if one.choices.get("seed") == two.choices.get("seed"):
+                return _disagreements(Path(one.folder), Path(two.folder))
+    return None
+
+
+def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
+    first, second = predictions(str(one)), predictions(str(two))
+    if first is None or second is None or not np.array_equal(first.ids, second.ids):
+        return None
+    said = [found.logits.argmax(axis=1) for found in (first, second)]
+    rows = np.flatnonzero(said[0] != said[1])
+    right = [said[side][rows] == first.labels[rows] for side in (0, 1)]
+    wanted = set(first.ids[rows].tolist())
+    shown = pictures.read(one, wanted) | pictures.read(two, wanted)
+    with_picture = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
+    tiles = [
+        [shown[int(first.ids[row])], int(first.labels[row]), int(said[0][row]), int(said[1][row])]
+        for row in with_picture
+    ]
+    counts = {
+        "images": len(first.ids),
+        "differ": len(rows),
+        "first": int(right[0].sum()),
+        "second": int(right[1].sum()),
+    }
+    return {**counts, "tiles": tiles}
+
+
+def _classes(names: Sequence[str], counts: Ints) -> dict[str, Any]:
+    totals = counts.sum(axis=1)
+    accuracy = [
+        _round(right / total) if total else None for right, total in zip(counts.diagonal(), totals, strict=True)
+    ]
+    found: dict[str, Any] = {"classes": list(names), "accuracy": accuracy, "images": totals.tolist()}
+    if len(names) <= _DRAWN_CLASSES:
+        rows, columns = counts.nonzero()
+        found["confusion"] = [rows.tolist(), columns.tolist(), counts[rows, columns].tolist()]
+    return found
+
+
+def _pairs(folders: Sequence[Path], counts: Ints) -> list[list[Any]]:
+    """Return `[true, predicted, images, pictures]` of the most frequent confusions."""
+    pairs = most_confused(counts, _PAIRS)
+    examples: dict[tuple[int, int], list[str]] = {(i, j): [] for i, j, _ in pairs}
+    for folder in folders[:1] if len(pairs) else []:
+        said = predictions(str(folder))
+        if said is None:
+            continue
+        rows = {
+            pair: said.ids[(said.labels == pair[0]) & (said.logits.argmax(axis=1) == pair[1])].tolist()
+            for pair in examples
+        }
+        shown = pictures.read(folder, {image for images in rows.values() for image in images})
+        for pair, images in rows.items():
+            examples[pair] += [shown[image] for image in images if image in shown][:_EXAMPLES]
+    return [[i, j, count, examples[i, j]] for i, j, count in pairs]
+
+
+def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
+    found = calibration(np.concatenate([one.logits for one in said]), np.concatenate([one.labels for one in said]))
+    bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
+    filled = [[count, _round(confidence), _round(right)] for count, confidence, right in bins if count]
+    return {"ece": _round(found.ece), "bins": filled}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _round(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) else None
+
+
+def _rounded(values: Iterable[float]) -> list[float | None]:
+    return [_round(value) for value in values]

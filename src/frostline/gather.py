@@ -1,0 +1,107 @@
+"""What sweeps left in their folders, read again: finished, failed, running and not yet begun runs alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from frostline.config import flatten, user_error
+from frostline.results import Result, varying
+
+SWEEP, RESULT, JOURNAL = "sweep.json", "result.json", "metrics.jsonl"
+_GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its folder tells it."""
+
+    folder: Path
+    results: tuple[Result, ...]
+    """In the order of its jobs; the status of a run without a result is `RUNNING` or `WAITING`."""
+    tracker: Mapping[str, str] | None
+    """`uri`, `experiment_id` and `sweep_run_id` of its record."""
+
+    @property
+    def name(self) -> str:
+        """The name for people, which its record has too."""
+        return f"{self.folder.parent.name} {self.folder.name}"
+
+
+def read(folder: Path) -> Sweep:
+    """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
+    if not (folder / SWEEP).is_file() and (folder.parent / SWEEP).is_file():
+        folder = folder.parent
+    try:
+        shared = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
+        raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
+    runs = [_result(folder, number, facts) for number, facts in enumerate(shared["runs"])]
+    return Sweep(folder, tuple(runs), shared.get("tracker"))
+
+
+def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
+    own = folder / str(number)
+    waiting = Result(number, facts["name"], str(own), None, "WAITING", "not begun", facts["choices"], {})
+    try:
+        found = Result(**json.loads((own / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return replace(waiting, status="RUNNING", reason="no result yet") if own.is_dir() else waiting
+    return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
+
+
+def journal(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the epochs that a run wrote down so far; a line that is being written is left out."""
+    lines = []
+    try:
+        for line in (Path(folder) / JOURNAL).read_text(encoding="utf-8").splitlines():
+            lines.append(json.loads(line))
+    except (OSError, ValueError):
+        pass
+    return lines
+
+
+def together(sweeps: Sequence[Sweep]) -> list[Result]:
+    """Return the runs of several sweeps as if they were one: what differs between sweeps becomes a choice too."""
+    if len(sweeps) == 1:
+        return list(sweeps[0].results)
+    results = [result for sweep in sweeps for result in sweep.results]
+    configs = [_config(Path(result.folder)) for result in results]
+    keys = [key for key in _differing(configs) if not _told_by_name(key, results)]
+    known = {name for result in results for name in result.choices}
+    keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
+    return [
+        replace(result, job=number, choices={**{key: config[key] for key in keys if key in config}, **result.choices})
+        for number, (result, config) in enumerate(zip(results, configs, strict=True))
+    ]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return what decided a run, flat; nothing where it cannot be read."""
+    from omegaconf import OmegaConf
+
+    try:
+        return flatten(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    except OSError:
+        return {}
+
+
+def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose plain values differ; lists (the rules of a freeze mode) have names for that."""
+    seen: dict[str, set[str]] = {}
+    for config in configs:
+        for key, value in config.items():
+            if not isinstance(value, (list, dict)):
+                seen.setdefault(key, set()).add(repr(value))
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def _told_by_name(key: str, results: Sequence[Result]) -> bool:
+    """Return whether a choice by its short name tells `key` already, as `model` does `model.name`."""
+    group, _, rest = key.partition(".")
+    skipped = ("dry_run", "resume", "experiment_name", "device", "tracking", "store", "checkpoint")
+    return group in skipped or (group in _GROUPS and (rest == "name" or group in varying(results)))

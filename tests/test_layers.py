@@ -17,11 +17,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("sweep", "job", "winner"),
     ("experiment", "setup", "predictor", "formats"),
+    ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
         *("registry", "report", "tables", "outcome"),
     ),
-    ("verdict", "contest", "comparison", "suggest", "results", "statistics"),
+    ("verdict", "contest", "comparison", "suggest", "results", "statistics", "pictures"),
     (
         *("plan", "views", "training", "mixing", "resume"),
         "portable",
@@ -39,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""
 
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-KNOWN_TO = {"mlflow": {"server", "mirror", "registry"}, "rich": {"report", "tables"}}
+KNOWN_TO = {"mlflow": {"server", "mirror", "registry", "recall"}, "rich": {"report", "tables"}}
 """Who may know a library."""
 
 

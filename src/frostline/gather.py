@@ -11,7 +11,7 @@ from typing import Any
 from frostline.config import flatten, user_error
 from frostline.results import Result, varying
 
-SWEEP, RESULT, JOURNAL = "sweep.json", "result.json", "metrics.jsonl"
+SWEEP, RESULT = "sweep.json", "result.json"
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
@@ -52,17 +52,6 @@ def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
     except (OSError, ValueError, TypeError):
         return replace(waiting, status="RUNNING", reason="no result yet") if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
-
-
-def journal(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the epochs that a run wrote down so far; a line that is being written is left out."""
-    lines = []
-    try:
-        for line in (Path(folder) / JOURNAL).read_text(encoding="utf-8").splitlines():
-            lines.append(json.loads(line))
-    except (OSError, ValueError):
-        pass
-    return lines
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from frostline import evidence, gather
+from frostline import evidence, journal
 from frostline.comparison import accuracy, compare
-from frostline.contest import Contender, Contest, compared_key, contests, trials
+from frostline.contest import Contender, Contest, compared_key, contests, trials, validation_interval
 from frostline.results import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, value_text, varying
-from frostline.statistics import Interval, t_interval, wilson
+from frostline.statistics import Interval
 from frostline.suggest import rerun
 from frostline.verdict import verdict
 
@@ -79,23 +79,12 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
     return {
         "series": value_text(cell.choices.get(key)),
         "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
-        "val": [_round(cell.mean(VAL)), *_ends(_validation(cell))],
+        "val": [_round(cell.mean(VAL)), *_ends(validation_interval(cell))],
         "test": [_round(cell.mean(TEST)), *_ends(accuracy(found) if (found := trials(cell)) else None)],
         "cost": [_round(cell.mean(name), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
         "runs": [numbers[id(result)] for result in cell.results],
         "seeds": [len(cell.finished), len(cell.results)],
     }
-
-
-def _validation(cell: Cell) -> Interval | None:
-    """Return the interval of the validation accuracy: over seeds, else over images."""
-    values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
-    if not values or any(math.isnan(value) for value in values):
-        return None
-    if len(values) > 1:
-        return t_interval(values)
-    images = cell.finished[0].images.get("val", 0)
-    return wilson(round(values[0] * images), images) if images else None
 
 
 def _run(result: Result, swept: Sequence[str], page: Path, tracker: Mapping[str, str] | None) -> dict[str, Any]:
@@ -124,7 +113,7 @@ def _link(folder: Path, page: Path) -> str:
 
 
 def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
-    if tracker is None or result.run_id is None:
+    if not tracker or not tracker.get("experiment_id") or result.run_id is None:
         return None
     served = urlsplit(tracker["uri"]).scheme in ("http", "https")
     base = tracker["uri"].rstrip("/") if served else _LOCAL_UI
@@ -133,7 +122,7 @@ def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
 
 def _curve(result: Result, points: int) -> dict[str, Any]:
     """Return a run's epochs: at most about `points` of them, the best one and the last among them."""
-    lines = gather.journal(result.folder)
+    lines = journal.read(Path(result.folder))
     best = result.metrics.get("best/epoch")
     step = -(-len(lines) // points) if lines else 1
     kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def run_sweep(
     job.Shared(tracker, runs).write(folder)
     interrupt = _launch(batches, launch)
     results = [_result(folder, number, cell) for number, cell in enumerate(cells)]
-    _close(tracker, results, interrupt)
+    _close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return 143 if isinstance(interrupt, Terminated) else 130
     return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
@@ -153,15 +153,39 @@ def _result(folder: Path, number: int, cell: Cell) -> Result:
     return Result(number, cell.name, str(own), None, "KILLED", reason, cell.choices, {})
 
 
-def _close(tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> None:
+def _close(
+    folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
+) -> None:
     """End the sweep's record, and draw the results."""
     terminal, sentence = job.screen(), answer(results)
+    page = None
     if tracker is not None:
+        page = _report(folder, tracker, results)
         finished = all(result.status == "FINISHED" for result in results)
         status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
         tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     terminal.say("")
     terminal.table(results)
     terminal.say(sentence)
+    if page is not None:
+        terminal.say(f"Report: {page}")
     if tracker is not None:
         terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri)}")
+
+
+def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:
+    """Write the report and keep it in the sweep's record; what goes wrong there must not cost the record its end."""
+    from frostline import webpage
+
+    try:
+        page = webpage.write(
+            folder / webpage.PAGE,
+            results,
+            title=f"Sweep {folder.parent.name} {folder.name}",
+            tracker=asdict(tracker),
+        )
+    except Exception as error:
+        job.screen().say(f"The report could not be written: {tracking.reason(error)}", "yellow")
+        return None
+    tracking.Record(folder).artifact(page)
+    return page

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
-from frostline import gather, webpage
+from frostline import environment, gather, plots, recall, server, webpage
 
 
 def main(arguments: list[str]) -> int:
-    """Write the report and print where it is; 0."""
+    """Write the report, or the plots too, and print where they are; 0."""
     parser = argparse.ArgumentParser(prog="frostline report", description=__doc__)
     parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
-    parser.add_argument("-o", "--output", type=Path, help="the file; of one sweep its folder's report.html")
+    parser.add_argument("-o", "--output", type=Path, help="file of the report; of one sweep its own report.html")
+    parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")
     asked = parser.parse_args(arguments)
-    sweeps = [gather.read(Path(name)) for name in asked.sweep]
-    target = asked.output or (sweeps[0].folder if len(sweeps) == 1 else Path()) / webpage.PAGE
-    title = f"Sweep {sweeps[0].name}" if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
-    print(webpage.write(target.absolute(), gather.together(sweeps), title=title, tracker=sweeps[0].tracker))
+    root = environment.project_root()
+    with tempfile.TemporaryDirectory() as scratch:
+        sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
+        results = gather.together(sweeps)
+        title = f"Sweep {sweeps[0].name}" if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
+        alone = len(sweeps) == 1 and not sweeps[0].folder.is_relative_to(scratch)
+        path = (asked.output or (sweeps[0].folder if alone else Path()) / webpage.PAGE).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(webpage.write(path, results, title=title, tracker=sweeps[0].tracker))
+        if asked.plots:
+            print(*plots.write(path.parent / plots.FOLDER, results), sep="\n")
     return 0

@@ -1,0 +1,73 @@
+"""Say again what a sweep came to: the verdict and the table of its cells; --json for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from frostline import environment, gather, recall, server
+from frostline.comparison import accuracy
+from frostline.contest import Contest, contests, trials
+from frostline.report import Screen
+from frostline.results import Cell, Result, cells
+from frostline.verdict import answer, verdict
+
+
+def main(arguments: list[str]) -> int:
+    """Print the answer; 0 where there is one, 1 where no run finished."""
+    parser = argparse.ArgumentParser(prog="frostline compare", description=__doc__)
+    parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    asked = parser.parse_args(arguments)
+    root = environment.project_root()
+    with tempfile.TemporaryDirectory() as scratch:
+        sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
+        results = gather.together(sweeps)
+        if asked.json:
+            print(json.dumps(facts(results), indent=1, ensure_ascii=False))
+        else:
+            screen = Screen()
+            screen.table(results)
+            screen.say(answer(results))
+    return 0 if any(result.status == "FINISHED" for result in results) else 1
+
+
+def facts(results: Sequence[Result]) -> dict[str, Any]:
+    """Return the answer for programs: accuracies and differences as fractions in 0..1, costs by their metric."""
+    statuses = [result.status for result in results]
+    return {
+        "answer": answer(results),
+        "runs": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+        "contests": [_contest(contest) for contest in contests(results)],
+        "cells": [_cell(cell) for cell in cells(results)],
+    }
+
+
+def _contest(contest: Contest) -> dict[str, Any]:
+    return {
+        "where": contest.where,
+        "key": contest.key,
+        "outcome": contest.outcome,
+        "verdict": verdict(contest),
+        "contenders": [{"value": one.value, "cells_tried": one.tried, **_cell(one.cell)} for one in contest.contenders],
+        "difference": contest.difference and asdict(contest.difference),
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    names = dict.fromkeys(name for result in cell.finished for name in result.metrics)
+    means = {name: cell.mean(name) for name in names}
+    within = accuracy(found) if (found := trials(cell)) else None
+    return {
+        "choices": cell.choices,
+        "mean": {name: value if value == value else None for name, value in means.items()},
+        "test_interval": within and [within.low, within.high],
+        "runs": [
+            {"name": run.name, "status": run.status, "folder": run.folder, "run_id": run.run_id} for run in cell.results
+        ],
+    }

@@ -19,7 +19,7 @@ from frostline import freezing, optim, training
 from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
-from frostline.training import EpochResult, Recipe, Span
+from frostline.training import EpochResult, Part, Recipe, Span
 from frostline.validation import parse
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -85,6 +85,7 @@ def train(
     weight_decay: float = 0.0,
     options: dict[str, Any] | None = None,
     ema: AveragedModel | None = None,
+    autocast: torch.dtype | None = None,
     entered: Callable[[int], None] = lambda phase: None,
     before_step: Callable[[int, Span], None] = lambda step, span: None,
     **recipe: Any,
@@ -97,25 +98,28 @@ def train(
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
     steps = len(training.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
-    def enter(number: int) -> None:
+    def enter(number: int) -> Part:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
         entered(number)
+        return Part(model.module, data, ema.module if ema else model.module, val or data, autocast)
+
+    def after() -> None:
+        if ema is not None:
+            ema.update_parameters(model.module)
 
     def before(step: int, span: Span) -> None:
         optim.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
         before_step(step, span)
 
     yield from training.fit(
-        model.module,
-        data,
-        val or data,
+        len(data.labels),
         optimizer=built,
         timeline=training.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
         before_step=before,
+        after_step=after,
         recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe),
         guard=Guard(model.module),
-        ema=ema,
     )
 
 

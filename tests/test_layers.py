@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
     ("sweep", "job", "winner"),
-    ("experiment", "setup", "predictor", "formats"),
+    ("experiment", "setup", "sharing", "predictor", "formats"),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
@@ -24,12 +24,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("verdict", "contest", "comparison", "suggest", "results", "statistics", "pictures"),
     (
-        *("plan", "views", "training", "mixing", "resume"),
+        *("plan", "resume", "features"),
         "portable",
     ),
+    ("views", "training", "mixing"),
     (
         "checkpoint",
-        *("models", "families", "weights", "freezing", "optim"),
+        *("models", "families", "weights", "freezing", "cut", "optim"),
         *("data", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
     ),
     ("store", "entries", "mapped"),

@@ -20,7 +20,7 @@ INJECT = """
 import sys
 from frostline import training
 evaluate = training.evaluate
-def broken(module, data, recipe):
+def broken(module, data, **options):
     {code}
 training.evaluate = broken
 from frostline.cli import main
@@ -179,7 +179,7 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 @pytest.mark.parametrize(("number", "status", "reason"), INTERRUPTS)
 def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
-    arguments = command("-m", "seed=0,1", "epochs=1000", "data.limit=200", *where(folder, store))
+    arguments = command("-m", "seed=0,1", "freeze=full", "epochs=1000", "data.limit=200", *where(folder, store))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands down that it is ignored
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(arguments, env=environment(), text=True, **pipes) as process:

@@ -23,7 +23,7 @@ from frostline.models import Model
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.setup import assemble, look
-from frostline.training import Diverged, EpochResult, Recipe, Span, batches, spans
+from frostline.training import Diverged, EpochResult, Part, Recipe, Span, batches, spans
 from small import Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
@@ -169,13 +169,12 @@ def fit_linear(
 
     return list(
         training.fit(
-            layer,
-            data,
-            val,
+            len(data.labels),
             optimizer=optimizer,
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
-            enter=lambda phase: None,
+            enter=lambda phase: Part(layer, data, layer, val, None),
             before_step=lower,
+            after_step=lambda: None,
             recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0),
             guard=freezing.Guard(layer),
         )
@@ -230,8 +229,7 @@ def test_an_epoch_reports_what_it_trained_on() -> None:
 def test_an_evaluation_does_not_depend_on_its_batches_and_changes_nothing() -> None:
     model, data = network(), images(33)
     before = copy.deepcopy(model.module.state_dict())
-    ways = [Recipe(epochs=1, batch_size=8, eval_batch_size=size, seed=0) for size in (1, 8, 16, 64)]
-    found = [training.evaluate(model.module, data, way) for way in ways]
+    found = [training.evaluate(model.module, data, batch_size=size, autocast=None) for size in (1, 8, 16, 64)]
     assert all(torch.allclose(one.logits, found[0].logits, atol=1e-5) for one in found)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
     assert not any(p.grad is not None for p in model.module.parameters())
@@ -343,9 +341,9 @@ def test_the_average_of_the_weights_is_what_is_evaluated() -> None:
     remember(3, Span(0, 0, 3))
     averaged = 0.5 * (0.5 * weights[1] + 0.5 * weights[2]) + 0.5 * weights[3]
     assert torch.allclose(ema.module.fc.weight, averaged, atol=1e-6)
-    recipe = Recipe(epochs=1, batch_size=8, eval_batch_size=64, seed=0)
-    assert torch.equal(result.val.logits, training.evaluate(ema.module, val, recipe).logits)
-    assert not torch.equal(result.val.logits, training.evaluate(model.module, val, recipe).logits)
+    averaged_one, last = (training.evaluate(m, val, batch_size=64, autocast=None) for m in (ema.module, model.module))
+    assert torch.equal(result.val.logits, averaged_one.logits)
+    assert not torch.equal(result.val.logits, last.logits)
 
 
 def test_the_average_leaves_frozen_weights_as_they_are() -> None:
@@ -374,7 +372,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 ) -> None:
     overrides = ["freeze=lp_ft", "model.weights=null", "model.image_size=32", "data.limit=96", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
-    setup = assemble(config, tmp_path, meta=False)
+    setup = assemble(config, tmp_path, meta=False, say=print)
     factors: list[float] = []
     monkeypatch.setattr(optim, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
 
@@ -383,9 +381,8 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
             pass
 
     guard = freezing.Guard(setup.model.module)
-    train_views, val, _ = look(setup)
     learner, silent = experiment.learner_of(setup), cast(Screen, Silent())
-    list(experiment.fit(setup, learner, train_views, val, guard, silent, progress=Progress(), pause=lambda: False))
+    list(experiment.fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
     whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
     half = [optim.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

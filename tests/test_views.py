@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 from frostline.data import Split
-from frostline.views import Views
+from frostline.views import View, Views
 
 CPU = torch.device("cpu")
+MUCH = 1 << 30
+
+
+def same(epoch: int) -> int:
+    return epoch
 
 
 def split() -> Split:
@@ -19,6 +24,10 @@ def split() -> Split:
     return Split(pixels, sizes, torch.tensor([4, 3, 2, 1, 0]), torch.tensor([70, 71, 72, 73, 74]))
 
 
+def seen_through(view: View, memory_format: torch.memory_format = torch.contiguous_format) -> Views:
+    return Views(split(), view, CPU, memory_format, view_of=same, identity={}, budget=MUCH)
+
+
 def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
     given: list[tuple[Tensor, Tensor, Tensor, int]] = []
 
@@ -26,7 +35,7 @@ def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
         given.append((pixels, sizes, ids, epoch))
         return pixels.float() + epoch
 
-    views = Views(split(), view, CPU, torch.contiguous_format)
+    views = seen_through(view)
     inputs = views.inputs(torch.tensor([3, 0, 3]), 2)
     ((pixels, sizes, ids, epoch),) = given
     assert pixels.dtype == torch.uint8
@@ -38,13 +47,13 @@ def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
 
 
 def test_labels_and_ids_are_those_of_the_split() -> None:
-    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, torch.contiguous_format)
+    views = seen_through(lambda pixels, sizes, ids, view: pixels.float())
     assert torch.equal(views.labels, split().labels)
     assert torch.equal(views.ids, split().ids)
 
 
 def test_every_image_that_is_handed_out_is_counted() -> None:
-    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, torch.contiguous_format)
+    views = seen_through(lambda pixels, sizes, ids, view: pixels.float())
     assert views.seen == 0
     for index in ([0, 1, 2, 3], [4], [1, 1]):
         views.inputs(torch.tensor(index), 1)
@@ -53,7 +62,7 @@ def test_every_image_that_is_handed_out_is_counted() -> None:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> None:
-    views = Views(split(), lambda pixels, sizes, ids, epoch: pixels.float(), CPU, memory_format)
+    views = seen_through(lambda pixels, sizes, ids, view: pixels.float(), memory_format)
     inputs = views.inputs(torch.tensor([1, 4]), 0)
     assert inputs.shape == (2, 3, 4, 6)
     assert inputs.is_contiguous(memory_format=memory_format)

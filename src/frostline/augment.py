@@ -33,6 +33,11 @@ class Policy:
     color: float
     trivial: bool
 
+    @property
+    def random(self) -> bool:
+        """Whether views differ at all; if not, training images are seen as all others are."""
+        return self.crop != "none" or self.flip or self.color > 0 or self.trivial
+
 
 def eval_views(
     pixels: Tensor,

@@ -60,6 +60,15 @@ def source() -> Source:
     return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
 
 
+@functools.cache
+def code_hash(modules: tuple[str, ...]) -> str:
+    """Return the sha256 (hex) of the source of some modules of the package."""
+    code = hashlib.sha256()
+    for name in modules:
+        code.update(name.encode() + b"\0" + (PACKAGE / f"{name}.py").read_bytes())
+    return code.hexdigest()
+
+
 def _git(*arguments: str) -> str:
     """Return what git prints about the checkout of this package, or nothing where there is none."""
     if not (PACKAGE.parent.parent / ".git").exists():
@@ -93,6 +102,26 @@ def device_name(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
     return f"{device} ({threads} {'thread' if threads == 1 else 'threads'})"
+
+
+def platform(device: torch.device) -> str:
+    """Return what the last bits of a result depend on: torch, the card, or the CPU's instructions and threads."""
+    import torch
+
+    if device.type == "cuda":
+        return f"torch {torch.__version__} {torch.cuda.get_device_name(device)}"
+    return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+
+
+def memory_budget(device: torch.device, gigabytes: float | None) -> int:
+    """Return the bytes that one split may take on `device`: as given in 10**9 bytes, else a third of what is free."""
+    import psutil
+    import torch
+
+    if gigabytes is not None:
+        return int(gigabytes * 1e9)
+    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free // 3
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -19,6 +19,7 @@ from frostline import (
     optim,
     outcome,
     resume,
+    sharing,
     training,
     weights,
 )
@@ -26,10 +27,9 @@ from frostline.config import Config, digest
 from frostline.freezing import Guard
 from frostline.report import Screen
 from frostline.resume import Learner, Progress
-from frostline.setup import Setup, assemble, describe, look
+from frostline.setup import Images, Setup, assemble, describe, look
 from frostline.tracking import Record
-from frostline.training import EpochResult, Position, Span
-from frostline.views import Views
+from frostline.training import EpochResult, Evaluation, Part, Position, Span
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there.
     """
-    setup = assemble(config, folder, meta=record is None)
+    setup = assemble(config, folder, meta=record is None, say=screen.say)
     plan = describe(setup, name)
     screen.plan(plan)
     if config.model.weights is None and plan.trainable_parameters < plan.parameters:
@@ -57,14 +57,14 @@ def run(
     record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
     record.tag("frostline.fingerprint", setup.data.fingerprint)
 
-    train, val, test = look(setup)
+    images = look(setup)
     guard = Guard(setup.model.module)
     with handing_over(folder, record):
-        progress = learn(setup, train, val, guard, folder, previous, record, screen)
+        progress = learn(setup, images, guard, folder, previous, record, screen)
         resume.put(setup.model.module, progress.best)
         facts = models.metadata(setup.model, setup.data.classes)
         weights.save(folder / outcome.BEST, setup.model.module.state_dict(), facts)
-        scored = training.evaluate(setup.model.module, test, setup.recipe)
+        scored = score(setup, progress.best_phase, images)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -74,7 +74,7 @@ def run(
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
         "cost/trainable_parameters": float(plan.trainable_parameters),
-        "cost/backbone_images": float(train.seen + val.seen + test.seen),
+        "cost/backbone_images": float(images.seen),
     }
     record.metrics(metrics)
     record.tag("frostline.frozen", guard.verdict())
@@ -99,8 +99,7 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
 
 def learn(
     setup: Setup,
-    train: Views,
-    val: Views,
+    images: Images,
     guard: Guard,
     folder: Path,
     previous: Path | None,
@@ -116,10 +115,10 @@ def learn(
         "source": environment.source_sha256(),
         "still": resume.still(learner.module, learner.moving),
     }
-    progress = go_on(learner, whose, train, val, guard, [folder, *([previous] if previous else [])], screen)
+    progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
     with interrupts.deferred():
-        for event in fit(setup, learner, train, val, guard, screen, progress=progress, pause=keeper.due):
+        for event in fit(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)
                 keep(event, progress.journal[-1], setup, folder, record, screen)
@@ -127,7 +126,7 @@ def learn(
                 progress.position = event
             if isinstance(event, Position) or keeper.worth():
                 tensors, facts = resume.capture(learner, progress)
-                counted = {"seen": [train.seen, val.seen], "compared": guard.compared}
+                counted = {"seen": [images.train.seen, images.val.seen], "compared": guard.compared}
                 keeper.save(tensors, {"whose": whose, **counted, **facts})
             interrupts.obey()
     return progress
@@ -136,8 +135,7 @@ def learn(
 def go_on(
     learner: Learner,
     whose: Mapping[str, str],
-    train: Views,
-    val: Views,
+    images: Images,
     guard: Guard,
     places: Sequence[Path],
     screen: Screen,
@@ -152,7 +150,7 @@ def go_on(
             except resume.Unfit as problem:
                 screen.say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue
-            train.seen, val.seen = facts["seen"]
+            images.train.seen, images.val.seen = facts["seen"]
             guard.compared = facts["compared"]
             at = progress.position
             screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
@@ -179,8 +177,7 @@ def learner_of(setup: Setup) -> Learner:
 def fit(
     setup: Setup,
     learner: Learner,
-    train: Views,
-    val: Views,
+    images: Images,
     guard: Guard,
     screen: Screen,
     *,
@@ -191,22 +188,28 @@ def fit(
     config = setup.config
     total = config.epochs * setup.steps_per_epoch
 
+    def enter(phase: int) -> Part:
+        line = sharing.draw(setup, phase, images)
+        return sharing.part(setup, line, images, learner.ema and learner.ema.module)
+
     def before_step(step: int, span: Span) -> None:
         at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
         optim.set_lr(learner.optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
         screen.advance(step / setup.steps_per_epoch)
 
+    def after_step() -> None:
+        if learner.ema is not None:
+            learner.ema.update_parameters(learner.module)
+
     events = training.fit(
-        learner.module,
-        train,
-        val,
+        len(setup.data.train),
         optimizer=learner.optimizer,
         timeline=setup.timeline,
-        enter=setup.enter,
+        enter=enter,
         before_step=before_step,
+        after_step=after_step,
         recipe=setup.recipe,
         guard=guard,
-        ema=learner.ema,
         start=progress.position,
         pause=pause,
     )
@@ -215,6 +218,13 @@ def fit(
         yield event
     if progress.exhausted(patience) and len(progress.journal) < config.epochs:
         screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
+
+
+def score(setup: Setup, phase: int, images: Images) -> Evaluation:
+    """Return how the model, as it is and with the line of `phase`, does on the test split."""
+    line = sharing.draw(setup, phase, images)
+    network, test = line.above(setup.model.module), line.read(images.test)
+    return training.evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)
 
 
 def keep(

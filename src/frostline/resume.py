@@ -59,6 +59,12 @@ class Progress:
     journal: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of every epoch so far."""
 
+    @property
+    def best_phase(self) -> int:
+        """The phase (0-based) of the best epoch."""
+        phase: int = self.journal[self.best_epoch - 1]["phase"]
+        return phase - 1
+
     def add(self, epoch: EpochResult, learner: Learner) -> None:
         """Count an epoch that is done, and keep its weights if they are the best so far."""
         self.position = Position(epoch.epoch + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +17,26 @@ from frostline.data import Data, Split
 from frostline.freezing import Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
+from frostline.store import Store, open_store
 from frostline.training import Recipe, Span
 from frostline.views import View, Views
 from frostline.weights import SUFFIXES
 
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
+
+
+@dataclass(frozen=True)
+class Images:
+    """The splits as the network sees them."""
+
+    train: Views
+    val: Views
+    test: Views
+
+    @property
+    def seen(self) -> int:
+        """Number of images that went through any part of the backbone."""
+        return self.train.seen + self.val.seen + self.test.seen
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,16 @@ class Setup:
     groups: list[dict[str, Any]]
     steps_per_epoch: int
     recipe: Recipe
+    autocast: torch.dtype | None
+    """Type of the mixed precision, None for float32 throughout."""
+    memory: int
+    """Bytes that pixels or features may take on the device; what is larger is read as needed."""
+    store: Store
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images lie in memory."""
+        return _memory_format(self.config)
 
     def enter(self, phase: int) -> None:
         """Put the model into the state of a phase."""
@@ -44,7 +69,7 @@ class Setup:
         freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
 
 
-def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
+def assemble(config: Config, folder: Path, *, meta: bool, say: Callable[[str], None]) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
     device = environment.device(config.device)
     environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
@@ -70,8 +95,17 @@ def assemble(config: Config, folder: Path, *, meta: bool) -> Setup:
             decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
         ),
         steps_per_epoch=steps,
-        recipe=recipe(config, device),
+        recipe=recipe(config),
+        autocast=environment.autocast_dtype(config.precision, device),
+        memory=environment.memory_budget(device, config.store.memory_gb),
+        store=store_of(config, say),
     )
+
+
+def store_of(config: Config, say: Callable[[str], None]) -> Store:
+    """Return the store of shared work; `say` shows a line to the person."""
+    options = config.store
+    return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
 
 
 def load_data(config: Config) -> Data:
@@ -99,15 +133,14 @@ def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: b
     )
 
 
-def recipe(config: Config, device: torch.device) -> Recipe:
-    """Return how a step is made on `device`."""
+def recipe(config: Config) -> Recipe:
+    """Return how a step is made."""
     options = config.train
     return Recipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         seed=config.seed,
-        autocast=environment.autocast_dtype(config.precision, device),
         label_smoothing=options.label_smoothing,
         clip_norm=options.clip_norm,
         mixup=options.mixup,
@@ -134,7 +167,7 @@ def describe(setup: Setup, name: str) -> Plan:
         image_size=setup.model.input.size,
         batch_size=config.batch_size,
         device=environment.device_name(setup.device),
-        precision=str(setup.recipe.autocast or torch.float32).removeprefix("torch."),
+        precision=str(setup.autocast or torch.float32).removeprefix("torch."),
         deterministic=config.deterministic,
         parameters=sum(p.numel() for p in module.parameters()),
         trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
@@ -150,22 +183,34 @@ def describe(setup: Setup, name: str) -> Plan:
     )
 
 
-def look(setup: Setup) -> tuple[Views, Views, Views]:
-    """Return the training, validation and test split as the network sees them, on its device."""
+def look(setup: Setup) -> Images:
+    """Return the splits as the network sees them, on its device."""
     config, images = setup.config, setup.data
     spec: dict[str, Any] = asdict(setup.model.input)
     policy = augment_policy(config)
 
-    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
+    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
         return augment.eval_views(pixels, sizes, **spec)
 
-    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=epoch, **spec)
+    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
+        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=view, **spec)
 
-    def views(split: Split, view: View) -> Views:
-        return Views(split, view, setup.device, _memory_format(config))
+    def views(name: str, split: Split, *, shown: View = centre, **facts: Any) -> Views:
+        view_of = _view_of(config.features.views) if shown is random else lambda epoch: 0
+        identity = {"split": name, **facts}
+        place = (setup.device, setup.memory_format)
+        return Views(split, shown, *place, view_of=view_of, identity=identity, budget=setup.memory)
 
-    return views(images.train, random), views(images.val, centre), views(images.test, centre)
+    if policy.random:
+        train = views("train", images.train, shown=random, policy=asdict(policy), seed=config.seed)
+    else:
+        train = views("train", images.train)
+    return Images(train, views("val", images.val), views("test", images.test))
+
+
+def _view_of(distinct: int | None) -> Callable[[int], int]:
+    """Return which random view of an image is shown in an epoch: a fresh one, or one of `distinct` in turn."""
+    return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
 
 
 def augment_policy(config: Config) -> augment.Policy:

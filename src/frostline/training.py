@@ -16,7 +16,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from frostline import freezing, mixing
 from frostline.randomness import address, generator
@@ -31,7 +30,7 @@ class Dataset(Protocol):
     """`(N,)` int64: what addresses the randomness of a sample."""
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the network's input for the samples at `index` as they are seen in `epoch`."""
+        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
         ...
 
 
@@ -94,13 +93,24 @@ class Recipe:
     batch_size: int
     eval_batch_size: int
     seed: int
-    autocast: torch.dtype | None = None
-    """Type of the mixed precision, None for float32 throughout."""
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     drop_last: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained in a phase: the whole network on images, or what lies above the frost line on features."""
+
+    network: nn.Module
+    train: Dataset
+    scored: nn.Module
+    """What is evaluated: the network up from where `val` begins, perhaps with averaged weights."""
+    val: Dataset
+    autocast: torch.dtype | None
+    """Type of the mixed precision, None for float32 throughout."""
 
 
 @dataclass(frozen=True)
@@ -141,44 +151,43 @@ def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
 
 
 def fit(
-    module: nn.Module,
-    train: Dataset,
-    val: Dataset,
+    samples: int,
     *,
     optimizer: torch.optim.Optimizer,
     timeline: Sequence[Span],
-    enter: Callable[[int], None],
+    enter: Callable[[int], Part],
     before_step: Callable[[int, Span], None],
+    after_step: Callable[[], None],
     recipe: Recipe,
     guard: freezing.Guard,
-    ema: AveragedModel | None = None,
     start: Position = BEGINNING,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult | Position]:
-    """Train `module` from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
+    """Train from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
 
-    `enter(phase)` puts the module into the state of a phase, `before_step(step, span)` sets the learning rates. With
-    `ema` the averaged weights are what is evaluated. What is frozen is compared bit for bit at the end of every phase
-    and epoch, so that no epoch is yielded in which it moved: raises `FrozenDrift`, and `Diverged` if a loss is not
-    finite.
+    `enter(phase)` puts the network into the state of a phase and returns what is trained there, with so many `samples`;
+    `before_step(step, span)` sets the learning rates, `after_step()` averages weights. What is frozen is compared bit
+    for bit at the end of every phase and epoch, so that no epoch is yielded in which it moved: raises `FrozenDrift`,
+    and `Diverged` if a loss is not finite.
     """
-    slices = batches(len(train.labels), recipe.batch_size, drop_last=recipe.drop_last)
+    slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
     span = None
     for epoch in range(start.epoch, recipe.epochs + 1):
         at = start if epoch == start.epoch else Position(epoch)
-        first, order = (epoch - 1) * len(slices), _order(train, recipe.seed, epoch)
-        sums = torch.tensor([at.loss, at.right], dtype=torch.float64, device=order.device)
+        first = (epoch - 1) * len(slices)
+        order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
+        sums = torch.tensor([at.loss, at.right], dtype=torch.float64)
         began = time.perf_counter() - at.seconds
         for step in range(first + at.steps, first + len(slices)):
             if span is None or step == span.end:
                 guard.check()
                 span = span_of(timeline, step)
-                enter(span.phase)
+                part = enter(span.phase)
                 guard.watch()
+                sums = sums.to(part.train.labels.device)
             before_step(step, span)
-            sums += _step(module, train, order[slices[step - first]], optimizer, recipe, epoch, step)
-            if ema is not None:
-                ema.update_parameters(module)
+            sums += _step(part, order[slices[step - first]], optimizer, recipe, epoch, step)
+            after_step()
             if pause():
                 guard.check()
                 seconds, (loss, right) = time.perf_counter() - began, sums.tolist()
@@ -188,7 +197,7 @@ def fit(
         loss, accuracy = (sums / images).tolist()
         seconds = time.perf_counter() - began
         _require_finite("training", loss, epoch)
-        scored = evaluate(module if ema is None else ema.module, val, recipe)
+        scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.autocast)
         _require_finite("validation", scored.loss, epoch)
         guard.check()
         phase = span_of(timeline, first + len(slices) - 1).phase
@@ -200,14 +209,8 @@ def span_of(timeline: Sequence[Span], step: int) -> Span:
     return next(span for span in timeline if span.start <= step < span.end)
 
 
-def _order(train: Dataset, seed: int, epoch: int) -> Tensor:
-    """Return the order in which the samples are seen in `epoch`, on their device."""
-    return torch.randperm(len(train.labels), generator=generator(seed, "order", epoch)).to(train.labels.device)
-
-
 def _step(
-    module: nn.Module,
-    train: Dataset,
+    part: Part,
     index: Tensor,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
@@ -216,17 +219,17 @@ def _step(
 ) -> Tensor:
     """Make one step and return `(summed loss, number of right answers)` of its batch, on the device."""
     torch.manual_seed(address(recipe.seed, "step", step))  # what dropout and stochastic depth draw from
-    labels = train.labels[index]
+    labels = part.train.labels[index.to(part.train.labels.device, non_blocking=True)]
     inputs, partner, share = mixing.mix(
-        train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
+        part.train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
-    with _autocast(index.device, recipe.autocast):
-        logits = module(inputs)
+    with _autocast(inputs.device, part.autocast):
+        logits = part.network(inputs)
     loss = _loss(logits.float(), labels, partner, share, recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        nn.utils.clip_grad_norm_(part.network.parameters(), recipe.clip_norm)
     optimizer.step()
     right = (logits.detach().argmax(1) == labels).sum()
     return torch.stack([loss.detach().double() * len(index), right.double()])
@@ -250,14 +253,14 @@ def _require_finite(which: str, loss: float, epoch: int) -> None:
 
 
 @torch.inference_mode()
-def evaluate(module: nn.Module, data: Dataset, recipe: Recipe) -> Evaluation:
+def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
     """Return how `module` does on `data`; the train and eval modes of its parts are as before afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     logits = []
-    for part in batches(len(data.labels), recipe.eval_batch_size):
-        inputs = data.inputs(torch.arange(part.start, part.stop, device=data.labels.device), 0)
-        with _autocast(inputs.device, recipe.autocast):
+    for part in batches(len(data.labels), batch_size):
+        inputs = data.inputs(torch.arange(part.start, part.stop), 0)
+        with _autocast(inputs.device, autocast):
             logits.append(module(inputs).float())
     for child, mode in modes:
         child.training = mode

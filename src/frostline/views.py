@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,27 +11,55 @@ from torch import Tensor
 from frostline.data import Split
 
 View = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Turns pixels `(B, 3, H, W)` uint8, sizes `(B, 2)`, ids `(B,)` and the epoch into `(B, 3, S, S)` float32."""
+"""Turns pixels `(B, 3, H, W)` uint8, sizes `(B, 2)`, ids `(B,)` and a view's number into `(B, 3, S, S)` float32."""
+
+
+def resident(tensor: Tensor, device: torch.device, budget: int) -> Tensor:
+    """Return `tensor` on `device` if it has at most `budget` bytes, else as it is, perhaps mapped from a file."""
+    return tensor.to(device) if tensor.nbytes <= budget else tensor
+
+
+def rows(tensor: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """Return the rows of `tensor` at `index` (on the CPU) on `device`, wherever the tensor lies."""
+    if tensor.device == device:
+        return tensor[index.to(device, non_blocking=True)]
+    return tensor[index].pin_memory().to(device, non_blocking=True)
 
 
 class Views:
     """Owns a split's tensors on the device and counts the images that it hands out."""
 
-    def __init__(self, split: Split, view: View, device: torch.device, memory_format: torch.memory_format) -> None:
-        """Move the split to `device`; `view` makes the network's input there."""
-        self._split = replace(
-            split, pixels=split.pixels.to(device), sizes=split.sizes.to(device), ids=split.ids.to(device)
-        )
+    def __init__(
+        self,
+        split: Split,
+        view: View,
+        device: torch.device,
+        memory_format: torch.memory_format,
+        *,
+        view_of: Callable[[int], int],
+        identity: Mapping[str, Any],
+        budget: int,
+    ) -> None:
+        """Move the split to `device`, its pixels only where they fit into `budget` bytes; `view` works there.
+
+        `view_of(epoch)` numbers the views: in epochs with equal numbers every image is seen alike. `identity` says in
+        JSON-able facts what a view depends on beside the image, its number and the network's input.
+        """
+        self._pixels = resident(split.pixels, device, budget)
+        self._sizes = split.sizes.to(device)
         self._view = view
         self._memory_format = memory_format
+        self.view_of = view_of
+        self.identity = identity
         self.labels = split.labels.to(device)
-        self.ids = self._split.ids
+        self.ids = split.ids.to(device)
         self.seen = 0
         """Number of images handed out so far."""
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""
         self.seen += len(index)
-        split = self._split
-        views = self._view(split.pixels[index], split.sizes[index], split.ids[index], epoch)
+        row = index.to(self.ids.device, non_blocking=True)
+        pixels = rows(self._pixels, index, self.ids.device)
+        views = self._view(pixels, self._sizes[row], self.ids[row], self.view_of(epoch))
         return views.contiguous(memory_format=self._memory_format)

@@ -1,0 +1,92 @@
+"""What the frozen stages make of a split, computed once and read by every run that asks: just another dataset.
+
+Below the frost line the network is a pure function of the view, and the view of (seed, epoch, image) alone. So the
+output at the cut is kept in the store under what it depends on: images, weights, cut, views and precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.store import Store, Writer
+from frostline.training import batches
+from frostline.views import Views, resident, rows
+
+_BATCH = {"cpu": 32}
+_BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network below the frost line, for inference alone."""
+
+    module: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    """In which it computes and its output is kept."""
+
+    @torch.inference_mode()
+    def __call__(self, views: Tensor) -> Tensor:
+        """Return the features `(B, ...)` of views `(B, 3, S, S)`."""
+        return self.module(views.to(self.dtype))
+
+
+class Features:
+    """Owns the features of one split for one epoch at a time, and fetches those of another when they are asked for."""
+
+    def __init__(
+        self,
+        views: Views,
+        backbone: Callable[[], Backbone],
+        *,
+        store: Store,
+        identity: Mapping[str, Any],
+        budget: int,
+        about: str,
+    ) -> None:
+        """Take features from `store`, where `backbone` puts them if they are missing.
+
+        `identity` says what they depend on beside the number of the view, `about` says it to people.
+        Those of a view lie on the device where they have at most `budget` bytes.
+        """
+        self.labels = views.labels
+        self.ids = views.ids
+        self._views = views
+        self._backbone = backbone
+        self._store = store
+        self._identity = identity
+        self._budget = budget
+        self._about = about
+        self._held: tuple[int, Tensor] | None = None
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        view = self._views.view_of(epoch)
+        if self._held is None or self._held[0] != view:
+            self._held = None  # before the next ones: two epochs at once may not fit
+            self._held = (view, self._fetch(epoch))
+        return rows(self._held[1], index, self.labels.device).float()
+
+    def _fetch(self, epoch: int) -> Tensor:
+        text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
+        return resident(entry.tensors["features"], self.labels.device, self._budget)
+
+    def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
+        backbone = self._backbone()
+        count = len(self.labels)
+        features: Tensor | None = None
+        for part in batches(count, _BATCH.get(backbone.device.type, _BATCH_ELSEWHERE)):
+            output = backbone(self._views.inputs(torch.arange(part.start, part.stop), epoch))
+            if features is None:
+                features = writer.tensor("features", (count, *output.shape[1:]), output.dtype)
+            features[part] = output.cpu()
+        return {}

@@ -1,0 +1,111 @@
+"""The frost line of a phase: where it cuts the network, and what is computed once because it lies below."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from frostline import cut, environment
+from frostline.features import Backbone, Features
+from frostline.setup import Images, Setup
+from frostline.training import Dataset, Part
+from frostline.views import Views
+
+_CODE = ("augment", "cut", "features", "randomness", "recolor", "resample", "trivial", "views")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The frost line of one phase; where nothing lies below, everything is as if there were none."""
+
+    above: Callable[[nn.Module], nn.Module]
+    """Returns what is left of a network above the line."""
+    read: Callable[[Views], Dataset]
+    """Returns what goes into that: the features of a split, or its images."""
+    autocast: torch.dtype | None
+    """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
+
+
+def draw(setup: Setup, phase: int, images: Images) -> Line:
+    """Put the model into the state of a phase, and return the line that this draws through it."""
+    setup.enter(phase)
+    module, structure = setup.model.module, setup.model.structure
+    below = cut.stages_below(structure, setup.phases[phase]) if setup.config.features.enabled else ()
+    lower, upper = cut.halves(module, structure, below) if below else (module, module)
+    head_alone = len(below) == len(structure.stages) - 1
+    if not below or not (head_alone or _fits(setup, lower, images)):
+        return _none(setup)
+    backbone = functools.cache(functools.partial(_backbone, setup, lower))
+    identity = _identity(setup, below, lower)
+
+    def above(network: nn.Module) -> nn.Module:
+        return upper if network is module else cut.halves(network, structure, below)[1]
+
+    def read(views: Views) -> Features:
+        about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
+        every = {**identity, **views.identity}
+        return Features(views, backbone, store=setup.store, identity=every, budget=setup.memory, about=about)
+
+    return Line(above, read, None if head_alone else setup.autocast)
+
+
+def part(setup: Setup, line: Line, images: Images, averaged: nn.Module | None) -> Part:
+    """Return what is trained in the phase of `line`; `averaged` is evaluated if there is one.
+
+    Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
+    """
+    module, options = setup.model.module, setup.config.train
+    train = _none(setup) if options.mixup or options.cutmix else line
+    return Part(
+        network=train.above(module),
+        train=train.read(images.train),
+        scored=line.above(averaged or module),
+        val=line.read(images.val),
+        autocast=train.autocast,
+    )
+
+
+def _none(setup: Setup) -> Line:
+    return Line(lambda network: network, lambda views: views, setup.autocast)
+
+
+def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
+    """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
+    if setup.autocast is None:
+        return Backbone(lower, setup.device, torch.float32)
+    fast = cut.fast_copy(lower, setup.autocast).to(memory_format=setup.memory_format)
+    return Backbone(fast, setup.device, setup.autocast)
+
+
+@torch.inference_mode()
+def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
+    """Return whether a split's features fit into memory, and those of all its views into half of the store."""
+    side = setup.model.input.size
+    training = [layer for layer in lower.modules() if layer.training]
+    one = lower.eval()(torch.zeros(1, 3, side, side, device=setup.device))
+    for layer in training:
+        layer.training = True
+    samples = max(len(views.labels) for views in (images.train, images.val, images.test))
+    size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
+    distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
+    return size <= setup.memory and size * distinct <= setup.config.store.budget_gb * 1e9 / 2
+
+
+def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:
+    """Return what features depend on beside the views, as JSON-able facts."""
+    return {
+        "images": setup.data.fingerprint,
+        "model": setup.model.name,
+        "input": asdict(setup.model.input),
+        "below": below,
+        "weights": cut.weights_hash(lower),
+        "precision": str(setup.autocast or torch.float32),
+        "channels_last": setup.config.channels_last,
+        "code": environment.code_hash(_CODE),
+        "platform": environment.platform(setup.device),
+    }

@@ -1,0 +1,112 @@
+"""A network cut at any stage border: both halves together are the whole, bit for bit, and the fast copy nearly so."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from frostline import cut, freezing
+from frostline.freezing import Phase
+from frostline.models import Model, build
+from small import mode, network, resolve
+from test_families import ONE_OF_EACH_FAMILY
+
+SIDES = {"inception_v3": 96, "maxvit_t": 224, "swin_t": 224, "swin_v2_t": 256, "vit_b_16": 32, "alexnet": 80}
+
+
+def lively(name: str) -> tuple[Model, torch.Tensor]:
+    """Return a network from scratch whose norm layers have statistics of some images, in eval mode, and two others."""
+    side = SIDES.get(name, 64)
+    model = build(name, weights=None, num_classes=7, seed=0, image_size=side)
+    images = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for layer in model.module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        model.module.train()(images[:4])
+    model.module.eval()
+    return model, images[4:]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str) -> None:
+    model, images = lively(name)
+    stages = model.structure.stages
+    with torch.inference_mode():
+        whole = model.module(images)
+        for border in range(1, len(stages)):
+            lower, upper = cut.halves(model.module, model.structure, stages[:border])
+            features = lower(images)
+            assert torch.equal(upper(features), whole), stages[border]
+            owners = {id(p): model.structure.stage_of(name) for name, p in model.module.named_parameters()}
+            assert {owners[id(p)] for p in lower.parameters()} <= set(stages[:border])
+            assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])
+        fast = cut.fast_copy(lower, torch.float32)(images)
+    assert (fast - features).abs().max() <= 1e-4 * features.abs().max()
+
+
+def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was() -> None:
+    model, _ = lively("resnet18")
+    before = copy.deepcopy(model.module.state_dict())
+    lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
+    fast = cut.fast_copy(lower, torch.bfloat16)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+    assert {p.dtype for p in fast.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
+
+
+def test_halves_follow_the_modes_of_the_whole() -> None:
+    model = network("efficientnet_b0", image_size=32)
+    stages = model.structure.stages
+    _, upper = cut.halves(model.module, model.structure, stages[:-1])
+    images = torch.randn(4, 1280)
+    model.module.eval()
+    assert torch.equal(upper(images), upper(images))
+    model.module.train()
+    assert not torch.equal(upper(images), upper(images))  # the dropout under the head is alive again
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("head", [4]),
+        ("last_stage", [3]),
+        ("last_two_stages", [2]),
+        ("full", [0]),
+        ("bias", [0]),
+        ("norm", [0]),
+        ("first_stage", [0]),
+        ("lp_ft", [4, 0]),
+        ("gradual", [4, 3, 2, 1, 0]),
+    ],
+)
+def test_the_line_lies_under_the_lowest_stage_that_learns(chosen: str, expected: list[int]) -> None:
+    model = network()
+    phases = resolve(model, mode(chosen))
+    assert [len(cut.stages_below(model.structure, phase)) for phase in phases] == expected
+
+
+def test_a_frozen_stage_above_one_that_learns_is_no_part_of_what_lies_below() -> None:
+    model = network()
+    names = [name for name, _ in model.module.named_parameters()]
+    learns = {"stem", "stage2"}
+    phase = Phase(1.0, {name: float(model.structure.stage_of(name) in learns) for name in names})
+    freezing.freeze(model.module, model.structure, phase, norm_stats="learn")
+    assert cut.stages_below(model.structure, phase) == ()
+
+
+def test_the_hash_changes_with_every_tensor_and_with_nothing_above_the_line() -> None:
+    model = network()
+    lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:2])
+    found = {cut.weights_hash(lower)}
+    with torch.no_grad():
+        model.module.fc.weight.add_(1)
+        assert cut.weights_hash(lower) in found
+        for tensor in lower.state_dict().values():
+            tensor.view(-1)[0] += 1
+            new = cut.weights_hash(lower)
+            assert new not in found
+            found.add(new)

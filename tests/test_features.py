@@ -1,0 +1,163 @@
+"""Features: training on what was computed once gives the run that computes everything, and computes nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from frostline import experiment, freezing, setup, sharing
+from frostline.report import Screen
+from frostline.resume import Progress
+from frostline.store import Store
+from frostline.training import EpochResult
+from small import compose
+
+QUICK = ("model.image_size=32", "data.limit=96", "batch_size=32", "threads=1")
+FLIPPED = "data.flip=true"
+
+
+class Silent:
+    """A screen that nobody looks at."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def advance(self, done: float) -> None:
+        pass
+
+    def say(self, text: str, style: str = "") -> None:
+        self.said.append(text)
+
+
+def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
+    """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
+    run = replace(setup.assemble(compose(*QUICK, *overrides), folder, meta=False, say=print), store=store)
+    images, learner, guard = setup.look(run), experiment.learner_of(run), freezing.Guard(run.model.module)
+    events = experiment.fit(
+        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
+    )
+    epochs = [event for event in events if isinstance(event, EpochResult)]
+    return epochs, experiment.score(run, epochs[-1].phase, images).logits, images.seen
+
+
+def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
+    def facts(epoch: EpochResult) -> tuple[Any, ...]:
+        return (epoch.phase, epoch.train_loss, epoch.train_accuracy, epoch.val.loss, epoch.val.accuracy)
+
+    return [facts(epoch) for epoch in one] == [facts(epoch) for epoch in two]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("freeze=head",),
+        ("freeze=head", "augment=trivial", "train.label_smoothing=0.1", "optimizer=sgd"),
+        ("freeze=last_stage", "augment=standard", FLIPPED),
+        ("freeze=last_two_stages", "train.ema_decay=0.9"),
+        ("freeze=lp_ft", "epochs=4", "schedule=cosine"),
+        ("freeze=gradual", "epochs=5"),
+        ("freeze=head", "train.mixup=0.4"),
+        ("freeze=head", "model=mobilenet_v3_small", "model.weights=null"),
+        ("freeze=last_stage", "model=resnet18", "model.weights=null", "channels_last=false"),
+        ("freeze=last_stage", "model=regnet_y_400mf", "model.weights=null"),
+    ],
+    ids=" ".join,
+)
+def test_a_run_on_features_is_the_run_that_computes_everything(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    options = ("epochs=2", *overrides)
+    cached, logits, seen = trained(tmp_path, store, *options)
+    whole, whole_logits, whole_seen = trained(tmp_path, store, *options, "features.enabled=false")
+    for one, two in zip(cached, whole, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
+        assert one.val.loss == pytest.approx(two.val.loss, rel=1e-5)
+        assert (one.train_accuracy, one.val.accuracy) == (two.train_accuracy, two.val.accuracy)
+    assert torch.allclose(logits, whole_logits, atol=1e-5, rtol=1e-5)
+    assert seen <= whole_seen
+
+
+def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    first, logits, seen = trained(tmp_path, store, "freeze=head", "epochs=3")
+    assert seen == 96 + 288 + 359  # every image once
+    again, logits_again, seen_again = trained(tmp_path, store, "freeze=head", "epochs=3")
+    assert seen_again == 0
+    assert same(first, again)
+    assert torch.equal(logits, logits_again)
+    _, _, other = trained(tmp_path, store, "freeze=head", "epochs=3", "lr=0.1", "optimizer=sgd", "batch_size=16")
+    assert other == 0
+    _, _, shared = trained(tmp_path, store, "freeze=lp_ft", "epochs=2")
+    assert shared == 96 + 288 + 359  # its second phase alone, and the test split as that left the network
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("data.split_seed=1",),
+        ("model.image_size=48",),
+        ("model.weights=null",),
+        ("model.weights=null", "seed=1"),
+        ("precision=bf16",),
+        ("channels_last=false",),
+    ],
+    ids=" ".join,
+)
+def test_what_depends_on_something_else_is_computed_anew(tmp_path: Path, change: tuple[str, ...]) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    options = ("freeze=head", "epochs=1")
+    trained(tmp_path, store, *options)
+    assert trained(tmp_path, store, *options, *change)[2] == 96 + 288 + 359
+
+
+def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    options = ("freeze=head", "augment=trivial", "epochs=3")
+    assert trained(tmp_path, store, *options)[2] == 3 * 96 + 288 + 359
+    assert trained(tmp_path, store, *options, "lr=0.1")[2] == 0
+    assert trained(tmp_path, store, *options, "epochs=4")[2] == 96
+    assert trained(tmp_path, store, *options, "seed=1")[2] == 3 * 96
+    assert trained(tmp_path, store, *options, "features.views=2")[2] == 0
+
+
+def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    options = ("freeze=head", "augment=trivial", "epochs=4", "features.views=2", "seed=3")
+    cached, _, seen = trained(tmp_path, store, *options)
+    assert seen == 2 * 96 + 288 + 359
+    whole, _, _ = trained(tmp_path, store, *options, "features.enabled=false")
+    fresh, _, _ = trained(tmp_path, store, "freeze=head", "augment=trivial", "epochs=4", "seed=3")
+    for one, two in zip(cached, whole, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
+    assert [a.train_loss == b.train_loss for a, b in zip(cached, fresh, strict=True)] == [True, True, False, False]
+
+
+def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    options = ("freeze=last_stage", "epochs=2")
+    big, _, seen = trained(tmp_path, store, *options, "store.memory_gb=1e-6")
+    assert seen == 2 * (96 + 288) + 359
+    small, _, _ = trained(tmp_path, store, *options)
+    assert big[1].train_loss == pytest.approx(small[1].train_loss, rel=1e-5)
+
+
+def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
+    nothing = Store(None, budget=0, say=print)
+    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == 96 + 288 + 359
+    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == 96 + 288 + 359
+
+
+def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
+    config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
+    run = setup.assemble(config, tmp_path, meta=False, say=print)
+    images = setup.look(run)
+    line = sharing.draw(run, 0, images)
+    part = sharing.part(run, line, images, None)
+    inputs = part.train.inputs(torch.arange(4), 1)
+    assert inputs.dtype == torch.float32
+    assert torch.equal(inputs, inputs.bfloat16().float())
+    assert part.network(inputs).dtype == torch.float32
+    assert part.autocast is None

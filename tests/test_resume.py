@@ -24,7 +24,7 @@ SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
     *("epochs=3", "threads=1", "store.enabled=false"),
 )
-TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes")
+TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes", "cost/backbone_images")
 
 
 class Screen:

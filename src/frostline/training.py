@@ -171,7 +171,7 @@ def fit(
     and `Diverged` if a loss is not finite.
     """
     slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
-    span = None
+    span = part = None
     for epoch in range(start.epoch, recipe.epochs + 1):
         at = start if epoch == start.epoch else Position(epoch)
         first = (epoch - 1) * len(slices)
@@ -179,14 +179,14 @@ def fit(
         sums = torch.tensor([at.loss, at.right], dtype=torch.float64)
         began = time.perf_counter() - at.seconds
         for step in range(first + at.steps, first + len(slices)):
-            if span is None or step == span.end:
+            if span is None or part is None or step == span.end:
                 guard.check()
                 span = span_of(timeline, step)
                 part = enter(span.phase)
                 guard.watch()
-                sums = sums.to(part.train.labels.device)
             before_step(step, span)
-            sums += _step(part, order[slices[step - first]], optimizer, recipe, epoch, step)
+            done = _step(part, order[slices[step - first]], optimizer, recipe, epoch, step)
+            sums = sums.to(done.device) + done
             after_step()
             if pause():
                 guard.check()
@@ -197,10 +197,11 @@ def fit(
         loss, accuracy = (sums / images).tolist()
         seconds = time.perf_counter() - began
         _require_finite("training", loss, epoch)
+        phase = span_of(timeline, first + len(slices) - 1).phase
+        part = part or enter(phase)  # where the last step was the last one before `start`
         scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.autocast)
         _require_finite("validation", scored.loss, epoch)
         guard.check()
-        phase = span_of(timeline, first + len(slices) - 1).phase
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
 
 

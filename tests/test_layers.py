@@ -16,7 +16,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
     ("sweep", "job", "winner"),
-    ("experiment", "setup", "sharing", "predictor", "formats"),
+    (
+        *("experiment", "setup", "sharing"),
+        *("predictor", "formats", "serving"),
+    ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
@@ -41,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""
 
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-KNOWN_TO = {"mlflow": {"server", "mirror", "registry", "recall"}, "rich": {"report", "tables"}}
+KNOWN_TO = {"mlflow": {"server", "mirror", "registry", "serving", "recall"}, "rich": {"report", "tables"}}
 """Who may know a library."""
 
 

@@ -26,6 +26,8 @@ class Found:
     result: Result
     note: str
     """What the person should know of the choice, in one line; empty where there was none."""
+    uri: str | None
+    """The store in which the run was found; None where it was found in a folder."""
 
 
 @contextmanager
@@ -50,14 +52,14 @@ def _in_folder(target: str, folder: Path) -> Found:
     own = _read(folder)
     if (folder / BEST).is_file():
         own = own or Result(0, folder.name, str(folder), None, "RUNNING", None, {}, {})
-        return Found(folder, own, _unfinished(own))
+        return Found(folder, own, _unfinished(own), None)
     if own is not None:
         raise _weightless(target, own)
     results = [result for path in folder.glob("*/result.json") if (result := _read(path.parent))]
     if not results:
         raise user_error("run", target, f"a run with {BEST}, or a sweep with finished runs")
     result, note = best(target, results)
-    return Found(Path(result.folder), result, note)
+    return Found(Path(result.folder), result, note, None)
 
 
 def best(target: str, results: Sequence[Result]) -> tuple[Result, str]:
@@ -88,7 +90,7 @@ def _in_mlflow(target: str, run_id: str, folder: Path) -> Found:
             tracking.fetch_artifact(uri, result.run_id, name, folder)
     except UserError:
         raise _weightless(target, result) from None
-    return Found(folder, replace(result, folder=str(folder)), note)
+    return Found(folder, replace(result, folder=str(folder)), note, uri)
 
 
 def _read(folder: Path) -> Result | None:

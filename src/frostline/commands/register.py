@@ -1,0 +1,46 @@
+"""Put the network of a run into MLflow's model registry, ready to be served: a picture in, class names out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from frostline.commands import Parser
+
+
+def main(arguments: list[str]) -> int:
+    """Register a new version and print how to serve it."""
+    options = _parser().parse_args(arguments)
+    from frostline import credentials, environment, predictor, registry, tracking, winner  # imports torch
+    from frostline.config import user_error
+    from frostline.results import TEST, VAL
+
+    with winner.found(options.run) as run:
+        if run.note:
+            print(f"frostline: {run.note}", file=sys.stderr)
+        result, network = run.result, predictor.load(run.folder, device="cpu")
+        if result.run_id is None:
+            raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
+        uri = run.uri or tracking.tracking_uri(network.config.tracking.uri, environment.project_root())
+        version = registry.register(
+            uri,
+            result.run_id,
+            [run.folder / predictor.CONFIG, run.folder / predictor.BEST],
+            name=options.name,
+            description=f"{network.model.name} on {network.config.data.name}: {result.name}",
+            tags={name: f"{result.metrics[name]:.6f}" for name in (VAL, TEST) if name in result.metrics},
+        )
+    model = shlex.quote(f"models:/{options.name}/{version}")
+    where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
+    print(f"{options.name} version {version}: {result.name}. To serve it:")
+    print(f"MLFLOW_TRACKING_URI={where} mlflow models serve -m {model} --env-manager local")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("register", __doc__)
+    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument(
+        "--name", required=True, help="name of the registered model; it gets a new version if it is there"
+    )
+    return parser

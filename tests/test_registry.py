@@ -1,0 +1,131 @@
+"""A registered network is served by MLflow without pickle, and says what `predict` says."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+from PIL import Image
+
+from frostline import registry, server, winner
+from frostline.commands import register
+from frostline.config import UserError
+
+
+@pytest.fixture(scope="module")
+def registered(trained):
+    """Register the run `head`, and return where its model lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+        assert register.main([str(trained.folder / "0"), "--name", "digits"]) == 0
+    return server.client_of(trained.uri).get_model_version("digits", "1")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, side in enumerate((8, 30, 31)):
+        noise = torch.rand(side, 2 * side, 3, generator=torch.Generator().manual_seed(side)).mul(255).byte()
+        Image.fromarray(noise.numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def test_the_version_belongs_to_its_run_and_says_how_good_it_is(trained, registered):
+    result = json.loads((trained.folder / "0" / "result.json").read_text())
+    assert registered.run_id == result["run_id"]
+    assert registered.description == "shufflenet_v2_x0_5 on digits: head lr=0.01 seed=0"
+    assert float(registered.tags["test/accuracy"]) == pytest.approx(result["metrics"]["test/accuracy"], abs=1e-6)
+    assert server.client_of(trained.uri).get_run(result["run_id"]).info.status == "FINISHED"
+
+
+def test_nothing_in_the_model_is_a_pickle(trained, registered, tmp_path):
+    local = server.client_of(trained.uri).download_artifacts(registered.run_id, "model", str(tmp_path))
+    names = {name for _, _, files in os.walk(local) for name in files}
+    assert {"serving.py", "best.safetensors", "config.yaml", "MLmodel"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib"))]
+
+
+def test_the_served_model_answers_over_http_as_predict_does(trained, registered, pictures, tmp_path):
+    """In a process that finds this package in the model alone, and may not read pickles."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{(port := free.getsockname()[1])}"
+    environment = {**trained.environment(), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    del environment["PYTHONPATH"]
+    options = ["-m", "models:/digits/1", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment["PATH"]])  # noqa: PTH120
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", *options],
+        **{"env": environment, "cwd": tmp_path, "start_new_session": True},
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+    )
+    try:
+        wait(f"{address}/ping", process)
+        files = sorted(pictures.iterdir())
+        images = [base64.b64encode(file.read_bytes()).decode() for file in files]
+        said = ask(address, images, params={"top": 10})["predictions"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(address, [images[0], "bm8gcGljdHVyZQ=="])
+        with refused.value as answer:
+            assert answer.code == 400 and b"row 1: expected a picture as base64 text" in answer.read()
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    out, _ = trained.command("predict", trained.folder / "0", pictures, "--top", 10, cwd=tmp_path)
+    for answer, row in zip(said, csv.DictReader(io.StringIO(out)), strict=True):
+        assert answer["class"] == row["class"]
+        assert answer["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def wait(address, process):
+    """Wait until the server answers; it has to import torch first."""
+    for _ in range(600):
+        assert process.poll() is None, "the server ended"
+        try:
+            return urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the server did not answer")
+
+
+def ask(address, images, **more):
+    request = {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}, **more}
+    headers = {"Content-Type": "application/json"}
+    posted = urllib.request.Request(f"{address}/invocations", json.dumps(request).encode(), headers)
+    with urllib.request.urlopen(posted, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_name_that_mlflow_refuses_and_a_run_that_it_lacks_are_named(trained, registered, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    with pytest.raises(UserError, match=r"^--name=a/b: expected a name for the registry"):
+        register.main([str(trained.folder / "0"), "--name", "a/b"])
+    with pytest.raises(UserError, match=r"^run=0{32}: expected a run of sqlite"):
+        register.main(["0" * 32, "--name", "digits"])
+
+
+def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none' / 'mlflow.db'}")
+    with pytest.raises(UserError, match="expected a store of MLflow, and there is none"), winner.found("0" * 32):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
+    sweep = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
+    runs = registry.results(trained.uri, sweep)
+    assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]
+    assert [run.run_id for run in registry.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]

@@ -1,0 +1,148 @@
+"""The seam to Hydra: a launcher whose workers outlive their jobs, and whose sweep outlives its workers."""
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from frostline.workers import Pool, Task, places
+
+log = logging.getLogger(__name__)
+_ALIKE = 3
+"""So many first runs that fail in the same way end a sweep."""
+
+
+@dataclass
+class FrostlineLauncherConf:
+    """What `hydra/launcher=frostline` may be given."""
+
+    _target_: str = "hydra_plugins.frostline_launcher.FrostlineLauncher"
+    workers: int | None = None
+    """Processes that run jobs at the same time; null for one per GPU, or one on a CPU."""
+    job_timeout: float | None = 1800.0
+    """Kill a job whose main thread has not moved for so many seconds; null for never."""
+    retries: int = 1
+    """How often a job is started again whose worker died or hung; one that fails by itself is not."""
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="frostline", node=FrostlineLauncherConf, provider="frostline"
+)
+
+
+class FrostlineLauncher(Launcher):
+    """Hands jobs to long-lived workers, one process per GPU."""
+
+    def __init__(self, workers: int | None, job_timeout: float | None, retries: int) -> None:
+        self.workers, self.job_timeout, self.retries = workers, job_timeout, retries
+        self._pool: Pool | None = None
+        self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
+        """Returns the config of a job."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what every job needs."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
+    def start(self, *, gpus: bool = True, preload: Sequence[str] = ()) -> Pool:
+        """Start the workers, which import `preload` at once, and return them; `close` ends them."""
+        self._pool = Pool(places(self.workers, gpus=gpus), limit=self.job_timeout, preload=preload)
+        return self._pool
+
+    def close(self) -> None:
+        """End the workers."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Return what came of each job, in the order of the jobs."""
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        jobs = dict(enumerate(job_overrides, initial_job_idx))
+        try:
+            done = self.run(jobs)
+        finally:
+            self.close()
+        return [done[number] for number in jobs]
+
+    def run(self, jobs: dict[int, Sequence[str]]) -> dict[int, JobReturn]:
+        """Return what came of each job; they are started in the order given, whatever their numbers."""
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        log.info("Launching %d jobs", len(jobs))
+        pool, waiting, done = self._pool or self.start(), deque(jobs), dict[int, JobReturn]()
+        hopeless = None
+        try:
+            for number, answer in pool.run(waiting, lambda number: self._task(number, jobs[number]), self.retries):
+                if isinstance(answer.error, KeyboardInterrupt):
+                    raise answer.error
+                done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
+                if waiting and (hopeless := _hopeless(done.values())):
+                    waiting.clear()
+        except KeyboardInterrupt as interrupt:
+            pool.interrupt(interrupt)
+            self._pool = None
+            raise
+        left = RuntimeError(f"not started: {hopeless}")
+        return {number: done.get(number) or _failed(jobs[number], left) for number in jobs}
+
+    def _task(self, number: int, overrides: Sequence[str]) -> Task:
+        log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+        config = self.compose(overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return (_carry_out, self.hydra_context, self.task_function, config, Singleton.get_state())
+
+
+def _carry_out(context: HydraContext, function: TaskFunction, config: DictConfig, state: Any) -> JobReturn:
+    """Run one job in a worker, as Hydra's own launchers do in their processes."""
+    setup_globals()
+    Singleton.set_state(state)
+    done = run_job(
+        hydra_context=context,
+        task_function=function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the job's log
+    return done
+
+
+def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
+    done = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    done.return_value = error
+    return done
+
+
+def why(done: JobReturn) -> str | None:
+    """Return why a job did not do what it should, in one line; None if it did."""
+    value = done._return_value
+    if done.status == JobStatus.FAILED:
+        return " ".join(f"{type(value).__name__}: {value}".split())
+    return getattr(value, "reason", None)
+
+
+def _hopeless(done: Collection[JobReturn]) -> str | None:
+    """Return what there is to say if the first jobs all failed in the same way, numbers aside.
+
+    A run that diverged says something about its own settings only.
+    """
+    reasons = [why(job) for job in done]
+    if len(reasons) < _ALIKE or None in reasons or "Diverged" in str(reasons[0]):
+        return None
+    if len({re.sub(r"\d+", "#", str(reason)) for reason in reasons}) > 1:
+        return None
+    return f"the first {len(reasons)} runs all failed in the same way ({reasons[0]})"

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "job", "winner"),
+    ("sweep", "crew", "job", "winner"),
     (
         *("experiment", "setup", "sharing"),
         *("predictor", "formats", "serving"),
@@ -37,6 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("data", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
     ),
     ("store", "entries", "mapped"),
+    ("workers",),
+    ("worker",),
     ("environment", "randomness", "interrupts"),
     ("config", "validation"),
     ("__init__",),

@@ -54,8 +54,9 @@ class Done:
 
 def command(*overrides, code=None):
     """Return the command line of a sweep; with `code` the evaluation is broken by it."""
-    start = ["-c", INJECT.format(code=code)] if code else [str(CHECKOUT / "train.py")]
-    return [sys.executable, *start, *overrides]
+    if code:  # broken in this process, so that is where it has to run
+        return [sys.executable, "-c", INJECT.format(code=code), *overrides, "hydra/launcher=basic"]
+    return [sys.executable, str(CHECKOUT / "train.py"), *overrides]
 
 
 def environment():

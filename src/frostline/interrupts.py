@@ -14,12 +14,18 @@ class Terminated(KeyboardInterrupt):
 
 _asked: KeyboardInterrupt | None = None
 _waiting = False
+_once = _heard = False
 
 
-def install() -> None:
-    """Have SIGTERM and SIGINT of this process come here; only its main thread may ask for that."""
+def install(ctrl_c: int = signal.SIGINT, *, once: bool = False) -> None:
+    """Have SIGTERM and Ctrl-C of this process come here; only its main thread may ask for that.
+
+    Ctrl-C may be another signal than SIGINT. With `once` all but the first interrupt are ignored.
+    """
+    global _once
+    _once = once
     signal.signal(signal.SIGTERM, _arrived)
-    signal.signal(signal.SIGINT, _arrived)
+    signal.signal(ctrl_c, _arrived)
 
 
 @contextmanager
@@ -51,7 +57,10 @@ def obey() -> None:
 
 
 def _arrived(number: int, _frame: FrameType | None) -> None:
-    global _asked
+    global _asked, _heard
+    if _once and _heard:
+        return
+    _heard = True
     interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     if _waiting and _asked is None:
         _asked = interrupt

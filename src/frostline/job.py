@@ -65,6 +65,7 @@ def run_job(composed: DictConfig) -> Result:
     shared = Shared.read(sweep)
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
+    (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
     try:
         config = config_of(composed)
         with (

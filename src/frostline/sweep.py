@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from frostline import environment, job, tracking
+from frostline import environment, job, server, tracking
 from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.crew import Crew
 from frostline.interrupts import Terminated
 from frostline.results import Result, value_text
 from frostline.tracking import Tracker
@@ -34,42 +35,46 @@ class Cell:
 
 
 def run_sweep(
-    batches: Sequence[Sequence[Overrides]],
-    *,
-    compose: Callable[[Overrides], DictConfig],
-    launch: Callable[[Sequence[Overrides], int], object],
-    folder: Path,
+    jobs: Sequence[Overrides], *, compose: Callable[[Overrides], DictConfig], crew: Crew, folder: Path
 ) -> int:
     """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job, `launch` runs some jobs given the number of the first. Raises `UserError`
-    before any run starts.
+    `compose` returns the config of a job, `crew` carries jobs out. Raises `UserError` before any run starts.
     """
-    cells = compose_cells([overrides for batch in batches for overrides in batch], compose)
+    cells = compose_cells(jobs, compose, crew.start)
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
-    _check(cells)
+    crew.check(_to_check(cells), (lambda: None) if config.dry_run else server.load)
     _claim(folder)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     runs = tuple(job.Facts(cell.name, cell.choices) for cell in cells)
     job.Shared(tracker, runs).write(folder)
-    interrupt = _launch(batches, launch)
-    results = [_result(folder, number, cell) for number, cell in enumerate(cells)]
+    reasons, interrupt = _run(crew, _order(cells))
+    results = [_result(folder, number, cell, reasons.get(number)) for number, cell in enumerate(cells)]
     _close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return 143 if isinstance(interrupt, Terminated) else 130
     return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
 
 
-def compose_cells(jobs: Sequence[Overrides], compose: Callable[[Overrides], DictConfig]) -> list[Cell]:
-    """Return the cells of the jobs; raises `UserError` for values that no run can have, and for a cell given twice."""
+def compose_cells(
+    jobs: Sequence[Overrides],
+    compose: Callable[[Overrides], DictConfig],
+    after_first: Callable[[Config], object] = lambda config: None,
+) -> list[Cell]:
+    """Return the cells of the jobs; raises `UserError` for values that no run can have, and for a cell given twice.
+
+    `after_first` is called as soon as the first config has passed.
+    """
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     cells: list[Cell] = []
     seen: dict[tuple[str, str], int] = {}
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         config = _compose(overrides, compose)
+        if not cells:
+            after_first(config)
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
@@ -93,16 +98,19 @@ def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -
     return job.config_of(composed)
 
 
-def _check(cells: Sequence[Cell]) -> None:
-    """Raise the `UserError` of the first cell that cannot run; looks at each model, mode, optimizer and data once."""
-    from frostline import setup
+def _to_check(cells: Sequence[Cell]) -> list[Config]:
+    """Return one config for each model, mode, optimizer and data that differs."""
+    configs = (cell.config for cell in cells)
+    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.data)): c for c in configs}
+    return list(parts.values())
 
-    seen = set()
-    for config in (cell.config for cell in cells):
-        key = repr((config.device, config.model, config.freeze_mode, config.optimizer, config.data))
-        if key not in seen:
-            seen.add(key)
-            setup.check(config)
+
+def _order(cells: Sequence[Cell]) -> list[int]:
+    """Return the numbers of the cells in the order in which they run: those that share features after each other."""
+    groups: dict[str, list[int]] = {}
+    for number, config in enumerate(cell.config for cell in cells):
+        groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)
+    return [number for group in groups.values() for number in group]
 
 
 def _claim(folder: Path) -> None:
@@ -129,27 +137,21 @@ def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     )
 
 
-def _launch(
-    batches: Sequence[Sequence[Overrides]], launch: Callable[[Sequence[Overrides], int], object]
-) -> KeyboardInterrupt | None:
-    """Run all batches; returns the interrupt if there was one. What the runs came to is in their folders."""
-    first = 0
+def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, str], KeyboardInterrupt | None]:
+    """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
     try:
-        for batch in batches:
-            launch(batch, first)
-            first += len(batch)
+        return crew.run(numbers), None
     except KeyboardInterrupt as interrupt:
-        return interrupt
-    return None
+        return {}, interrupt
 
 
-def _result(folder: Path, number: int, cell: Cell) -> Result:
+def _result(folder: Path, number: int, cell: Cell, reason: str | None) -> Result:
     """Return what a run wrote, or that it never came to writing."""
     own = folder / str(number)
     written = job.read_result(own)
     if written is not None:
         return written
-    reason = "ended without a result" if own.exists() else "not started"
+    reason = reason or ("ended without a result" if own.exists() else "not started")
     return Result(number, cell.name, str(own), None, "KILLED", reason, cell.choices, {})
 
 

@@ -7,7 +7,6 @@ main thread moves. Nothing heavy is imported before a task asks for it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import pickle
 import queue
@@ -15,10 +14,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
+
+from frostline import interrupts
 
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
@@ -26,15 +28,12 @@ STOP = signal.SIGUSR1
 """What Ctrl-C is to a worker: the terminal sends SIGINT to workers too, so that one is not it."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a sweep in the same way as Ctrl-C."""
-
-
 @dataclass(frozen=True)
-class Preload:
-    """Modules to import while there is nothing else to do; one that cannot be imported is left to who needs it."""
+class Errand:
+    """Something to do before the next task that nobody waits for: if it fails, the task will say so."""
 
-    modules: tuple[str, ...]
+    function: Callable[..., object]
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,41 +94,22 @@ def main() -> None:
     descriptor = int(sys.argv.pop(1))
     os.set_inheritable(descriptor, False)
     line = _Line(Connection(descriptor))
-    _follow_signals()
+    signal.signal(signal.SIGINT, lambda *_: None)  # the process that started this one hears it too, and decides
+    interrupts.install(STOP, once=True)
     for target in (line.listen, line.pulse):
         threading.Thread(target=target, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         while (message := line.tasks.get()) is not None:
             line.idle = False
             task = pickle.loads(message)
-            if isinstance(task, Preload):
-                _preload(task)
+            if isinstance(task, Errand):
+                with contextlib.suppress(Exception):
+                    task.function(*task.arguments)
             else:
                 line.send(answer := _carry_out(task))
                 if answer.last:
                     break
             line.idle = True
-
-
-def _follow_signals() -> None:
-    """Raise KeyboardInterrupt or Terminated at the first request to stop; what follows changes nothing."""
-    asked = False
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(STOP, stop)
-    signal.signal(signal.SIGINT, lambda *_: None)  # the process that started this one hears it too, and decides
-
-
-def _preload(task: Preload) -> None:
-    for name in task.modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
 
 
 def _carry_out(task: tuple[Any, ...]) -> Answer:
@@ -164,5 +144,6 @@ def _pickled(message: Answer | None) -> bytes:
     try:
         return cloudpickle.dumps(message)
     except Exception as error:
-        assert isinstance(message, Answer)
-        return pickle.dumps(Answer(error=RuntimeError(f"{error} ({message.error or message.value!r:.200})"), last=message.last))
+        assert message is not None
+        text = f"{error} ({message.error or message.value!r:.200})"
+        return pickle.dumps(Answer(error=RuntimeError(text), last=message.last))

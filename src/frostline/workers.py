@@ -13,14 +13,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
-from frostline.worker import STOP, Answer, Preload, Terminated
+from frostline.interrupts import Terminated
+from frostline.worker import STOP, Answer, Errand
 
 GRACE = 25.0
 """Seconds that SIGTERM leaves a worker to write its checkpoint: 5 less than Kubernetes and Slurm leave us."""
+_PARTING = 10.0  # seconds for a worker that has nothing left to do
 _TICK = 1.0
+_BEGUN = -1  # key of what `finish` waits for, as tasks are numbered from 0
 _START = "import sys; sys.path[:] = {path!r}; from frostline.worker import main; main()"
 
 Task = tuple[Any, ...]
@@ -34,7 +37,7 @@ class WorkerDied(RuntimeError):
 class _Worker:
     """Owner of one process, which is started at once and sees of the machine what `place` says."""
 
-    def __init__(self, name: str, place: Mapping[str, str], preload: Sequence[str], *, prefixed: bool) -> None:
+    def __init__(self, name: str, place: Mapping[str, str], errands: Sequence[Errand], *, prefixed: bool) -> None:
         self.place = place
         self.silent = 0.0
         self.connection, theirs = Pipe()
@@ -50,14 +53,19 @@ class _Worker:
         theirs.close()
         if prefixed:
             threading.Thread(target=_relay, args=(name, self.process), daemon=True).start()
-        self.give(None, Preload(tuple(preload)))
+        self.key: int | None = None
+        for errand in errands:
+            self.send(errand)
 
-    def give(self, key: int | None, task: Task | Preload) -> None:
+    def give(self, key: int, task: Task) -> None:
         """Hand over a task; a worker that is gone already is noticed when its answer is waited for."""
+        self.key, self.silent = key, 0.0
+        self.send(task)
+
+    def send(self, task: Task | Errand) -> None:
+        """Send something to do."""
         import cloudpickle
 
-        self.key: int | None = key
-        self.silent = 0.0
         with contextlib.suppress(OSError):
             self.connection.send_bytes(cloudpickle.dumps(task))
 
@@ -80,7 +88,7 @@ class _Worker:
         try:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.end()
             return "its worker hung up"
         if status >= 0:
             return f"its worker exited with status {status}"
@@ -89,8 +97,10 @@ class _Worker:
             return f"its worker was killed by signal {-status}{hint}"
         return f"its worker was killed by signal {-status}"
 
-    def kill(self) -> None:
-        """End the process now."""
+    def end(self, grace: float = 0) -> None:
+        """Wait for the end of the process, which is killed after `grace` seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace)
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -99,30 +109,40 @@ class _Worker:
 class Pool:
     """Owner of the workers: one for every place, which is what its process finds in its environment."""
 
-    def __init__(self, places: Sequence[Mapping[str, str]], *, limit: float | None, preload: Sequence[str] = ()) -> None:
-        """Start the workers; one that shows no sign of life for `limit` seconds is killed."""
-        self._limit, self._preload, self._prefixed = limit, preload, len(places) > 1
+    def __init__(
+        self, places: Sequence[Mapping[str, str]], *, limit: float | None, errands: Sequence[Errand] = ()
+    ) -> None:
+        """Start the workers with their `errands`; one without a sign of life for `limit` seconds is killed."""
+        self._limit, self._errands, self._prefixed = limit, [*errands], len(places) > 1
         self._workers = [self._hire(number, place) for number, place in enumerate(places)]
 
     def _hire(self, number: int, place: Mapping[str, str]) -> _Worker:
-        return _Worker(f"worker {number}", place, self._preload, prefixed=self._prefixed)
+        return _Worker(f"worker {number}", place, self._errands, prefixed=self._prefixed)
 
-    def begin(self, *task: Any) -> None:
-        """Give the first worker a task whose value `finish` returns."""
-        self._workers[0].give(-1, task)
+    def begin(self, function: Callable[[], object]) -> None:
+        """Give the first worker something to do, whose value `finish` returns."""
+        self._begun = (function,)
+        self._workers[0].give(_BEGUN, self._begun)
 
     def finish(self) -> Any:
-        """Return the value of the task that was begun, or raise what it raised."""
+        """Return what came of what was begun, or raise what it raised; after the death of its worker it is repeated."""
+        tried = 1
         while True:
             for worker, answer in self._answers():
-                if worker.key == -1:
-                    worker.key = None
-                    self._replace_if_gone(worker, answer)
-                    if answer.error is not None:
-                        raise answer.error
+                key, worker.key = worker.key, None
+                self._replace_if_gone(worker, answer)
+                if key != _BEGUN:
+                    continue
+                if answer.error is None:
                     return answer.value
+                if not answer.last or tried > 1:
+                    raise answer.error
+                tried += 1
+                self._workers[0].give(_BEGUN, self._begun)
 
-    def run(self, waiting: deque[int], task: Callable[[int], Task], retries: int) -> Iterator[tuple[int, Answer]]:
+    def run(
+        self, waiting: deque[int], task: Callable[[int], Task], *, retries: int, say: Callable[[str], object]
+    ) -> Iterator[tuple[int, Answer]]:
         """Yield what came of each task as it ends; one whose worker dies is tried again up to `retries` times.
 
         What the caller takes from `waiting` meanwhile is not started.
@@ -139,6 +159,7 @@ class Pool:
                     continue
                 if answer.last and deaths[key_done] < retries:
                     deaths[key_done] += 1
+                    say(f"job {key_done}: {answer.error}; it is started again")
                     waiting.appendleft(key_done)
                 else:
                     yield key_done, answer
@@ -156,18 +177,18 @@ class Pool:
             elif connection not in ready and worker.key is not None:
                 worker.silent += passed
                 if self._limit is not None and worker.silent > self._limit:
-                    worker.kill()
+                    worker.end()
                     reason = f"no sign of life for {self._limit:g} s, so its worker was killed"
                     yield worker, Answer(error=WorkerDied(reason), last=True)
 
     def _replace_if_gone(self, worker: _Worker, answer: Answer) -> None:
         if answer.last:
             number = self._workers.index(worker)
-            self._end(worker)
+            worker.end(_PARTING)
             self._workers[number] = self._hire(number, worker.place)
 
     def interrupt(self, interrupt: KeyboardInterrupt) -> None:
-        """Make the workers stop their tasks in good order; a second interrupt, or SIGTERM's grace, ends them at once."""
+        """Make the workers stop their tasks in good order; a second interrupt ends them at once, as does `GRACE`."""
         terminated = isinstance(interrupt, Terminated)
         deadline = time.monotonic() + GRACE if terminated else float("inf")
         try:
@@ -177,22 +198,16 @@ class Pool:
                 time.sleep(0.02)
         finally:
             for worker in self._workers:
-                worker.kill()
+                worker.end()
 
-    def close(self) -> None:
-        """Let the workers go, and wait until they are gone."""
+    def close(self, *, now: bool = False) -> None:
+        """Let the workers go, in good order or `now`, and wait until they are gone."""
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send_bytes(b"")
         for worker in self._workers:
-            self._end(worker)
+            worker.end(0 if now else _PARTING)
         self._workers = []
-
-    @staticmethod
-    def _end(worker: _Worker) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.process.wait(5)
-        worker.kill()
 
 
 def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
@@ -200,7 +215,8 @@ def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         with contextlib.suppress(OSError):
-            print(f"[{name}] {line.decode(errors='replace').rstrip()}", flush=True)
+            sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
+            sys.stdout.flush()
 
 
 def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from frostline.worker import Errand
 from frostline.workers import Pool, Task, places
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,7 @@ class FrostlineLauncherConf:
     """How often a job is started again whose worker died or hung; one that fails by itself is not."""
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="frostline", node=FrostlineLauncherConf, provider="frostline"
-)
+ConfigStore.instance().store(group="hydra/launcher", name="frostline", node=FrostlineLauncherConf, provider="frostline")
 
 
 class FrostlineLauncher(Launcher):
@@ -45,9 +44,11 @@ class FrostlineLauncher(Launcher):
 
     def __init__(self, workers: int | None, job_timeout: float | None, retries: int) -> None:
         self.workers, self.job_timeout, self.retries = workers, job_timeout, retries
-        self._pool: Pool | None = None
+        self.pool: Pool | None = None
         self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
         """Returns the config of a job."""
+        self.say: Callable[[str], object] = log.warning
+        """Tells the person what happened to a worker."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what every job needs."""
@@ -56,16 +57,16 @@ class FrostlineLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
-    def start(self, *, gpus: bool = True, preload: Sequence[str] = ()) -> Pool:
-        """Start the workers, which import `preload` at once, and return them; `close` ends them."""
-        self._pool = Pool(places(self.workers, gpus=gpus), limit=self.job_timeout, preload=preload)
-        return self._pool
+    def start(self, *, gpus: bool = True, errands: Sequence[Errand] = ()) -> Pool:
+        """Start the workers, which see to their `errands` at once, and return them; `close` ends them."""
+        self.pool = Pool(places(self.workers, gpus=gpus), limit=self.job_timeout, errands=errands)
+        return self.pool
 
-    def close(self) -> None:
-        """End the workers."""
-        pool, self._pool = self._pool, None
+    def close(self, *, now: bool = False) -> None:
+        """End the workers, in good order or `now`."""
+        pool, self.pool = self.pool, None
         if pool is not None:
-            pool.close()
+            pool.close(now=now)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Return what came of each job, in the order of the jobs."""
@@ -82,18 +83,22 @@ class FrostlineLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         log.info("Launching %d jobs", len(jobs))
-        pool, waiting, done = self._pool or self.start(), deque(jobs), dict[int, JobReturn]()
+        pool, waiting, done = self.pool or self.start(), deque(jobs), dict[int, JobReturn]()
         hopeless = None
         try:
-            for number, answer in pool.run(waiting, lambda number: self._task(number, jobs[number]), self.retries):
+            answers = pool.run(
+                waiting, lambda number: self._task(number, jobs[number]), retries=self.retries, say=self.say
+            )
+            for number, answer in answers:
                 if isinstance(answer.error, KeyboardInterrupt):
                     raise answer.error
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
                 if waiting and (hopeless := _hopeless(done.values())):
                     waiting.clear()
+                    self.say(f"Stopped: {hopeless}.")
         except KeyboardInterrupt as interrupt:
             pool.interrupt(interrupt)
-            self._pool = None
+            self.pool = None
             raise
         left = RuntimeError(f"not started: {hopeless}")
         return {number: done.get(number) or _failed(jobs[number], left) for number in jobs}

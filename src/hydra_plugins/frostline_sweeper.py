@@ -1,15 +1,18 @@
 """The seam to Hydra: a sweeper that checks every run before the first starts, and answers when the last one ends."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from frostline.config import Config
 from frostline.environment import config_folder
+from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
 @dataclass
@@ -33,16 +36,31 @@ class FrostlineSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
+        from frostline.crew import Crew, Foreign, Workers
         from frostline.sweep import run_sweep
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
         parser = OverridesParser.create(config_loader=loader)
-        status = run_sweep(
-            self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), self.max_batch_size),
-            compose=lambda overrides: loader.load_sweep_config(config, list(overrides)),
-            launch=lambda batch, first: launcher.launch(batch, initial_job_idx=first),
-            folder=Path(config.hydra.sweep.dir),
-        )
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(overrides, self.max_batch_size)
+        jobs = [job for batch in batches for job in batch]
+        composed: dict[tuple[str, ...], DictConfig] = {}
+
+        def compose(job: Sequence[str]) -> DictConfig:
+            if tuple(job) not in composed:
+                composed[tuple(job)] = loader.load_sweep_config(config, list(job))
+            return composed[tuple(job)]
+
+        crew: Crew = Foreign(launcher, batches)
+        if isinstance(launcher, FrostlineLauncher):
+            launcher.compose = compose  # each job once
+            crew = Workers(launcher, jobs)
+        try:
+            status = run_sweep(jobs, compose=compose, crew=crew, folder=Path(config.hydra.sweep.dir))
+        except BaseException:
+            crew.close(now=True)
+            raise
+        crew.close(now=False)
         if status != 0:
             sys.exit(status)

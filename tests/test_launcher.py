@@ -9,13 +9,18 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
+from hydra.version import VersionBase
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
 @pytest.fixture(autouse=True)
 def _anywhere(monkeypatch):
-    """Hydra's suites start programs in other folders."""
+    """Hydra's suites start programs in other folders, and expect a process that asked for no version of its rules."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
+    version = VersionBase.instance()
+    VersionBase.set_instance(VersionBase())
+    yield
+    VersionBase.set_instance(version)
 
 
 def test_it_is_discovered():

@@ -8,8 +8,8 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
-
 from hydra.version import VersionBase
+
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 

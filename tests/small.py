@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline import freezing, optim, training
+from frostline import data, freezing, optim, training
 from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.data import Data
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
+from frostline.store import Store
 from frostline.training import EpochResult, Part, Recipe, Span
 from frostline.validation import parse
 
@@ -41,6 +44,17 @@ class Samples:
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         self.asked.append((epoch, index.clone()))
         return self.tensor[index]
+
+
+@contextmanager
+def silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda count: None
+
+
+def load_data(**request: Any) -> Data:
+    """Return the data of a request, decoded in memory."""
+    return data.load(store=Store(None, budget=0, say=print), progress=silently, **cast(data.Request, request))
 
 
 def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:

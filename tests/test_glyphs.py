@@ -11,7 +11,7 @@ from frostline import glyphs
 
 
 def test_pixels_labels_and_letters_fit_together():
-    pixels, labels, letters = glyphs.render(images_per_class=3, seed=0, size=8)
+    pixels, labels, letters = glyphs.render(images_per_class=3, seed=0, size=8), glyphs.labels(3), glyphs.LETTERS
     assert pixels.shape == (3 * len(letters), 3, 8, 8) and pixels.dtype == torch.uint8
     assert (pixels == pixels[:, :1]).all()
     assert labels.bincount().tolist() == [3] * len(letters)
@@ -19,16 +19,16 @@ def test_pixels_labels_and_letters_fit_together():
 
 
 def test_an_image_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
-    few, many = (glyphs.render(images_per_class=count, seed=5, size=8)[0] for count in (4, 9))
+    few, many = (glyphs.render(images_per_class=count, seed=5, size=8) for count in (4, 9))
     assert torch.equal(few, many[: len(few)])
     monkeypatch.setattr(glyphs, "_CHUNK", 7)
     glyphs.render.cache_clear()
-    assert torch.equal(few, glyphs.render(images_per_class=4, seed=5, size=8)[0])
-    assert not torch.equal(few, glyphs.render(images_per_class=4, seed=6, size=8)[0])
+    assert torch.equal(few, glyphs.render(images_per_class=4, seed=5, size=8))
+    assert not torch.equal(few, glyphs.render(images_per_class=4, seed=6, size=8))
 
 
 def test_size_sets_the_side():
-    assert glyphs.render(images_per_class=1, seed=0, size=20)[0].shape[-2:] == (20, 20)
+    assert glyphs.render(images_per_class=1, seed=0, size=20).shape[-2:] == (20, 20)
 
 
 def test_every_face_has_its_own_outline_of_every_letter():
@@ -40,7 +40,7 @@ def test_every_face_has_its_own_outline_of_every_letter():
 
 
 def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
-    grey = glyphs.render(images_per_class=20, seed=0, size=8)[0][:, 0].float()
+    grey = glyphs.render(images_per_class=20, seed=0, size=8)[:, 0].float()
     digits = (torch.from_numpy(load_digits().images) * 255 / 16).round()
     assert set(grey.unique().tolist()) == set(digits.unique().tolist())
     assert grey.mean() == pytest.approx(digits.mean().item(), rel=0.25)
@@ -48,7 +48,7 @@ def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
 
 
 def test_letters_can_be_told_apart():
-    known, labels, _ = glyphs.render(images_per_class=80, seed=0, size=8)
-    asked, answers, _ = glyphs.render(images_per_class=5, seed=1, size=8)
+    known, labels = glyphs.render(images_per_class=80, seed=0, size=8), glyphs.labels(80)
+    asked, answers = glyphs.render(images_per_class=5, seed=1, size=8), glyphs.labels(5)
     neighbours = KNeighborsClassifier(3).fit(known[:, 0].flatten(1), labels)
     assert neighbours.score(asked[:, 0].flatten(1), answers) > 0.5

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "checkpoint",
         *("models", "families", "weights", "freezing", "cut", "optim"),
-        *("data", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
+        *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
     ),
     ("store", "entries", "mapped"),
     ("workers",),

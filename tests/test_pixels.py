@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from frostline.config import UserError
-from frostline.pixels import SUFFIXES, decode, list_images, read_image, stack
+from frostline.pixels import SUFFIXES, decode, list_images, read_image
 
 RED = (250, 20, 10)
 
@@ -78,28 +76,3 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None):
     file.write_bytes(content)
     with pytest.raises(OSError, match=r"broken\.png"):
         read_image(file)
-
-
-def test_pictures_are_squashed_to_one_size_and_their_own_is_remembered():
-    images = [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))]
-    pixels, sizes = stack(3, images.__getitem__, 6)
-    assert pixels.shape == (3, 3, 6, 6) and pixels.dtype == torch.uint8 and pixels.is_contiguous()
-    assert (pixels == torch.tensor(RED).view(3, 1, 1)).all()
-    assert sizes.tolist() == [[4, 8], [30, 20], [6, 6]] and sizes.dtype == torch.int32
-
-
-def test_squashing_averages_rather_than_picks():
-    stripes = Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (32, 16)))
-    pixels, _ = stack(1, lambda _: decode(stripes), 8)
-    assert pixels[..., 1:-1].float().mean() == pytest.approx(127.5, abs=3)
-    assert pixels.max() < 180
-
-
-def test_one_common_size_is_kept_pixel_by_pixel_and_differing_ones_ask_for_decode_size():
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 255, (5, 7, 3), dtype=np.uint8) for _ in range(9)]
-    pixels, _ = stack(9, lambda index: Image.fromarray(arrays[index]), None)
-    assert (pixels.permute(0, 2, 3, 1).numpy() == np.stack(arrays)).all()
-    odd = [Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))]
-    with pytest.raises(UserError, match=r"data\.decode_size=null.*5x7, 7x5"):
-        stack(2, odd.__getitem__, None)

@@ -17,6 +17,7 @@ from frostline import checkpoint, experiment, interrupts, optim, outcome, resume
 from frostline.resume import Learner, Progress
 from frostline.tracking import Record
 from small import compose as compose_anew
+from small import silently
 
 compose = functools.cache(compose_anew)
 
@@ -29,6 +30,8 @@ TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes
 
 class Screen:
     """Keeps what is said."""
+
+    progress = staticmethod(silently)
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -19,6 +19,7 @@ from scipy.io import savemat
 from frostline import data
 from frostline.config import DataConfig, UserError
 from frostline.pixels import list_images
+from small import load_data
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 COUNTS = {"train": 10, "val": 4, "test": 6}
@@ -206,8 +207,7 @@ def test_every_option_is_tested_here():
 def test_pictures_and_classes_of_every_option(name: str, tmp_path: Path, unchecked: None):
     WRITERS[name](tmp_path)
     asked = request(name, root=str(tmp_path))
-    data.check(**asked)
-    found = data.load(**asked)
+    found = load_data(**asked)
     for split in (found.train, found.val, found.test):
         for pixels, label in zip(split.pixels, split.labels.tolist(), strict=True):
             expected = (grey(label),) * 3 if "mnist" in name else colour(label)
@@ -221,7 +221,7 @@ def test_pictures_and_classes_of_every_option(name: str, tmp_path: Path, uncheck
 @pytest.mark.parametrize("name", sorted(set(WRITERS) - {"image_folder"}))
 def test_what_is_missing_can_be_downloaded_and_one_line_says_so(name: str, tmp_path: Path):
     with pytest.raises(UserError, match=r"data\.root=.*data\.download=true") as raised:
-        data.check(**request(name, root=str(tmp_path / "nothing")))
+        load_data(**request(name, root=str(tmp_path / "nothing")))
     assert "\n" not in str(raised.value)
 
 
@@ -231,14 +231,14 @@ def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(torchvision.datasets.DTD, "_download", offline)
     with pytest.raises(UserError, match=r"data\.root=.*the whole files of DTD: .*no network"):
-        data.check(**request("dtd", root=str(tmp_path), download=True))
+        load_data(**request("dtd", root=str(tmp_path), download=True))
 
 
 def test_a_picture_missing_within_a_dataset_is_named(tmp_path: Path):
     dtd(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "a" / "test0.jpg").unlink()
     with pytest.raises(UserError, match=r"data\.root=.*test0\.jpg"):
-        data.load(**request("dtd", root=str(tmp_path)))
+        load_data(**request("dtd", root=str(tmp_path)))
 
 
 def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
@@ -247,7 +247,7 @@ def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array(label, (30, 30))).save(file)
     asked = request("image_folder", source="GTSRB", splits={"train": {"split": "train"}}, root=str(tmp_path))
-    found = data.load(**asked)
+    found = load_data(**asked)
     assert found.classes == ("0", "1")
     for pixels, label in zip(found.train.pixels, found.train.labels.tolist(), strict=True):
         assert tuple(pixels[:, 0, 0].tolist()) == colour(label)
@@ -256,12 +256,12 @@ def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
 @pytest.mark.parametrize("name", ["StanfordCarz", "VisionTransformer", "wrap_dataset_for_transforms_v2", "os.system"])
 def test_only_names_of_datasets_are_sources(name: str):
     with pytest.raises(UserError, match=f"data.source={name}: expected digits, glyphs, folder or"):
-        data.check(**request("cifar10", source=name))
+        load_data(**request("cifar10", source=name))
 
 
 def test_the_nearest_source_is_offered():
     with pytest.raises(UserError, match="did you mean digits"):
-        data.check(**request("digits", source="digit"))
+        load_data(**request("digits", source="digit"))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_the_nearest_source_is_offered():
 def test_arguments_that_do_not_fit_are_answered_in_one_line(changes: dict[str, Any], key: str, tmp_path: Path):
     name = "digits" if changes["source"] in ("digits", "glyphs") else "image_folder"
     with pytest.raises(UserError, match=key) as raised:
-        data.check(**request(name, root=str(tmp_path), **changes))
+        load_data(**request(name, root=str(tmp_path), **changes))
     assert "\n" not in str(raised.value)
 
 
@@ -291,7 +291,7 @@ def test_a_folder_with_splits_of_its_own(tmp_path: Path):
             for index in range(count):
                 picture(tmp_path / split / name / f"{index}.png", 1 - label)
     (tmp_path / "train" / ".cache").mkdir()
-    found = data.load(**request("image_folder", root=str(tmp_path)))
+    found = load_data(**request("image_folder", root=str(tmp_path)))
     assert found.classes == ("Ant", "zebra")
     assert [len(split) for split in (found.train, found.val, found.test)] == [6, 4, 2]
     assert found.train.pixels[found.train.labels == 0][:, :, 0, 0].unique(dim=0).tolist() == [list(colour(0))]
@@ -301,32 +301,32 @@ def test_a_class_may_be_called_train(tmp_path: Path):
     for label, name in enumerate(("plane", "train")):
         for index in range(5):
             picture(tmp_path / name / f"{index}.png", label)
-    assert data.load(**request("image_folder", root=str(tmp_path))).classes == ("plane", "train")
+    assert load_data(**request("image_folder", root=str(tmp_path))).classes == ("plane", "train")
 
 
 def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
     asked = request("image_folder", root=str(tmp_path / "pets"))
     with pytest.raises(UserError, match="a folder that exists"):
-        data.check(**asked)
+        load_data(**asked)
     picture(tmp_path / "pets" / "train" / "cat" / "1.png", 0)
     with pytest.raises(UserError, match="two or more classes, found 1"):
-        data.check(**asked)
+        load_data(**asked)
     picture(tmp_path / "pets" / "train" / "dog" / "1.png", 1)
     (tmp_path / "pets" / "train" / "eel").mkdir()
     with pytest.raises(UserError, match="none in eel"):
-        data.check(**asked)
+        load_data(**asked)
     picture(tmp_path / "pets" / "train" / "eel" / "1.png", 1)
     for name in ("cat", "dog", "fox"):
         picture(tmp_path / "pets" / "test" / name / "1.png", 0)
     with pytest.raises(UserError, match="train and test; they differ in eel, fox"):
-        data.check(**asked)
+        load_data(**asked)
 
 
 def test_a_broken_picture_is_named_and_macos_ones_are_left_out(tmp_path: Path):
     image_folder(tmp_path)
     text(tmp_path / "a" / "._0.jpg", "a resource fork")
     assert len(list_images(tmp_path)) == COUNTS["train"]
-    data.load(**request("image_folder", root=str(tmp_path)))
+    load_data(**request("image_folder", root=str(tmp_path)))
     text(tmp_path / "b" / "1.jpg", "no picture")
     with pytest.raises(UserError, match=r"1\.jpg"):
-        data.load(**request("image_folder", root=str(tmp_path), split_seed=1))
+        load_data(**request("image_folder", root=str(tmp_path), split_seed=1))

@@ -372,7 +372,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 ) -> None:
     overrides = ["freeze=lp_ft", "model.weights=null", "model.image_size=32", "data.limit=96", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
-    setup = assemble(config, tmp_path, meta=False, say=print)
+    setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []
     monkeypatch.setattr(optim, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from frostline import data, predictor, weights, winner
 from frostline.config import UserError
 from frostline.results import Result
+from small import load_data
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def pictures(trained, tmp_path_factory):
     """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
     request = predictor.read_config(trained.folder / "0" / "config.yaml").data
     fields = {key: value for key, value in asdict(request).items() if key in data.Request.__annotations__}
-    test, folder = data.load(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
+    test, folder = load_data(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
     for row, pixels in enumerate(test.pixels):
         Image.fromarray(pixels[0].numpy()).save(folder / f"{row:04} ñ.png")
     return folder, test.labels

@@ -1,21 +1,28 @@
-"""Labelled images in memory: any source, decoded once, split into train, validation and test."""
+"""Labelled images: any source, decoded once into the store, split into train, validation and test."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import PIL
 import torch
 from torch import Tensor
 
-from frostline.config import user_error
-from frostline.pixels import stack
-from frostline.randomness import address, uniform
+from frostline import environment
+from frostline.config import UserError, user_error
+from frostline.decoding import Progress, decode_all
+from frostline.entries import Entry
+from frostline.mapped import Rows
+from frostline.pixels import CONVERSIONS
 from frostline.sources import Source, open_splits
+from frostline.splitting import Part, divide
+from frostline.store import Store, Writer
 
 
 class Request(TypedDict):
@@ -31,6 +38,8 @@ class Request(TypedDict):
     fraction: float
     limit: int | None
     decode_size: int | None
+    skip_bad: bool
+    max_pixels: int
     options: Mapping[str, Any]
 
 
@@ -38,8 +47,8 @@ class Request(TypedDict):
 class Split:
     """Images of one purpose, row by row."""
 
-    pixels: Tensor
-    """`(N, 3, H, W)` uint8, contiguous, on the CPU."""
+    pixels: Rows
+    """`(N, 3, H, W)` uint8, mapped from the store or in memory."""
     sizes: Tensor
     """`(N, 2)` int32: width and height of the original picture."""
     labels: Tensor
@@ -61,47 +70,41 @@ class Data:
     classes: tuple[str, ...]
     fingerprint: str
     """sha256 (hex) over the pixels, sizes, labels and ids of all splits and the class names."""
+    counts: dict[str, int]
+    """Pictures of all splits that were converted, by `pixels.CONVERSIONS`; `skipped` as broken; and files left out
+    since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A split before it is decoded: some of the pictures of a source, by index."""
+class BadPictures(UserError):
+    """Some pictures cannot be read."""
 
-    source: Source
-    ids: Tensor
-
-    @property
-    def labels(self) -> Tensor:
-        return self.source.labels[self.ids]
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Every one of them by name, and what is wrong with it."""
 
 
 _last: dict[str, Data] = {}
 
 
-def load(**request: Unpack[Request]) -> Data:
-    """Return the decoded splits.
+def load(*, store: Store, progress: Progress, **request: Unpack[Request]) -> Data:
+    """Return the splits, decoded into `store` by whoever asks first.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
-    `limit` then shrink train, and what is left out is not decoded. The last result is kept, since the runs of a sweep
-    ask for the same images again and again. Raises `UserError` where images are missing or cannot be split so.
+    `limit` then shrink train, and what is left out is neither decoded nor checked. The last result is kept, since the
+    runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
+    split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    key = json.dumps({**request, "root": str(_root(request))}, sort_keys=True)
+    key = json.dumps({**request, "root": str(_root(request)), "store": str(store.folder)}, sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
-        _last[key] = _assemble(_divide(request), request)
+        _last[key] = _assemble(_divide(request), request, store, progress)
     return _last[key]
-
-
-def check(**request: Unpack[Request]) -> None:
-    """Raise the `UserError` that `load` would raise before it decodes anything; download here where that is asked."""
-    _divide(request)
 
 
 def _root(request: Request) -> Path:
     return Path(request["root"]).expanduser().absolute()
 
 
-def _divide(request: Request) -> dict[str, _Part]:
+def _divide(request: Request) -> dict[str, Part]:
     found = open_splits(
         source=request["source"],
         root=_root(request),
@@ -109,79 +112,149 @@ def _divide(request: Request) -> dict[str, _Part]:
         splits=request["splits"],
         options=request["options"],
     )
-    parts = {name: _Part(source, torch.arange(len(source.labels))) for name, source in found.items()}
-    for name, fraction in (("test", request["test_fraction"]), ("val", request["val_fraction"])):
-        if name not in parts:
-            parts[name], parts["train"] = _split_off(parts["train"], name, fraction, request["split_seed"])
-    return {**parts, "train": _shrink(parts["train"], request)}
+    return divide(
+        found,
+        val_fraction=request["val_fraction"],
+        test_fraction=request["test_fraction"],
+        seed=request["split_seed"],
+        fraction=request["fraction"],
+        limit=request["limit"],
+    )
 
 
-def _split_off(part: _Part, name: str, fraction: float, seed: int) -> tuple[_Part, _Part]:
-    """Return a stratified `fraction` of the pictures, and the rest, which keeps at least one of every class."""
-    counts = part.labels.bincount()
-    chosen = _choose(part, _quotas(counts, round(fraction * len(part.ids)), counts - 1), address(seed, "split", name))
-    if not chosen.any():
-        raise user_error(f"data.{name}_fraction", fraction, f"a fraction that leaves at least one image for {name}")
-    return _Part(part.source, part.ids[chosen]), _Part(part.source, part.ids[~chosen])
+@dataclass(frozen=True)
+class _Decoded:
+    """Pictures of one source as the store has them."""
+
+    entry: Entry
+    ids: Tensor
+
+    def rows(self, part: Part) -> Tensor:
+        return torch.searchsorted(self.ids, part.ids)
+
+    @property
+    def bad(self) -> dict[int, str]:
+        return dict(self.entry.meta["bad"])
 
 
-def _shrink(part: _Part, request: Request) -> _Part:
-    """Return the training images that `fraction` and `limit` leave, at least one of every class."""
-    counts = part.labels.bincount()
-    classes = int((counts > 0).sum())
-    limit = request["limit"] if request["limit"] is not None else len(part.ids)
-    if limit < classes:
-        raise user_error("data.limit", limit, f"at least {classes}, one training image per class")
-    wanted = min(limit, max(classes, round(request["fraction"] * len(part.ids))))
-    least = counts.clamp(max=1)
-    quotas = least + _quotas(counts - least, wanted - classes, counts - least)
-    chosen = _choose(part, quotas, address(request["split_seed"], "subset"))
-    return _Part(part.source, part.ids[chosen])
-
-
-def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
-    """Return how many of each class to take so that `total` are shared as `counts` are, rounded by largest remainder.
-
-    No class gives more than `most`; what it cannot give is not taken elsewhere.
-    """
-    share = counts * (total / max(1, int(counts.sum())))
-    quotas = share.floor()
-    rest = (share - quotas).argsort(descending=True, stable=True)[: total - int(quotas.sum())]
-    quotas[rest] += 1
-    return quotas.long().minimum(most.clamp(min=0))
-
-
-def _choose(part: _Part, quotas: Tensor, seed: int) -> Tensor:
-    """Return `(N,)` bool: the first images of each class in an order that hangs on `seed` and each image's id alone."""
-    order = uniform(seed, part.ids, 1)[:, 0].argsort(stable=True)
-    order = order[part.labels[order].argsort(stable=True)]
-    counts = part.labels.bincount()
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[part.labels[order]]
-    chosen = torch.empty(len(order), dtype=torch.bool)
-    chosen[order] = rank < quotas[part.labels[order]]
-    return chosen
-
-
-def _assemble(parts: Mapping[str, _Part], request: Request) -> Data:
-    try:
-        train, val, test = (_decode(parts[name], request["decode_size"]) for name in ("train", "val", "test"))
-    except OSError as error:
-        raise user_error("data.root", request["root"], f"pictures that can all be read, but {error}") from error
+def _assemble(parts: Mapping[str, Part], request: Request, store: Store, progress: Progress) -> Data:
+    sources = {id(part.source): part.source for part in parts.values()}
+    decoded = {
+        key: _decode(source, [part for part in parts.values() if part.source is source], request, store, progress)
+        for key, source in sources.items()
+    }
+    good = {name: _without(part, decoded[id(part.source)].bad) for name, part in parts.items()}
+    _check_bad(parts, good, decoded, request)
+    names = ("train", "val", "test")
+    train, val, test = (_split(good[name], decoded[id(good[name].source)]) for name in names)
     if len({split.pixels.shape[1:] for split in (train, val, test)}) > 1:
         raise user_error("data.decode_size", "null", "a side in pixels, since the splits differ in the size of images")
     classes = parts["train"].source.classes
-    return Data(train, val, test, classes, _fingerprint((train, val, test), classes))
+    pairs = [(part, decoded[id(part.source)]) for part in (good[name] for name in names)]
+    counts = _conversions(pairs) | _left_out(sources.values())
+    if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
+        counts["skipped"] = skipped
+    return Data(train, val, test, classes, _fingerprint(pairs, classes), counts)
 
 
-def _decode(part: _Part, size: int | None) -> Split:
-    indices = part.ids.tolist()
-    pixels, sizes = stack(len(indices), lambda row: part.source.read(indices[row]), size)
-    return Split(pixels, sizes, part.labels, part.ids)
+def _decode(source: Source, parts: Sequence[Part], request: Request, store: Store, progress: Progress) -> _Decoded:
+    """Return the pictures of a source that some of its splits ask for.
+
+    They are kept under what stands for the source and the way of decoding. Where all of its pictures were decoded
+    before, a part of them is found there; else only those asked for are decoded, and kept under their ids too.
+    """
+    ids = torch.cat([part.ids for part in parts]).unique()
+    every = torch.arange(len(source.labels))
+    if source.identity is None:
+        store = Store(None, budget=0, say=print)
+    whole, some = (_key(source, request, chosen) for chosen in (None, ids))
+    if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
+        key, ids = whole, every
+    else:
+        key = some
+
+    def make(writer: Writer) -> dict[str, Any]:
+        with progress("decoding", len(ids)) as advance:
+            return decode_all(
+                writer,
+                ids.tolist(),
+                source.read,
+                size=request["decode_size"],
+                max_pixels=request["max_pixels"],
+                progress=advance,
+            )
+
+    side = request["decode_size"]
+    where = "" if request["source"] == "glyphs" else f" in {request['root']}"
+    about = f"{len(ids):,} images of {request['source']}{where}" + (f" at {side}x{side}" if side else "")
+    return _Decoded(store.get("pixels", key, make, about=about), ids)
 
 
-def _fingerprint(splits: tuple[Split, ...], classes: tuple[str, ...]) -> str:
+def _key(source: Source, request: Request, ids: Tensor | None) -> str:
+    facts = {
+        "source": source.identity,
+        "decode_size": request["decode_size"],
+        "max_pixels": request["max_pixels"],
+        "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
+        "pillow": PIL.__version__,
+        "code": environment.code_hash(("pixels", "decoding")),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _without(part: Part, bad: Mapping[int, str]) -> Part:
+    if not bad:
+        return part
+    keep = torch.tensor([index not in bad for index in part.ids.tolist()])
+    return replace(part, ids=part.ids[keep])
+
+
+def _check_bad(
+    parts: Mapping[str, Part], good: Mapping[str, Part], decoded: Mapping[int, _Decoded], request: Request
+) -> None:
+    """Raise the error for broken pictures, or for a class or split that is lost without them."""
+    reasons = []
+    for name, part in parts.items():
+        bad = decoded[id(part.source)].bad
+        reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
+        lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
+        if request["skip_bad"] and (lost if name == "train" else not len(good[name].ids)):
+            classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
+            raise user_error(
+                "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
+            )
+    if reasons and not request["skip_bad"]:
+        count = sum(len(part.ids) for part in parts.values())
+        some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
+        error = BadPictures(f"{user_error('data.root', request['root'], expected)}; data.skip_bad=true leaves them out")
+        error.reasons = tuple(sorted(reasons))
+        raise error
+
+
+def _split(part: Part, decoded: _Decoded) -> Split:
+    tensors, rows = decoded.entry.tensors, decoded.rows(part)
+    return Split(Rows(tensors["pixels"], rows), tensors["sizes"][rows], part.labels, part.ids)
+
+
+def _conversions(pairs: Sequence[tuple[Part, _Decoded]]) -> dict[str, int]:
+    done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part)] for part, decoded in pairs]).long()
+    counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _left_out(sources: Iterable[Source]) -> dict[str, int]:
+    counts = Counter[str]()
+    for source in sources:
+        counts.update(source.left_out)
+    return {name: count for name, count in counts.items() if count}
+
+
+def _fingerprint(pairs: Sequence[tuple[Part, _Decoded]], classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
-    for tensor in (tensor for s in splits for tensor in (s.pixels, s.sizes, s.labels, s.ids)):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
+    for part, decoded in pairs:
+        tensors, rows = decoded.entry.tensors, decoded.rows(part)
+        for tensor in (tensors["digests"][rows], tensors["sizes"][rows], part.labels, part.ids):
+            digest.update(f"{tuple(tensor.shape)} {tuple(tensors['pixels'].shape[1:])}".encode())
+            digest.update(tensor.numpy().data)
     return digest.hexdigest()

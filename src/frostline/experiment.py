@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -46,16 +47,19 @@ def run(
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there.
     """
-    setup = assemble(config, folder, meta=record is None, say=screen.say)
+    setup = assemble(config, folder, meta=record is None, screen=screen)
     plan = describe(setup, name)
     screen.plan(plan)
     if config.model.weights is None and plan.trainable_parameters < plan.parameters:
         screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+    if skipped := setup.data.counts.get("skipped"):
+        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
     outcome.write_json(folder / "plan.json", asdict(plan))
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
     record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
     record.tag("frostline.fingerprint", setup.data.fingerprint)
+    record.tag("frostline.data", json.dumps(setup.data.counts))
 
     images = look(setup)
     guard = Guard(setup.model.module)

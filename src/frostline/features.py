@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frostline.store import Store, Writer
 from frostline.training import batches
-from frostline.views import Views, resident, rows
+from frostline.views import Held, Views, resident, rows
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
@@ -64,7 +64,7 @@ class Features:
         self._identity = identity
         self._budget = budget
         self._about = about
-        self._held: tuple[int, Tensor] | None = None
+        self._held: tuple[int, Held] | None = None
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
@@ -74,7 +74,7 @@ class Features:
             self._held = (view, self._fetch(epoch))
         return rows(self._held[1], index, self.labels.device).float()
 
-    def _fetch(self, epoch: int) -> Tensor:
+    def _fetch(self, epoch: int) -> Held:
         text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)

@@ -33,8 +33,8 @@ _CHUNK = 256  # images drawn at once: bounds the memory, changes no bit
 
 
 @lru_cache(maxsize=1)
-def render(*, images_per_class: int, seed: int, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return pixels `(N, 3, size, size)` uint8 (bright ink on black), labels `(N,)` int64 and the letters.
+def render(*, images_per_class: int, seed: int, size: int) -> Tensor:
+    """Return `(N, 3, size, size)` uint8: bright ink on black.
 
     Image i shows letter `i % len(classes)` and depends on `seed` and `i` alone, so that fewer images per class are the
     beginning of more.
@@ -42,7 +42,12 @@ def render(*, images_per_class: int, seed: int, size: int) -> tuple[Tensor, Tens
     outlines = _outlines()
     ids = torch.arange(images_per_class * len(LETTERS))
     grey = torch.cat([_draw(outlines, part, address(seed, "glyphs"), size) for part in torch.split(ids, _CHUNK)])
-    return grey.expand(-1, 3, -1, -1).contiguous(), ids % len(LETTERS), LETTERS
+    return grey.expand(-1, 3, -1, -1).contiguous()
+
+
+def labels(images_per_class: int) -> Tensor:
+    """Return `(N,)` int64: which of `LETTERS` each image shows."""
+    return torch.arange(images_per_class * len(LETTERS)) % len(LETTERS)
 
 
 def _outlines() -> Tensor:

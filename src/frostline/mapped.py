@@ -25,6 +25,7 @@ DTYPES = {
 # A private mapping may be larger than memory and swap only if it claims none; Python 3.11 has no name for this flag.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _CHUNK = 1 << 20
+_RESIDENT = 1 << 26  # bytes of a mapped tensor that may stay in memory while its rows are read
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 
 
@@ -91,3 +92,39 @@ def checksum(path: Path) -> int:
         while count := file.readinto(buffer):
             crc = zlib.crc32(memoryview(buffer)[:count], crc)
     return crc
+
+
+class Rows:
+    """Some rows of a tensor, gathered when they are asked for; little of a mapped tensor stays in memory."""
+
+    def __init__(self, tensor: Tensor, rows: Tensor) -> None:
+        """Row i of this is row `rows[i]` of `tensor`."""
+        self._tensor = tensor
+        self._rows = rows
+        self._touched = 0
+        self.shape = torch.Size((len(rows), *tensor.shape[1:]))
+        self.dtype = tensor.dtype
+        self.device = tensor.device
+        self.nbytes = len(rows) * tensor[:1].nbytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Tensor | slice | int) -> Tensor:
+        """Return a new tensor of the rows at `index`."""
+        found = self._tensor[self._rows[index]]
+        self._touched += found.nbytes
+        if self._touched > _RESIDENT:
+            self._touched = 0
+            release(self._tensor)
+        return found
+
+    def to(self, device: torch.device) -> Tensor | Rows:
+        """Return all rows as a tensor on `device`, moved there piece by piece; these where they are there already."""
+        if device == self.device:
+            return self
+        moved = torch.empty(self.shape, dtype=self.dtype, device=device)
+        step = max(1, _RESIDENT // max(1, self._tensor[:1].nbytes))
+        for start in range(0, len(self), step):
+            moved[start : start + step] = self[start : start + step].to(device)
+        return moved

@@ -1,69 +1,140 @@
-"""Pictures become one tensor: any PIL mode to RGB, upright, all of one size."""
+"""A picture becomes pixels: any file and mode that Pillow knows to upright 8-bit RGB, and what was done to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-
-from frostline.config import user_error
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif", ".tif", ".tiff")
+CONVERSIONS = ("upright", "first_frame", "sixteen_bits", "palette", "cmyk", "grayscale", "alpha")
+"""What may have been done to a picture: turned as its EXIF says; of an animation the first frame taken; 16 bits scaled
+to 8; colours of a palette, ink (CMYK) or shades of grey made RGB; laid on white where it is transparent."""
+
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder."""
+
+    files: list[Path] = field(default_factory=list)
+    """Everything that is called like a picture, sorted, and folders that cannot be listed."""
+    hidden: int = 0
+    """Files and folders left out since their names begin with a dot, macOS `._*` among them."""
+    other: int = 0
+    """Files left out since they are not called like a picture."""
+
+
+def survey(folder: Path) -> Listing:
+    """Return what lies below `folder`, links to folders followed once."""
+    files: list[Path] = []
+    hidden, other, seen = 0, 0, set()
+
+    def unlisted(error: OSError) -> None:
+        files.append(Path(error.filename))
+
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
+        place = Path(top)
+        identity = (place.stat().st_dev, place.stat().st_ino)
+        visible = [name for name in names if not name.startswith(".")]
+        hidden += len(names) - len(visible) + sum(name.startswith(".") for name in folders)
+        folders[:] = [name for name in folders if not name.startswith(".")] if identity not in seen else []
+        if identity in seen:
+            continue
+        seen.add(identity)
+        pictures = [place / name for name in (*visible, *folders) if name.lower().endswith(SUFFIXES)]
+        files += pictures
+        other += sum(not name.lower().endswith(SUFFIXES) for name in visible)
+    return Listing(sorted(files), hidden, other)
 
 
 def list_images(folder: Path) -> list[Path]:
     """Return the image files below `folder`, sorted; hidden ones, macOS `._*` among them, and other files left out."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return survey(folder).files
+
+
+def open_image(file: Path) -> Image.Image:
+    """Return the picture in `file`, not decoded yet; raises whatever Pillow raises where it is none."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+        raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+    return Image.open(file)
 
 
 def read_image(file: Path) -> Image.Image:
-    """Return the decoded picture in `file`; `OSError` names the file where it is missing, broken or no picture."""
+    """Return the picture in `file` as RGB; `OSError` names the file where it is missing, broken or no picture."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return decode(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them, often without the name
-        raise OSError(f"{file}: {error}") from error
+    except Exception as error:  # a broken file makes Pillow raise anything
+        raise OSError(f"{file}: {why(error)}") from error
 
 
 def decode(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, upright by its EXIF orientation, on white where transparent, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
+    return convert(image)[0]
+
+
+def convert(image: Image.Image) -> tuple[Image.Image, int]:
+    """Return the picture as `decode` does, and what was done: bit i stands for `CONVERSIONS[i]`."""
+    mode = image.mode
+    done = {
+        "first_frame": getattr(image, "is_animated", False),
+        "sixteen_bits": mode.startswith("I") or ";16" in str(getattr(image, "tile", "")),
+        "upright": 2 <= image.getexif().get(_ORIENTATION, 1) <= 8,
+        "palette": mode in ("P", "PA"),
+        "cmyk": mode == "CMYK",
+        "grayscale": mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"),
+        "alpha": image.has_transparency_data,
+    }
+    if done["upright"]:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
+    if done["alpha"]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image.convert("RGB"), sum(1 << i for i, name in enumerate(CONVERSIONS) if done[name])
 
 
-def stack(count: int, read: Callable[[int], Image.Image], size: int | None) -> tuple[Tensor, Tensor]:
-    """Return pixels `(count, 3, H, W)` uint8 and original sizes `(count, 2)` int32 (width, height).
-
-    `read(i)` gives the i-th RGB picture. With `size` every picture is squashed to `(size, size)`, antialiased; without
-    it all must be of one size, else `UserError`. Threads read side by side, since PIL releases the GIL.
-    """
-    side = (size, size) if size is not None else read(0).size
-    pixels = np.empty((count, 3, side[1], side[0]), dtype=np.uint8)
-
-    def place(index: int) -> tuple[int, int]:
-        image = read(index)
-        if size is not None or image.size == side:
-            pixels[index] = np.asarray(image.resize(side, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        return image.size
-
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(place, range(count)))
-    if size is None and set(sizes) != {side}:
-        raise user_error("data.decode_size", "null", f"a side in pixels, since the images differ: {_some(sizes)}")
-    return torch.from_numpy(pixels), torch.tensor(sizes, dtype=torch.int32)
+def squash(picture: Image.Image, size: int | None) -> NDArray[np.uint8]:
+    """Return `(3, H, W)` uint8 of an RGB picture: squashed to `(size, size)`, antialiased, unless that is None."""
+    if size is not None:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).transpose(2, 0, 1)
 
 
-def _some(sizes: Iterable[tuple[int, int]]) -> str:
-    names = [f"{width}x{height}" for width, height in sorted(set(sizes))]
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Make Pillow refuse pictures of more `pixels`, by what their headers say, before it decodes them."""
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = pixels / 2  # type: ignore[assignment]  # Pillow warns there, and refuses twice as many
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def why(error: Exception) -> str:
+    """Return in a few words why a picture could not be read."""
+    if isinstance(error, Image.DecompressionBombError):
+        found = str(error).partition("(")[2].partition(" ")[0]
+        return f"{found} pixels, more than data.max_pixels"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    if isinstance(error, FileNotFoundError):
+        return "not there, or a link to nothing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ from frostline import environment, models, weights
 from frostline.augment import eval_views
 from frostline.config import Config, UserError, flatten
 from frostline.models import Model
-from frostline.pixels import read_image, stack
+from frostline.pixels import read_image, squash
 from frostline.validation import parse
 
 CONFIG = "config.yaml"
@@ -79,8 +79,9 @@ def read_config(path: Path) -> Config:
 
 def view(predictor: Predictor, picture: Image.Image) -> Tensor:
     """Return `(3, S, S)` float32: what the network is shown of an RGB picture of any size."""
-    pixels, sizes = stack(1, lambda _: picture, predictor.config.data.decode_size)
-    return eval_views(pixels, sizes, **asdict(predictor.model.input))[0]
+    pixels = torch.from_numpy(squash(picture, predictor.config.data.decode_size).copy())
+    sizes = torch.tensor([picture.size], dtype=torch.int32)
+    return eval_views(pixels[None], sizes, **asdict(predictor.model.input))[0]
 
 
 @torch.inference_mode()

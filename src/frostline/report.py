@@ -6,8 +6,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,22 @@ class Screen:
         finally:
             self._bars = None
 
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of `total` is done for as long as the block lasts; it is told how many more were done."""
+        within = self._bars.progress if self._bars is not None else None
+        bars = within or _progress(self.console, shown=self._live)
+        task = bars.add_task(what, total=total, at=f"0/{total:,}", left="")
+
+        def advance(count: int) -> None:
+            done = bars.tasks[bars.task_ids.index(task)]
+            bars.update(task, advance=count, at=f"{int(done.completed) + count:,}/{total:,}")
+            bars.update(task, left=_left(done, done.completed / total))
+
+        with bars if within is None else nullcontext():
+            yield advance
+        bars.remove_task(task)
+
     def advance(self, epochs: float) -> None:
         """Set the bars to `epochs` finished epochs of the run; a fraction stands for a part of the next one."""
         if self._bars is not None:
@@ -108,14 +124,7 @@ class _Bars:
     def __init__(
         self, console: Console, job: int, jobs: int, epochs: int, sweep_started: float, *, shown: bool
     ) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[at]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-        )
-        self.progress = Progress(*columns, console=console, transient=True, expand=True, disable=not shown)
+        self.progress = _progress(console, shown=shown)
         self._job, self._jobs, self._epochs = job, jobs, epochs
         self._sweep = self.progress.add_task("sweep", total=jobs, at=f"run {job + 1}/{jobs}", left="", visible=jobs > 1)
         self.progress.tasks[0].start_time = sweep_started
@@ -128,6 +137,18 @@ class _Bars:
         run, sweep = self.progress.tasks[1], self.progress.tasks[0]
         self.progress.update(self._run, completed=epochs, at=at, left=_left(run, epochs / self._epochs))
         self.progress.update(self._sweep, completed=done, left=_left(sweep, done / self._jobs))
+
+
+def _progress(console: Console, *, shown: bool) -> Progress:
+    """Return a display whose tasks have two fields, `at` and `left`; it leaves nothing behind."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[at]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    return Progress(*columns, console=console, transient=True, expand=True, disable=not shown)
 
 
 def _left(task: Task, share: float) -> str:

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training
 from frostline.config import Config, user_error
-from frostline.data import Data, Split
+from frostline.data import BadPictures, Data, Split
 from frostline.freezing import Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
+from frostline.report import Screen
 from frostline.store import Store, open_store
 from frostline.training import Recipe, Span
 from frostline.views import View, Views
 from frostline.weights import SUFFIXES
 
+_SHOWN = 20  # broken pictures on the screen
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
 
 
@@ -69,12 +71,12 @@ class Setup:
         freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
 
 
-def assemble(config: Config, folder: Path, *, meta: bool, say: Callable[[str], None]) -> Setup:
+def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
     device = environment.device(config.device)
     environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     environment.reset_peak_memory(device)
-    images = load_data(config)
+    images = load_data(config, screen)
     model = build_model(config, images.classes, folder, meta=meta)
     if not meta:
         model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
@@ -98,7 +100,7 @@ def assemble(config: Config, folder: Path, *, meta: bool, say: Callable[[str], N
         recipe=recipe(config),
         autocast=environment.autocast_dtype(config.precision, device),
         memory=environment.memory_budget(device, config.store.memory_gb),
-        store=store_of(config, say),
+        store=store_of(config, screen.say),
     )
 
 
@@ -108,9 +110,28 @@ def store_of(config: Config, say: Callable[[str], None]) -> Store:
     return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
 
 
-def load_data(config: Config) -> Data:
-    """Return the splits of `config.data`, decoded."""
-    return data.load(**_data_request(config))
+def load_data(config: Config, screen: Screen) -> Data:
+    """Return the splits of `config.data`, decoded through the store; lists on `screen` what cannot be read."""
+    store = store_of(config, screen.say)
+    fields = {key: value for key, value in asdict(config.data).items() if key in data.Request.__annotations__}
+    try:
+        return data.load(store=store, progress=screen.progress, **cast(data.Request, fields))
+    except PermissionError as error:
+        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
+    except BadPictures as error:
+        _list(error.reasons, screen)
+        raise
+
+
+def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
+    """Say which pictures are broken: the first ones on the screen, all in a file."""
+    lines = [f"{name}: {reason}" for name, reason in reasons]
+    for line in lines[:_SHOWN]:
+        screen.say(f"  {line}")
+    if len(lines) > _SHOWN:
+        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-pictures-", suffix=".txt", delete=False) as file:
+            file.write("\n".join(lines) + "\n")
+        screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")
 
 
 def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: bool) -> Model:
@@ -228,13 +249,10 @@ def augment_policy(config: Config) -> augment.Policy:
 
 
 def check(config: Config) -> None:
-    """Raise the `UserError` that a run would meet before its first step, without decoding or downloading anything."""
+    """Raise the `UserError` that a run would meet before its first step; every picture is decoded and so looked at."""
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
-    try:
-        data.check(**_data_request(config))
-    except PermissionError as error:
-        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
+    load_data(config, Screen())
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(config, ("", ""), Path(folder), meta=not _on_disk(config.model.weights))
     freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
@@ -243,11 +261,6 @@ def check(config: Config) -> None:
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
     return weights is not None and (weights.startswith(RUNS) or Path(weights).suffix in SUFFIXES)
-
-
-def _data_request(config: Config) -> data.Request:
-    fields = {key: value for key, value in asdict(config.data).items() if key in data.Request.__annotations__}
-    return cast(data.Request, fields)
 
 
 def _memory_format(config: Config) -> torch.memory_format:

@@ -1,21 +1,34 @@
-"""Where labelled pictures come from: each source gives its own splits, every picture still to be decoded."""
+"""Where labelled pictures come from: each source gives its own splits, every picture still to be decoded.
+
+What a source says of itself is what its decoded pixels are kept under: for files their names, sizes and times, since
+to read them all would take as long as to decode them. A file that is changed without a trace in any of these (the
+system sets the time of the last change itself) is not noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
+from frostline import environment
 from frostline.config import user_error
-from frostline.pixels import decode, list_images, read_image
+from frostline.pixels import open_image, survey
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -28,7 +41,13 @@ class Source:
     """`(N,)` int64."""
     classes: tuple[str, ...]
     read: Callable[[int], Image.Image]
-    """Gives the i-th picture as RGB; raises `OSError` where its file is missing or broken."""
+    """Opens the i-th picture; raises anything where its file is missing or broken."""
+    name: Callable[[int], str]
+    """Says which picture the i-th is, for people: its file if it has one."""
+    identity: str | None = None
+    """sha256 (hex) that stands for all pictures of the split, or None where decoding them takes no time."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files are not pictures by their names: `hidden`, `other`."""
 
 
 def open_splits(
@@ -60,8 +79,13 @@ def _digits() -> Source:
     from sklearn.datasets import load_digits  # a second to import, for this source alone
 
     images, labels = load_digits(return_X_y=True)
-    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8)
-    return _embedded(grey, torch.from_numpy(labels), tuple(map(str, range(10))))
+    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
+    return Source(
+        labels=torch.from_numpy(labels).long(),
+        classes=tuple(map(str, range(10))),
+        read=lambda index: Image.fromarray(grey[index]),
+        name="digit {}".format,
+    )
 
 
 def _glyphs(options: Mapping[str, Any]) -> Source:
@@ -70,13 +94,20 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
     expected = inspect.signature(glyphs.render).parameters
     if set(options) != set(expected):
         raise user_error("data.options", dict(options), f"values for {', '.join(expected)}")
-    pixels, labels, classes = glyphs.render(**options)
-    return _embedded(pixels[:, 0], labels, classes)
+    drawing = Lock()  # of many threads that ask, one draws
 
+    def read(index: int) -> Image.Image:
+        with drawing:
+            pixels = glyphs.render(**options)
+        return Image.fromarray(pixels[index, 0].numpy())
 
-def _embedded(grey: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Source:
-    array = grey.numpy()
-    return Source(labels.long(), classes, lambda index: decode(Image.fromarray(array[index])))
+    return Source(
+        labels=glyphs.labels(options["images_per_class"]),
+        classes=glyphs.LETTERS,
+        read=read,
+        name="glyph {}".format,
+        identity=_hash({"glyphs": dict(options), "code": environment.code_hash(("glyphs", "randomness"))}),
+    )
 
 
 def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
@@ -93,7 +124,33 @@ def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping
         raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
     labels = _labels(name, dataset)
     names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
-    return Source(labels, tuple(map(str, names)), lambda index: decode(dataset[index][0]))
+    files = _files(dataset)
+    return Source(
+        labels=labels,
+        classes=tuple(map(str, names)),
+        read=lambda index: dataset[index][0],
+        name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        identity=_hash([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+    )
+
+
+def _files(dataset: Any) -> list[Path]:
+    """Return the file of every picture, as far as the dataset keeps a list of them, or nothing."""
+    for kept in vars(dataset).values():
+        if isinstance(kept, list) and len(kept) == len(dataset):
+            first = [item[0] if isinstance(item, tuple) else item for item in kept]
+            if all(isinstance(item, str | Path) for item in first) and Path(first[0]).is_absolute():
+                return [Path(item) for item in first]
+    return []
+
+
+def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
+    """Return what stands for the pictures: their numbers if they are in memory, else their files, else all below."""
+    data = getattr(dataset, "data", None)
+    if isinstance(data, np.ndarray | Tensor):
+        array = np.ascontiguousarray(data)
+        return [list(array.shape), hashlib.sha256(array.data).hexdigest()]
+    return _manifest(files or sorted(path for path in root.rglob("*") if path.is_file()), root)
 
 
 def _class(name: str) -> type[Any]:
@@ -113,6 +170,8 @@ def _labels(name: str, dataset: Any) -> Tensor:
         labels = torch.tensor([int(label) for label in (kept if kept is not None else (x[1] for x in dataset))])
     except (TypeError, ValueError) as error:
         raise user_error("data.source", name, "a dataset with one class per picture") from error
+    except OSError as error:
+        raise user_error("data.source", name, f"pictures that can all be read, but {error}") from error
     if len(labels) == 0 or labels.min() < 0:
         raise user_error("data.source", name, "pictures that all have a class")
     return labels
@@ -133,13 +192,37 @@ def _folder(root: Path) -> dict[str, Source]:
 
 
 def _labelled(top: Path) -> Source:
-    files = {folder.name: list_images(folder) for folder in _subfolders(top)}
-    if empty := [name for name, images in files.items() if not images]:
+    found = {folder.name: survey(folder) for folder in _subfolders(top)}
+    if empty := [name for name, listing in found.items() if not listing.files]:
         raise user_error("data.root", top, f"pictures in every class folder, but none in {_some(empty)}")
-    if len(files) < 2:
-        raise user_error("data.root", top, f"a folder of pictures for each of two or more classes, found {len(files)}")
-    flat = [(file, label) for label, images in enumerate(files.values()) for file in images]
-    return Source(torch.tensor([label for _, label in flat]), tuple(files), lambda index: read_image(flat[index][0]))
+    if len(found) < 2:
+        raise user_error("data.root", top, f"a folder of pictures for each of two or more classes, found {len(found)}")
+    flat = [(file, label) for label, listing in enumerate(found.values()) for file in listing.files]
+    return Source(
+        labels=torch.tensor([label for _, label in flat]),
+        classes=tuple(found),
+        read=lambda index: open_image(flat[index][0]),
+        name=lambda index: str(flat[index][0].relative_to(top)),
+        identity=_hash(_manifest([file for file, _ in flat], top)),
+        left_out={kind: sum(getattr(listing, kind) for listing in found.values()) for kind in ("hidden", "other")},
+    )
+
+
+def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
+    """Return name, size and times of every file; those of a link are its file's."""
+    found: list[tuple[object, ...]] = []
+    for file in files:
+        name = os.fsencode(os.path.relpath(file, root)).hex()
+        facts: tuple[int, ...] = ()
+        with suppress(OSError):  # a link to nothing has its name only
+            status = file.stat()
+            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        found.append((name, *facts))
+    return found
+
+
+def _hash(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _subfolders(folder: Path) -> list[Path]:

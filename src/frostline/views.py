@@ -9,17 +9,23 @@ import torch
 from torch import Tensor
 
 from frostline.data import Split
+from frostline.mapped import Rows
 
 View = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Turns pixels `(B, 3, H, W)` uint8, sizes `(B, 2)`, ids `(B,)` and a view's number into `(B, 3, S, S)` float32."""
 
-
-def resident(tensor: Tensor, device: torch.device, budget: int) -> Tensor:
-    """Return `tensor` on `device` if it has at most `budget` bytes, else as it is, perhaps mapped from a file."""
-    return tensor.to(device) if tensor.nbytes <= budget else tensor
+Held = Tensor | Rows
+"""Rows of something, all of them on a device or to be gathered when they are asked for."""
 
 
-def rows(tensor: Tensor, index: Tensor, device: torch.device) -> Tensor:
+def resident(tensor: Held, device: torch.device, budget: int) -> Held:
+    """Return `tensor` on `device` if it has at most `budget` bytes, else its rows where they are, perhaps in a file."""
+    if tensor.nbytes <= budget:
+        return tensor.to(device)
+    return tensor if isinstance(tensor, Rows) else Rows(tensor, torch.arange(len(tensor)))
+
+
+def rows(tensor: Held, index: Tensor, device: torch.device) -> Tensor:
     """Return the rows of `tensor` at `index` (on the CPU) on `device`, wherever the tensor lies."""
     if tensor.device == device:
         return tensor[index.to(device, non_blocking=True)]

@@ -1,0 +1,122 @@
+"""Many pictures become one tensor: decoded side by side, each looked at once, and what is wrong with them told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline import mapped
+from frostline.config import user_error
+from frostline.pixels import at_most, convert, squash, why
+from frostline.store import Writer
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+"""Shows for as long as its block lasts how much of so many is done; the callable is told how many more."""
+
+_CHUNK = 16  # pictures per task: few enough for an even end, many enough to cost nothing
+_RELEASE = 16  # tasks after which what was decoded leaves the process's memory
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where decoded pictures go."""
+
+    pixels: NDArray[np.uint8]
+    sizes: NDArray[np.int32]
+    digests: NDArray[np.uint8]
+    done: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How pictures are decoded."""
+
+    read: Callable[[int], Image.Image]
+    size: int | None
+    rows: _Rows
+    bad: dict[int, str]
+
+
+def decode_all(
+    writer: Writer,
+    ids: Sequence[int],
+    read: Callable[[int], Image.Image],
+    *,
+    size: int | None,
+    max_pixels: int,
+    progress: Callable[[int], object],
+) -> dict[str, Any]:
+    """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
+
+    The tensors are `pixels` `(N, 3, H, W)` uint8, `sizes` `(N, 2)` int32 (width, height of the original), `digests`
+    `(N, 32)` uint8 (sha256 of the pixels) and `done` `(N,)` uint8 (see `pixels.convert`); those of a broken picture
+    stay zero. `read(id)` opens a picture. Without `size` all must be of one size, else `UserError`.
+    """
+    with at_most(max_pixels):
+        width, height = (size, size) if size is not None else _first_size(ids, read)
+        pixels = writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
+        rows = _Rows(
+            pixels=pixels.numpy(),
+            sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
+            digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
+            done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
+        )
+        job = _Job(read, size, rows, {})
+        chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for number, count in enumerate(pool.map(partial(_decode_chunk, job, ids), chunks)):
+                progress(count)
+                if number % _RELEASE == 0:
+                    mapped.release(pixels)
+    if size is None:
+        _check_common(rows.sizes[[index not in job.bad for index in ids]])
+    return {"bad": sorted(job.bad.items())}
+
+
+def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
+    for row in chunk:
+        try:
+            _place(job, row, ids[row])
+        except Exception as error:  # a broken file makes Pillow raise anything
+            job.bad[ids[row]] = why(error)
+    return len(chunk)
+
+
+def _place(job: _Job, row: int, index: int) -> None:
+    with job.read(index) as image:
+        picture, done = convert(image)
+    array, rows = squash(picture, job.size), job.rows
+    rows.sizes[row] = picture.size
+    rows.done[row] = done
+    if array.shape == rows.pixels.shape[1:]:
+        rows.pixels[row] = array
+        rows.digests[row] = np.frombuffer(hashlib.sha256(rows.pixels[row]).digest(), dtype=np.uint8)
+
+
+def _first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int]:
+    """Return width and height of the first picture that can be read."""
+    for index in ids:
+        try:
+            with read(index) as image:
+                return convert(image)[0].size
+        except Exception:  # told when its turn comes
+            continue
+    return (1, 1)
+
+
+def _check_common(sizes: NDArray[np.int32]) -> None:
+    found = sorted({(width, height) for width, height in sizes.tolist()})
+    if len(found) > 1:
+        some = ", ".join(f"{width}x{height}" for width, height in found[:3]) + (" ..." if len(found) > 3 else "")
+        raise user_error("data.decode_size", "null", f"a side in pixels, since the images differ: {some}")

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
-from hydra.version import VersionBase
+from hydra.version import _UNSPECIFIED_, VersionBase
 
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
@@ -17,10 +17,7 @@ from hydra_plugins.frostline_launcher import FrostlineLauncher
 def _anywhere(monkeypatch):
     """Hydra's suites start programs in other folders, and expect a process that asked for no version of its rules."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
-    version = VersionBase.instance()
-    VersionBase.set_instance(VersionBase())
-    yield
-    VersionBase.set_instance(version)
+    monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
 
 
 def test_it_is_discovered():

@@ -244,7 +244,8 @@ def watched() -> tuple[Model, Guard]:
 
 
 @pytest.mark.parametrize("tensor", ["conv1.0.weight", "conv1.1.running_var", "stage4.0.branch1.1.num_batches_tracked"])
-def test_the_guard_names_a_tensor_that_moved(tensor: str) -> None:
+@pytest.mark.parametrize("look", ["glance", "check"])
+def test_the_guard_names_a_tensor_that_moved(tensor: str, look: str) -> None:
     model, guard = watched()
     guard.check()
     assert guard.compared == len(model.module.state_dict()) - 2
@@ -252,7 +253,7 @@ def test_the_guard_names_a_tensor_that_moved(tensor: str) -> None:
     with torch.no_grad():
         flat[0] = flat[0].nextafter(torch.tensor(9.0)) if flat.is_floating_point() else flat[0] + 1
     with pytest.raises(FrozenDrift, match=tensor):
-        guard.check()
+        getattr(guard, look)()
 
 
 def test_the_guard_tells_minus_zero_from_zero_and_lets_nan_be_nan() -> None:
@@ -276,6 +277,13 @@ def test_the_guard_notices_statistics_that_move_because_somebody_called_train() 
     model.module.train()
     model.module(images(4).tensor)
     with pytest.raises(FrozenDrift, match="running_mean"):
+        guard.glance()
+
+
+def test_a_thorough_look_also_finds_what_was_written_behind_the_back_of_torch() -> None:
+    model, guard = watched()
+    model.module.conv1[0].weight.data.add_(1)
+    with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
         guard.check()
 
 

@@ -220,6 +220,7 @@ def fit(
     patience = config.train.patience
     while not progress.exhausted(patience) and (event := next(events, None)):
         yield event
+    guard.check()
     if progress.exhausted(patience) and len(progress.journal) < config.epochs:
         screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
 

@@ -21,6 +21,9 @@ from frostline.families import Structure
 # torch keeps no common base of its norm layers; torchvision's own ones derive from these.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers of so many bytes, as which the bits of other types can be compared."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -154,37 +157,63 @@ def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
     return parameters | buffers
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """A frozen tensor, its bits, and how often torch had written to it by then."""
+
+    tensor: Tensor
+    copy: Tensor
+    version: int
+
+    def written(self, now: Tensor) -> bool:
+        """Return whether torch knows of any write since: cheap, but blind to what goes around its bookkeeping."""
+        return now is not self.tensor or now._version != self.version
+
+
 class Guard:
     """Owns copies of the tensors that are frozen, and compares them bit for bit at the end of every phase."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._copies: dict[str, Tensor] = {}
+        self._watched: dict[str, _Watched] = {}
         self.compared = 0
         """Number of tensors that were found unchanged, in the phase that froze the most."""
 
     def watch(self) -> None:
         """Keep watching what is still frozen, let go of what now learns, and copy what is newly frozen."""
-        frozen = frozen_tensors(self._module)
-        self._copies = {
-            name: self._copies[name] if name in self._copies else tensor.detach().cpu().clone()
-            for name, tensor in frozen.items()
+        self._watched = {
+            name: self._watched.get(name) or _Watched(tensor, tensor.detach().clone(), tensor._version)
+            for name, tensor in frozen_tensors(self._module).items()
         }
+
+    def glance(self) -> None:
+        """Check if torch wrote to any frozen tensor; running statistics that move without that wait for `check`."""
+        now = self._now()
+        if any(one.written(now[name]) for name, one in self._watched.items()):
+            self.check()
 
     def check(self) -> None:
         """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
-        now = dict(chain(self._module.named_parameters(), self._module.named_buffers()))
-        drifted = [name for name, copy in self._copies.items() if not _same_bits(now[name], copy)]
+        now = self._now()
+        drifted = [name for name, one in self._watched.items() if not _same_bits(now[name], one.copy)]
         if drifted:
-            raise FrozenDrift(f"{len(drifted)} of {len(self._copies)} frozen tensors changed: {', '.join(drifted[:3])}")
-        self.compared = max(self.compared, len(self._copies))
+            some = ", ".join(drifted[:3])
+            raise FrozenDrift(f"{len(drifted)} of {len(self._watched)} frozen tensors changed: {some}")
+        self.compared = max(self.compared, len(self._watched))
 
     def verdict(self) -> str:
         """Return in words what the checks found; drift has raised by then."""
         return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
 
+    def _now(self) -> dict[str, Tensor]:
+        return dict(chain(self._module.named_parameters(), self._module.named_buffers()))
+
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors hold the same bytes: unlike `==`, nan equals itself and -0.0 differs from 0.0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.stride() == b.stride() and a.is_floating_point() and a.itemsize in _INTEGERS:
+        return torch.equal(a.detach().view(_INTEGERS[a.itemsize]), b.view(_INTEGERS[b.itemsize]))
     raw = [t.detach().cpu().contiguous().flatten().view(torch.uint8) for t in (a, b)]
     return torch.equal(raw[0], raw[1])

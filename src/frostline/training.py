@@ -167,8 +167,8 @@ def fit(
 
     `enter(phase)` puts the network into the state of a phase and returns what is trained there, with so many `samples`;
     `before_step(step, span)` sets the learning rates, `after_step()` averages weights. What is frozen is compared bit
-    for bit at the end of every phase and epoch, so that no epoch is yielded in which it moved: raises `FrozenDrift`,
-    and `Diverged` if a loss is not finite.
+    for bit at the end of every phase and, where torch wrote to it, of every epoch: raises `FrozenDrift`, and `Diverged`
+    if a loss is not finite.
     """
     slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
     span = part = None
@@ -201,7 +201,7 @@ def fit(
         part = part or enter(phase)  # where the last step was the last one before `start`
         scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.autocast)
         _require_finite("validation", scored.loss, epoch)
-        guard.check()
+        guard.glance()
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
 
 
@@ -219,12 +219,13 @@ def _step(
     step: int,
 ) -> Tensor:
     """Make one step and return `(summed loss, number of right answers)` of its batch, on the device."""
-    torch.manual_seed(address(recipe.seed, "step", step))  # what dropout and stochastic depth draw from
-    labels = part.train.labels[index.to(part.train.labels.device, non_blocking=True)]
+    device = part.train.labels.device
+    _seed(device, address(recipe.seed, "step", step))
+    labels = part.train.labels[index.to(device, non_blocking=True)]
     inputs, partner, share = mixing.mix(
         part.train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
-    with _autocast(inputs.device, part.autocast):
+    with _autocast(device, part.autocast):
         logits = part.network(inputs)
     loss = _loss(logits.float(), labels, partner, share, recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
@@ -234,6 +235,12 @@ def _step(
     optimizer.step()
     right = (logits.detach().argmax(1) == labels).sum()
     return torch.stack([loss.detach().double() * len(index), right.double()])
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
+    generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    generator.manual_seed(seed)
 
 
 def _loss(logits: Tensor, labels: Tensor, partner: Tensor, share: float, smoothing: float) -> Tensor:

@@ -87,7 +87,7 @@ def _run(
         parameters = 10_250.0 if choices["freeze_mode"] == "head" else 352_042.0
         result["metrics"] = {
             "best/epoch": float(epochs),
-            "best/val_accuracy": truth * (1 - 0.5**epochs),
+            "best/val_accuracy": truth * (1 - 0.5**epochs) + random.normal(0, 0.004),
             "test/accuracy": accuracy,
             "test/loss": 0.3,
             "cost/train_seconds": seconds,

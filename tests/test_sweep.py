@@ -139,6 +139,41 @@ def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(m
     assert (main_job.store.parent / "artifacts").is_dir()
 
 
+def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
+    parent = next(run for run in main_job.runs() if "mlflow.parentRunId" not in run.data.tags)
+    artifacts = {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id)}
+    page = main_job.folder / "report.html"
+    assert "report.html" in artifacts and f"Report: {page}" in main_job.out
+    data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+    assert [run["name"] for run in data["runs"]] == [result["name"] for result in main_job.results()]
+    (group,) = data["groups"]
+    assert " ".join(group["verdict"].split()) in " ".join(main_job.out.split())
+    assert all(source.startswith("data:image/jpeg") for source, *_ in group["disagreements"]["tiles"])
+    assert group["disagreements"]["tiles"]
+
+
+def test_a_sweep_is_found_by_its_run_id_and_fetched_where_its_folder_is_gone(main_job, monkeypatch, capsys, tmp_path):
+    from frostline.commands import compare, report
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{main_job.store}")
+    monkeypatch.chdir(tmp_path)
+    parent = next(run.info.run_id for run in main_job.runs() if "mlflow.parentRunId" not in run.data.tags)
+    child = main_job.results()[0]["run_id"]
+    assert compare.main([str(main_job.folder), "--json"]) == 0
+    here = json.loads(capsys.readouterr().out)
+    assert compare.main([child, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == here
+    away = main_job.folder.rename(main_job.folder.with_name("away"))
+    try:
+        assert report.main([parent]) == 0
+    finally:
+        away.rename(main_job.folder)
+    text = (tmp_path / "report.html").read_text()
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert data["groups"][0]["outcome"] == here["contests"][0]["outcome"]
+    assert {run["folder"] for run in data["runs"]} == {None} and data["groups"][0]["contenders"][0]["calibration"]
+
+
 def test_the_journal_has_one_line_per_epoch(main_job):
     lines = [json.loads(line) for line in (main_job.folder / "3" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]

@@ -24,8 +24,10 @@ _POINTS = 40_000  # of all curves together: what a browser reads in a fraction o
 _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
-def collect(results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the data of the page that will lie at `page`, from which its links start."""
+def collect(
+    results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
+) -> dict[str, Any]:
+    """Return the data of the page that will lie at `page`, from which its links start; none leads into `scratch`."""
     swept = [name for name in varying(results) if name != "seed"]
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
@@ -37,7 +39,9 @@ def collect(results: Sequence[Result], *, page: Path, tracker: Mapping[str, str]
         "swept": swept,
         "series": _series(results, key),
         "groups": groups,
-        "runs": [_run(result, swept, page, tracker) for result in results],
+        "runs": [
+            {**_run(result, swept, tracker), "folder": _link(Path(result.folder), page, scratch)} for result in results
+        ],
         "curves": [_curve(result, points) for result in results],
         "seeds": len({repr(result.choices.get("seed")) for result in results}) > 1,
     }
@@ -87,8 +91,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
     }
 
 
-def _run(result: Result, swept: Sequence[str], page: Path, tracker: Mapping[str, str] | None) -> dict[str, Any]:
-    folder = Path(result.folder)
+def _run(result: Result, swept: Sequence[str], tracker: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "name": result.name,
         "status": result.status,
@@ -99,14 +102,15 @@ def _run(result: Result, swept: Sequence[str], page: Path, tracker: Mapping[str,
         "test": _round(result.metrics.get(TEST, math.nan)),
         "epoch": _round(result.metrics.get("best/epoch", math.nan)),
         "cost": [_round(result.metrics.get(name, math.nan), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
-        "folder": _link(folder, page) if result.folder else None,
         "mlflow": _mlflow(result, tracker),
         "again": rerun(result),
     }
 
 
-def _link(folder: Path, page: Path) -> str:
+def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:
     """Return the address of a run's folder: relative where it lies beside the page, so that both can be moved."""
+    if not folder.is_dir() or (scratch and folder.is_relative_to(scratch)):
+        return None
     if folder.is_relative_to(page.parent):
         return folder.relative_to(page.parent).as_posix()
     return Path(os.path.abspath(folder)).as_uri()  # noqa: PTH100 - resolve() would follow links

@@ -69,7 +69,8 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
 
     try:
         index = json.loads((folder / _INDEX).read_text())
-        sheet = Image.open(folder / SHEET)
+        with Image.open(folder / SHEET) as file:
+            sheet = file.convert("RGB")
     except (OSError, ValueError):
         return {}
     places = {image: place for place, image in enumerate(index["ids"]) if image in wanted}

@@ -26,9 +26,16 @@ PAGE = "report.html"
 _COMMAND = re.compile(r"`([^`]+)`")
 
 
-def write(path: Path, results: Sequence[Result], *, title: str, tracker: Mapping[str, str] | None = None) -> Path:
-    """Write the report on `results` to `path` and return that."""
-    data = pagedata.collect(results, page=path, tracker=tracker)
+def write(
+    path: Path,
+    results: Sequence[Result],
+    *,
+    title: str,
+    tracker: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
+) -> Path:
+    """Write the report on `results` to `path` and return that; nothing in `scratch`, which will be gone, is linked."""
+    data = pagedata.collect(results, page=path, tracker=tracker, scratch=scratch)
     text = _asset("page.html").substitute(
         title=escape(title),
         about=escape(_about(results)),

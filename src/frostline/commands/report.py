@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
         alone = len(sweeps) == 1 and not sweeps[0].folder.is_relative_to(scratch)
         path = (asked.output or (sweeps[0].folder if alone else Path()) / webpage.PAGE).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(webpage.write(path, results, title=title, tracker=sweeps[0].tracker))
+        print(webpage.write(path, results, title=title, tracker=sweeps[0].tracker, scratch=Path(scratch)))
         if asked.plots:
             print(*plots.write(path.parent / plots.FOLDER, results), sep="\n")
     return 0

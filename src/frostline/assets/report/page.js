@@ -62,7 +62,7 @@ function paint(node) {
   const full = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: quiet },
     margin: { l: 50, r: 12, t: 10, b: 44 }, hovermode: "closest", hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: quiet },
-    legend: { orientation: "h", y: narrow ? -0.28 : -0.2, x: 0, font: { color: ink("--ink") } }, ...layout,
+    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: { color: ink("--ink") } }, ...layout,
   };
   for (const name of new Set(["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key))])) {
     const own = layout[name] || {};
@@ -121,6 +121,8 @@ function drawCost() {
 
 function costSection() {
   const root = $("#cost"), node = $(".chart", root);
+  root.hidden = !done().length;
+  if (root.hidden) return;
   $(".controls", root).replaceChildren(
     select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
     select("accuracy", [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
@@ -156,7 +158,7 @@ function drawResponse() {
 
 function responseSection() {
   const root = $("#response"), node = $(".chart", root), keys = SWEPT.filter(key => valuesOf(key).length > 1);
-  root.hidden = !keys.length && valuesOf(D.key).length < 2;
+  root.hidden = !done().length || (!keys.length && valuesOf(D.key).length < 2);
   if (root.hidden) return;
   response.x = keys.includes("lr") ? "lr" : keys.find(isNumber) || keys[0] || D.key;
   const controls = () => {
@@ -276,12 +278,12 @@ function matrices(root, known, names) {
       const z = names.map(() => new Array(names.length).fill(0)), [rows, columns, counts] = one.confusion;
       rows.forEach((row, i) => { z[row][columns[i]] = counts[i]; });
       const share = z.map(row => { const total = sum(row); return row.map(v => total ? Math.pow(v / total, .5) : null); });
-      const small = names.length <= 20, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+      const small = names.length <= 20, labels = names.length <= 30 ? { tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))) } : { showticklabels: false }, dark = matchMedia("(prefers-color-scheme: dark)").matches;
       return [[{ type: "heatmap", z: share, customdata: z, x: names.map((_, i) => `${i} `), y: names.map((_, i) => `${i} `), zmin: 0, zmax: 1, showscale: false, xgap: small ? 1 : 0, ygap: small ? 1 : 0,
         colorscale: [[0, dark ? "#1f2228" : "#f5f6f8"], [1, colour(one.series)]], text: z.map(row => row.map(v => v || "")), ...(small ? { texttemplate: "%{text}" } : {}),
         hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${sum(row)} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],
-      { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))), showgrid: false },
-        yaxis: { title: "true class", type: "category", autorange: "reversed", tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))), showgrid: false } }];
+      { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", ...labels, showgrid: false },
+        yaxis: { title: "true class", type: "category", autorange: "reversed", ...labels, showgrid: false } }];
     });
   }
 }
@@ -319,7 +321,7 @@ function calibrationSection() {
       const bins = one.calibration.bins, total = sum(bins.map(bin => bin[0]));
       return { type: "scatter", mode: "lines+markers", name: `${safe(one.series)} (ECE ${pct(one.calibration.ece)})`, x: bins.map(bin => bin[1]), y: bins.map(bin => bin[2]), line: { color: colour(one.series), width: 2 },
         marker: { color: colour(one.series), symbol: symbol(one.series), size: bins.map(bin => 6 + 14 * Math.sqrt(bin[0] / total)), opacity: .9 }, text: bins.map(bin => `${bin[0]} images`), hovertemplate: "confidence %{x:.1%}, accuracy %{y:.1%}<br>%{text}<extra></extra>" };
-    })], { xaxis: { title: "confidence", range: [0, 1.02], ...percents }, yaxis: { title: "accuracy", range: [0, 1.02], ...percents } }]);
+    })], { xaxis: { title: "confidence", range: [0, 1.03], ...percents }, yaxis: { title: "accuracy", range: [0, 1.06], ...percents } }]);
 }
 
 function robustnessSection() {
@@ -337,7 +339,7 @@ function robustnessSection() {
       return known.map(one => ({ type: "scatter", mode: "lines+markers", name: safe(one.series), legendgroup: one.series, showlegend: !i, x: [0, 1, 2, 3, 4, 5], y: [one.test[0], ...one.shift[kind]], xaxis: `x${n}`, yaxis: `y${n}`,
         line: { color: colour(one.series), width: 2 }, marker: { color: colour(one.series), symbol: symbol(one.series), size: 7 }, hovertemplate: "%{y:.1%}<extra>" + safe(one.series) + "</extra>" }));
     });
-    return [traces, { ...layout, legend: { orientation: "h", y: 1.12, x: 0, font: { color: ink("--ink") } }, margin: { l: 50, r: 12, t: 40, b: 44 } }];
+    return [traces, layout];
   });
 }
 
@@ -355,9 +357,9 @@ function runsSection({ ITable, jQuery, DataTable }) {
     { title: "val", data: run => run.val, render: number(v => pct(v, 2)) }, { title: "test", data: run => run.test, render: number(v => pct(v, 2)) },
     { title: "best epoch", data: run => run.epoch, render: number(String) },
     { title: "seconds", data: run => run.cost[0], render: number(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], render: number(v => v.toLocaleString("en")) },
+    { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
     { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
     { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" ? `<code class="again" title="copy">${safe(value)}</code>` : value },
-    { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
   ].filter(column => column.title !== "reason" || D.runs.some(run => run.reason));
   const node = $("#runs table");
   const by = columns.findIndex(column => column.title === "val");
@@ -369,7 +371,14 @@ function runsSection({ ITable, jQuery, DataTable }) {
 // ---- starting --------------------------------------------------------------------------------------------------------
 
 async function unpack(id) {
-  const raw = atob(document.getElementById(id).textContent.trim()), bytes = Uint8Array.from(raw, c => c.charCodeAt(0));
+  const text = document.getElementById(id).textContent.trim();
+  let bytes;
+  if (Uint8Array.fromBase64) bytes = Uint8Array.fromBase64(text);
+  else {
+    const raw = atob(text);
+    bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  }
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
 }
 

@@ -1,0 +1,110 @@
+"""Sweeps are read again as they are, one by one or together; commands say what they came to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from frostline import gather, plots
+from frostline.commands import compare, report
+from frostline.config import UserError
+from frostline.results import cells
+from frostline.verdict import answer
+from sweeps import sweep
+
+GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
+
+
+def test_a_run_of_a_sweep_stands_for_it(tmp_path):
+    folder = sweep(tmp_path / "s", GRID)
+    assert gather.read(folder / "1") == gather.read(folder)
+
+
+def test_a_folder_without_a_sweep_is_refused_with_the_nearest_that_is(tmp_path):
+    sweep(tmp_path / "monday", GRID)
+    (tmp_path / "mondey").mkdir()
+    with pytest.raises(UserError, match=r"sweep=.*mondey: expected the folder of a sweep.*did you mean .*monday"):
+        gather.read(tmp_path / "mondey")
+
+
+def test_what_differs_between_sweeps_becomes_a_choice(tmp_path):
+    one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=8)
+    results = gather.together([gather.read(one), gather.read(two)])
+    assert [result.choices["epochs"] for result in results] == [4] * 4 + [8] * 4
+    assert len(cells(results)) == 8
+
+
+def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
+    one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=4)
+    for path in two.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        result["choices"]["seed"] = 1
+        path.write_text(json.dumps(result))
+        config = yaml.safe_load(path.with_name("config.yaml").read_text())
+        path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
+    found = cells(gather.together([gather.read(one), gather.read(two)]))
+    assert [len(cell.finished) for cell in found] == [2] * 4
+
+
+def test_report_writes_into_the_sweep_or_where_it_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = sweep(tmp_path / "one", GRID), sweep(tmp_path / "two", GRID, epochs=5)
+    assert report.main([str(one)]) == 0
+    assert report.main([str(one), str(two), "-o", "deep/both.html"]) == 0
+    assert capsys.readouterr().out.split() == [str(one / "report.html"), str(tmp_path / "deep" / "both.html")]
+    assert (tmp_path / "deep" / "both.html").stat().st_size > 1e6
+    with pytest.raises(UserError, match="sweep=nothing/here: expected"):
+        report.main(["nothing/here"])
+
+
+def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys):
+    folder = sweep(tmp_path / "s", GRID)
+    assert compare.main([str(folder)]) == 0
+    out = capsys.readouterr().out
+    said = answer(gather.read(folder).results)
+    assert said in out and "0.001" in out
+    assert compare.main([str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (contest,) = facts["contests"]
+    assert facts["answer"] == said and contest["outcome"] == "win" and contest["contenders"][0]["value"] == "full"
+    first, second = (one["mean"]["test/accuracy"] for one in contest["contenders"])
+    assert contest["difference"]["gap"] == pytest.approx(first - second)
+    assert facts["runs"] == {"FINISHED": 4} and len(facts["cells"]) == 4
+
+
+def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):
+    folder = sweep(tmp_path / "s", GRID, states=dict.fromkeys(range(4), "FAILED"))
+    assert compare.main([str(folder)]) == 1
+    assert "No answer" in capsys.readouterr().out
+
+
+def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
+    folder = sweep(tmp_path / "s", GRID, seeds=2)
+    files = plots.write(tmp_path / "plots", gather.read(folder).results)
+    assert sorted(file.name for file in files) == [
+        f"{name}.{kind}" for name in ("accuracy_cost", "curves", "lr_response") for kind in ("png", "svg")
+    ]
+    text = " ".join(ElementTree.parse(tmp_path / "plots" / "accuracy_cost.svg").getroot().itertext())
+    assert "training time (s)" in text and "accuracy (%)" in text and "full" in text
+    looks = [plots._look(style) for style in range(7)]
+    for name in ("color", "marker", "linestyle"):
+        assert len({str(look[name]) for look in looks}) == 7
+
+
+def test_plots_without_anything_to_draw_are_left_out(tmp_path):
+    failed = sweep(tmp_path / "failed", GRID, states=dict.fromkeys(range(4), "FAILED"))
+    assert plots.write(tmp_path / "none", gather.read(failed).results) == []
+    one_lr = sweep(tmp_path / "one", {"freeze_mode": ["head", "full"]})
+    drawn = plots.write(tmp_path / "some", gather.read(one_lr).results)
+    assert {file.stem for file in drawn} == {"accuracy_cost", "curves"}
+
+
+def test_a_half_written_result_is_a_run_without_one(tmp_path):
+    folder = sweep(tmp_path / "s", GRID)
+    (folder / "2" / "result.json").write_text('{"job": 2, "na')
+    shutil.rmtree(folder / "3")
+    assert [result.status for result in gather.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]

@@ -1,0 +1,46 @@
+"""The contact sheet shows the mistakes it names."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from frostline import pictures
+
+
+def test_wrong_images_are_chosen_frequent_confusions_and_certain_ones_first():
+    logits = np.zeros((8, 3), np.float32)
+    said = np.array([0, 1, 1, 1, 2, 0, 2, 0])
+    labels = np.array([0, 0, 0, 0, 0, 1, 2, 0])
+    logits[np.arange(8), said] = [9, 1, 3, 2, 5, 5, 9, 9]
+    assert pictures.choose(logits, labels).tolist() == [2, 3, 1, 4, 5]
+
+
+def test_no_more_are_chosen_than_a_sheet_holds_and_no_confusion_takes_it_all():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(5000, 30)), random.integers(0, 30, 5000)
+    assert len(pictures.choose(logits, labels)) == 64
+    logits[:, 1:] = -9.0
+    assert len(pictures.choose(logits, np.ones(5000, int))) == 6
+    assert len(pictures.choose(logits, np.zeros(5000, int))) == 0
+
+
+def test_pictures_come_back_by_their_image(tmp_path):
+    colours = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
+    for shape in ((8, 8), (200, 100)):
+        pixels = np.broadcast_to(colours[:, :, None, None], (3, 3, *shape))
+        pictures.write(tmp_path, pixels, np.array([7, 3, 5]))
+        found = pictures.read(tmp_path, {3, 5, 99})
+        assert sorted(found) == [3, 5]
+        for image, colour in ((3, colours[1]), (5, colours[2])):
+            tile = Image.open(io.BytesIO(base64.b64decode(found[image].split(",")[1])))
+            assert tile.size == (64, 64)
+            assert np.abs(np.asarray(tile)[32, 10].astype(int) - colour).max() < 12
+
+
+def test_no_mistakes_no_sheet(tmp_path):
+    pictures.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
+    assert not list(tmp_path.iterdir()) and pictures.read(tmp_path, {1}) == {}

@@ -1,0 +1,157 @@
+"""The report says what the runs came to, whatever they are called, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frostline import gather, statistics, webpage
+from frostline.comparison import predictions
+from frostline.results import TEST, VAL
+from frostline.verdict import answer
+from sweeps import CLASSES, sweep
+
+MODES = ("head", "full")
+
+
+class Page(HTMLParser):
+    """The elements of a page, and what stands in its scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.text = path.read_text(encoding="utf-8")
+        self._open: str | None = None
+        self.feed(self.text)
+        self.data = json.loads(self.scripts["data"])
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open = dict(attrs).get("id") or "code" if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._open = None
+
+    def handle_data(self, data):
+        if self._open:
+            self.scripts[self._open] = self.scripts.get(self._open, "") + data
+
+
+def page(folder: Path) -> Page:
+    found = gather.read(folder)
+    return Page(webpage.write(folder / "report.html", found.results, title=f"<b>{folder.name}", tracker=found.tracker))
+
+
+def test_numbers_are_those_of_the_runs(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]}, seeds=2)
+    shown, results = page(folder).data, gather.read(folder).results
+    for run, result in zip(shown["runs"], results, strict=True):
+        assert run["name"] == result.name and run["status"] == "FINISHED"
+        assert run["val"] == pytest.approx(result.metrics[VAL], abs=1e-5)
+        assert run["test"] == pytest.approx(result.metrics[TEST], abs=1e-5)
+    (group,) = shown["groups"]
+    assert len(group["cells"]) == 4
+    for cell in group["cells"]:
+        runs = [results[number] for number in cell["runs"]]
+        assert {run.choices["lr"] for run in runs} == {cell["at"]["lr"]} and len(runs) == 2
+        assert cell["val"][0] == pytest.approx(np.mean([run.metrics[VAL] for run in runs]), abs=1e-5)
+    best = group["contenders"][0]
+    logits, labels = (
+        np.concatenate([getattr(predictions(results[number].folder), name) for number in best["runs"]])
+        for name in ("logits", "labels")
+    )
+    assert best["calibration"]["ece"] == pytest.approx(statistics.calibration(logits, labels).ece, abs=1e-5)
+    assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
+
+
+def test_the_verdict_stands_in_the_page_itself(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]})
+    plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
+    said = answer(gather.read(folder).results).replace("`", "")
+    assert " ".join(plain.split()) == said
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "data": ["digits", "</script><script>alert(1)</script>"]})
+    found = page(folder)
+    assert [attrs.get("id") for tag, attrs in found.tags if tag == "script"] == [
+        *("data", "plotly", "tables", "tables-style", None)
+    ]
+    assert {tuple(one["classes"]) for group in found.data["groups"] for one in group["contenders"]} == {CLASSES}
+    assert "alert(" not in re.sub(r'<script type="application/json".*?</script>', "", found.text).replace(
+        "&lt;script&gt;alert(1)", ""
+    )
+    assert found.text.count("<b>") == 0
+
+
+def test_the_page_needs_no_network_and_carries_whole_libraries(tmp_path):
+    found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
+    for _, attrs in found.tags:
+        assert not (attrs.get("src") or attrs.get("href") or "data:").startswith(("http", "//"))
+    libraries = [gzip.decompress(base64.b64decode(found.scripts[name])).decode() for name in ("plotly", "tables")]
+    assert "Plotly" in libraries[0] and "DataTable" in libraries[1]
+
+
+def test_runs_that_failed_or_go_on_are_shown_as_they_are(tmp_path):
+    states = {0: "FAILED", 2: "RUNNING", 3: "WAITING"}
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]}, states=states, epochs=8)
+    shown = page(folder).data
+    assert [run["status"] for run in shown["runs"]] == ["FAILED", "FINISHED", "RUNNING", "WAITING"]
+    assert shown["runs"][0]["reason"].startswith("Diverged") and shown["runs"][0]["val"] is None
+    assert [curve["epoch"] for curve in shown["curves"]] == [[1, 2, 3, 4], [*range(1, 9)], [1, 2, 3, 4], []]
+    assert "No run of full finished." in shown["groups"][0]["verdict"]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNING", "WAITING"])
+def test_a_sweep_of_which_nothing_finished_has_a_page(tmp_path, status):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, states={0: status, 1: status})
+    assert "No answer: none of 2 runs finished." in page(folder).text
+
+
+def test_two_hundred_runs_fit_into_five_megabytes(tmp_path):
+    grid = {"freeze_mode": ["head", "full", "lp_ft", "gradual"], "lr": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]}
+    folder = sweep(tmp_path / "s", {**grid, "weight_decay": [0.0, 1e-3]}, seeds=5, epochs=60)
+    found = page(folder)
+    assert len(found.data["runs"]) == 200 and found.data["keys"] == ["lr", "weight_decay"]
+    assert len(found.text.encode()) < 5e6
+    assert all(curve["epoch"][-1] == 60 for curve in found.data["curves"])
+    assert max(len(curve["epoch"]) for curve in found.data["curves"]) <= 61
+
+
+def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
+    tracker = {"uri": "https://mlflow.example.org/", "experiment_id": "7", "sweep_run_id": "0" * 32}
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, tracker=tracker)
+    run = page(folder).data["runs"][1]
+    assert (folder / run["folder"] / "config.yaml").is_file()
+    assert run["mlflow"] == f"https://mlflow.example.org/#/experiments/7/runs/{1:032x}"
+    assert run["again"] == f"python train.py rerun={1:032x}"
+    moved = folder.rename(tmp_path / "moved")
+    assert page(moved).data["groups"][0]["contenders"][0]["confusion"]
+
+
+def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
+    (group,) = page(folder).data["groups"]
+    said = [predictions(str(folder / str(number))) for number in (1, 0)]  # full is the better one
+    differ = said[0].logits.argmax(1) != said[1].logits.argmax(1)
+    found = group["disagreements"]
+    assert found["differ"] == differ.sum() > 0 and found["tiles"]
+    for source, label, first, second in found["tiles"]:
+        assert source.startswith("data:image/jpeg;base64,") and first != second
+        assert label in range(len(CLASSES))
+
+
+def test_robustness_and_phases_are_there_when_they_were_measured(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": ["head", "lp_ft"]}, shift=True, epochs=10)
+    shown = page(folder).data
+    assert [curve["starts"] for curve in shown["curves"]] == [[], [6]]
+    assert shown["groups"][0]["contenders"][0]["shift"]["noise"][4] == pytest.approx(0.94 - 0.25)

@@ -58,3 +58,20 @@ def test_the_second_is_raised_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("nothing was raised")
     assert not interrupts.requested()
+
+
+def test_inside_it_is_welcome_where_no_state_is_torn() -> None:
+    with pytest.raises(Terminated), interrupts.deferred(), interrupts.welcome():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("nothing was raised")
+    with pytest.raises(Terminated), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with interrupts.welcome():
+            raise AssertionError("what had arrived before was not raised")
+    with interrupts.deferred():
+        with interrupts.welcome():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.requested()
+        with pytest.raises(Terminated):
+            interrupts.obey()

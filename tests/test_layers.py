@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "crew", "job", "winner"),
+    ("sweep", "crew", "job", "winner", "recorded"),
     (
         *("experiment", "setup", "sharing"),
         *("predictor", "formats", "serving"),
@@ -23,9 +23,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
-        *("registry", "report", "tables", "outcome"),
+        *("registry", "lookup", "report", "tables", "outcome"),
     ),
-    ("verdict", "contest", "comparison", "suggest", "results", "statistics", "pictures"),
+    ("verdict", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
     (
         *("plan", "resume", "features"),
         "portable",
@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workers",),
     ("worker",),
     ("environment", "randomness", "interrupts"),
-    ("config", "validation"),
+    ("config", "validation", "records"),
     ("__init__",),
 )
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""

@@ -304,13 +304,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_semantic(key: str) -> bool:
+    """Return whether `key`, with dots, is one that decides a run's metrics."""
+    return not any(key == name or key.startswith(f"{name}.") for name in _NOT_SEMANTIC)
+
+
 def semantic(config: Config) -> dict[str, Any]:
     """Return the flat part of the config that decides a run's metrics: where it runs and is written left out."""
-    return {
-        key: value
-        for key, value in flatten(asdict(config)).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_SEMANTIC)
-    }
+    return {key: value for key, value in flatten(asdict(config)).items() if is_semantic(key)}
 
 
 def digest(config: Config) -> str:

@@ -130,8 +130,8 @@ def learn(
                 progress.position = event
             if isinstance(event, Position) or keeper.worth():
                 tensors, facts = resume.capture(learner, progress)
-                counted = {"seen": [images.train.seen, images.val.seen], "compared": guard.compared}
-                keeper.save(tensors, {"whose": whose, **counted, **facts})
+                counts = [images.train.seen, images.val.seen, guard.compared]
+                keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
             interrupts.obey()
     return progress
 
@@ -148,14 +148,14 @@ def go_on(
     for place in places:
         for tensors, facts in checkpoint.intact(place, screen.say):
             try:
-                if other := [key for key, value in whose.items() if facts["whose"].get(key) != value]:
+                then = facts.get("whose") or {}
+                if other := [key for key, value in whose.items() if then.get(key) != value]:
                     raise resume.Unfit(f"it was made with another {' and '.join(other)}")
                 progress = resume.restore(learner, tensors, facts)
             except resume.Unfit as problem:
                 screen.say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue
-            images.train.seen, images.val.seen = facts["seen"]
-            guard.compared = facts["compared"]
+            images.train.seen, images.val.seen, guard.compared = facts["counts"]
             at = progress.position
             screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
             return progress

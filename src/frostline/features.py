@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline import interrupts
 from frostline.store import Store, Writer
 from frostline.training import batches
 from frostline.views import Held, Views, resident, rows
@@ -77,7 +78,8 @@ class Features:
     def _fetch(self, epoch: int) -> Held:
         text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
-        entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
+        with interrupts.welcome():
+            entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
         return resident(entry.tensors["features"], self.labels.device, self._budget)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:

@@ -43,6 +43,18 @@ def deferred() -> Iterator[None]:
         obey()
 
 
+@contextmanager
+def welcome() -> Iterator[None]:
+    """Raise interrupts at once within the block, inside `deferred` too: for what takes long and changes no state."""
+    global _waiting
+    before, _waiting = _waiting, False
+    try:
+        obey()
+        yield
+    finally:
+        _waiting = before
+
+
 def requested() -> bool:
     """Return whether an interrupt is waiting."""
     return _asked is not None

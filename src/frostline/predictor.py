@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment, models, weights
+from frostline import environment, models, records, weights
 from frostline.augment import eval_views
-from frostline.config import Config, UserError, flatten
+from frostline.config import Config, UserError
 from frostline.models import Model
 from frostline.pixels import read_image, squash
 from frostline.validation import parse
@@ -63,17 +62,10 @@ def load(folder: Path, *, device: str) -> Predictor:
 def read_config(path: Path) -> Config:
     """Return the config that a run has written, read as plain data; UserError for anything else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: expected the config of a run")
-        if strange := [key for key, value in flatten(values).items() if "_target_" in key or "${" in str(value)]:
-            raise UserError(f"{path}: expected plain values, and {strange[0]} is none")
-        return parse(values)
-    except OSError as error:
-        raise UserError(f"{path}: expected the config of a run ({error.strerror})") from None
+        return parse(records.config(path))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
-    except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
 
 

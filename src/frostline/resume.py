@@ -167,27 +167,34 @@ def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], di
 
 
 def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Progress:
-    """Put back what `capture` took and return the progress; raises `Unfit`, nothing changed, if it is another run's."""
+    """Put back what `capture` took and return the progress; raises `Unfit` if it is another's."""
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "best": {}}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition("/")
-        kinds[kind][rest] = tensor
-    progress = Progress(
-        Position(**facts["position"]),
-        best=kinds["best"],
-        **{key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")},
-    )
-    _require(learner.module.state_dict(), kinds["model"], learner.moving)
-    if learner.ema is not None:
-        own = learner.ema.state_dict()
-        _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.moving)})
-    if kinds["best"]:
-        _require(learner.scored.state_dict(), kinds["best"], learner.moving)
+    try:
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            kinds[kind][rest] = tensor
+        progress = _progress(facts, kinds["best"])
+        _require(learner.module.state_dict(), kinds["model"], learner.moving)
+        if learner.ema is not None:
+            own = learner.ema.state_dict()
+            _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.moving)})
+        if kinds["best"]:
+            _require(learner.scored.state_dict(), kinds["best"], learner.moving)
+        _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # well-formed, but not by `capture`
+        raise Unfit(f"it does not say what this run needs ({type(problem).__name__}: {problem})") from problem
     put(learner.module, kinds["model"])
     if learner.ema is not None:
         put(learner.ema, kinds["ema"])
-    _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
     return progress
+
+
+def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
+    position = Position(**facts["position"])
+    if [line["epoch"] for line in facts["journal"]] != [*range(1, position.epoch)]:
+        raise Unfit("its journal does not fit its position")
+    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")}
+    return Progress(position, best=best, **numbers)
 
 
 def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:

@@ -1,0 +1,189 @@
+"""A run on record, in a folder or in MLflow: its config, what it came to, and what it stood on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline import lookup, records, registry, tracking, weights
+from frostline.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
+from frostline.environment import config_folder
+from frostline.predictor import BEST, CONFIG
+from frostline.rerun import Outcome
+from frostline.results import TEST, VAL, Result
+from frostline.validation import parse
+
+PROVENANCE = "provenance.json"
+METRICS = "metrics.jsonl"
+_FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
+_FROM_RECORD = ("device", "data.root", "data.download")
+_LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A finished run on record."""
+
+    name: str
+    identity: str
+    """Its MLflow id, else its folder."""
+    config: Mapping[str, Any]
+    """The recorded values, plain and not yet checked against the schema."""
+    outcome: Outcome
+    seeds: Mapping[str, Sequence[float]]
+    """The accuracies of all seeds of its cell, by metric."""
+
+
+def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
+    """Return the finished runs that `target` names: a run or all of a sweep, by folder or MLflow id.
+
+    What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
+    or a record that is not plain data.
+    """
+    here, run_id = Path(target).expanduser(), re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})/?", target)
+    if here.is_dir():
+        found = _in_folder(here)
+    elif run_id:
+        found = _in_mlflow(uri, run_id[1], folder)
+    else:
+        raise user_error("rerun", target, "the MLflow id or the folder of a run or sweep")
+    if not found:
+        raise user_error("rerun", target, "a run that is FINISHED, or a sweep with one")
+    return found
+
+
+def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Return the checked config of a record, to be run here and now with `overrides`.
+
+    What decides its metrics comes from the record, as do `device` and `data.root`; where it is written and kept does
+    not. UserError for what the schema does not allow, and for an override of something that decides the metrics.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
+            raise user_error(*_pair(override), f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = hydra.compose("config", overrides=["resume=false", *overrides])
+    given = {override.partition("=")[0] for override in overrides}
+    try:
+        for key, value in _settings(values):
+            if key not in given and (key in _FROM_RECORD or is_semantic(key)):
+                OmegaConf.update(composed, key, value, merge=False)
+        return parse(OmegaConf.to_container(composed, throw_on_missing=True))  # type: ignore[arg-type]
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"the recorded config: {' '.join(str(problem).split())[:200]}") from None
+
+
+def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of the schema, with a dot inside a section, and their values; UserError for any other key."""
+    sections = {item.name for item in fields(Config) if is_dataclass(get_type_hints(Config)[item.name])}
+    for key, value in values.items():
+        inside = value if key in sections and isinstance(value, Mapping) else {"": value}
+        for name, inner in inside.items():
+            if not (f"{key}{name}").isidentifier():
+                raise unknown_key(f"{key}.{name}", inner)
+            yield (f"{key}.{name}" if name else key), inner
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key, value
+
+
+def _in_folder(here: Path) -> list[Recorded]:
+    single = (here / CONFIG).exists()
+    sweep = here.resolve().parent if single else here.resolve()
+    numbered = sorted((path for path in sweep.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    results = {path: result for path in numbered if (result := _result(path)) is not None}
+    if single and here.resolve() not in results and (own := _result(here.resolve())) is not None:
+        results[here.resolve()] = own
+    wanted = [here.resolve()] if single else list(results)
+    return [_of_folder(path, results) for path in wanted if path in results]
+
+
+def _result(path: Path) -> Result | None:
+    """Return the result of the run in a folder, None unless it finished."""
+    if not (path / "result.json").is_file():
+        return None
+    values = records.mapping(path / "result.json")
+    try:
+        result = Result(**values)
+    except TypeError:
+        raise UserError(f"{path / 'result.json'}: expected the result of a run") from None
+    return result if result.status == "FINISHED" else None
+
+
+def _of_folder(path: Path, results: Mapping[Path, Result]) -> Recorded:
+    own = results[path]
+    mates = [other for other in results.values() if _but_seed(other.choices) == _but_seed(own.choices)]
+    return Recorded(
+        own.name,
+        str(path),
+        records.config(path / CONFIG),
+        Outcome({METRICS: records.lines(path / METRICS)}, own.metrics, _weights(path), environment(path)),
+        {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)},
+    )
+
+
+def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
+    results = [result for result in registry.results(uri, run_id) if result.status == "FINISHED"]
+    family = results
+    if [result.run_id for result in results] == [run_id]:
+        parent = lookup.parent(uri, run_id)
+        family = [result for result in registry.results(uri, parent) if result.status == "FINISHED"] if parent else []
+    return [_of_mlflow(uri, result, family or results, folder) for result in results]
+
+
+def _of_mlflow(uri: str, own: Result, family: Sequence[Result], folder: Path) -> Recorded:
+    assert own.run_id is not None
+    place = folder / own.run_id
+    sizes = lookup.files(uri, own.run_id)
+    for name in (CONFIG, METRICS, PROVENANCE, BEST):
+        if name in sizes:
+            if sizes[name] > _LARGEST:
+                raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
+            tracking.fetch_artifact(uri, own.run_id, name, place)
+    if CONFIG not in sizes:
+        raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
+    journals = {"MLflow": lookup.history(uri, own.run_id)}
+    if METRICS in sizes:
+        journals[METRICS] = records.lines(place / METRICS)
+    mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
+    return Recorded(
+        own.name,
+        own.run_id,
+        records.config(place / CONFIG),
+        Outcome(journals, _once(own.metrics), _weights(place), environment(place)),
+        {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)},
+    )
+
+
+def _once(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that a run has once, of all that MLflow has."""
+    return {key: value for key, value in metrics.items() if not key.startswith(("train/", "val/"))}
+
+
+def _but_seed(choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in choices.items() if key != "seed"}
+
+
+def _weights(folder: Path) -> str | None:
+    return weights.sha256_of(folder / BEST) if (folder / BEST).is_file() else None
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """Return what a run in `folder` stood on, flat; empty where that was not written down."""
+    try:
+        return flatten(records.mapping(folder / PROVENANCE)) if (folder / PROVENANCE).exists() else {}
+    except UserError:
+        return {"provenance": "cannot be read"}

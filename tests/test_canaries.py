@@ -21,11 +21,12 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from frostline import checkpoint, comparison, data, mirror, predictor, recorded, records, resume, tracking, winner
+from frostline import checkpoint, comparison, mirror, predictor, recorded, records, resume, setup, tracking, winner
 from frostline.config import UserError
 from frostline.models import build
+from frostline.report import Screen
 from frostline.store import Store
-from small import plain
+from small import compose, plain
 
 SECRET = "nobody-may-see-this"
 CANARIES: dict[str, Callable[[Nest], object]] = {}
@@ -250,11 +251,9 @@ def a_poisoned_hub_cache(nest: Nest) -> None:
 
 
 def _data_refused(nest: Nest, *overrides: str) -> None:
-    from frostline.setup import _data_request
-    from small import compose
-
+    config = compose(*overrides, f"data.root={nest.folder}", "data.download=false", "store.enabled=false")
     with pytest.raises((UserError, RuntimeError)):
-        data.load(**_data_request(compose(*overrides, f"data.root={nest.folder}", "data.download=false")))
+        setup.load_data(config, Screen())
 
 
 @canary
@@ -335,9 +334,6 @@ NAMES = {
 
 
 def _name_refused(nest: Nest, override: str) -> None:
-    from frostline import setup
-    from small import compose
-
     refused(lambda: setup.check(compose("model.weights=null", override)))
 
 

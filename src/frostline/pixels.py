@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -64,9 +65,11 @@ def list_images(folder: Path) -> list[Path]:
 
 def open_image(file: Path) -> Image.Image:
     """Return the picture in `file`, not decoded yet; raises whatever Pillow raises where it is none."""
-    mode = file.stat().st_mode
-    if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
-        raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        raise OSError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size == 0:
+        raise OSError("empty")
     return Image.open(file)
 
 
@@ -129,8 +132,8 @@ def at_most(pixels: int) -> Iterator[None]:
 def why(error: Exception) -> str:
     """Return in a few words why a picture could not be read."""
     if isinstance(error, Image.DecompressionBombError):
-        found = str(error).partition("(")[2].partition(" ")[0]
-        return f"{found} pixels, more than data.max_pixels"
+        found = re.search(r"\((\d+) pixels", str(error))
+        return f"{int(found[1]):,} pixels, more than data.max_pixels" if found else "too large"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     if isinstance(error, FileNotFoundError):

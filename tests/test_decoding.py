@@ -1,0 +1,393 @@
+"""Pictures are decoded once, each is looked at, and all that is wrong or was done to them is told before anything."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline import data, decoding, environment, setup
+from frostline.config import UserError
+from frostline.decoding import decode_all
+from frostline.mapped import Rows
+from frostline.pixels import decode, list_images
+from frostline.store import Store, Writer
+from small import compose, silently
+
+RED = (250, 20, 10)
+
+
+def noise(side: int = 64, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
+
+
+def stack(images: list[Image.Image], size: int | None, **options: Any) -> tuple[Tensor, Tensor, list[list[Any]]]:
+    writer = Writer()
+    read = [image.copy for image in images]
+    meta = decode_all(
+        writer,
+        range(len(images)),
+        lambda index: read[index](),
+        **{"size": size, "max_pixels": 10**6, "progress": lambda count: None, **options},
+    )
+    return writer.tensors["pixels"], writer.tensors["sizes"], meta["bad"]
+
+
+def test_pictures_are_squashed_to_one_size_and_their_own_is_remembered():
+    pixels, sizes, bad = stack([Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], 6)
+    assert pixels.shape == (3, 3, 6, 6) and pixels.dtype == torch.uint8 and bad == []
+    assert (pixels == torch.tensor(RED).view(3, 1, 1)).all()
+    assert sizes.tolist() == [[4, 8], [30, 20], [6, 6]] and sizes.dtype == torch.int32
+
+
+def test_squashing_averages_rather_than_picks():
+    stripes = Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (32, 16)))
+    pixels, _, _ = stack([decode(stripes)], 8)
+    assert pixels[..., 1:-1].float().mean() == pytest.approx(127.5, abs=3)
+    assert pixels.max() < 180
+
+
+def test_one_common_size_is_kept_pixel_by_pixel_and_differing_ones_ask_for_decode_size():
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, (5, 7, 3), dtype=np.uint8) for _ in range(40)]
+    counted: list[int] = []
+    pixels, _, _ = stack([Image.fromarray(array) for array in arrays], None, progress=counted.append)
+    assert (pixels.permute(0, 2, 3, 1).numpy() == np.stack(arrays)).all() and sum(counted) == 40
+    with pytest.raises(UserError, match=r"data\.decode_size=null.*5x7, 7x5"):
+        stack([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], None)
+
+
+def save(file: Path, image: Image.Image, **options: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, **options)
+
+
+def good(root: Path, count: int = 6) -> None:
+    """Two classes of pictures that can be read."""
+    for index in range(count):
+        for label, name in enumerate(("cat", "dog")):
+            save(root / name / f"good{index}.png", Image.new("RGB", (20, 14), (100 * label, 20 * index, 7)))
+
+
+def cut(suffix: str, keep: float) -> Callable[[Path], None]:
+    def write(file: Path) -> None:
+        noise().save(file.with_suffix(suffix))
+        content = file.with_suffix(suffix).read_bytes()
+        file.with_suffix(suffix).unlink()
+        file.write_bytes(content[: round(keep * len(content))])
+
+    return write
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb(file: Path) -> None:
+    """A header that promises 30,000 x 30,000 pixels in a hundred bytes."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
+
+
+def flipped(file: Path) -> None:
+    noise().save(file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def link(file: Path) -> None:
+    file.symlink_to("nowhere.png")
+
+
+def circle(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+def folder(file: Path) -> None:
+    file.mkdir()
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty.jpg": (lambda file: file.write_bytes(b""), "empty"),
+    "text.jpg": (lambda file: file.write_text("hello"), "not a picture"),
+    "zeros.png": (lambda file: file.write_bytes(bytes(5000)), "not a picture"),
+    "page.webp": (lambda file: file.write_text("<html>404</html>"), "not a picture"),
+    "archive.jpeg": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)), "not a picture"),
+    "vector.gif": (lambda file: file.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a picture"),
+    "half.jpg": (cut(".jpg", 0.5), "truncated"),
+    "half.JPG": (cut(".jpeg", 0.4), "truncated"),
+    "half.png": (cut(".png", 0.5), ""),
+    "half.gif": (cut(".gif", 0.5), ""),
+    "half.bmp": (cut(".bmp", 0.5), "truncated"),
+    "half.webp": (cut(".webp", 0.5), ""),
+    "half.tiff": (cut(".tif", 0.5), ""),
+    "half.avif": (cut(".avif", 0.5), ""),
+    "head.jpg": (cut(".jpg", 0.02), ""),
+    "head.png": (cut(".png", 0.003), ""),
+    "flipped.png": (flipped, ""),
+    "bomb.png": (bomb, "900,000,000 pixels, more than data.max_pixels"),
+    "large.png": (
+        lambda file: Image.new("RGB", (1001, 1000)).save(file),
+        "1,001,000 pixels, more than data.max_pixels",
+    ),
+    "link.png": (link, "a link to nothing"),
+    "circle.png": (circle, ""),
+    "folder.jpg": (folder, "a folder"),
+    "pipe.jpg": (os.mkfifo, "not a regular file"),
+}
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    good(tmp_path)
+    for name, (write, _) in BROKEN.items():
+        write(tmp_path / "dog" / name)
+    return tmp_path
+
+
+def request(root: Path, **changes: Any) -> data.Request:
+    return {
+        "source": "folder",
+        "root": str(root),
+        "download": False,
+        "splits": {},
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+        "split_seed": 0,
+        "fraction": 1.0,
+        "limit": None,
+        "decode_size": 16,
+        "skip_bad": False,
+        "max_pixels": 10**6,
+        "options": {},
+        **changes,
+    }  # type: ignore[typeddict-item]
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("own") / "store", budget=10**8, say=print)
+
+
+def load(root: Path, store: Store, **changes: Any) -> data.Data:
+    data._last.clear()
+    return data.load(store=store, progress=silently, **request(root, **changes))
+
+
+def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
+    with pytest.raises(data.BadPictures) as raised:
+        load(broken, store)
+    reasons = dict(raised.value.reasons)
+    assert set(reasons) == {f"dog/{name}" for name in BROKEN}
+    for name, (_, expected) in BROKEN.items():
+        assert expected in reasons[f"dog/{name}"] and "\n" not in reasons[f"dog/{name}"], reasons
+    line = str(raised.value)
+    assert f"{len(BROKEN)} of {len(BROKEN) + 12} cannot" in line and "data.skip_bad=true" in line and "\n" not in line
+
+
+def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.CaptureFixture[str]):
+    config = compose("data=image_folder", f"data.root={broken}", "data.decode_size=16", "data.max_pixels=1000000")
+    data._last.clear()
+    with pytest.raises(UserError, match="23 of 35 cannot"):
+        setup.check(config)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 21 and all(" dog/" in line for line in shown[:20])
+    assert shown[20].startswith("  and 3 more: all are listed in ")
+    listed = Path(shown[20].split()[-1])
+    assert {line.partition(":")[0] for line in listed.read_text().splitlines()} == {f"dog/{name}" for name in BROKEN}
+    listed.unlink()
+
+
+def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken: Path, store: Store):
+    found = load(broken, store, skip_bad=True)
+    assert found.counts == {"skipped": len(BROKEN)}
+    splits = (found.train, found.val, found.test)
+    ids = torch.cat([split.ids for split in splits])
+    files = list_images(broken / "cat") + list_images(broken / "dog")
+    assert {files[index].name for index in ids.tolist()} == {f"good{index}.png" for index in range(6)}
+    for split in splits:
+        for index, pixels in zip(split.ids.tolist(), split.pixels, strict=True):
+            assert pixels[1, 0, 0] == 20 * int(files[index].stem[-1])
+    for name in BROKEN:
+        path = broken / "dog" / name
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        Image.new("RGB", (20, 14)).save(path, format="PNG")
+    whole = load(broken, store)
+    for split, other in zip(splits, (whole.train, whole.val, whole.test), strict=True):
+        assert set(split.ids.tolist()) <= set(other.ids.tolist())
+
+
+def test_a_class_that_loses_all_its_pictures_is_an_error(tmp_path: Path, store: Store):
+    good(tmp_path)
+    for index in range(6):
+        (tmp_path / "eel").mkdir(exist_ok=True)
+        (tmp_path / "eel" / f"{index}.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"data\.skip_bad=true: .*eel"):
+        load(tmp_path, store, skip_bad=True)
+
+
+def test_what_was_done_to_pictures_is_counted(tmp_path: Path, store: Store):
+    good(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    odd = tmp_path / "cat"
+    save(odd / "turned.jpg", noise(), exif=exif)
+    save(odd / "still.gif", noise(), save_all=True, append_images=[noise(seed=1), noise(seed=2)])
+    save(odd / "deep.png", Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)))
+    save(odd / "few.PNG", noise().convert("P"))
+    save(odd / "ink.jpg", noise().convert("CMYK"))
+    save(odd / "plain.webp", noise())
+    save(odd / "plain.avif", noise())
+    save(odd / "grey.JPG", noise().convert("L"))
+    save(odd / "glass.png", noise().convert("RGBA"))
+    for name in ("._turned.jpg", ".DS_Store", "notes.txt", "Thumbs.db"):
+        (odd / name).write_text("x")
+    found = load(tmp_path, store)
+    counts = {"upright": 1, "first_frame": 1, "sixteen_bits": 1, "cmyk": 1, "alpha": 1, "hidden": 2, "other": 2}
+    assert found.counts == {**counts, "palette": 2, "grayscale": 2}  # the GIF has a palette, the deep one no colours
+    assert sum(len(split) for split in (found.train, found.val, found.test)) == 12 + 9
+
+
+def test_folders_behind_links_are_found_once(tmp_path: Path):
+    good(tmp_path / "pictures", 2)
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "cats").symlink_to(tmp_path / "pictures" / "cat")
+    (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
+    assert [file.name for file in list_images(tmp_path / "all")] == ["good0.png", "good1.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    good(tmp_path)
+    (tmp_path / "cat" / "deep").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(data.BadPictures, match="cat/deep: a folder"):
+        load(tmp_path, store)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    good(tmp_path)
+    (tmp_path / "cat" / "good0.png").chmod(0)
+    if os.geteuid() == 0:  # root may read everything
+        opened = Image.open
+
+        def refuse(file: Any) -> Image.Image:
+            if Path(file).stat().st_mode & 0o777 == 0:
+                raise PermissionError(13, "Permission denied", str(file))
+            return opened(file)
+
+        monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(data.BadPictures, match=r"cat/good0\.png: Permission denied"):
+        load(tmp_path, store)
+    (tmp_path / "cat" / "good0.png").chmod(0o600)
+    load(tmp_path, store)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_again(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(data, "decode_all", decode_again)
+
+
+def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    good(tmp_path)
+    first = load(tmp_path, store)
+    forbid(monkeypatch)
+    again = load(tmp_path, store)
+    assert again.fingerprint == first.fingerprint
+    for name in ("train", "val", "test"):
+        assert torch.equal(getattr(again, name).pixels[:], getattr(first, name).pixels[:])
+    few = load(tmp_path, store, limit=3, val_fraction=0.3)
+    rows = torch.searchsorted(first.train.ids, few.train.ids)
+    assert torch.equal(few.train.pixels[:], first.train.pixels[rows])
+    with pytest.raises(AssertionError, match="decoded again"):
+        load(tmp_path, store, decode_size=8)
+
+
+def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    good(tmp_path, 30)
+    read: list[int] = []
+    place = decoding._place
+    monkeypatch.setattr(decoding, "_place", lambda job, row, index: (read.append(index), place(job, row, index)))
+    few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
+    assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
+    read.clear()
+    load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
+    assert read == []
+
+
+@pytest.mark.parametrize("change", ["content", "name", "new", "gone"])
+def test_files_that_changed_are_decoded_anew(tmp_path: Path, store: Store, change: str):
+    good(tmp_path)
+    first = load(tmp_path, store)
+    file = tmp_path / "cat" / "good0.png"
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    if change == "content":  # as long as before, and dated back
+        Image.new("RGB", (20, 14), (1, 1, 1)).save(file)
+        os.utime(file, ns=times)
+    elif change == "name":
+        file.rename(file.with_name("z.png"))
+    elif change == "new":
+        save(tmp_path / "cat" / "new.png", noise())
+    else:
+        file.unlink()
+    assert load(tmp_path, store).fingerprint != first.fingerprint
+
+
+def test_the_fingerprint_is_the_same_without_a_store_and_elsewhere(tmp_path: Path, store: Store):
+    good(tmp_path / "here")
+    subprocess.run(["cp", "-r", str(tmp_path / "here"), str(tmp_path / "there")], check=True)
+    first = load(tmp_path / "here", store)
+    assert load(tmp_path / "here", Store(None, budget=0, say=print)).fingerprint == first.fingerprint
+    assert load(tmp_path / "there", store).fingerprint == first.fingerprint
+    half = load(tmp_path / "here", Store(None, budget=0, say=print), limit=4)
+    assert load(tmp_path / "here", store, limit=4).fingerprint == half.fingerprint != first.fingerprint
+
+
+def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]):
+    good(tmp_path)
+    first = load(tmp_path, store).train.pixels[:]
+    (file,) = store.items()[0].place.glob("pixels")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 4
+    file.write_bytes(content)
+    assert torch.equal(load(tmp_path, store).train.pixels[:], first)
+    assert "is damaged (pixels has changed) and is made again" in capsys.readouterr().out
+
+
+def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
+    count, size, cpu = 1200, 256, torch.device("cpu")
+
+    def make(writer: Writer) -> dict[str, Any]:
+        options: dict[str, Any] = {"size": size, "max_pixels": 10**6, "progress": lambda count: None}
+        return decode_all(writer, range(count), lambda index: Image.new("RGB", (8, 8), (index % 256, 0, 0)), **options)
+
+    room = Store(store.folder, budget=10**9, say=print)
+    environment.reset_peak_memory(cpu)
+    before = environment.peak_memory(cpu)
+    pixels = room.get("pixels", "0" * 64, make, about="much").tensors["pixels"]
+    rows = Rows(pixels, torch.arange(count))
+    for start in range(0, count, 50):
+        assert (rows[start : start + 50][:, 0, 0, 0] == torch.arange(start, start + 50) % 256).all()
+    assert pixels.nbytes > 230_000_000
+    assert environment.peak_memory(cpu) - before < 130_000_000

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
-        *("tracking", "follower", "pending", "mirror", "server", "journal", "credentials"),
+        *("tracking", "follower", "pending", "mirror", "server", "journal"),
         *("registry", "lookup", "report", "tables", "outcome"),
     ),
     ("verdict", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "entries", "mapped"),
     ("workers",),
     ("worker",),
-    ("environment", "randomness", "interrupts"),
+    ("environment", "provenance", "credentials", "randomness", "interrupts"),
     ("config", "validation", "records"),
     ("__init__",),
 )

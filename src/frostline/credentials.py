@@ -1,12 +1,20 @@
-"""Tracking URIs without their passwords: those stay in MLFLOW_TRACKING_URI and are written and printed nowhere."""
+"""Secrets stay in the environment: passwords of tracking URIs, and what a config takes from there."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+_FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)")
+_SHORTEST = 4  # characters: what is shorter stands in any text by chance
 _SECRET = re.compile("pass|token|secret|key", re.IGNORECASE)
+
+_taken: dict[str, str] = {}
+"""What the config of this process took from the environment, longest first, and the variable's name."""
 
 
 def removed(uri: str) -> str:
@@ -27,5 +35,49 @@ def restored(uri: str) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """Return an error's `text` without the user and password of any URI in it."""
-    return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
+    """Return `text` without passwords of URIs and what the config of this process took from the environment."""
+    text = re.sub(r"(\w\\?://)[^/\s]*@", r"\1", text)  # Hydra writes a colon as `\:`
+    text = re.sub(r"(?i)([?&]\w*(?:pass|token|secret|key)\w*=)[^&\s]+", r"\1...", text)
+    for value, name in _taken.items():
+        text = text.replace(value, f"${{oc.env:{name}}}")
+    return text
+
+
+class ScrubbingFormatter(logging.Formatter):
+    """Formats the log of a run, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's text, scrubbed."""
+        return scrubbed(super().format(record))
+
+
+def unresolved(values: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` of a config, with the text in `raw` (before interpolation) where it took an environment variable.
+
+    Both are nested mappings; `raw` may have more keys. A value that came by way of another key counts too. From here on
+    `scrubbed` knows what was taken.
+    """
+    names = {name for text in _texts(raw) for name in _FROM_ENVIRONMENT.findall(text)}
+    taken = {value: name for name in sorted(names) if len(value := os.environ.get(name, "")) >= _SHORTEST}
+    _taken.clear()
+    _taken.update(sorted(taken.items(), key=lambda item: -len(item[0])))
+    return {key: _unresolved(value, raw.get(key)) for key, value in values.items()}
+
+
+def _unresolved(value: Any, raw: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(raw, Mapping):
+        return {key: _unresolved(item, raw.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(raw, list) and len(value) == len(raw):
+        return [_unresolved(item, text) for item, text in zip(value, raw, strict=True)]
+    if not any("${" in text for text in _texts(raw)):
+        return value
+    direct = any(_FROM_ENVIRONMENT.search(text) for text in _texts(raw))
+    return raw if direct or any(secret in text for secret in _taken for text in _texts(value)) else value
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all leaves of a nested value as text."""
+    if isinstance(value, Mapping | list):
+        items = value.values() if isinstance(value, Mapping) else value
+        return [text for item in items for text in _texts(item)]
+    return [str(value)]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 
+_SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
+
 
 def project_root() -> Path:
     """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
@@ -67,6 +69,13 @@ def code_hash(modules: tuple[str, ...]) -> str:
     for name in modules:
         code.update(name.encode() + b"\0" + (PACKAGE / f"{name}.py").read_bytes())
     return code.hexdigest()
+
+
+def untracked_files() -> list[tuple[str, Path]]:
+    """Return the files of source and config that git does not know and does not ignore: name in the checkout, path."""
+    top = PACKAGE.parent.parent
+    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_SOURCES).split("\0")
+    return [(name, top / name) for name in names if name]
 
 
 def _git(*arguments: str) -> str:

@@ -19,6 +19,7 @@ from frostline import (
     models,
     optim,
     outcome,
+    provenance,
     resume,
     sharing,
     training,
@@ -60,6 +61,7 @@ def run(
     record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
     record.tag("frostline.fingerprint", setup.data.fingerprint)
     record.tag("frostline.data", json.dumps(setup.data.counts))
+    write_provenance(setup, plan.images, folder, record)
 
     images = look(setup)
     guard = Guard(setup.model.module)
@@ -67,7 +69,7 @@ def run(
         progress = learn(setup, images, guard, folder, previous, record, screen)
         resume.put(setup.model.module, progress.best)
         facts = models.metadata(setup.model, setup.data.classes)
-        weights.save(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+        final = weights.save(folder / outcome.BEST, setup.model.module.state_dict(), facts)
         scored = score(setup, progress.best_phase, images)
     metrics = {
         "best/epoch": float(progress.best_epoch),
@@ -82,11 +84,28 @@ def run(
     }
     record.metrics(metrics)
     record.tag("frostline.frozen", guard.verdict())
+    record.tag("frostline.weights.final", final)
+    provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in journal.OWN:
             record.artifact(path)
     return metrics, plan.images
+
+
+def write_provenance(setup: Setup, images: Mapping[str, int], folder: Path, record: Record) -> None:
+    """Write down what the run starts from: data, weights, machine and settings."""
+    config = setup.config
+    data = {"name": config.data.name, "fingerprint": setup.data.fingerprint, "images": dict(images)}
+    facts = {
+        "data": data,
+        "weights": {"initial": provenance.weights_sha256(setup.model.module.state_dict()), "final": None},
+        **provenance.hardware(setup.device),
+        **provenance.settings(setup.recipe.autocast),
+    }
+    provenance.write(folder, facts)
+    for key, value in provenance.tags(provenance.read(folder)).items():
+        record.tag(key, value)
 
 
 @contextmanager

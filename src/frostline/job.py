@@ -13,8 +13,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline import environment, journal, tracking
-from frostline.config import Config, choices, digest, semantic
+from frostline import credentials, journal, provenance, tracking
+from frostline.config import Config, choices, digest, flatten, semantic
 from frostline.interrupts import Terminated
 from frostline.report import Screen
 from frostline.results import Result
@@ -70,7 +70,7 @@ def run_job(composed: DictConfig) -> Result:
         config = config_of(composed)
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
-            _recording(config, facts, shared.tracker, sweep, folder) as record,
+            _recording(config, facts, shared.tracker, sweep, folder, recordable(composed, config)) as record,
         ):
             metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
             status = "FINISHED" if record else "PLANNED"
@@ -113,14 +113,22 @@ def screen() -> Screen:
     return Screen()
 
 
+def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
+    """Return the config as it may be written down: what came from the environment stands as `${oc.env:NAME}`."""
+    raw = OmegaConf.to_container(composed, resolve=False)
+    return credentials.unresolved(asdict(config), raw)  # type: ignore[arg-type]
+
+
 def _recording(
-    config: Config, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path
+    config: Config, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path, values: dict[str, Any]
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
-    code = environment.source()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
+    code, untracked = provenance.source(), provenance.untracked()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(values))
     if code.patch:
         (folder / "source.patch").write_text(code.patch + "\n")
+    if untracked:
+        (folder / provenance.UNTRACKED).write_text(json.dumps(untracked, indent=1))
     if tracker is None:
         return nullcontext()
     tags = {
@@ -129,5 +137,7 @@ def _recording(
         "frostline.source": code.sha256,
         **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
     }
-    params = {**semantic(config), **choices(config)}
+    provenance.write(folder, provenance.software(HydraConfig.get().overrides.task))
+    written = flatten(values)
+    params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     return tracking.record(tracker, folder=folder, name=facts.name, tags=tags, params=params)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from frostline import augment, data, environment, freezing, models, optim, outcome, tracking, training
+from frostline import augment, credentials, data, environment, freezing, models, optim, outcome, tracking, training
 from frostline.config import Config, user_error
 from frostline.data import BadPictures, Data, Split
 from frostline.freezing import Phase
@@ -177,7 +177,7 @@ def describe(setup: Setup, name: str) -> Plan:
     return Plan(
         name=name,
         model=config.model.name,
-        weights=config.model.weights or "scratch",
+        weights=credentials.scrubbed(config.model.weights or "scratch"),
         freeze_mode=config.freeze_mode.name,
         optimizer=config.optimizer.name,
         schedule=config.schedule.name,

@@ -1,0 +1,149 @@
+"""What a rerun must know is written down, and what came from the environment is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from frostline import credentials, environment, provenance
+from small import network
+
+CHECKOUT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+def test_facts_are_added_topic_by_topic(tmp_path):
+    assert provenance.read(tmp_path) == {}
+    provenance.write(tmp_path, {"weights": {"initial": "a", "final": None}, "python": "é"})
+    provenance.write(tmp_path, {"weights": {"initial": "a", "final": "b"}})
+    assert provenance.read(tmp_path) == {"weights": {"initial": "a", "final": "b"}, "python": "é"}
+
+
+def test_the_hash_of_weights_sees_every_bit_name_and_shape_and_nothing_else():
+    state = network().module.state_dict()
+    whole = provenance.weights_sha256(state)
+    assert whole == provenance.weights_sha256(dict(reversed(state.items())))
+    assert whole == provenance.weights_sha256(network().module.to(memory_format=torch.channels_last).state_dict())
+    assert whole != provenance.weights_sha256(network(seed=1).module.state_dict())
+    name = next(name for name, tensor in state.items() if tensor.dtype == torch.float32)
+    flipped = state[name].clone()
+    flipped.view(torch.int32).view(-1)[-1] ^= 1
+    for other in ({**state, name: flipped}, {**state, name: state[name].unsqueeze(0)}, {**state, "x": flipped}):
+        assert provenance.weights_sha256(other) != whole
+    empty = {"scalar": torch.tensor(1), "none": torch.zeros(0), "half": torch.zeros(3, dtype=torch.bfloat16)}
+    assert len(provenance.weights_sha256(empty)) == 64
+
+
+def test_the_machine_and_its_settings_are_named():
+    environment.prepare_torch(deterministic=True, threads=1)
+    hardware, settings = provenance.hardware(CPU)["hardware"], provenance.settings(torch.bfloat16)["settings"]
+    assert hardware["threads"] == 1 and hardware["cpu"] and hardware["instructions"]
+    assert settings["deterministic"] and settings["cudnn_deterministic"] and not settings["cudnn_benchmark"]
+    assert settings["autocast"] == "bfloat16"
+    environment.prepare_torch(deterministic=False, threads=1)
+    assert not provenance.settings(None)["settings"]["deterministic"]
+    json.dumps([hardware, settings])
+
+
+def test_the_packages_and_the_command_are_named_without_passwords():
+    facts = provenance.software(
+        ["lr=0.1", r"tracking.uri=http\://me:hunter2@server", "x=http://h/?api_token=hunter2&a=1"]
+    )
+    assert facts["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert facts["command"] == ["lr=0.1", r"tracking.uri=http\://server", "x=http://h/?api_token=...&a=1"]
+
+
+def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name, content in {
+        "src/frostline/new.py": b"a = 1\n",
+        "conf/data/new.yaml": b"x: 1\n",
+        "src/large.txt": b"x" * 200_000,
+        "src/picture.png": b"\xff\xd8",
+        "multirun/result.json": b"{}",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "src" / "frostline")
+    provenance.untracked.cache_clear()
+    kept = provenance.untracked()
+    provenance.untracked.cache_clear()
+    texts = {name: file["text"] for name, file in kept.items()}
+    assert texts == {
+        "conf/data/new.yaml": "x: 1\n",
+        "src/frostline/new.py": "a = 1\n",
+        "src/large.txt": None,
+        "src/picture.png": None,
+    }
+    assert all(len(file["sha256"]) == 64 for file in kept.values())
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    monkeypatch.setattr(credentials, "_taken", {})
+
+
+def test_what_came_from_the_environment_stays_there(taken):
+    raw = {
+        "data": {"root": "${oc.env:MY_SECRET}/x", "options": {"list": ["a", "${data.root}"]}},
+        "lr": "${oc.env:NOT_SET,0.1}",
+        "plain": "hunter2",
+        "epochs": 5,
+        "hydra": {"more": 1},
+    }
+    values = {
+        "data": {"root": "hunter2/x", "options": {"list": ["a", "hunter2/x"]}},
+        "lr": 0.1,
+        "plain": "hunter2",
+        "epochs": 5,
+    }
+    shown = credentials.unresolved(values, raw)
+    assert shown["data"] == {"root": "${oc.env:MY_SECRET}/x", "options": {"list": ["a", "${data.root}"]}}
+    assert shown["lr"] == "${oc.env:NOT_SET,0.1}"
+    assert (shown["plain"], shown["epochs"]) == ("hunter2", 5)
+    assert credentials.scrubbed("no such file: hunter2/x") == "no such file: ${oc.env:MY_SECRET}/x"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tmp_path, broken):
+    """Also not in the reason and traceback of a run that stumbles over it."""
+    from safetensors.torch import save_file
+
+    weights = tmp_path / "hunter2" / "w.safetensors"
+    weights.parent.mkdir()
+    save_file(network("shufflenet_v2_x0_5", classes=10).module.state_dict(), weights)
+    code = """
+import os, sys
+from frostline import cli, experiment
+if {broken}:
+    def assemble(*arguments, **options):
+        raise OSError(os.environ["MY_SECRET"])
+    experiment.assemble = assemble
+cli.main()
+"""
+    overrides = [
+        "model.weights=${oc.env:MY_SECRET}",
+        "data.root=${oc.env:MY_SECRET}",
+        "data.limit=100",
+        "epochs=1",
+        "model.image_size=32",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    ]
+    env = {**os.environ, "MY_SECRET": str(weights), "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code.format(broken=broken), *overrides]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == broken, done.stdout + done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != weights]
+    assert {"config.yaml", "provenance.json", "train.log", "mlflow.db", "record.jsonl"} <= {path.name for path in files}
+    assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+    facts = provenance.read(tmp_path / "sweep" / "0")
+    if not broken:
+        assert len(facts["weights"]["initial"]) == len(facts["weights"]["final"]) == 64

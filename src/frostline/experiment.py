@@ -101,7 +101,7 @@ def write_provenance(setup: Setup, images: Mapping[str, int], folder: Path, reco
         "data": data,
         "weights": {"initial": provenance.weights_sha256(setup.model.module.state_dict()), "final": None},
         **provenance.hardware(setup.device),
-        **provenance.settings(setup.recipe.autocast),
+        **provenance.settings(setup.autocast),
     }
     provenance.write(folder, facts)
     for key, value in provenance.tags(provenance.read(folder)).items():

@@ -133,6 +133,7 @@ cli.main()
         "data.root=${oc.env:MY_SECRET}",
         "data.limit=100",
         "epochs=1",
+        "hydra/launcher=basic",  # in this process
         "model.image_size=32",
         f"hydra.sweep.dir={tmp_path}/sweep",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",

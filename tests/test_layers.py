@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("verdict", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
     (
-        *("plan", "resume", "features"),
+        *("plan", "resume", "features", "compiling"),
         "portable",
     ),
     ("views", "training", "mixing"),

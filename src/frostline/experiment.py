@@ -25,6 +25,7 @@ from frostline import (
     training,
     weights,
 )
+from frostline.compiling import compiled
 from frostline.config import Config, digest
 from frostline.freezing import Guard
 from frostline.report import Screen
@@ -213,7 +214,10 @@ def fit(
 
     def enter(phase: int) -> Part:
         line = sharing.draw(setup, phase, images)
-        return sharing.part(setup, line, images, learner.ema and learner.ema.module)
+        part = sharing.part(setup, line, images, learner.ema and learner.ema.module)
+        span = next(span for span in setup.timeline if span.phase == phase)
+        seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
+        return compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)
 
     def before_step(step: int, span: Span) -> None:
         at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)

@@ -179,7 +179,7 @@ def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) ->
 
 def _picture_side(count: int) -> float:
     """Return the side of the matrix in inches at which labels of 5 to 10 points do not touch."""
-    return max(3.5, 1.0 + count * (0.34 if count <= 25 else 0.12))
+    return max(3.9, 1.0 + count * (0.34 if count <= 25 else 0.12))
 
 
 def _room(classes: Sequence[str]) -> tuple[float, float]:

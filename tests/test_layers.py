@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep", "crew", "job", "winner", "recorded"),
     (
         *("experiment", "setup", "sharing"),
-        *("predictor", "formats", "serving"),
+        *("robustness", "predictor", "formats", "serving"),
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "checkpoint",
         *("models", "families", "weights", "freezing", "cut", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
+        "corruptions",
     ),
     ("store", "entries", "mapped"),
     ("workers",),

@@ -54,7 +54,7 @@ def eval_views(
     `Resize(resize)`, `CenterCrop(size)` and `Normalize(mean, std)` of torchvision give in floating point.
     """
     views = crop_resize(pixels, center_boxes(sizes, size=size, resize=resize), size, bleed=True)
-    return _normalise(views, mean, std)
+    return normalise(views, mean, std)
 
 
 def train_views(
@@ -90,7 +90,7 @@ def train_views(
         views = jitter(views, draws("color", 3), policy.color)
     if policy.trivial:
         views = trivial_augment(views, draws("trivial", 3))
-    return _normalise(views, mean, std)
+    return normalise(views, mean, std)
 
 
 def center_boxes(sizes: Tensor, *, size: int, resize: int) -> Tensor:
@@ -143,7 +143,7 @@ def _between(low: float, high: float, draws: Tensor) -> Tensor:
     return low + (high - low) * draws
 
 
-def _normalise(views: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+def normalise(views: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
     """Return `views`, 0..255, normalised in place. Plain numbers per channel: a tensor of them would be a host sync."""
     for channel, center, spread in zip(views.unbind(1), mean, std, strict=True):
         channel.div_(255 * spread).sub_(center / spread)

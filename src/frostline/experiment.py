@@ -21,6 +21,7 @@ from frostline import (
     outcome,
     provenance,
     resume,
+    robustness,
     sharing,
     training,
     weights,
@@ -83,6 +84,10 @@ def run(
         "cost/trainable_parameters": float(plan.trainable_parameters),
         "cost/backbone_images": float(images.seen),
     }
+    if config.eval.shift:
+        under = robustness.measure(setup, progress.best_phase, images, screen.say)
+        outcome.write_json(folder / robustness.FILE, under)
+        metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag("frostline.frozen", guard.verdict())
     record.tag("frostline.weights.final", final)

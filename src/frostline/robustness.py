@@ -1,0 +1,71 @@
+"""How a trained network does on the test split when its pictures are corrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import PIL
+from torch import Tensor
+
+from frostline import augment, corruptions, cut, environment, sharing, training
+from frostline.results import percent
+from frostline.setup import Images, Setup
+from frostline.sharing import Line
+from frostline.views import Views
+
+FILE = "shift.json"
+
+
+def measure(setup: Setup, phase: int, images: Images, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.
+
+    Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
+    as others are. What this costs is no part of the run's costs.
+    """
+    line = _line(setup, phase, images)
+    network = line.above(setup.model.module)
+    found: dict[str, list[float]] = {}
+    for name, strengths in corruptions.strengths(setup.model.input.size).items():
+        found[name] = []
+        for strength in strengths:
+            data = line.read(_views(setup, name, strength))
+            size = setup.recipe.eval_batch_size
+            scored = training.evaluate(network, data, batch_size=size, autocast=line.autocast)
+            found[name].append(scored.accuracy)
+        say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
+    return found
+
+
+def metrics(found: dict[str, list[float]]) -> dict[str, float]:
+    """Return `shift/<corruption>`, each the mean over its severities, and `shift/mean` over all."""
+    means = {f"shift/{name}": fmean(accuracies) for name, accuracies in found.items()}
+    return {**means, "shift/mean": fmean(means.values())}
+
+
+def _line(setup: Setup, phase: int, images: Images) -> Line:
+    """Return the frost line of the phase if it is right under the head: other features are too large for 25 splits."""
+    below = cut.stages_below(setup.model.structure, setup.phases[phase])
+    if len(below) == len(setup.model.structure.stages) - 1:
+        return sharing.draw(setup, phase, images)
+    return Line(lambda network: network, lambda views: views, setup.autocast)
+
+
+def _views(setup: Setup, name: str, strength: float) -> Views:
+    """Return the test split with its centre views corrupted."""
+    spec: dict[str, Any] = asdict(setup.model.input)
+    plain = {**spec, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+    def corrupted(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
+        pictures = augment.eval_views(pixels, sizes, **plain) * 255
+        return augment.normalise(corruptions.corrupt(name, strength, pictures, ids), spec["mean"], spec["std"])
+
+    identity = {
+        "split": f"test with {name} {strength}",
+        "corruptions": environment.code_hash(("corruptions", "robustness")),
+        "pillow": PIL.__version__,
+    }
+    place = (setup.device, setup.memory_format)
+    return Views(setup.data.test, corrupted, *place, view_of=lambda epoch: 0, identity=identity, budget=setup.memory)

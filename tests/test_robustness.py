@@ -11,6 +11,7 @@ import torch
 
 from frostline import augment, corruptions, data, predictor, server
 from frostline.corruptions import corrupt
+from small import load_data
 
 
 @pytest.fixture(params=["0", "1"], ids=["head, on features", "full, on images"])
@@ -26,7 +27,7 @@ def accuracies(run, name, batch):
     """Return what the network of a finished run reaches, worked out anew from its files, in batches of another size."""
     network = predictor.load(run, device="cpu")
     request = {k: v for k, v in asdict(network.config.data).items() if k in data.Request.__annotations__}
-    test, spec = data.load(**request).test, asdict(network.model.input)
+    test, spec = load_data(**request).test, asdict(network.model.input)
     found = []
     for strength in corruptions.strengths(spec["size"])[name]:
         right = 0

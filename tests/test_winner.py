@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,15 @@ def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_pat
         Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
     rows = dict(predictor.predict(network, sorted(tmp_path.iterdir()), batch=2))
     assert len(rows) == 5 and all(row.shape == (10,) and row.isfinite().all() for row in rows.values())
+
+
+def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
+    network = predictor.load(trained.folder / "0", device="cpu")
+    small = replace(network, config=replace(network.config, data=replace(network.config.data, max_pixels=100)))
+    for side in (10, 11):
+        Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
+    (_, fits), (_, error) = predictor.predict(small, sorted(tmp_path.iterdir()), batch=2)
+    assert isinstance(fits, torch.Tensor) and "121 pixels, more than data.max_pixels" in str(error)
 
 
 def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_first_seed():

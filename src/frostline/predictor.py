@@ -19,7 +19,7 @@ from frostline import environment, models, records, weights
 from frostline.augment import eval_views
 from frostline.config import Config, UserError
 from frostline.models import Model
-from frostline.pixels import read_image, squash
+from frostline.pixels import at_most, read_image, squash
 from frostline.validation import parse
 
 CONFIG = "config.yaml"
@@ -101,7 +101,8 @@ def predict(predictor: Predictor, files: Sequence[Path], *, batch: int) -> Itera
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), batch):
             part = files[start : start + batch]
-            seen = list(pool.map(look, part))
+            with at_most(predictor.config.data.max_pixels):
+                seen = list(pool.map(look, part))
             readable = [views for views in seen if isinstance(views, Tensor)]
             rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
             for file, views in zip(part, seen, strict=True):

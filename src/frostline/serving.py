@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline import predictor
-from frostline.pixels import decode
+from frostline.pixels import at_most, decode, why
 
 
 class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -37,7 +37,8 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         if (top := params["top"]) < 1:
             raise MlflowException(f"top: expected a whole number of at least 1, not {top}", INVALID_PARAMETER_VALUE)
-        views = [self._view(row, text) for row, text in enumerate(model_input["image"])]
+        with at_most(self._network.config.data.max_pixels):
+            views = [self._view(row, text) for row, text in enumerate(model_input["image"])]
         rows = predictor.logits(self._network, torch.stack(views)) if views else ()
         answers = [predictor.ranked(self._network, row, top) for row in rows]
         return [{"class": next(iter(p)), "probability": max(p.values()), "probabilities": p} for p in answers]
@@ -50,8 +51,8 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             with Image.open(io.BytesIO(data)) as picture:
                 return predictor.view(self._network, decode(picture))
         except Exception as error:  # broken pictures make Pillow raise anything
-            why = f"row {row}: expected a picture as base64 text ({type(error).__name__})"
-            raise MlflowException(why, INVALID_PARAMETER_VALUE) from None
+            refused = f"row {row}: expected a picture as base64 text ({why(error)})"
+            raise MlflowException(refused, INVALID_PARAMETER_VALUE) from None
 
 
 mlflow.models.set_model(Classifier())

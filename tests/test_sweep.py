@@ -93,7 +93,7 @@ def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
         "full lr=0.001 seed=0",
     ]
     assert {r["status"] for r in main_job.results()} == {"FINISHED"}
-    tail = main_job.out.splitlines()[-10:]
+    tail = main_job.out.splitlines()[-15:]
     best = max(main_job.results(), key=lambda r: r["metrics"]["best/val_accuracy"])
     assert any(f"({best['choices']['freeze_mode']})" in line and "on the test split" in line for line in tail)
     assert tail[-1] == f"See it in MLflow: mlflow ui --backend-store-uri sqlite:///{main_job.store}"
@@ -142,6 +142,9 @@ def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(m
 def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     parent = next(run for run in main_job.runs() if "mlflow.parentRunId" not in run.data.tags)
     artifacts = {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id)}
+    assert {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id, "plots")} == {
+        f"plots/{name}.{kind}" for name in ("accuracy_cost", "lr_response", "curves") for kind in ("png", "svg")
+    }
     page = main_job.folder / "report.html"
     assert "report.html" in artifacts and f"Report: {page}" in main_job.out
     data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])

@@ -56,9 +56,9 @@ def predictions(folder: str) -> Predictions | None:
     """Return what the run in `folder` predicted, None where that cannot be read."""
     try:
         found = load_file(Path(folder) / PREDICTIONS)
-    except (OSError, SafetensorError):
+        return Predictions(found["logits"], found["labels"], found["ids"])
+    except (OSError, SafetensorError, KeyError):
         return None
-    return Predictions(found["logits"], found["labels"], found["ids"])
 
 
 def accuracy(trials: Sequence[Trial]) -> Interval | None:

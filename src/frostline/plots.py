@@ -17,8 +17,9 @@ FOLDER = "plots"
 _KNOWN = ("head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias")  # these have the colours of the report
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")  # Okabe and Ito 2008
 _MARKERS = ("o", "s", "D", "^", "P", "X", "*")
-_LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+_LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
+_AXES = (0.13, 0.14, 0.85, 0.78)  # left, bottom, width, height, as parts of the figure
 
 
 def write(folder: Path, results: Sequence[Result]) -> list[Path]:
@@ -46,8 +47,8 @@ def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(_WIDTH, _HEIGHT))
+        axes = figure.add_axes(_AXES)  # a layout that is computed takes longer than all the rest
         if not draw(axes, contest):
             return []
         axes.grid(alpha=0.25, linewidth=0.6)

@@ -50,6 +50,11 @@ class Screen:
         """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
         self.console.print(Text(text, style), soft_wrap=not self._live)
 
+    def verdict(self, text: str) -> None:
+        """Print an answer, a sentence to a line, so that its commands can be copied."""
+        for sentence in text.replace(". ", ".\n").split("\n"):
+            self.say(sentence)
+
     def plan(self, plan: Plan) -> None:
         """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
         self.console.print(facts(plan))

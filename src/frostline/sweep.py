@@ -158,36 +158,36 @@ def _result(folder: Path, number: int, cell: Cell, reason: str | None) -> Result
 def _close(
     folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
 ) -> None:
-    """End the sweep's record, and draw the results."""
+    """Draw the results, and end the sweep's record."""
     terminal, sentence = job.screen(), answer(results)
-    page = None
-    if tracker is not None:
-        page = _report(folder, tracker, results)
-        finished = all(result.status == "FINISHED" for result in results)
-        status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
-        tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     terminal.say("")
     terminal.table(results)
-    terminal.say(sentence)
+    terminal.verdict(sentence)
+    if tracker is None:
+        return
+    page = _report(folder, tracker, results)
+    finished = all(result.status == "FINISHED" for result in results)
+    status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
+    tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     if page is not None:
         terminal.say(f"Report: {page}")
-    if tracker is not None:
-        terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri)}")
+    terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri)}")
 
 
 def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:
-    """Write the report and keep it in the sweep's record; what goes wrong there must not cost the record its end."""
-    from frostline import webpage
+    """Write the report and plots and keep them in the sweep's record; their failure must not cost the record its end.
 
+    A sweep of one run is spared the plots, which show nothing that the report does not.
+    """
+    from frostline import plots, webpage
+
+    record, title = tracking.Record(folder), f"Sweep {folder.parent.name} {folder.name}"
     try:
-        page = webpage.write(
-            folder / webpage.PAGE,
-            results,
-            title=f"Sweep {folder.parent.name} {folder.name}",
-            tracker=asdict(tracker),
-        )
+        page = webpage.write(folder / webpage.PAGE, results, title=title, tracker=asdict(tracker))
+        record.artifact(page)
+        for file in plots.write(folder / plots.FOLDER, results) if len(results) > 1 else []:
+            record.artifact(file, plots.FOLDER)
     except Exception as error:
         job.screen().say(f"The report could not be written: {tracking.reason(error)}", "yellow")
         return None
-    tracking.Record(folder).artifact(page)
     return page

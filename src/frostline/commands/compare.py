@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         else:
             screen = Screen()
             screen.table(results)
-            screen.say(answer(results))
+            screen.verdict(answer(results))
     return 0 if any(result.status == "FINISHED" for result in results) else 1
 
 

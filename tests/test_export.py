@@ -9,16 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frostline import formats, models, predictor
-from frostline.commands import export
+from frostline import commands, formats, models, predictor
 from frostline.config import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
 
-def command(trained, tmp_path, kind):
-    out, err = trained.command("export", trained.folder / "1", "--format", kind, cwd=tmp_path)
-    assert err == "" and out.splitlines()[0].endswith(f"shufflenet_v2_x0_5 with 10 classes as {kind}")
+def exported(trained, tmp_path, capsys, kind):
+    """Export the run `full`, and return the file."""
+    assert commands.run("export", [str(trained.folder / "1"), "--format", kind, "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.splitlines()[0].endswith(f"shufflenet_v2_x0_5 with 10 classes as {kind}")
     return tmp_path / f"model{formats.SUFFIXES[kind]}"
 
 
@@ -32,8 +33,10 @@ def digits(trained):
     return pictures, recorded["logits"][:5].softmax(1)
 
 
-def test_onnx_with_any_batch_and_size(trained, tmp_path):
-    session = onnxruntime.InferenceSession(str(command(trained, tmp_path, "onnx")), providers=["CPUExecutionProvider"])
+def test_onnx_with_any_batch_and_size(trained, tmp_path, capsys):
+    session = onnxruntime.InferenceSession(
+        str(exported(trained, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
+    )
     pictures, expected = digits(trained)
     for count in (1, 5):
         (said,) = session.run(["probabilities"], {"pictures": pictures[:count].numpy()})
@@ -46,9 +49,9 @@ def test_onnx_with_any_batch_and_size(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
-def test_torchscript_with_any_batch_and_size(trained, tmp_path):
+def test_torchscript_with_any_batch_and_size(trained, tmp_path, capsys):
     extra = {"frostline.json": ""}
-    script = torch.jit.load(command(trained, tmp_path, "torchscript"), _extra_files=extra)
+    script = torch.jit.load(exported(trained, tmp_path, capsys, "torchscript"), _extra_files=extra)
     pictures, expected = digits(trained)
     for count in (1, 5):
         assert torch.allclose(script(pictures[:count]), expected[:count], atol=1e-4)
@@ -56,8 +59,8 @@ def test_torchscript_with_any_batch_and_size(trained, tmp_path):
     assert json.loads(extra["frostline.json"])["classes"] == [str(digit) for digit in range(10)]
 
 
-def test_safetensors_are_weights_to_start_from_too(trained, tmp_path):
-    file = command(trained, tmp_path, "safetensors")
+def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
+    file = exported(trained, tmp_path, capsys, "safetensors")
     classes = [str(digit) for digit in range(10)]
     model = models.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
     original = predictor.load(trained.folder / "1", device="cpu").model
@@ -69,7 +72,9 @@ def test_safetensors_are_weights_to_start_from_too(trained, tmp_path):
 def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsys):
     wrong = {**formats._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
     monkeypatch.setattr(formats, "_READ", wrong)
-    status = export.main([str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x")])
+    status = commands.run(
+        "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x")]
+    )
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and "nothing was written" in captured.err
     assert not list(tmp_path.iterdir())
@@ -80,7 +85,7 @@ def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"^format=onnx: expected the packages onnx, onnxscript and onnxruntime"
     ) as error:
-        export.main([str(trained.folder / "1"), "--format", "onnx", "--output", str(tmp_path)])
+        commands.run("export", [str(trained.folder / "1"), "--format", "onnx", "--output", str(tmp_path)])
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
@@ -92,6 +97,9 @@ def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
         ((), "the following arguments are required: --format"),
     ],
 )
-def test_a_mistake_is_one_line(trained, tmp_path, arguments, message):
-    out, err = trained.command("export", trained.folder / "1", *arguments, cwd=tmp_path, expect=2)
-    assert out == "" and err.count("\n") == 1 and err.startswith(f"frostline: {message}"), err
+def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        commands.run("export", [str(trained.folder / "1"), *arguments])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

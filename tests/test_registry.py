@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import os
 import signal
@@ -19,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline import registry, server, winner
+from frostline import predictor, registry, server, winner
 from frostline.commands import register
 from frostline.config import UserError
+from frostline.environment import PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +82,13 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
-    out, _ = trained.command("predict", trained.folder / "0", pictures, "--top", 10, cwd=tmp_path)
-    for answer, row in zip(said, csv.DictReader(io.StringIO(out)), strict=True):
-        assert answer["class"] == row["class"]
-        assert answer["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
-        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    network = predictor.load(trained.folder / "0", device="cpu")
+    for answer, (_, row) in zip(said, predictor.predict(network, files, batch=3), strict=True):
+        expected = predictor.ranked(network, row, 10)
+        assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert answer["class"] == next(iter(expected)) and answer["probability"] == max(
+            answer["probabilities"].values()
+        )
 
 
 def wait(address, process):
@@ -129,3 +130,12 @@ def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
     runs = registry.results(trained.uri, sweep)
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]
     assert [run.run_id for run in registry.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
+
+
+def test_serving_needs_no_more_than_it_asks_for():
+    """What the package needs for sweeps alone may be missing where a model is served."""
+    absent = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filelock", "plotly")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import frostline.serving"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -50,6 +50,14 @@ def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
     assert [len(cell.finished) for cell in found] == [2] * 4
 
 
+def test_a_run_that_was_done_twice_counts_once(tmp_path):
+    one = sweep(tmp_path / "one", GRID)
+    two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
+    results = gather.together([gather.read(one), gather.read(two)])
+    assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
+    assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
+
+
 def test_report_writes_into_the_sweep_or_where_it_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = sweep(tmp_path / "one", GRID), sweep(tmp_path / "two", GRID, epochs=5)

@@ -155,6 +155,15 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     assert group["disagreements"]["tiles"]
 
 
+def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, tmp_path):
+    broken = "from frostline import webpage; webpage.write = lambda *a, **k: 1 / 0"
+    code = f"{broken}\nfrom frostline.cli import main\nmain()"
+    arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", store)]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0 and "The report could not be written: ZeroDivisionError" in done.stdout
+    assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}
+
+
 def test_a_sweep_is_found_by_its_run_id_and_fetched_where_its_folder_is_gone(main_job, monkeypatch, capsys, tmp_path):
     from frostline.commands import compare, report
 

@@ -55,7 +55,10 @@ def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:
-    """Return the runs of several sweeps as if they were one: what differs between sweeps becomes a choice too."""
+    """Return the runs of several sweeps as if they were one: what differs between sweeps becomes a choice too.
+
+    A run that was done twice, seed and all, counts once: the last time that it finished.
+    """
     if len(sweeps) == 1:
         return list(sweeps[0].results)
     results = [result for sweep in sweeps for result in sweep.results]
@@ -63,10 +66,14 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
     keys = [key for key in _differing(configs) if not _told_by_name(key, results)]
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
-    return [
-        replace(result, job=number, choices={**{key: config[key] for key in keys if key in config}, **result.choices})
-        for number, (result, config) in enumerate(zip(results, configs, strict=True))
+    full = [
+        replace(result, choices={**{key: config[key] for key in keys if key in config}, **result.choices})
+        for result, config in zip(results, configs, strict=True)
     ]
+    last: dict[str, Result] = {}
+    for result in sorted(full, key=lambda result: result.status == "FINISHED"):
+        last[repr(sorted(result.choices.items()))] = result
+    return [replace(result, job=number) for number, result in enumerate(last.values())]
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -183,7 +183,15 @@ def test_a_name_like_no_other_gets_no_hint() -> None:
 # --- digest
 
 IGNORED = (
-    *("experiment_name", "device", "resume", "dry_run", "checkpoint.every_seconds", "tracking.uri"),
+    *(
+        "experiment_name",
+        "device",
+        "resume",
+        "dry_run",
+        "checkpoint.every_seconds",
+        "tracking.uri",
+        "tracking.system_metrics",
+    ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
 )
 

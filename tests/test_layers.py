@@ -23,9 +23,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "journal"),
-        *("registry", "lookup", "report", "tables", "outcome"),
+        *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome"),
     ),
-    ("verdict", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
+    ("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
     (
         *("plan", "resume", "features", "compiling"),
         "portable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline import credentials, journal, pending, server, tracking
+from frostline import browse, credentials, journal, pending, server, tracking
 from frostline.config import UserError
 from frostline.pending import SweepMirror
 from frostline.results import Result
+from frostline.sampling import sampled
 from frostline.tracking import Tracker
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -178,11 +180,30 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     (tmp_path / "0").mkdir()
     other = open_sweep(tracker.uri, root=root, folder=tmp_path)
     journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=pending.now())
-    lost = Result(0, "lost", "0", None, "KILLED", "the process died", {"lr": 0.1}, {})
-    tracking.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost])
+    lost = Result(
+        0,
+        "lost",
+        "0",
+        None,
+        "KILLED",
+        "the process died",
+        {"freeze_mode": "full", "lr": 0.1, "data": "d", "seed": 0},
+        {},
+    )
+    metrics = {"best/val_accuracy": 0.5, "test/accuracy": 0.25, "cost/train_seconds": 2.0}
+    done = [
+        Result(1 + i, "x", "x", None, "FINISHED", None, {"freeze_mode": mode, "lr": lr, "data": "d", "seed": 0}, values)
+        for i, (mode, lr, values) in enumerate(
+            [("head", 0.1, metrics), ("head", 0.2, metrics | {"best/val_accuracy": 0.75}), ("full", 0.1, metrics)]
+        )
+    ]
+    tracking.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost, *done])
     closed = client.get_run(other.sweep_run_id)
     assert (closed.info.status, closed.data.tags["mlflow.note.content"]) == ("FAILED", "# Nothing won")
     assert [item.path for item in client.list_artifacts(other.sweep_run_id)] == ["results.json"]
+    assert (closed.data.metrics["head/val_accuracy"], closed.data.metrics["head/lr"]) == (0.75, 0.2)
+    assert (closed.data.metrics["full/test_accuracy"], closed.data.metrics["full/train_seconds"]) == (0.25, 2.0)
+    assert "lr=0.2" in closed.data.tags["frostline.best.head"]
     assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
     assert pending.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
@@ -288,3 +309,39 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
         assert record.run_id is None and tracker.sweep_run_id is None
         tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)
+
+
+def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):
+    with tracking.record(tracker, folder=folder, name="run", tags={"host": "far"}, params={}):
+        run_id = mirrored(tracker, folder)
+        running = dict(tracking.running(tracker.uri, "demo"))
+        assert running[run_id]["host"] == "far" and tracker.sweep_run_id in running
+        tracking.end(tracker.uri, run_id, "KILLED", "no sign of life")
+        assert run_id not in dict(tracking.running(tracker.uri, "demo"))
+        assert client.get_run(run_id).data.tags["frostline.reason"] == "no sign of life"
+    assert client.get_run(mirrored(tracker, folder)).info.status == "FINISHED"
+    assert tracking.running(tracker.uri, "never used") == []
+
+
+def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
+    with tracking.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+        with sampled(record, on=False, every=0.01):
+            assert "system" not in (folder / journal.RECORD).read_text()
+        with sampled(record, on=True, every=0.01):
+            while (folder / journal.RECORD).read_text().count("system/cpu") < 3:
+                record.metrics({"train/loss": 1.0})
+    metrics = client.get_run(mirrored(tracker, folder)).data.metrics
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    assert len(list(journal.notes(folder))) == len((folder / journal.RECORD).read_text().splitlines())
+
+
+def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tracker, client):
+    experiment = browse.newest_experiment(tracker.uri, "demo")
+    assert experiment == tracker.experiment_id
+    assert browse.newest_experiment(tracker.uri, None) != "0"
+    browse.set_columns(tracker.uri, experiment)
+    state = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.frostline"])
+    assert {"metrics.`test/accuracy`", "params.`freeze_mode`", "metrics.`lr`"} <= set(state["selectedColumns"])
+    assert browse.address("http://h:1/", "7").startswith("http://h:1/#/experiments/7/runs?viewStateShareKey=frostline")
+    with pytest.raises(UserError, match=r"^experiment=demmo: .*did you mean demo\?"):
+        browse.newest_experiment(tracker.uri, "demmo")

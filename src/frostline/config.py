@@ -234,6 +234,8 @@ class TrackingConfig:
 
     uri: str | None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` of the project."""
+    system_metrics: bool
+    """Also record how busy CPU, memory and GPU are, every ten seconds."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ from frostline.config import Config, choices, digest, flatten, semantic
 from frostline.interrupts import Terminated
 from frostline.report import Screen
 from frostline.results import Result
+from frostline.sampling import sampled
 from frostline.tracking import Record, Tracker
 from frostline.validation import parse
 
@@ -71,6 +72,7 @@ def run_job(composed: DictConfig) -> Result:
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
             _recording(config, facts, shared.tracker, sweep, folder, recordable(composed, config)) as record,
+            sampled(record, on=config.tracking.system_metrics),
         ):
             metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
             status = "FINISHED" if record else "PLANNED"

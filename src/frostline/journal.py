@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ MIRRORED = "mirrored.json"
 OWN = (RECORD, MIRRORED)
 """Files that are about the record and no part of it."""
 
+_LOCK = threading.Lock()  # training and sampling write to one journal
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -101,7 +103,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _append(path: Path, entry: Mapping[str, Any], *, sync: bool) -> None:
-    with path.open("a+b") as file:
+    with _LOCK, path.open("a+b") as file:
         _remove_torn_line(file.fileno())
         file.write(_line(entry).encode())
         file.flush()

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from frostline import credentials, journal, pending, server
+from frostline import credentials, journal, pending, server, summary
 from frostline.config import UserError, user_error
 from frostline.follower import Follower
 from frostline.pending import Place, SweepMirror
@@ -133,6 +133,10 @@ def close_sweep(
             pending.end(run, "KILLED", "the process of this run ended without a word")
     sweep = Record(folder)
     sweep.tag("mlflow.note.content", description)
+    if best := summary.metrics(results):
+        sweep.metrics(best)
+    for key, value in summary.tags(results).items():
+        sweep.tag(key, value)
     (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1, default=str))
     sweep.artifact(folder / "results.json")
     pending.end(folder, status, None)

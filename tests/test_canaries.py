@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from frostline import checkpoint, comparison, mirror, predictor, recorded, records, resume, setup, tracking, winner
-from frostline.config import UserError
+from frostline.config import UserError, digest
 from frostline.models import build
 from frostline.report import Screen
 from frostline.store import Store
@@ -469,6 +469,12 @@ def test_a_record_never_runs(name: str, tmp_path: Path) -> None:
     finally:
         SUNG[name] = nest.ran.exists() or Path("ran").exists()
     assert not SUNG[name]
+
+
+def test_a_record_without_a_canary_is_taken(tmp_path: Path) -> None:
+    path = Nest(tmp_path).config()
+    assert predictor.read_config(path) == compose("epochs=1")
+    assert digest(recorded.config_of(records.config(path), [])) == digest(compose("epochs=1"))
 
 
 def test_a_canary_would_be_heard(tmp_path: Path) -> None:

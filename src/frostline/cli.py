@@ -23,6 +23,9 @@ def main() -> None:
     interrupts.install()
     if len(sys.argv) > 1 and sys.argv[1] in commands.names():
         _command(sys.argv[1], sys.argv[2:])
+    if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
+        others = [argument for argument in sys.argv[1:] if argument not in again]
+        _command("rerun", [*(argument.removeprefix("rerun=") for argument in again), *others])
     entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
     try:
         entry(_job)()
@@ -44,6 +47,8 @@ def _command(name: str, arguments: list[str]) -> NoReturn:
         sys.exit(commands.run(name, arguments))
     except UserError as error:
         _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(explain(error))
     except KeyboardInterrupt:
         sys.exit(130)
 

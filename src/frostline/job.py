@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +39,17 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Order:
+    """What a job is to do."""
+
+    config: Config
+    values: Mapping[str, Any]
+    """The config as it may be written down."""
+    command: Sequence[str]
+    """What the person typed for it."""
+
+
+@dataclass(frozen=True)
 class Shared:
     """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
 
@@ -59,22 +71,34 @@ class Shared:
 
 def run_job(composed: DictConfig) -> Result:
     """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
+    hydra = HydraConfig.get()
+    sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
+
+    def order() -> Order:
+        config = config_of(composed)
+        return Order(config, recordable(composed, config), hydra.overrides.task)
+
+    return carry_out(order, number=hydra.job.num, sweep=sweep, folder=folder)
+
+
+def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder: Path) -> Result:
+    """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done."""
     from frostline import checkpoint, experiment  # imports torch
 
-    hydra = HydraConfig.get()
-    number, folder, sweep = hydra.job.num, Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
     shared = Shared.read(sweep)
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
     (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
     try:
-        config = config_of(composed)
+        order = ordered()
         with (
-            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=config.epochs),
-            _recording(config, facts, shared.tracker, sweep, folder, recordable(composed, config)) as record,
-            sampled(record, on=config.tracking.system_metrics),
+            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
+            _recording(order, facts, shared.tracker, sweep, folder) as record,
+            sampled(record, on=order.config.tracking.system_metrics),
         ):
-            metrics, images = experiment.run(config, name=facts.name, folder=folder, record=record, screen=screen())
+            metrics, images = experiment.run(
+                order.config, name=facts.name, folder=folder, record=record, screen=screen()
+            )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
     except KeyboardInterrupt as interrupt:
@@ -122,11 +146,11 @@ def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
 
 
 def _recording(
-    config: Config, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path, values: dict[str, Any]
+    order: Order, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
     code, untracked = provenance.source(), provenance.untracked()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(values))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(order.values))
     if code.patch:
         (folder / "source.patch").write_text(code.patch + "\n")
     if untracked:
@@ -135,11 +159,11 @@ def _recording(
         return nullcontext()
     tags = {
         "frostline.sweep": sweep.name,
-        "frostline.digest": digest(config),
+        "frostline.digest": digest(order.config),
         "frostline.source": code.sha256,
         **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
     }
-    provenance.write(folder, provenance.software(HydraConfig.get().overrides.task))
-    written = flatten(values)
+    provenance.write(folder, provenance.software(order.command))
+    config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     return tracking.record(tracker, folder=folder, name=facts.name, tags=tags, params=params)

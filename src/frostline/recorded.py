@@ -71,12 +71,14 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
         if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
             raise user_error(*_pair(override), f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = hydra.compose("config", overrides=["resume=false", *overrides])
+        composed: Any = hydra.compose("config", overrides=["resume=false", *overrides])
     given = {override.partition("=")[0] for override in overrides}
     try:
         for key, value in _settings(values):
             if key not in given and (key in _FROM_RECORD or is_semantic(key)):
-                OmegaConf.update(composed, key, value, merge=False)
+                if isinstance(value, Mapping):  # what the defaults have is not added to what is on record
+                    OmegaConf.update(composed, key, {}, merge=False)
+                composed = OmegaConf.merge(composed, _nested(key, value))
         return parse(OmegaConf.to_container(composed, throw_on_missing=True))  # type: ignore[arg-type]
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
         if isinstance(problem, UserError):
@@ -93,6 +95,11 @@ def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             if not (f"{key}{name}").isidentifier():
                 raise unknown_key(f"{key}.{name}", inner)
             yield (f"{key}.{name}" if name else key), inner
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    section, _, name = key.rpartition(".")
+    return {section: {name: value}} if section else {name: value}
 
 
 def _pair(override: str) -> tuple[str, str]:
@@ -130,7 +137,7 @@ def _of_folder(path: Path, results: Mapping[Path, Result]) -> Recorded:
         own.name,
         str(path),
         records.config(path / CONFIG),
-        Outcome({METRICS: records.lines(path / METRICS)}, own.metrics, _weights(path), environment(path)),
+        outcome(path, own.metrics),
         {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)},
     )
 
@@ -182,8 +189,11 @@ def _weights(folder: Path) -> str | None:
 
 
 def environment(folder: Path) -> dict[str, Any]:
-    """Return what a run in `folder` stood on, flat; empty where that was not written down."""
-    try:
-        return flatten(records.mapping(folder / PROVENANCE)) if (folder / PROVENANCE).exists() else {}
-    except UserError:
-        return {"provenance": "cannot be read"}
+    """Return what a run in `folder` stood on, flat; that it is not known where that was not written down."""
+    path = folder / PROVENANCE
+    return flatten(records.mapping(path)) if path.exists() else {"environment": "not on record"}
+
+
+def outcome(folder: Path, metrics: Mapping[str, float]) -> Outcome:
+    """Return what the run in `folder` came to, given its `metrics` once per run."""
+    return Outcome({METRICS: records.lines(folder / METRICS)}, metrics, _weights(folder), environment(folder))

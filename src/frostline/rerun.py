@@ -15,8 +15,8 @@ from frostline.results import TEST, VAL, percent
 TOLERANCE = 0.01
 """How far accuracies may be apart, as a fraction, where no seeds say more: one point, as 3 images of 359 digits."""
 
-# What is new in every run and has no part in its result.
-_VOLATILE = ("command", "host", "pid", "time", "started", "user", "folder")
+_OWN = ("command", "weights.final")  # said of every run, and no part of what it stands on
+_SHOWN = ("source.commit", "source.dirty", "source.untracked")  # beside the hash of the code that ran
 Line = Mapping[str, Any]
 """The metrics of one epoch, with its number as `epoch`."""
 
@@ -66,15 +66,14 @@ class Report:
     tolerance: str
     """What is within tolerance, and why; empty where that did not matter."""
 
-    def lines(self) -> list[str]:
-        """Return the report for people; the verdict is the last line."""
-        found = [f"  differs now: {line}" for line in self.environment]
+    def lines(self, shown: Sequence[str] = ()) -> list[str]:
+        """Return the report for people, without what was `shown` before; the verdict is the last line."""
+        found = [f"  differs now: {line}" for line in self.environment if line not in shown]
         found += [f"  other result: {line}" for line in self.results[:10]]
-        found += [f"  and {len(self.results) - 10} more"] if len(self.results) > 10 else []
-        loud = self.verdict is Verdict.UNEXPLAINED
-        text = self.verdict.text.upper() if loud else self.verdict.text
-        tail = f" ({self.results[0]})" if loud else f" ({self.tolerance})" if self.tolerance else ""
-        return [*found, f"verdict: {text}{tail}"]
+        found += [f"  other result: and {len(self.results) - 10} more"] if len(self.results) > 10 else []
+        if self.verdict is Verdict.UNEXPLAINED:
+            return [*found, f"VERDICT: {self.verdict.text.upper()}: {self.results[0]}"]
+        return [*found, f"verdict: {self.verdict.text}" + (f" ({self.tolerance})" if self.tolerance else "")]
 
 
 def compare(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> Report:
@@ -93,9 +92,13 @@ def compare(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) ->
     return Report(Verdict.WITHIN if within else Verdict.OUTSIDE, environment, results, why)
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two environments, e.g. `packages.torch: 2.14.0, now 2.15.0`."""
-    keys = [key for key in {**then, **now} if key.split(".")[0] not in _VOLATILE]
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], *, shown: bool = False) -> list[str]:
+    """Return what differs between two environments, e.g. `packages.torch: 2.14.0, now 2.15.0`.
+
+    With `shown` also what can have no part in a result, since the hash of the code says more.
+    """
+    hidden = _OWN if shown else (*_OWN, *_SHOWN)
+    keys = [key for key in {**then, **now} if not any(key == name or key.startswith(f"{name}.") for name in hidden)]
     return [
         f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}" for key in keys if then.get(key) != now.get(key)
     ]
@@ -115,7 +118,10 @@ def _results(old: Outcome, new: Outcome) -> Iterable[str]:
         if old.metrics.get(key) != new.metrics.get(key):
             yield f"{key} was {old.metrics.get(key)}, is {new.metrics.get(key)}"
     if old.weights is not None and old.weights != new.weights:
-        yield f"best.safetensors was {old.weights[:12]}..., is {str(new.weights)[:12]}..."
+        yield f"best.safetensors was {_short(old.weights)}, is {_short(new.weights)}"
+    said = old.environment.get("weights.final")
+    if said is not None and said != new.environment.get("weights.final"):
+        yield f"the final weights were {_short(said)}, are {_short(new.environment.get('weights.final'))}"
 
 
 def _epochs(where: str, then: Sequence[Line], now: Sequence[Line]) -> Iterable[str]:

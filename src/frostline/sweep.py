@@ -41,7 +41,11 @@ def run_sweep(
 
     `compose` returns the config of a job, `crew` carries jobs out. Raises `UserError` before any run starts.
     """
-    cells = compose_cells(jobs, compose, crew.start)
+    return run_cells(compose_cells(jobs, compose, crew.start), crew=crew, folder=folder)
+
+
+def run_cells(cells: Sequence[Cell], *, crew: Crew, folder: Path) -> int:
+    """Check and run the cells, draw the result, and return the exit status as `run_sweep` does."""
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)

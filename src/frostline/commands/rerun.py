@@ -1,0 +1,118 @@
+"""Run a recorded run or sweep again and compare: identical, or what differs; `rerun <run id or folder>`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline import environment, job, outcome, provenance, recorded, rerun, sweep, tracking
+from frostline.config import Config, choices, flatten, semantic
+from frostline.recorded import Recorded
+from frostline.rerun import Report, Verdict
+
+if TYPE_CHECKING:
+    from frostline.sweep import Cell
+
+_STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out `rerun`; the status is that of the worst verdict, or of the sweep where a run did not finish."""
+    parser = argparse.ArgumentParser(prog="frostline rerun", description=__doc__, epilog=_STATUS)
+    parser.add_argument("run", help="MLflow id or folder of a run, or of a sweep for all of its finished runs")
+    parser.add_argument(
+        "overrides", nargs="*", help="where it runs and is written: device=, store.path=, tracking.uri="
+    )
+    options = parser.parse_args(arguments)
+    given = dict(override.partition("=")[::2] for override in options.overrides)
+    folder = Path(given.pop("hydra.sweep.dir", None) or _folder())
+    uri = tracking.tracking_uri(given.get("tracking.uri"), environment.project_root())
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    with tempfile.TemporaryDirectory() as fetched:
+        found = recorded.find(options.run, uri=uri, folder=Path(fetched))
+        cells = _cells(found, [recorded.config_of(run.config, overrides) for run in found])
+        again = _Again(found, cells, folder)
+        status = sweep.run_cells(cells, crew=again, folder=folder)
+    for number, report in again.reports.items():
+        print(f"{found[number].name}: {report.verdict.text}")
+    return status or max(report.verdict.value for report in again.reports.values())
+
+
+def _folder() -> Path:
+    return environment.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
+
+
+def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
+    """Return the cells of the new sweep; beside the short names they state what differs within it."""
+    settings = [semantic(config) for config in configs]
+    varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
+    return [
+        sweep.Cell(config, run.name, {**choices(config), **{key: values[key] for key in varied if key != "lr"}})
+        for run, config, values in zip(found, configs, settings, strict=True)
+    ]
+
+
+class _Again:
+    """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
+
+    def __init__(self, found: Sequence[Recorded], cells: Sequence[Cell], folder: Path) -> None:
+        self._found, self._cells, self.folder = found, cells, folder
+        self.reports: dict[int, Report] = {}
+
+    def start(self, config: Config) -> None:
+        """Nothing is needed."""
+
+    def check(self, configs: Sequence[Config], meanwhile: Callable[[], object]) -> None:
+        """Raise the `UserError` of the first config that cannot run here."""
+        from frostline.crew import check
+
+        check(configs)
+
+    def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
+        """Run and compare them."""
+        for number in numbers:
+            (own := self.folder / str(number)).mkdir()
+            self._one(number, self._found[number], self._cells[number].config, own)
+        return {}
+
+    def close(self, *, now: bool) -> None:
+        """Nothing is kept."""
+
+    def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
+        here, then = _here(config), old.outcome.environment
+        topics = {key.split(".")[0] for key in here}
+        known = {key: value for key, value in then.items() if key.split(".")[0] in topics or key == "environment"}
+        shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
+        for line in shown:
+            job.screen().say(f"  differs now: {line}")
+        order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
+        result = job.carry_out(lambda: order, number=number, sweep=self.folder, folder=own)
+        record = tracking.Record(own)
+        record.tag("frostline.rerun_of", old.identity)
+        if result.status != "FINISHED":
+            return
+        report = rerun.compare(old.outcome, recorded.outcome(own, result.metrics), old.seeds)
+        self.reports[number] = report
+        outcome.write_json(own / "rerun.json", {"rerun_of": old.identity, **_plain(report)})
+        record.artifact(own / "rerun.json")
+        record.tag("frostline.verdict", report.verdict.text)
+        for line in report.lines(shown):
+            job.screen().say(f"  {line.strip()}")
+
+
+def _here(config: Config) -> dict[str, object]:
+    """Return what is known before the run of what it will stand on."""
+    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    device = environment.device(config.device)
+    return flatten({**provenance.software([]), **provenance.hardware(device)})
+
+
+def _plain(report: Report) -> dict[str, object]:
+    values = asdict(report)
+    return json.loads(json.dumps({**values, "verdict": report.verdict.text}))

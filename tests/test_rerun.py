@@ -1,0 +1,191 @@
+"""A run on record runs again, and the verdict says whether it did the same: in a test, and through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from frostline import recorded, rerun
+from frostline.commands import rerun as command
+from frostline.config import UserError
+from frostline.rerun import Outcome, Verdict, compare
+from test_sweep import CHECKOUT, QUICK, environment, sweep, where
+
+# --- the verdict
+
+
+def outcome(loss: float = 1.0, accuracy: float = 0.9, weights: str = "a" * 64, **around: Any) -> Outcome:
+    lines = [{"epoch": 1, "val/loss": 2.0, "cost/x": loss}, {"epoch": 2, "val/loss": loss}]
+    metrics = {"best/val_accuracy": accuracy, "test/accuracy": accuracy, "cost/train_seconds": loss}
+    return Outcome(
+        {"metrics.jsonl": lines}, metrics, weights, {"packages.torch": "2.15.0", "command": [loss], **around}
+    )
+
+
+def test_the_same_bits_are_identical_whatever_they_cost() -> None:
+    report = compare(outcome(), outcome(), {})
+    assert report.verdict is Verdict.IDENTICAL
+    assert report.lines() == ["verdict: identical"]
+    report = compare(outcome(), outcome(**{"packages.torch": "2.16.0"}), {})
+    assert report.verdict is Verdict.IDENTICAL
+    assert report.lines() == ["  differs now: packages.torch: 2.15.0, now 2.16.0", "verdict: identical"]
+
+
+def test_another_result_in_the_same_environment_is_loud_and_names_the_first_difference() -> None:
+    report = compare(outcome(), outcome(loss=1.0 + 2**-52), {})
+    assert report.verdict is Verdict.UNEXPLAINED
+    assert report.lines()[-1] == (
+        "VERDICT: SAME ENVIRONMENT, DIFFERENT RESULT: epoch 2, val/loss was 1.0, is 1.0000000000000002 (metrics.jsonl)"
+    )
+
+
+@pytest.mark.parametrize("change", [{"weights": "b" * 64}, {"accuracy": 0.91}])
+def test_other_weights_and_other_final_metrics_count(change: dict[str, Any]) -> None:
+    assert compare(outcome(), outcome(**change), {}).verdict is Verdict.UNEXPLAINED
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"epoch": 1, "val/loss": 2.0}],
+        [{"epoch": 1, "val/loss": 2.0}, {"epoch": 2}],
+        [{"epoch": 1, "val/loss": 2.0}, {"epoch": 2, "val/loss": 1.0}, {"epoch": 2, "val/loss": 1.0}],
+        [{"epoch": 1, "val/loss": 2.0}, {"epoch": 2, "val/loss": 1.0, "val/more": 1.0}],
+    ],
+)
+def test_a_journal_with_more_or_less_in_it_is_another_result(lines: list[dict[str, Any]]) -> None:
+    old = outcome()
+    edited = Outcome({"metrics.jsonl": lines}, old.metrics, old.weights, old.environment)
+    assert compare(edited, old, {}).verdict is Verdict.UNEXPLAINED
+
+
+def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() -> None:
+    old, new = outcome(), outcome(accuracy=0.88, **{"packages.torch": "2.16.0"})
+    seeds = {"best/val_accuracy": [0.9, 0.87], "test/accuracy": [0.9, 0.93]}
+    within = compare(old, new, seeds)
+    assert within.verdict is Verdict.WITHIN
+    assert "spread of 2 seeds" in within.lines()[-1]
+    assert compare(old, new, {**seeds, "test/accuracy": [0.9, 0.89]}).verdict is Verdict.OUTSIDE
+    outside = compare(old, new, {"test/accuracy": [0.9]})
+    assert outside.verdict is Verdict.OUTSIDE
+    assert "test/accuracy 2.00% apart, tolerance 1.00%: default, as there are no other seeds" in outside.lines()[-1]
+    assert compare(old, outcome(accuracy=0.89, cpu="other"), {}).verdict is Verdict.WITHIN
+
+
+def test_each_verdict_has_a_status_of_its_own() -> None:
+    assert [verdict.value for verdict in Verdict] == [0, 3, 4, 5]
+
+
+# --- through the command line
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
+    """A sweep of two cells, with features from the store and several seeds."""
+    place = f"store.path={tmp_path_factory.mktemp('store')}"
+    return sweep(tmp_path_factory.mktemp("sweeps") / "whole", store, "freeze=head", "seed=0,1", place)
+
+
+def again(store: Path, target: object, *more: str, expect: int) -> str:
+    place = where(store.parent / f"again-{time.monotonic_ns()}", store)
+    arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={target}", *place, *more]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any, store: Path) -> None:
+    first = whole.results()[0]
+    said = again(store, first["run_id"], "store.enabled=false", expect=0)
+    assert "verdict: identical" in said
+    client = MlflowClient(f"sqlite:///{store}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (linked,) = client.search_runs(experiments, f"tags.frostline.rerun_of = '{first['run_id']}'")
+    assert linked.data.tags["frostline.verdict"] == "identical"
+    assert linked.info.run_id != first["run_id"]
+    assert linked.data.metrics["test/accuracy"] == first["metrics"]["test/accuracy"]
+
+
+def test_a_whole_sweep_reruns_by_its_folder(whole: Any, store: Path) -> None:
+    said = again(store, whole.folder, expect=0)
+    assert said.count("verdict: identical") == 2
+
+
+@pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])
+def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(whole.folder / "0", folder)
+    path = folder / edit
+    if edit == "metrics.jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[1]["val/accuracy"] += 0.01
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    elif edit == "result.json":
+        result = json.loads(path.read_text())
+        result["metrics"]["test/accuracy"] += 0.01
+        path.write_text(json.dumps(result))
+    elif edit == "best.safetensors":
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    else:
+        facts = json.loads(path.read_text())
+        facts["weights"]["final"] = "0" * 64
+        path.write_text(json.dumps(facts))
+    (found,) = recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+    honest = recorded.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].outcome
+    report = rerun.compare(found.outcome, honest, {})
+    assert report.verdict is Verdict.UNEXPLAINED
+    if edit == "metrics.jsonl":
+        said = again(store, folder, expect=5)
+        assert "VERDICT: SAME ENVIRONMENT, DIFFERENT RESULT: epoch 2, val/accuracy was" in said
+
+
+def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(whole.folder / "0", folder)
+    facts = json.loads((folder / "provenance.json").read_text())
+    facts["packages"]["torch"] = "2.10.0"
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.replace('"val/loss": ', '"val/loss": 1'))
+    said = again(store, folder, expect=3)
+    assert "differs now: packages.torch: 2.10.0, now" in said
+    assert "verdict: environment differs, within tolerance (" in said
+
+
+def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
+        command.main([str(whole.folder / "0"), "lr=0.5"])
+    with pytest.raises(UserError, match="expected the MLflow id or the folder"):
+        command.main(["nothing"])
+    folder = tmp_path / "failed"
+    shutil.copytree(whole.folder / "0", folder)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "status": "FAILED"}))
+    with pytest.raises(UserError, match="expected a run that is FINISHED"):
+        recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+
+
+def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
+    from frostline.config import digest
+    from small import compose
+
+    (first, second) = recorded.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
+    for run, seed in ((first, 0), (second, 1)):
+        config = recorded.config_of(run.config, [])
+        expected = compose("freeze=head", f"seed={seed}", *QUICK, *where(whole.folder, "none")[1:])
+        assert digest(config) == digest(expected)
+        assert config.tracking.uri is None  # where a record once went is not where ours goes
+        assert not config.resume

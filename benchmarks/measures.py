@@ -1,0 +1,524 @@
+"""The measurements, side by side in one process: each is a function that returns rows of the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import fair
+import limit
+import ours
+import pictures
+import tutorial
+from pictures import CIFAR, PHOTO, Kind
+from table import Row, Target, figures
+
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    sweeps: tuple[tuple[str, Kind], ...]
+    """Network and pictures of each head sweep."""
+    counts: tuple[int, int, int]
+    """Its pictures: train, val, test."""
+    runs: int
+    epochs: int
+    augmented: str
+    """Network of the head sweep with random augmentation."""
+    few: tuple[int, int, int]
+    """Pictures where more than a head is trained."""
+    extracted: tuple[str, ...]
+    """Networks whose features are extracted."""
+    full: str
+    full_batch: int
+    full_epochs: int
+    part: str
+    """Network of `last_stage` and of the 2x2 sweep."""
+    part_epochs: int
+    forward_batch: int
+    decoded: int
+    watched: int
+    """Pictures of the run whose memory is watched."""
+    side: int = 224
+    batches: int = 4
+    """Of an opponent's training, timed in a row ..."""
+    rounds: int = 3
+    """... so many times; also how often a short measurement is repeated."""
+    matrix: int = 2048
+
+
+CPU = Scale(
+    sweeps=(("resnet18", PHOTO), ("resnet18", CIFAR)),
+    counts=(2000, 250, 250),
+    runs=16,
+    epochs=10,
+    augmented="resnet18",
+    few=(256, 32, 32),
+    extracted=("resnet18", "resnet50", "vit_b_16"),
+    full="resnet50",
+    full_batch=32,
+    full_epochs=2,
+    part="resnet18",
+    part_epochs=5,
+    forward_batch=32,
+    decoded=10_000,
+    watched=5_000,
+)
+CUDA = Scale(
+    sweeps=(("resnet18", CIFAR), ("resnet50", PHOTO), ("vit_b_16", PHOTO)),
+    counts=(8000, 1000, 1000),
+    runs=16,
+    epochs=10,
+    augmented="resnet50",
+    few=(8000, 1000, 1000),
+    extracted=("resnet18", "resnet50", "vit_b_16"),
+    full="resnet50",
+    full_batch=256,
+    full_epochs=4,
+    part="resnet50",
+    part_epochs=3,
+    forward_batch=256,
+    decoded=10_000,
+    watched=5_000,
+    batches=20,
+    matrix=8192,
+)
+QUICK = Scale(
+    sweeps=(("resnet18", CIFAR),),
+    counts=(40, 10, 10),
+    runs=2,
+    epochs=2,
+    augmented="resnet18",
+    few=(40, 10, 10),
+    extracted=("resnet18",),
+    full="resnet18",
+    full_batch=20,
+    full_epochs=1,
+    part="resnet18",
+    part_epochs=1,
+    forward_batch=8,
+    decoded=100,
+    watched=200,
+    side=32,
+    batches=1,
+    rounds=1,
+    matrix=128,
+)
+TARGETS: dict[str, dict[str, Target]] = {
+    "head sweep against tutorial": {"cpu": Target("≥", 200, "x"), "cuda": Target("≥", 300, "x")},
+    "head sweep against fair": {"cpu": Target("≥", 100, "x"), "cuda": Target("≥", 100, "x")},
+    "head sweep, random augmentation, against fair": {"cpu": Target("≥", 12, "x"), "cuda": Target("≥", 12, "x")},
+    "head sweep against one pass of the backbone": {"cpu": Target("≤", 1.3, "x"), "cuda": Target("≤", 3, "x")},
+    "images through the backbone, warm": {"cpu": Target("≤", 0), "cuda": Target("≤", 0)},
+    "a warm run": {"cuda": Target("≤", 0.3, " s")},
+    "a warm run beyond its steps": {"cpu": Target("≤", 0.3, " s"), "cuda": Target("≤", 0.3, " s")},
+    "extraction resnet50 against tutorial": {"cpu": Target("≥", 3, "x")},
+    "extraction resnet50": {"cuda": Target("≥", 15_000, " images/s")},
+    "full fine-tuning against limit": {"cpu": Target("≥", 0.95), "cuda": Target("≥", 0.97)},
+    "full fine-tuning": {"cuda": Target("≥", 3_500, " images/s")},
+    "last_stage cached against uncached": {"cpu": Target("≥", 2, "x"), "cuda": Target("≥", 2, "x")},
+    "2x2 sweep against its full runs": {"cpu": Target("≤", 1.1, "x"), "cuda": Target("≤", 1.1, "x")},
+    "decoding against plain decoding": {"cpu": Target("≥", 0.9)},
+    "memory beyond a small run": {"cpu": Target("≤", 1)},
+}
+"""What each number must reach, where a target was set for it on this kind of device."""
+
+
+class Bench:
+    """Owns the folders of a session of measurements."""
+
+    def __init__(self, device: torch.device, scale: Scale, *, work: Path, kept: Path, mlflow: bool) -> None:
+        self.device, self.scale = device, scale
+        self.side = scale.side
+        self.precision = torch.bfloat16
+        self.mlflow = mlflow and importlib.util.find_spec("mlflow") is not None
+        self._work, self._kept = work, kept
+        self._numbers = itertools.count()
+        self._warmed = False
+
+    def folder(self) -> Path:
+        """Return a new folder's path."""
+        return self._work / f"{next(self._numbers)}"
+
+    def data(self, kind: Kind, counts: Sequence[int]) -> Path:
+        return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
+
+    def chosen(self, network: str, kind: Kind, root: Path, *, store: Path | None = None, **more: Any) -> dict[str, Any]:
+        """Return what a person would type for our side; without `store` the run finds an empty one."""
+        return {
+            **{"model": network, "model.weights": None, "model.image_size": self.side, "data": "image_folder"},
+            **{"data.root": str(root), "data.decode_size": None if kind is CIFAR else self.side * 256 // 224},
+            **{"device": self.device.type, "precision": "bf16", "lr": 1e-3, "epochs": self.scale.epochs},
+            "store.path": str(store or self.folder()),
+            **more,
+        }
+
+    def heads(self, base: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the runs of a head sweep, which differ in the learning rate."""
+        return [{**base, "freeze_mode": "head", "lr": 1e-4 * 1.5**i} for i in range(self.scale.runs)]
+
+    def row(
+        self, measure: str, setting: str, number: float, *, ours: str = "", theirs: str = "", unit: str = "", note: str
+    ) -> Row:
+        target = TARGETS.get(measure, {}).get(self.device.type)
+        return Row(f"{measure} ({setting})", ours, theirs, number, unit, target, note)
+
+    def sweep(self, runs: Sequence[dict[str, Any]]) -> ours.Sweep:
+        """Carry out a sweep of ours; MLflow's store is there already, as in any project but a new one."""
+        if self.mlflow and not self._warmed:
+            self._warmed = True
+            small = self.chosen("resnet18", CIFAR, self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
+            ours.sweep([{**small, "freeze_mode": "head"}], self.folder(), mlflow=True)
+        return ours.sweep(runs, self.folder(), mlflow=self.mlflow)
+
+
+def _seconds(value: float) -> str:
+    return f"{figures(value)} s" if value < 600 else f"{value / 3600:.2f} h"
+
+
+def _defaults(*, benchmark: bool = False) -> None:
+    """Put back what torch does by itself: our side asks for determinism."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = benchmark
+
+
+class Clock:
+    """Hands on the first batches of a loader and times them, without those that fill the queues of its workers."""
+
+    def __init__(self, batches: Any, bench: Bench, *, skip: int) -> None:
+        self._batches, self._device = batches, bench.device
+        self._each = bench.scale.batches
+        self._skip = min(skip, len(batches) - 1)
+        self._count = self._skip + self._each * bench.scale.rounds
+        self._marks: list[tuple[float, int]] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        images = 0
+        for number, batch in enumerate(itertools.islice(self._batches, self._count)):
+            if number >= self._skip and (number - self._skip) % self._each == 0:
+                self._mark(images)
+            yield batch
+            images += len(batch[0])
+        self._mark(images)
+
+    def _mark(self, images: int) -> None:
+        limit.wait(self._device)
+        self._marks.append((time.perf_counter(), images))
+
+    @property
+    def seconds(self) -> float:
+        """Per image."""
+        return median((t2 - t1) / (n2 - n1) for (t1, n1), (t2, n2) in itertools.pairwise(self._marks))
+
+
+def _run_of(bench: Bench, train: float, score: Callable[[], object], counts: Sequence[int]) -> float:
+    """Return the seconds of a whole run from those of an image in training and of one validation."""
+    began = time.perf_counter()
+    score()
+    val = time.perf_counter() - began
+    return bench.scale.epochs * (counts[0] * train + val) + val * counts[2] / counts[1]
+
+
+def tutorial_run(bench: Bench, network: str, root: Path, counts: Sequence[int]) -> float:
+    """Return the seconds of one run of `tutorial`."""
+    _defaults()
+    train, val = (tutorial.loader(root, split, bench.side) for split in ("train", "val"))
+    model = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device)
+    clock = Clock(train, bench, skip=1)
+    tutorial.train_epoch(model, clock, tutorial.learning(model, 1e-3), bench.device)
+    return _run_of(bench, clock.seconds, lambda: tutorial.evaluate(model, val, bench.device), counts)
+
+
+def fair_run(bench: Bench, network: str, root: Path, counts: Sequence[int], *, augment: bool) -> float:
+    """Return the seconds of one run of `fair`, without the start of its workers."""
+    _defaults(benchmark=True)
+    train, val = (fair.loader(root, split, bench.side, bench.device, augment=augment) for split in ("train", "val"))
+    backbone, head = fair.network(network, pictures.CLASSES, bench.side, bench.device)
+    clock = Clock(train, bench, skip=2 * (os.cpu_count() or 1) + 1)
+    fair.train_epoch(backbone, head, clock, fair.learning(head, 1e-3), bench.device)
+
+    def score() -> float:
+        return fair.evaluate(backbone, head, val, bench.device)
+
+    score()  # starts the workers
+    return _run_of(bench, clock.seconds, score, counts)
+
+
+def sweeps(bench: Bench) -> Iterator[Row]:
+    """Measure the head sweep with the same deterministic transform, cold, and again warm."""
+    for network, kind in bench.scale.sweeps:
+        yield from _sweep(bench, network, kind)
+
+
+def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
+    scale, counts = bench.scale, bench.scale.counts
+    root = bench.data(kind, counts)
+    recorded = "MLflow records it" if bench.mlflow else "without MLflow"
+    runs = bench.heads(bench.chosen(network, kind, root))
+    cold = bench.sweep(runs)
+    warm = bench.sweep(runs)
+    theirs = {"tutorial": tutorial_run(bench, network, root, counts) * scale.runs}
+    theirs["fair"] = fair_run(bench, network, root, counts, augment=False) * scale.runs
+    setting = f"{network}, {kind}, {counts[0]:,} images"
+    what = (
+        f"{scale.runs} runs of {scale.epochs} epochs; ours in bf16, run in full, its store empty at first, {recorded}"
+    )
+    for name, seconds in theirs.items():
+        yield bench.row(
+            *(f"head sweep against {name}", setting, seconds / cold.seconds),
+            **{"ours": _seconds(cold.seconds), "theirs": _seconds(seconds), "unit": "x"},
+            note=f"{what}; {name}: one run, multiplied",
+        )
+    yield from _pass(bench, network, setting, cold)
+    yield bench.row(
+        *("images through the backbone, warm", setting, warm.backbone_images),
+        **{"ours": f"{warm.backbone_images}", "theirs": f"cold {cold.backbone_images:,}"},
+        note="the same sweep again",
+    )
+    each = warm.seconds / scale.runs
+    yield bench.row(
+        *("a warm run", setting, each),
+        **{"ours": _seconds(warm.seconds), "theirs": "", "unit": " s"},
+        note=f"the same sweep again, per run; {recorded}",
+    )
+    beyond = median(run.seconds - run.metrics["cost/train_seconds"] for run in warm.runs)
+    yield bench.row(
+        *("a warm run beyond its steps", setting, beyond),
+        **{"ours": _seconds(median(run.seconds for run in warm.runs)), "theirs": "", "unit": " s"},
+        note="median over the runs of all but cost/train_seconds, from the config to the record",
+    )
+
+
+def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep) -> Iterator[Row]:
+    batch, images = bench.scale.forward_batch, sum(bench.scale.counts)
+    _defaults(benchmark=True)
+    each = {
+        dtype: _median(bench, limit.forward_pass(network, batch, bench.side, bench.device, dtype)) / batch
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    once = each[bench.precision] * images
+    in_fp32 = cold.seconds / (each[torch.float32] * images)
+    yield bench.row(
+        *("head sweep against one pass of the backbone", setting, cold.seconds / once),
+        **{"ours": _seconds(cold.seconds), "theirs": _seconds(once), "unit": "x"},
+        note=f"all {images:,} images of the three splits; the pass: bf16, eval mode, one resident batch of {batch}, "
+        f"multiplied; of a pass in float32 it would be {figures(in_fp32)}x",
+    )
+
+
+def _median(bench: Bench, work: Callable[[], object]) -> float:
+    times = bench.scale.batches
+    return median(limit.seconds(work, bench.device, times=times) for _ in range(bench.scale.rounds))
+
+
+def augmented(bench: Bench) -> Iterator[Row]:
+    """Measure the head sweep with a fresh random view per epoch, cold."""
+    scale, network, counts = bench.scale, bench.scale.augmented, bench.scale.counts
+    root = bench.data(PHOTO, counts)
+    mine = bench.sweep(bench.heads(bench.chosen(network, PHOTO, root, augment="standard")))
+    theirs = fair_run(bench, network, root, counts, augment=True) * scale.runs
+    yield bench.row(
+        *("head sweep, random augmentation, against fair", f"{network}, {PHOTO}, {counts[0]:,} images"),
+        theirs / mine.seconds,
+        **{"ours": _seconds(mine.seconds), "theirs": _seconds(theirs), "unit": "x"},
+        note=f"{scale.runs} runs of {scale.epochs} epochs, random resized crop and flip; ours in full, cold; "
+        f"{mine.backbone_images:,} images through the backbone; fair: one run, multiplied",
+    )
+
+
+def command(bench: Bench) -> Iterator[Row]:
+    """Measure the head sweep as a person types it, in a process of its own."""
+    if not bench.mlflow or importlib.util.find_spec("hydra") is None:
+        return
+    scale, counts = bench.scale, bench.scale.counts
+    network, kind = scale.sweeps[0]
+    root = bench.data(kind, counts)
+    runs = bench.heads(bench.chosen(network, kind, root))
+    cold, _ = ours.command(runs, bench.folder())
+    warm, images = ours.command(runs, bench.folder())
+    theirs = tutorial_run(bench, network, root, counts) * scale.runs
+    setting = f"{network}, {kind}, {counts[0]:,} images"
+    yield bench.row(
+        *("the command line against tutorial", setting, theirs / cold),
+        **{"ours": _seconds(cold), "theirs": _seconds(theirs), "unit": "x"},
+        note="`python train.py -m ...`, cold: the start of Python, Hydra, MLflow and the report included",
+    )
+    yield bench.row(
+        *("the command line again, warm, per run", setting, warm / scale.runs),
+        **{"ours": _seconds(warm), "theirs": "", "unit": " s"},
+        note=f"{images:,} images through the backbone",
+    )
+
+
+def extraction(bench: Bench) -> Iterator[Row]:
+    """Measure features per second, against the forward pass of `tutorial`."""
+    scale = bench.scale
+    for network in scale.extracted:
+        mine = median(
+            ours.extraction_rate(
+                bench.chosen(network, CIFAR, bench.data(CIFAR, scale.few), freeze_mode="head"), bench.folder()
+            )
+            for _ in range(scale.rounds)
+        )
+        theirs = 32 / _median(bench, _tutorial_forward(bench, network))
+        rates = {"ours": f"{figures(mine)} images/s", "theirs": f"{figures(theirs)} images/s"}
+        setting = f"{scale.side} pixels"
+        note = f"{scale.few[0]:,} resident images of {CIFAR}, their resize and the writing of the store included"
+        yield bench.row(f"extraction {network}", setting, mine, **rates, unit=" images/s", note=note)
+        note = "tutorial: its forward pass alone, train mode, float32, one resident batch of 32"
+        yield bench.row(f"extraction {network} against tutorial", setting, mine / theirs, **rates, unit="x", note=note)
+
+
+def _tutorial_forward(bench: Bench, network: str) -> Callable[[], object]:
+    _defaults()
+    model: nn.Module = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device).train()
+    inputs = torch.randn(32, 3, bench.side, bench.side, device=bench.device)
+    return lambda: model(inputs)
+
+
+def full(bench: Bench) -> Iterator[Row]:
+    """Measure full fine-tuning, against the same steps without any input."""
+    scale, batch = bench.scale, bench.scale.full_batch
+    root = bench.data(PHOTO, scale.few)
+    more = {"freeze_mode": "full", "batch_size": batch, "epochs": scale.full_epochs, "deterministic": False}
+    chosen = bench.chosen(scale.full, PHOTO, root, **more)
+    step = limit.training_step(scale.full, batch, bench.side, bench.device, bench.precision)
+    mine, most = [], []
+    for _ in range(scale.rounds):
+        (run,) = bench.sweep([chosen]).runs
+        mine.append(run.metrics["cost/images_per_second"])
+        _defaults(benchmark=True)
+        times = scale.full_epochs * (scale.few[0] // batch)
+        most.append(batch / limit.seconds(step, bench.device, times=times))
+    setting = f"{scale.full} at {scale.side}, batch {batch}"
+    rates = {"ours": f"{figures(median(mine))} images/s", "theirs": f"{figures(median(most))} images/s"}
+    note = (
+        f"median of {scale.rounds} rounds; ours: cost/images_per_second of a run of {scale.full_epochs} epochs of "
+        f"{scale.few[0]:,} images, its first step included; limit: as many steps on one resident batch; bf16"
+    )
+    yield bench.row("full fine-tuning", setting, median(mine), **rates, unit=" images/s", note=note)
+    yield bench.row("full fine-tuning against limit", setting, median(mine) / median(most), **rates, note=note)
+
+
+def last_stage(bench: Bench) -> Iterator[Row]:
+    """Measure what caching at a stage boundary brings."""
+    scale = bench.scale
+    root = bench.data(PHOTO, scale.few)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for cached in (True, False) * min(scale.rounds, 2):
+        more = {"freeze_mode": "last_stage", "features.enabled": cached, "epochs": 2 * scale.part_epochs}
+        seconds[cached].append(bench.sweep([bench.chosen(scale.part, PHOTO, root, **more)]).seconds)
+    mine, theirs = median(seconds[True]), median(seconds[False])
+    yield bench.row(
+        *("last_stage cached against uncached", f"{scale.part}, {scale.few[0]:,} images", theirs / mine),
+        **{"ours": _seconds(mine), "theirs": _seconds(theirs), "unit": "x"},
+        note=f"one whole run of {2 * scale.part_epochs} epochs, cold, decoding and scoring included; bf16",
+    )
+
+
+def mixed(bench: Bench) -> Iterator[Row]:
+    """Measure the sweep `freeze=head,full lr=a,b` against its two full runs alone."""
+    scale = bench.scale
+    seconds: dict[int, list[float]] = {4: [], 2: []}
+    for modes in (("head", "full"), ("full",)):
+        base = bench.chosen(scale.part, PHOTO, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
+        runs = [{**base, "freeze_mode": mode, "lr": lr} for mode in modes for lr in (1e-3, 1e-4)]
+        seconds[len(runs)].append(bench.sweep(runs).seconds)
+    whole, alone = median(seconds[4]), median(seconds[2])
+    yield bench.row(
+        *("2x2 sweep against its full runs", f"{scale.part}, {scale.few[0]:,} images", whole / alone),
+        **{"ours": _seconds(whole), "theirs": _seconds(alone), "unit": "x"},
+        note=f"{scale.part_epochs} epochs; both run in full, one after the other, each from an empty store",
+    )
+
+
+def decoding(bench: Bench) -> Iterator[Row]:
+    """Measure how every picture is decoded once into the store, against PIL alone."""
+    root = bench.data(PHOTO, (bench.scale.decoded * 8 // 10, bench.scale.decoded // 10, bench.scale.decoded // 10))
+    files = sorted(map(str, root.glob("*/*/*")))
+    mine, theirs = [], []
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_decode, files[: 8 * cores]))  # starts the processes, and reads no file for the first time
+        for _ in range(bench.scale.rounds):
+            began = time.perf_counter()
+            list(pool.map(_decode, files, chunksize=32))
+            theirs.append(len(files) / (time.perf_counter() - began))
+            mine.append(ours.decode_rate(bench.chosen("resnet18", PHOTO, root)))
+    yield bench.row(
+        *("decoding against plain decoding", f"{len(files):,} of {PHOTO}", median(mine) / median(theirs)),
+        **{"ours": f"{figures(median(mine))} pictures/s", "theirs": f"{figures(median(theirs))} pictures/s"},
+        note=f"ours: found, checked, decoded, squashed to {bench.side * 256 // 224} pixels, hashed and stored; theirs: "
+        f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept",
+    )
+
+
+def _decode(file: str) -> tuple[int, ...]:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB")).shape
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Measure the peak host memory of a run whose pixels are ten times larger than `store.memory_gb`."""
+    count, side = bench.scale.watched, 256
+    budget = count * 3 * side * side / 10
+    peaks = []
+    for images in (count, max(100, count // 100)):
+        split = (images * 8 // 10, images // 10, images // 10)
+        more = {"store.memory_gb": budget / 1e9, "data.decode_size": side, "model.image_size": 64, "epochs": 1}
+        chosen = bench.chosen("shufflenet_v2_x0_5", PHOTO, bench.data(PHOTO, split), freeze_mode="full", **more)
+        peaks.append(ours.peak_memory(chosen, bench.folder()))
+    beyond = peaks[0] - peaks[1]
+    yield bench.row(
+        *("memory beyond a small run", f"{count:,} pictures of {side}x{side}", beyond / budget),
+        **{"ours": f"{beyond / 1e6:,.0f} MB", "theirs": f"store.memory_gb {budget / 1e6:,.0f} MB"},
+        note=f"as a fraction of the budget; decoded, stored and trained on for an epoch in {peaks[0] / 1e6:,.0f} MB of "
+        f"PSS, mapped files counted; the same with a hundredth of the pictures takes {peaks[1] / 1e6:,.0f} MB",
+    )
+
+
+def machine_limits(bench: Bench) -> Iterator[Row]:
+    """Measure what the machine multiplies."""
+    _defaults()
+    for dtype in (torch.bfloat16, torch.float32):
+        times = bench.scale.batches
+        rates = [
+            limit.matrix_rate(bench.device, dtype, bench.scale.matrix, times=times) for _ in range(bench.scale.rounds)
+        ]
+        yield bench.row(
+            *("matrix rate", str(dtype).removeprefix("torch."), median(rates) / 1e12),
+            **{"theirs": "", "unit": " TFLOP/s"},
+            note=f"products of {bench.scale.matrix} x {bench.scale.matrix} random numbers",
+        )
+
+
+MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "machine": machine_limits,
+    "sweep": sweeps,
+    "augmented": augmented,
+    "command": command,
+    "extraction": extraction,
+    "full": full,
+    "last_stage": last_stage,
+    "mixed": mixed,
+    "decoding": decoding,
+    "memory": memory,
+}

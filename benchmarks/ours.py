@@ -1,0 +1,222 @@
+"""Our side of every measurement: the program itself, driven in this process or by its command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from frostline import environment, experiment, setup, sharing, tracking
+from frostline.config import Config, choices, semantic
+from frostline.report import Screen
+from frostline.results import Result
+from frostline.tracking import Record, Tracker
+from frostline.validation import parse
+
+_GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
+ROOT = environment.project_root()
+Choices = Mapping[str, Any]
+"""What a person would type: groups and keys, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
+
+
+def config(chosen: Choices) -> Config:
+    """Return the config of the YAML files and what was `chosen`, composed without Hydra, which may not be there."""
+    folder = environment.config_folder()
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+    defaults = yaml.safe_load((folder / "config.yaml").read_text())["defaults"]
+    names = {key: value for line in defaults if isinstance(line, dict) for key, value in line.items()}
+    names["freeze_mode"] = names["freeze"]
+    for group in _GROUPS:
+        values[group] = yaml.safe_load((folder / group / f"{chosen.get(group, names[group])}.yaml").read_text())
+    for key, value in chosen.items():
+        if key not in _GROUPS:
+            *sections, last = key.split(".")
+            place = values
+            for section in sections:
+                place = place[section]
+            place[last] = value
+    return parse(values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep."""
+
+    seconds: float
+    """From its config to its record."""
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep took."""
+
+    seconds: float
+    runs: tuple[Run, ...]
+
+    @property
+    def backbone_images(self) -> int:
+        """Images that went through any part of the backbone."""
+        return round(sum(run.metrics["cost/backbone_images"] for run in self.runs))
+
+
+def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
+    """Carry out runs one after the other in this process, with everything that they leave, and time it all.
+
+    With `mlflow` MLflow has the record, too, in a store beside `folder`; else there are the journals alone.
+    """
+    folder.mkdir(parents=True)
+    done = []
+    began = time.perf_counter()
+    with _tracked(folder) if mlflow else nullcontext() as tracker:
+        for number, chosen in enumerate(runs):
+            started = time.perf_counter()
+            metrics = _run(config(chosen), folder / str(number), tracker, number, len(runs))
+            done.append(Run(time.perf_counter() - started, metrics))
+    return Sweep(time.perf_counter() - began, tuple(done))
+
+
+def _run(parsed: Config, folder: Path, tracker: Tracker | None, number: int, count: int) -> dict[str, float]:
+    folder.mkdir()
+    screen = silent()
+    name = f"{parsed.freeze_mode.name} lr={parsed.lr}"
+    with screen.run(name, job=number, jobs=count, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
+        return experiment.run(parsed, name=name, folder=folder, record=record, screen=screen)[0]
+
+
+def silent() -> Screen:
+    """Return a screen that draws everything, to nobody."""
+    return Screen(Console(file=io.StringIO(), markup=False, highlight=False, emoji=False))
+
+
+def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractContextManager[Record]:
+    if tracker is None:
+        return nullcontext(Record(folder))  # the journal alone
+    params = {**semantic(parsed), **choices(parsed)}
+    return tracking.record(tracker, folder=folder, name=folder.name, tags={}, params=params)
+
+
+@contextmanager
+def _tracked(folder: Path) -> Iterator[Tracker]:
+    uri = mlflow_uri(folder.parent)
+    tracker = tracking.open_sweep(
+        uri, folder=folder, root=folder.parent, experiment_name="benchmarks", name=folder.name, tags={}
+    )
+    yield tracker
+    results = [Result(0, folder.name, str(folder), None, "FINISHED", None, {}, {})]
+    tracking.close_sweep(tracker, status="FINISHED", description="", results=results)
+
+
+def mlflow_uri(folder: Path) -> str:
+    """Return the tracking URI of the store in `folder`."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def command(runs: Sequence[Choices], folder: Path) -> tuple[float, int]:
+    """Return the seconds that the sweep takes as a command in a process of its own, and its backbone images.
+
+    All is in it: the start of Python, Hydra, MLflow, the launcher, the report.
+    """
+    lrs = ",".join(repr(chosen["lr"]) for chosen in runs)
+    typed = {**runs[0], "freeze": runs[0]["freeze_mode"], "lr": lrs, "tracking.uri": mlflow_uri(folder.parent)}
+    del typed["freeze_mode"]
+    words = [f"{key}={'null' if value is None else value}" for key, value in typed.items()]
+    source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "train.py", "-m", *words, f"hydra.sweep.dir={folder}"],
+        **{"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": source}, "capture_output": True, "text": True},
+        check=False,
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise RuntimeError(f"train.py failed: {done.stdout[-500:]} {done.stderr[-2000:]}")
+    results = [json.loads(file.read_text()) for file in folder.glob("*/result.json")]
+    return seconds, round(sum(result["metrics"]["cost/backbone_images"] for result in results))
+
+
+def extraction_rate(chosen: Choices, folder: Path) -> float:
+    """Return the images per second at which features of the training split are computed and put into the store.
+
+    The pixels are decoded and the backbone is warm: those of the validation split come first and do not count.
+    """
+    folder.mkdir(parents=True)
+    assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
+    images = setup.look(assembled)
+    line = sharing.draw(assembled, 0, images)
+    line.read(images.val).inputs(torch.arange(1), 0)
+    train = line.read(images.train)
+    _wait(assembled.device)
+    began = time.perf_counter()
+    train.inputs(torch.arange(1), 1)
+    _wait(assembled.device)
+    return len(train.labels) / (time.perf_counter() - began)
+
+
+def decode_rate(chosen: Choices) -> float:
+    """Return the pictures per second that all splits are decoded at, checked, and put into the store."""
+    parsed = config(chosen)
+    began = time.perf_counter()
+    data = setup.load_data(parsed, silent())
+    return sum(len(split) for split in (data.train, data.val, data.test)) / (time.perf_counter() - began)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(chosen: Choices, folder: Path) -> int:
+    """Return the peak memory in bytes of one run in a process of its own, those that it starts included.
+
+    Sampled 20 times a second: PSS, i.e. what the processes share is counted once, and mapped files are counted.
+    """
+    import psutil
+
+    source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    child = psutil.Popen(
+        [sys.executable, __file__, json.dumps({**chosen}), str(folder)], env={**os.environ, "PYTHONPATH": source}
+    )
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, sum(map(_pss, [child, *_children(child)])))
+        time.sleep(0.05)
+    if child.returncode != 0:
+        raise RuntimeError("the run whose memory was watched failed")
+    return peak
+
+
+def _children(process: Any) -> list[Any]:
+    import psutil
+
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _pss(process: Any) -> int:
+    import psutil
+
+    try:
+        return process.memory_full_info().pss
+    except psutil.Error:  # just ended
+        return 0
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).mkdir(parents=True)
+    _run(config(json.loads(sys.argv[1])), Path(sys.argv[2]) / "0", None, 0, 1)

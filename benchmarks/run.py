@@ -1,0 +1,57 @@
+"""Measure everything side by side: `python benchmarks/run.py --device cpu`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from measures import CPU, CUDA, MEASURES, QUICK, Bench
+from table import Results, machine, plain
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", help=f"some of {','.join(MEASURES)}; the results of the others stay")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that say nothing, to see that all of it runs")
+    parser.add_argument("--output", type=Path, help="folder of RESULTS.md and results.json; benchmarks/ unless --quick")
+    parser.add_argument("--pictures", type=Path, help="folder in which the pictures are kept for the next time")
+    parser.add_argument("--without-mlflow", action="store_true", help="our runs write their journals only")
+    parser.add_argument("--take", type=Path, help="measure nothing, but take over another machine's results.json")
+    found = parser.parse_args(arguments)
+    unknown = [name for name in (found.only or "").split(",") if name and name not in MEASURES]
+    if unknown:
+        parser.error(f"--only {','.join(unknown)}: expected some of {', '.join(MEASURES)}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _arguments(arguments)
+    folder = options.output or (None if options.quick else Path(__file__).parent)
+    results = Results(folder) if folder else None
+    if options.take:
+        assert results, "--take needs a folder"
+        results.take(options.take)
+        return
+    device = torch.device(options.device)
+    scale = QUICK if options.quick else CUDA if device.type == "cuda" else CPU
+    print(f"{machine(device)}, torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="frostline-benchmarks-") as work:
+        kept = options.pictures or (Path(work) / "pictures" if options.quick else user_cache_path("frostline-pictures"))
+        bench = Bench(device, scale, work=Path(work), kept=kept, mlflow=not options.without_mlflow)
+        for name in options.only.split(",") if options.only else MEASURES:
+            began = time.perf_counter()
+            rows = list(MEASURES[name](bench))
+            print(f"{plain(rows)}\n  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
+            if results:
+                results.put(device, name, rows)
+
+
+if __name__ == "__main__":
+    main()

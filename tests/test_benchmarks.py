@@ -1,0 +1,124 @@
+"""The benchmarks run, their opponents learn, and the tables say what was measured; speeds are not looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def small(kept):
+    import pictures
+
+    return pictures.make(kept, pictures.CIFAR, {"train": 40, "val": 10, "test": 10})
+
+
+def test_pictures_are_the_same_for_everybody_and_made_once(kept, tmp_path):
+    import pictures
+
+    here, there = small(kept), small(tmp_path)
+    files = sorted(path.relative_to(here) for path in here.glob("*/*/*.png"))
+    assert len(files) == 60
+    assert all((here / file).read_bytes() == (there / file).read_bytes() for file in files)
+    made = (here / files[0]).stat().st_mtime_ns
+    assert small(kept) == here and (here / files[0]).stat().st_mtime_ns == made
+    (photo,) = pictures.make(tmp_path, pictures.PHOTO, {"train": 1}).glob("train/class0/*.jpg")
+    with pictures.Image.open(photo) as image:
+        assert image.size == (500, 375)
+
+
+def test_the_tutorial_learns(kept):
+    import tutorial
+
+    torch.manual_seed(0)
+    losses = tutorial.main(small(kept), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
+    assert losses[-1] < losses[0]
+
+
+def test_the_fair_opponent_learns(kept):
+    import fair
+
+    torch.manual_seed(0)
+    losses = fair.main(small(kept), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
+    assert losses[-1] < losses[0]
+
+
+def test_the_limit_learns_its_one_batch():
+    import limit
+
+    torch.manual_seed(0)
+    step = limit.training_step("resnet18", 4, 32, CPU, torch.float32)
+    losses = [step().item() for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert limit.matrix_rate(CPU, torch.float32, 32, times=2) > 0
+
+
+def test_our_side_is_composed_as_hydra_would():
+    from hydra import compose, initialize_config_dir
+
+    import ours
+    from frostline.job import config_of
+
+    chosen = {"model": "resnet18", "model.weights": None, "freeze_mode": "full", "lr": 0.01, "data": "image_folder"}
+    words = ["model=resnet18", "model.weights=null", "freeze=full", "lr=0.01", "data=image_folder"]
+    with initialize_config_dir(str(BENCHMARKS.parent / "conf"), version_base="1.3"):
+        assert ours.config(chosen) == config_of(compose("config", words))
+
+
+def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kept, tmp_path, capsys):
+    import run
+
+    quick = ("--device", "cpu", "--quick", "--without-mlflow", "--output", str(tmp_path), "--pictures", str(kept))
+    run.main([*quick, "--only", "machine"])
+    run.main([*quick, "--only", "sweep"])
+    said = capsys.readouterr().out
+    page = (tmp_path / "RESULTS.md").read_text()
+    measured = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]
+    assert set(measured) == {"machine", "sweep"}
+    warm = next(row for row in measured["sweep"]["rows"] if row["measure"].startswith("images through"))
+    assert (warm["ours"], warm["reached"]) == ("0", "yes")
+    assert all(row["measure"] in page for part in measured.values() for row in part["rows"])
+    assert all(row["measure"] in said for row in measured["sweep"]["rows"])
+    assert "## cuda\n\nnot measured: no GPU was at hand" in page
+
+
+def test_a_quick_run_writes_nothing_into_the_results():
+    import run
+
+    results = BENCHMARKS / "results.json"
+    before = results.read_bytes() if results.exists() else None
+    run.main(["--device", "cpu", "--quick", "--only", "machine"])
+    assert (results.read_bytes() if results.exists() else None) == before
+
+
+def test_targets_are_judged_without_rounding():
+    from table import Row, Target
+
+    row = Row("m", "", "", 0.9499, "", Target("≥", 0.95), "")
+    assert row.cells()["reached"] == "**no**" and row.cells()["result"] == "0.9499"
+    assert Target("≤", 1.3, "x").met(1.3) and not Target("≤", 1.3, "x").met(1.3001)
+
+
+def test_another_machines_results_replace_those_of_the_same_kind_of_device(tmp_path):
+    from table import Results
+
+    theirs = {"cuda": {"machine": "a card", "measurements": {"full": {"date": "d", "torch": "t", "rows": []}}}}
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "results.json").write_text(json.dumps(theirs))
+    Results(tmp_path).take(tmp_path / "from" / "results.json")
+    assert "## cuda: a card" in (tmp_path / "RESULTS.md").read_text()

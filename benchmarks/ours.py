@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import json
 import os
@@ -18,7 +20,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from frostline import environment, experiment, setup, sharing, tracking
+from frostline import environment, experiment, provenance, setup, sharing, tracking
 from frostline.config import Config, choices, semantic
 from frostline.report import Screen
 from frostline.results import Result
@@ -33,14 +35,13 @@ Choices = Mapping[str, Any]
 
 def config(chosen: Choices) -> Config:
     """Return the config of the YAML files and what was `chosen`, composed without Hydra, which may not be there."""
-    folder = environment.config_folder()
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    values = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
-    defaults = yaml.safe_load((folder / "config.yaml").read_text())["defaults"]
-    names = {key: value for line in defaults if isinstance(line, dict) for key, value in line.items()}
-    names["freeze_mode"] = names["freeze"]
+    values = {key: value for key, value in _read("config").items() if key not in ("defaults", "hydra")}
+    defaults = {
+        key: name for line in _read("config")["defaults"] if isinstance(line, dict) for key, name in line.items()
+    }
+    defaults["freeze_mode"] = defaults["freeze"]
     for group in _GROUPS:
-        values[group] = yaml.safe_load((folder / group / f"{chosen.get(group, names[group])}.yaml").read_text())
+        values[group] = _read(f"{group}/{chosen.get(group, defaults[group])}")
     for key, value in chosen.items():
         if key not in _GROUPS:
             *sections, last = key.split(".")
@@ -49,6 +50,16 @@ def config(chosen: Choices) -> Config:
                 place = place[section]
             place[last] = value
     return parse(values)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Return what one of the YAML files says."""
+    return copy.deepcopy(_file(name))
+
+
+@functools.cache
+def _file(name: str) -> dict[str, Any]:
+    return yaml.safe_load((environment.config_folder() / f"{name}.yaml").read_text())
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ def silent() -> Screen:
 
 
 def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractContextManager[Record]:
+    """Return the record of a run, begun as a job of the command line begins it."""
+    provenance.write(folder, provenance.software([]))
     if tracker is None:
         return nullcontext(Record(folder))  # the journal alone
     params = {**semantic(parsed), **choices(parsed)}

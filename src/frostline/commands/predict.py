@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
     from frostline import predictor, winner  # imports torch
 
     with winner.found(options.run) as run:
+        network = predictor.load(run.folder, device=options.device)
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)
-        network = predictor.load(run.folder, device=options.device)
     unread = 0
 
     def rows() -> Iterator[tuple[Path, dict[str, float]]]:

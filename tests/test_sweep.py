@@ -111,6 +111,9 @@ def test_the_record_holds_what_was_promised(main_job):
         assert run.data.params["data"] == "digits" and run.data.params["epochs"] == "2"
         frozen = "tensors unchanged, bit for bit" if run.data.params["freeze_mode"] == "head" else "nothing was frozen"
         assert run.data.tags["frostline.frozen"].endswith(frozen)
+        assert json.loads(run.data.tags["frostline.data"]) == {
+            "grayscale": sum(main_job.results()[0]["images"].values())
+        }
         history = main_job.client().get_metric_history(run.info.run_id, "val/accuracy")
         assert [metric.step for metric in history] == [1, 2]
         assert run.inputs.dataset_inputs

@@ -345,3 +345,20 @@ def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tr
     assert browse.address("http://h:1/", "7").startswith("http://h:1/#/experiments/7/runs?viewStateShareKey=frostline")
     with pytest.raises(UserError, match=r"^experiment=demmo: .*did you mean demo\?"):
         browse.newest_experiment(tracker.uri, "demmo")
+
+
+def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tracker, client, root, tmp_path):
+    (tmp_path / "0").mkdir()
+    said = []
+    for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
+        sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
+        with tracking.record(sweep, folder=tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
+            assert tracking.up_to_date(sweep)
+            said += [client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, record.run_id)]
+            record.metrics({"train/loss": 0.5}, 1)
+            record.metrics({"train/loss": 0.25}, epoch + 1)
+        tracking.close_sweep(sweep, status="FINISHED", description="", results=[])
+    assert said == ["RUNNING"] * 4
+    runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, record.run_id)]
+    assert [(run.info.status, run.data.tags["try"]) for run in runs] == [("FINISHED", "second")] * 2
+    assert [point.step for point in client.get_metric_history(record.run_id, "train/loss")] == [1, 2, 3]

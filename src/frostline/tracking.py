@@ -91,10 +91,10 @@ def open_sweep(
     tags: Mapping[str, str],
     say: Callable[[str], object] = lambda line: None,
 ) -> Tracker:
-    """Return the tracker of a new sweep, whose record is from now on mirrored by a thread of this process.
+    """Return the tracker of a sweep, whose record is from now on mirrored by a thread of this process.
 
-    Where MLflow does not answer, that is said in one line and the record waits. Raises UserError where the store or
-    the experiment can never be used.
+    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the record
+    waits. Raises UserError where the store or the experiment can never be used.
     """
     place = Place(uri, root, experiment_name)
     facts = {"uri": uri, "experiment": experiment_name, "host": socket.gethostname(), "pid": os.getpid()}
@@ -175,11 +175,7 @@ def record(
     ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
     `frostline.reason`; whatever was raised is raised again.
     """
-    if (folder / journal.RECORD).exists():
-        journal.note(folder, "resume", time=pending.now())
-        journal.note(folder, "tags", values=dict(tags))
-    else:
-        _begin(folder, name, tags, run_id=resume_run_id)
+    _begin(folder, name, tags, run_id=resume_run_id)
     journal.note(folder, "params", sync=True, values={key: str(value) for key, value in params.items()})
     running = Record(folder)
     try:
@@ -253,10 +249,16 @@ def ui_command(uri: str) -> str:
 
 
 def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:
-    """Write the first line of a journal; its uid finds the run in MLflow if the answer to its creation is lost."""
-    journal.note(
-        folder, "run", sync=True, uid=uuid.uuid4().hex, name=name, tags=dict(tags), time=pending.now(), **facts
-    )
+    """Write the first line of a journal, or that its run goes on.
+
+    The uid finds the run in MLflow if the answer to its creation is lost.
+    """
+    if (folder / journal.RECORD).exists():
+        journal.note(folder, "resume", time=pending.now())
+        journal.note(folder, "tags", sync=True, values=dict(tags))
+    else:
+        uid = uuid.uuid4().hex
+        journal.note(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=pending.now(), **facts)
 
 
 def _remember(folder: Path, place: Place) -> None:

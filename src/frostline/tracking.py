@@ -93,8 +93,8 @@ def open_sweep(
 ) -> Tracker:
     """Return the tracker of a sweep, whose record is from now on mirrored by a thread of this process.
 
-    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the record
-    waits. Raises UserError where the store or the experiment can never be used.
+    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the
+    record waits. Raises UserError where the store or the experiment can never be used.
     """
     place = Place(uri, root, experiment_name)
     facts = {"uri": uri, "experiment": experiment_name, "host": socket.gethostname(), "pid": os.getpid()}

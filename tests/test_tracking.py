@@ -309,6 +309,7 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
         assert record.run_id is None and tracker.sweep_run_id is None
         tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)
+    assert any(why in said[0] for why in ("refused", "locked", "File exists", "Not a directory")), said[0]
 
 
 def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):

@@ -126,12 +126,19 @@ def problems(uri: str) -> Iterator[None]:
         line = first_line(error)
         if _hopeless(error):
             raise user_error("tracking.uri", uri, f"a store that MLflow can open ({line})") from error
-        raise Unreachable(f"{uri}: {line}") from error
+        raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
 
 
 def first_line(error: BaseException) -> str:
     """Return what an error says in one line of at most 200 characters, without passwords."""
     return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what came first, e.g. that a connection was refused, of which the others say that it happened."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 def _hopeless(error: Exception) -> bool:

@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
     ("sweep", "crew", "job", "winner", "recorded"),
+    ("claim", "ledger"),
     (
         *("experiment", "setup", "sharing"),
         *("robustness", "predictor", "formats", "serving"),
@@ -40,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "entries", "mapped"),
     ("workers",),
     ("worker",),
+    ("alive",),
     ("environment", "provenance", "credentials", "randomness", "interrupts"),
     ("config", "validation", "records"),
     ("__init__",),

@@ -68,7 +68,7 @@ def where(folder, store):
 
 
 def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0):
-    arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
+    arguments = command(*flags, *QUICK, "resume=false", *overrides, *where(folder, store), code=code)
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     return Done(done.returncode, done.stdout, done.stderr, folder, store)

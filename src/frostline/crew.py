@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
 
 from frostline import job, tracking
-from frostline.config import Config
+from frostline.config import Config, UserError
 from frostline.worker import Errand
+
+T = TypeVar("T")
 
 
 class Crew(Protocol):
@@ -20,8 +21,8 @@ class Crew(Protocol):
     def start(self, config: Config) -> None:
         """Begin to get ready, given the config of the first job."""
 
-    def check(self, configs: Sequence[Config], meanwhile: Callable[[], object]) -> None:
-        """Raise the `UserError` of the first config that cannot run; `meanwhile` may be done on the way."""
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
     def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
         """Carry out the jobs of these numbers, and return why some did not come to an end, by number."""
@@ -44,11 +45,12 @@ class Workers:
             gpus=gpus, errands=[Errand(importlib.import_module, ("frostline.experiment",))]
         )
 
-    def check(self, configs: Sequence[Config], meanwhile: Callable[[], object]) -> None:
-        """Have the first worker check the configs."""
-        self._launcher.pool.begin(partial(check, configs))
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Have the first worker call the function."""
+        self._launcher.pool.begin(function)
         meanwhile()
-        self._launcher.pool.finish()
+        answer: T = self._launcher.pool.finish()
+        return answer
 
     def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
         """Hand the jobs to the workers in this order."""
@@ -68,9 +70,9 @@ class Foreign:
     def start(self, config: Config) -> None:
         """Leave it to the launcher."""
 
-    def check(self, configs: Sequence[Config], meanwhile: Callable[[], object]) -> None:
-        """Check the configs in this process."""
-        check(configs)
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Call the function in this process."""
+        return function()
 
     def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
@@ -91,6 +93,20 @@ def check(configs: Sequence[Config]) -> None:
 
     for config in configs:
         setup.check(config)
+
+
+def fingerprints(configs: Sequence[Config]) -> list[str | None]:
+    """Return the fingerprint of each config's data, None where they cannot be read."""
+    from frostline import setup
+
+    found: dict[str, str | None] = {}
+    for config in configs:
+        if repr(config.data) not in found:
+            try:
+                found[repr(config.data)] = setup.load_data(config, job.screen()).fingerprint
+            except (UserError, OSError):  # the run itself will say so
+                found[repr(config.data)] = None
+    return [found[repr(config.data)] for config in configs]
 
 
 def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, str]:

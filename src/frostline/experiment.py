@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline import (
+    alive,
     checkpoint,
     environment,
     interrupts,
@@ -94,7 +95,7 @@ def run(
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in journal.OWN:
+        if path.is_file() and path.name not in (*journal.OWN, alive.BEAT):
             record.artifact(path)
     return metrics, plan.images
 

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline import credentials, journal, provenance, tracking
+from frostline import alive, credentials, journal, ledger, provenance, tracking
 from frostline.config import Config, choices, digest, flatten, semantic
 from frostline.interrupts import Terminated
 from frostline.report import Screen
@@ -36,6 +36,12 @@ class Facts:
     """e.g. `head lr=0.001 seed=0`."""
     choices: dict[str, Any]
     """The short names, and what else differs within the sweep."""
+    digest: str = ""
+    """Of the config."""
+    finished: dict[str, Any] | None = None
+    """The result, where an earlier sweep had this run."""
+    previous: dict[str, str | None] | None = None
+    """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +94,25 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
     shared = Shared.read(sweep)
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
+    if facts.finished is not None:  # only a launcher that takes whole batches brings us here
+        return Result(**facts.finished)
     (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
+    before = (facts.previous or {}).get("folder")
     try:
         order = ordered()
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
             _recording(order, facts, shared.tracker, sweep, folder) as record,
             sampled(record, on=order.config.tracking.system_metrics),
+            alive.beating(folder / alive.BEAT, functools.partial(record.tag, alive.SIGN) if record else str),
         ):
             metrics, images = experiment.run(
-                order.config, name=facts.name, folder=folder, record=record, screen=screen()
+                order.config,
+                name=facts.name,
+                folder=folder,
+                record=record,
+                screen=screen(),
+                previous=Path(before) if before else None,
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
@@ -110,10 +125,17 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
         result = replace(result, status="FAILED", reason=tracking.reason(error))
     finally:
         result = replace(result, run_id=journal.run_id(folder))
-        (folder / _RESULT).write_text(json.dumps(asdict(result), indent=1))
+        write_result(folder, result)
     if result.status == "FINISHED":
         checkpoint.clear(folder)
     return result
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of the job in `folder`, whole or not at all."""
+    partial = folder / f".{_RESULT}"
+    partial.write_text(json.dumps(asdict(result), indent=1))
+    partial.replace(folder / _RESULT)
 
 
 def read_result(folder: Path) -> Result | None:
@@ -161,9 +183,14 @@ def _recording(
         "frostline.sweep": sweep.name,
         "frostline.digest": digest(order.config),
         "frostline.source": code.sha256,
+        ledger.FOLDER: str(folder),
+        **alive.me().tags(),
         **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
     }
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
-    return tracking.record(tracker, folder=folder, name=facts.name, tags=tags, params=params)
+    resumed = (facts.previous or {}).get("run_id")
+    if resumed and tracker.sweep_run_id:
+        tags["mlflow.parentRunId"] = tracker.sweep_run_id
+    return tracking.record(tracker, folder=folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from frostline import environment, job, server, tracking
+from frostline import alive, environment, job, journal, ledger, pending, server, tracking
+from frostline.claim import OWNER, claim
 from frostline.config import Config, UserError, choices, digest, user_error
-from frostline.crew import Crew
+from frostline.crew import Crew, check, fingerprints
 from frostline.interrupts import Terminated
+from frostline.ledger import Found
 from frostline.results import Result, value_text
-from frostline.tracking import Tracker
+from frostline.tracking import Record, Tracker
 from frostline.verdict import answer
 
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
@@ -35,11 +38,17 @@ class Cell:
 
 
 def run_sweep(
-    jobs: Sequence[Overrides], *, compose: Callable[[Overrides], DictConfig], crew: Crew, folder: Path
+    jobs: Sequence[Overrides],
+    *,
+    compose: Callable[[Overrides], DictConfig],
+    crew: Crew,
+    folder: Path,
+    elsewhere: Callable[[Path], object] | None,
 ) -> int:
     """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job, `crew` carries jobs out. Raises `UserError` before any run starts.
+    `compose` returns the config of a job, `crew` carries jobs out, `elsewhere` is told of the folder that is used if
+    `folder` is taken (None: that is a mistake). Raises `UserError` before any run starts.
     """
     return run_cells(compose_cells(jobs, compose, crew.start), crew=crew, folder=folder)
 
@@ -49,13 +58,14 @@ def run_cells(cells: Sequence[Cell], *, crew: Crew, folder: Path) -> int:
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
-    crew.check(_to_check(cells), (lambda: None) if config.dry_run else server.load)
-    _claim(folder)
+    crew.ask(partial(check, _to_check(cells)), (lambda: None) if config.dry_run else server.load)
+    folder = claim(folder, [digest(cell.config) for cell in cells], elsewhere=elsewhere)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
-    runs = tuple(job.Facts(cell.name, cell.choices) for cell in cells)
-    job.Shared(tracker, runs).write(folder)
-    reasons, interrupt = _run(crew, _order(cells))
-    results = [_result(folder, number, cell, reasons.get(number)) for number, cell in enumerate(cells)]
+    with alive.beating(folder / OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
+        runs = _plan(cells, tracker, crew, root, folder)
+        job.Shared(tracker, runs).write(folder)
+        reasons, interrupt = _run(crew, [number for number in _order(cells) if runs[number].finished is None])
+    results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
     _close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return 143 if isinstance(interrupt, Terminated) else 130
@@ -117,19 +127,54 @@ def _order(cells: Sequence[Cell]) -> list[int]:
     return [number for group in groups.values() for number in group]
 
 
-def _claim(folder: Path) -> None:
-    """Create the sweep's folder; raises `UserError` if it is there, since two sweeps must not share one."""
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        if not folder.exists():
-            raise user_error("hydra.sweep.dir", folder, f"a folder that can be created ({error.strerror})") from None
-        raise user_error("hydra.sweep.dir", folder, "a new folder; this one is another sweep's") from None
+def _plan(
+    cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path
+) -> tuple[job.Facts, ...]:
+    """Return what each job has to know; says what is left out, and what goes on, since it was there before."""
+    config = cells[0].config
+    if tracker is None or not config.resume:
+        return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
+    found = ledger.look(tracker, root, [digest(cell.config) for cell in cells], environment.source_sha256())
+    if known := [cell for cell in cells if (past := found[digest(cell.config)]).finished or past.interrupted]:
+        prints = crew.ask(partial(fingerprints, [cell.config for cell in known]))
+        for cell, fingerprint in zip(known, prints, strict=True):
+            key = digest(cell.config)
+            found[key] = ledger.with_data(found[key], fingerprint)
+    return tuple(_facts(number, cell, found[digest(cell.config)], tracker, folder) for number, cell in enumerate(cells))
+
+
+def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path) -> job.Facts:
+    """Return what one job has to know, given what was there before."""
+    facts = job.Facts(cell.name, cell.choices, digest(cell.config))
+    own, say = folder / str(number), job.screen().say
+    if found.note:
+        say(f"{cell.name}: {found.note}")
+    if (past := found.finished) is not None:
+        say(f"{cell.name}: skipped, finished in {past}")
+        where = str(past.folder or own)
+        result = Result(
+            number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
+        )
+        own.mkdir(exist_ok=True)
+        job.write_result(own, result)
+        return replace(facts, finished=asdict(result))
+    if (past := found.interrupted) is not None:
+        at = past.folder
+        if (
+            at is None
+            and past.run_id
+            and tracking.fetch_checkpoint(tracker.uri, past.run_id, ledger.CHECKPOINT, own / "previous")
+        ):
+            at = own / "previous"
+        say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")
+        return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
+    return facts
 
 
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
-    tags = {"frostline.sweep": str(folder.relative_to(root) if folder.is_relative_to(root) else folder)}
+    sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    tags = {"frostline.sweep": sweep, **alive.me().tags()}
     return tracking.open_sweep(
         uri,
         folder=folder,
@@ -149,14 +194,17 @@ def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, str], Keyboar
         return {}, interrupt
 
 
-def _result(folder: Path, number: int, cell: Cell, reason: str | None) -> Result:
+def _result(folder: Path, number: int, facts: job.Facts, reason: str | None) -> Result:
     """Return what a run wrote, or that it never came to writing."""
     own = folder / str(number)
     written = job.read_result(own)
     if written is not None:
         return written
     reason = reason or ("ended without a result" if own.exists() else "not started")
-    return Result(number, cell.name, str(own), None, "KILLED", reason, cell.choices, {})
+    result = Result(number, facts.name, str(own), journal.run_id(own), "KILLED", reason, facts.choices, {})
+    if (own / journal.RECORD).exists() and not journal.ended(own):
+        pending.end(own, "KILLED", reason)
+    return result
 
 
 def _close(

@@ -13,8 +13,8 @@ import re
 import shlex
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +30,8 @@ _REASON = 500  # characters of a failure's reason that are kept: enough for one 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
 _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
 _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
+
+_FEW = 10  # digests that are asked for one by one
 
 _followers: dict[str, Follower] = {}
 """By sweep folder: those that this process opened."""
@@ -98,7 +100,11 @@ def open_sweep(
     """
     place = Place(uri, root, experiment_name)
     facts = {"uri": uri, "experiment": experiment_name, "host": socket.gethostname(), "pid": os.getpid()}
-    _begin(folder, name, tags, **facts)
+    if (folder / journal.RECORD).exists():  # of a sweep that was interrupted, and goes on
+        journal.note(folder, "resume", time=pending.now())
+        journal.note(folder, "tags", sync=True, values=dict(tags))
+    else:
+        _begin(folder, name, tags, **facts)
     follower = Follower(SweepMirror(folder, place))
     follower.start()
     limit = _OPEN if server.is_server(uri) else _CREATE
@@ -205,6 +211,51 @@ def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
             token = page.token
             if not token:
                 return found
+
+
+def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield `run_id`, `status`, `tags`, `metrics` and `images` of the runs with one of the `digests`, newest first.
+
+    Raises `server.Unreachable`.
+    """
+    few = len(digests) <= _FEW  # of many all runs are fetched at once, a thousand at a time
+    wanted = [f"tags.`frostline.digest` = '{digest}'" for digest in digests] if few else [""]
+    with server.problems(uri):
+        for filter_string in wanted:
+            token = None
+            while True:
+                page = server.client_of(uri).search_runs(
+                    [experiment_id], filter_string, max_results=1000, page_token=token, order_by=["start_time DESC"]
+                )
+                yield from (_facts(run) for run in page if run.data.tags.get("frostline.digest") in digests)
+                token = page.token
+                if not token:
+                    break
+
+
+def _facts(run: Any) -> dict[str, Any]:
+    images: dict[str, int] = {}
+    for given in run.inputs.dataset_inputs if run.inputs else ():
+        with suppress(ValueError, KeyError, TypeError):
+            images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
+    once = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/", "test/", "cost/"))}
+    tags = dict(run.data.tags)
+    return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
+
+
+def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
+    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with server.problems(uri):
+            client = server.client_of(uri)
+            if not client.list_artifacts(run_id, name):
+                return False
+            into.mkdir(parents=True, exist_ok=True)
+            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
+    except (server.Unreachable, MlflowException, OSError):
+        return False
 
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:

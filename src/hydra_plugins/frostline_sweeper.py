@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.config import Config
 from frostline.environment import config_folder
@@ -56,8 +56,21 @@ class FrostlineSweeper(BasicSweeper):
         if isinstance(launcher, FrostlineLauncher):
             launcher.compose = compose  # each job once
             crew = Workers(launcher, jobs)
+
+        def elsewhere(folder: Path) -> None:
+            for one in (config, *composed.values()):
+                with read_write(one), open_dict(one):
+                    one.hydra.sweep.dir = str(folder)
+
+        named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
-            status = run_sweep(jobs, compose=compose, crew=crew, folder=Path(config.hydra.sweep.dir))
+            status = run_sweep(
+                jobs,
+                compose=compose,
+                crew=crew,
+                folder=Path(config.hydra.sweep.dir),
+                elsewhere=None if named else elsewhere,
+            )
         except BaseException:
             crew.close(now=True)
             raise

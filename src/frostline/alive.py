@@ -1,0 +1,125 @@
+"""Whose a folder or a run is, and whether that process is still there: host, process id, start time, heartbeat."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+BEAT = "alive.json"
+"""In a run's folder: who runs it; touched every few seconds."""
+TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline.started")
+SIGN = "frostline.alive"  # tag: seconds since 1970 of the last sign of life
+SILENT = 600.0
+"""Seconds without a sign of life after which a process on another machine counts as gone."""
+
+_EVERY = 5.0  # seconds between two touches of the file
+_TOLD = 60.0  # seconds between two updates of the tag
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, so that it is found again or known to be gone."""
+
+    user: str
+    host: str
+    machine: str
+    """What else tells whether process ids can be compared: the boot and the namespace of process ids."""
+    pid: int
+    started: float
+    """Seconds since 1970."""
+
+    def __str__(self) -> str:
+        """Name the owner for people."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"{self.user}@{self.host} (process {self.pid}, started {when})"
+
+    def tags(self) -> dict[str, str]:
+        """Return the owner as tags of a run."""
+        return dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
+
+    def gone(self, sign: float | None = None) -> bool:
+        """Return whether the process is no more; of one elsewhere that is known by its last `sign` of life only."""
+        import psutil
+
+        if (self.host, self.machine) != (me().host, me().machine):
+            return sign is not None and time.time() - sign > SILENT
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+
+@functools.cache
+def me() -> Owner:
+    """Return this process as an owner."""
+    import psutil
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        user = str(os.getuid())
+    machine = f"{psutil.boot_time():.0f}"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
+
+
+def of_tags(tags: Mapping[str, str]) -> Owner | None:
+    """Return the owner that a run's tags name, None where they name none."""
+    try:
+        host, machine, pid, started = (tags[key] for key in TAGS)
+        return Owner("?", host, machine, int(pid), float(started))
+    except (KeyError, ValueError):
+        return None
+
+
+def write(path: Path) -> None:
+    """Write this process as the owner into the file at `path`."""
+    path.write_text(json.dumps(asdict(me())))
+
+
+def read(path: Path) -> Owner | None:
+    """Return the owner that the file at `path` names, None where it names none."""
+    try:
+        match json.loads(path.read_text()):
+            case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
+                return Owner(user, host, machine, pid, float(started))
+    except (OSError, ValueError, TypeError):
+        pass
+    return None
+
+
+@contextmanager
+def beating(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    """Give signs of life for as long as the block lasts: at `path`, and more rarely by `tell(seconds since 1970)`."""
+    done = threading.Event()
+    write(path)
+
+    def beat() -> None:
+        told = time.monotonic()
+        while not done.wait(_EVERY):
+            with suppress(OSError):
+                os.utime(path)
+            if time.monotonic() - told >= _TOLD:
+                told = time.monotonic()
+                with suppress(OSError):
+                    tell(f"{time.time():.0f}")
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

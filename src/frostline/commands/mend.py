@@ -1,0 +1,23 @@
+"""End runs that MLflow believes to be running although their process is gone: they are marked KILLED."""
+
+from __future__ import annotations
+
+import argparse
+
+from frostline import environment, ledger, server
+from frostline.config import user_error
+
+
+def main(arguments: list[str]) -> int:
+    """Mend the experiments given; returns 0."""
+    parser = argparse.ArgumentParser(prog="frostline mend", description=__doc__)
+    parser.add_argument("experiments", nargs="*", default=["frostline"], help="names of experiments (frostline)")
+    parser.add_argument("--uri", help="tracking URI; else MLFLOW_TRACKING_URI, else the project's own store")
+    options = parser.parse_args(arguments)
+    uri = server.tracking_uri(options.uri, environment.project_root())
+    try:
+        count = sum(ledger.mend(uri, experiment, print) for experiment in options.experiments)
+    except server.Unreachable as error:
+        raise user_error("uri", uri, f"a store that answers ({error})") from None
+    print(f"{count} {'run' if count == 1 else 'runs'} mended")
+    return 0

@@ -1,0 +1,147 @@
+"""What earlier sweeps did of a new one: runs that need not run again, and runs that can go on.
+
+A run is the same if its config, its source and its data are. MLflow knows of most; what it does not have yet stands in
+the journals of sweeps that never ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frostline import alive, journal, pending, server, tracking
+from frostline.tracking import Tracker
+
+CHECKPOINT = "checkpoint"  # folder among a run's files and artifacts
+FOLDER = "frostline.folder"  # tag: where the run wrote, on its own host
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that was there before."""
+
+    run_id: str | None
+    status: str
+    tags: Mapping[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path | None:
+        """Its folder, None where it is not on this machine."""
+        told = self.tags.get(FOLDER)
+        return Path(told) if told and Path(told, "config.yaml").is_file() else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody works on it any more."""
+        owner, sign = alive.of_tags(self.tags), self.tags.get(alive.SIGN)
+        return self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None)
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        where = self.tags.get(FOLDER) or "another place"
+        return f"{where} as run {self.run_id}" if self.run_id else where
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to do about one run of the new sweep; both None: run it."""
+
+    finished: Past | None = None
+    interrupted: Past | None = None
+    note: str | None = None
+    """What the person should know."""
+
+
+def look(tracker: Tracker, root: Path, digests: Iterable[str], source: str) -> dict[str, Found]:
+    """Return what there was before, by digest; the data are not compared yet."""
+    wanted = set(digests)
+    by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
+    for past in _all(tracker, root, wanted):
+        by_digest[past.tags["frostline.digest"]].setdefault(past.run_id or past.tags.get(FOLDER), past)
+    return {digest: _judge(list(runs.values()), source) for digest, runs in by_digest.items()}
+
+
+def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
+    """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
+    for sweep in pending.remembered(tracker.uri, root):
+        for folder in pending.records(sweep):
+            past = _of_folder(folder)
+            if past is not None and past.tags.get("frostline.digest") in digests:
+                yield past
+    if tracker.experiment_id is not None:
+        try:
+            yield from (Past(**facts) for facts in tracking.runs(tracker.uri, tracker.experiment_id, digests))
+        except server.Unreachable:
+            return
+
+
+def _of_folder(folder: Path) -> Past | None:
+    """Return the run that the journal in `folder` is about."""
+    tags: dict[str, str] = {}
+    status = "RUNNING"
+    for entry, _ in journal.notes(folder):
+        match entry:
+            case {"op": "run", "tags": dict(first)}:
+                tags |= first
+            case {"op": "tags", "values": dict(more)}:
+                tags |= more
+            case {"op": "resume"}:
+                status = "RUNNING"
+            case {"op": "end", "status": str(last)}:
+                status = last
+    result: dict[str, Any] = {}
+    if status == "FINISHED":
+        try:
+            result = json.loads((folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+    kept = {key: result[key] for key in ("metrics", "images") if key in result}
+    return Past(journal.run_id(folder), status, tags, **kept)
+
+
+def _judge(runs: list[Past], source: str) -> Found:
+    same = [run for run in runs if run.tags.get("frostline.source") == source]
+    finished = next((run for run in same if run.status == "FINISHED"), None)
+    if finished is not None:
+        return Found(finished=finished)
+    if (busy := next((run for run in same if not run.gone), None)) is not None:
+        return Found(note=f"runs at this moment in {busy}; it is run here as well")
+    if (left := next((run for run in same if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
+        return Found(interrupted=left)
+    other = next((run for run in runs if run.status == "FINISHED"), None)
+    return Found(note=f"not skipped: the source changed since it finished in {other}") if other else Found()
+
+
+def _can_go_on(run: Past) -> bool:
+    return run.folder is not None and any((run.folder / CHECKPOINT).glob("*.safetensors"))
+
+
+def with_data(found: Found, fingerprint: str | None) -> Found:
+    """Return what is left of `found` for data with this `fingerprint`; None stands for data that cannot be read."""
+    past = found.finished or found.interrupted
+    told = past.tags.get("frostline.fingerprint") if past else None
+    if told == fingerprint or (told is None and found.finished is None):
+        return found
+    return Found(note=f"not skipped: the data changed since it ran in {past}")
+
+
+def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
+    """End every run as KILLED that MLflow believes to be running and whose process is gone; returns their number.
+
+    Raises `server.Unreachable`.
+    """
+    mended = 0
+    for run_id, tags in tracking.running(uri, experiment):
+        past = Past(run_id, "RUNNING", tags)
+        owner = alive.of_tags(tags)
+        if owner is not None and past.gone:
+            why = f"process {owner.pid} on {owner.host} is gone"
+            tracking.end(uri, run_id, "KILLED", why)
+            say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")
+            mended += 1
+    return mended

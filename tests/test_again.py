@@ -1,0 +1,134 @@
+"""The same command again: what finished is left out, what was interrupted goes on, and what fails costs one run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_sweep import QUICK, Done, command, environment, sweep, where
+
+from frostline import alive
+
+EPOCHS = ("epochs=40", "seed=0,1")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("record") / "mlflow.db"
+
+
+def again(folder, store, *overrides, expect=0):
+    return sweep(folder, store, *overrides, "resume=true", expect=expect)
+
+
+@contextlib.contextmanager
+def started(folder, store, *overrides):
+    """Start a sweep, and yield its process when its first run has finished three epochs."""
+    arguments = command("-m", *QUICK, *overrides, *where(folder, store))
+    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            until(lambda: len(lines(folder / "0")) >= 3)
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lines(run):
+    path = run / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def worker_of(run):
+    return alive.read(run / alive.BEAT).pid
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The sweep that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return sweep(folder / "sweep", folder / "mlflow.db", *EPOCHS)
+
+
+def same(done, undisturbed, folders):
+    """Check that every run is recorded once, with the metrics that the undisturbed one has."""
+    assert [r["status"] for r in done.results()] == ["FINISHED"] * 2, done.out
+    for number, result in enumerate(done.results()):
+        other = undisturbed.results()[number]
+        assert lines(Path(result["folder"])) == lines(Path(other["folder"]))
+        for key in ("best/val_accuracy", "best/epoch", "test/accuracy", "test/loss"):
+            assert result["metrics"][key] == other["metrics"][key]
+        history = done.client().get_metric_history(result["run_id"], "val/loss")
+        assert [metric.step for metric in history] == list(range(1, 41))
+    runs = [run for run in done.client().search_runs(["1"], "") if "frostline.digest" in run.data.tags]
+    assert sorted(run.data.tags["frostline.digest"] for run in runs) == sorted(
+        {run.data.tags["frostline.digest"] for run in runs}
+    )
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(folders) == len(set(folders))
+
+
+def test_what_finished_is_skipped_and_an_extended_sweep_runs_only_what_is_new(store, tmp_path):
+    first = again(tmp_path / "first", store, "lr=1e-2,1e-3")
+    second = again(tmp_path / "second", store, "lr=1e-2,1e-3,1e-4")
+    old, new = first.results(), second.results()
+    assert [r["run_id"] for r in new[:2]] == [r["run_id"] for r in old]
+    assert [r["metrics"] for r in new[:2]] == [r["metrics"] for r in old]
+    assert f"head lr=0.01 seed=0: skipped, finished in {first.folder}/0 as run {old[0]['run_id']}" in second.out
+    assert not (second.folder / "0" / "metrics.jsonl").exists() and (second.folder / "2" / "metrics.jsonl").exists()
+    assert [r["choices"]["lr"] for r in new] == [0.01, 0.001, 0.0001]
+    recorded = json.loads((second.folder / "results.json").read_text())
+    assert [r["run_id"] for r in recorded] == [r["run_id"] for r in new]
+    third = sweep(tmp_path / "third", store, "lr=1e-2", "resume=false")
+    assert third.results()[0]["run_id"] not in {r["run_id"] for r in new} and "skipped, " not in third.out
+
+
+def test_a_killed_sweep_leaves_no_process_and_the_next_one_finishes_it_bit_for_bit(tmp_path, undisturbed):
+    store, folder = tmp_path / "mlflow.db", tmp_path / "killed"
+    with started(folder, store, *EPOCHS) as process:
+        worker = worker_of(folder / "0")
+        assert worker != process.pid
+        process.kill()
+        until(lambda: not psutil.pid_exists(worker), 10)
+    done = again(tmp_path / "next", store, *EPOCHS)
+    assert f"goes on, interrupted in {folder}/0" in done.out
+    same(done, undisturbed, [folder, done.folder])
+
+
+def test_a_killed_worker_costs_nothing_but_its_work_since_the_last_checkpoint(tmp_path, undisturbed):
+    store, folder = tmp_path / "mlflow.db", tmp_path / "sweep"
+    with started(folder, store, *EPOCHS) as process:
+        os.kill(worker_of(folder / "0"), signal.SIGKILL)
+        out = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 0, out
+    assert "its worker was killed by signal 9 (out of memory?); it is started again" in out
+    same(Done(0, out, "", folder, store), undisturbed, [folder])
+
+
+def test_the_very_same_command_goes_on_in_its_own_folder(tmp_path, undisturbed):
+    store, folder = tmp_path / "mlflow.db", tmp_path / "sweep"
+    with started(folder, store, *EPOCHS) as process:
+        worker = worker_of(folder / "0")
+        os.kill(worker, signal.SIGSTOP)  # so that it is not done before it is looked at
+        refused = again(folder, store, *EPOCHS, expect=2)
+        os.kill(worker, signal.SIGCONT)
+        assert f"process {process.pid}, started" in refused.err and refused.err.count("\n") == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    other = again(folder, store, "epochs=3", expect=2)
+    assert "another sweep's" in other.err
+    done = again(folder, store, *EPOCHS)
+    same(done, undisturbed, [folder])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_sweep import QUICK, Done, command, environment, sweep, where
 
 from frostline import alive
+from test_sweep import QUICK, Done, command, environment, sweep, where
 
 EPOCHS = ("epochs=40", "seed=0,1")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,78 @@ class TestBatches(BatchedSweeperTestSuite):
 )
 class TestIntegration(IntegrationTestSuite):
     """Hydra's suite."""
+
+
+APP = """
+import ctypes, os, signal, sys, time
+import subprocess
+import sys
+from pathlib import Path
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def task(config):
+    here = Path(config.here)
+    attempts = here / f"attempts-{config.how}"
+    with attempts.open("a") as file:
+        file.write("x")
+    if attempts.stat().st_size == 1 or config.always:
+        match config.how:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(3)
+            case "segfault":
+                ctypes.string_at(0)
+            case "hang":
+                time.sleep(1000)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "raise":
+                raise ValueError("a mistake of its own")
+            case int(number):
+                raise ValueError(f"there is nothing in folder {number}")
+    (here / f"done-{config.how}").touch()
+
+task()
+"""
+
+
+def run(folder, *overrides, always=False):
+    (folder / "app.py").write_text(APP)
+    given = [f"+here={folder}", f"+always={always}", f"hydra.sweep.dir={folder}/sweep", "hydra/launcher=frostline"]
+    arguments = [sys.executable, str(folder / "app.py"), "-m", *given, *overrides]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+
+
+def attempts(folder, how):
+    return (folder / f"attempts-{how}").stat().st_size
+
+
+def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tmp_path):
+    ways = ("fine", "kill", "exit", "segfault", "hang", "stop")
+    done = run(tmp_path, f"+how={','.join(ways)}", "hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {way: attempts(tmp_path, way) for way in ways} == {"fine": 1} | dict.fromkeys(ways[1:], 2)
+    assert all((tmp_path / f"done-{way}").exists() for way in ways)
+    for reason in (
+        "its worker was killed by signal 9 (out of memory?)",
+        "its worker exited with status 3",
+        "its worker was killed by signal 11 (SIGSEGV)",
+        "no sign of life for 2 s, so its worker was killed",
+    ):
+        assert f"{reason}; it is started again" in done.stdout
+
+
+def test_a_job_that_dies_again_or_fails_by_itself_is_given_up_and_the_others_go_on(tmp_path):
+    done = run(tmp_path, "+how=kill,raise,fine", always=True)
+    assert done.returncode == 1 and "WorkerDied: its worker was killed by signal 9" in done.stderr
+    assert (attempts(tmp_path, "kill"), attempts(tmp_path, "raise")) == (2, 1)
+    assert (tmp_path / "done-fine").exists()
+
+
+def test_a_sweep_whose_first_jobs_all_fail_in_the_same_way_stops(tmp_path):
+    done = run(tmp_path, "+how=range(10)", always=True)
+    assert done.returncode == 1
+    assert "Stopped: the first 3 runs all failed in the same way (ValueError: there is nothing in" in done.stdout
+    assert sorted(path.name for path in tmp_path.glob("attempts-*")) == ["attempts-0", "attempts-1", "attempts-2"]

@@ -245,8 +245,6 @@ def _facts(run: Any) -> dict[str, Any]:
 
 def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
     """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
-    from mlflow.exceptions import MlflowException
-
     try:
         with server.problems(uri):
             client = server.client_of(uri)
@@ -254,7 +252,7 @@ def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
                 return False
             into.mkdir(parents=True, exist_ok=True)
             return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
-    except (server.Unreachable, MlflowException, OSError):
+    except (server.Unreachable, UserError, OSError):
         return False
 
 

@@ -53,10 +53,12 @@ class Done:
 
 
 def command(*overrides, code=None):
-    """Return the command line of a sweep; with `code` the evaluation is broken by it."""
+    """Return the command line of a sweep that looks at no earlier one; with `code` the evaluation is broken by it."""
+    flags = [override for override in overrides if override.startswith("-")]
+    rest = ["resume=false", *(override for override in overrides if not override.startswith("-"))]
     if code:  # broken in this process, so that is where it has to run
-        return [sys.executable, "-c", INJECT.format(code=code), *overrides, "hydra/launcher=basic"]
-    return [sys.executable, str(CHECKOUT / "train.py"), *overrides]
+        return [sys.executable, "-c", INJECT.format(code=code), *flags, *rest, "hydra/launcher=basic"]
+    return [sys.executable, str(CHECKOUT / "train.py"), *flags, *rest]
 
 
 def environment():
@@ -68,7 +70,7 @@ def where(folder, store):
 
 
 def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0):
-    arguments = command(*flags, *QUICK, "resume=false", *overrides, *where(folder, store), code=code)
+    arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     return Done(done.returncode, done.stdout, done.stderr, folder, store)

@@ -50,11 +50,22 @@ def run_sweep(
     `compose` returns the config of a job, `crew` carries jobs out, `elsewhere` is told of the folder that is used if
     `folder` is taken (None: that is a mistake). Raises `UserError` before any run starts.
     """
-    return run_cells(compose_cells(jobs, compose, crew.start), crew=crew, folder=folder)
+    cells = compose_cells(jobs, compose, crew.start)
+    return run_cells(cells, crew=crew, folder=folder, resume=cells[0].config.resume, elsewhere=elsewhere)
 
 
-def run_cells(cells: Sequence[Cell], *, crew: Crew, folder: Path) -> int:
-    """Check and run the cells, draw the result, and return the exit status as `run_sweep` does."""
+def run_cells(
+    cells: Sequence[Cell],
+    *,
+    crew: Crew,
+    folder: Path,
+    resume: bool = False,
+    elsewhere: Callable[[Path], object] | None = None,
+) -> int:
+    """Check and run the cells, draw the result, and return the exit status as `run_sweep` does.
+
+    With `resume` what earlier sweeps did is left out or gone on with.
+    """
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
@@ -62,7 +73,7 @@ def run_cells(cells: Sequence[Cell], *, crew: Crew, folder: Path) -> int:
     folder = claim(folder, [digest(cell.config) for cell in cells], elsewhere=elsewhere)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with alive.beating(folder / OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
-        runs = _plan(cells, tracker, crew, root, folder)
+        runs = _plan(cells, tracker if resume else None, crew, root, folder)
         job.Shared(tracker, runs).write(folder)
         reasons, interrupt = _run(crew, [number for number in _order(cells) if runs[number].finished is None])
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
@@ -130,9 +141,11 @@ def _order(cells: Sequence[Cell]) -> list[int]:
 def _plan(
     cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path
 ) -> tuple[job.Facts, ...]:
-    """Return what each job has to know; says what is left out, and what goes on, since it was there before."""
-    config = cells[0].config
-    if tracker is None or not config.resume:
+    """Return what each job has to know; says what is left out, and what goes on, since it was there before.
+
+    Without a `tracker` nothing was.
+    """
+    if tracker is None:
         return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
     found = ledger.look(tracker, root, [digest(cell.config) for cell in cells], environment.source_sha256())
     if known := [cell for cell in cells if (past := found[digest(cell.config)]).finished or past.interrupted]:

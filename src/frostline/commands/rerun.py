@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from frostline import environment, job, outcome, provenance, recorded, rerun, sweep, tracking
 from frostline.config import Config, choices, flatten, semantic
@@ -19,6 +19,7 @@ from frostline.rerun import Report, Verdict
 if TYPE_CHECKING:
     from frostline.sweep import Cell
 
+T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
 
 
@@ -68,11 +69,9 @@ class _Again:
     def start(self, config: Config) -> None:
         """Nothing is needed."""
 
-    def check(self, configs: Sequence[Config], meanwhile: Callable[[], object]) -> None:
-        """Raise the `UserError` of the first config that cannot run here."""
-        from frostline.crew import check
-
-        check(configs)
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Call the function in this process."""
+        return function()
 
     def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
         """Run and compare them."""

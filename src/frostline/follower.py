@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
@@ -69,10 +70,18 @@ class Follower:
         failures, others = 0, pending.others(self.sweep)
         while not self._stop.is_set():
             failures = 0 if self._look() else failures + 1
-            while not failures and not self._wake.is_set() and next(others, False):
+            while not failures and not self._wake.is_set() and self._step(others):
                 pass
             self._wake.wait(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
             self._wake.clear()
+
+    def _step(self, others: Iterator[bool]) -> bool:
+        """Complete one more sweep of those left pending, and return whether there may be more."""
+        try:
+            return next(others, False)
+        except Exception:  # their folders may be in any state, and this sweep's record must go on
+            log.debug("an earlier sweep stays pending", exc_info=True)
+            return False
 
     def _look(self) -> bool:
         """Bring everything up to date and return whether that went well."""

@@ -141,8 +141,17 @@ def forget(folder: Path, place: Place) -> None:
 def remembered(uri: str, root: Path) -> list[Path]:
     """Return the folders, still there, of sweeps that may be pending in the store `uri`."""
     files = sorted((server.beside(uri, root) / "pending").glob("*.json"))
-    entries = [json.loads(file.read_text()) for file in files]
-    return [Path(entry["folder"]) for entry in entries if entry["uri"] == uri and Path(entry["folder"]).is_dir()]
+    entries = [entry for file in files if (entry := _entry(file)) and entry["uri"] == uri]
+    return [Path(entry["folder"]) for entry in entries if Path(entry["folder"]).is_dir()]
+
+
+def _entry(file: Path) -> dict[str, str] | None:
+    """Return what `remember` wrote; None while another process is writing or has just removed it."""
+    try:
+        entry = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) and {"uri", "folder"} <= entry.keys() else None
 
 
 def now() -> int:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from frostline import gather, plots
+from frostline import alive, gather, plots
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.results import cells
@@ -109,6 +109,16 @@ def test_plots_without_anything_to_draw_are_left_out(tmp_path):
     one_lr = sweep(tmp_path / "one", {"freeze_mode": ["head", "full"]})
     drawn = plots.write(tmp_path / "some", gather.read(one_lr).results)
     assert {file.stem for file in drawn} == {"accuracy_cost", "curves"}
+
+
+def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
+    folder = sweep(tmp_path / "s", GRID, states={0: "RUNNING", 1: "RUNNING"})
+    alive.write(folder / "0" / alive.BEAT)
+    alive.write(folder / "1" / alive.BEAT)
+    dead = json.loads((folder / "1" / alive.BEAT).read_text()) | {"pid": 2**22 + 1}
+    (folder / "1" / alive.BEAT).write_text(json.dumps(dead))
+    first, second, *_ = gather.read(folder).results
+    assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
 def test_a_half_written_result_is_a_run_without_one(tmp_path):

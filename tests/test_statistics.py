@@ -74,6 +74,10 @@ def test_known_intervals():
     assert (welch(values, other).low, welch(values, other).high) == pytest.approx((expected.low, expected.high))
 
 
+def test_the_interval_of_an_accuracy_stays_within_what_accuracies_can_be():
+    assert statistics.clamped(t_interval([0.3, 0.9])) == Interval(0.0, 1.0)
+
+
 def test_seeds_that_agree_to_the_digit_are_not_certain():
     assert t_interval([0.01, 0.01, 0.01]) == Interval(pytest.approx(0.01), pytest.approx(0.01))
     found = t_interval([0.01, 0.01, 0.01], least=1 / 360)

@@ -183,6 +183,12 @@ def test_an_edge_beyond_which_runs_failed_is_none():
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
 
 
+def test_what_lies_beyond_the_edge_is_tried_with_the_same_seeds():
+    grid = [(0.1, 0.9, 0), (0.1, 0.91, 7), (0.01, 0.5, 0), (0.01, 0.5, 7)]
+    runs = [result(job, "head", acc, acc, lr=lr, seed=seed) for job, (lr, acc, seed) in enumerate(grid)]
+    assert answer(runs).endswith("try larger: `python train.py -m lr=0.3,1 seed=0,7`.")
+
+
 def test_commands_repeat_what_was_typed(tmp_path):
     runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
     for run in runs:

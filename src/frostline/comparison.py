@@ -64,8 +64,7 @@ def predictions(folder: str) -> Predictions | None:
 def accuracy(trials: Sequence[Trial]) -> Interval | None:
     """Return the interval of the mean accuracy: over seeds, or over the test images of the only one."""
     if len(trials) > 1:
-        within = statistics.t_interval([trial.accuracy for trial in trials], _step(trials))
-        return Interval(max(0.0, within.low), min(1.0, within.high))
+        return statistics.clamped(statistics.t_interval([trial.accuracy for trial in trials], _step(trials)))
     (trial,) = trials
     return statistics.wilson(*_counts(trial)) if trial.images else None
 

@@ -85,13 +85,13 @@ def trials(cell: Cell) -> list[Trial]:
 
 def validation_interval(cell: Cell) -> Interval | None:
     """Return the interval of a cell's validation accuracy: over seeds, else over images; None if unknown."""
-    from frostline.statistics import t_interval, wilson
+    from frostline.statistics import clamped, t_interval, wilson
 
     values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
     if not values or any(math.isnan(value) for value in values):
         return None
     if len(values) > 1:
-        return t_interval(values)
+        return clamped(t_interval(values))
     images = cell.finished[0].images.get("val", 0)
     return wilson(round(values[0] * images), images) if images else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from frostline import alive
 from frostline.config import flatten, user_error
 from frostline.results import Result, varying
 
@@ -50,8 +51,17 @@ def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
     try:
         found = Result(**json.loads((own / RESULT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return replace(waiting, status="RUNNING", reason="no result yet") if own.is_dir() else waiting
+        return _begun(own, waiting) if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
+
+
+def _begun(folder: Path, waiting: Result) -> Result:
+    """Return a run without a result as running, unless its process is known to be gone."""
+    beat = folder / alive.BEAT
+    owner = alive.read(beat)
+    if owner is not None and owner.gone(beat.stat().st_mtime):
+        return replace(waiting, status="KILLED", reason="its process is gone")
+    return replace(waiting, status="RUNNING", reason="no result yet")
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:

@@ -67,6 +67,11 @@ def t_interval(values: Sequence[float], least: float = 0.0) -> Interval:
     return _student(mean, deviation / math.sqrt(len(values)), len(values) - 1)
 
 
+def clamped(interval: Interval) -> Interval:
+    """Return the part of an accuracy's interval that accuracies can have."""
+    return Interval(max(0.0, interval.low), min(1.0, interval.high))
+
+
 def welch(first: Sequence[float], second: Sequence[float], least: float = 0.0) -> Interval:
     """Return Welch's interval of the difference of means, first minus second, of at least two values each."""
     parts = [max(float(np.var(values, ddof=1)), least**2) / len(values) for values in (first, second)]

@@ -157,7 +157,9 @@ def _edge(key: str, side: str, group: Sequence[Contender]) -> str:
     best = sorted({one.cell.choices["lr"] for one in group})
     beyond = [float(f"{best[-1 if side == 'larger' else 0] * factor:.1g}") for factor in factors]
     changes = {} if key == "lr" else {key: [one.value for one in group]}
-    again = command(group[0].cell.finished[0], {**changes, "lr": beyond})
+    seeds = list(dict.fromkeys(run.choices.get("seed") for run in group[0].cell.results))
+    same = {"seed": seeds} if len(seeds) > 1 else {}
+    again = command(group[0].cell.finished[0], {**changes, "lr": beyond, **same})
     return f"The best lr{of} lies at the edge of the grid; try {side}: `{again}`."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,8 @@ def _plan(
     """
     if tracker is None:
         return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
+    with suppress(server.Unreachable):
+        ledger.mend(tracker.uri, tracker.experiment, job.screen().say)
     found = ledger.look(tracker, root, [digest(cell.config) for cell in cells], environment.source_sha256())
     if known := [cell for cell in cells if (past := found[digest(cell.config)]).finished or past.interrupted]:
         prints = crew.ask(partial(fingerprints, [cell.config for cell in known]))

@@ -1,0 +1,107 @@
+"""A sweep's folder is one process's, and nobody is taken for dead who lives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from frostline import alive, ledger, tracking
+from frostline.claim import OWNER, claim
+from frostline.commands import mend
+from frostline.config import UserError
+
+
+def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
+    told: list[Path] = []
+    with ThreadPoolExecutor(20) as threads:
+        folders = list(threads.map(lambda _: claim(tmp_path / "s", ["d"], elsewhere=told.append), range(20)))
+    assert len(set(folders)) == 20 and set(told) == set(folders) - {tmp_path / "s"}
+
+
+def another(tmp_path, **changes):
+    """Return the owner of a folder that is in use by another process."""
+    folder = claim(tmp_path / "sweep", ["d"], elsewhere=None)
+    owner = dataclasses.replace(alive.me(), **changes)
+    (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
+    return folder
+
+
+@pytest.fixture
+def process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
+    import psutil
+
+    started = psutil.Process(process.pid).create_time()
+    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=alive.me().host)
+    with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
+        claim(folder, ["d"], elsewhere=None)
+
+
+def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, process):
+    folder = another(tmp_path, pid=process.pid, started=1.0)  # the number is another process's now
+    (folder / "sweep.json").write_text(json.dumps({"runs": [{"digest": "d"}]}))
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(folder, ["e"], elsewhere=None)
+    assert claim(folder, ["d"], elsewhere=None) == folder
+    assert alive.read(folder / OWNER) == alive.me()
+
+
+def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
+    owner = dataclasses.replace(alive.me(), host="elsewhere")
+    assert not owner.gone() and not owner.gone(time.time() - 60) and owner.gone(time.time() - 3600)
+    assert not alive.me().gone()
+
+
+def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("mended")
+    dead = dataclasses.replace(alive.me(), started=1.0)
+    tags = {"dead": dead.tags(), "alive": alive.me().tags(), "foreign": {}}
+    runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
+    assert mend.main(["mended", "--uri", uri]) == 0
+    assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
+        "dead": "KILLED",
+        "alive": "RUNNING",
+        "foreign": "RUNNING",
+    }
+    assert f"process {os.getpid()} on" in client.get_run(runs["dead"]).data.tags["frostline.reason"]
+    assert "1 run mended" in capsys.readouterr().out
+
+
+def past(status="FINISHED", source="s", owner=None, **tags):
+    return ledger.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
+
+
+def test_only_the_same_source_and_data_are_skipped(monkeypatch):
+    monkeypatch.setattr(
+        ledger, "_all", lambda *_: iter([past(**{"frostline.digest": "d", "frostline.fingerprint": "f"})])
+    )
+    tracker = tracking.Tracker("", "e", "", None, None)
+    same = ledger.look(tracker, Path(), ["d"], "s")["d"]
+    assert same.finished and ledger.with_data(same, "f") is same
+    assert ledger.with_data(same, "g").finished is None and "data changed" in (ledger.with_data(same, "g").note or "")
+    other = ledger.look(tracker, Path(), ["d"], "another")["d"]
+    assert other.finished is None and "source changed" in (other.note or "")
+
+
+def test_a_run_that_somebody_works_on_is_not_taken_from_them(monkeypatch):
+    busy = past("RUNNING", owner=alive.me(), **{"frostline.digest": "d"})
+    monkeypatch.setattr(ledger, "_all", lambda *_: iter([busy]))
+    found = ledger.look(tracking.Tracker("", "e", "", None, None), Path(), ["d"], "s")["d"]
+    assert found.interrupted is None and "runs at this moment" in (found.note or "")

@@ -4,7 +4,7 @@ SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test ui lint format weights clean help
+.PHONY: sweep test faults bench ui lint format weights clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,10 @@ format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
 	$(BIN)/ruff format
 
 ui: $(VENV)/.installed ## Open the MLflow UI on this project's records
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db
+	$(BIN)/python -m frostline ui
+
+bench: $(VENV)/.installed ## Measure against a tutorial's loop, a fast one and the machine's limits (half an hour)
+	$(BIN)/python benchmarks/run.py
 
 weights: $(VENV)/.installed ## Train the embedded weights anew
 	$(BIN)/python train.py experiment=pretrain_glyphs hydra.sweep.dir=multirun/pretrain_glyphs

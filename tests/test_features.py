@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from frostline import experiment, freezing, setup, sharing
+from frostline import experiment, freezing, learning, setup, sharing, sight
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.store import Store
@@ -36,10 +36,8 @@ class Silent:
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
     run = replace(setup.assemble(compose(*QUICK, *overrides), folder, meta=False, screen=Screen()), store=store)
-    images, learner, guard = setup.look(run), experiment.learner_of(run), freezing.Guard(run.model.module)
-    events = experiment.fit(
-        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
-    )
+    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
+    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
     return epochs, experiment.score(run, epochs[-1].phase, images).logits, images.seen
 
@@ -153,7 +151,7 @@ def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
 def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
     config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
-    images = setup.look(run)
+    images = sight.look(run)
     line = sharing.draw(run, 0, images)
     part = sharing.part(run, line, images, None)
     inputs = part.train.inputs(torch.arange(4), 1)

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep", "crew", "job", "winner", "recorded"),
     ("claim", "ledger"),
     (
-        *("experiment", "setup", "sharing"),
+        *("experiment", "learning", "setup", "sight", "sharing"),
         *("robustness", "predictor", "formats", "serving"),
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),

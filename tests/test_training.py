@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import experiment, freezing, mixing, optim, training
+from frostline import freezing, learning, mixing, optim, training
 from frostline.models import Model
 from frostline.report import Screen
 from frostline.resume import Progress
-from frostline.setup import assemble, look
+from frostline.setup import assemble
+from frostline.sight import look
 from frostline.training import Diverged, EpochResult, Part, Recipe, Span, batches, spans
 from small import Samples, compose, images, mode, network, train
 
@@ -381,8 +382,8 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
             pass
 
     guard = freezing.Guard(setup.model.module)
-    learner, silent = experiment.learner_of(setup), cast(Screen, Silent())
-    list(experiment.fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
+    learner, silent = learning.learner_of(setup), cast(Screen, Silent())
+    list(learning.fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
     whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
     half = [optim.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

@@ -204,3 +204,28 @@ def test_names_of_older_files_are_understood(name: str, size: int | None, tmp_pa
     torch.save(state, tmp_path / "w.pth")
     read = build(name, weights=str(tmp_path / "w.pth"), num_classes=2, seed=2, image_size=size).module
     assert all(torch.equal(read.state_dict()[key], tensor) for key, tensor in source.state_dict().items())
+
+
+def test_the_hash_of_weights_sees_every_bit_name_and_shape_and_nothing_else() -> None:
+    state = network().module.state_dict()
+    whole = weights.tensors_sha256(state)
+    assert whole == weights.tensors_sha256(dict(reversed(state.items())))
+    assert whole == weights.tensors_sha256(network().module.to(memory_format=torch.channels_last).state_dict())
+    assert whole != weights.tensors_sha256(network(seed=1).module.state_dict())
+    name = next(name for name, tensor in state.items() if tensor.dtype == torch.float32)
+    flipped = state[name].clone()
+    flipped.view(torch.int32).view(-1)[-1] ^= 1
+    for other in ({**state, name: flipped}, {**state, name: state[name].unsqueeze(0)}, {**state, "x": flipped}):
+        assert weights.tensors_sha256(other) != whole
+    empty = {"scalar": torch.tensor(1), "none": torch.zeros(0), "half": torch.zeros(3, dtype=torch.bfloat16)}
+    assert len(weights.tensors_sha256(empty)) == 64
+
+
+def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
+    layer = torch.nn.Linear(3, 2)
+    found = [weights.tensors_sha256(layer.state_dict(keep_vars=True)) for _ in range(2)]
+    with torch.no_grad():
+        layer.weight[0, 0] += 1
+    found.append(weights.tensors_sha256(layer.state_dict(keep_vars=True)))
+    assert found[0] == found[1] != found[2]
+    assert found[2] == weights.tensors_sha256({name: t.clone() for name, t in layer.state_dict().items()})

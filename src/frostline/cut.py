@@ -7,7 +7,6 @@ line a copy can be made that is faster and does the same: batch norm folded into
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Collection
 
 import torch
@@ -94,15 +93,6 @@ def _part(graph: fx.Graph, start: fx.Node, end: fx.Node) -> fx.Graph:
     if end.op != "output":
         part.output(copies[end])
     return part
-
-
-def weights_hash(below: nn.Module) -> str:
-    """Return the sha256 (hex) of all tensors of the network below the line: names, shapes, types and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(below.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def fast_copy(below: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline import interrupts
+from frostline import interrupts, mapped
 from frostline.store import Store, Writer
 from frostline.training import batches
 from frostline.views import Held, Views, resident, rows
@@ -91,4 +91,5 @@ class Features:
             if features is None:
                 features = writer.tensor("features", (count, *output.shape[1:]), output.dtype)
             features[part] = output.cpu()
+            mapped.release(features)
         return {}

@@ -6,7 +6,6 @@ Randomness is addressed by epoch, step and sample, so there is no generator to k
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
@@ -41,6 +40,12 @@ class Learner:
     def scored(self) -> nn.Module:
         """The network that is evaluated."""
         return self.module if self.ema is None else self.ema.module
+
+    @property
+    def still(self) -> dict[str, Tensor]:
+        """The network's tensors that cannot change."""
+        state = self.module.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if name not in self.moving}
 
 
 @dataclass
@@ -125,16 +130,6 @@ def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[obj
         enter(phase)
         found |= module.state_dict().keys() - freezing.frozen_tensors(module).keys()
     return frozenset(found)
-
-
-def still(module: nn.Module, names: frozenset[str]) -> str:
-    """Return the sha256 (hex) of what cannot change: the tensors of `module` other than `names`."""
-    found = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        if name not in names:
-            found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def copy(module: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:

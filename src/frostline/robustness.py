@@ -12,8 +12,9 @@ from torch import Tensor
 
 from frostline import augment, corruptions, cut, environment, sharing, training
 from frostline.results import percent
-from frostline.setup import Images, Setup
+from frostline.setup import Setup
 from frostline.sharing import Line
+from frostline.sight import Images
 from frostline.views import Views
 
 FILE = "shift.json"

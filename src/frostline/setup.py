@@ -9,36 +9,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from frostline import augment, credentials, data, environment, freezing, models, optim, outcome, tracking, training
+from frostline import credentials, data, environment, freezing, models, optim, outcome, tracking, training
 from frostline.config import Config, user_error
-from frostline.data import BadPictures, Data, Split
+from frostline.data import BadPictures, Data
 from frostline.freezing import Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
 from frostline.store import Store, open_store
 from frostline.training import Recipe, Span
-from frostline.views import View, Views
 from frostline.weights import SUFFIXES
 
 _SHOWN = 20  # broken pictures on the screen
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
-
-
-@dataclass(frozen=True)
-class Images:
-    """The splits as the network sees them."""
-
-    train: Views
-    val: Views
-    test: Views
-
-    @property
-    def seen(self) -> int:
-        """Number of images that went through any part of the backbone."""
-        return self.train.seen + self.val.seen + self.test.seen
 
 
 @dataclass(frozen=True)
@@ -201,50 +185,6 @@ def describe(setup: Setup, name: str) -> Plan:
             lr=config.lr,
             steps_per_epoch=setup.steps_per_epoch,
         ),
-    )
-
-
-def look(setup: Setup) -> Images:
-    """Return the splits as the network sees them, on its device."""
-    config, images = setup.config, setup.data
-    spec: dict[str, Any] = asdict(setup.model.input)
-    policy = augment_policy(config)
-
-    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
-        return augment.eval_views(pixels, sizes, **spec)
-
-    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
-        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=view, **spec)
-
-    def views(name: str, split: Split, *, shown: View = centre, **facts: Any) -> Views:
-        view_of = _view_of(config.features.views) if shown is random else lambda epoch: 0
-        identity = {"split": name, **facts}
-        place = (setup.device, setup.memory_format)
-        return Views(split, shown, *place, view_of=view_of, identity=identity, budget=setup.memory)
-
-    if policy.random:
-        train = views("train", images.train, shown=random, policy=asdict(policy), seed=config.seed)
-    else:
-        train = views("train", images.train)
-    return Images(train, views("val", images.val), views("test", images.test))
-
-
-def _view_of(distinct: int | None) -> Callable[[int], int]:
-    """Return which random view of an image is shown in an epoch: a fresh one, or one of `distinct` in turn."""
-    return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
-
-
-def augment_policy(config: Config) -> augment.Policy:
-    """Return how training views differ; images are mirrored only where the data allows it."""
-    options = config.augment
-    return augment.Policy(
-        crop=options.crop,
-        scale=(options.scale[0], options.scale[1]),
-        ratio=(options.ratio[0], options.ratio[1]),
-        padding=options.padding,
-        flip=options.flip and config.data.flip,
-        color=options.color,
-        trivial=options.trivial,
     )
 
 

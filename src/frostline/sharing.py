@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline import cut, environment
+from frostline import cut, environment, weights
 from frostline.features import Backbone, Features
-from frostline.setup import Images, Setup
+from frostline.setup import Setup
+from frostline.sight import Images
 from frostline.training import Dataset, Part
 from frostline.views import Views
 
@@ -103,7 +104,7 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "model": setup.model.name,
         "input": asdict(setup.model.input),
         "below": below,
-        "weights": cut.weights_hash(lower),
+        "weights": weights.tensors_sha256(lower.state_dict(keep_vars=True)),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,
         "code": environment.code_hash(_CODE),

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from frostline.config import UserError, user_error
 
@@ -32,6 +33,9 @@ _RENAMED = (  # names in torchvision's older files -> names in its networks
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
+
+_hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Version and sha256 of tensors that were hashed before."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -91,6 +95,29 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of the file's bytes as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
+
+    The bytes of a parameter are read once, and again only when torch has written to it: give `state_dict(keep_vars=
+    True)` where there are parameters.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _tensor_sha256(tensor))
+    return digest.hexdigest()
+
+
+def _tensor_sha256(tensor: Tensor) -> bytes:
+    """Return the sha256 of a tensor's numbers, row by row; remembered for parameters, whose writes torch counts."""
+    version, known = _hashed.get(tensor, (-1, b""))
+    if isinstance(tensor, nn.Parameter) and version == tensor._version:
+        return known
+    dense = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+    found = hashlib.sha256(dense.reshape(-1).view(torch.uint8).numpy().data).digest()
+    _hashed[tensor] = (tensor._version, found)
+    return found
 
 
 def cached(url: str) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ from torchvision.models import get_model_weights, resnet18
 from frostline import weights
 from frostline.config import UserError
 from frostline.models import NAMES, build
+from small import network
 
 
 class Canary:

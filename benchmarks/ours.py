@@ -20,7 +20,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from frostline import environment, experiment, provenance, setup, sharing, tracking
+from frostline import environment, experiment, provenance, setup, sharing, sight, tracking
 from frostline.config import Config, choices, semantic
 from frostline.report import Screen
 from frostline.results import Result
@@ -168,7 +168,7 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     """
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
-    images = setup.look(assembled)
+    images = sight.look(assembled)
     line = sharing.draw(assembled, 0, images)
     line.read(images.val).inputs(torch.arange(1), 0)
     train = line.read(images.train)

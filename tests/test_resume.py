@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import checkpoint, experiment, interrupts, optim, outcome, resume
+from frostline import checkpoint, experiment, interrupts, optim, outcome, provenance, resume
 from frostline.resume import Learner, Progress
 from frostline.tracking import Record
 from small import compose as compose_anew
@@ -73,6 +73,7 @@ class Killed(BaseException):
 def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
     """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
     folder.mkdir(exist_ok=True)
+    provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Screen()
     saves, save = 0, resume.checkpoint.save
 

@@ -381,6 +381,9 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
         def advance(self, done: float) -> None:
             pass
 
+        def say(self, text: str, style: str = "") -> None:
+            pass
+
     guard = freezing.Guard(setup.model.module)
     learner, silent = learning.learner_of(setup), cast(Screen, Silent())
     list(learning.fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))

@@ -191,6 +191,7 @@ class Guard:
         now = self._now()
         if any(one.written(now[name]) for name, one in self._watched.items()):
             self.check()
+        self.compared = max(self.compared, len(self._watched))
 
     def check(self) -> None:
         """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""

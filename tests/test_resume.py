@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import checkpoint, experiment, interrupts, optim, outcome, provenance, resume
+from frostline import checkpoint, experiment, interrupts, optim, outcome, provenance, resume, weights
 from frostline.resume import Learner, Progress
 from frostline.tracking import Record
 from small import compose as compose_anew
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, tmp_pa
 
 def test_other_frozen_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path / "part", stop=2) is None
-    monkeypatch.setattr(resume, "still", lambda module, names: "0" * 64)
+    monkeypatch.setattr(weights, "tensors_sha256", lambda tensors: "0" * 64)
     again = run(tmp_path / "part")
     assert again is not None
     assert any("made with another still" in line for line in again["said"])

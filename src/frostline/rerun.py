@@ -137,7 +137,7 @@ def _epochs(where: str, then: Sequence[Line], now: Sequence[Line]) -> Iterable[s
 
 def _shown(values: Mapping[str, Any]) -> set[str]:
     """Return the metrics that a rerun must have again: what it cost may differ every time."""
-    return {key for key in values if "/" in key and not key.startswith("cost/")}
+    return {key for key in values if "/" in key and not key.startswith(("cost/", "system/"))}
 
 
 def _tolerated(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> tuple[bool, str]:

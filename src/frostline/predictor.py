@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment, models, records, weights
+from frostline import environment, models, provenance, records, weights
 from frostline.augment import eval_views
 from frostline.config import Config, UserError
 from frostline.models import Model
@@ -48,6 +48,9 @@ def load(folder: Path, *, device: str) -> Predictor:
     meta = weights.metadata_of(file)
     if meta.get("model") != config.model.name or not meta.get("classes"):
         raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
+    told = records.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
+    if isinstance(told, dict) and told.get("final") not in (None, weights.sha256_of(file)):
+        raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     classes = tuple(map(str, meta["classes"]))
     model = models.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
     try:

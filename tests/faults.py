@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Lab:
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
 
@@ -218,7 +221,7 @@ def kills(root: Path, count: int, calm: dict[str, Any], seconds: float, *more: s
     tally = Tally(f"kills at random instants ({' '.join(more)})")
     draw = random.Random(count)
     for number in range(count):
-        (place := root / f"{'-'.join(more).replace('/', '-')}-{number}").mkdir()
+        (place := root / f"kill-{len(more[0])}-{number}").mkdir()
         lab = Lab(place)
         for attempt in range(draw.choice((1, 1, 2))):
             pid = lab.start(lab.arguments(f"sweep{attempt}", *more))

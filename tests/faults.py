@@ -227,7 +227,8 @@ def kills(root: Path, count: int, calm: dict[str, Any], seconds: float, *more: s
             pid = lab.start(lab.arguments(f"sweep{attempt}", *more))
             lab.wait(pid, draw.uniform(0.05, 1.0) * seconds)
         tally.add(finished(lab, calm, *more))
-        shutil.rmtree(place, ignore_errors=not tally.notes)
+        if tally.tried == tally.survived:
+            shutil.rmtree(place)
     return tally
 
 

@@ -365,3 +365,11 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
     runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, record.run_id)]
     assert [(run.info.status, run.data.tags["try"]) for run in runs] == [("FINISHED", "second")] * 2
     assert [point.step for point in client.get_metric_history(record.run_id, "train/loss")] == [1, 2, 3]
+
+
+def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlflow.db.new").write_bytes(b"half of a database")
+    (tmp_path / "mlflow.db.new-journal").write_bytes(b"and of its journal")
+    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "demo")
+    assert not (tmp_path / "mlflow.db.new").exists()

@@ -48,9 +48,6 @@ def load(folder: Path, *, device: str) -> Predictor:
     meta = weights.metadata_of(file)
     if meta.get("model") != config.model.name or not meta.get("classes"):
         raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
-    told = records.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
-    if isinstance(told, dict) and told.get("final") not in (None, weights.sha256_of(file)):
-        raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     classes = tuple(map(str, meta["classes"]))
     model = models.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
     try:
@@ -58,6 +55,9 @@ def load(folder: Path, *, device: str) -> Predictor:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
+    told = records.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
+    if isinstance(told, dict) and told.get("final") not in (None, weights.sha256_of(file)):
+        raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     model.module.eval().to(place, memory_format=_memory_format(config))  # type: ignore[call-overload]
     return Predictor(model, classes, config, place)
 

@@ -98,6 +98,8 @@ def experiment(uri: str, root: Path, name: str) -> str:
     where the store or the experiment can never be used, Unreachable where it can perhaps be later.
     """
     with problems(uri), _creation_lock(uri, root):
+        if _is_sqlite(uri):
+            _create(_file(uri))
         opened = client_of(uri)
         found = opened.get_experiment_by_name(name)
         if found is None:
@@ -156,6 +158,23 @@ def _probe(file: Path) -> None:
     with closing(sqlite3.connect(file, timeout=_BUSY, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("ROLLBACK")
+
+
+def _create(file: Path) -> None:
+    """Have MLflow make a database that is not there yet, and put it there whole: half of one it never opens again."""
+    _probe(file)
+    if file.stat().st_size > 0:
+        return
+    load()
+    from mlflow import MlflowClient
+
+    partial = file.with_name(f"{file.name}.new")
+    for old in (partial, partial.with_name(f"{partial.name}-journal")):  # of a process that was killed here
+        old.unlink(missing_ok=True)
+    opened = MlflowClient(f"sqlite:///{partial}")
+    opened.search_experiments(max_results=1)
+    opened._tracking_client.store.engine.dispose()
+    partial.replace(file)
 
 
 def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-t
 	$(BIN)/python train.py -m $(SWEEP)
 
 test: $(VENV)/.installed-dev lint ## Set up, then run lint, format check, type check and the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -26,6 +26,9 @@ format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
 
 ui: $(VENV)/.installed ## Open the MLflow UI on this project's records
 	$(BIN)/python -m frostline ui
+
+faults: $(VENV)/.installed-dev ## Kill, starve, crowd and damage sweeps, the long way, and count what is lost
+	$(BIN)/python tests/faults.py --long
 
 bench: $(VENV)/.installed ## Measure against a tutorial's loop, a fast one and the machine's limits (half an hour)
 	$(BIN)/python benchmarks/run.py

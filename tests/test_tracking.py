@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline import browse, credentials, journal, pending, server, tracking
+from frostline import browse, credentials, journal, ledger, pending, server, tracking
 from frostline.config import UserError
+from frostline.ledger import Past
 from frostline.pending import SweepMirror
 from frostline.results import Result
 from frostline.sampling import sampled
@@ -373,3 +374,21 @@ def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
     (tmp_path / "mlflow.db.new-journal").write_bytes(b"and of its journal")
     assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "demo")
     assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_journal(tracker, root, tmp_path):
+    """Or it would be recorded once by the sweep that goes on with it, and once more from what the killed one left."""
+    dead, run = tmp_path / "dead", tmp_path / "dead" / "0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    facts = {"name": "n", "tags": {}, "time": 0}
+    place = {"uri": tracker.uri, "experiment": "demo"}
+    journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
+    journal.note(run, "run", sync=True, uid="b" * 32, **facts)
+    left = Past(None, "RUNNING", {ledger.FOLDER: str(run)})
+    named = ledger.named(left, root)
+    assert re.fullmatch("[0-9a-f]{32}", named.run_id)
+    assert named.run_id == journal.run_id(run) == ledger.named(left, root).run_id
+    client = MlflowClient(tracker.uri)
+    found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
+    assert [one.info.run_id for one in found] == [named.run_id]

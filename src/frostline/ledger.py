@@ -7,15 +7,20 @@ the journals of sweeps that never ended.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from frostline import alive, journal, pending, server, tracking
+from frostline.config import UserError
+from frostline.pending import SweepMirror
 from frostline.tracking import Tracker
 
 CHECKPOINT = "checkpoint"  # folder among a run's files and artifacts
+_PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
 FOLDER = "frostline.folder"  # tag: where the run wrote, on its own host
 
 
@@ -128,6 +133,21 @@ def with_data(found: Found, fingerprint: str | None) -> Found:
     if told == fingerprint or (told is None and found.finished is None):
         return found
     return Found(note=f"not skipped: the data changed since it ran in {past}")
+
+
+def named(past: Past, root: Path) -> Past:
+    """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
+
+    Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow
+    cannot be reached it stays without.
+    """
+    folder, deadline = past.folder, time.monotonic() + _PATIENCE
+    with suppress(server.Unreachable, UserError, OSError):
+        while folder and not journal.run_id(folder) and time.monotonic() < deadline:
+            sweep = folder.parent
+            if not pending.complete(SweepMirror(sweep, pending.place_of(sweep, root))):
+                time.sleep(0.1)  # somebody else is at it
+    return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 
 
 def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:

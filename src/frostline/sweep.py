@@ -174,7 +174,8 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         own.mkdir(exist_ok=True)
         job.write_result(own, result)
         return replace(facts, finished=asdict(result))
-    if (past := found.interrupted) is not None:
+    if (interrupted := found.interrupted) is not None:
+        past = ledger.named(interrupted, environment.project_root())
         at = past.folder
         if (
             at is None

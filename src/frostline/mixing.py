@@ -18,10 +18,10 @@ def mix(
     `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The
     batch is in random order already, so the next sample is as good a partner as any.
     """
-    draws = np.random.default_rng(address(seed, "mix", step))
     methods = [(_mixup, mixup)] * (mixup > 0) + [(_cutmix, cutmix)] * (cutmix > 0)
     if not methods:
         return inputs, labels, 1.0
+    draws = np.random.default_rng(address(seed, "mix", step))
     method, alpha = methods[draws.integers(len(methods))]
     mixed, share = method(inputs, float(draws.beta(alpha, alpha)), draws)
     return mixed, labels.roll(1), share

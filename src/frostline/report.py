@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from frostline.plan import Plan
 
 
+_INTERVAL = 0.1  # seconds between two drawings of a bar
+
+
 class _Terminal(Console):
     """A console whose reader may leave, as in `| head`: the run goes on in silence instead of ending."""
 
@@ -131,12 +134,18 @@ class _Bars:
     ) -> None:
         self.progress = _progress(console, shown=shown)
         self._job, self._jobs, self._epochs = job, jobs, epochs
+        self._shown, self._next = shown, 0.0
         self._sweep = self.progress.add_task("sweep", total=jobs, at=f"run {job + 1}/{jobs}", left="", visible=jobs > 1)
         self.progress.tasks[0].start_time = sweep_started
         self._run = self.progress.add_task("run", total=epochs, at="", left="")
         self.advance(0)
 
     def advance(self, epochs: float) -> None:
+        """Move the bars; within an epoch not more often than they are drawn, since steps may take less."""
+        now = time.monotonic()
+        if not self._shown or (epochs % 1 and now < self._next):
+            return
+        self._next = now + _INTERVAL
         at = f"epoch {min(int(epochs) + 1, self._epochs)}/{self._epochs}"
         done = self._job + min(epochs / self._epochs, 1)
         run, sweep = self.progress.tasks[1], self.progress.tasks[0]

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from frostline import alive, gather, plots
+from frostline import alive, environment, gather, looks, plots
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.results import cells
@@ -98,9 +98,19 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
     ]
     text = " ".join(ElementTree.parse(tmp_path / "plots" / "accuracy_cost.svg").getroot().itertext())
     assert "training time (s)" in text and "accuracy (%)" in text and "full" in text
-    looks = [plots._look(style) for style in range(7)]
+    drawn = [plots._look(style) for style in range(len(looks.COLOURS))]
     for name in ("color", "marker", "linestyle"):
-        assert len({str(look[name]) for look in looks}) == 7
+        assert len({str(look[name]) for look in drawn}) == len(drawn)
+
+
+def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
+    shipped = sorted(path.stem for path in environment.config_folder().glob("freeze_mode/*.yaml"))
+    every = gather.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
+    numbers = looks.numbers(every, "freeze_mode")
+    assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(looks.COLOURS)
+    for name in shipped:
+        two = looks.numbers([run for run in every if run.choices["freeze_mode"] in (name, "mine")], "freeze_mode")
+        assert two[name] == numbers[name] != two["mine"]
 
 
 def test_plots_without_anything_to_draw_are_left_out(tmp_path):

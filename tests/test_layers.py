@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("tracking", "follower", "pending", "mirror", "server", "journal"),
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome"),
     ),
-    ("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures"),
+    ("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures", "looks"),
     (
         *("plan", "resume", "features", "compiling"),
         "portable",

@@ -98,7 +98,7 @@ def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
     tail = main_job.out.splitlines()[-15:]
     best = max(main_job.results(), key=lambda r: r["metrics"]["best/val_accuracy"])
     assert any(f"({best['choices']['freeze_mode']})" in line and "on the test split" in line for line in tail)
-    assert tail[-1] == f"See it in MLflow: mlflow ui --backend-store-uri sqlite:///{main_job.store}"
+    assert tail[-1] == f"See it in MLflow: python -m frostline ui --uri sqlite:///{main_job.store}"
 
 
 def test_the_record_holds_what_was_promised(main_job):
@@ -307,7 +307,16 @@ BAD = [
     ("model=resnet05", "did you mean resnet50?"),
     ("lr=1e-3,0.001", "head lr=0.001 seed=0: expected once in a sweep"),
     ("freeze=head freeze_mode=full", "freeze=head: "),
-    ("lr=[1", "["),
+    ("lr=[1", "lr=[1: expected one value, or several"),
+    ("seed=range(0,3", "seed=range(0,3: expected one value, or several"),
+    ("freze=head", "freze=head: expected a key of the config, see --help; did you mean freeze?"),
+    ("freeze=", "freeze=: expected one of bias, "),
+    ("freeze=[head,full]", "freeze=[head,full]: expected one option, or several with commas between"),
+    ("dry_run=maybe", "dry_run=maybe: expected true or false"),
+    ("eval=shift", "eval=shift: expected keys within it, as in eval.<key>=<value>"),
+    ("=3", "=3: expected key=value, or a command first (compare, "),
+    ("comparre", "; did you mean compare?"),
+    ("hydra.launcher.workers=0", "hydra.launcher.workers=0: expected a whole number of at least 1"),
     ("~lr", "lr=(nothing): expected a value"),
     ("model=null", "model=null: expected one of the options"),
     ("experiment_name=", "experiment_name=: expected 1 to 250 printable characters"),

@@ -242,7 +242,7 @@ def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
 def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
     assert tracking.tracking_uri(None, tmp_path) == safe
-    assert "hunter2" not in tracking.ui_command(safe)
+    assert "hunter2" not in tracking.ui_command(safe, tmp_path)
     assert credentials.restored(safe) == whole
     with pytest.raises(UserError) as caught:
         tracking.tracking_uri(whole, tmp_path)
@@ -262,9 +262,11 @@ def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_p
         assert not file.is_file() or "hunter2" not in file.read_text()
 
 
-def test_the_ui_command_can_be_pasted(tracker):
-    assert tracking.ui_command(tracker.uri) == f"mlflow ui --backend-store-uri '{tracker.uri}'"
-    assert tracking.ui_command("http://server:5000") == "http://server:5000"
+def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_projects_own(tracker, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
+    assert tracking.ui_command(tracking.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
+    assert tracking.ui_command("http://server:5000", tmp_path) == "http://server:5000"
 
 
 def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root, tmp_path):

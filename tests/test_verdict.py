@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from frostline import environment
 from frostline.results import TEST, VAL, Result, cells, varying
 from frostline.verdict import answer
 
@@ -80,8 +81,9 @@ def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
     assert answer(results) == (
         "Fine-tuning (full) wins: 91.0% against 80.0% for feature extraction (head) on the test split (+11.0 points, "
         "95% interval 7.9 to 14.1; one seed, 1,000 test images each, not paired), for 3.5 times the training time. "
-        "The best lr is 0.001 for full and 0.01 for head. The best lr of `head` lies at the edge of the grid; try "
-        "larger: `python train.py -m freeze=head lr=0.03,0.1`. "
+        "The best lr is 0.001 for full and 0.01 for head. The best lr of `head` is the larger of the two tried; larger "
+        "may be better still. To try more (what is finished is not run again): "
+        "`python train.py -m freeze=full,head lr=0.001,0.01,0.03,0.1`. "
         "Not the same tuning budget: cells to choose from were full 1, head 2."
     )
 
@@ -171,7 +173,8 @@ def test_with_one_freeze_mode_what_else_differs_is_compared():
 def test_with_lr_alone_the_learning_rates_are_compared():
     text = answer([result(0, "head", 0.9, 0.9, lr=0.1), result(1, "head", 0.5, 0.5, lr=0.01)])
     assert text.startswith("lr=0.1 wins: 90.0% against 50.0% for lr=0.01 on the test split")
-    assert text.endswith("The best lr lies at the edge of the grid; try larger: `python train.py -m lr=0.3,1`.")
+    assert "The best lr is the larger of the two tried; larger may be better still." in text
+    assert text.endswith(": `python train.py -m lr=0.01,0.1,0.3,1`.")
 
 
 def test_an_edge_beyond_which_runs_failed_is_none():
@@ -179,14 +182,63 @@ def test_an_edge_beyond_which_runs_failed_is_none():
     runs = [result(job, mode, 0.9 - (lr - 0.01) ** 2, 0.9, lr=lr) for job, (mode, lr) in enumerate(lrs)]
     runs[0] = result(0, "head", 0, 0, status="FAILED", lr=0.1)
     text = answer(runs)
-    assert "`head` lies at the edge of the grid; try smaller: `python train.py -m freeze=head lr=0.003,0.001`" in text
+    assert "The best lr of `head` is the smaller of the two tried; smaller may be better still." in text
+    assert "`python train.py -m freeze=head,full lr=0.001,0.003,0.01,0.1`" in text
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
+
+
+def test_what_is_said_to_be_tried_next_ends_the_search_where_the_best_lies_within():
+    """A grid without what was tried before would be sent back there by its own answer."""
+
+    def accuracy(lr: float) -> float:
+        return 0.9 - abs(math.log10(lr / 0.003)) / 10
+
+    lrs = [1e-4, 1e-3]
+    for _ in range(3):
+        runs = [result(job, "head", accuracy(lr), accuracy(lr), lr=lr) for job, lr in enumerate(lrs)]
+        if not (again := re.search(r"To try more .*?`(.*?)`", answer(runs))):
+            break
+        lrs = [float(lr) for lr in re.search(r"lr=(\S+)", again[1])[1].split(",")]
+    assert lrs == [0.0001, 0.001, 0.003, 0.01]
+
+
+def test_both_edges_are_tried_by_one_command_that_keeps_the_budgets_equal():
+    grid = [("head", 0.1, 0.8), ("head", 0.01, 0.7), ("head", 0.001, 0.6)]
+    grid += [("full", 0.1, 0.5), ("full", 0.01, 0.6), ("full", 0.001, 0.9)]
+    text = answer([result(job, mode, acc, acc, lr=lr) for job, (mode, lr, acc) in enumerate(grid)])
+    assert "The best lr of `full` lies at the edge of the grid; smaller may be better still." in text
+    assert "The best lr of `head` lies at the edge of the grid; larger may be better still." in text
+    assert text.count("python train.py") == 1
+    assert "`python train.py -m freeze=full,head lr=0.0001,0.0003,0.001,0.01,0.1,0.3,1`" in text
+
+
+def test_what_the_rivals_chose_otherwise_is_repeated_with_both():
+    runs = [result(0, "head", 0.8, 0.8, lr=0.1, augment="none"), result(1, "head", 0.7, 0.7, lr=0.01, augment="none")]
+    runs += [result(2, "full", 0.9, 0.9, lr=0.1, augment="flip"), result(3, "full", 0.6, 0.6, lr=0.01, augment="none")]
+    assert "`python train.py -m freeze=full,head augment=flip,none lr=0.01,0.1,0.3,1`" in answer(runs)
+
+
+def test_a_time_that_is_short_since_features_were_in_the_store_is_said_to_be():
+    def cost(run: Result, images: float) -> Result:
+        return replace(run, metrics={**run.metrics, "cost/backbone_images": images})
+
+    full = cost(result(0, "full", 0.9, 0.9, seconds=8), 5000)
+    stored, computed = (cost(result(1, "head", 0.8, 0.8, seconds=1), images) for images in (0, 1000))
+    assert ", for 8.0 times the training time (head found its features in the store)." in answer([full, stored])
+    assert ", for 8.0 times the training time." in answer([full, computed])
+    better = replace(stored, metrics={**stored.metrics, VAL: 0.95, TEST: 0.95})
+    assert ", and trains 8.0 times as fast (head found its features in the store)." in answer([full, better])
+
+
+def test_an_installed_package_has_no_train_py_to_be_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
+    assert "Try: `python -m frostline -m freeze=head,full`." in answer([result(0, "head", 0.9, 0.8)])
 
 
 def test_what_lies_beyond_the_edge_is_tried_with_the_same_seeds():
     grid = [(0.1, 0.9, 0), (0.1, 0.91, 7), (0.01, 0.5, 0), (0.01, 0.5, 7)]
     runs = [result(job, "head", acc, acc, lr=lr, seed=seed) for job, (lr, acc, seed) in enumerate(grid)]
-    assert answer(runs).endswith("try larger: `python train.py -m lr=0.3,1 seed=0,7`.")
+    assert answer(runs).endswith(": `python train.py -m lr=0.01,0.1,0.3,1 seed=0,7`.")
 
 
 def test_commands_repeat_what_was_typed(tmp_path):
@@ -229,7 +281,7 @@ def test_different_data_get_a_sentence_each():
         ),
         (
             [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="FAILED")],
-            "No comparison. Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one "
+            "No comparison: feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one "
             "seed). No run of full finished.",
         ),
     ],
@@ -241,6 +293,14 @@ def test_an_answer_that_cannot_be_given_is_not(results, start):
 def test_a_mode_that_never_finished_is_mentioned():
     results = [result(0, "head", 0.9, 0.8), result(1, "full", 0.8, 0.5), result(2, "norm", 0, 0, status="FAILED")]
     assert answer(results).endswith("No run of norm finished.")
+
+
+def test_runs_that_are_still_to_come_did_not_fail():
+    runs = [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="RUNNING"), result(2, "norm", 0.8, 0.7)]
+    runs += [result(job, "full", 0, 0, status="WAITING", seed=job) for job in range(3, 5)]
+    text = answer(runs)
+    assert text.endswith("No run of full has finished yet. 3 runs of 5 still to come.")
+    assert "did not finish" not in text
 
 
 def test_a_result_survives_a_launcher():

@@ -73,6 +73,13 @@ def test_numbers_are_those_of_the_runs(tmp_path):
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
 
 
+def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry(tmp_path):
+    shown = page(sweep(tmp_path / "s", {"lr": [1e-3, 3e-5, 1e-5]})).data  # floats have more than one short form
+    assert shown["key"] == "lr" and len(set(shown["looks"].values())) == 3
+    assert {run["series"] for run in shown["runs"]} == shown["looks"].keys()
+    assert {cell["series"] for cell in shown["groups"][0]["cells"]} == shown["looks"].keys()
+
+
 def test_the_verdict_stands_in_the_page_itself(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]})
     plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
@@ -108,7 +115,7 @@ def test_runs_that_failed_or_go_on_are_shown_as_they_are(tmp_path):
     assert [run["status"] for run in shown["runs"]] == ["FAILED", "FINISHED", "RUNNING", "WAITING"]
     assert shown["runs"][0]["reason"].startswith("Diverged") and shown["runs"][0]["val"] is None
     assert [curve["epoch"] for curve in shown["curves"]] == [[1, 2, 3, 4], [*range(1, 9)], [1, 2, 3, 4], []]
-    assert "No run of full finished." in shown["groups"][0]["verdict"]
+    assert "No run of full has finished yet." in shown["groups"][0]["verdict"]
 
 
 @pytest.mark.parametrize("status", ["FAILED", "RUNNING", "WAITING"])

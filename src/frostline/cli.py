@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
 from typing import NoReturn
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +29,8 @@ def main() -> None:
         _command("rerun", [*(argument.removeprefix("rerun=") for argument in again), *others])
     entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
     try:
+        if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
+            _refuse(_unreadable(stray[0]))  # Hydra takes the missing key for a group
         entry(_job)()
     except UserError as error:
         _refuse(str(error))
@@ -75,7 +78,13 @@ def _raised_by_hydra(error: Exception) -> bool:
 def explain(error: Exception) -> str:
     """Return what Hydra or OmegaConf found wrong as one line: key, value, what was expected, and the nearest name."""
     text = f"{error}\n{error.__cause__ or ''}"
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", text)):
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
+        return str(
+            user_error("freeze", _given("freeze"), "one option, or several with commas between: freeze=head,full")
+        )
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
         return str(user_error(found[1], found[2], expected, options))
@@ -83,13 +92,30 @@ def explain(error: Exception) -> str:
         return str(unknown_key(found[1], _given(found[1])))
     if found := re.search(r"field '([^']+)' is not Optional", text):
         return str(user_error(found[1], "null", "a value"))
+    key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        key = re.search(r"full_key: (\S+)", text)
-        return str(user_error(key[1] if key else "?", found[1], f"a value of type {found[2].lower()}"))
+        return str(user_error(key, found[1], f"a value of type {found[2].lower()}"))
+    if found := re.search(r"Value '(.*)' is not a valid bool", text):
+        return str(user_error(key, found[1], "true or false"))
+    if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict", text):
+        return str(user_error(key, _given(key), f"keys within it, as in {key}.<key>=<value>"))
     if "Config group override must be a string" in text:
         group = next((a.partition("=")[0] for a in sys.argv[1:] if a.lower().endswith("=null")), "?")
         return str(user_error(group, "null", "one of the options of --help"))
     return " ".join(text.split())
+
+
+def _unreadable(override: str) -> str:
+    """Return what to say of an argument that Hydra's grammar cannot read."""
+    key, equals, value = override.partition("=")
+    if equals and key:
+        expected = "one value, or several with commas between; what holds other signs in quotes, as in 'key=\"a (b)\"'"
+        return str(user_error(key, value, expected))
+    known = commands.names()
+    near = difflib.get_close_matches(override, known, n=1)
+    return f"{override}: expected key=value, or a command first ({', '.join(known)})" + (
+        f"; did you mean {near[0]}?" if near else ""
+    )
 
 
 def _given(key: str) -> str:

@@ -18,6 +18,9 @@ class UserError(ValueError):
     """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
 
 
+_GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
+
+
 def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
     """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
     return UserError(f"{key}={value}: expected {expected}{_hint(str(value), choices)}")
@@ -25,7 +28,7 @@ def user_error(key: str, value: object, expected: str, choices: Iterable[str] = 
 
 def unknown_key(key: str, value: object) -> UserError:
     """Return the error for a key that the schema does not have, with the nearest one that it has."""
-    return UserError(f"{key}={value}: expected a key of the config, see --help{_hint(key, _keys(Config))}")
+    return UserError(f"{key}={value}: expected a key of the config, see --help{_hint(key, [*_keys(Config), *_GROUPS])}")
 
 
 def _hint(typed: str, choices: Iterable[str]) -> str:

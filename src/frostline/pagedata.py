@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from frostline import evidence, journal
+from frostline import evidence, journal, looks
 from frostline.comparison import accuracy, compare
 from frostline.contest import Contender, Contest, compared_key, contests, trials, validation_interval
-from frostline.results import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, value_text, varying
+from frostline.results import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, value_text, varying
 from frostline.statistics import Interval
 from frostline.suggest import rerun
 from frostline.verdict import verdict
 
-MEMORY, IMAGES = "cost/peak_memory_bytes", "cost/backbone_images"
+MEMORY = "cost/peak_memory_bytes"
 _CURVES = ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
 _POINTS = 40_000  # of all curves together: what a browser reads in a fraction of a second
 _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -28,7 +28,7 @@ def collect(
     results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
 ) -> dict[str, Any]:
     """Return the data of the page that will lie at `page`, from which its links start; none leads into `scratch`."""
-    swept = [name for name in varying(results) if name != "seed"]
+    swept = sorted((name for name in varying(results) if name != "seed"), key=_place)
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
@@ -37,20 +37,21 @@ def collect(
         "key": key,
         "keys": [name for name in swept if name != key],
         "swept": swept,
-        "series": _series(results, key),
+        "looks": looks.numbers(results, key),
+        "palette": looks.COLOURS,
         "groups": groups,
         "runs": [
-            {**_run(result, swept, tracker), "folder": _link(Path(result.folder), page, scratch)} for result in results
+            {**_run(result, swept, key, tracker), "folder": _link(Path(result.folder), page, scratch)}
+            for result in results
         ],
         "curves": [_curve(result, points) for result in results],
         "seeds": len({repr(result.choices.get("seed")) for result in results}) > 1,
     }
 
 
-def _series(results: Sequence[Result], key: str) -> list[str]:
-    """Return the values of what is compared, each of which has one colour on the whole page."""
-    values = dict.fromkeys(value_text(result.choices.get(key)) for result in results)
-    return list(values)
+def _place(name: str) -> int:
+    """Return where a swept key stands among the others: what everybody asks for comes first."""
+    return ("freeze_mode", "lr").index(name) if name in ("freeze_mode", "lr") else 2
 
 
 def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:
@@ -91,9 +92,10 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
     }
 
 
-def _run(result: Result, swept: Sequence[str], tracker: Mapping[str, str] | None) -> dict[str, Any]:
+def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "name": result.name,
+        "series": value_text(result.choices.get(key)),
         "status": result.status,
         "reason": result.reason,
         "at": [_plain(result.choices.get(name)) for name in swept],

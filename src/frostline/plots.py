@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import journal
 from frostline.contest import Contest, contests, trials, validation_interval
+from frostline.looks import COLOURS, numbers
 from frostline.results import SECONDS, VAL, Cell, Result, cells, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FOLDER = "plots"
-_KNOWN = ("head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias")  # these have the colours of the report
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")  # Okabe and Ito 2008
-_MARKERS = ("o", "s", "D", "^", "P", "X", "*")
-_LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
+_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h")
+_LINES: tuple[Any, ...] = (
+    *("-", "--", ":", "-."),
+    *((0, dashes) for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2))),
+)
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
 _AXES = (0.13, 0.14, 0.85, 0.78)  # left, bottom, width, height, as parts of the figure
 
@@ -60,20 +62,9 @@ def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -
     return files
 
 
-def _styles(contest: Contest) -> dict[str, int]:
-    """Return the number of the colour, marker and line of each value of what is compared."""
-    values = dict.fromkeys(value_text(result.choices.get(contest.key)) for result in contest.results)
-    if contest.key == "freeze_mode":
-        values = dict.fromkeys([name for name in _KNOWN if name in values]) | values
-        taken = {name: _KNOWN.index(name) for name in values if name in _KNOWN}
-        free = iter(number for number in range(len(_KNOWN) + len(values)) if number not in taken.values())
-        return {name: taken[name] if name in taken else next(free) for name in values}
-    return {name: number for number, name in enumerate(values)}
-
-
 def _cells(contest: Contest) -> dict[str, list[Cell]]:
     """Return the cells that have a test accuracy, by what is compared."""
-    groups: dict[str, list[Cell]] = {name: [] for name in _styles(contest)}
+    groups: dict[str, list[Cell]] = {name: [] for name in numbers(contest.results, contest.key)}
     for cell in cells(contest.results):
         if trials(cell):
             groups[value_text(cell.choices.get(contest.key))].append(cell)
@@ -81,7 +72,7 @@ def _cells(contest: Contest) -> dict[str, list[Cell]]:
 
 
 def _cost(axes: Axes, contest: Contest) -> bool:
-    styles, groups = _styles(contest), _cells(contest)
+    styles, groups = numbers(contest.results, contest.key), _cells(contest)
     costs = [cell.mean(SECONDS) for group in groups.values() for cell in group]
     for name, group in groups.items():
         look = _look(styles[name]) | {"linestyle": "none"}
@@ -93,7 +84,7 @@ def _cost(axes: Axes, contest: Contest) -> bool:
 
 
 def _response(axes: Axes, contest: Contest) -> bool:
-    styles, rates = _styles(contest), set[float]()
+    styles, rates = numbers(contest.results, contest.key), set[float]()
     for name, group in _cells(contest).items():
         best: dict[float, Cell] = {}
         for cell in group:  # they come best first
@@ -133,7 +124,7 @@ def _log(axes: Axes) -> None:
 def _curves(axes: Axes, contest: Contest) -> bool:
     from matplotlib.ticker import PercentFormatter
 
-    styles, drawn = _styles(contest), False
+    styles, drawn = numbers(contest.results, contest.key), False
     for one in contest.contenders:
         lines = journal.read(Path(one.cell.finished[0].folder))
         look = _look(styles[value_text(one.value)]) | {"markersize": 4}
@@ -150,5 +141,5 @@ def _curves(axes: Axes, contest: Contest) -> bool:
 
 
 def _look(style: int) -> dict[str, Any]:
-    kind = style % len(_MARKERS)
-    return {"color": _COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind]}
+    kind = style % len(COLOURS)
+    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind]}

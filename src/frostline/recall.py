@@ -37,7 +37,7 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
         yield gather.read(folder.absolute())
         return
     if "/" in name:
-        near = [str(path) for path in folder.parent.glob("*/")]
+        near = [str(path.parent) for path in folder.parent.glob(f"*/{gather.SWEEP}")]
         raise user_error("sweep", name, "a folder, an MLflow run id, or the name of an experiment", near)
     client = server.client_of(uri)
     runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)

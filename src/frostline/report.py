@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from frostline.results import Result, cells, percent, varying
-from frostline.tables import cells_table, duration, facts, plan_table, unfinished
+from frostline.tables import cells_table, duration, facts, plan_table, unfinished, width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,10 +121,18 @@ class Screen:
         """Print a sweep's cells, best first by validation accuracy, then a line for every run that did not finish."""
         done = [cell for cell in cells(results) if cell.finished]
         if done:
-            self.console.print(cells_table(done, varying(results)))
+            self._whole(cells_table(done, varying(results), limit=self.console.width if self._live else None))
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
                 self.say(unfinished(result))
+
+    def _whole(self, table: Table) -> None:
+        """Print a table; where the output is not a terminal nothing limits its width."""
+        before = self.console.width
+        if not self._live:
+            self.console.width = max(before, width(table))
+        self.console.print(table)
+        self.console.width = before
 
 
 class _Bars:

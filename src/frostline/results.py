@@ -16,6 +16,7 @@ VAL = "best/val_accuracy"
 TEST = "test/accuracy"
 SECONDS = "cost/train_seconds"
 PARAMETERS = "cost/trainable_parameters"
+IMAGES = "cost/backbone_images"
 
 
 @dataclass(frozen=True)

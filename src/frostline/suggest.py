@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from frostline import environment
 from frostline.results import Result, value_text
 
 
@@ -15,7 +16,12 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
-    return " ".join(["python train.py -m", *(shlex.quote(f"{key}={value}") for key, value in (given | swept).items())])
+    return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in (given | swept).items())])
+
+
+def _program() -> str:
+    """Return what is typed to start the program; an installed package has no train.py."""
+    return "python train.py" if (environment.project_root() / "train.py").is_file() else "python -m frostline"
 
 
 def _short(key: str) -> str:
@@ -35,4 +41,4 @@ def _overrides(result: Result) -> list[str]:
 
 def rerun(result: Result) -> str:
     """Return the command that does exactly this run again."""
-    return f"python train.py rerun={result.run_id or shlex.quote(result.folder)}"
+    return f"{_program()} rerun={result.run_id or shlex.quote(result.folder)}"

@@ -240,7 +240,7 @@ def _close(
     tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     if page is not None:
         terminal.say(f"Report: {page}")
-    terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri)}")
+    terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri, environment.project_root())}")
 
 
 def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -67,20 +69,40 @@ def _span(values: tuple[float, float] | None) -> str:
     return f"{low:g}" if low == high else f"{low:.2g}..{high:.2g}"
 
 
-def cells_table(ranked: list[Cell], swept: list[str]) -> Table:
-    """Return a row per cell, in the order given: the `swept` choices, accuracies over its seeds, and costs."""
+def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
+    """Return a row per cell, in the order given: the `swept` choices, accuracies over its seeds, and costs.
+
+    Where it would be wider than `limit` the costs are left out, and at last names are folded; None is any width.
+    """
+    columns = _columns(ranked, swept)
+    table = _cells_table(columns)
+    for cost in ("learn", "time"):
+        if limit is not None and width(table) > limit:
+            del columns[cost]
+            table = _cells_table(columns)
+    return table
+
+
+def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
+    """Return the texts of the table's cells by the heading of their column; numbers from `val` on, or `seeds`."""
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", "seed"))]
-    table = Table(box=SIMPLE_HEAD)
-    for name in names:
-        table.add_column(name, no_wrap=name == "freeze_mode", overflow="fold")
-    several = any(len(cell.results) > 1 for cell in ranked)
-    for heading in (*(["seeds"] if several else []), "val", "test", "learn", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for index, cell in enumerate(ranked):
-        chosen = [value_text(cell.choices.get(name)) for name in names]
-        costs = [_millions(cell.mean(PARAMETERS)), _or_dash(cell.mean(SECONDS), duration)]
-        chosen += [_seeds(cell)] if several else []
-        table.add_row(*chosen, _accuracy(cell, VAL), _accuracy(cell, TEST), *costs, style="" if index else "bold")
+    columns = {name: [value_text(cell.choices.get(name)) for cell in ranked] for name in names}
+    if any(len(cell.results) > 1 for cell in ranked):
+        columns["seeds"] = [_seeds(cell) for cell in ranked]
+    columns["val"], columns["test"] = ([_accuracy(cell, metric) for cell in ranked] for metric in (VAL, TEST))
+    columns["learn"] = [_millions(cell.mean(PARAMETERS)) for cell in ranked]
+    columns["time"] = [_or_dash(cell.mean(SECONDS), duration) for cell in ranked]
+    return columns
+
+
+def _cells_table(columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for heading, texts in columns.items():
+        number = heading in ("seeds", "val", "test", "learn", "time")
+        least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
+        table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
+    for index, row in enumerate(zip(*columns.values(), strict=True)):
+        table.add_row(*map(Text, row), style="" if index else "bold")
     return table
 
 
@@ -114,6 +136,12 @@ def _millions(count: float) -> str:
 def _some(classes: Sequence[str]) -> str:
     """Return the first few class names."""
     return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+
+
+def width(table: Table) -> int:
+    """Return how many characters wide a table is where nothing limits it."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def duration(seconds: float) -> str:

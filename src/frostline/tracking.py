@@ -289,12 +289,12 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
     return local
 
 
-def ui_command(uri: str) -> str:
-    """Return the shell command that shows the record in a browser; for a tracking server its address."""
+def ui_command(uri: str, root: Path) -> str:
+    """Return the shell command that shows the record at `uri`; for a tracking server its address."""
     if server.is_server(uri):
         return uri
-    shown = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
-    return f"mlflow ui --backend-store-uri {shown}"
+    own = server.tracking_uri(None, root) == uri  # what the command opens by itself
+    return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")
 
 
 def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:

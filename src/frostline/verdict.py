@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.contest import PLAIN, Contender, Contest, contests
-from frostline.results import SECONDS, TEST, Cell, Result, named, value_text, varying
+from frostline.results import IMAGES, SECONDS, TEST, Cell, Result, named, value_text, varying
 from frostline.suggest import command
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def verdict(contest: Contest) -> str:
         _comparison(found[0], found[1], contest.difference, contest.outcome),
         *_next_step(contest, contest.difference, tuned),
         *_best_settings(found[:2], tuned),
-        *_edges(key, found[:2], results),
+        *_edges(key, found[:2], results, tuned),
         *_budget(found),
         *_unfinished(key, found, results),
     ]
@@ -53,7 +53,7 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
     sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
     gap = f"({100 * difference.gap:+.{digits}f} points, {sure}{difference.how})"
     one, two = first.name, second.name
-    cost = _cost(first.cell, second.cell)
+    cost = _cost(first, second)
     if outcome == "win":
         return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} on the test split {gap}{cost}."
     if outcome == "contradiction":
@@ -70,15 +70,24 @@ def _digits(cell: Cell) -> int:
     return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
 
-def _cost(first: Cell, second: Cell) -> str:
+def _cost(first: Contender, second: Contender) -> str:
     """Return the clause on training time, of the first against the second; empty where it was not measured."""
-    mine, yours = first.mean(SECONDS), second.mean(SECONDS)
+    mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
     if mine >= yours * _ALIKE:
-        return f", for {_times(mine / yours)} times the training time"
+        return f", for {_times(mine / yours)} times the training time{_stored(second)}"
     fast = yours >= mine * _ALIKE
-    return f", and trains {_times(yours / mine)} times as fast" if fast else ", for about the same training time"
+    if fast:
+        return f", and trains {_times(yours / mine)} times as fast{_stored(first)}"
+    return ", for about the same training time"
+
+
+def _stored(faster: Contender) -> str:
+    """Return the remark that a time is short since another run had computed the features."""
+    if faster.cell.mean(IMAGES) != 0:
+        return ""
+    return f" ({value_text(faster.value)} found its features in the store)"
 
 
 def _times(ratio: float) -> str:
@@ -133,15 +142,31 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str
     return parts
 
 
-def _edges(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
-    """Return whose best lr lies at the edge of what was tried, and what to try then, once for each direction."""
-    at: dict[str, list[Contender]] = {}
-    for one in found if key != "lr" else found[:1]:
+def _edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned: Sequence[str]) -> list[str]:
+    """Return whose best lr has none beyond it that was tried, and the command that goes on from there.
+
+    The command holds all that finished, which is not run again, so that its answer is about all of it, and both
+    contenders, so that they keep the same budget.
+    """
+    at: dict[tuple[str, int], list[Contender]] = {}
+    rivals = found if key != "lr" else found[:1]
+    for one in rivals:
         tried = sorted({lr for run in results if (lr := _tried_lr(run, key, one)) is not None})
         best = one.cell.choices.get("lr")
         if len(tried) > 1 and best in (tried[0], tried[-1]):
-            at.setdefault("larger" if best == tried[-1] else "smaller", []).append(one)
-    return [_edge(key, side, group) for side, group in at.items()]
+            at.setdefault(("larger" if best == tried[-1] else "smaller", len(tried)), []).append(one)
+    if not at:
+        return []
+    parts = [_edge(key, side, tried, group) for (side, tried), group in at.items()]
+    beyond = [lr for (side, _), group in at.items() for lr in _beyond(side, group)]
+    known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
+    changes: dict[str, Sequence[object]] = {} if key == "lr" else {key: [one.value for one in rivals]}
+    others = {name: _both(name, rivals[0].cell, rivals[-1].cell) for name in tuned if name != "lr"}
+    seeds = sorted({run.choices.get("seed") for one in rivals for run in one.cell.results}, key=repr)
+    same = {"seed": seeds} if len(seeds) > 1 else {}
+    grid = sorted({lr for lr in (*known, *beyond) if lr is not None})
+    again = command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **same})
+    return [*parts, f"To try more (what is finished is not run again): `{again}`."]
 
 
 def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
@@ -150,17 +175,19 @@ def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
     return lr if isinstance(lr, float) and (key == "lr" or run.choices.get(key) == one.value) else None
 
 
-def _edge(key: str, side: str, group: Sequence[Contender]) -> str:
+def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:
+    """Return the sentence on those whose best lr lies on one side; of two values each lies at an edge."""
     names = " and ".join(f"`{value_text(one.value)}`" for one in group)
     of = "" if key == "lr" else f" of {names}"
-    factors = (3, 10) if side == "larger" else (1 / 3, 1 / 10)
-    best = sorted({one.cell.choices["lr"] for one in group})
-    beyond = [float(f"{best[-1 if side == 'larger' else 0] * factor:.1g}") for factor in factors]
-    changes = {} if key == "lr" else {key: [one.value for one in group]}
-    seeds = list(dict.fromkeys(run.choices.get("seed") for run in group[0].cell.results))
-    same = {"seed": seeds} if len(seeds) > 1 else {}
-    again = command(group[0].cell.finished[0], {**changes, "lr": beyond, **same})
-    return f"The best lr{of} lies at the edge of the grid; try {side}: `{again}`."
+    where = f"is the {side} of the two tried" if tried == 2 else "lies at the edge of the grid"
+    return f"The best lr{of} {where}; {side} may be better still."
+
+
+def _beyond(side: str, group: Sequence[Contender]) -> list[float]:
+    """Return two learning rates further out, about a half and a whole power of ten."""
+    best = [one.cell.choices["lr"] for one in group]
+    steps = (max(best) * 3, max(best) * 10) if side == "larger" else (min(best) / 3, min(best) / 10)
+    return [float(f"{step:.1g}") for step in steps]
 
 
 def _budget(found: Sequence[Contender]) -> list[str]:
@@ -172,13 +199,16 @@ def _budget(found: Sequence[Contender]) -> list[str]:
 
 
 def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
-    """Return what the answer lacks: values of which no run finished, and runs that did not."""
+    """Return what the answer lacks: values of which no run finished, runs that did not, and runs to come."""
     there = {repr(one.value) for one in found}
+    coming = [run for run in results if run.status in ("RUNNING", "WAITING")]
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
-    names = " and ".join(map(value_text, missing.values()))
-    parts = [f"No run of {names} finished."] if missing else []
-    lost = sum(run.status != "FINISHED" for run in results if repr(run.choices.get(key)) in there)
-    return [*parts, f"{_count(lost, 'run')} of {len(results)} did not finish."] if lost else parts
+    ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
+    parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
+    lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING")]
+    if any(repr(run.choices.get(key)) in there for run in lost):
+        parts.append(f"{_count(len(lost), 'run')} of {len(results):,} did not finish.")
+    return [*parts, f"{_count(len(coming), 'run')} of {len(results):,} still to come."] if coming else parts
 
 
 def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
@@ -189,9 +219,10 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
     inside = named(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
-    score = f"{_capital(only.name)} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
+    name = only.name if missing else _capital(only.name)
+    score = f"{name} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
     if missing:
-        return f"No comparison. {score}. {' '.join(missing)}"
+        return f"No comparison: {score}. {' '.join(missing)}"
     modes = [only.value, "head" if only.value == "full" else "full"]
     again = command(only.cell.finished[0], {"freeze_mode": modes})
     return f"{score}; nothing was there to compare it with. Try: `{again}`."
@@ -202,4 +233,4 @@ def _capital(text: str) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -54,11 +55,10 @@ def write(
 
 def _about(results: Sequence[Result]) -> str:
     """Return how many runs there are and in which state, and when the page was made."""
-    states: dict[str, int] = {}
-    for result in results:
-        states[result.status.lower()] = states.get(result.status.lower(), 0) + 1
-    counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
-    return f"{len(results):,} runs: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
+    states = Counter(result.status.lower() for result in results)
+    counts = ", ".join(f"{states[state]:,} {state}" for state in sorted(states, key=lambda state: state != "finished"))
+    runs = "1 run" if len(results) == 1 else f"{len(results):,} runs"
+    return f"{runs}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
 
 
 def _verdict(number: int, group: Mapping[str, Any]) -> str:
@@ -80,8 +80,8 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     if not found:
         return ""
     keys = list(found[0]["at"])
-    head = ["", *keys, "seeds", "validation", "test", "95% interval", "behind the first", "time (s)", "cells tried"]
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    head = ["test", "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
+    names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
     rows = "\n".join(_row(one, keys) for one in found)
     table = f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="scroll" data-group="{number}">{table}</div>'
@@ -93,13 +93,13 @@ def _row(one: Mapping[str, Any], keys: Sequence[str]) -> str:
     gap = one["behind"]
     seconds = one["cost"][0]
     cells = [
-        *(escape(value_text(one["at"][key])) for key in keys),
-        f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
-        percent(one["val"][0]),
         percent(test),
         "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
         "" if gap is None else _behind(gap),
+        percent(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",
+        *(escape(value_text(one["at"][key])) for key in keys),
+        f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
         str(one["tried"]),
     ]
     return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"

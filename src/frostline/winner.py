@@ -11,6 +11,7 @@ from pathlib import Path
 
 from frostline import environment, job, registry, tracking
 from frostline.config import UserError, user_error
+from frostline.gather import SWEEP
 from frostline.predictor import BEST, CONFIG
 from frostline.results import VAL, Result, cells, percent
 
@@ -44,7 +45,7 @@ def found(target: str) -> Iterator[Found]:
         with tempfile.TemporaryDirectory() as fetched:
             yield _in_mlflow(target, run_id[1], Path(fetched))
     else:
-        near = [str(path) for path in folder.parent.glob("*/")]
+        near = [str(path.parent) for name in (BEST, SWEEP) for path in folder.parent.glob(f"*/{name}")]
         raise user_error("run", target, "the folder or MLflow run id of a run or sweep", near)
 
 

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.config import Config
+from frostline.config import Config, user_error
 from frostline.environment import config_folder
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
@@ -54,6 +54,8 @@ class FrostlineSweeper(BasicSweeper):
 
         crew: Crew = Foreign(launcher, batches)
         if isinstance(launcher, FrostlineLauncher):
+            if launcher.workers is not None and launcher.workers < 1:
+                raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             launcher.compose = compose  # each job once
             crew = Workers(launcher, jobs)
 

@@ -9,7 +9,7 @@ import argparse
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from frostline.config import UserError
 
@@ -17,9 +17,10 @@ from frostline.config import UserError
 class Parser(argparse.ArgumentParser):
     """Reads a command's arguments; a mistake is a `UserError`, one line as everywhere."""
 
-    def __init__(self, command: str, description: str | None) -> None:
+    def __init__(self, command: str = "", about: str | None = None, **options: Any) -> None:
         """Take the command's name, and the docstring of its module, whose first line is its help."""
-        super().__init__(f"frostline {command}", description=(description or "").partition("\n")[0])
+        options.setdefault("prog", f"frostline {command}")
+        super().__init__(description=(about or "").partition("\n")[0], **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise `message`, which names the argument."""

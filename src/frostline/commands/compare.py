@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import environment, gather, recall, server
+from frostline.commands import Parser
 from frostline.comparison import accuracy
 from frostline.contest import Contest, contests, trials
 from frostline.report import Screen
@@ -20,7 +20,7 @@ from frostline.verdict import answer, verdict
 
 def main(arguments: list[str]) -> int:
     """Print the answer; 0 where there is one, 1 where no run finished."""
-    parser = argparse.ArgumentParser(prog="frostline compare", description=__doc__)
+    parser = Parser("compare", __doc__)
     parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = parser.parse_args(arguments)

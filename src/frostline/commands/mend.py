@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
 from frostline import environment, ledger, server
+from frostline.commands import Parser
 from frostline.config import user_error
 
 
 def main(arguments: list[str]) -> int:
     """Mend the experiments given; returns 0."""
-    parser = argparse.ArgumentParser(prog="frostline mend", description=__doc__)
+    parser = Parser("mend", __doc__)
     parser.add_argument("experiments", nargs="*", default=["frostline"], help="names of experiments (frostline)")
     parser.add_argument("--uri", help="tracking URI; else MLFLOW_TRACKING_URI, else the project's own store")
     options = parser.parse_args(arguments)

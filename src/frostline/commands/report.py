@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from frostline import environment, gather, plots, recall, server, webpage
+from frostline.commands import Parser
 
 
 def main(arguments: list[str]) -> int:
     """Write the report, or the plots too, and print where they are; 0."""
-    parser = argparse.ArgumentParser(prog="frostline report", description=__doc__)
+    parser = Parser("report", __doc__)
     parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
     parser.add_argument("-o", "--output", type=Path, help="file of the report; of one sweep its own report.html")
     parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")

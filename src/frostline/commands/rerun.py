@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from frostline import environment, job, outcome, provenance, recorded, rerun, sweep, tracking
+from frostline.commands import Parser
 from frostline.config import Config, choices, flatten, semantic
 from frostline.recorded import Recorded
 from frostline.rerun import Report, Verdict
@@ -25,7 +25,7 @@ _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdic
 
 def main(arguments: list[str]) -> int:
     """Carry out `rerun`; the status is that of the worst verdict, or of the sweep where a run did not finish."""
-    parser = argparse.ArgumentParser(prog="frostline rerun", description=__doc__, epilog=_STATUS)
+    parser = Parser("rerun", __doc__, epilog=_STATUS)
     parser.add_argument("run", help="MLflow id or folder of a run, or of a sweep for all of its finished runs")
     parser.add_argument(
         "overrides", nargs="*", help="where it runs and is written: device=, store.path=, tracking.uri="

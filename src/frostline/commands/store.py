@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from frostline import environment
+from frostline.commands import Parser
 from frostline.config import user_error
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def main(arguments: list[str]) -> int:
     """Carry out `store [list|verify|clear]`; 1 if `verify` found damage."""
-    parser = argparse.ArgumentParser(prog="frostline store", description=__doc__)
+    parser = Parser("store", __doc__)
     parser.add_argument("--path", help="folder of the store, if not that of the config or FROSTLINE_STORE")
     actions = parser.add_subparsers(dest="action", metavar="{list,verify,clear}")
     actions.add_parser("list", help="what is in it, how large, for what, and when it was last used (the default)")

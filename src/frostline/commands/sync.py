@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from frostline import environment, pending, server
+from frostline.commands import Parser
 from frostline.pending import SweepMirror
 
 
 def main(arguments: list[str]) -> int:
     """Complete the given sweeps, else all that are known to be pending; return 1 if MLflow is away for one of them."""
-    parser = argparse.ArgumentParser(prog="frostline sync", description=__doc__)
+    parser = Parser("sync", __doc__)
     parser.add_argument("folder", nargs="*", type=Path, help="a sweep's folder; default: all that are pending")
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
     options = parser.parse_args(arguments)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import threading
 import webbrowser
 
 from frostline import browse, environment, server
+from frostline.commands import Parser
 
 
 def main(arguments: list[str]) -> int:
     """Show the pages until Ctrl-C; those of a tracking server are only opened."""
-    parser = argparse.ArgumentParser(prog="frostline ui", description=__doc__)
+    parser = Parser("ui", __doc__)
     parser.add_argument("--experiment", help="its name; default: the one that changed last")
     parser.add_argument("--uri", help="tracking URI; default: MLFLOW_TRACKING_URI, else the project's own")
     parser.add_argument("--port", type=int, default=5000, help="on this machine; 0 takes a free one (default: 5000)")

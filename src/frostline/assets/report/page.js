@@ -1,14 +1,11 @@
 "use strict";
 // The page of a report: draws what stands in #data with the two libraries that the page carries.
 const D = JSON.parse(document.getElementById("data").textContent);
-// Okabe and Ito's colours without yellow, which white paper swallows; their order is that of `known`.
-const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
-const KNOWN = ["head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias", "last_two_stages", "layer_decay", "first_stage"];
-const ORDER = [...KNOWN.filter(name => D.series.includes(name)), ...D.series.filter(name => !KNOWN.includes(name))];
-const place = name => D.key === "freeze_mode" && KNOWN.includes(name) ? KNOWN.indexOf(name) : ORDER.indexOf(name);
-const colour = name => PALETTE[place(name) % PALETTE.length];
+const ORDER = Object.keys(D.looks);
+const place = name => D.looks[name] ?? 0;
+const colour = name => D.palette[place(name) % D.palette.length];
 const symbol = name => SYMBOLS[place(name) % SYMBOLS.length];
 const COSTS = ["training time (seconds)", "trainable parameters", "peak memory (bytes)", "images through the backbone"];
 const SWEPT = D.keys;
@@ -202,19 +199,19 @@ const curves = { metric: "accuracy", runs: new Set() };
 const MOST_CURVES = 40;
 function drawCurves() {
   const chosen = [...curves.runs].slice(0, MOST_CURVES), shapes = [], traces = [], used = {};
-  const line = ink("--quiet");
+  const narrow = $("#curves .chart").clientWidth < 560, wrapped = name => narrow ? safe(name).replace(/(.{24}\S*) /g, "$1<br>") : safe(name);
   for (const number of chosen) {
     const run = D.runs[number], data = D.curves[number], name = series(run), dash = DASHES[(used[name] = (used[name] ?? -1) + 1) % DASHES.length];
     const common = { type: "scatter", x: data.epoch, legendgroup: String(number), hovertemplate: `${safe(run.name)}<br>epoch %{x}: %{y:.4f}` };
     const mode = data.epoch.length < 3 ? "lines+markers" : "lines";
-    traces.push({ ...common, mode, name: safe(run.name), y: data[`val/${curves.metric}`], line: { color: colour(name), width: 2.4, dash }, marker: { symbol: symbol(name), size: 7 }, hovertemplate: common.hovertemplate + " validation<extra></extra>" });
+    traces.push({ ...common, mode, name: wrapped(run.name), y: data[`val/${curves.metric}`], line: { color: colour(name), width: 2.4, dash }, marker: { symbol: symbol(name), size: 7 }, hovertemplate: common.hovertemplate + " validation<extra></extra>" });
     traces.push({ ...common, mode, name: "train", showlegend: false, opacity: .55, y: data[`train/${curves.metric}`], line: { color: colour(name), width: 1.2, dash }, marker: { symbol: symbol(name) + "-open", size: 6 }, hovertemplate: common.hovertemplate + " train<extra></extra>" });
     for (const start of data.starts) shapes.push({ type: "line", x0: start - .5, x1: start - .5, yref: "paper", y0: 0, y1: 1, line: { color: colour(name), width: 1, dash: "dot" }, layer: "below" });
   }
   const accuracy = curves.metric === "accuracy";
   return [traces, { shapes, xaxis: { title: "epoch", ...(Math.max(0, ...chosen.map(n => D.curves[n].epoch.at(-1) || 0)) <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: curves.metric, ...(accuracy ? percents : {}) } }];
 }
-const series = run => text(run.at[ALL.indexOf(D.key)] ?? D.series[0]);
+const series = run => run.series;
 const ALL = D.swept;
 
 function curvesSection() {

@@ -22,13 +22,15 @@ from frostline.config import UserError
 def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
     told: list[Path] = []
     with ThreadPoolExecutor(20) as threads:
-        folders = list(threads.map(lambda _: claim(tmp_path / "s", ["d"], elsewhere=told.append), range(20)))
+        folders = list(
+            threads.map(lambda _: claim(tmp_path / "s", ["d"], again=True, elsewhere=told.append), range(20))
+        )
     assert len(set(folders)) == 20 and set(told) == set(folders) - {tmp_path / "s"}
 
 
 def another(tmp_path, **changes):
     """Return the owner of a folder that is in use by another process."""
-    folder = claim(tmp_path / "sweep", ["d"], elsewhere=None)
+    folder = claim(tmp_path / "sweep", ["d"], again=True, elsewhere=None)
     owner = dataclasses.replace(alive.me(), **changes)
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
     return folder
@@ -47,15 +49,15 @@ def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
     started = psutil.Process(process.pid).create_time()
     folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=alive.me().host)
     with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
-        claim(folder, ["d"], elsewhere=None)
+        claim(folder, ["d"], again=True, elsewhere=None)
 
 
 def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, process):
     folder = another(tmp_path, pid=process.pid, started=1.0)  # the number is another process's now
-    (folder / "sweep.json").write_text(json.dumps({"runs": [{"digest": "d"}]}))
+    (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d"}]}))
     with pytest.raises(UserError, match="another sweep's"):
-        claim(folder, ["e"], elsewhere=None)
-    assert claim(folder, ["d"], elsewhere=None) == folder
+        claim(folder, ["e"], again=True, elsewhere=None)
+    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
     assert alive.read(folder / OWNER) == alive.me()
 
 
@@ -105,3 +107,43 @@ def test_a_run_that_somebody_works_on_is_not_taken_from_them(monkeypatch):
     monkeypatch.setattr(ledger, "_all", lambda *_: iter([busy]))
     found = ledger.look(tracking.Tracker("", "e", "", None, None), Path(), ["d"], "s")["d"]
     assert found.interrupted is None and "runs at this moment" in (found.note or "")
+
+
+def ended(tmp_path, process, *, tracker=(), runs=1):
+    """Return the folder of a sweep that wrote so much, and whose process is gone."""
+    folder = another(tmp_path, pid=process.pid, started=1.0)
+    for number in range(runs):
+        (folder / str(number)).mkdir()
+        (folder / str(number) / "result.json").write_text(json.dumps({"status": "FINISHED"}))
+    (folder / "sweep.json").write_text(json.dumps({"tracker": tracker, "runs": [{"digest": "d"}] * runs}))
+    return folder
+
+
+def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes_on_in_its_folder(tmp_path, process):
+    folder = ended(tmp_path, process)
+    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
+    early = another(tmp_path / "early", pid=process.pid, started=1.0)
+    assert claim(early, ["d"], again=True, elsewhere=None) == early
+    (early / "0").mkdir()
+    (early / "sweep.json").unlink(missing_ok=True)
+    another_owner = dataclasses.replace(alive.me(), pid=process.pid, started=1.0)
+    (early / OWNER).write_text(json.dumps(dataclasses.asdict(another_owner)))
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(early, ["d"], again=True, elsewhere=None)
+
+
+def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
+    with pytest.raises(UserError, match="a new folder; in this one is what the sweep of"):
+        claim(ended(tmp_path, process), ["d"], again=False, elsewhere=None)
+    with pytest.raises(UserError, match="another sweep's"):  # and a dry run is not gone on with
+        claim(ended(tmp_path / "dry", process, tracker=None), ["d"], again=True, elsewhere=None)
+
+
+def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="another sweep's, of somebody"):
+        claim(tmp_path / "mine", ["d"], again=True, elsewhere=None)
+    (tmp_path / "empty").mkdir()
+    assert claim(tmp_path / "empty", ["d"], again=True, elsewhere=None) == tmp_path / "empty"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]

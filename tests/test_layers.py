@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
-        *("tracking", "follower", "pending", "mirror", "server", "journal"),
+        *("tracking", "follower", "pending", "mirror", "server", "relocation", "journal"),
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome"),
     ),
     ("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures", "looks"),

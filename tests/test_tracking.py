@@ -388,9 +388,9 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.note(run, "run", sync=True, uid="b" * 32, **facts)
     left = Past(None, "RUNNING", {ledger.FOLDER: str(run)})
-    named = ledger.named(left, root)
+    named = ledger.named(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
-    assert named.run_id == journal.run_id(run) == ledger.named(left, root).run_id
+    assert named.run_id == journal.run_id(run) == ledger.named(left, root, tracker.uri).run_id
     client = MlflowClient(tracker.uri)
     found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
     assert [one.info.run_id for one in found] == [named.run_id]

@@ -85,8 +85,10 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
 
 
 def write(path: Path) -> None:
-    """Write this process as the owner into the file at `path`."""
-    path.write_text(json.dumps(asdict(me())))
+    """Write this process as the owner into the file at `path`, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(asdict(me())))
+    partial.replace(path)
 
 
 def read(path: Path) -> Owner | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,35 +17,52 @@ from frostline.config import user_error
 OWNER = "owner.json"
 _LOCK = ".owner.lock"
 _TRIES = 1000
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
-def claim(folder: Path, digests: Sequence[str], *, elsewhere: Callable[[Path], object] | None) -> Path:
+def claim(folder: Path, digests: Sequence[str], *, again: bool, elsewhere: Callable[[Path], object] | None) -> Path:
     """Return the folder, which is this process's from now on.
 
-    One that is there is another sweep's, unless that is gone and was to do the same (`digests`) and did not finish.
-    Instead of refusing it, `elsewhere` is told of a new one beside it, if given. Raises `UserError`.
+    One that is there is another sweep's, unless that is gone, was to do the same (`digests`), and may be gone on with
+    `again`. Instead of refusing it, `elsewhere` is told of a new one beside it, if given. Raises `UserError`.
     """
     for number in range(_TRIES):
         own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
         try:
-            own.mkdir(parents=True)
-        except FileExistsError:
-            if elsewhere is not None:
-                continue
-            _take_over(own, digests)
+            made = _make(own)
         except OSError as error:
-            if own.exists() and elsewhere is not None:
-                continue
             raise user_error("hydra.sweep.dir", own, f"a folder that can be created ({error.strerror})") from None
-        alive.write(own / OWNER)
+        if not made and elsewhere is not None:
+            continue
+        if not made:
+            _take_over(own, digests, again=again)
         if own != folder and elsewhere is not None:
             elsewhere(own)
         return own
     raise user_error("hydra.sweep.dir", folder, "a new folder")
 
 
-def _take_over(folder: Path, digests: Sequence[str]) -> None:
-    """Become the owner of a sweep that was interrupted; raises `UserError` if it is not one, or another."""
+def _make(folder: Path) -> bool:
+    """Return whether the folder is there from now on, with its owner; False if there is one with something in it.
+
+    It appears with its owner at once: a process that is killed here, or another one that wants it, finds no half of it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    new.mkdir()
+    try:
+        alive.write(new / OWNER)
+        new.rename(folder)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True
+
+
+def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
+    """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
     if not folder.is_dir():
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
     with FileLock(folder / _LOCK):
@@ -50,24 +70,17 @@ def _take_over(folder: Path, digests: Sequence[str]) -> None:
         whose = f"{owner}" if owner else "somebody"
         if owner is not None and not owner.gone((folder / OWNER).stat().st_mtime) and owner != alive.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
-        if _finished(folder) or _digests(folder) != list(digests):
+        if owner is None or not _does(folder, digests):
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
+        if not again:
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         alive.write(folder / OWNER)
 
 
-def _digests(folder: Path) -> list[str] | None:
-    """Return what the sweep in `folder` was to do; None where it never came to say so."""
+def _does(folder: Path, digests: Sequence[str]) -> bool:
+    """Return whether the sweep in `folder` is to record the same runs; one that began none can as well be this one."""
     try:
-        return [run["digest"] for run in json.loads((folder / "sweep.json").read_text())["runs"]]
+        told = json.loads((folder / "sweep.json").read_text())
+        return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _finished(folder: Path) -> bool:
-    """Return whether every run of the sweep in `folder` finished."""
-    try:
-        count = len(json.loads((folder / "sweep.json").read_text())["runs"])
-        results = [json.loads((folder / str(number) / "result.json").read_text()) for number in range(count)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return all(result["status"] in ("FINISHED", "PLANNED") for result in results)
+        return not any(path.name.isdecimal() for path in folder.iterdir())

@@ -63,6 +63,11 @@ def notes(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]
     yield from _lines(folder / RECORD, offset)
 
 
+def uid(folder: Path) -> str | None:
+    """Return the name that the record in `folder` has had since before MLflow gave it one; None without a record."""
+    return next((str(entry.get("uid")) for entry, _ in notes(folder) if entry["op"] == "run"), None)
+
+
 def ended(folder: Path) -> bool:
     """Return whether the last word of `record.jsonl` on its run is that it ended."""
     words = [entry["op"] for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, journal, pending, server, tracking
+from frostline import alive, journal, pending, relocation, server, tracking
 from frostline.config import UserError
+from frostline.mirror import UID
 from frostline.pending import SweepMirror
 from frostline.tracking import Tracker
 
@@ -68,7 +69,16 @@ def look(tracker: Tracker, root: Path, digests: Iterable[str], source: str) -> d
     by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
     for past in _all(tracker, root, wanted):
         by_digest[past.tags["frostline.digest"]].setdefault(past.run_id or past.tags.get(FOLDER), past)
+    if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
+        lying = relocation.runs([root / "multirun", Path(tracker.folder).parent])
+        by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
     return {digest: _judge(list(runs.values()), source) for digest, runs in by_digest.items()}
+
+
+def _found(past: Past, lying: Mapping[str, Path]) -> Past:
+    """Return the run with its folder, if that was moved to where it is known to be `lying`."""
+    where = lying.get(past.tags.get(UID, "")) if past.folder is None else None
+    return replace(past, tags={**past.tags, FOLDER: str(where)}) if where else past
 
 
 def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
@@ -100,6 +110,7 @@ def _of_folder(folder: Path) -> Past | None:
             case {"op": "end", "status": str(last)}:
                 status = last
     result: dict[str, Any] = {}
+    tags[FOLDER] = str(folder)  # wherever it was when it began
     if status == "FINISHED":
         try:
             result = json.loads((folder / "result.json").read_text())
@@ -135,7 +146,7 @@ def with_data(found: Found, fingerprint: str | None) -> Found:
     return Found(note=f"not skipped: the data changed since it ran in {past}")
 
 
-def named(past: Past, root: Path) -> Past:
+def named(past: Past, root: Path, uri: str) -> Past:
     """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
 
     Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow
@@ -145,7 +156,7 @@ def named(past: Past, root: Path) -> Past:
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
             sweep = folder.parent
-            if not pending.complete(SweepMirror(sweep, pending.place_of(sweep, root))):
+            if not pending.complete(SweepMirror(sweep, pending.place_of(sweep, root, uri))):
                 time.sleep(0.1)  # somebody else is at it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 

@@ -71,7 +71,7 @@ class Mirror:
                 self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
                 if news.ended is not None and not sure:
-                    _delete_twins(client, experiment, run_id, _uid(self.folder))
+                    _delete_twins(client, experiment, run_id, journal.uid(self.folder))
                 journal.set_position(self.folder, journal.Position(run_id, offset, sure))
         except BaseException:
             self._doubt = True
@@ -86,7 +86,7 @@ class Mirror:
         if at.run_id is None or (run is None and self._doubt):
             return journal.Position()
         if run is not None:
-            self._elsewhere = run.data.tags.get(UID) != _uid(self.folder)
+            self._elsewhere = run.data.tags.get(UID) != journal.uid(self.folder)
             if run.info.lifecycle_stage != "active":
                 return replace(at, offset=size)
         return replace(at, offset=min(at.offset, size))
@@ -170,10 +170,6 @@ def _read(folder: Path, offset: int) -> tuple[_News, int]:
             case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
                 news.status, news.ended = status, time
     return news, offset
-
-
-def _uid(folder: Path) -> str | None:
-    return next((entry.get("uid") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)
 
 
 def _resumed(folder: Path) -> bool:

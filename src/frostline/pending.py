@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from frostline import journal, server
+from frostline import journal, relocation, server
 from frostline.config import UserError, user_error
 from frostline.mirror import Mirror
 
@@ -108,10 +108,11 @@ def complete(sweep: SweepMirror) -> bool:
 
 def others(sweep: SweepMirror) -> Iterator[bool]:
     """Complete the sweeps that are pending in the same store, one per step; ends at the first that cannot be."""
-    for folder in remembered(sweep.place.uri, sweep.place.root):
+    uri, root = sweep.place.uri, sweep.place.root
+    for folder in remembered(uri, root):
         if folder != sweep.folder.resolve():
             try:
-                complete(SweepMirror(folder, place_of(folder, sweep.place.root)))
+                complete(SweepMirror(folder, place_of(folder, root, uri)))
             except (UserError, server.Unreachable, OSError):
                 log.debug("%s stays pending", folder, exc_info=True)
             yield True
@@ -128,21 +129,29 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
 
 def remember(folder: Path, place: Place) -> None:
     """Let later sweeps in the same store know that this one may be pending."""
-    file = _register(place) / f"{_key(folder)}.json"
+    file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"uri": place.uri, "folder": str(folder.resolve())}))
+    where = folder.resolve()
+    if any(where.is_relative_to(top.resolve()) for top in (place.root, server.beside(place.uri, place.root))):
+        where = Path(os.path.relpath(where, file.parent))  # if they are moved, then both
+    file.write_text(json.dumps({"store": server.name(place.uri), "folder": str(where)}))
 
 
 def forget(folder: Path, place: Place) -> None:
     """Take back `remember`."""
-    (_register(place) / f"{_key(folder)}.json").unlink(missing_ok=True)
+    (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
 
 
 def remembered(uri: str, root: Path) -> list[Path]:
-    """Return the folders, still there, of sweeps that may be pending in the store `uri`."""
-    files = sorted((server.beside(uri, root) / "pending").glob("*.json"))
-    entries = [entry for file in files if (entry := _entry(file)) and entry["uri"] == uri]
-    return [Path(entry["folder"]) for entry in entries if Path(entry["folder"]).is_dir()]
+    """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found."""
+    register, name = _register(uri, root), server.name(uri)
+    found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
+    entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
+    told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
+    gone = {folder.parent for folder in told.values() if not folder.is_dir()}
+    lying = relocation.runs([root / "multirun", *gone]) if gone else {}
+    folders = [folder if folder.is_dir() else lying.get(uid) for uid, folder in told.items()]
+    return [folder for folder in folders if folder is not None]
 
 
 def _entry(file: Path) -> dict[str, str] | None:
@@ -151,7 +160,7 @@ def _entry(file: Path) -> dict[str, str] | None:
         entry = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return entry if isinstance(entry, dict) and {"uri", "folder"} <= entry.keys() else None
+    return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
 
 
 def now() -> int:
@@ -159,12 +168,8 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-def _register(place: Place) -> Path:
-    return server.beside(place.uri, place.root) / "pending"
-
-
-def _key(folder: Path) -> str:
-    return next(entry["uid"] for entry, _ in journal.notes(folder) if entry["op"] == "run")
+def _register(uri: str, root: Path) -> Path:
+    return server.beside(uri, root) / "pending"
 
 
 def _host(folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
-from frostline import credentials
+from frostline import credentials, relocation
 from frostline.config import UserError, user_error
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def client_of(uri: str) -> MlflowClient:
     with problems(uri):
         if _is_sqlite(uri):
             _probe(_file(uri))
+            if _file(uri).stat().st_size > 0:
+                relocation.follow(_file(uri))
         opened = MlflowClient(credentials.restored(uri))
         opened.search_experiments(max_results=1)
     return opened
@@ -110,6 +112,17 @@ def experiment(uri: str, root: Path, name: str) -> str:
         expected = f"an experiment that is not deleted (`{restore}` brings it back)"
         raise user_error("experiment_name", name, expected)
     return found.experiment_id
+
+
+def name(uri: str) -> str:
+    """Return what the store is called among those that are kept beside each other, wherever they are moved."""
+    return _file(uri).name if _is_sqlite(uri) else uri
+
+
+def portable(uri: str, root: Path) -> str:
+    """Return the URI as `tracking_uri` understands it wherever `root` is moved: of a file in it relative to it."""
+    inside = _is_sqlite(uri) and _file(uri).is_relative_to(root.resolve())
+    return f"sqlite:///{_file(uri).relative_to(root.resolve())}" if inside else uri
 
 
 def beside(uri: str, root: Path) -> Path:

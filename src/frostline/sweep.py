@@ -71,7 +71,12 @@ def run_cells(
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
     crew.ask(partial(check, _to_check(cells)), (lambda: None) if config.dry_run else server.load)
-    folder = claim(folder, [digest(cell.config) for cell in cells], elsewhere=elsewhere)
+    folder = claim(
+        folder,
+        [digest(cell.config) for cell in cells],
+        again=resume and not config.dry_run,
+        elsewhere=elsewhere,
+    )
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with alive.beating(folder / OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
         runs = _plan(cells, tracker if resume else None, crew, root, folder)
@@ -175,7 +180,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         job.write_result(own, result)
         return replace(facts, finished=asdict(result))
     if (interrupted := found.interrupted) is not None:
-        past = ledger.named(interrupted, environment.project_root())
+        past = ledger.named(interrupted, environment.project_root(), tracker.uri)
         at = past.folder
         if (
             at is None

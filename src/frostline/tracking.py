@@ -99,24 +99,30 @@ def open_sweep(
     record waits. Raises UserError where the store or the experiment can never be used.
     """
     place = Place(uri, root, experiment_name)
-    facts = {"uri": uri, "experiment": experiment_name, "host": socket.gethostname(), "pid": os.getpid()}
+    facts = {
+        "uri": server.portable(uri, root),
+        "experiment": experiment_name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
     if (folder / journal.RECORD).exists():  # of a sweep that was interrupted, and goes on
         journal.note(folder, "resume", time=pending.now())
         journal.note(folder, "tags", sync=True, values=dict(tags))
     else:
         _begin(folder, name, tags, **facts)
+    _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place))
     follower.start()
     limit = _OPEN if server.is_server(uri) else _CREATE
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
         follower.stop(patience=1.0)
+        pending.forget(folder, place)
         raise follower.problem
     if not reached:
         why = follower.problem or f"no answer from {uri} in {limit:g} s"
         say(f"MLflow is away ({why}): the record is kept in {folder}, and passed on when it is back")
     _followers[str(folder)] = follower
-    _remember(folder, place)
     return Tracker(uri, experiment_name, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 

@@ -1,0 +1,92 @@
+"""What was moved is found again: the artifacts of a store, sweeps that are not over, and the folders of their runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from frostline import journal, ledger, pending, server, tracking
+from frostline.pending import SweepMirror
+from frostline.tracking import Tracker
+
+DIGEST = "d" * 16
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store before its first run."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    server._create(file)
+    return file
+
+
+def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
+    """Return the folder of a sweep in a new project whose process was killed in the middle of its one run."""
+    uri = f"sqlite:///{root}/mlruns/mlflow.db"
+    (root / "mlruns").mkdir(parents=True)
+    shutil.copy(empty, root / "mlruns" / "mlflow.db")
+    folder = root / "multirun" / "today" / "now"
+    (run := folder / "0").mkdir(parents=True)
+    facts: Any = {"tags": {}, "time": pending.now(), "uri": server.portable(uri, root), "experiment": "moved"}
+    journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
+    tags = {"frostline.digest": DIGEST, "frostline.source": "s", ledger.FOLDER: str(run)}
+    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=pending.now())
+    journal.note(run, "metrics", step=1, time=pending.now(), values={"val/loss": 1.0})
+    (run / "config.yaml").write_text("x")
+    journal.note(run, "artifact", path="config.yaml", inside=None)
+    place = pending.Place(uri, root, "moved")
+    pending.remember(folder, place)
+    if mirrored:
+        SweepMirror(folder, place).bring()
+    return folder
+
+
+def look(root: Path, folder: Path) -> ledger.Found:
+    """Return what a new sweep in `folder` finds in the project's store."""
+    uri = server.tracking_uri(None, root)
+    tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
+    return ledger.look(tracker, root, [DIGEST], "s")[DIGEST]
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_run_in_a_folder_that_was_moved_goes_on_from_there(tmp_path: Path, empty: Path, mirrored: bool) -> None:
+    old = interrupted(tmp_path / "project", empty, mirrored=mirrored)
+    new = old.parent.parent / "kept"
+    old.rename(new)
+    found = look(tmp_path / "project", old.with_name("next"))
+    assert found.interrupted is not None and found.interrupted.folder == new / "0"
+    assert pending.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_alone(
+    tmp_path: Path, empty: Path, copied: bool, mirrored: bool
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    folder = interrupted(old, empty, mirrored=mirrored)
+    (shutil.copytree if copied else shutil.move)(old, new)
+    before = sorted(old.rglob("*"))
+    moved = new / folder.relative_to(old)
+    found = look(new, moved.with_name("next"))
+    assert found.interrupted is not None and found.interrupted.folder == moved / "0"
+    uri = server.tracking_uri(None, new)
+    named = ledger.named(found.interrupted, new, uri)
+    (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
+    assert named.run_id == run.info.run_id
+    assert run.info.artifact_uri.startswith(new.as_uri())
+    assert tracking.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
+    assert sorted(old.rglob("*")) == before
+
+
+def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Path, empty: Path) -> None:
+    folder = interrupted(tmp_path / "old", empty)
+    run_id = journal.run_id(folder / "0")
+    (new := tmp_path / "new" / "mlruns").mkdir(parents=True)
+    shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
+    assert run_id is not None
+    assert tracking.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()

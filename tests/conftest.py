@@ -53,6 +53,6 @@ def trained(tmp_path_factory, _store):
     folder = tmp_path_factory.mktemp("trained")
     sweep = Trained(folder / "sweep", f"sqlite:///{folder / 'mlflow.db'}")
     quick = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32", "lr=1e-2", "eval.shift=true")
-    where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}")
+    where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}", 'experiment_name="Vögel & 100%"')
     sweep.command("-m", "freeze=head,full", *quick, *where, cwd=folder)
     return sweep

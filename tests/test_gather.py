@@ -12,6 +12,7 @@ import yaml
 from frostline import alive, environment, gather, looks, plots
 from frostline.commands import compare, report
 from frostline.config import UserError
+from frostline.contest import contests
 from frostline.results import cells
 from frostline.verdict import answer
 from sweeps import sweep
@@ -82,6 +83,21 @@ def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys)
     first, second = (one["mean"]["test/accuracy"] for one in contest["contenders"])
     assert contest["difference"]["gap"] == pytest.approx(first - second)
     assert facts["runs"] == {"FINISHED": 4} and len(facts["cells"]) == 4
+
+
+def test_runs_on_pictures_that_changed_in_between_are_not_compared(tmp_path):
+    """The folder is the same, what lies in it is not."""
+    sweeps = [sweep(tmp_path / name, {"freeze_mode": [mode]}) for name, mode in (("a", "head"), ("b", "full"))]
+    sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
+    for folder, fingerprint in zip(sweeps, ("1" * 64, "1" * 64, "2" * 64), strict=True):
+        (folder / "0" / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
+    same = gather.together([gather.read(folder) for folder in sweeps[:2]])
+    assert [contest.where for contest in contests(same)] == [""] and "data.fingerprint" not in same[0].choices
+    found = contests(gather.together([gather.read(folder) for folder in sweeps]))
+    assert sorted((one.where, len(one.results)) for one in found) == [
+        ("data.fingerprint=11111111", 2),
+        ("data.fingerprint=22222222", 2),
+    ]
 
 
 def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):

@@ -27,7 +27,6 @@ _COLUMNS = (
     "params.`data`",
     "params.`seed`",
     "metrics.`cost/train_seconds`",
-    "metrics.`cost/trainable_parameters`",
 )
 _START = 60.0  # seconds that MLflow's UI may take to answer
 
@@ -66,7 +65,8 @@ def set_columns(uri: str, experiment_id: str) -> None:
 
 def address(base: str, experiment_id: str) -> str:
     """Return the address of the experiment's runs on the MLflow server at `base`."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&compareRunsMode=TABLE"
+    view = f"viewStateShareKey={_VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"  # not the menus of chatbots
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
 
 
 @contextmanager

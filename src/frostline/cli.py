@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import sys
 from typing import NoReturn
 
@@ -109,7 +110,8 @@ def _unreadable(override: str) -> str:
     """Return what to say of an argument that Hydra's grammar cannot read."""
     key, equals, value = override.partition("=")
     if equals and key:
-        expected = "one value, or several with commas between; what holds other signs in quotes, as in 'key=\"a (b)\"'"
+        quoted = shlex.quote(f'{key}="{value}"')
+        expected = f"one value, or several with commas between; as one with other signs: {quoted}"
         return str(user_error(key, value, expected))
     known = commands.names()
     near = difflib.get_close_matches(override, known, n=1)

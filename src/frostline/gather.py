@@ -80,10 +80,43 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
         replace(result, choices={**{key: config[key] for key in keys if key in config}, **result.choices})
         for result, config in zip(results, configs, strict=True)
     ]
+    origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
     last: dict[str, Result] = {}
-    for result in sorted(full, key=lambda result: result.status == "FINISHED"):
+    for result in sorted(_by_data(full, origins), key=lambda result: result.status == "FINISHED"):
         last[repr(sorted(result.choices.items()))] = result
     return [replace(result, job=number) for number, result in enumerate(last.values())]
+
+
+def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
+    """Return the runs, told apart by `data.fingerprint` too where the same settings stood for other pictures.
+
+    A folder's pictures may change between sweeps; within one of them, numbered by `origins`, they do not.
+    """
+    prints: dict[tuple[int, str], str] = {}
+    found: dict[str, set[str]] = {}
+    places = [(origin, _data_settings(result)) for origin, result in zip(origins, results, strict=True)]
+    for place, result in zip(places, results, strict=True):
+        if fingerprint := _fingerprint(Path(result.folder)):
+            prints[place] = fingerprint[:8]
+            found.setdefault(place[1], set()).add(fingerprint)
+    if all(len(several) == 1 for several in found.values()):
+        return results
+    return [
+        replace(result, choices={**result.choices, "data.fingerprint": prints.get(place, "unknown")})
+        for place, result in zip(places, results, strict=True)
+    ]
+
+
+def _data_settings(result: Result) -> str:
+    return repr(sorted((key, value) for key, value in result.choices.items() if key.partition(".")[0] == "data"))
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint of a run's data; None where the run did not come to reading them."""
+    try:
+        return str(json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["data"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _config(folder: Path) -> dict[str, Any]:

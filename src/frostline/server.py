@@ -6,14 +6,16 @@ MLflow is imported when a store is opened, not when this module is.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -203,7 +205,9 @@ def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None
     """Return where the experiment's artifacts go, as a URI; None leaves the choice to a tracking server."""
     if is_server(uri):
         return None
-    folder = quote(experiment_name, safe=" ").lstrip(".") or "experiment"
+    folder = re.sub(r"[^\w.-]", "_", experiment_name, flags=re.ASCII).lstrip(".")
+    if folder != experiment_name:  # MLflow decodes what an address has to encode, a second time in places
+        folder += f"-{hashlib.sha256(experiment_name.encode()).hexdigest()[:8]}"
     return (beside(uri, root) / "artifacts" / folder).as_uri()
 
 

@@ -26,7 +26,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("tracking", "follower", "pending", "mirror", "server", "relocation", "journal"),
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome"),
     ),
-    ("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics", "pictures", "looks"),
+    (
+        *("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics"),
+        *("pictures", "looks", "confusion"),
+    ),
     (
         *("plan", "resume", "features", "compiling"),
         "portable",

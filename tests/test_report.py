@@ -6,13 +6,11 @@ import io
 import re
 import time
 
-import numpy as np
 import pytest
-from matplotlib.image import imread
 from rich.console import Console
 
 from frostline.plan import PhasePlan, Plan, StagePlan
-from frostline.report import Screen, confusion_picture
+from frostline.report import Screen
 from frostline.results import Result
 from frostline.tables import duration
 
@@ -181,21 +179,6 @@ def test_a_sweep_in_which_nothing_finished_has_no_empty_table():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
-
-
-@pytest.mark.parametrize("count", [2, 10, 60])
-def test_the_confusion_picture_grows_with_the_classes(tmp_path, count):
-    path = tmp_path / "confusion.png"
-    confusion_picture(np.eye(count, dtype=int) * 7, [f"class {i}" for i in range(count)], path)
-    height, width, _ = imread(path).shape
-    assert height > 15 * count and width > 15 * count
-    assert height >= 600
-
-
-def test_the_confusion_picture_takes_any_class_name_and_a_class_without_images(tmp_path):
-    names = ["$\\frac$", "_hidden", "猫", "x" * 300, ""]
-    confusion_picture(np.diag([5, 3, 0, 2, 1]), names, tmp_path / "confusion.png")
-    assert (tmp_path / "confusion.png").stat().st_size > 10_000
 
 
 def grid() -> list[Result]:

@@ -88,7 +88,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(resume, "_WORTH", 0)
-        patch.setattr(outcome, "confusion_picture", lambda *arguments: None)
+        patch.setattr(outcome.confusion, "draw", lambda *arguments: None)
         try:
             metrics, _ = experiment.run(
                 compose(*SMALL, *overrides),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,12 +62,14 @@ def run(
 
     images = look(setup)
     guard = Guard(setup.model.module)
-    with handing_over(folder, record):
+    with handing_over(folder, record), ThreadPoolExecutor(1) as aside:
         progress = learn(setup, images, guard, folder, previous, record, screen)
         resume.put(setup.model.module, progress.best)
         facts = models.metadata(setup.model, setup.data.classes)
-        final = weights.save(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+        saved = aside.submit(weights.save, folder / outcome.BEST, setup.model.module.state_dict(), facts)
         scored = score(setup, progress.best_phase, images)
+        outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
+        final = saved.result()
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -86,7 +89,6 @@ def run(
     record.tag("frostline.frozen", guard.verdict())
     record.tag("frostline.weights.final", final)
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
-    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*journal.OWN, alive.BEAT):
             record.artifact(path)

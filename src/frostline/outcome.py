@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from frostline import pictures
+from frostline import confusion, pictures
 from frostline.data import Split
-from frostline.report import confusion_picture
 
 BEST = "best.safetensors"
 
@@ -24,15 +23,15 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     `logits` is `(N, classes)` float32 in the order of `test`.
     """
     counts = torch.bincount(test.labels * len(classes) + logits.argmax(1), minlength=len(classes) ** 2)
-    confusion = counts.reshape(len(classes), len(classes))
-    images = confusion.sum(1)
-    accuracy = confusion.diag() / images.clamp(min=1)
+    matrix = counts.reshape(len(classes), len(classes))
+    images = matrix.sum(1)
+    accuracy = matrix.diag() / images.clamp(min=1)
     save_file({"logits": logits, "labels": test.labels, "ids": test.ids}, folder / "test_predictions.safetensors")
     rows = zip(classes, images.tolist(), accuracy.tolist(), strict=True)
     per_class = [{"class": name, "images": count, "accuracy": score if count else None} for name, count, score in rows]
     write_json(folder / "per_class.json", per_class)
-    write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": confusion.tolist()})
-    confusion_picture(confusion.numpy(), classes, folder / "confusion_matrix.png")
+    write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": matrix.tolist()})
+    confusion.draw(matrix.numpy(), classes, folder / "confusion_matrix.png")
     wrong = torch.from_numpy(pictures.choose(logits.numpy(), test.labels.numpy()))
     pictures.write(folder, test.pixels[wrong].numpy(), test.ids[wrong].numpy())
 

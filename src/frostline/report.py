@@ -1,14 +1,12 @@
-"""Everything that is drawn: the plan, the progress of runs, the table of a sweep, and the confusion picture."""
+"""Everything on the terminal: the plan, the progress of runs, and the table of a sweep."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,9 +18,6 @@ from frostline.results import Result, cells, percent, varying
 from frostline.tables import cells_table, duration, facts, plan_table, unfinished, width
 
 if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-
     from frostline.plan import Plan
 
 
@@ -177,81 +172,3 @@ def _progress(console: Console, *, shown: bool) -> Progress:
 def _left(task: Task, share: float) -> str:
     """Return the time left at the pace so far, once there is a pace."""
     return f"{duration((task.elapsed or 0) * (1 - share) / share)} left" if 0 < share < 1 else ""
-
-
-def confusion_picture(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Write `matrix`, `(C, C)` counts with a row per true class, as a PNG whose size grows with C.
-
-    Colour is the share of the row, on a scale (power 0.4) that shows rare confusions too; up to 25 classes the
-    counts are written into the cells.
-    """
-    from matplotlib.figure import Figure
-
-    side = _picture_side(len(classes))
-    left, bottom = _room(classes)
-    width, height = left + side + 1.3, bottom + side + 0.5
-    figure = Figure(figsize=(width, height), dpi=120)
-    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
-    scale = figure.add_axes(((left + side + 0.2) / width, bottom / height, 0.15 / width, side / height))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class name that the font cannot write
-        _draw_matrix(axes, scale, matrix)
-        _label(axes, matrix, classes)
-        figure.savefig(path, pil_kwargs={"compress_level": 1})
-
-
-def _picture_side(count: int) -> float:
-    """Return the side of the matrix in inches at which labels of 5 to 10 points do not touch."""
-    return max(3.9, 1.0 + count * (0.34 if count <= 25 else 0.12))
-
-
-def _room(classes: Sequence[str]) -> tuple[float, float]:
-    """Return the inches left of the matrix and below it that its labels need.
-
-    Counted in letters: a layout that measures text draws everything twice, and this is drawn at the end of every run.
-    """
-    longest = max(len(_shortened(name)) for name in classes) * _label_size(classes) * 0.65 / 72
-    return 0.6 + longest, 0.6 + (0.15 if _flat(classes) else longest)
-
-
-def _draw_matrix(axes: Axes, scale: Axes, matrix: np.ndarray) -> None:
-    """Draw the share of each row in colour, and the counts where there is room."""
-    from matplotlib.colors import PowerNorm
-
-    totals = matrix.sum(axis=1, keepdims=True)
-    share = matrix / totals.clip(min=1)
-    norm = PowerNorm(0.4, 0.0, 1.0)
-    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
-    bar = axes.figure.colorbar(image, cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
-    bar.set_label("share of the true class")
-    bar.ax.set_yticklabels(["0", "1%", "5%", "20%", "50%", "100%"])
-    if len(matrix) > 25:
-        return
-    for row, column in zip(*matrix.nonzero(), strict=True):
-        ink = "white" if norm(share[row, column]) > 0.55 else "black"
-        axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=ink, fontsize=8)
-
-
-def _label(axes: Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """Write class names, axis names and a title with the top-1 accuracy."""
-    count, total, right = len(classes), int(matrix.sum()), int(matrix.trace())
-    names, size = [_shortened(name) for name in classes], _label_size(classes)
-    axes.set_xticks(range(count), names, rotation=0 if _flat(classes) else 90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"top-1 accuracy {percent(right / max(total, 1))} ({right:,} of {total:,})")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:22]}.."
-
-
-def _label_size(classes: Sequence[str]) -> int:
-    """Return the size of class names in points."""
-    return 9 if len(classes) <= 25 else 6
-
-
-def _flat(classes: Sequence[str]) -> bool:
-    """Return whether all class names fit beside each other below the matrix."""
-    return max(len(_shortened(name)) for name in classes) * len(classes) <= 50

@@ -1,0 +1,137 @@
+"""The confusion matrix as a picture. Every run draws one, so what is the same in all of a sweep is drawn once."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frostline.results import percent
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_COUNTED = 25  # classes up to which there is room for a number in every cell ...
+_NAMED = 100  # ... and for the name of every class
+
+
+def draw(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Write `matrix`, `(C, C)` counts with a row per true class, as a PNG whose size grows with C up to 100.
+
+    Colour is the share of the row, on a scale (power 0.4) that shows rare confusions too; up to 25 classes the
+    counts are written into the cells, up to 100 the names of the classes beside them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class name that the font cannot write
+        _form(tuple(classes)).fill(matrix, path)
+
+
+@functools.lru_cache(1)
+def _form(classes: tuple[str, ...]) -> _Form:
+    return _Form(classes)
+
+
+class _Form:
+    """Owner of a drawn picture without a matrix in it: frame, names and scale."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        side = _side(len(classes))
+        left, bottom = _room(classes)
+        width, height = left + side + 1.3, bottom + side + 0.5
+        figure = Figure(figsize=(width, height), dpi=120)
+        self._canvas = FigureCanvasAgg(figure)
+        self._axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+        scale = figure.add_axes(((left + side + 0.2) / width, bottom / height, 0.15 / width, side / height))
+        self._cells = _cells(self._axes, scale, len(classes))
+        _label(self._axes, classes)
+        self._canvas.draw()
+        self._empty = self._canvas.copy_from_bbox(figure.bbox)
+
+    def fill(self, matrix: np.ndarray, path: Path) -> None:
+        """Write the picture with `matrix` in it."""
+        from PIL import Image
+
+        share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+        self._cells.set_data(share)
+        passing: list[Artist] = [*self._counts(matrix, share), self._title(matrix)]
+        self._canvas.restore_region(self._empty)
+        for artist in (self._cells, *self._axes.spines.values(), *passing):
+            self._axes.draw_artist(artist)
+        for artist in passing:
+            artist.remove()
+        Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(path, compress_level=1)
+
+    def _counts(self, matrix: np.ndarray, share: np.ndarray) -> list[Artist]:
+        """Return the numbers in the cells, if there is room for them."""
+        if len(matrix) > _COUNTED:
+            return []
+        ink = np.where(self._cells.norm(share) > 0.55, "white", "black")
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "parse_math": False}
+        return [
+            self._axes.text(column, row, str(matrix[row, column]), color=ink[row, column], **style)
+            for row, column in zip(*matrix.nonzero(), strict=True)
+        ]
+
+    def _title(self, matrix: np.ndarray) -> Artist:
+        right, total = int(matrix.trace()), int(matrix.sum())
+        text = f"top-1 accuracy {percent(right / max(total, 1))} ({right:,} of {total:,})"
+        place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 12}
+        return self._axes.annotate(text, (0.5, 1), xycoords="axes fraction", annotation_clip=False, **place)
+
+
+def _side(count: int) -> float:
+    """Return the side of the matrix in inches at which labels of 5 to 10 points do not touch."""
+    return max(3.9, 1.0 + min(count, _NAMED) * (0.34 if count <= _COUNTED else 0.12))
+
+
+def _room(classes: Sequence[str]) -> tuple[float, float]:
+    """Return the inches left of the matrix and below it that its labels need, counted in letters."""
+    longest = max(len(name) for name in _names(classes)) * _label_size(classes) * 0.65 / 72
+    return 0.6 + longest, 0.6 + (0.15 if _flat(classes) else longest)
+
+
+def _cells(axes: Axes, scale: Axes, count: int) -> Any:
+    """Return the image of the matrix, which is drawn later, with its scale."""
+    from matplotlib.colors import PowerNorm
+
+    blank = np.zeros((count, count))
+    image = axes.imshow(blank, cmap="Blues", norm=PowerNorm(0.4, 0.0, 1.0), interpolation="nearest", animated=True)
+    bar = axes.figure.colorbar(image, cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.set_label("share of the true class")
+    bar.ax.set_yticklabels(["0", "1%", "5%", "20%", "50%", "100%"])
+    return image
+
+
+def _label(axes: Axes, classes: Sequence[str]) -> None:
+    """Write the names of classes and axes."""
+    if len(classes) <= _NAMED:
+        names, size = _names(classes), _label_size(classes)
+        axes.set_xticks(range(len(names)), names, rotation=0 if _flat(classes) else 90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+
+
+def _names(classes: Sequence[str]) -> list[str]:
+    """Return what is written beside the matrix: names cut to 24 letters, or numbers where there are too many."""
+    if len(classes) > _NAMED:
+        return [str(number) for number in range(len(classes))]
+    return [name if len(name) <= 24 else f"{name[:22]}.." for name in classes]
+
+
+def _label_size(classes: Sequence[str]) -> int:
+    """Return the size of class names in points."""
+    return 9 if len(classes) <= _COUNTED else 6
+
+
+def _flat(classes: Sequence[str]) -> bool:
+    """Return whether all class names fit beside each other below the matrix."""
+    return max(len(name) for name in _names(classes)) * len(classes) <= 50

@@ -22,6 +22,7 @@ import torch
 from frostline import entries, mapped
 from frostline.commands.store import main as command
 from frostline.config import UserError
+from frostline.mapped import Rows
 from frostline.store import Store, Writer, open_store
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -302,6 +303,17 @@ def test_a_removed_entry_can_still_be_used_by_who_has_it(store: Store):
     assert store.remove(store.items()[0]) and files(store) == []
     mapped.release(rows)
     assert (rows == 7).all()
+
+
+@pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), slice(1, 3), 2], ids=str)
+def test_streamed_rows_are_those_of_the_memory(store: Store, index: Any):
+    def make(writer: Writer) -> dict[str, Any]:
+        writer.tensor("rows", (6, 2, 3), torch.float32).copy_(torch.arange(36).view(6, 2, 3))
+        return {}
+
+    rows = Rows(store.get("features", key("a"), make, about="a").tensors["rows"], torch.tensor([5, 3, 1, 0, 2]))
+    store.remove(store.items()[0])  # who has an entry can still read it
+    assert torch.equal(rows.streamed()[index], rows[index]) and rows[index].shape[-2:] == (2, 3)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def seal(part: Path, *, key: str, about: str, meta: Mapping[str, Any], tensors: 
         }
         for name, tensor in tensors.items()
     }
-    facts = {"key": key, "about": about, "created": time.time(), "meta": meta, "tensors": files}
+    facts = {"key": key, "about": about, "meta": meta, "tensors": files}
     content = _sealed(json.dumps(facts))
     (part / _SEAL).write_bytes(content)
     _verified.add((_digest(content), _state(part, files)))

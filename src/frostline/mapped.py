@@ -5,10 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import weakref
 import zlib
 from math import prod
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -25,8 +25,18 @@ DTYPES = {
 # A private mapping may be larger than memory and swap only if it claims none; Python 3.11 has no name for this flag.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _CHUNK = 1 << 20
-_RESIDENT = 1 << 26  # bytes of a mapped tensor that may stay in memory while its rows are read
-_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+_MOVED = 1 << 26  # bytes that go to a device at once
+
+
+class _Memory(mmap.mmap):
+    """Memory that is a file, which can be read past the memory too."""
+
+    file: int
+    """Its descriptor, open for as long as the memory is there."""
+
+
+_maps: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()
+"""By the address of the memory."""
 
 
 def size_of(shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -47,7 +57,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-        return _tensor(mmap.mmap(file.fileno(), size), shape, dtype)
+        return _tensor(_Memory(file.fileno(), size), path, shape, dtype)
 
 
 def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -62,10 +72,12 @@ def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if size == 0:
             return torch.zeros(shape, dtype=dtype)
         flags, access = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        return _tensor(mmap.mmap(file.fileno(), size, flags=flags, prot=access), shape, dtype)
+        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), path, shape, dtype)
 
 
-def _tensor(memory: mmap.mmap, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _tensor(memory: _Memory, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    memory.file = os.open(path, os.O_RDONLY)
+    weakref.finalize(memory, os.close, memory.file)
     tensor = torch.frombuffer(memory, dtype=dtype).view(shape)
     _maps[tensor.untyped_storage().data_ptr()] = memory
     return tensor
@@ -95,13 +107,16 @@ def checksum(path: Path) -> int:
 
 
 class Rows:
-    """Some rows of a tensor, gathered when they are asked for; little of a mapped tensor stays in memory."""
+    """Some rows of a tensor, gathered when they are asked for."""
 
-    def __init__(self, tensor: Tensor, rows: Tensor) -> None:
-        """Row i of this is row `rows[i]` of `tensor`."""
+    def __init__(self, tensor: Tensor, rows: Tensor, *, streamed: bool = False) -> None:
+        """Row i of this is row `rows[i]` of `tensor`; if `streamed`, what is read of a mapped tensor is read anew.
+
+        The system decides how much around a row that it finds in a file stays in a process's memory, and is generous.
+        """
         self._tensor = tensor
         self._rows = rows
-        self._touched = 0
+        self._memory = _maps.get(tensor.untyped_storage().data_ptr()) if streamed else None
         self.shape = torch.Size((len(rows), *tensor.shape[1:]))
         self.dtype = tensor.dtype
         self.device = tensor.device
@@ -112,19 +127,29 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:
         """Return a new tensor of the rows at `index`."""
-        found = self._tensor[self._rows[index]]
-        self._touched += found.nbytes
-        if self._touched > _RESIDENT:
-            self._touched = 0
-            release(self._tensor)
-        return found
+        rows = self._rows[index]
+        return self._tensor[rows] if self._memory is None else self._read(self._memory.file, rows)
+
+    def streamed(self) -> Rows:
+        """Return the same rows without a trace in memory of those that were read before."""
+        return Rows(self._tensor, self._rows, streamed=True)
 
     def to(self, device: torch.device) -> Tensor | Rows:
         """Return all rows as a tensor on `device`, moved there piece by piece; these where they are there already."""
         if device == self.device:
             return self
         moved = torch.empty(self.shape, dtype=self.dtype, device=device)
-        step = max(1, _RESIDENT // max(1, self._tensor[:1].nbytes))
+        step, parts = max(1, _MOVED // max(1, self._tensor[:1].nbytes)), self.streamed()
         for start in range(0, len(self), step):
-            moved[start : start + step] = self[start : start + step].to(device)
+            moved[start : start + step] = parts[start : start + step].to(device)
         return moved
+
+    def _read(self, file: int, rows: Tensor) -> Tensor:
+        """Return rows of the file itself, which is the whole tensor."""
+        found = torch.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
+        size = self._tensor[:1].nbytes
+        places = found.view(-1).view(torch.uint8).view(-1, size).numpy()
+        for place, row in zip(places, rows.view(-1).tolist(), strict=True):
+            if os.preadv(file, [place], row * size) != size:
+                raise OSError("a file of the store has become shorter")
+        return found

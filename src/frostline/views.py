@@ -22,7 +22,8 @@ def resident(tensor: Held, device: torch.device, budget: int) -> Held:
     """Return `tensor` on `device` if it has at most `budget` bytes, else its rows where they are, perhaps in a file."""
     if tensor.nbytes <= budget:
         return tensor.to(device)
-    return tensor if isinstance(tensor, Rows) else Rows(tensor, torch.arange(len(tensor)))
+    held = tensor if isinstance(tensor, Rows) else Rows(tensor, torch.arange(len(tensor)))
+    return held.streamed()
 
 
 def rows(tensor: Held, index: Tensor, device: torch.device) -> Tensor:

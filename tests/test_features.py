@@ -159,3 +159,10 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
     assert torch.equal(inputs, inputs.bfloat16().float())
     assert part.network(inputs).dtype == torch.float32
     assert part.autocast is None
+
+
+def test_the_splits_share_the_memory_budget(tmp_path):
+    images = setup.assemble(compose(*QUICK), tmp_path, meta=True, screen=Screen()).data
+    train, val = images.train.pixels.nbytes, images.val.pixels.nbytes
+    assert sight._room(images, train + val) == {"train": train + val, "val": val, "test": 0}
+    assert sight._room(images, val) == {"train": val, "val": val, "test": 0}

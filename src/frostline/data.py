@@ -196,7 +196,7 @@ def _key(source: Source, request: Request, ids: Tensor | None) -> str:
         "decode_size": request["decode_size"],
         "max_pixels": request["max_pixels"],
         "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
-        "pillow": PIL.__version__,
+        "libraries": [PIL.__version__, torch.__version__],
         "code": environment.code_hash(("pixels", "decoding")),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

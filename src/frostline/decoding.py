@@ -124,11 +124,11 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
 def _place(job: _Job, row: int, index: int) -> None:
     with job.read(index) as image:
         picture, done = convert(image)
-    array, rows = squash(picture, job.size), job.rows
+    squashed, rows = squash(picture, job.size), job.rows
     rows.sizes[row] = picture.size
     rows.done[row] = done
-    if array.shape == rows.pixels.shape[1:]:
-        rows.pixels[row] = array
+    if squashed.shape == rows.pixels.shape[1:]:
+        rows.pixels[row] = squashed.numpy()
         rows.digests[row] = np.frombuffer(hashlib.sha256(rows.pixels[row]).digest(), dtype=np.uint8)
 
 

@@ -1,7 +1,7 @@
 """A network with its preprocessing inside, made of operations that every export format has.
 
-It computes what `predictor.view` and the softmax compute: the squash of Pillow to `decode_size` with its roundings,
-where the run's data have one, then resize, centre crop, normalisation and network. The picture's height and width are
+It computes what `predictor.view` and the softmax compute: the squash to `decode_size` with its roundings, where the
+run's data have one, then resize, centre crop, normalisation and network. The picture's height and width are
 tensors throughout, never Python numbers, so that no size is frozen into an exported graph.
 """
 
@@ -74,19 +74,19 @@ def _weights(pixels: Tensor, start: Tensor, end: Tensor, places: Tensor) -> Tens
 
 
 def _squash(values: Tensor, rows: Tensor, columns: Tensor, places: Tensor) -> Tensor:
-    """Return float32 pictures as Pillow's bilinear resize gives them, first along lines and then across them.
-
-    Measured on Pillow 13: it goes the other way where the height is above both the new size and twice the width less
-    it, which makes some values of such tall pictures differ by one level of 255.
-    """
+    """Return float32 pictures as `pixels.squash` gives them, first along lines and then across them."""
     values = _rounded(values.double() @ _fixed_point(columns, places).mT)
     return _rounded(_fixed_point(rows, places) @ values).float()
 
 
 def _fixed_point(pixels: Tensor, places: Tensor) -> Tensor:
-    """Return `(places, pixels)` float64: weights in steps of 2**-22, as in Pillow (PRECISION_BITS in Resample.c)."""
+    """Return `(places, pixels)` float64: weights in steps of a power of two, the finest that 16 bits can hold.
+
+    So does torch where it resizes uint8 (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp).
+    """
     weights = _weights(pixels.double(), torch.zeros_like(pixels[0]), _count(pixels), places)
-    return (weights * 2**22 + 0.5).floor() / 2**22
+    steps = torch.exp2(torch.log2((2**15 - 0.5) / weights.max()).ceil() - 1).clamp(max=2**22)
+    return (weights * steps + 0.5).floor() / steps
 
 
 def _rounded(values: Tensor) -> Tensor:

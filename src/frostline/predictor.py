@@ -74,7 +74,7 @@ def read_config(path: Path) -> Config:
 
 def view(predictor: Predictor, picture: Image.Image) -> Tensor:
     """Return `(3, S, S)` float32: what the network is shown of an RGB picture of any size."""
-    pixels = torch.from_numpy(squash(picture, predictor.config.data.decode_size).copy())
+    pixels = squash(picture, predictor.config.data.decode_size).contiguous()
     sizes = torch.tensor([picture.size], dtype=torch.int32)
     return eval_views(pixels[None], sizes, **asdict(predictor.model.input))[0]
 

@@ -163,6 +163,7 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
 
 def test_the_splits_share_the_memory_budget(tmp_path):
     images = setup.assemble(compose(*QUICK), tmp_path, meta=True, screen=Screen()).data
-    train, val = images.train.pixels.nbytes, images.val.pixels.nbytes
+    train, val, test = (split.pixels.nbytes for split in (images.train, images.val, images.test))
+    assert train < val < test
     assert sight._room(images, train + val) == {"train": train + val, "val": val, "test": 0}
-    assert sight._room(images, val) == {"train": val, "val": val, "test": 0}
+    assert sight._room(images, train + val - 1) == {"train": train + val - 1, "val": val - 1, "test": val - 1}

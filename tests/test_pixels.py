@@ -86,4 +86,4 @@ def test_squashing_agrees_with_an_exact_resize_to_one_level(size):
     exact = functional.interpolate(
         torch.from_numpy(noise).permute(2, 0, 1)[None].double(), size=(24, 24), mode="bilinear", antialias=True
     )
-    assert (squash(Image.fromarray(noise), 24).double() - exact[0]).abs().max() <= 1
+    assert (squash(Image.fromarray(noise), 24).double() - exact[0]).abs().max() < 1.001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as tv
 
+from frostline import resample
 from frostline.resample import crop_resize
 
+SIZES = st.sampled_from([1, 20, 33, 224])
 LEVEL = 0.05  # of 255: what float32 may differ by
 
 
@@ -42,6 +45,18 @@ def test_it_is_torchvisions_antialiased_resized_crop(crop: tuple[int, int, list[
     theirs = tv.resized_crop(pixels.float(), top, left, bottom - top, right - left, [size, size], antialias=True)
     assert ours.dtype == torch.float32
     assert (ours - theirs).abs().max() < LEVEL
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-0.5, 1.4)] * 2, *[st.floats(0.01, 1.2)] * 2), min_size=1, max_size=4), SIZES)
+def test_a_product_without_zeros_is_the_whole_product(places, size):
+    pixels = picture(70, 90, len(places))
+    boxes = torch.tensor([[x, y, x + width, y + height] for x, y, width, height in places])
+    for flip in (None, torch.arange(len(places)) % 2 == 0):
+        with pytest.MonkeyPatch.context() as patch:
+            banded = crop_resize(pixels, boxes, size, flip)
+            patch.setattr(resample, "_banded", resample._batched)
+            assert (crop_resize(pixels, boxes, size, flip) - banded).abs().max() < LEVEL
 
 
 def test_with_bleed_it_is_resize_then_crop() -> None:

@@ -123,7 +123,8 @@ function costSection() {
   $(".controls", root).replaceChildren(
     select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
     select("accuracy", [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
-  $(".note", root).textContent = "Each point is a cell with its 95% interval (left out above 60 cells). Ringed: no cell is both cheaper and better.";
+  $(".note", root).textContent = "Each point is a cell with its 95% interval (left out above 60 cells). Ringed: no cell is both cheaper and better." +
+    (done().some(cell => cell.cost[3] === 0) ? " A cell that found its features in the store stands where that put it." : "");
   chart(node, drawCost);
 }
 

@@ -21,7 +21,18 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from frostline import checkpoint, comparison, mirror, predictor, recorded, records, resume, setup, tracking, winner
+from frostline import (
+    checkpoint,
+    comparison,
+    lookup,
+    mirror,
+    predictor,
+    recorded,
+    records,
+    resume,
+    setup,
+    winner,
+)
 from frostline.config import UserError, digest
 from frostline.models import build
 from frostline.report import Screen
@@ -345,7 +356,7 @@ for _name, _line in NAMES.items():
 
 
 def _fetch_refused(nest: Nest, run_id: str, name: str) -> None:
-    refused(lambda: tracking.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
+    refused(lambda: lookup.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
 
 
 @canary

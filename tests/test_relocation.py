@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from frostline import journal, ledger, pending, server, tracking
+from frostline import journal, ledger, lookup, pending, server
 from frostline.pending import SweepMirror
 from frostline.tracking import Tracker
 
@@ -79,7 +79,7 @@ def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_al
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
     assert named.run_id == run.info.run_id
     assert run.info.artifact_uri.startswith(new.as_uri())
-    assert tracking.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
+    assert lookup.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
     assert sorted(old.rglob("*")) == before
 
 
@@ -89,4 +89,4 @@ def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Pat
     (new := tmp_path / "new" / "mlruns").mkdir(parents=True)
     shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
     assert run_id is not None
-    assert tracking.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()
+    assert lookup.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline import browse, credentials, journal, ledger, pending, server, tracking
+from frostline import browse, credentials, journal, ledger, lookup, pending, server, tracking
 from frostline.config import UserError
 from frostline.ledger import Past
 from frostline.pending import SweepMirror
@@ -118,7 +118,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         record.artifact(folder / "model.safetensors", "best")
     mirrored(tracker, folder)
     name = "best/model.safetensors"
-    fetched = tracking.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
+    fetched = lookup.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
     for run_id, wanted in [
         (record.run_id, "../best/model.safetensors"),
@@ -129,7 +129,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         ("../../x", name),
     ]:
         with pytest.raises(UserError, match=r"^model\.weights=runs:/") as caught:
-            tracking.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
+            lookup.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
         assert "\n" not in str(caught.value)
 
 
@@ -320,13 +320,13 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
 def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):
     with tracking.record(tracker, folder=folder, name="run", tags={"host": "far"}, params={}):
         run_id = mirrored(tracker, folder)
-        running = dict(tracking.running(tracker.uri, "demo"))
+        running = dict(lookup.running(tracker.uri, "demo"))
         assert running[run_id]["host"] == "far" and tracker.sweep_run_id in running
-        tracking.end(tracker.uri, run_id, "KILLED", "no sign of life")
-        assert run_id not in dict(tracking.running(tracker.uri, "demo"))
+        lookup.end(tracker.uri, run_id, "KILLED", "no sign of life")
+        assert run_id not in dict(lookup.running(tracker.uri, "demo"))
         assert client.get_run(run_id).data.tags["frostline.reason"] == "no sign of life"
     assert client.get_run(mirrored(tracker, folder)).info.status == "FINISHED"
-    assert tracking.running(tracker.uri, "never used") == []
+    assert lookup.running(tracker.uri, "never used") == []
 
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, journal, pending, relocation, server, tracking
+from frostline import alive, journal, lookup, pending, relocation, server
 from frostline.config import UserError
 from frostline.mirror import UID
 from frostline.pending import SweepMirror
@@ -90,7 +90,7 @@ def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
                 yield past
     if tracker.experiment_id is not None:
         try:
-            yield from (Past(**facts) for facts in tracking.runs(tracker.uri, tracker.experiment_id, digests))
+            yield from (Past(**facts) for facts in lookup.runs(tracker.uri, tracker.experiment_id, digests))
         except server.Unreachable:
             return
 
@@ -167,12 +167,12 @@ def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
     Raises `server.Unreachable`.
     """
     mended = 0
-    for run_id, tags in tracking.running(uri, experiment):
+    for run_id, tags in lookup.running(uri, experiment):
         past = Past(run_id, "RUNNING", tags)
         owner = alive.of_tags(tags)
         if owner is not None and past.gone:
             why = f"process {owner.pid} on {owner.host} is gone"
-            tracking.end(uri, run_id, "KILLED", why)
+            lookup.end(uri, run_id, "KILLED", why)
             say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")
             mended += 1
     return mended

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import lookup, records, registry, tracking, weights
+from frostline import lookup, records, registry, weights
 from frostline.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
 from frostline.environment import config_folder
 from frostline.predictor import BEST, CONFIG
@@ -159,7 +159,7 @@ def _of_mlflow(uri: str, own: Result, family: Sequence[Result], folder: Path) ->
         if name in sizes:
             if sizes[name] > _LARGEST:
                 raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
-            tracking.fetch_artifact(uri, own.run_id, name, place)
+            lookup.fetch_artifact(uri, own.run_id, name, place)
     if CONFIG not in sizes:
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
     journals = {"MLflow": lookup.history(uri, own.run_id)}

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from frostline import credentials, data, environment, freezing, models, optim, outcome, tracking, training
+from frostline import credentials, data, environment, freezing, lookup, models, optim, outcome, tracking, training
 from frostline.config import Config, user_error
 from frostline.data import BadPictures, Data
 from frostline.freezing import Phase
@@ -125,7 +125,7 @@ def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: b
         uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
         run_id = source.removeprefix(RUNS).strip("/")
         (initial := folder / "initial").mkdir(exist_ok=True)
-        source = str(tracking.fetch_artifact(uri, run_id, outcome.BEST, initial))
+        source = str(lookup.fetch_artifact(uri, run_id, outcome.BEST, initial))
     return models.build(
         config.model.name,
         weights=source,

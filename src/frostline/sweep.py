@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from frostline import alive, environment, job, journal, ledger, pending, server, tracking
+from frostline import alive, environment, job, journal, ledger, lookup, pending, server, tracking
 from frostline.claim import OWNER, claim
 from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.crew import Crew, check, fingerprints
@@ -185,7 +185,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         if (
             at is None
             and past.run_id
-            and tracking.fetch_checkpoint(tracker.uri, past.run_id, ledger.CHECKPOINT, own / "previous")
+            and lookup.fetch_checkpoint(tracker.uri, past.run_id, ledger.CHECKPOINT, own / "previous")
         ):
             at = own / "previous"
         say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")

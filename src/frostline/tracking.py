@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shlex
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from frostline import credentials, journal, pending, server, summary
-from frostline.config import UserError, user_error
+from frostline.config import UserError
 from frostline.follower import Follower
 from frostline.pending import Place, SweepMirror
 from frostline.results import Result
@@ -30,8 +29,6 @@ _REASON = 500  # characters of a failure's reason that are kept: enough for one 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
 _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
 _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
-
-_FEW = 10  # digests that are asked for one by one
 
 _followers: dict[str, Follower] = {}
 """By sweep folder: those that this process opened."""
@@ -200,99 +197,11 @@ def record(
     pending.end(folder, "FINISHED", None)
 
 
-def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the id and tags of every run that MLflow believes to be running; raises `server.Unreachable`."""
-    with server.problems(uri):
-        client = server.client_of(uri)
-        experiment = client.get_experiment_by_name(experiment_name)
-        if experiment is None:
-            return []
-        found: list[tuple[str, dict[str, str]]] = []
-        token = None
-        while True:
-            page = client.search_runs(
-                [experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000, page_token=token
-            )
-            found += [(run.info.run_id, dict(run.data.tags)) for run in page]
-            token = page.token
-            if not token:
-                return found
-
-
-def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield `run_id`, `status`, `tags`, `metrics` and `images` of the runs with one of the `digests`, newest first.
-
-    Raises `server.Unreachable`.
-    """
-    few = len(digests) <= _FEW  # of many all runs are fetched at once, a thousand at a time
-    wanted = [f"tags.`frostline.digest` = '{digest}'" for digest in digests] if few else [""]
-    with server.problems(uri):
-        for filter_string in wanted:
-            token = None
-            while True:
-                page = server.client_of(uri).search_runs(
-                    [experiment_id], filter_string, max_results=1000, page_token=token, order_by=["start_time DESC"]
-                )
-                yield from (_facts(run) for run in page if run.data.tags.get("frostline.digest") in digests)
-                token = page.token
-                if not token:
-                    break
-
-
-def _facts(run: Any) -> dict[str, Any]:
-    images: dict[str, int] = {}
-    for given in run.inputs.dataset_inputs if run.inputs else ():
-        with suppress(ValueError, KeyError, TypeError):
-            images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
-    once = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/", "test/", "cost/"))}
-    tags = dict(run.data.tags)
-    return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
-
-
-def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
-    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
-    try:
-        with server.problems(uri):
-            client = server.client_of(uri)
-            if not client.list_artifacts(run_id, name):
-                return False
-            into.mkdir(parents=True, exist_ok=True)
-            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
-    except (server.Unreachable, UserError, OSError):
-        return False
-
-
-def end(uri: str, run_id: str, status: str, why: str) -> None:
-    """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
-    with server.problems(uri):
-        server.client_of(uri).set_tag(run_id, "frostline.reason", why)
-        server.client_of(uri).set_terminated(run_id, status)
-
-
 def reason(error: BaseException) -> str:
     """Return why a run ended in one line: a person's mistake as it stands, anything else with its type in front."""
     kind = "" if isinstance(error, UserError) else type(error).__name__
     text = credentials.scrubbed(" ".join(str(error).split()))
     return ": ".join(part for part in (kind, text) if part)[:_REASON]
-
-
-def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
-    """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
-
-    Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
-    """
-    path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
-    if not re.fullmatch(r"[0-9a-f]{32}", run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
-    try:
-        with server.problems(uri):
-            local = Path(server.client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
-    except (server.Unreachable, UserError) as error:
-        where = f"a run with the artifact {name} in {uri} ({server.first_line(error)})"
-        raise user_error("model.weights", wanted, where) from None
-    if not local.is_file() or not local.is_relative_to(folder.resolve()):
-        raise user_error("model.weights", wanted, "a file among the run's artifacts")
-    return local
 
 
 def ui_command(uri: str, root: Path) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline import environment, job, registry, tracking
+from frostline import environment, job, lookup, registry, tracking
 from frostline.config import UserError, user_error
 from frostline.gather import SWEEP
 from frostline.predictor import BEST, CONFIG
@@ -88,7 +88,7 @@ def _in_mlflow(target: str, run_id: str, folder: Path) -> Found:
     assert result.run_id is not None
     try:
         for name in (CONFIG, BEST):
-            tracking.fetch_artifact(uri, result.run_id, name, folder)
+            lookup.fetch_artifact(uri, result.run_id, name, folder)
     except UserError:
         raise _weightless(target, result) from None
     return Found(folder, replace(result, folder=str(folder)), note, uri)

@@ -88,6 +88,8 @@ def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     assert torch.equal(logits, logits_again)
     _, _, other = trained(tmp_path, store, "freeze=head", "epochs=3", "lr=0.1", "optimizer=sgd", "batch_size=16")
     assert other == 0
+    _, _, fewer = trained(tmp_path, store, "freeze=head", "epochs=3", "data.limit=64")
+    assert fewer == 64  # what is validated and tested on is the same
     _, _, shared = trained(tmp_path, store, "freeze=lp_ft", "epochs=2")
     assert shared == 96 + 288 + 359  # its second phase alone, and the test split as that left the network
 

@@ -21,7 +21,7 @@ def split() -> Split:
     """Return five images of one value each: ten times their place."""
     pixels = (torch.arange(5) * 10).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 6).contiguous()
     sizes = torch.stack([torch.arange(5) + 100, torch.arange(5) + 200], 1).int()
-    return Split(pixels, sizes, torch.tensor([4, 3, 2, 1, 0]), torch.tensor([70, 71, 72, 73, 74]))
+    return Split(pixels, sizes, torch.tensor([4, 3, 2, 1, 0]), torch.tensor([70, 71, 72, 73, 74]), "5e")
 
 
 def seen_through(view: View, memory_format: torch.memory_format = torch.contiguous_format) -> Views:

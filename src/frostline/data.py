@@ -55,6 +55,8 @@ class Split:
     """`(N,)` int64."""
     ids: Tensor
     """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
+    digest: str
+    """sha256 (hex) over pixels, sizes and ids: all that a view of an image depends on, and no label."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,7 +71,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 (hex) over the pixels, sizes, labels and ids of all splits and the class names."""
+    """sha256 (hex) over all splits, their labels included, and the class names."""
     counts: dict[str, int]
     """Pictures of all splits that were converted, by `pixels.CONVERSIONS`; `skipped` as broken; and files left out
     since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
@@ -154,7 +156,7 @@ def _assemble(parts: Mapping[str, Part], request: Request, store: Store, progres
     counts = _conversions(pairs) | _left_out(sources.values())
     if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
         counts["skipped"] = skipped
-    return Data(train, val, test, classes, _fingerprint(pairs, classes), counts)
+    return Data(train, val, test, classes, _fingerprint((train, val, test), classes), counts)
 
 
 def _decode(source: Source, parts: Sequence[Part], request: Request, store: Store, progress: Progress) -> _Decoded:
@@ -234,7 +236,11 @@ def _check_bad(
 
 def _split(part: Part, decoded: _Decoded) -> Split:
     tensors, rows = decoded.entry.tensors, decoded.rows(part)
-    return Split(Rows(tensors["pixels"], rows), tensors["sizes"][rows], part.labels, part.ids)
+    pixels, sizes = Rows(tensors["pixels"], rows), tensors["sizes"][rows]
+    digest = hashlib.sha256(f"{tuple(pixels.shape)}".encode())
+    for tensor in (tensors["digests"][rows], sizes, part.ids):
+        digest.update(tensor.numpy().data)
+    return Split(pixels, sizes, part.labels, part.ids, digest.hexdigest())
 
 
 def _conversions(pairs: Sequence[tuple[Part, _Decoded]]) -> dict[str, int]:
@@ -250,11 +256,9 @@ def _left_out(sources: Iterable[Source]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _fingerprint(pairs: Sequence[tuple[Part, _Decoded]], classes: tuple[str, ...]) -> str:
+def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
-    for part, decoded in pairs:
-        tensors, rows = decoded.entry.tensors, decoded.rows(part)
-        for tensor in (tensors["digests"][rows], tensors["sizes"][rows], part.labels, part.ids):
-            digest.update(f"{tuple(tensor.shape)} {tuple(tensors['pixels'].shape[1:])}".encode())
-            digest.update(tensor.numpy().data)
+    for split in splits:
+        digest.update(split.digest.encode())
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()

@@ -100,7 +100,6 @@ def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:
     """Return what features depend on beside the views, as JSON-able facts."""
     return {
-        "images": setup.data.fingerprint,
         "model": setup.model.name,
         "input": asdict(setup.model.input),
         "below": below,

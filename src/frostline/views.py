@@ -50,14 +50,14 @@ class Views:
         """Move the split to `device`, its pixels only where they fit into `budget` bytes; `view` works there.
 
         `view_of(epoch)` numbers the views: in epochs with equal numbers every image is seen alike. `identity` says in
-        JSON-able facts what a view depends on beside the image, its number and the network's input.
+        JSON-able facts what a view depends on beside the images, its number and the network's input.
         """
         self._pixels = resident(split.pixels, device, budget)
         self._sizes = split.sizes.to(device)
         self._view = view
         self._memory_format = memory_format
         self.view_of = view_of
-        self.identity = identity
+        self.identity = {"images": split.digest, **identity}
         self.labels = split.labels.to(device)
         self.ids = split.ids.to(device)
         self.seen = 0

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from frostline import alive, ledger, tracking
-from frostline.claim import OWNER, claim
+from frostline.alive import OWNER
+from frostline.claim import claim
 from frostline.commands import mend
 from frostline.config import UserError
 

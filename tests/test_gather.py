@@ -147,6 +147,17 @@ def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
     assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
+def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_path):
+    folder = sweep(tmp_path / "s", GRID, states={2: "WAITING", 3: "WAITING"})
+    alive.write(folder / alive.OWNER)
+    assert [run.status for run in gather.read(folder).results][2:] == ["WAITING"] * 2
+    dead = json.loads((folder / alive.OWNER).read_text()) | {"pid": 2**22 + 1}
+    (folder / alive.OWNER).write_text(json.dumps(dead))
+    results = gather.read(folder).results
+    assert [(run.status, run.reason) for run in results[2:]] == [("KILLED", "not begun")] * 2
+    assert "still to come" not in answer(results)
+
+
 def test_a_half_written_result_is_a_run_without_one(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
     (folder / "2" / "result.json").write_text('{"job": 2, "na')

@@ -323,6 +323,15 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("value", ["~/my/pictures", "~/a,~/b"])
+def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_path):
+    arguments = command("-m", "data=image_folder", f"data.root={value}", *where(tmp_path / "s", tmp_path / "db"))
+    told = {**environment(), "HOME": str(tmp_path / "home")}
+    done = subprocess.run(arguments, env=told, capture_output=True, text=True, timeout=60, check=False)
+    first = value.split(",")[0].replace("~", str(tmp_path / "home"))
+    assert done.returncode == 2 and f"data.root={first}: expected a folder that exists" in done.stderr
+
+
 @pytest.mark.parametrize(("overrides", "line"), BAD)
 def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, tmp_path):
     arguments = command("-m", *overrides.split(), *where(tmp_path / "sweep", tmp_path / "mlflow.db"))

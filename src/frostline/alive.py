@@ -16,6 +16,8 @@ from pathlib import Path
 
 BEAT = "alive.json"
 """In a run's folder: who runs it; touched every few seconds."""
+OWNER = "owner.json"
+"""In a sweep's folder: whose it is; touched likewise."""
 TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline.started")
 SIGN = "frostline.alive"  # tag: seconds since 1970 of the last sign of life
 SILENT = 600.0

@@ -14,7 +14,6 @@ from filelock import FileLock
 from frostline import alive
 from frostline.config import user_error
 
-OWNER = "owner.json"
 _LOCK = ".owner.lock"
 _TRIES = 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -51,7 +50,7 @@ def _make(folder: Path) -> bool:
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     new.mkdir()
     try:
-        alive.write(new / OWNER)
+        alive.write(new / alive.OWNER)
         new.rename(folder)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -66,15 +65,15 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
     if not folder.is_dir():
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
     with FileLock(folder / _LOCK):
-        owner = alive.read(folder / OWNER)
+        owner = alive.read(folder / alive.OWNER)
         whose = f"{owner}" if owner else "somebody"
-        if owner is not None and not owner.gone((folder / OWNER).stat().st_mtime) and owner != alive.me():
+        if owner is not None and not owner.gone((folder / alive.OWNER).stat().st_mtime) and owner != alive.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         if owner is None or not _does(folder, digests):
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
-        alive.write(folder / OWNER)
+        alive.write(folder / alive.OWNER)
 
 
 def _does(folder: Path, digests: Sequence[str]) -> bool:

@@ -23,6 +23,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
     interrupts.install()
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     if len(sys.argv) > 1 and sys.argv[1] in commands.names():
         _command(sys.argv[1], sys.argv[2:])
     if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
@@ -43,6 +44,11 @@ def main() -> None:
         _refuse(explain(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _at_home(argument: str) -> str:
+    """Return `argument` with the home folder for each `~/` that begins a value: shells leave it, Hydra refuses it."""
+    return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
 
 
 def _command(name: str, arguments: list[str]) -> NoReturn:

@@ -42,7 +42,15 @@ def read(folder: Path) -> Sweep:
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
     runs = [_result(folder, number, facts) for number, facts in enumerate(shared["runs"])]
+    if _gone(folder / alive.OWNER):
+        runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
     return Sweep(folder, tuple(runs), shared.get("tracker"))
+
+
+def _gone(beat: Path) -> bool:
+    """Return whether it is known that the process which gives this sign of life does so no more."""
+    owner = alive.read(beat)
+    return owner is not None and owner.gone(beat.stat().st_mtime)
 
 
 def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
@@ -57,9 +65,7 @@ def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
 
 def _begun(folder: Path, waiting: Result) -> Result:
     """Return a run without a result as running, unless its process is known to be gone."""
-    beat = folder / alive.BEAT
-    owner = alive.read(beat)
-    if owner is not None and owner.gone(beat.stat().st_mtime):
+    if _gone(folder / alive.BEAT):
         return replace(waiting, status="KILLED", reason="its process is gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline import alive, environment, job, journal, ledger, lookup, pending, server, tracking
-from frostline.claim import OWNER, claim
+from frostline.claim import claim
 from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.crew import Crew, check, fingerprints
 from frostline.interrupts import Terminated
@@ -78,7 +78,7 @@ def run_cells(
         elsewhere=elsewhere,
     )
     tracker = None if config.dry_run else _open(config, uri, root, folder)
-    with alive.beating(folder / OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
+    with alive.beating(folder / alive.OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
         runs = _plan(cells, tracker if resume else None, crew, root, folder)
         job.Shared(tracker, runs).write(folder)
         reasons, interrupt = _run(crew, [number for number in _order(cells) if runs[number].finished is None])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from frostline import environment
+from frostline.contest import validation_interval
 from frostline.results import TEST, VAL, Result, cells, varying
 from frostline.verdict import answer
 
@@ -216,6 +217,13 @@ def test_what_the_rivals_chose_otherwise_is_repeated_with_both():
     runs = [result(0, "head", 0.8, 0.8, lr=0.1, augment="none"), result(1, "head", 0.7, 0.7, lr=0.01, augment="none")]
     runs += [result(2, "full", 0.9, 0.9, lr=0.1, augment="flip"), result(3, "full", 0.6, 0.6, lr=0.01, augment="none")]
     assert "`python train.py -m freeze=full,head augment=flip,none lr=0.01,0.1,0.3,1`" in answer(runs)
+
+
+def test_seeds_that_agree_to_the_image_leave_an_interval_on_validation_too():
+    runs = [replace(run, images={"val": 100, "test": 1000}) for run in seeds("head", [0.8, 0.8])]
+    within = validation_interval(cells(runs)[0])
+    half = 12.706205 * 0.01 / math.sqrt(2)  # Student's t for one degree of freedom, and one image of a hundred
+    assert within is not None and (within.low, within.high) == pytest.approx((0.9 - half, min(1.0, 0.9 + half)))
 
 
 def test_a_time_that_is_short_since_features_were_in_the_store_is_said_to_be():

@@ -90,9 +90,9 @@ def validation_interval(cell: Cell) -> Interval | None:
     values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
     if not values or any(math.isnan(value) for value in values):
         return None
-    if len(values) > 1:
-        return clamped(t_interval(values))
     images = cell.finished[0].images.get("val", 0)
+    if len(values) > 1:
+        return clamped(t_interval(values, 1 / images if images else 0.0))
     return wilson(round(values[0] * images), images) if images else None
 
 

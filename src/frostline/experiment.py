@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,9 @@ from frostline import (
 from frostline.config import Config
 from frostline.freezing import Guard
 from frostline.learning import handing_over, learn
+from frostline.plan import Plan
 from frostline.report import Screen
+from frostline.resume import Progress
 from frostline.setup import Setup, assemble, describe
 from frostline.sight import Images, look
 from frostline.tracking import Record
@@ -46,30 +47,14 @@ def run(
     `folder`, else in the folder `previous`, if one is there.
     """
     setup = assemble(config, folder, meta=record is None, screen=screen)
-    plan = describe(setup, name)
-    screen.plan(plan)
-    if config.model.weights is None and plan.trainable_parameters < plan.parameters:
-        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
-    if skipped := setup.data.counts.get("skipped"):
-        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
-    outcome.write_json(folder / "plan.json", asdict(plan))
+    plan = announce(setup, name, folder, screen)
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
-    record.dataset(name=config.data.name, source=config.data.source, digest=setup.data.fingerprint, images=plan.images)
-    record.tag("frostline.fingerprint", setup.data.fingerprint)
-    record.tag("frostline.data", json.dumps(setup.data.counts))
-    write_provenance(setup, plan.images, folder, record)
-
-    images = look(setup)
-    guard = Guard(setup.model.module)
-    with handing_over(folder, record), ThreadPoolExecutor(1) as aside:
+    write_origin(setup, plan, folder, record)
+    images, guard = look(setup), Guard(setup.model.module)
+    with handing_over(folder, record):
         progress = learn(setup, images, guard, folder, previous, record, screen)
-        resume.put(setup.model.module, progress.best)
-        facts = models.metadata(setup.model, setup.data.classes)
-        saved = aside.submit(weights.save, folder / outcome.BEST, setup.model.module.state_dict(), facts)
-        scored = score(setup, progress.best_phase, images)
-        outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
-        final = saved.result()
+        scored, final = conclude(setup, progress, images, folder)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -95,19 +80,46 @@ def run(
     return metrics, plan.images
 
 
-def write_provenance(setup: Setup, images: Mapping[str, int], folder: Path, record: Record) -> None:
+def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
+    """Return what the run is about to do, shown on `screen` and written to `plan.json`."""
+    plan = describe(setup, name)
+    screen.plan(plan)
+    if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
+        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+    if skipped := setup.data.counts.get("skipped"):
+        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
+    outcome.write_json(folder / "plan.json", asdict(plan))
+    return plan
+
+
+def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:
     """Write down what the run starts from: data, weights, machine and settings."""
-    config = setup.config
-    data = {"name": config.data.name, "fingerprint": setup.data.fingerprint, "images": dict(images)}
+    data, fingerprint = setup.config.data, setup.data.fingerprint
+    record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
+    record.tag("frostline.fingerprint", fingerprint)
+    record.tag("frostline.data", json.dumps(setup.data.counts))
+    initial = weights.tensors_sha256(setup.model.module.state_dict(keep_vars=True))
     facts = {
-        "data": data,
-        "weights": {"initial": weights.tensors_sha256(setup.model.module.state_dict(keep_vars=True)), "final": None},
+        "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
+        "weights": {"initial": initial, "final": None},
         **provenance.hardware(setup.device),
         **provenance.settings(setup.autocast),
     }
     provenance.write(folder, facts)
     for key, value in provenance.tags(provenance.read(folder)).items():
         record.tag(key, value)
+
+
+def conclude(setup: Setup, progress: Progress, images: Images, folder: Path) -> tuple[Evaluation, str]:
+    """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file."""
+    model, data = setup.model, setup.data
+    resume.put(model.module, progress.best)
+    facts = models.metadata(model, data.classes)
+    with ThreadPoolExecutor(1) as aside:  # a disk works while the processor scores
+        saved = aside.submit(weights.save, folder / outcome.BEST, model.module.state_dict(), facts)
+        scored = score(setup, progress.best_phase, images)
+        outcome.write(folder, scored.logits, data.test, data.classes)
+        return scored, saved.result()
 
 
 def score(setup: Setup, phase: int, images: Images) -> Evaluation:

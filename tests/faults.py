@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import outages
+import tampering
 from lab import CHECKOUT, LIMIT, Calm, Lab, Tally, preload, undisturbed
 
 BASIC, WORKERS = "hydra/launcher=basic", "hydra.launcher.workers=2"
@@ -84,7 +86,7 @@ def kills(root: Path, numbers: Iterable[int], calm: Calm, launcher: str, seconds
         for attempt in range(draw.choice((1, 1, 2))):
             pid = lab.start(lab.arguments(f"sweep{attempt}", launcher))
             lab.wait(pid, draw.uniform(0.05, 1.0) * seconds)
-        note(tally, lab, finished(lab, calm, launcher))
+        note(tally, lab, finished(lab, calm, launcher, f"sweep{attempt}" if number % 2 else "again"))
     return tally
 
 
@@ -95,14 +97,14 @@ def writes(root: Path, numbers: Iterable[int], calm: Calm, count: int) -> Tally:
         deadly = 1 + number * calm.writes // count
         lab = lab_of(root, f"write-{deadly}", calm, empty=number % 10 == 0)
         lab.run("sweep0", BASIC, fault=kill_at(deadly, lab.root))
-        note(tally, lab, finished(lab, calm, BASIC))
+        note(tally, lab, finished(lab, calm, BASIC, "again" if number % 3 else "sweep0"))
     return tally
 
 
-def finished(lab: Lab, calm: Calm, launcher: str) -> str | None:
-    """Type the same command again, in another folder; return what is then not as it should be."""
-    status = lab.run("again", launcher)
-    return lab.problem("again", calm.expected) if status == 0 else f"again: exit status {status}"
+def finished(lab: Lab, calm: Calm, launcher: str, name: str = "again") -> str | None:
+    """Type the same command again, for the same or another folder; return what is then not as it should be."""
+    status = lab.run(name, launcher)
+    return lab.problem(name, calm.expected) if status == 0 else f"{name}: exit status {status}"
 
 
 def note(tally: Tally, lab: Lab, problem: str | None) -> None:
@@ -267,6 +269,12 @@ def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callabl
         "workers": (25, lambda numbers: kills(root, numbers, calm, WORKERS, 2 * calm.seconds + 2)),
         "disk": (6, lambda numbers: full_disk(root, numbers, calm)),
         "crowd": (20, lambda numbers: crowd(root, numbers, calm, 16)),
+        "moves": (30, lambda numbers: tampering.moves(root, numbers, calm, kill_at)),
+        "edits": (
+            len(tampering.FILES) * len(tampering.HOW),
+            lambda numbers: tampering.edits(root, numbers, calm, kill_at),
+        ),
+        "outages": (len(outages.SCENES), lambda numbers: outages.outages(root, numbers, calm)),
         "second": (20, lambda numbers: same_second(root, len([*numbers]))),
     }
 

@@ -47,7 +47,7 @@ class Tally:
     def __str__(self) -> str:
         lost = self.tried - self.survived
         return f"{self.what}: {self.tried} tried, {self.survived} survived, {lost} lost" + "".join(
-            f"\n    {note}" for note in self.notes[:5]
+            f"\n    {note}" for note in self.notes[:30]
         )
 
 
@@ -117,30 +117,33 @@ class Lab:
         """Return what its sweeps printed."""
         return (self.root / "log.txt").read_text()
 
-    def result(self, name: str) -> dict[str, Any]:
-        """Return what the sweep in the folder `name` says of each of its runs, times left out."""
+    def result(self, name: str, *, files: bool = True) -> dict[str, Any]:
+        """Return what the sweep in the folder `name` says of each of its runs, times left out; and their `files`."""
         found = {}
         for entry in json.loads((self.root / name / "results.json").read_text()):
             folder = Path(entry["folder"])
-            weights = (folder / "best.safetensors").read_bytes()
             found[entry["name"]] = {
                 "status": entry["status"],
                 "metrics": {key: value for key, value in entry["metrics"].items() if not key.startswith("cost/")},
-                "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
-                "weights": hashlib.sha256(weights).hexdigest(),
             }
+            if files:
+                found[entry["name"]] |= {
+                    "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+                    "weights": hashlib.sha256((folder / "best.safetensors").read_bytes()).hexdigest(),
+                }
         return found
 
-    def problem(self, name: str, expected: dict[str, Any]) -> str | None:
+    def problem(self, name: str, expected: dict[str, Any], *, files: bool = True) -> str | None:
         """Return what is missing, different or there twice after the sweep `name`; None if all is as `expected`."""
         try:
-            found = self.result(name)
+            found = self.result(name, files=files)
         except (OSError, ValueError) as error:
             return f"{name}: {error}"
         for run, facts in expected.items():
             if found.get(run) != facts:
-                parts = [part for part in facts if found.get(run, {}).get(part) != facts[part]]
-                return f"{name}: {run}: other {', '.join(parts)}"
+                parts = [part for part in found.get(run, facts) if found.get(run, {}).get(part) != facts[part]]
+                if parts:
+                    return f"{name}: {run}: other {', '.join(parts)}"
         return self.record_problem(name, expected)
 
     def record_problem(self, name: str, expected: dict[str, Any], times: int = 1) -> str | None:
@@ -151,11 +154,10 @@ class Lab:
                 " where t.key = 'frostline.digest' and r.lifecycle_stage = 'active'"
             ).fetchall()
             points = opened.execute("select run_uuid, key, step, value from metrics order by rowid").fetchall()
-        if Counter((label, status) for _, label, status in runs) != Counter(
-            {(run, "FINISHED"): times for run in expected}
-        ):
-            return f"{name}: MLflow has {sorted((label, status) for _, label, status in runs)}"
-        for run, label, _ in runs:
+        found = Counter((label, status) for _, label, status in runs if status != "FAILED")  # those are tried anew
+        if found != Counter({(run, "FINISHED"): times for run in expected}):
+            return f"{name}: MLflow has {sorted(found.elements())}"
+        for run, label in [(run, label) for run, label, status in runs if status == "FINISHED"]:
             told = [(step, key, value) for own, key, step, value in points if own == run and step > 0]
             true = [(line["epoch"], k, v) for line in expected[label]["epochs"] for k, v in line.items() if "/" in k]
             if sorted(told) != sorted(true):

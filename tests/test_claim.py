@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline import alive, ledger, tracking
+from frostline import alive, journal, ledger, tracking
 from frostline.alive import OWNER
 from frostline.claim import claim
 from frostline.commands import mend
@@ -125,12 +125,6 @@ def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes
     assert claim(folder, ["d"], again=True, elsewhere=None) == folder
     early = another(tmp_path / "early", pid=process.pid, started=1.0)
     assert claim(early, ["d"], again=True, elsewhere=None) == early
-    (early / "0").mkdir()
-    (early / "sweep.json").unlink(missing_ok=True)
-    another_owner = dataclasses.replace(alive.me(), pid=process.pid, started=1.0)
-    (early / OWNER).write_text(json.dumps(dataclasses.asdict(another_owner)))
-    with pytest.raises(UserError, match="another sweep's"):
-        claim(early, ["d"], again=True, elsewhere=None)
 
 
 def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
@@ -148,3 +142,40 @@ def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path)
     (tmp_path / "empty").mkdir()
     assert claim(tmp_path / "empty", ["d"], again=True, elsewhere=None) == tmp_path / "empty"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+def test_a_sweep_that_no_longer_says_what_it_does_is_known_by_its_runs(tmp_path, process):
+    folder = ended(tmp_path, process)
+    (folder / "sweep.json").write_text("{")
+    journal.note(folder / "0", "run", tags={"frostline.digest": "d"})
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(folder, ["e"], again=True, elsewhere=None)
+    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
+
+
+def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeypatch):
+    for name in ("mine", "other"):
+        run = tmp_path / name / "0"
+        run.mkdir(parents=True)
+        journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
+        journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
+    monkeypatch.setattr(ledger.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
+    found = ledger.look(
+        tracking.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"], "s"
+    )
+    assert found["mine"].interrupted is not None and found["other"].interrupted is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"status": "FINISHED", "metrics": "x", "images": {}}', '{"status": "KILLED"}']
+)
+def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content):
+    journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
+    journal.note(tmp_path, "end", status="FINISHED", time=1)
+    (tmp_path / "result.json").write_text(content)
+    assert ledger._of_folder(tmp_path) is None
+    (tmp_path / "result.json").write_text(
+        '{"status": "FINISHED", "metrics": {"test/accuracy": 1.0}, "images": {"test": 3}}'
+    )
+    found = ledger._of_folder(tmp_path)
+    assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}

@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("worker",),
     ("alive",),
     ("environment", "provenance", "credentials", "randomness", "interrupts"),
-    ("config", "validation", "records"),
+    ("config", "validation", "records", "files"),
     ("__init__",),
 )
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""

@@ -133,3 +133,10 @@ cli.main()
     facts = provenance.read(tmp_path / "sweep" / "0")
     if not broken:
         assert len(facts["weights"]["initial"]) == len(facts["weights"]["final"]) == 64
+
+
+def test_facts_that_a_kill_cut_short_do_not_hinder_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / provenance.FILE).write_text('{"data": {"na')
+    provenance.write(tmp_path, {"weights": {"final": None}})
+    assert provenance.read(tmp_path) == {"weights": {"final": None}}
+    assert [path.name for path in tmp_path.iterdir()] == [provenance.FILE]

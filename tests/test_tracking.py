@@ -394,3 +394,22 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     client = MlflowClient(tracker.uri)
     found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
     assert [one.info.run_id for one in found] == [named.run_id]
+
+
+def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
+    """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
+    folder = tmp_path / "0"
+    folder.mkdir()
+    journal.note(folder, "metrics", step=3, time=pending.now(), values={"val/loss": 1.0})
+    with tracking.record(
+        tracking.Tracker("", "e", str(tmp_path), None, None), folder=folder, name="run", tags={}, params={}
+    ):
+        pass
+    assert journal.uid(folder) is not None
+
+
+def test_times_in_the_record_never_run_backward(monkeypatch):
+    times = iter([1000.0, 900.0, 1001.0])
+    monkeypatch.setattr(pending, "_latest", 0)
+    monkeypatch.setattr(pending.time, "time", lambda: next(times))
+    assert [pending.now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from frostline import files
+
 BEAT = "alive.json"
 """In a run's folder: who runs it; touched every few seconds."""
 OWNER = "owner.json"
@@ -87,10 +89,8 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
 
 
 def write(path: Path) -> None:
-    """Write this process as the owner into the file at `path`, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(asdict(me())))
-    partial.replace(path)
+    """Write this process as the owner into the file at `path`."""
+    files.write(path, json.dumps(asdict(me())))
 
 
 def read(path: Path) -> Owner | None:

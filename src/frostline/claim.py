@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from frostline import alive
+from frostline import alive, journal
 from frostline.config import user_error
 
 _LOCK = ".owner.lock"
@@ -77,9 +77,10 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
 
 
 def _does(folder: Path, digests: Sequence[str]) -> bool:
-    """Return whether the sweep in `folder` is to record the same runs; one that began none can as well be this one."""
+    """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
         told = json.loads((folder / "sweep.json").read_text())
         return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
-        return not any(path.name.isdecimal() for path in folder.iterdir())
+        begun = {path.name: told for path in folder.iterdir() if (told := journal.digest(path))}
+        return begun.items() <= {str(number): digest for number, digest in enumerate(digests)}.items()

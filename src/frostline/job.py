@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline import alive, credentials, journal, ledger, provenance, tracking
+from frostline import alive, credentials, files, journal, ledger, provenance, tracking
 from frostline.config import Config, choices, digest, flatten, semantic
 from frostline.interrupts import Terminated
 from frostline.report import Screen
@@ -65,7 +65,7 @@ class Shared:
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
-        (folder / _SHARED).write_text(json.dumps(asdict(self), indent=1))
+        files.write(folder / _SHARED, json.dumps(asdict(self), indent=1), sync=True)
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
@@ -133,17 +133,15 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
 
 def write_result(folder: Path, result: Result) -> None:
     """Write the result of the job in `folder`, whole or not at all."""
-    partial = folder / f".{_RESULT}"
-    partial.write_text(json.dumps(asdict(result), indent=1))
-    partial.replace(folder / _RESULT)
+    files.write(folder / _RESULT, json.dumps(asdict(result), indent=1), sync=True)
 
 
 def read_result(folder: Path) -> Result | None:
-    """Return the result that the job in `folder` wrote, None if it never came to that."""
-    path = folder / _RESULT
-    if not path.exists():
+    """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
+    try:
+        result = Result(**json.loads((folder / _RESULT).read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    result = Result(**json.loads(path.read_text()))
     return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
 
 

@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from frostline import files
+
 METRICS = "metrics.jsonl"
 RECORD = "record.jsonl"
 MIRRORED = "mirrored.json"
+DIGEST = "frostline.digest"  # tag
 OWN = (RECORD, MIRRORED)
 """Files that are about the record and no part of it."""
 
@@ -50,7 +53,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def rewrite(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
-    _replace(folder / METRICS, "".join(_line(entry) for entry in entries))
+    files.write(folder / METRICS, "".join(_line(entry) for entry in entries), sync=True)
 
 
 def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
@@ -60,12 +63,18 @@ def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
 
 def notes(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each note of `record.jsonl` after byte `offset`, and the offset behind it; a torn last line is not one."""
-    yield from _lines(folder / RECORD, offset)
+    yield from ((entry, behind) for entry, behind in _lines(folder / RECORD, offset) if "op" in entry)
 
 
 def uid(folder: Path) -> str | None:
     """Return the name that the record in `folder` has had since before MLflow gave it one; None without a record."""
     return next((str(entry.get("uid")) for entry, _ in notes(folder) if entry["op"] == "run"), None)
+
+
+def digest(folder: Path) -> str | None:
+    """Return the digest of the config of the run whose record is in `folder`, None where none says so."""
+    tags = [entry.get("tags") for entry, _ in notes(folder) if entry["op"] == "run"]
+    return next((each.get(DIGEST) for each in tags if isinstance(each, dict)), None)
 
 
 def ended(folder: Path) -> bool:
@@ -91,7 +100,7 @@ def position(folder: Path) -> Position:
 
 def set_position(folder: Path, value: Position) -> None:
     """Write down how far the record in `folder` was passed on."""
-    _replace(folder / MIRRORED, json.dumps(asdict(value)) + "\n")
+    files.write(folder / MIRRORED, json.dumps(asdict(value)) + "\n", sync=True)
 
 
 def run_id(folder: Path) -> str | None:
@@ -141,16 +150,3 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
                 continue
             if isinstance(entry, dict):
                 yield entry, offset
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

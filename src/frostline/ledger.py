@@ -84,6 +84,8 @@ def _found(past: Past, lying: Mapping[str, Path]) -> Past:
 def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
     """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
     for sweep in pending.remembered(tracker.uri, root):
+        if pending.experiment(sweep) not in (None, tracker.experiment):
+            continue
         for folder in pending.records(sweep):
             past = _of_folder(folder)
             if past is not None and past.tags.get("frostline.digest") in digests:
@@ -109,15 +111,21 @@ def _of_folder(folder: Path) -> Past | None:
                 status = "RUNNING"
             case {"op": "end", "status": str(last)}:
                 status = last
-    result: dict[str, Any] = {}
     tags[FOLDER] = str(folder)  # wherever it was when it began
-    if status == "FINISHED":
-        try:
-            result = json.loads((folder / "result.json").read_text())
-        except (OSError, ValueError):
-            return None
-    kept = {key: result[key] for key in ("metrics", "images") if key in result}
-    return Past(journal.run_id(folder), status, tags, **kept)
+    numbers = _numbers(folder) if status == "FINISHED" else {}
+    return None if numbers is None else Past(journal.run_id(folder), status, tags, **numbers)
+
+
+def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        found = {key: dict(result[key]) for key in ("metrics", "images")}
+        whole = result["status"] == "FINISHED"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    plain = all(isinstance(value, int | float) for values in found.values() for value in values.values())
+    return found if plain and whole else None
 
 
 def _judge(runs: list[Past], source: str) -> Found:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from frostline import journal, relocation, server
+from frostline import files, journal, relocation, server
 from frostline.config import UserError, user_error
 from frostline.mirror import Mirror
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 LOCK = ".mirror.lock"
 """In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
+_latest = 0
 _GONE = "the process of this run ended without a word"
 
 
@@ -127,6 +128,11 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 
 
+def experiment(folder: Path) -> str | None:
+    """Return the name of the experiment to which the sweep in `folder` belongs, None where its journal names none."""
+    return next((entry.get("experiment") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)
+
+
 def remember(folder: Path, place: Place) -> None:
     """Let later sweeps in the same store know that this one may be pending."""
     file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
@@ -134,7 +140,7 @@ def remember(folder: Path, place: Place) -> None:
     where = folder.resolve()
     if any(where.is_relative_to(top.resolve()) for top in (place.root, server.beside(place.uri, place.root))):
         where = Path(os.path.relpath(where, file.parent))  # if they are moved, then both
-    file.write_text(json.dumps({"store": server.name(place.uri), "folder": str(where)}))
+    files.write(file, json.dumps({"store": server.name(place.uri), "folder": str(where)}))
 
 
 def forget(folder: Path, place: Place) -> None:
@@ -164,8 +170,10 @@ def _entry(file: Path) -> dict[str, str] | None:
 
 
 def now() -> int:
-    """Return the time in milliseconds, as MLflow counts it."""
-    return int(time.time() * 1000)
+    """Return the time in milliseconds, as MLflow counts it and orders by it; it stands still while a clock lags."""
+    global _latest
+    _latest = max(_latest, int(time.time() * 1000))
+    return _latest
 
 
 def _register(uri: str, root: Path) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline import credentials, environment
+from frostline import credentials, environment, files
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +29,16 @@ _LARGEST = 100_000  # bytes of an untracked file that are kept; what is larger h
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Add `facts`, by topic, to those that `provenance.json` in `folder` already holds."""
-    path = folder / FILE
-    path.write_text(json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.write(folder / FILE, json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the facts of `provenance.json` in `folder` by topic; empty where there is none."""
-    path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
+    try:
+        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 @functools.cache

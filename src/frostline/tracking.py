@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline import credentials, journal, pending, server, summary
+from frostline import credentials, files, journal, pending, server, summary
 from frostline.config import UserError
 from frostline.follower import Follower
 from frostline.pending import Place, SweepMirror
@@ -102,11 +102,7 @@ def open_sweep(
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    if (folder / journal.RECORD).exists():  # of a sweep that was interrupted, and goes on
-        journal.note(folder, "resume", time=pending.now())
-        journal.note(folder, "tags", sync=True, values=dict(tags))
-    else:
-        _begin(folder, name, tags, **facts)
+    _begin(folder, name, tags, **facts)
     _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place))
     follower.start()
@@ -146,7 +142,7 @@ def close_sweep(
         sweep.metrics(best)
     for key, value in summary.tags(results).items():
         sweep.tag(key, value)
-    (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1, default=str))
+    files.write(folder / "results.json", json.dumps([asdict(result) for result in results], indent=1, default=str))
     sweep.artifact(folder / "results.json")
     pending.end(folder, status, None)
     follower = _followers.pop(tracker.folder)
@@ -217,7 +213,7 @@ def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> No
 
     The uid finds the run in MLflow if the answer to its creation is lost.
     """
-    if (folder / journal.RECORD).exists():
+    if journal.uid(folder) is not None:
         journal.note(folder, "resume", time=pending.now())
         journal.note(folder, "tags", sync=True, values=dict(tags))
     else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _BAND = 32  # places
+_TOGETHER = 16  # images that a CPU resizes at once: few enough for its caches
 
 
 def crop_resize(pixels: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None, *, bleed: bool = False) -> Tensor:
@@ -78,9 +79,10 @@ def _banded(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     batch, channels = images.shape[:2]
     size = columns.shape[1]
     views = torch.empty(batch, channels, size, size)
-    each = [slice(None)] if len(columns) == 1 else [slice(i, i + 1) for i in range(batch)]
-    vertical = _bands(rows) * (len(each) // len(rows))  # flipped images may share them
-    for these, across, down in zip(each, _bands(columns), vertical, strict=True):
+    step = _TOGETHER if len(columns) == 1 else 1
+    each = [slice(i, i + step) for i in range(0, batch, step)]
+    horizontal, vertical = (bands * (len(each) // len(bands)) for bands in (_bands(columns), _bands(rows)))
+    for these, across, down in zip(each, horizontal, vertical, strict=True):
         seen = images[these, :, down.seen, across.seen].to(torch.float32, memory_format=torch.contiguous_format)
         lines = seen.flatten(0, 2)
         lines = torch.cat([lines[:, part] @ weights.T for part, weights in across.parts], 1)

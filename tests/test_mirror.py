@@ -176,6 +176,15 @@ def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, 
     check(client, experiment, tmp_path)
 
 
+def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty, client, experiment, tmp_path):
+    begin(tmp_path), epochs(tmp_path, 1, 2)
+    Mirror(tmp_path, fresh=True).bring(client, experiment, None)
+    (tmp_path / journal.MIRRORED).unlink()
+    epochs(tmp_path, 3, EPOCHS), finish(tmp_path)
+    Mirror(tmp_path).bring(client, experiment, None)
+    check(client, experiment, tmp_path)
+
+
 def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, client, experiment, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     begin(old, "dead"), epochs(old, 1, 1)

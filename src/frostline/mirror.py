@@ -47,8 +47,10 @@ class _News:
 class Mirror:
     """The mirror of one folder's record. Not for several threads or processes at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Mirror the record in `folder`; a `fresh` one began in this process, and nobody else ever passed it on."""
         self.folder = folder
+        self._fresh = fresh
         self._doubt = True
         self._elsewhere = False
         """Whether the run went on in another folder, whose journal now says how it stands."""
@@ -97,7 +99,9 @@ class Mirror:
         if start is None:
             return None
         first = not journal.begun(self.folder)
-        run_id = start.get("run_id") or (None if first else next(iter(_search(client, experiment, start["uid"])), None))
+        run_id = start.get("run_id") or next(
+            iter([] if first and self._fresh else _search(client, experiment, start["uid"])), None
+        )
         if run_id is None or _found(client, run_id) is None:
             journal.set_position(self.folder, journal.Position(sure=first))
             tags = {**_tags(start["tags"]), UID: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}

@@ -41,8 +41,9 @@ class Place:
 class SweepMirror:
     """The mirror of a sweep's record and of those of its runs. Not for several threads or processes at once."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
-        self.folder, self.place = folder, place
+    def __init__(self, folder: Path, place: Place, *, fresh: bool = False) -> None:
+        """Mirror the sweep in `folder`; a `fresh` one began in this process."""
+        self.folder, self.place, self._fresh = folder, place, fresh
         self.experiment_id: str | None = None
         self.moved = time.monotonic()
         """When something last reached MLflow."""
@@ -58,7 +59,7 @@ class SweepMirror:
             self.experiment_id = server.experiment(uri, self.place.root, self.place.experiment)
             self.moved = time.monotonic()
         for folder in records(self.folder):
-            mirror = self._mirrors.setdefault(folder, Mirror(folder))
+            mirror = self._mirrors.setdefault(folder, Mirror(folder, fresh=self._fresh))
             if not mirror.pending():
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)

@@ -102,9 +102,10 @@ def open_sweep(
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
+    fresh = journal.uid(folder) is None
     _begin(folder, name, tags, **facts)
     _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
-    follower = Follower(SweepMirror(folder, place))
+    follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
     limit = _OPEN if server.is_server(uri) else _CREATE
     reached = follower.complete(patience=limit, limit=limit)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from frostline import alive, environment, gather, looks, plots
+from frostline import alive, environment, gather, looks, plots, recall
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.contest import contests
@@ -163,3 +163,8 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
     (folder / "2" / "result.json").write_text('{"job": 2, "na')
     shutil.rmtree(folder / "3")
     assert [result.status for result in gather.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
+
+
+def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="sweep=abc: expected a folder, or what is in a store that answers"):
+        list(recall.find("abc", uri=f"sqlite:///{tmp_path}/mlflow.db", root=tmp_path, scratch=tmp_path))

@@ -413,3 +413,11 @@ def test_times_in_the_record_never_run_backward(monkeypatch):
     monkeypatch.setattr(pending, "_latest", 0)
     monkeypatch.setattr(pending.time, "time", lambda: next(times))
     assert [pending.now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
+
+
+def test_only_under_its_lock_is_a_store_created(tmp_path):
+    """Creation that breaks off, on a full disk say, is not taken up in place by who merely looks into the store."""
+    with pytest.raises(server.Unreachable, match="nothing has been recorded there"):
+        server.client_of(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "e")

@@ -39,7 +39,10 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
     if "/" in name:
         near = [str(path.parent) for path in folder.parent.glob(f"*/{gather.SWEEP}")]
         raise user_error("sweep", name, "a folder, an MLflow run id, or the name of an experiment", near)
-    client = server.client_of(uri)
+    try:
+        client = server.client_of(uri)
+    except server.Unreachable as problem:
+        raise user_error("sweep", name, f"a folder, or what is in a store that answers ({problem})") from None
     runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
     for run in runs:
         told = root / run.data.tags.get("frostline.sweep", ".")

@@ -81,15 +81,19 @@ def load() -> None:
 
 @functools.cache
 def client_of(uri: str) -> MlflowClient:
-    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards."""
+    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards.
+
+    Only `experiment` creates a store; one that is not there yet is `Unreachable`.
+    """
     load()
     from mlflow import MlflowClient
 
     with problems(uri):
         if _is_sqlite(uri):
             _probe(_file(uri))
-            if _file(uri).stat().st_size > 0:
-                relocation.follow(_file(uri))
+            if _file(uri).stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
+                raise Unreachable(f"{uri}: nothing has been recorded there")
+            relocation.follow(_file(uri))
         opened = MlflowClient(credentials.restored(uri))
         opened.search_experiments(max_results=1)
     return opened

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
         *("tracking", "follower", "pending", "mirror", "server", "relocation", "journal"),
-        *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome"),
+        *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome", "draft"),
     ),
     (
         *("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics"),
@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("plan", "resume", "features", "compiling"),
         "portable",
     ),
-    ("views", "training", "mixing"),
+    ("views", "training", "gradient", "mixing"),
     (
         "checkpoint",
         *("models", "families", "weights", "freezing", "cut", "optim"),

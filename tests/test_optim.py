@@ -90,10 +90,10 @@ def test_no_group_is_added_while_training(chosen: str, monkeypatch: pytest.Monke
     list(train(model, mode(chosen), images(8), epochs=6, lr=0.5, before_step=record))
     assert all(seen.keys() == lrs[0].keys() for seen in lrs)
     assert {name.split(".")[0] for name in lrs[0]} == set(model.structure.stages)
-    below = "stem.decay"
+    below = "stem.no_decay"
     assert lrs[0][below] == 0
     assert lrs[-1][below] == pytest.approx(0.5 * (0.3846**4 if chosen == "gradual" else 0.1))
-    assert lrs[0]["head.decay"] == 0.5
+    assert lrs[0]["head.no_decay"] == 0.5
 
 
 def test_two_groups_of_a_stage_are_called_differently() -> None:
@@ -246,3 +246,8 @@ def test_no_factor_is_nan_or_infinite_for_the_shortest_spans() -> None:
     for chosen in SCHEDULES.values():
         for steps in (1, 2, 3):
             assert all(0 < value < inf for value in curve(chosen, steps))
+
+
+def test_where_nothing_decays_norms_and_biases_need_no_group_of_their_own() -> None:
+    groups = groups_of(on_meta("resnet18"), mode("full"), weight_decay=0.0)
+    assert [group["name"].split(".")[0] for group in groups] == [*on_meta("resnet18").structure.stages]

@@ -33,10 +33,25 @@ class Backbone:
     dtype: torch.dtype
     """In which it computes and its output is kept."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
         """Return the features `(B, ...)` of views `(B, 3, S, S)`."""
         return self.module(views.to(self.dtype))
+
+
+class Passing:
+    """The features of a split where none are kept: computed whenever they are asked for, they are the same."""
+
+    def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
+        """Put views through what `backbone` returns."""
+        self.labels = views.labels
+        self.ids = views.ids
+        self._views = views
+        self._backbone = backbone
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        return self._backbone()(self._views.inputs(index, epoch)).float()
 
 
 class Features:
@@ -80,7 +95,10 @@ class Features:
         key = hashlib.sha256(text.encode()).hexdigest()
         with interrupts.welcome():
             entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
-        return resident(entry.tensors["features"], self.labels.device, self._budget)
+        features = entry.tensors["features"]
+        if features.numel() * torch.float32.itemsize <= self._budget:
+            features = features.float()  # once, and not at every step
+        return resident(features, self.labels.device, self._budget)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
         backbone = self._backbone()

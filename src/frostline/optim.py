@@ -55,7 +55,7 @@ def param_groups(
     for name, parameter in module.named_parameters():
         scales = tuple(phase.scales[name] for phase in phases)
         if any(scales):
-            decays = decay_norm_and_bias or not _is_norm_or_bias(module, name)
+            decays = bool(weight_decay) and (decay_norm_and_bias or not _is_norm_or_bias(module, name))
             groups.setdefault((structure.stage_of(name), decays, scales), []).append(parameter)
     names: set[str] = set()
     return [

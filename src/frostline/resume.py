@@ -20,6 +20,7 @@ from frostline import checkpoint, freezing, interrupts
 from frostline.training import EpochResult, Position
 
 _WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
+_GUESS = 0.02  # seconds that the first save may take: what is shorter than `_WORTH` of them is as well done again
 
 
 class Unfit(ValueError):
@@ -101,7 +102,7 @@ class Keeper:
     def __init__(self, folder: Path, *, every: float | None, say: Callable[[str], None]) -> None:
         """Keep them in `folder`; `every` so many seconds also within an epoch."""
         self._folder, self._every, self._say = folder, every, say
-        self._last, self._cost = time.perf_counter(), 0.0
+        self._last, self._cost = time.perf_counter(), _GUESS
 
     def due(self) -> bool:
         """Return whether one must be written within an epoch: the time has come, or somebody wants the run to end."""

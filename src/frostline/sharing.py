@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from frostline import cut, environment, weights
-from frostline.features import Backbone, Features
+from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
 from frostline.sight import Images
 from frostline.training import Dataset, Part
@@ -33,13 +33,18 @@ class Line:
 
 
 def draw(setup: Setup, phase: int, images: Images) -> Line:
-    """Put the model into the state of a phase, and return the line that this draws through it."""
+    """Put the model into the state of a phase, and return the line that this draws through it.
+
+    A head alone learns in the same way whether features are kept or not, so that both have the same bits.
+    """
     setup.enter(phase)
     module, structure = setup.model.module, setup.model.structure
-    below = cut.stages_below(structure, setup.phases[phase]) if setup.config.features.enabled else ()
-    lower, upper = cut.halves(module, structure, below) if below else (module, module)
-    head_alone = len(below) == len(structure.stages) - 1
-    if not below or not (head_alone or _fits(setup, lower, images)):
+    below = cut.stages_below(structure, setup.phases[phase])
+    head_alone, kept = len(below) == len(structure.stages) - 1, setup.config.features.enabled
+    if not below or not (head_alone or kept):
+        return _none(setup)
+    lower, upper = cut.halves(module, structure, below)
+    if not head_alone and not _fits(setup, lower, images):
         return _none(setup)
     backbone = functools.cache(functools.partial(_backbone, setup, lower))
     identity = _identity(setup, below, lower)
@@ -47,7 +52,9 @@ def draw(setup: Setup, phase: int, images: Images) -> Line:
     def above(network: nn.Module) -> nn.Module:
         return upper if network is module else cut.halves(network, structure, below)[1]
 
-    def read(views: Views) -> Features:
+    def read(views: Views) -> Dataset:
+        if not kept:
+            return Passing(views, backbone)
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
         return Features(views, backbone, store=setup.store, identity=every, budget=setup.memory, about=about)

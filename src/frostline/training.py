@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline import freezing, mixing
+from frostline import freezing, gradient, mixing
+from frostline.gradient import Targets
 from frostline.randomness import address, generator
 
 
@@ -171,30 +172,31 @@ def fit(
     if a loss is not finite.
     """
     slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
-    span = part = None
+    span = part = linear = None
     for epoch in range(start.epoch, recipe.epochs + 1):
         at = start if epoch == start.epoch else Position(epoch)
         first = (epoch - 1) * len(slices)
         order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
-        sums = torch.tensor([at.loss, at.right], dtype=torch.float64)
+        sums = Sums(at.loss, at.right)
         began = time.perf_counter() - at.seconds
         for step in range(first + at.steps, first + len(slices)):
             if span is None or part is None or step == span.end:
                 guard.check()
                 span = span_of(timeline, step)
                 part = enter(span.phase)
+                linear = gradient.lone_linear(part.network)
                 guard.watch()
             before_step(step, span)
-            done = _step(part, order[slices[step - first]], optimizer, recipe, epoch, step)
-            sums = sums.to(done.device) + done
+            sums.add(*_step(part, linear, order[slices[step - first]], optimizer, recipe, epoch, step))
             after_step()
             if pause():
                 guard.check()
-                seconds, (loss, right) = time.perf_counter() - began, sums.tolist()
+                loss, right = sums.read()
+                seconds = time.perf_counter() - began
                 yield Position(epoch, step + 1 - first, loss, right, seconds)
                 began = time.perf_counter() - seconds
         images = slices[-1].stop
-        loss, accuracy = (sums / images).tolist()
+        loss, accuracy = (total / images for total in sums.read())
         seconds = time.perf_counter() - began
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
@@ -205,6 +207,31 @@ def fit(
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
 
 
+class Sums:
+    """What the steps of an epoch add up to; their results wait on the device until they are read."""
+
+    def __init__(self, loss: float, right: float) -> None:
+        self._loss, self._right = loss, right
+        self._waiting: list[tuple[Tensor, Tensor, int]] = []
+
+    def add(self, loss: Tensor, right: Tensor, images: int) -> None:
+        """Add a step's mean loss and its number of right answers, both scalars, over so many images."""
+        self._waiting.append((loss, right, images))
+
+    def read(self) -> tuple[float, float]:
+        """Return the loss, summed over images, and the number of right answers so far.
+
+        They are added one after the other, in float64: then it makes no difference to a bit where an epoch is resumed.
+        """
+        if self._waiting:
+            losses, rights, images = zip(*self._waiting, strict=True)
+            for loss, count in zip(torch.stack(losses).tolist(), images, strict=True):
+                self._loss += loss * count
+            self._right += torch.stack(rights).sum().item()
+            self._waiting.clear()
+        return self._loss, self._right
+
+
 def span_of(timeline: Sequence[Span], step: int) -> Span:
     """Return the span that `step` lies in."""
     return next(span for span in timeline if span.start <= step < span.end)
@@ -212,47 +239,39 @@ def span_of(timeline: Sequence[Span], step: int) -> Span:
 
 def _step(
     part: Part,
+    linear: nn.Linear | None,
     index: Tensor,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     epoch: int,
     step: int,
-) -> Tensor:
-    """Make one step and return `(summed loss, number of right answers)` of its batch, on the device."""
+) -> tuple[Tensor, Tensor, int]:
+    """Make one step and return the loss of its batch, how many answers are right, both on the device, and its size.
+
+    `linear` is the layer that learns where it is the whole network of `part`.
+    """
     device = part.train.labels.device
     _seed(device, address(recipe.seed, "step", step))
     labels = part.train.labels[index.to(device, non_blocking=True)]
-    inputs, partner, share = mixing.mix(
+    inputs, partners, share = mixing.mix(
         part.train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
-    with _autocast(device, part.autocast):
-        logits = part.network(inputs)
-    loss = _loss(logits.float(), labels, partner, share, recipe.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    targets = Targets(labels, partners, share, recipe.label_smoothing)
+    if linear is not None and share == 1.0 and part.autocast is None:
+        loss, logits = gradient.of_linear(linear, inputs, targets)
+    else:
+        optimizer.zero_grad(set_to_none=True)
+        loss, logits = gradient.by_autograd(part.network, inputs, targets, part.autocast)
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(part.network.parameters(), recipe.clip_norm)
     optimizer.step()
-    right = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack([loss.detach().double() * len(index), right.double()])
+    return loss, (logits.argmax(1) == labels).sum(), len(index)
 
 
 def _seed(device: torch.device, seed: int) -> None:
     """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
     generator.manual_seed(seed)
-
-
-def _loss(logits: Tensor, labels: Tensor, partner: Tensor, share: float, smoothing: float) -> Tensor:
-    """Return the mean cross-entropy with `share` of it on `labels` and the rest on `partner`."""
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    if share == 1.0:
-        return loss
-    return share * loss + (1 - share) * F.cross_entropy(logits, partner, label_smoothing=smoothing)
-
-
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _require_finite(which: str, loss: float, epoch: int) -> None:
@@ -268,7 +287,7 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
     logits = []
     for part in batches(len(data.labels), batch_size):
         inputs = data.inputs(torch.arange(part.start, part.stop), 0)
-        with _autocast(inputs.device, autocast):
+        with gradient.mixed(inputs.device, autocast):
             logits.append(module(inputs).float())
     for child, mode in modes:
         child.training = mode

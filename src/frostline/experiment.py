@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from frostline import (
     weights,
 )
 from frostline.config import Config
+from frostline.draft import Draft
 from frostline.freezing import Guard
-from frostline.learning import handing_over, learn
+from frostline.learning import handing_over, learn, learner_of
 from frostline.plan import Plan
 from frostline.report import Screen
 from frostline.resume import Progress
@@ -51,10 +51,11 @@ def run(
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
-    images, guard = look(setup), Guard(setup.model.module)
-    with handing_over(folder, record):
-        progress = learn(setup, images, guard, folder, previous, record, screen)
-        scored, final = conclude(setup, progress, images, folder)
+    images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
+    with handing_over(folder, record), draft_of(setup, folder) as draft:
+        draft.begin(learner.still)
+        progress = learn(setup, learner, images, guard, folder, previous, record, screen)
+        scored, final = conclude(setup, progress, images, folder, draft)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -110,16 +111,19 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
         record.tag(key, value)
 
 
-def conclude(setup: Setup, progress: Progress, images: Images, folder: Path) -> tuple[Evaluation, str]:
+def draft_of(setup: Setup, folder: Path) -> Draft:
+    """Return the file of the best weights, to be written."""
+    facts = models.metadata(setup.model, setup.data.classes)
+    return Draft(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+
+
+def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft) -> tuple[Evaluation, str]:
     """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file."""
-    model, data = setup.model, setup.data
-    resume.put(model.module, progress.best)
-    facts = models.metadata(model, data.classes)
-    with ThreadPoolExecutor(1) as aside:  # a disk works while the processor scores
-        saved = aside.submit(weights.save, folder / outcome.BEST, model.module.state_dict(), facts)
-        scored = score(setup, progress.best_phase, images)
-        outcome.write(folder, scored.logits, data.test, data.classes)
-        return scored, saved.result()
+    saved = draft.finish(progress.best)
+    resume.put(setup.model.module, progress.best)
+    scored = score(setup, progress.best_phase, images)
+    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
+    return scored, saved.result()
 
 
 def score(setup: Setup, phase: int, images: Images) -> Evaluation:

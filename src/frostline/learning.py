@@ -35,6 +35,7 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
 
 def learn(
     setup: Setup,
+    learner: Learner,
     images: Images,
     guard: Guard,
     folder: Path,
@@ -44,7 +45,6 @@ def learn(
 ) -> Progress:
     """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to."""
     keeper = resume.Keeper(folder, every=setup.config.checkpoint.every_seconds, say=screen.say)
-    learner = learner_of(setup)
     whose = {
         "config": digest(setup.config),
         "data": setup.data.fingerprint,

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ _RENAMED = (  # names in torchvision's older files -> names in its networks
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
+
+_HASHING = 4  # threads
 
 _hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Version and sha256 of tensors that were hashed before."""
@@ -75,20 +78,39 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
     The file appears whole or not at all (temporary file, fsync, rename). Equal weights give equal bytes.
     """
-    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.touch()
-    mode = partial.stat().st_mode  # the person's usual permissions: safetensors makes the file private
     try:
-        save_file(dense, partial, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
-        partial.chmod(mode)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        write(partial, tensors, metadata)
         digest = sha256_of(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return digest
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk."""
+    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
+    save_file(dense, path, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    path.chmod(mode)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put `tensors` into a file of `write` in place of those of the same names, types and shapes, on the disk."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")  # https://github.com/huggingface/safetensors#format
+        header = json.loads(file.read(length))
+        for name, tensor in tensors.items():
+            start, end = header[name]["data_offsets"]
+            assert tensor.nbytes == end - start, name
+            file.seek(8 + length + start)
+            file.write(_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:
@@ -104,20 +126,30 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     True)` where there are parameters.
     """
     digest = hashlib.sha256()
+    unknown = [tensor for tensor in tensors.values() if _known(tensor) is None]
+    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib lets go of Python's lock
+        for tensor, found in zip(unknown, pool.map(_hash, unknown), strict=True):
+            _hashed[tensor] = (tensor._version, found)
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _tensor_sha256(tensor))
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _hashed[tensor][1])
     return digest.hexdigest()
 
 
-def _tensor_sha256(tensor: Tensor) -> bytes:
-    """Return the sha256 of a tensor's numbers, row by row; remembered for parameters, whose writes torch counts."""
+def _known(tensor: Tensor) -> bytes | None:
+    """Return the hash of a parameter that was not written to since; torch counts writes."""
     version, known = _hashed.get(tensor, (-1, b""))
-    if isinstance(tensor, nn.Parameter) and version == tensor._version:
-        return known
+    return known if isinstance(tensor, nn.Parameter) and version == tensor._version else None
+
+
+def _hash(tensor: Tensor) -> bytes:
+    """Return the sha256 of a tensor's numbers, row by row."""
+    return hashlib.sha256(_bytes(tensor)).digest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Return the numbers of a tensor, row by row, as they lie in memory and in files."""
     dense = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-    found = hashlib.sha256(dense.reshape(-1).view(torch.uint8).numpy().data).digest()
-    _hashed[tensor] = (tensor._version, found)
-    return found
+    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def cached(url: str) -> tuple[Path, str]:

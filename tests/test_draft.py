@@ -1,0 +1,47 @@
+"""A file of weights that is written while training goes on has the bytes of one that is written at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frostline import weights
+from frostline.draft import Draft
+
+FACTS = {"model": "small", "classes": ["ä", "b"]}
+
+
+def tensors() -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return {
+        "conv.weight": torch.randn(8, 4, 3, 3, generator=random).contiguous(memory_format=torch.channels_last),
+        "fc.bias": torch.randn(3, generator=random),
+        "fc.weight": torch.randn(3, 5, generator=random),
+        "norm.num_batches_tracked": torch.tensor(7),
+    }
+
+
+@pytest.mark.parametrize("moving", [["fc.weight", "fc.bias"], ["conv.weight", "fc.weight"]])
+def test_it_does_not_matter_how_much_is_written_before_the_end(tmp_path: Path, moving: list[str]) -> None:
+    early, late = tensors(), tensors()
+    moved = {name: late[name] + 1 for name in moving}
+    weights.save(tmp_path / "expected.safetensors", {**late, **moved}, FACTS)
+    with Draft(tmp_path / "best.safetensors", early, FACTS) as draft:
+        draft.begin({name: tensor for name, tensor in early.items() if name not in moving})
+        digest = draft.finish(moved).result()
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    assert digest == weights.sha256_of(tmp_path / "expected.safetensors")
+    assert weights.metadata_of(tmp_path / "best.safetensors") == FACTS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "expected.safetensors"]
+
+
+def test_what_is_frozen_is_on_the_disk_before_the_end_and_gone_when_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), Draft(tmp_path / "best.safetensors", tensors(), FACTS) as draft:
+        draft.begin({"conv.weight": tensors()["conv.weight"]})
+        draft._aside.submit(lambda: None).result()  # what comes before it is done
+        assert list(tmp_path.iterdir()) == [tmp_path / ".best.safetensors.part"]
+        raise RuntimeError("the run failed")
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,8 @@ from frostline.results import percent
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
 
 _COUNTED = 25  # classes up to which there is room for a number in every cell ...
 _NAMED = 100  # ... and for the name of every class
@@ -61,30 +63,42 @@ class _Form:
 
         share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
         self._cells.set_data(share)
-        passing: list[Artist] = [*self._counts(matrix, share), self._title(matrix)]
+        title = self._title(matrix)
         self._canvas.restore_region(self._empty)
-        for artist in (self._cells, *self._axes.spines.values(), *passing):
+        for artist in (self._cells, *self._axes.spines.values(), title):
             self._axes.draw_artist(artist)
-        for artist in passing:
-            artist.remove()
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(path, compress_level=1)
+        title.remove()
+        picture = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
+        if len(matrix) <= _COUNTED:
+            self._count(picture, matrix, share)
+        picture.save(path, compress_level=1)
 
-    def _counts(self, matrix: np.ndarray, share: np.ndarray) -> list[Artist]:
-        """Return the numbers in the cells, if there is room for them."""
-        if len(matrix) > _COUNTED:
-            return []
+    def _count(self, picture: Image, matrix: np.ndarray, share: np.ndarray) -> None:
+        """Write the numbers into the cells; Pillow takes a tenth of the time that matplotlib takes for a text."""
+        from PIL import ImageDraw
+
+        pen, font = ImageDraw.Draw(picture), _font(8 / 72 * self._axes.figure.dpi)
         ink = np.where(self._cells.norm(share) > 0.55, "white", "black")
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "parse_math": False}
-        return [
-            self._axes.text(column, row, str(matrix[row, column]), color=ink[row, column], **style)
-            for row, column in zip(*matrix.nonzero(), strict=True)
-        ]
+        rows, columns = matrix.nonzero()
+        places = self._axes.transData.transform(np.stack([columns, rows], 1))
+        for row, column, (x, y) in zip(rows, columns, places, strict=True):
+            place = (x, picture.height - y)
+            pen.text(place, str(matrix[row, column]), fill=ink[row, column], font=font, anchor="mm")
 
     def _title(self, matrix: np.ndarray) -> Artist:
         right, total = int(matrix.trace()), int(matrix.sum())
         text = f"top-1 accuracy {percent(right / max(total, 1))} ({right:,} of {total:,})"
         place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 12}
         return self._axes.annotate(text, (0.5, 1), xycoords="axes fraction", annotation_clip=False, **place)
+
+
+@functools.lru_cache(1)
+def _font(size: float) -> FreeTypeFont:
+    """Return the font that matplotlib writes with, `size` pixels high."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _side(count: int) -> float:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from frostline.pixels import SUFFIXES, decode, list_images, read_image, squash
+from frostline import pixels
+from frostline.pixels import CONVERSIONS, SUFFIXES, decode, list_images, read_image, squash, tensor_of
 
 RED = (250, 20, 10)
 
@@ -87,3 +88,36 @@ def test_squashing_agrees_with_an_exact_resize_to_one_level(size):
         torch.from_numpy(noise).permute(2, 0, 1)[None].double(), size=(24, 24), mode="bilinear", antialias=True
     )
     assert (squash(Image.fromarray(noise), 24).double() - exact[0]).abs().max() < 1.001
+
+
+def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, len(mode)), dtype=np.uint8)
+    Image.fromarray(pixels.squeeze(), mode if mode != "L" else None).resize((61, 47)).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}])
+def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
+    file = jpeg(tmp_path / "plain.jpg", **options)
+    with Image.open(file) as opened, Image.open(file) as known:
+        assert pixels._plain_jpeg(opened) is not None
+        found, done = tensor_of(opened)
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and done == 0
+
+
+@pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])
+def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_path: Path, mode: str, done: str):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = jpeg(tmp_path / "odd.jpg", mode, **({"exif": exif} if done == "upright" else {}))
+    with Image.open(file) as opened:
+        found, bits = tensor_of(opened)
+    assert np.array_equal(found.permute(1, 2, 0), np.asarray(read_image(file)))
+    assert bits == 1 << CONVERSIONS.index(done)
+
+
+def test_a_jpeg_that_stops_short_is_pillows_to_refuse(tmp_path: Path):
+    file = jpeg(tmp_path / "short.jpg")
+    file.write_bytes(file.read_bytes()[:-200])
+    with Image.open(file) as opened, pytest.raises(OSError, match="truncated"):
+        tensor_of(opened)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import PIL
+import simplejpeg
 import torch
 from torch import Tensor
 
@@ -198,7 +199,7 @@ def _key(source: Source, request: Request, ids: Tensor | None) -> str:
         "decode_size": request["decode_size"],
         "max_pixels": request["max_pixels"],
         "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
-        "libraries": [PIL.__version__, torch.__version__],
+        "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__],
         "code": environment.code_hash(("pixels", "decoding")),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

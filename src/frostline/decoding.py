@@ -15,24 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from frostline import mapped
 from frostline.config import user_error
-from frostline.pixels import at_most, convert, squash, why
+from frostline.pixels import at_most, convert, squash, tensor_of, why
 from frostline.store import Writer
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Shows for as long as its block lasts how much of so many is done; the callable is told how many more."""
 
 _CHUNK = 16  # pictures per task: few enough for an even end, many enough to cost nothing
-_RELEASE = 16  # tasks after which what was decoded leaves the process's memory
 
 
 @dataclass(frozen=True)
 class _Rows:
     """Where decoded pictures go."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Tensor
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
     done: NDArray[np.uint8]
@@ -67,7 +67,7 @@ def decode_all(
         width, height = (size, size) if size is not None else _first_size(ids, read)
         pixels = writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
         rows = _Rows(
-            pixels=pixels.numpy(),
+            pixels=pixels,
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
             done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
@@ -76,10 +76,8 @@ def decode_all(
         chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
         workers = _cores()
         with _keeping_blocks(4 * workers), _threads(workers) as pool:
-            for number, count in enumerate(pool.map(partial(_decode_chunk, job, ids), chunks)):
+            for count in pool.map(partial(_decode_chunk, job, ids), chunks):
                 progress(count)
-                if number % _RELEASE == 0:
-                    mapped.release(pixels)
     if size is None:
         _check_common(rows.sizes[[index not in job.bad for index in ids]])
     return {"bad": sorted(job.bad.items())}
@@ -123,13 +121,14 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
 
 def _place(job: _Job, row: int, index: int) -> None:
     with job.read(index) as image:
-        picture, done = convert(image)
+        picture, done = tensor_of(image)
     squashed, rows = squash(picture, job.size), job.rows
-    rows.sizes[row] = picture.size
+    rows.sizes[row] = (picture.shape[2], picture.shape[1])
     rows.done[row] = done
     if squashed.shape == rows.pixels.shape[1:]:
-        rows.pixels[row] = squashed.numpy()
-        rows.digests[row] = np.frombuffer(hashlib.sha256(rows.pixels[row]).digest(), dtype=np.uint8)
+        squashed = squashed.contiguous()
+        mapped.put(rows.pixels, row, squashed)
+        rows.digests[row] = np.frombuffer(hashlib.sha256(squashed.numpy().data).digest(), dtype=np.uint8)
 
 
 def _first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int]:

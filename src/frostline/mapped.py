@@ -57,7 +57,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-        return _tensor(_Memory(file.fileno(), size), path, shape, dtype)
+        return _tensor(_Memory(file.fileno(), size), path, shape, dtype, os.O_RDWR)
 
 
 def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -72,11 +72,11 @@ def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if size == 0:
             return torch.zeros(shape, dtype=dtype)
         flags, access = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), path, shape, dtype)
+        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), path, shape, dtype, os.O_RDONLY)
 
 
-def _tensor(memory: _Memory, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    memory.file = os.open(path, os.O_RDONLY)
+def _tensor(memory: _Memory, path: Path, shape: tuple[int, ...], dtype: torch.dtype, access: int) -> Tensor:
+    memory.file = os.open(path, access)
     weakref.finalize(memory, os.close, memory.file)
     tensor = torch.frombuffer(memory, dtype=dtype).view(shape)
     _maps[tensor.untyped_storage().data_ptr()] = memory
@@ -91,6 +91,18 @@ def release(tensor: Tensor) -> None:
     memory = _maps.get(tensor.untyped_storage().data_ptr())
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)
+
+
+def put(tensor: Tensor, row: int, values: Tensor) -> None:
+    """Write `values` into a row of a tensor of `create`, or of one in memory.
+
+    It goes by way of the file: page by page through the mapping takes longer, and leaves the pages in the process.
+    """
+    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    if memory is None:
+        tensor[row] = values
+    else:
+        os.pwrite(memory.file, values.contiguous().numpy().data, row * values.nbytes)
 
 
 def checksum(path: Path) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
+
+CPU = torch.device("cpu")
 
 
 def wait(device: torch.device) -> None:
@@ -32,6 +36,16 @@ def network(name: str, size: int, device: torch.device, dtype: torch.dtype = tor
     sized = {"image_size": size} if name.startswith("vit") else {}
     module = models.get_model(name, weights=None, **sized)
     return module.to(device, dtype, memory_format=torch.channels_last)
+
+
+def weights_file(name: str, size: int, folder: Path) -> Path:
+    """Return a file of weights in `folder`, as one that was downloaded: random ones, since those are as fast as any."""
+    path = folder / f"{name}-{size}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        save_file({key: tensor.contiguous() for key, tensor in network(name, size, CPU).state_dict().items()}, path)
+    return path
 
 
 def training_step(name: str, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,8 @@ class Sweep:
 def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
     """Carry out runs one after the other in this process, with everything that they leave, and time it all.
 
-    With `mlflow` MLflow has the record, too, in a store beside `folder`; else there are the journals alone.
+    With `mlflow` another process brings the record into MLflow, a store beside `folder`, and is waited for; else there
+    are the journals alone.
     """
     folder.mkdir(parents=True)
     done = []
@@ -124,11 +127,27 @@ def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractCo
 
 @contextmanager
 def _tracked(folder: Path) -> Iterator[Tracker]:
+    """Record a sweep as the program does: in the process that was started, while another one trains."""
+    tracker = _started().submit(_open, folder).result()
+    yield tracker
+    _started().submit(_close, tracker).result()
+
+
+@functools.cache
+def _started() -> ProcessPoolExecutor:
+    """Return the process that stands for the one that a person starts."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _open(folder: Path) -> Tracker:
     uri = mlflow_uri(folder.parent)
-    tracker = tracking.open_sweep(
+    return tracking.open_sweep(
         uri, folder=folder, root=folder.parent, experiment_name="benchmarks", name=folder.name, tags={}
     )
-    yield tracker
+
+
+def _close(tracker: Tracker) -> None:
+    folder = Path(tracker.folder)
     results = [Result(0, folder.name, str(folder), None, "FINISHED", None, {}, {})]
     tracking.close_sweep(tracker, status="FINISHED", description="", results=results)
 
@@ -138,8 +157,8 @@ def mlflow_uri(folder: Path) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def command(runs: Sequence[Choices], folder: Path) -> tuple[float, int]:
-    """Return the seconds that the sweep takes as a command in a process of its own, and its backbone images.
+def command(runs: Sequence[Choices], folder: Path) -> tuple[float, list[dict[str, float]]]:
+    """Return the seconds that the sweep takes as a command in a process of its own, and the metrics of its runs.
 
     All is in it: the start of Python, Hydra, MLflow, the launcher, the report.
     """
@@ -157,8 +176,7 @@ def command(runs: Sequence[Choices], folder: Path) -> tuple[float, int]:
     seconds = time.perf_counter() - began
     if done.returncode != 0:
         raise RuntimeError(f"train.py failed: {done.stdout[-500:]} {done.stderr[-2000:]}")
-    results = [json.loads(file.read_text()) for file in folder.glob("*/result.json")]
-    return seconds, round(sum(result["metrics"]["cost/backbone_images"] for result in results))
+    return seconds, [json.loads(file.read_text())["metrics"] for file in folder.glob("*/result.json")]
 
 
 def extraction_rate(chosen: Choices, folder: Path) -> float:

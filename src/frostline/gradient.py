@@ -7,11 +7,15 @@ a third of them, and no graph.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+
+_SMALL = 2_000_000  # products of a matrix multiplication that one core makes in some 50 microseconds
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,25 @@ def of_linear(layer: nn.Linear, inputs: Tensor, targets: Targets) -> tuple[Tenso
     Of the mean cross-entropy it is `(softmax(logits) - targets) / B` to the logits (C. Bishop, Pattern Recognition and
     Machine Learning, eq. 4.109). Inputs are not mixed.
     """
-    logits = F.linear(inputs, layer.weight, layer.bias)
-    wanted = _wanted(logits.shape[1], targets.smoothing, logits.device)[targets.labels]
-    error = logits.softmax(1).sub_(wanted).div_(len(inputs))
-    layer.weight.grad = error.t() @ inputs
-    if layer.bias is not None:
-        layer.bias.grad = error.sum(0)
-    return _loss(logits, targets), logits
+    with _threads_for(len(inputs) * layer.weight.numel()):
+        logits = F.linear(inputs, layer.weight, layer.bias)
+        wanted = _wanted(logits.shape[1], targets.smoothing, logits.device)[targets.labels]
+        error = logits.softmax(1).sub_(wanted).div_(len(inputs))
+        layer.weight.grad = error.t() @ inputs
+        if layer.bias is not None:
+            layer.bias.grad = error.sum(0)
+        return _loss(logits, targets), logits
+
+
+@contextmanager
+def _threads_for(products: int) -> Iterator[None]:
+    """Compute on one core what is too little to share between several: waking those takes longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if products < _SMALL else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def lone_linear(network: nn.Module) -> nn.Linear | None:

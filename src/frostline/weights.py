@@ -90,7 +90,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk."""
-    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
     path.touch()
     mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
     save_file(dense, path, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})

@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline import data, freezing, optim, training
+from frostline import data, freezing, optim, timeline, training
 from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.data import Data
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
 from frostline.store import Store
-from frostline.training import EpochResult, Part, Recipe, Span
+from frostline.timeline import Span
+from frostline.training import EpochResult, Part, Recipe
 from frostline.validation import parse
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -110,7 +111,7 @@ def train(
         model.module, model.structure, phases, weight_decay=weight_decay, decay_norm_and_bias=False
     )
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
-    steps = len(training.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
+    steps = len(timeline.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
     def enter(number: int) -> Part:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
@@ -128,7 +129,7 @@ def train(
     yield from training.fit(
         len(data.labels),
         optimizer=built,
-        timeline=training.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
+        timeline=timeline.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
         before_step=before,
         after_step=after,

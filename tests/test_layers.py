@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("plan", "resume", "features", "compiling"),
         "portable",
     ),
-    ("views", "training", "gradient", "mixing"),
+    ("views", "training", "gradient", "mixing", "timeline"),
     (
         "checkpoint",
         *("models", "families", "weights", "freezing", "cut", "optim"),

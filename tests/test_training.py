@@ -24,7 +24,8 @@ from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.setup import assemble
 from frostline.sight import look
-from frostline.training import Diverged, EpochResult, Part, Recipe, Span, batches, spans
+from frostline.timeline import Span, batches, spans
+from frostline.training import Diverged, EpochResult, Part, Recipe
 from small import Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frostline import interrupts, mapped
 from frostline.store import Store, Writer
-from frostline.training import batches
+from frostline.timeline import batches
 from frostline.views import Held, Views, resident, rows
 
 _BATCH = {"cpu": 32}

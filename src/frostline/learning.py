@@ -17,8 +17,9 @@ from frostline.report import Screen
 from frostline.resume import Learner, Progress
 from frostline.setup import Setup
 from frostline.sight import Images
+from frostline.timeline import Span
 from frostline.tracking import Record
-from frostline.training import EpochResult, Part, Position, Span
+from frostline.training import EpochResult, Part, Position
 
 
 @contextmanager

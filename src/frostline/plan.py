@@ -10,7 +10,7 @@ from torch import nn
 
 from frostline import freezing
 from frostline.families import Structure
-from frostline.training import Span
+from frostline.timeline import Span
 
 
 @dataclass(frozen=True)

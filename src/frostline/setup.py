@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from frostline import credentials, data, environment, freezing, lookup, models, optim, outcome, tracking, training
+from frostline import credentials, data, environment, freezing, lookup, models, optim, outcome, timeline, tracking
 from frostline.config import Config, user_error
 from frostline.data import BadPictures, Data
 from frostline.freezing import Phase
@@ -18,7 +18,8 @@ from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
 from frostline.store import Store, open_store
-from frostline.training import Recipe, Span
+from frostline.timeline import Span
+from frostline.training import Recipe
 from frostline.weights import SUFFIXES
 
 _SHOWN = 20  # broken pictures on the screen
@@ -65,14 +66,14 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Set
     if not meta:
         model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    steps = len(training.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
+    steps = len(timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
     return Setup(
         config=config,
         data=images,
         device=device,
         model=model,
         phases=phases,
-        timeline=training.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
+        timeline=timeline.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
         groups=optim.param_groups(
             model.module,
             model.structure,

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome", "draft"),
     ),
     (
-        *("verdict", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics"),
+        *("verdict", "edges", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics"),
         *("pictures", "looks", "confusion"),
     ),
     (

@@ -53,6 +53,22 @@ def test_intervals_over_seeds_hold_a_true_difference_and_none(truth, seeds):
     assert 0.93 <= coverage([welch(a, b) for a, b in zip(first, unlike, strict=True)], truth) <= 0.97
 
 
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 3.0), (3, 0.8), (3, 2.0), (5, 0.5), (5, 2.0)])
+def test_intervals_over_few_seeds_hold_although_accuracies_move_in_whole_images(seeds, spread):
+    random, images = rng(6), 359
+    truth = random.uniform(-3, 3, (2 * SIMULATIONS, 1))  # images
+    right = [np.round(random.normal(300 + add, spread, (2 * SIMULATIONS, seeds))) for add in (truth, 0)]
+    found = [t_interval(a, statistics.step(images)) for a in (right[0] - right[1]) / images]
+    held = sum(float(value) / images in one for value, one in zip(truth[:, 0], found, strict=True)) / len(found)
+    assert 0.94 <= held <= 0.975
+
+
+def test_the_seeds_that_an_interval_needs_are_counted_with_their_own_quantile():
+    values = np.array([0.01, 0.03, -0.01])  # mean 1, deviation 2 points: t(17) 2 / sqrt(18) is the first below 1
+    assert statistics.seeds_to_resolve(0.01, t_interval(values), 3, paired=True) == 18
+    assert statistics.seeds_to_resolve(1e-9, t_interval(values), 3, paired=True) == 10_000
+
+
 def test_the_interval_of_an_accuracy_holds_it():
     random = rng(2)
     for truth in (0.5, 0.9, 0.97):

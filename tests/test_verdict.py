@@ -150,12 +150,44 @@ def test_means_over_the_same_seeds_are_compared_seed_by_seed():
 
 
 def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
-    text = answer([*seeds("a", [0.78, 0.92, 0.85]), *seeds("b", [0.75, 0.86, 0.80], first=5, val=0.8)])
+    one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
+    text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])
     assert text.startswith("Undecided: ") and "3 and 3 seeds, Welch's t-interval" in text
-    half = float(re.search(r"interval (\S+) to", text)[1])
-    needed = 3 * ((4.667 - half) / 4.667) ** 2
+    error = math.hypot(stdev(one), stdev(two))  # of the difference of one seed each; t with 58 to 64 degrees is 2.00
     said = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
-    assert said == pytest.approx(needed, rel=0.05)
+    assert said == pytest.approx((2.0 * error / (0.1 / 3)) ** 2, rel=0.1)
+
+
+def test_two_seeds_of_which_little_is_known_are_not_said_to_need_hundreds():
+    text = answer([*seeds("a", [0.930, 0.960]), *seeds("b", [0.930, 0.940], val=0.8)])  # 1.0 +- 1.4 points
+    assert "interval -11.7 to 13.7; 2 seeds" in text
+    assert "To decide it: `python train.py -m freeze=a,b seed=0,1,2,3,4,5,6,7,8,9,10`." in text  # t(10) 2.228
+
+
+def test_what_was_compared_is_what_is_said_where_a_side_has_one_seed():
+    text = answer([*seeds("a", [0.96]), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
+    assert "96.0% against 90.0% for b on the test split (+6.0 points" in text
+    assert "; seed 0 alone, 1,000 test images each, not paired)" in text
+    text = answer([*seeds("a", [0.96], first=3), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
+    assert "; seed 3 against seed 0, " in text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cost"),
+    [(9.0, 1.0, "; full takes 9.0 times the training time."), (1.0, 9.0, "; full trains 9.0 times as fast.")],
+)
+def test_whose_time_it_is_is_said_where_nobody_wins(first, second, cost):
+    runs = [result(0, "full", 0.9, 0.80, seconds=first), result(1, "norm", 0.8, 0.80, seconds=second)]
+    assert cost.replace("full", "fine-tuning (full)") in answer(runs)
+
+
+def test_what_is_missing_for_a_comparison_is_said_as_a_command():
+    runs = [result(0, "head", 0.9, 0.8), result(1, "head", 0.8, 0.7, lr=0.1)]
+    runs += [result(2, "full", 0, 0, status="FAILED"), result(3, "full", 0, 0, lr=0.1, status="KILLED")]
+    text = answer(runs)
+    assert text.endswith(
+        "No run of full finished. To try them again: `python train.py -m freeze=head,full lr=0.001,0.1`."
+    )
 
 
 def test_seeds_that_differ_by_little_and_surely_are_a_tie():
@@ -222,7 +254,7 @@ def test_what_the_rivals_chose_otherwise_is_repeated_with_both():
 def test_seeds_that_agree_to_the_image_leave_an_interval_on_validation_too():
     runs = [replace(run, images={"val": 100, "test": 1000}) for run in seeds("head", [0.8, 0.8])]
     within = validation_interval(cells(runs)[0])
-    half = 12.706205 * 0.01 / math.sqrt(2)  # Student's t for one degree of freedom, and one image of a hundred
+    half = 12.706205 * 0.01 / math.sqrt(12 * 2)  # Student's t for one degree of freedom, and a hundred images
     assert within is not None and (within.low, within.high) == pytest.approx((0.9 - half, min(1.0, 0.9 + half)))
 
 
@@ -307,8 +339,17 @@ def test_runs_that_are_still_to_come_did_not_fail():
     runs = [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="RUNNING"), result(2, "norm", 0.8, 0.7)]
     runs += [result(job, "full", 0, 0, status="WAITING", seed=job) for job in range(3, 5)]
     text = answer(runs)
-    assert text.endswith("No run of full has finished yet. 3 runs of 5 still to come.")
+    assert text.startswith("So far, with 3 runs of 5 still to come: ")
+    assert text.endswith("No run of full has finished yet.")
     assert "did not finish" not in text
+
+
+def test_an_answer_before_the_end_says_so_first_and_advises_nothing_yet():
+    runs = [result(0, "head", 0.9, 0.8, lr=0.1), result(1, "full", 0.95, 0.9, lr=0.1)]
+    runs.append(result(2, "full", 0, 0, status="WAITING", lr=0.01))
+    text = answer(runs)
+    assert text.startswith("So far, with 1 run of 3 still to come: fine-tuning (full) wins: 90.0% against")
+    assert "`" not in text and text.count("to come") == 1
 
 
 def test_a_result_survives_a_launcher():

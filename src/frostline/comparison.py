@@ -44,12 +44,16 @@ class Difference:
     """First minus second, on the test split."""
 
     gap: float
+    scores: tuple[float, float]
+    """The two accuracies: means over all seeds, or where a side has one seed only, of that seed."""
     interval: Interval | None
     """None where nothing is known but the two accuracies."""
     how: str
     """Where the interval comes from, in words."""
     seeds: int
     """Number of seeds of the side that has fewer."""
+    paired: bool
+    """Whether seeds, or the images of one, were compared one by one."""
 
 
 def predictions(folder: str) -> Predictions | None:
@@ -75,30 +79,40 @@ def compare(first: Sequence[Trial], second: Sequence[Trial]) -> Difference:
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
     side has one seed only, that seed alone is compared, image by image.
     """
-    gap = _mean(first) - _mean(second)
-    fewer = min(len(first), len(second))
+    scores = (_mean(first), _mean(second))
+    gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if fewer == 1:
-        return _one_seed(*_same_seed(first, second))
+        pair = _same_seed(first, second)
+        return _one_seed(*pair, which="one seed" if len(first) == len(second) else _which(*pair))
     one, two = ({trial.seed: trial.accuracy for trial in trials} for trials in (first, second))
     least = max(_step(first), _step(second))
     if one.keys() == two.keys():
         differences = [value - two[seed] for seed, value in one.items()]
-        return Difference(gap, statistics.t_interval(differences, least), f"{fewer} seeds, paired t-interval", fewer)
+        within = statistics.t_interval(differences, least)
+        return Difference(gap, scores, within, f"{fewer} seeds, paired t-interval", fewer, True)
     within = statistics.welch(list(one.values()), list(two.values()), least)
-    return Difference(gap, within, f"{len(first)} and {len(second)} seeds, Welch's t-interval", fewer)
+    how = f"{len(first)} and {len(second)} seeds, Welch's t-interval"
+    return Difference(gap, scores, within, how, fewer, False)
 
 
-def _one_seed(first: Trial, second: Trial) -> Difference:
-    gap = first.accuracy - second.accuracy
+def _which(first: Trial, second: Trial) -> str:
+    """Return in words which seed was compared where not all could be."""
+    same = first.seed == second.seed
+    return f"seed {first.seed} alone" if same else f"seed {first.seed} against seed {second.seed}"
+
+
+def _one_seed(first: Trial, second: Trial, *, which: str) -> Difference:
+    scores = (first.accuracy, second.accuracy)
+    gap = scores[0] - scores[1]
     one, two = predictions(first.folder), predictions(second.folder)
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
         right = [found.logits.argmax(axis=1) == found.labels for found in (one, two)]
-        how = f"one seed, paired bootstrap over {len(one.ids):,} test images"
-        return Difference(gap, statistics.paired_bootstrap(right[0], right[1]), how, 1)
+        how = f"{which}, paired bootstrap over {len(one.ids):,} test images"
+        return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
     if first.images and second.images:
         within = statistics.unpaired(_counts(first), _counts(second))
-        return Difference(gap, within, f"one seed, {first.images:,} test images each, not paired", 1)
-    return Difference(gap, None, "one seed", 1)
+        return Difference(gap, scores, within, f"{which}, {first.images:,} test images each, not paired", 1, False)
+    return Difference(gap, scores, None, which, 1, False)
 
 
 def _same_seed(first: Sequence[Trial], second: Sequence[Trial]) -> tuple[Trial, Trial]:
@@ -111,8 +125,8 @@ def _mean(trials: Sequence[Trial]) -> float:
 
 
 def _step(trials: Sequence[Trial]) -> float:
-    """Return the accuracy that one test image makes, the smallest spread to believe in."""
-    return max((1 / trial.images for trial in trials if trial.images), default=0.0)
+    """Return the smallest spread to believe in, that of counting whole test images."""
+    return max((statistics.step(trial.images) for trial in trials), default=0.0)
 
 
 def _counts(trial: Trial) -> tuple[int, int]:

@@ -85,14 +85,14 @@ def trials(cell: Cell) -> list[Trial]:
 
 def validation_interval(cell: Cell) -> Interval | None:
     """Return the interval of a cell's validation accuracy: over seeds, else over images; None if unknown."""
-    from frostline.statistics import clamped, t_interval, wilson
+    from frostline.statistics import clamped, step, t_interval, wilson
 
     values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
     if not values or any(math.isnan(value) for value in values):
         return None
     images = cell.finished[0].images.get("val", 0)
     if len(values) > 1:
-        return clamped(t_interval(values, 1 / images if images else 0.0))
+        return clamped(t_interval(values, step(images)))
     return wilson(round(values[0] * images), images) if images else None
 
 

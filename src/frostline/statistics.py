@@ -57,11 +57,32 @@ def wilson(right: int, total: int) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
+def step(images: int) -> float:
+    """Return the standard deviation that an accuracy has from counting whole images alone; 0 for an unknown number.
+
+    It is the least spread to believe in between seeds. To believe in a whole image makes intervals of few seeds hold
+    the truth nearly always; none at all, as seldom as 42 times in 100.
+    """
+    return 1 / images / math.sqrt(12) if images else 0.0
+
+
+def seeds_to_resolve(gap: float, interval: Interval, seeds: int, *, paired: bool) -> int:
+    """Return about how many seeds would shrink an `interval` over at least two `seeds` to `gap`; 10,000 for more.
+
+    Not only does the error of a mean fall with the root of their number, Student's quantile falls too: from two seeds
+    to ten the interval becomes a dozen times narrower. Without pairs both sides count.
+    """
+    sides = 1 if paired else 2
+    deviation = (interval.high - interval.low) / 2 / _quantile(sides * (seeds - 1)) * math.sqrt(seeds)
+    enough = (n for n in range(2, 10_000) if _quantile(sides * (n - 1)) * deviation <= abs(gap) * math.sqrt(n))
+    return next(enough, 10_000)
+
+
 def t_interval(values: Sequence[float], least: float = 0.0) -> Interval:
     """Return Student's interval of the mean of at least two `values`.
 
     `least` is the smallest standard deviation to believe in. Accuracies move in steps of one image, so that a few
-    seeds may agree to the digit without being certain.
+    seeds may agree to the digit without being certain: see `step`.
     """
     mean, deviation = float(np.mean(values)), max(float(np.std(values, ddof=1)), least)
     return _student(mean, deviation / math.sqrt(len(values)), len(values) - 1)
@@ -84,8 +105,12 @@ def welch(first: Sequence[float], second: Sequence[float], least: float = 0.0) -
 
 
 def _student(middle: float, error: float, freedom: float) -> Interval:
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    half = _quantile(freedom) * error
     return Interval(middle - half, middle + half)
+
+
+def _quantile(freedom: float) -> float:
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:

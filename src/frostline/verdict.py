@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from frostline.contest import PLAIN, Contender, Contest, contests
+from frostline.edges import both, edges
 from frostline.results import IMAGES, SECONDS, TEST, Cell, Result, named, value_text, varying
 from frostline.suggest import command
 
@@ -34,11 +34,13 @@ def verdict(contest: Contest) -> str:
         return f"No answer: none of {_count(len(results), 'run')} finished."
     if contest.difference is None:
         return _alone(key, found[0], results, tuned)
+    first = _comparison(found[0], found[1], contest.difference, contest.outcome)
+    coming = _coming(results)
     parts = [
-        _comparison(found[0], found[1], contest.difference, contest.outcome),
-        *_next_step(contest, contest.difference, tuned),
+        f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
+        *([] if coming else _next_step(contest, contest.difference, tuned)),
         *_best_settings(found[:2], tuned),
-        *_edges(key, found[:2], results, tuned),
+        *([] if coming else edges(key, found[:2], results, tuned)),
         *_budget(found),
         *_unfinished(key, found, results),
     ]
@@ -48,14 +50,15 @@ def verdict(contest: Contest) -> str:
 def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
     """Return the sentence on the two, with its full stop."""
     digits = _digits(first.cell)
-    scores = [f"{100 * one.cell.mean(TEST):.{digits}f}%" for one in (first, second)]
+    scores = [f"{100 * score:.{digits}f}%" for score in difference.scores]
     within = difference.interval
     sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
     gap = f"({100 * difference.gap:+.{digits}f} points, {sure}{difference.how})"
     one, two = first.name, second.name
-    cost = _cost(first, second)
     if outcome == "win":
+        cost = _cost(first, second, ", for", ", and trains")
         return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} on the test split {gap}{cost}."
+    cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
     if outcome == "contradiction":
         return (
             f"No clear winner: {one} is best on validation, yet behind {two} on the test split, "
@@ -70,16 +73,18 @@ def _digits(cell: Cell) -> int:
     return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
 
-def _cost(first: Contender, second: Contender) -> str:
-    """Return the clause on training time, of the first against the second; empty where it was not measured."""
+def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
+    """Return the clause on training time, of the first against the second; empty where it was not measured.
+
+    It begins with `slower` or `faster`, which say whose time it is.
+    """
     mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
     if mine >= yours * _ALIKE:
-        return f", for {_times(mine / yours)} times the training time{_stored(second)}"
-    fast = yours >= mine * _ALIKE
-    if fast:
-        return f", and trains {_times(yours / mine)} times as fast{_stored(first)}"
+        return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
+    if yours >= mine * _ALIKE:
+        return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
     return ", for about the same training time"
 
 
@@ -105,7 +110,7 @@ def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -
     if seeds > _MANY_SEEDS:
         return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
     changes = {contest.key: [first.value, second.value]}
-    changes |= {name: _both(name, first.cell, second.cell) for name in tuned}
+    changes |= {name: both(name, first.cell, second.cell) for name in tuned}
     return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
 
 
@@ -115,18 +120,16 @@ def _cheaper(first: Contender, second: Contender) -> list[str]:
     return [f"{_capital(one.name)} is the cheaper."] if clear else []
 
 
-def _both(name: str, first: Cell, second: Cell) -> list[Any]:
-    values = [first.choices.get(name), second.choices.get(name)]
-    return values[:1] if values[0] == values[1] else values
-
-
 def _seeds_needed(difference: Difference) -> int:
-    """Return how many seeds would shrink the interval to the gap: it narrows with their square root; at least 5."""
+    """Return how many seeds to try: those that would shrink the interval to the gap, or twice as many; at least 5."""
     if difference.seeds == 1 or difference.interval is None:
         return 5
-    half = (difference.interval.high - difference.interval.low) / 2
-    ratio = half / max(abs(difference.gap), 1e-9)
-    return max(5, 2 * difference.seeds) if ratio < 1 else math.ceil(max(5, difference.seeds * min(ratio, 1e3) ** 2))
+    from frostline.statistics import seeds_to_resolve
+
+    if 0 not in difference.interval:
+        return max(5, 2 * difference.seeds)
+    gap, within = difference.gap, difference.interval
+    return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))
 
 
 def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str]:
@@ -142,54 +145,6 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str
     return parts
 
 
-def _edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned: Sequence[str]) -> list[str]:
-    """Return whose best lr has none beyond it that was tried, and the command that goes on from there.
-
-    The command holds all that finished, which is not run again, so that its answer is about all of it, and both
-    contenders, so that they keep the same budget.
-    """
-    at: dict[tuple[str, int], list[Contender]] = {}
-    rivals = found if key != "lr" else found[:1]
-    for one in rivals:
-        tried = sorted({lr for run in results if (lr := _tried_lr(run, key, one)) is not None})
-        best = one.cell.choices.get("lr")
-        if len(tried) > 1 and best in (tried[0], tried[-1]):
-            at.setdefault(("larger" if best == tried[-1] else "smaller", len(tried)), []).append(one)
-    if not at:
-        return []
-    parts = [_edge(key, side, tried, group) for (side, tried), group in at.items()]
-    beyond = [lr for (side, _), group in at.items() for lr in _beyond(side, group)]
-    known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
-    changes: dict[str, Sequence[object]] = {} if key == "lr" else {key: [one.value for one in rivals]}
-    others = {name: _both(name, rivals[0].cell, rivals[-1].cell) for name in tuned if name != "lr"}
-    seeds = sorted({run.choices.get("seed") for one in rivals for run in one.cell.results}, key=repr)
-    same = {"seed": seeds} if len(seeds) > 1 else {}
-    grid = sorted({lr for lr in (*known, *beyond) if lr is not None})
-    again = command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **same})
-    return [*parts, f"To try more (what is finished is not run again): `{again}`."]
-
-
-def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
-    """Return the lr of a run that shares `one`'s value of `key`, whatever became of it."""
-    lr = run.choices.get("lr")
-    return lr if isinstance(lr, float) and (key == "lr" or run.choices.get(key) == one.value) else None
-
-
-def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:
-    """Return the sentence on those whose best lr lies on one side; of two values each lies at an edge."""
-    names = " and ".join(f"`{value_text(one.value)}`" for one in group)
-    of = "" if key == "lr" else f" of {names}"
-    where = f"is the {side} of the two tried" if tried == 2 else "lies at the edge of the grid"
-    return f"The best lr{of} {where}; {side} may be better still."
-
-
-def _beyond(side: str, group: Sequence[Contender]) -> list[float]:
-    """Return two learning rates further out, about a half and a whole power of ten."""
-    best = [one.cell.choices["lr"] for one in group]
-    steps = (max(best) * 3, max(best) * 10) if side == "larger" else (min(best) / 3, min(best) / 10)
-    return [float(f"{step:.1g}") for step in steps]
-
-
 def _budget(found: Sequence[Contender]) -> list[str]:
     """Return the warning that one had more cells to choose its best from, which favours it."""
     if len({one.tried for one in found}) == 1:
@@ -199,16 +154,24 @@ def _budget(found: Sequence[Contender]) -> list[str]:
 
 
 def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
-    """Return what the answer lacks: values of which no run finished, runs that did not, and runs to come."""
+    """Return what the answer lacks: values of which no run finished, and runs that did not."""
     there = {repr(one.value) for one in found}
-    coming = [run for run in results if run.status in ("RUNNING", "WAITING")]
+    coming = _coming(results)
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
     ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
     parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
     lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING")]
     if any(repr(run.choices.get(key)) in there for run in lost):
         parts.append(f"{_count(len(lost), 'run')} of {len(results):,} did not finish.")
-    return [*parts, f"{_count(len(coming), 'run')} of {len(results):,} still to come."] if coming else parts
+    return parts
+
+
+def _to_come(results: Sequence[Result]) -> str:
+    return f"{_count(len(_coming(results)), 'run')} of {len(results):,} still to come"
+
+
+def _coming(results: Sequence[Result]) -> list[Result]:
+    return [run for run in results if run.status in ("RUNNING", "WAITING")]
 
 
 def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
@@ -219,10 +182,14 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
     inside = named(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
-    name = only.name if missing else _capital(only.name)
+    name = only.name if missing or _coming(results) else _capital(only.name)
     score = f"{name} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
+    if _coming(results):
+        return " ".join([f"No comparison: {score}.", *missing, f"{_to_come(results)}."])
     if missing:
-        return f"No comparison: {score}. {' '.join(missing)}"
+        grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
+        again = command(only.cell.finished[0], {key: [only.value], **grid})
+        return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
     modes = [only.value, "head" if only.value == "full" else "full"]
     again = command(only.cell.finished[0], {"freeze_mode": modes})
     return f"{score}; nothing was there to compare it with. Try: `{again}`."
@@ -230,6 +197,12 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:] if text.split(" (")[0] in PLAIN.values() else text
+
+
+def _small(sentence: str) -> str:
+    """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
+    capital = sentence.startswith(("A tie", "No clear", "Undecided", *map(str.capitalize, PLAIN.values())))
+    return sentence[0].lower() + sentence[1:] if capital else sentence
 
 
 def _count(number: int, noun: str) -> str:

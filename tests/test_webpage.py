@@ -157,6 +157,19 @@ def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
         assert label in range(len(CLASSES))
 
 
+def test_confusions_have_pictures_of_whichever_seed_made_them(tmp_path):
+    (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES}, seeds=4)).data["groups"]
+    assert group["disagreements"]["seed"] == 0
+    for one in group["contenders"]:
+        assert one["pairs"] and all(shown for _, _, _, shown in one["pairs"])
+        assert all(len(shown) == len(set(shown)) <= 4 for _, _, _, shown in one["pairs"])
+
+
+def test_what_has_not_begun_is_not_run_again(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, states={1: "WAITING"})
+    assert [bool(run["again"]) for run in page(folder).data["runs"]] == [True, False]
+
+
 def test_robustness_and_phases_are_there_when_they_were_measured(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head", "lp_ft"]}, shift=True, epochs=10)
     shown = page(folder).data

@@ -47,7 +47,8 @@ def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
     for one in first.finished:
         for two in second.finished:
             if one.choices.get("seed") == two.choices.get("seed"):
-                return _disagreements(Path(one.folder), Path(two.folder))
+                found = _disagreements(Path(one.folder), Path(two.folder))
+                return found and {**found, "seed": one.choices.get("seed")}
     return None
 
 
@@ -87,21 +88,20 @@ def _classes(names: Sequence[str], counts: Ints) -> dict[str, Any]:
 
 
 def _pairs(folders: Sequence[Path], counts: Ints) -> list[list[Any]]:
-    """Return `[true, predicted, images, pictures]` of the most frequent confusions."""
+    """Return `[true, predicted, times, pictures]` of the most frequent confusions; each picture once, of any seed."""
     pairs = most_confused(counts, _PAIRS)
-    examples: dict[tuple[int, int], list[str]] = {(i, j): [] for i, j, _ in pairs}
-    for folder in folders[:1] if len(pairs) else []:
-        said = predictions(str(folder))
+    examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
+    for folder in folders:
+        missing = [pair for pair, shown in examples.items() if len(shown) < _EXAMPLES]
+        said = predictions(str(folder)) if missing else None
         if said is None:
             continue
-        rows = {
-            pair: said.ids[(said.labels == pair[0]) & (said.logits.argmax(axis=1) == pair[1])].tolist()
-            for pair in examples
-        }
-        shown = pictures.read(folder, {image for images in rows.values() for image in images})
-        for pair, images in rows.items():
-            examples[pair] += [shown[image] for image in images if image in shown][:_EXAMPLES]
-    return [[i, j, count, examples[i, j]] for i, j, count in pairs]
+        found = said.logits.argmax(axis=1)
+        images = {pair: said.ids[(said.labels == pair[0]) & (found == pair[1])].tolist() for pair in missing}
+        shown = pictures.read(folder, {image for several in images.values() for image in several})
+        for pair, several in images.items():
+            examples[pair] |= {image: shown[image] for image in several if image in shown}
+    return [[i, j, count, list(examples[i, j].values())[:_EXAMPLES]] for i, j, count in pairs]
 
 
 def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:

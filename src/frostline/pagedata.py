@@ -105,7 +105,7 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "epoch": _round(result.metrics.get("best/epoch", math.nan)),
         "cost": [_round(result.metrics.get(name, math.nan), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
         "mlflow": _mlflow(result, tracker),
-        "again": rerun(result),
+        "again": rerun(result) if result.status != "WAITING" else None,
     }
 
 

@@ -189,9 +189,10 @@ function heatSection(root, keys) {
     const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
     const z = cell.map(row => row.map(c => c ? c.val[0] : null));
     return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,
-      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: "%{z:.1%}" } : {}), colorbar: { tickformat: ".0%", thickness: 12 } }],
-    { xaxis: { title: safe(heat.x), type: "category" }, yaxis: { title: safe(heat.y), type: "category" } }];
+      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: "%{z:.1%}" } : {}), colorbar: { tickformat: ".0%", thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: "validation accuracy", side: "right" } }) } }],
+    { xaxis: { title: safe(heat.x), type: "category", showgrid: false }, yaxis: { title: safe(heat.y), type: "category", showgrid: false } }];
   });
+  $(".note", root).textContent = "Validation accuracy of the best cell behind each field; empty: none has finished.";
 }
 
 // ---- learning curves ---------------------------------------------------------------------------------------------
@@ -224,8 +225,13 @@ function curvesSection() {
   const list = make("div"), filter = make("input", { type: "search", placeholder: "filter, e.g. head 0.001" });
   const draw = () => {
     paint(node);
+    tell();
+  };
+  const tell = () => {
+    const drawn = [...curves.runs].slice(0, MOST_CURVES), moves = drawn.some(n => D.curves[n].starts.length);
     $("summary", root).textContent = `runs: ${curves.runs.size} of ${own.length}`;
-    $(".note", root).textContent = "Strong: validation, thin: train. Dotted lines: where the frost line moves." + (curves.runs.size > MOST_CURVES ? ` The first ${MOST_CURVES} of ${curves.runs.size} are drawn.` : "");
+    $(".note", root).textContent = "Strong: validation, thin: train." + (moves ? " Dotted lines: where the frost line moves, in the colour of its run." : "") +
+      (drawn.length < curves.runs.size ? ` The first ${MOST_CURVES} of ${curves.runs.size} are drawn.` : "");
   };
   const matching = () => own.filter(n => filter.value.toLowerCase().split(/\s+/).every(word => D.runs[n].name.toLowerCase().includes(word)));
   const fill = () => list.replaceChildren(...matching().slice(0, 200).map(number => {
@@ -239,8 +245,7 @@ function curvesSection() {
   pick.addEventListener("toggle", () => pick.open && fill());
   $(".controls", root).replaceChildren(select("show", [["accuracy", "accuracy"], ["loss", "loss"]], curves.metric, value => { curves.metric = value; draw(); }), pick, button("best of each", () => firsts));
   chart(node, drawCurves);
-  $("summary", root).textContent = `runs: ${curves.runs.size} of ${own.length}`;
-  $(".note", root).textContent = "Strong: validation, thin: train. Dotted lines: where the frost line moves.";
+  tell();
 }
 
 // ---- per class ----------------------------------------------------------------------------------------------------
@@ -257,6 +262,7 @@ function classesSection() {
   chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
     customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images`), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: "test accuracy", range: [0, 1], ...percents } }]);
+  $(".note", root).textContent = known.some(one => one.seeds[0] > 1) ? "Of a cell with several seeds all are counted together: an image as often as there are seeds." : "";
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);
@@ -277,10 +283,11 @@ function matrices(root, known, names) {
       rows.forEach((row, i) => { z[row][columns[i]] = counts[i]; });
       const share = z.map(row => { const total = sum(row); return row.map(v => total ? Math.pow(v / total, .5) : null); });
       const small = names.length <= 20, labels = names.length <= 30 ? { tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))) } : { showticklabels: false }, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+      const upright = sum(names.map(n => short(n).length)) * 8 > node.clientWidth - 90 ? { tickangle: 90 } : {};  // slanted ones need room at the side
       return [[{ type: "heatmap", z: share, customdata: z, x: names.map((_, i) => `${i} `), y: names.map((_, i) => `${i} `), zmin: 0, zmax: 1, showscale: false, xgap: small ? 1 : 0, ygap: small ? 1 : 0,
         colorscale: [[0, dark ? "#1f2228" : "#f5f6f8"], [1, colour(one.series)]], text: z.map(row => row.map(v => v || "")), ...(small ? { texttemplate: "%{text}" } : {}),
         hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${sum(row)} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],
-      { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", ...labels, showgrid: false },
+      { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", ...labels, ...upright, showgrid: false },
         yaxis: { title: "true class", type: "category", autorange: "reversed", ...labels, showgrid: false } }];
     });
   }
@@ -288,11 +295,14 @@ function matrices(root, known, names) {
 
 const picture = src => make("img", { src, alt: "", loading: "lazy" });
 const dot = name => { const node = make("span", { className: "swatch" }); node.style.setProperty("--c", colour(name)); return node; };
+const confused = (one, names) => make("div", {},
+  make("h3", {}, dot(one.series), `Most confused by ${one.name}`),
+  make("table", { className: "plain" }, make("tr", {}, make("th"), make("th", { className: "number", textContent: "times" }), make("th")),
+    ...one.pairs.map(([i, j, count, shown]) => make("tr", {}, make("td", { textContent: `${names[i]} taken for ${names[j]}` }), make("td", { className: "number", textContent: count }), make("td", {}, ...shown.map(picture))))));
 function pairs(root, known, names) {
-  root.replaceChildren(...known.filter(one => one.pairs.length).map(one => make("div", {},
-    make("h3", {}, dot(one.series), `Most confused by ${one.name}`),
-    make("table", { className: "plain" }, make("tr", {}, ...["", "images", ""].map(name => make("th", { textContent: name }))),
-      ...one.pairs.map(([i, j, count, shown]) => make("tr", {}, make("td", { textContent: `${names[i]} taken for ${names[j]}` }), make("td", { className: "number", textContent: count }), make("td", {}, ...shown.map(picture))))))));
+  const [first, others] = [known.slice(0, 2), known.slice(2)].map(part => part.filter(one => one.pairs.length).map(one => confused(one, names)));
+  const rest = others.length ? [make("details", { className: "others" }, make("summary", { textContent: `${others.length} more` }), make("div", { className: "pairs" }, ...others))] : [];
+  root.replaceChildren(...first, ...rest);
 }
 
 function disagreements(root, names) {
@@ -301,10 +311,10 @@ function disagreements(root, names) {
   if (!found) return;
   const both = found.differ - found.first - found.second;
   root.append(make("h3", { textContent: "Where the best two disagree" }),
-    make("p", { className: "quiet", textContent: `Of ${found.images} test images they name ${found.differ} differently: ${found.first} times only ${one.name} is right, ${found.second} times only ${two.name}, ${both} times neither.` +
+    make("p", { className: "quiet", textContent: `They name ${found.differ} of ${found.images} test images differently${D.seeds ? ` with seed ${found.seed}` : ""}. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
-      make("figcaption", {}, `is ${names[label]}`, ...[[one, first], [two, second]].flatMap(([who, said]) => [make("br"), dot(who.series), make("span", { className: said === label ? "right" : "wrong", textContent: names[said] })]))))));
+      make("figcaption", {}, make("div", { textContent: `is ${names[label]}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: said === label ? "right" : "wrong", title: `${who.name} says ${names[said]}`, textContent: `${said === label ? "✓" : "✗"} ${names[said]}` }))))))));
 }
 
 // ---- calibration and robustness ------------------------------------------------------------------------------------
@@ -319,21 +329,23 @@ function calibrationSection() {
       const bins = one.calibration.bins, total = sum(bins.map(bin => bin[0]));
       return { type: "scatter", mode: "lines+markers", name: `${safe(one.series)} (ECE ${pct(one.calibration.ece)})`, x: bins.map(bin => bin[1]), y: bins.map(bin => bin[2]), line: { color: colour(one.series), width: 2 },
         marker: { color: colour(one.series), symbol: symbol(one.series), size: bins.map(bin => 6 + 14 * Math.sqrt(bin[0] / total)), opacity: .9 }, text: bins.map(bin => `${bin[0]} images`), hovertemplate: "confidence %{x:.1%}, accuracy %{y:.1%}<br>%{text}<extra></extra>" };
-    })], { xaxis: { title: "confidence", range: [0, 1.03], ...percents }, yaxis: { title: "accuracy", range: [0, 1.06], ...percents } }]);
+    })], { xaxis: { title: "confidence", range: [0, 1.03], ...percents }, yaxis: { title: "test accuracy", range: [-.04, 1.06], ...percents } }]);
 }
 
 function robustnessSection() {
   const root = $("#robustness"), known = group.contenders.filter(one => one.shift);
   root.hidden = !known.length;
   if (root.hidden) return;
-  const kinds = Object.keys(known[0].shift), node = $(".chart", root);
+  const kinds = Object.keys(known[0].shift), node = $(".chart", root), mean = one => sum(kinds.map(kind => sum(one.shift[kind]) / one.shift[kind].length)) / kinds.length;
+  $(".note", root).textContent = "Mean over all corruptions and severities: " + [...known].sort((a, b) => mean(b) - mean(a)).map(one => `${one.name} ${pct(mean(one))} (clean ${pct(one.test[0])})`).join(", ") +
+    ". Severity 0 is the clean test split, 1 to 5 are corrupted as by Hendrycks and Dietterich (2019).";
   chart(node, () => {
-    const columns = node.clientWidth < 560 ? 1 : node.clientWidth < 1100 ? 3 : kinds.length, rows = Math.ceil(kinds.length / columns), layout = { grid: { rows, columns, pattern: "independent", xgap: .08, ygap: .32 }, annotations: [] };
+    const columns = node.clientWidth < 560 ? 1 : node.clientWidth < 1100 ? 3 : kinds.length, rows = Math.ceil(kinds.length / columns), layout = { grid: { rows, columns, pattern: "independent", xgap: .06, ygap: .36 }, annotations: [] };
     node.style.height = `${Math.max(320, rows * 230)}px`;
     const traces = kinds.flatMap((kind, i) => {
       const n = i ? i + 1 : "";
       layout[`xaxis${n}`] = { title: { text: safe(kind) + " severity" }, dtick: 1 };
-      layout[`yaxis${n}`] = { range: [0, 1], ...percents, ...(i % columns ? {} : { title: "test accuracy" }) };
+      layout[`yaxis${n}`] = { range: [0, 1.03], ...percents, ...(i % columns ? { showticklabels: false } : { title: "test accuracy" }) };
       return known.map(one => ({ type: "scatter", mode: "lines+markers", name: safe(one.series), legendgroup: one.series, showlegend: !i, x: [0, 1, 2, 3, 4, 5], y: [one.test[0], ...one.shift[kind]], xaxis: `x${n}`, yaxis: `y${n}`,
         line: { color: colour(one.series), width: 2 }, marker: { color: colour(one.series), symbol: symbol(one.series), size: 7 }, hovertemplate: "%{y:.1%}<extra>" + safe(one.series) + "</extra>" }));
     });
@@ -357,7 +369,7 @@ function runsSection({ ITable, jQuery, DataTable }) {
     { title: "seconds", data: run => run.cost[0], render: number(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], render: number(v => v.toLocaleString("en")) },
     { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
     { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
-    { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" ? `<code class="again" title="copy">${safe(value)}</code>` : value },
+    { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" && value ? `<code class="again" title="copy">${safe(value)}</code>` : value ?? "" },
   ].filter(column => column.title !== "reason" || D.runs.some(run => run.reason));
   const node = $("#runs table");
   const by = columns.findIndex(column => column.title === "val");

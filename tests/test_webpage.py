@@ -139,7 +139,7 @@ def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, tracker=tracker)
     run = page(folder).data["runs"][1]
     assert (folder / run["folder"] / "config.yaml").is_file()
-    assert run["mlflow"] == f"https://mlflow.example.org/#/experiments/7/runs/{1:032x}"
+    assert run["mlflow"] == f"https://mlflow.example.org/#/experiments/7/runs/{1:032x}?workflowType=machine_learning"
     assert run["again"] == f"python train.py rerun={1:032x}"
     moved = folder.rename(tmp_path / "moved")
     assert page(moved).data["groups"][0]["contenders"][0]["confusion"]

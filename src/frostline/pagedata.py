@@ -123,7 +123,8 @@ def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
         return None
     served = urlsplit(tracker["uri"]).scheme in ("http", "https")
     base = tracker["uri"].rstrip("/") if served else _LOCAL_UI
-    return f"{base}/#/experiments/{tracker['experiment_id']}/runs/{result.run_id}"
+    run = f"{base}/#/experiments/{tracker['experiment_id']}/runs/{result.run_id}"
+    return f"{run}?workflowType=machine_learning"  # not the menus of chatbots, as in `browse`
 
 
 def _curve(result: Result, points: int) -> dict[str, Any]:

@@ -111,8 +111,8 @@ function drawCost() {
   traces.unshift({ name: "Pareto front", type: "scatter", mode: "lines+markers", x: front.map(c => c.cost[which]), y: front.map(c => c[split][0]), hoverinfo: "skip",
     line: { color: ink("--quiet"), width: 1.2, dash: "dot", shape: "hv" }, marker: { symbol: "circle-open", size: 17, color: ink("--quiet"), line: { width: 1.5 } } });
   const positive = found.every(cell => cell.cost[which] > 0), values = found.map(cell => cell.cost[which]);
-  const wide = positive && Math.max(...values) > 5 * Math.min(...values);
-  return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: "tozero" }) },
+  const [least, most] = [Math.min(...values), Math.max(...values)], wide = positive && most > 5 * least;
+  return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: least < most / 2 ? "tozero" : "normal" }) },
     yaxis: { title: (split === "val" ? "validation" : "test") + " accuracy", ...percents } }];
 }
 
@@ -358,15 +358,16 @@ function robustnessSection() {
 let table = null;
 function runsSection({ ITable, jQuery, DataTable }) {
   const escape = value => value == null ? "" : safe(text(value));
-  const number = show => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? -1;
+  const number = (show, none) => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? none;  // what is missing comes last where the best comes first
+  const score = { render: number(v => pct(v, 2), -1), orderSequence: ["desc", "asc"] }, cost = show => ({ render: number(show, Infinity), orderSequence: ["asc", "desc"] });
   const plain = { render: (value, kind) => kind === "display" || kind === "filter" ? escape(value) : value ?? "" };
   const columns = [
     { title: "status", data: run => run.status, render: (value, kind, run) => kind === "display" ? `<span class="state ${safe(value)}" title="${safe(run.reason ?? "")}">${safe(value.toLowerCase())}</span>` : value },
     ...ALL.map((key, i) => ({ title: safe(key), data: run => run.at[i], ...plain })),
     ...(D.seeds ? [{ title: "seed", data: run => run.seed, ...plain }] : []),
-    { title: "val", data: run => run.val, render: number(v => pct(v, 2)) }, { title: "test", data: run => run.test, render: number(v => pct(v, 2)) },
-    { title: "best epoch", data: run => run.epoch, render: number(String) },
-    { title: "seconds", data: run => run.cost[0], render: number(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], render: number(v => v.toLocaleString("en")) },
+    { title: "val", data: run => run.val, ...score }, { title: "test", data: run => run.test, ...score },
+    { title: "best epoch", data: run => run.epoch, ...cost(String) },
+    { title: "seconds", data: run => run.cost[0], ...cost(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], ...cost(v => v.toLocaleString("en")) },
     { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
     { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
     { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" && value ? `<code class="again" title="copy">${safe(value)}</code>` : value ?? "" },

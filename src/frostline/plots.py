@@ -84,14 +84,17 @@ def _cost(axes: Axes, contest: Contest) -> bool:
 
 
 def _response(axes: Axes, contest: Contest) -> bool:
-    styles, rates = numbers(contest.results, contest.key), set[float]()
+    styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
     for name, group in _cells(contest).items():
-        best: dict[float, Cell] = {}
+        best = lines.setdefault(name, {})
         for cell in group:  # they come best first
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
-        rates |= best.keys()
-        _bars(axes, sorted(best), [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
+    rates = sorted({rate for best in lines.values() for rate in best})
+    for number, (name, best) in enumerate(lines.items()):
+        step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
+        beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
+        _bars(axes, beside, [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
     axes.set_xlabel("learning rate")
     if rates:
         axes.set_xscale("log")

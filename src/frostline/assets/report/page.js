@@ -143,12 +143,12 @@ const best = found => found.reduce((a, b) => a == null || b.val[0] > a.val[0] ? 
 function drawResponse() {
   const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
   const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || String(cell.at[key]) === value));
-  const traces = seriesOf(found).map(name => {
+  const log = number && isLog(values), beside = (value, i, count) => log ? value * (values.at(-1) / values[0]) ** ((i - (count - 1) / 2) * .006) : value;  // intervals would cover each other
+  const traces = seriesOf(found).map((name, i, all) => {
     const own = values.map(value => best(found.filter(cell => cell.series === name && valueOf(cell, x) === value))).filter(cell => cell);
-    return { name: safe(name), type: "scatter", mode: "lines+markers", x: own.map(cell => number ? cell.at[x] : safe(valueOf(cell, x))), y: own.map(cell => cell.val[0]), error_y: bars(own, "val"),
+    return { name: safe(name), type: "scatter", mode: "lines+markers", x: own.map(cell => number ? beside(cell.at[x], i, all.length) : safe(valueOf(cell, x))), y: own.map(cell => cell.val[0]), error_y: bars(own, "val"),
       line: { color: colour(name), width: 2 }, marker: { color: colour(name), symbol: symbol(name), size: 9 }, text: own.map(cellText), hovertemplate: "%{text}<extra></extra>" };
   });
-  const log = number && isLog(values);
   return [traces, { xaxis: { title: x === "lr" ? "learning rate" : safe(x), type: log ? "log" : number ? "linear" : "category",
     ...(number && values.length <= 8 ? { tickvals: values, ticktext: values.map(text) } : {}) },
     yaxis: { title: "validation accuracy", ...percents } }];
@@ -167,7 +167,7 @@ function responseSection() {
       ...others.map(key => select(key, [["", "best of each"], ...valuesOf(key).map(v => [String(v), text(v)])], response.fixed[key] || "", value => { response.fixed[key] = value; paint(node); })));
   };
   controls();
-  $(".note", root).textContent = keys.length > 1 ? "“Best of each”: of the cells behind a point the one that is best on validation." : "";
+  $(".note", root).textContent = "Points of the same value of a logarithmic axis stand side by side, so that their 95% intervals can be seen." + (keys.length > 1 ? " “Best of each”: of the cells behind a point the one that is best on validation." : "");
   chart(node, drawResponse);
   heatSection($(".heat", root), [...keys, D.key].filter(key => valuesOf(key).length > 1));
 }
@@ -283,7 +283,7 @@ function matrices(root, known, names) {
       rows.forEach((row, i) => { z[row][columns[i]] = counts[i]; });
       const share = z.map(row => { const total = sum(row); return row.map(v => total ? Math.pow(v / total, .5) : null); });
       const small = names.length <= 20, labels = names.length <= 30 ? { tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))) } : { showticklabels: false }, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-      const upright = sum(names.map(n => short(n).length)) * 8 > node.clientWidth - 90 ? { tickangle: 90 } : {};  // slanted ones need room at the side
+      const longest = Math.max(...names.map(n => short(n).length)) * 8, upright = longest > (node.clientWidth - longest - 50) / names.length ? { tickangle: 90 } : {};  // slanted ones need room at the side
       return [[{ type: "heatmap", z: share, customdata: z, x: names.map((_, i) => `${i} `), y: names.map((_, i) => `${i} `), zmin: 0, zmax: 1, showscale: false, xgap: small ? 1 : 0, ygap: small ? 1 : 0,
         colorscale: [[0, dark ? "#1f2228" : "#f5f6f8"], [1, colour(one.series)]], text: z.map(row => row.map(v => v || "")), ...(small ? { texttemplate: "%{text}" } : {}),
         hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${sum(row)} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from frostline import confusion, pictures
+from frostline import confusion, pictures, weights
 from frostline.data import Split
 
 BEST = "best.safetensors"
@@ -26,7 +25,8 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     matrix = counts.reshape(len(classes), len(classes))
     images = matrix.sum(1)
     accuracy = matrix.diag() / images.clamp(min=1)
-    save_file({"logits": logits, "labels": test.labels, "ids": test.ids}, folder / "test_predictions.safetensors")
+    said = {"logits": logits, "labels": test.labels, "ids": test.ids}
+    weights.save(folder / "test_predictions.safetensors", said, {})
     rows = zip(classes, images.tolist(), accuracy.tolist(), strict=True)
     per_class = [{"class": name, "images": count, "accuracy": score if count else None} for name, count, score in rows]
     write_json(folder / "per_class.json", per_class)

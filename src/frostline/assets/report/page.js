@@ -43,9 +43,15 @@ function ink(name) {  // light-dark() is only resolved where it is used
 
 const drawers = new Map();  // chart element -> what draws it
 const seen = new Set();
-const watcher = new IntersectionObserver(entries => {
-  for (const entry of entries) if (entry.isIntersecting && !seen.has(entry.target)) { seen.add(entry.target); paint(entry.target); }
-}, { rootMargin: "300px" });
+const show = node => { if (!seen.has(node)) { seen.add(node); paint(node); } };
+const watch = margin => new IntersectionObserver(entries => entries.forEach(entry => entry.isIntersecting && show(entry.target)), { rootMargin: margin });
+let watcher = watch("0px");  // what is in view first
+function lookAhead() {
+  watcher.disconnect();
+  watcher = watch("400px");
+  for (const node of drawers.keys()) if (!seen.has(node)) watcher.observe(node);
+}
+addEventListener("beforeprint", () => [...drawers.keys()].filter(node => node.isConnected && node.clientWidth).forEach(show));
 
 function chart(node, draw) {
   drawers.set(node, draw);
@@ -421,6 +427,7 @@ async function start() {
   shade();
   runsSection(module);
   document.documentElement.dataset.ready = Math.round(performance.now());
+  lookAhead();
 }
 
 start().catch(error => { $("main").prepend(make("p", { className: "wrong", textContent: `The charts could not be drawn: ${error}. They need a browser from 2023 or later.` })); throw error; });

@@ -91,23 +91,38 @@ def past(status="FINISHED", source="s", owner=None, **tags):
     return ledger.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 
 
-def test_only_the_same_source_and_data_are_skipped(monkeypatch):
-    monkeypatch.setattr(
-        ledger, "_all", lambda *_: iter([past(**{"frostline.digest": "d", "frostline.fingerprint": "f"})])
-    )
-    tracker = tracking.Tracker("", "e", "", None, None)
-    same = ledger.look(tracker, Path(), ["d"], "s")["d"]
-    assert same.finished and ledger.with_data(same, "f") is same
-    assert ledger.with_data(same, "g").finished is None and "data changed" in (ledger.with_data(same, "g").note or "")
-    other = ledger.look(tracker, Path(), ["d"], "another")["d"]
+def of(fingerprint, status="FINISHED", source="s", **more):
+    return past(status, source, **{"frostline.fingerprint": fingerprint}, **more)
+
+
+def test_only_the_same_source_and_data_are_skipped():
+    assert ledger.judge([of("f")], "s", "f").finished
+    changed = ledger.judge([of("f")], "s", "g")
+    assert changed.finished is None and "data changed" in (changed.note or "")
+    other = ledger.judge([of("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
+    assert ledger.judge([of("f", "KILLED")], "s", "g").interrupted is None
+    assert ledger.judge([of("f", "FAILED")], "s", "g") == ledger.Found()
 
 
-def test_a_run_that_somebody_works_on_is_not_taken_from_them(monkeypatch):
-    busy = past("RUNNING", owner=alive.me(), **{"frostline.digest": "d"})
-    monkeypatch.setattr(ledger, "_all", lambda *_: iter([busy]))
-    found = ledger.look(tracking.Tracker("", "e", "", None, None), Path(), ["d"], "s")["d"]
+def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
+    first, since = of("f"), of("g")
+    assert ledger.judge([since, first], "s", "f").finished is first
+    assert ledger.judge([of("g", "KILLED"), first], "s", "f").finished is first
+    assert ledger.judge([of("f", source="another"), first], "s", "f").finished is first
+
+
+def test_a_run_that_somebody_works_on_is_not_taken_from_them():
+    found = ledger.judge([past("RUNNING", owner=alive.me())], "s", "f")
     assert found.interrupted is None and "runs at this moment" in (found.note or "")
+
+
+def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    journal.note(tmp_path, "run", uid="new", tags={})
+    place = {ledger.FOLDER: str(tmp_path)}
+    assert past(**place, **{ledger.UID: "new"}).folder == tmp_path
+    assert past(**place, **{ledger.UID: "old"}).folder is None
 
 
 def ended(tmp_path, process, *, tracker=(), runs=1):
@@ -160,10 +175,8 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
         journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
     monkeypatch.setattr(ledger.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
-    found = ledger.look(
-        tracking.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"], "s"
-    )
-    assert found["mine"].interrupted is not None and found["other"].interrupted is None
+    found = ledger.look(tracking.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"])
+    assert found["mine"] and not found["other"]
 
 
 @pytest.mark.parametrize(

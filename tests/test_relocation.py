@@ -49,7 +49,7 @@ def look(root: Path, folder: Path) -> ledger.Found:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = server.tracking_uri(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
-    return ledger.look(tracker, root, [DIGEST], "s")[DIGEST]
+    return ledger.judge(ledger.look(tracker, root, [DIGEST])[DIGEST], "s", None)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

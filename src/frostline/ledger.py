@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,9 +37,21 @@ class Past:
 
     @property
     def folder(self) -> Path | None:
-        """Its folder, None where it is not on this machine."""
-        told = self.tags.get(FOLDER)
-        return Path(told) if told and Path(told, "config.yaml").is_file() else None
+        """Its folder, None where that is not on this machine, or another run's by now."""
+        told, uid = self.tags.get(FOLDER), self.tags.get(UID)
+        if told is None or not Path(told, "config.yaml").is_file():
+            return None
+        return Path(told) if uid in (None, journal.uid(Path(told))) else None
+
+    @property
+    def source(self) -> str | None:
+        """The sha256 of the code that it ran."""
+        return self.tags.get("frostline.source")
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its data; None where it did not come to reading them."""
+        return self.tags.get("frostline.fingerprint")
 
     @property
     def gone(self) -> bool:
@@ -63,8 +75,8 @@ class Found:
     """What the person should know."""
 
 
-def look(tracker: Tracker, root: Path, digests: Iterable[str], source: str) -> dict[str, Found]:
-    """Return what there was before, by digest; the data are not compared yet."""
+def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list[Past]]:
+    """Return what there was before, by digest, whatever its source and data."""
     wanted = set(digests)
     by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
     for past in _all(tracker, root, wanted):
@@ -72,7 +84,7 @@ def look(tracker: Tracker, root: Path, digests: Iterable[str], source: str) -> d
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
         lying = relocation.runs([root / "multirun", Path(tracker.folder).parent])
         by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
-    return {digest: _judge(list(runs.values()), source) for digest, runs in by_digest.items()}
+    return {digest: list(runs.values()) for digest, runs in by_digest.items()}
 
 
 def _found(past: Past, lying: Mapping[str, Path]) -> Past:
@@ -128,30 +140,28 @@ def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     return found if plain and whole else None
 
 
-def _judge(runs: list[Past], source: str) -> Found:
-    same = [run for run in runs if run.tags.get("frostline.source") == source]
-    finished = next((run for run in same if run.status == "FINISHED"), None)
+def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Found:
+    """Return what to do about a run of this `source`, given earlier `runs` of its config.
+
+    `fingerprint` is that of its data, None where they cannot be read.
+    """
+    same = [run for run in runs if run.source == source]
+    own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
+    finished = next((run for run in own if run.status == "FINISHED"), None)
     if finished is not None:
         return Found(finished=finished)
-    if (busy := next((run for run in same if not run.gone), None)) is not None:
+    if (busy := next((run for run in own if not run.gone), None)) is not None:
         return Found(note=f"runs at this moment in {busy}; it is run here as well")
-    if (left := next((run for run in same if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
+    if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
         return Found(interrupted=left)
+    if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
+        return Found(note=f"not skipped: the data changed since it ran in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
     return Found(note=f"not skipped: the source changed since it finished in {other}") if other else Found()
 
 
 def _can_go_on(run: Past) -> bool:
     return run.folder is not None and any((run.folder / CHECKPOINT).glob("*.safetensors"))
-
-
-def with_data(found: Found, fingerprint: str | None) -> Found:
-    """Return what is left of `found` for data with this `fingerprint`; None stands for data that cannot be read."""
-    past = found.finished or found.interrupted
-    told = past.tags.get("frostline.fingerprint") if past else None
-    if told == fingerprint or (told is None and found.finished is None):
-        return found
-    return Found(note=f"not skipped: the data changed since it ran in {past}")
 
 
 def named(past: Past, root: Path, uri: str) -> Past:

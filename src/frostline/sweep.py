@@ -155,13 +155,20 @@ def _plan(
         return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
     with suppress(server.Unreachable):
         ledger.mend(tracker.uri, tracker.experiment, job.screen().say)
-    found = ledger.look(tracker, root, [digest(cell.config) for cell in cells], environment.source_sha256())
-    if known := [cell for cell in cells if (past := found[digest(cell.config)]).finished or past.interrupted]:
-        prints = crew.ask(partial(fingerprints, [cell.config for cell in known]))
-        for cell, fingerprint in zip(known, prints, strict=True):
-            key = digest(cell.config)
-            found[key] = ledger.with_data(found[key], fingerprint)
-    return tuple(_facts(number, cell, found[digest(cell.config)], tracker, folder) for number, cell in enumerate(cells))
+    keys, source = [digest(cell.config) for cell in cells], environment.source_sha256()
+    before = ledger.look(tracker, root, keys)
+    prints: list[str | None] = [None] * len(cells)
+    if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
+        told = crew.ask(partial(fingerprints, [cells[number].config for number in known]))
+        for number, fingerprint in zip(known, told, strict=True):
+            prints[number] = fingerprint
+    facts = []
+    for number, (cell, key) in enumerate(zip(cells, keys, strict=True)):
+        found = ledger.judge(before[key], source, prints[number])
+        # Cells whose data alone differ share a digest; a run from before it knew its data is gone on with once.
+        before[key] = [past for past in before[key] if past is not found.interrupted]
+        facts.append(_facts(number, cell, found, tracker, folder))
+    return tuple(facts)
 
 
 def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path) -> job.Facts:

@@ -261,6 +261,20 @@ def test_a_reader_who_leaves_early_changes_nothing(store, tmp_path):
     assert [run.info.status for run in done.runs()] == ["FINISHED"] * 3
 
 
+def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, tmp_path):
+    ours, theirs = os.openpty()
+    arguments = command("-m", *QUICK, "seed=0,1", *where(tmp_path / "closed", store))
+    with subprocess.Popen(
+        arguments, env=environment(), stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        os.read(ours, 1)
+        os.close(ours)
+        assert process.wait(timeout=120) == 0
+    done = Done(0, "", "", tmp_path / "closed", store)
+    assert [run.info.status for run in done.runs()] == ["FINISHED"] * 3
+
+
 def test_a_folder_that_cannot_be_made_is_refused(store, tmp_path):
     (tmp_path / "file").write_text("")
     done = sweep(tmp_path / "file" / "sweep", store, expect=2)

@@ -25,7 +25,16 @@ _INTERVAL = 0.1  # seconds between two drawings of a bar
 
 
 class _Terminal(Console):
-    """A console whose reader may leave, as in `| head`: the run goes on in silence instead of ending."""
+    """A console that may go: its reader leaves, as in `| head`, its terminal is closed, its log fills a disk.
+
+    The run goes on in silence instead of ending.
+    """
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Send what is still to be written to nobody."""

@@ -14,7 +14,7 @@ from frostline.interrupts import Terminated
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     interrupts.install()
     yield
     for number, handler in before.items():
@@ -28,6 +28,20 @@ def test_both_are_raised_at_once_outside() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     assert not isinstance(caught.value, Terminated)
     assert not interrupts.requested()
+
+
+def test_a_terminal_that_goes_ends_a_sweep_unless_it_is_to_outlive_it() -> None:
+    with pytest.raises(Terminated) as caught:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (interrupts.name(caught.value), interrupts.status(caught.value)) == ("SIGHUP", 129)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    interrupts.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_each_is_told_by_its_name_and_exit_status() -> None:
+    told = [(interrupts.name(one), interrupts.status(one)) for one in (KeyboardInterrupt(), Terminated("SIGTERM"))]
+    assert told == [("Ctrl-C", 130), ("SIGTERM", 143)]
 
 
 def test_the_first_waits_inside_until_it_is_obeyed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra.version import _UNSPECIFIED_, VersionBase
 
+from frostline import worker
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
@@ -66,6 +68,8 @@ def task(config):
                 os._exit(3)
             case "segfault":
                 ctypes.string_at(0)
+            case "term":
+                signal.raise_signal(signal.SIGTERM)
             case "hang":
                 time.sleep(1000)
             case "stop":
@@ -87,12 +91,17 @@ def run(folder, *overrides, always=False):
     return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_a_task_that_cannot_be_read_costs_itself_and_not_the_worker():
+    answer = worker._carry_out(b"nonsense")
+    assert answer is not None and isinstance(answer.error, pickle.UnpicklingError) and not answer.last
+
+
 def attempts(folder, how):
     return (folder / f"attempts-{how}").stat().st_size
 
 
 def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tmp_path):
-    ways = ("fine", "kill", "exit", "segfault", "hang", "stop")
+    ways = ("fine", "kill", "term", "exit", "segfault", "hang", "stop")
     done = run(tmp_path, f"+how={','.join(ways)}", "hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {way: attempts(tmp_path, way) for way in ways} == {"fine": 1} | dict.fromkeys(ways[1:], 2)
@@ -100,6 +109,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tm
     for reason in (
         "its worker was killed by signal 9 (out of memory?)",
         "its worker exited with status 3",
+        "its worker was told to end (SIGTERM)",
         "its worker was killed by signal 11 (SIGSEGV)",
         "no sign of life for 2 s, so its worker was killed",
     ):

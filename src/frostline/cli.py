@@ -42,8 +42,8 @@ def main() -> None:
         if not _raised_by_hydra(error):
             raise
         _refuse(explain(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(interrupts.status(interrupt))
 
 
 def _at_home(argument: str) -> str:
@@ -59,8 +59,8 @@ def _command(name: str, arguments: list[str]) -> NoReturn:
         _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(explain(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(interrupts.status(interrupt))
 
 
 def _job(composed: DictConfig) -> object:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once, or, while a state must not be torn, at the next moment when it is whole."""
+"""Ctrl-C, SIGTERM, a lost terminal: at once, or, while a state must not be torn, as soon as it is whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a sweep in the same way as Ctrl-C."""
+    """SIGTERM, or SIGHUP where the terminal is gone: the text says which. It ends a sweep in the same way as Ctrl-C."""
 
 
 _asked: KeyboardInterrupt | None = None
@@ -18,7 +18,7 @@ _once = _heard = False
 
 
 def install(ctrl_c: int = signal.SIGINT, *, once: bool = False) -> None:
-    """Have SIGTERM and Ctrl-C of this process come here; only its main thread may ask for that.
+    """Have SIGTERM, SIGHUP and Ctrl-C of this process come here; only its main thread may ask for that.
 
     Ctrl-C may be another signal than SIGINT. With `once` all but the first interrupt are ignored.
     """
@@ -26,6 +26,18 @@ def install(ctrl_c: int = signal.SIGINT, *, once: bool = False) -> None:
     _once = once
     signal.signal(signal.SIGTERM, _arrived)
     signal.signal(ctrl_c, _arrived)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: the sweep is to outlive its terminal
+        signal.signal(signal.SIGHUP, _arrived)
+
+
+def name(interrupt: KeyboardInterrupt) -> str:
+    """Return what ended a run, for people."""
+    return str(interrupt) if isinstance(interrupt, Terminated) else "Ctrl-C"
+
+
+def status(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status of a process that ends because of it, as shells count: 128 and the signal's number."""
+    return 128 + (signal.Signals[str(interrupt)] if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
@@ -73,7 +85,8 @@ def _arrived(number: int, _frame: FrameType | None) -> None:
     if _once and _heard:
         return
     _heard = True
-    interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    terminated = number in (signal.SIGTERM, signal.SIGHUP)
+    interrupt = Terminated(signal.Signals(number).name) if terminated else KeyboardInterrupt()
     if _waiting and _asked is None:
         _asked = interrupt
     else:

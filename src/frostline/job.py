@@ -14,9 +14,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline import alive, credentials, files, journal, ledger, provenance, tracking
+from frostline import alive, credentials, files, interrupts, journal, ledger, provenance, tracking
 from frostline.config import Config, choices, digest, flatten, semantic
-from frostline.interrupts import Terminated
 from frostline.report import Screen
 from frostline.results import Result
 from frostline.sampling import sampled
@@ -117,8 +116,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
     except KeyboardInterrupt as interrupt:
-        reason = "SIGTERM" if isinstance(interrupt, Terminated) else "Ctrl-C"
-        result = replace(result, status="KILLED", reason=reason)
+        result = replace(result, status="KILLED", reason=interrupts.name(interrupt))
         raise
     except (Exception, SystemExit) as error:
         log.exception("%s failed", facts.name)

@@ -11,11 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from frostline import alive, environment, job, journal, ledger, lookup, pending, server, tracking
+from frostline import alive, environment, interrupts, job, journal, ledger, lookup, pending, server, tracking
 from frostline.claim import claim
 from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.crew import Crew, check, fingerprints
-from frostline.interrupts import Terminated
 from frostline.ledger import Found
 from frostline.results import Result, value_text
 from frostline.tracking import Record, Tracker
@@ -85,7 +84,7 @@ def run_cells(
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
     _close(folder, tracker, results, interrupt)
     if interrupt is not None:
-        return 143 if isinstance(interrupt, Terminated) else 130
+        return interrupts.status(interrupt)
     return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
 
 

@@ -101,20 +101,24 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while (message := line.tasks.get()) is not None:
             line.idle = False
-            task = pickle.loads(message)
-            if isinstance(task, Errand):
-                with contextlib.suppress(Exception):
-                    task.function(*task.arguments)
-            else:
-                line.send(answer := _carry_out(task))
+            answer = _carry_out(message)
+            if answer is not None:
+                line.send(answer)
                 if answer.last:
                     break
             line.idle = True
 
 
-def _carry_out(task: tuple[Any, ...]) -> Answer:
-    function, *arguments = task
+def _carry_out(message: bytes) -> Answer | None:
+    """Return what came of a task; of an errand nothing."""
+    task: Any = None
     try:
+        task = pickle.loads(message)
+        if isinstance(task, Errand):
+            with contextlib.suppress(Exception):
+                task.function(*task.arguments)
+            return None
+        function, *arguments = task
         value = function(*arguments)
         return Answer(value, last=_gpu_is_lost())
     except KeyboardInterrupt as interrupt:

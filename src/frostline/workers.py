@@ -16,6 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
+from frostline import interrupts
 from frostline.interrupts import Terminated
 from frostline.worker import STOP, Answer, Errand
 
@@ -80,9 +81,12 @@ class _Worker:
             said: Answer | None = pickle.loads(message)
         except Exception as error:
             return Answer(error=RuntimeError(f"an answer that cannot be read: {error}"))
-        if said is not None and said.last and not isinstance(said.error, KeyboardInterrupt):
-            return Answer(error=WorkerDied("its GPU can no longer be used; see the log of the run"), last=True)
-        return said
+        if said is None or not said.last:
+            return said
+        if isinstance(said.error, KeyboardInterrupt):
+            time.sleep(_TICK)  # this process hears of its own end, if it is to end too
+            return Answer(error=WorkerDied(f"its worker was told to end ({interrupts.name(said.error)})"), last=True)
+        return Answer(error=WorkerDied("its GPU can no longer be used; see the log of the run"), last=True)
 
     def _epitaph(self) -> str:
         try:

@@ -90,8 +90,6 @@ class FrostlineLauncher(Launcher):
                 waiting, lambda number: self._task(number, jobs[number]), retries=self.retries, say=self.say
             )
             for number, answer in answers:
-                if isinstance(answer.error, KeyboardInterrupt):
-                    raise answer.error
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
                 if waiting and (hopeless := _hopeless(done.values())):
                     waiting.clear()

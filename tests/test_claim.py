@@ -15,7 +15,7 @@ import pytest
 
 from frostline import alive, journal, ledger, tracking
 from frostline.alive import OWNER
-from frostline.claim import claim
+from frostline.claim import claim, take
 from frostline.commands import mend
 from frostline.config import UserError
 
@@ -123,6 +123,19 @@ def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_b
     place = {ledger.FOLDER: str(tmp_path)}
     assert past(**place, **{ledger.UID: "new"}).folder == tmp_path
     assert past(**place, **{ledger.UID: "old"}).folder is None
+
+
+def test_a_run_is_gone_on_with_by_one_process(tmp_path, process):
+    import psutil
+
+    run = another(tmp_path, pid=process.pid, started=psutil.Process(process.pid).create_time()) / "0"
+    run.mkdir()
+    (run.parent / OWNER).rename(run / alive.BEAT)
+    assert (busy := take(run)) is not None and busy.pid == process.pid
+    process.kill()
+    process.wait()
+    assert take(run) is None and alive.read(run / alive.BEAT) == alive.me()
+    assert take(run) is None
 
 
 def ended(tmp_path, process, *, tracker=(), runs=1):

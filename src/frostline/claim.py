@@ -1,4 +1,4 @@
-"""The folder of a sweep belongs to one process: made by it, or taken over from one that is gone."""
+"""The folder of a sweep, and a run to go on with, belong to one process: made by it, or taken over from one gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -74,6 +75,17 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         alive.write(folder / alive.OWNER)
+
+
+def take(run: Path) -> alive.Owner | None:
+    """Become the process that goes on with the run in the folder `run`; returns who works on it, if somebody does."""
+    beat = run / alive.BEAT
+    with suppress(OSError), FileLock(run.parent / _LOCK):  # a folder that can only be read is nobody's
+        owner = alive.read(beat)
+        if owner is not None and owner != alive.me() and not owner.gone(beat.stat().st_mtime):
+            return owner
+        alive.write(beat)
+    return None
 
 
 def _does(folder: Path, digests: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline import alive, environment, interrupts, job, journal, ledger, lookup, pending, server, tracking
-from frostline.claim import claim
+from frostline.claim import claim, take
 from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.crew import Crew, check, fingerprints
 from frostline.ledger import Found
@@ -188,6 +188,9 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     if (interrupted := found.interrupted) is not None:
         past = ledger.named(interrupted, environment.project_root(), tracker.uri)
         at = past.folder
+        if at is not None and (busy := take(at)):
+            say(f"{cell.name}: {busy} goes on with it at this moment; it is run here as well")
+            return facts
         if (
             at is None
             and past.run_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -94,6 +95,21 @@ def test_what_finished_is_skipped_and_an_extended_sweep_runs_only_what_is_new(st
     assert [r["run_id"] for r in recorded] == [r["run_id"] for r in new]
     third = sweep(tmp_path / "third", store, "lr=1e-2", "resume=false")
     assert third.results()[0]["run_id"] not in {r["run_id"] for r in new} and "skipped, " not in third.out
+
+
+def test_what_finished_on_another_machine_is_skipped_and_ends_with_the_same_answer(tmp_path):
+    first = again(tmp_path / "first", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
+    shutil.rmtree(first.folder)
+    second = again(tmp_path / "second", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
+    assert second.out.count("skipped, finished in") == 2
+    assert answer(second) == answer(first)
+    assert "epochs=2" in answer(second) and "paired bootstrap" in answer(second)
+    assert not list(second.folder.glob("*/best.safetensors"))
+
+
+def answer(done):
+    """Return what a sweep says at its end, between its table and its report."""
+    return done.out.rpartition("─")[2].partition("Report:")[0].replace(str(done.folder), "")
 
 
 def test_a_killed_sweep_leaves_no_process_and_the_next_one_finishes_it_bit_for_bit(tmp_path, undisturbed):

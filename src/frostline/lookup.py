@@ -57,6 +57,14 @@ def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
         return False
 
 
+def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
+    """Put the files at the top of a run's artifacts into `folder`, `but` those of these names, as far as they come."""
+    with suppress(Unreachable, UserError, OSError):
+        for name in files(uri, run_id):
+            if name not in but:
+                fetch_artifact(uri, run_id, name, folder)
+
+
 def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
     """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
 

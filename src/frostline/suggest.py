@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from frostline import environment
@@ -29,14 +31,15 @@ def _short(key: str) -> str:
 
 
 def _overrides(result: Result) -> list[str]:
-    """Return what the command line said of a run, as Hydra wrote it down; nothing where that is gone."""
+    """Return what the command line said of a run, as Hydra or the record has it; nothing where that is gone."""
     from omegaconf import OmegaConf
 
-    try:
-        found = OmegaConf.load(Path(result.folder, ".hydra", "overrides.yaml"))
-    except OSError:
-        return []
-    return [str(override) for override in found]
+    folder = Path(result.folder)
+    with suppress(OSError):
+        return [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return [str(override) for override in json.loads((folder / "provenance.json").read_text())["command"]]
+    return []
 
 
 def rerun(result: Result) -> str:

@@ -21,6 +21,7 @@ from frostline.tracking import Record, Tracker
 from frostline.verdict import answer
 
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
+_NOT_FETCHED = ("best.safetensors", *journal.OWN, alive.BEAT)  # large, or what only the process that runs it writes
 
 Overrides = Sequence[str]
 """What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
@@ -183,6 +184,8 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
             number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
         )
         own.mkdir(exist_ok=True)
+        if past.folder is None and past.run_id:  # the answer and the report need more than numbers
+            lookup.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
         job.write_result(own, result)
         return replace(facts, finished=asdict(result))
     if (interrupted := found.interrupted) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from frostline import cli, job
+from frostline import sweep as sweeps
+from frostline.workers import WorkerDied
 
 CHECKOUT = Path(__file__).parent.parent
 QUICK = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32")
@@ -273,6 +278,41 @@ def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, t
         assert process.wait(timeout=120) == 0
     done = Done(0, "", "", tmp_path / "closed", store)
     assert [run.info.status for run in done.runs()] == ["FINISHED"] * 3
+
+
+def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_room(tmp_path):
+    """Of 300 kB a file: enough to begin, too little for MLflow's store, the weights and the report."""
+    own = command("-m", *QUICK, "freeze=full", "resume=true", *where(tmp_path / "full", tmp_path / "mlflow.db"))
+    limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *own]
+    pipes = {"capture_output": True, "text": True, "check": False, "timeout": 120}
+    done = subprocess.run(limited, env=environment(), **pipes)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert re.search("failed  full lr=0.001 seed=0: .*File too large", done.stdout), done.stdout
+    again = subprocess.run(own, env=environment(), **pipes)
+    assert again.returncode == 0, again.stdout + again.stderr
+    runs = Done(0, "", "", tmp_path / "full", tmp_path / "mlflow.db").runs()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError("disk"), "FAILED"), (WorkerDied("x"), "KILLED"), (None, "KILLED")]
+)
+def test_a_run_that_could_not_write_its_end_has_a_true_status(error, status, tmp_path):
+    found = sweeps._result(tmp_path, 0, job.Facts("head", {}), error)
+    assert found.status == status
+
+
+def test_what_the_disk_refuses_the_sweep_itself_is_said_in_one_line(monkeypatch, capsys):
+    def full():
+        raise OSError(28, "No space left on device", "multirun/sweep.json")
+
+    monkeypatch.setattr(cli.hydra, "main", lambda **_: lambda job: full)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("frostline: multirun/sweep.json: No space left on device; ") and told.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_made_is_refused(store, tmp_path):

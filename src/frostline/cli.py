@@ -42,6 +42,10 @@ def main() -> None:
         if not _raised_by_hydra(error):
             raise
         _refuse(explain(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _give_up(error)
     except KeyboardInterrupt as interrupt:
         sys.exit(interrupts.status(interrupt))
 
@@ -72,6 +76,13 @@ def _job(composed: DictConfig) -> object:
 def _refuse(line: str) -> NoReturn:
     print(f"frostline: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+def _give_up(error: OSError) -> NoReturn:
+    """End a sweep whose disk is full, read-only or gone: nothing is wrong with the program, and nothing is lost."""
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    print(f"frostline: {what}; once that is mended the same command goes on from here", file=sys.stderr)
+    sys.exit(1)
 
 
 def _raised_by_hydra(error: Exception) -> bool:

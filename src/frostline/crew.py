@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from frostline import job, tracking
+from frostline import job
 from frostline.config import Config, UserError
 from frostline.worker import Errand
 
@@ -24,7 +24,7 @@ class Crew(Protocol):
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Carry out the jobs of these numbers, and return why some did not come to an end, by number."""
 
     def close(self, *, now: bool) -> None:
@@ -52,7 +52,7 @@ class Workers:
         answer: T = self._launcher.pool.finish()
         return answer
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order."""
         return _reasons(self._launcher.run({number: self._jobs[number] for number in numbers}))
 
@@ -74,7 +74,7 @@ class Foreign:
         """Call the function in this process."""
         return function()
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
         first, returned = 0, dict[int, JobReturn]()
         for batch in self._batches:
@@ -109,7 +109,6 @@ def fingerprints(configs: Sequence[Config]) -> list[str | None]:
     return [found[repr(config.data)] for config in configs]
 
 
-def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, str]:
+def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, Exception]:
     """Return what was raised by the jobs, or by the process they ran in."""
-    failed = {number: done for number, done in returned.items() if done.status == JobStatus.FAILED}
-    return {number: tracking.reason(done._return_value) for number, done in failed.items()}
+    return {number: done._return_value for number, done in returned.items() if done.status == JobStatus.FAILED}

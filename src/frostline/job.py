@@ -90,6 +90,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
     """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done."""
     from frostline import checkpoint, experiment  # imports torch
 
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for pages on the screen
     shared = Shared.read(sweep)
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})

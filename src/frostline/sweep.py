@@ -19,6 +19,7 @@ from frostline.ledger import Found
 from frostline.results import Result, value_text
 from frostline.tracking import Record, Tracker
 from frostline.verdict import answer
+from frostline.workers import WorkerDied
 
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
 _NOT_FETCHED = ("best.safetensors", *journal.OWN, alive.BEAT)  # large, or what only the process that runs it writes
@@ -220,7 +221,7 @@ def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     )
 
 
-def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, str], KeyboardInterrupt | None]:
+def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
     """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
     try:
         return crew.run(numbers), None
@@ -228,17 +229,20 @@ def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, str], Keyboar
         return {}, interrupt
 
 
-def _result(folder: Path, number: int, facts: job.Facts, reason: str | None) -> Result:
-    """Return what a run wrote, or that it never came to writing."""
+def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None) -> Result:
+    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that."""
     own = folder / str(number)
     written = job.read_result(own)
     if written is not None:
         return written
-    reason = reason or ("ended without a result" if own.exists() else "not started")
-    result = Result(number, facts.name, str(own), journal.run_id(own), "KILLED", reason, facts.choices, {})
+    if error is not None:
+        reason = tracking.reason(error)
+    else:
+        reason = "ended without a result" if own.exists() else "not started"
+    status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
     if (own / journal.RECORD).exists() and not journal.ended(own):
-        pending.end(own, "KILLED", reason)
-    return result
+        pending.end(own, status, reason)
+    return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
 
 
 def _close(

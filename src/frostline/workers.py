@@ -35,6 +35,10 @@ class WorkerDied(RuntimeError):
     """The process that carried out a task is gone, and why."""
 
 
+class NotStarted(WorkerDied):
+    """A task that nobody was given, and why."""
+
+
 class _Worker:
     """Owner of one process, which is started at once and sees of the machine what `place` says."""
 

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from frostline.worker import Errand
-from frostline.workers import Pool, Task, places
+from frostline.workers import NotStarted, Pool, Task, places
 
 log = logging.getLogger(__name__)
 _ALIKE = 3
@@ -98,7 +98,7 @@ class FrostlineLauncher(Launcher):
             pool.interrupt(interrupt)
             self.pool = None
             raise
-        left = RuntimeError(f"not started: {hopeless}")
+        left = NotStarted(str(hopeless))
         return {number: done.get(number) or _failed(jobs[number], left) for number in jobs}
 
     def _task(self, number: int, overrides: Sequence[str]) -> Task:

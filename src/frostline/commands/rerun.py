@@ -73,7 +73,7 @@ class _Again:
         """Call the function in this process."""
         return function()
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, str]:
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Run and compare them."""
         for number in numbers:
             (own := self.folder / str(number)).mkdir()

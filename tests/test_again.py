@@ -107,6 +107,18 @@ def test_what_finished_on_another_machine_is_skipped_and_ends_with_the_same_answ
     assert not list(second.folder.glob("*/best.safetensors"))
 
 
+def test_a_sweep_that_is_moved_while_it_runs_says_so_and_goes_on_where_it_lies(tmp_path, undisturbed):
+    store, folder = tmp_path / "mlflow.db", tmp_path / "before"
+    with started(folder, store, *EPOCHS) as process:
+        folder.rename(tmp_path / "after")
+        out = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 1 and "Traceback" not in out
+    assert f"frostline: {folder}: moved or removed while the sweep ran; " in out
+    done = again(tmp_path / "after", store, *EPOCHS)
+    assert f"goes on, interrupted in {tmp_path / 'after'}/0" in done.out
+    same(done, undisturbed, [folder, done.folder])
+
+
 def answer(done):
     """Return what a sweep says at its end, between its table and its report."""
     return done.out.rpartition("─")[2].partition("Report:")[0].replace(str(done.folder), "")

@@ -66,6 +66,11 @@ class Shared:
         """Write it into the sweep's `folder`."""
         files.write(folder / _SHARED, json.dumps(asdict(self), indent=1), sync=True)
 
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Return whether the sweep's `folder` is where it was written."""
+        return (folder / _SHARED).is_file()
+
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -83,6 +84,8 @@ def run_cells(
         runs = _plan(cells, tracker if resume else None, crew, root, folder)
         job.Shared(tracker, runs).write(folder)
         reasons, interrupt = _run(crew, [number for number in _order(cells) if runs[number].finished is None])
+    if not job.Shared.there(folder):  # what is written here now would say of every run that it never was
+        raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
     _close(folder, tracker, results, interrupt)
     if interrupt is not None:

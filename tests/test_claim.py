@@ -68,6 +68,14 @@ def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
     assert not alive.me().gone()
 
 
+@pytest.mark.skipif(len(alive.me().machine.split()) < 3, reason="this machine has no /etc/machine-id")
+def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
+    installed, boot, processes = alive.me().machine.split()
+    assert dataclasses.replace(alive.me(), machine=f"{installed} another {processes}").gone(time.time())
+    assert not dataclasses.replace(alive.me(), machine=f"another {boot} {processes}").gone(time.time())
+    assert not dataclasses.replace(alive.me(), machine=f"{installed} {boot} another").gone(time.time())
+
+
 def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     from mlflow import MlflowClient
 

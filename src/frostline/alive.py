@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import hashlib
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ SILENT = 600.0
 
 _EVERY = 5.0  # seconds between two touches of the file
 _TOLD = 60.0  # seconds between two updates of the tag
+_PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Owner:
     user: str
     host: str
     machine: str
-    """What else tells whether process ids can be compared: the boot and the namespace of process ids."""
+    """What else tells whether process ids can be compared: the installation, its boot, the namespace of process ids."""
     pid: int
     started: float
     """Seconds since 1970."""
@@ -55,12 +57,18 @@ class Owner:
         import psutil
 
         if (self.host, self.machine) != (me().host, me().machine):
-            return sign is not None and time.time() - sign > SILENT
+            return self._before_this_boot() or (sign is not None and time.time() - sign > SILENT)
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
+
+    def _before_this_boot(self) -> bool:
+        """Return whether it ran on this machine before it was started anew, as after a loss of power."""
+        then, now = self.machine.split(), me().machine.split()
+        same = self.host == me().host and len(then) == len(now) == _PARTS and then[0] == now[0]
+        return same and then[1] != now[1]
 
 
 @functools.cache
@@ -76,6 +84,9 @@ def me() -> Owner:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        installed = Path("/etc/machine-id").read_bytes()  # not to be told to others as it is, see machine-id(5)
+        if len(installed) > 30:  # 32 hex digits; an image of a container has none, or a word
+            machine = f"{hashlib.sha256(b'frostline' + installed).hexdigest()[:16]} {machine}"
     return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import outages
+import signals
 import tampering
 from lab import CHECKOUT, LIMIT, Calm, Lab, Tally, preload, undisturbed
 
@@ -267,6 +268,7 @@ def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callabl
     return {
         **short,
         "workers": (25, lambda numbers: kills(root, numbers, calm, WORKERS, 2 * calm.seconds + 2)),
+        "signals": (4 * len(signals.STRIKES), lambda numbers: signals.signals(root, numbers, calm)),
         "disk": (6, lambda numbers: full_disk(root, numbers, calm)),
         "crowd": (20, lambda numbers: crowd(root, numbers, calm, 16)),
         "moves": (30, lambda numbers: tampering.moves(root, numbers, calm, kill_at)),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch.nn import functional
 
 from frostline import pixels
@@ -52,6 +53,77 @@ def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path):
     upright = read_image(file)
     assert upright.size == (4, 6)
     assert upright.getpixel((3, 0)) == RED
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_every_orientation_is_turned_back(tmp_path: Path, orientation: int, suffix: str):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    across = pixels.transpose(1, 0, 2)
+    upright = (
+        *(pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1]),
+        *(across, across[:, ::-1], across[::-1, ::-1], across[::-1]),
+    )[orientation - 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", exif=exif, lossless=True)
+    assert (np.asarray(read_image(tmp_path / f"a{suffix}")) == upright).all()
+
+
+@pytest.mark.parametrize("kind, content", [(2, b"abc\0"), (7, b"\0\6\0\0"), (3, b"\0\0\0\0"), (3, b"\0\x99\0\0")])
+def test_an_orientation_that_is_none_leaves_a_picture_as_it_is(tmp_path: Path, kind: int, content: bytes):
+    Image.new("RGB", (6, 4), RED).save(file := tmp_path / "a.jpg")
+    entry = struct.pack(">HHHI", 1, 0x0112, kind, 4 if kind != 3 else 1) + content + bytes(4)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
+    plain = file.read_bytes()
+    file.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    assert read_image(file).size == (6, 4)
+
+
+def test_a_shade_of_sixteen_bits_may_stand_for_transparent(tmp_path: Path):
+    values = np.array([[1000, 40000], [1234, 1000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[255, 156], [5, 255]]
+
+
+@pytest.mark.parametrize("kind, reason", [(np.float32, "floating point"), (np.int32, "more than 16 bits")])
+def test_numbers_whose_white_nobody_knows_are_no_picture(tmp_path: Path, kind: type, reason: str):
+    Image.fromarray(np.full((4, 4), 70_000, dtype=kind)).save(tmp_path / "a.tif")
+    with pytest.raises(OSError, match=reason):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_zeros_where_there_was_a_picture_are_noticed(tmp_path: Path, suffix: str):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file := tmp_path / f"a{suffix}")
+    content = file.read_bytes()
+    for kept in (0.5, 0.8, 0.99):
+        file.write_bytes(content[: round(kept * len(content))].ljust(len(content), b"\0"))
+        with pytest.raises(OSError, match=f"a{suffix}"):
+            read_image(file)
+    file.write_bytes(content + bytes(100))  # what lies behind it does not matter
+    assert read_image(file).size == (64, 64)
+
+
+def test_every_damaged_bit_of_a_png_is_noticed(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file := tmp_path / "a.png")
+    content = file.read_bytes()
+    for place in range(len(content) - 12):  # up to the last chunk, which is empty
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(OSError, match=r"a\.png"):
+            read_image(file)
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(OSError, match="PostScript"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])

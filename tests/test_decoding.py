@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -267,19 +268,66 @@ def test_folders_behind_links_are_found_once(tmp_path: Path):
     assert [file.name for file in list_images(tmp_path / "all")] == ["good0.png", "good1.png"]
 
 
+def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
+    good(tmp_path, 2)
+    (tmp_path / "dog" / "up").symlink_to(tmp_path)
+    (tmp_path / "dog" / "deep").mkdir()
+    (tmp_path / "dog" / "deep" / "self").symlink_to(tmp_path / "dog")
+    assert [file.parent.name for file in list_images(tmp_path / "dog")] == ["dog", "dog"]
+
+
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     good(tmp_path)
     (tmp_path / "cat" / "deep").mkdir()
     scandir = os.scandir
 
     def refuse(path: Any) -> Any:
-        if Path(path).name == "deep":
+        if not isinstance(path, int) and Path(path).name == "deep":
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(data.BadPictures, match="cat/deep: a folder"):
+    with monkeypatch.context() as patch, pytest.raises(data.BadPictures, match="cat/deep: Permission denied"):
+        patch.setattr(os, "scandir", refuse)
         load(tmp_path, store)
+    assert not load(tmp_path, store).counts
+
+
+def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    good(tmp_path)
+    opened = Image.open
+    for number in (errno.EACCES, errno.EMFILE, errno.EIO):
+
+        def refuse(file: Any, number: int = number) -> Image.Image:
+            if Path(file).name == "good0.png":
+                raise OSError(number, os.strerror(number), str(file))
+            return opened(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", refuse)
+            assert load(tmp_path, store, skip_bad=True).counts == {"skipped": 2}
+            with pytest.raises(data.BadPictures, match=os.strerror(number)):
+                load(tmp_path, store)
+    assert load(tmp_path, store).counts == {}
+
+
+def test_names_that_are_no_text_are_shown_and_end_nothing(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+):
+    good(tmp_path)
+    for name in (b"caf\xe9.png", b"two\nlines.png", b"\x1b[31mred.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name)).write_text("none")
+    for index in range(20):
+        (tmp_path / "dog" / f"{index}.png").write_text("none")
+    data._last.clear()
+    with pytest.raises(UserError, match="23 of 35 cannot"):
+        setup.check(compose("data=image_folder", f"data.root={tmp_path}"))
+    shown = capsys.readouterr().out
+    listed = Path(shown.splitlines()[20].split()[-1])
+    for text in (shown.partition("  and ")[0], listed.read_text()):
+        assert all(name in text for name in (r"caf\udce9.png: ", r"two\nlines.png: ", r"\x1b[31mred.png: "))
+    listed.unlink()
 
 
 def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):

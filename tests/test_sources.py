@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,41 @@ def test_a_folder_with_splits_of_its_own(tmp_path: Path):
     assert found.classes == ("Ant", "zebra")
     assert [len(split) for split in (found.train, found.val, found.test)] == [6, 4, 2]
     assert found.train.pixels[found.train.labels == 0][:, :, 0, 0].unique(dim=0).tolist() == [list(colour(0))]
+
+
+def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(tmp_path: Path):
+    for split, count in (("Train", 5), ("VAL", 3)):
+        for label, name in enumerate(("a", "b")):
+            for index in range(count):
+                picture(tmp_path / split / name / f"{index}.png", label)
+    found = load_data(**request("image_folder", root=str(tmp_path)))
+    assert found.classes == ("a", "b") and len(found.val) == 6
+    shutil.copytree(tmp_path / "VAL", tmp_path / "validation")
+    data._last.clear()
+    with pytest.raises(UserError, match="one folder for val, not VAL, validation"):
+        load_data(**request("image_folder", root=str(tmp_path)))
+    shutil.rmtree(tmp_path / "Train")
+    with pytest.raises(UserError, match="a folder train beside VAL, validation"):
+        load_data(**request("image_folder", root=str(tmp_path)))
+
+
+def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
+    for split in ("train", "val"):
+        for label, name in enumerate(("a", "b")):
+            for index in range(4):
+                picture(tmp_path / split / name / f"{index}.png", label)
+        (tmp_path / split / "a" / "0.png").write_text("none")
+    with pytest.raises(data.BadPictures) as raised:
+        load_data(**request("image_folder", root=str(tmp_path)))
+    assert [name for name, _ in raised.value.reasons] == ["train/a/0.png", "val/a/0.png"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
+def test_a_class_whose_name_is_no_text_is_told_before_anything(tmp_path: Path, name: bytes):
+    image_folder(tmp_path)
+    (tmp_path / "b").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    with pytest.raises(UserError, match=r"text in UTF-8, not (caf\\udce9|two\\nlines)"):
+        load_data(**request("image_folder", root=str(tmp_path)))
 
 
 def test_a_class_may_be_called_train(tmp_path: Path):

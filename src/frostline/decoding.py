@@ -19,7 +19,7 @@ from torch import Tensor
 
 from frostline import mapped
 from frostline.config import user_error
-from frostline.pixels import at_most, convert, squash, tensor_of, why
+from frostline.pixels import at_most, convert, is_passing, squash, tensor_of, why
 from frostline.store import Writer
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
@@ -46,6 +46,7 @@ class _Job:
     size: int | None
     rows: _Rows
     bad: dict[int, str]
+    writer: Writer
 
 
 def decode_all(
@@ -61,7 +62,8 @@ def decode_all(
 
     The tensors are `pixels` `(N, 3, H, W)` uint8, `sizes` `(N, 2)` int32 (width, height of the original), `digests`
     `(N, 32)` uint8 (sha256 of the pixels) and `done` `(N,)` uint8 (see `pixels.convert`); those of a broken picture
-    stay zero. `read(id)` opens a picture. Without `size` all must be of one size, else `UserError`.
+    stay zero. An entry without pictures that may be readable another time is not kept. `read(id)` opens a picture.
+    Without `size` all must be of one size, else `UserError`.
     """
     with at_most(max_pixels):
         width, height = (size, size) if size is not None else _first_size(ids, read)
@@ -72,7 +74,7 @@ def decode_all(
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
             done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
         )
-        job = _Job(read, size, rows, {})
+        job = _Job(read, size, rows, {}, writer)
         chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
         workers = _cores()
         with _keeping_blocks(4 * workers), _threads(workers) as pool:
@@ -116,6 +118,8 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
             _place(job, row, ids[row])
         except Exception as error:  # a broken file makes Pillow raise anything
             job.bad[ids[row]] = why(error)
+            if is_passing(error):
+                job.writer.reject("some could not be read this time")
     return len(chunk)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from frostline.config import user_error
 from frostline.pixels import open_image, survey
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Commands to a terminal, and bytes that are not UTF-8, as Python has them."""
 
 
 @dataclass(frozen=True)
@@ -181,28 +184,48 @@ def _folder(root: Path) -> dict[str, Source]:
     """One folder per class in `root`, or in each of its subfolders train, val (valid, validation) and test."""
     if not root.is_dir():
         raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
-    if not _subfolders(root / "train"):
-        return {"train": _labelled(root)}
-    tops = {split: root / name for split, names in _FOLDERS.items() for name in names if (root / name).is_dir()}
-    found = {split: _labelled(top) for split, top in tops.items()}
+    tops = _split_folders(root) or {"train": root}
+    found = {split: _labelled(top, root) for split, top in tops.items()}
+    if (count := len(found["train"].classes)) < 2:
+        raise user_error(
+            "data.root", tops["train"], f"a folder of pictures for each of two or more classes, found {count}"
+        )
     for split, source in found.items():
         if odd := sorted(set(source.classes) ^ set(found["train"].classes)):
             raise user_error("data.root", root, f"the same classes in train and {split}; they differ in {_some(odd)}")
     return found
 
 
-def _labelled(top: Path) -> Source:
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split, in whatever letter case, or nothing where `root` holds those of classes.
+
+    It holds splits if it has a train folder with folders of its own.
+    """
+    below = _subfolders(root)
+    tops = {split: [top for top in below if top.name.lower() in names] for split, names in _FOLDERS.items()}
+    if not any(map(_subfolders, tops["train"])):
+        if below and len(below) == len(tops["val"] + tops["test"]) and any(map(_subfolders, below)):
+            raise user_error("data.root", root, f"a folder train beside {_some(top.name for top in below)}")
+        return {}
+    for split, several in tops.items():
+        if len(several) > 1:
+            raise user_error("data.root", root, f"one folder for {split}, not {_some(top.name for top in several)}")
+    return {split: found[0] for split, found in tops.items() if found}
+
+
+def _labelled(top: Path, root: Path) -> Source:
+    """Return the classes in `top`; pictures are named by their place in `root`."""
     found = {folder.name: survey(folder) for folder in _subfolders(top)}
+    if odd := [name for name in found if _NO_TEXT.search(name)]:
+        raise user_error("data.root", top, f"class folders whose names are text in UTF-8, not {_some(odd)}")
     if empty := [name for name, listing in found.items() if not listing.files]:
         raise user_error("data.root", top, f"pictures in every class folder, but none in {_some(empty)}")
-    if len(found) < 2:
-        raise user_error("data.root", top, f"a folder of pictures for each of two or more classes, found {len(found)}")
     flat = [(file, label) for label, listing in enumerate(found.values()) for file in listing.files]
     return Source(
-        labels=torch.tensor([label for _, label in flat]),
+        labels=torch.tensor([label for _, label in flat], dtype=torch.int64),
         classes=tuple(found),
         read=lambda index: open_image(flat[index][0]),
-        name=lambda index: str(flat[index][0].relative_to(top)),
+        name=lambda index: printable(str(flat[index][0].relative_to(root))),
         identity=_hash(_manifest([file for file, _ in flat], top)),
         left_out={kind: sum(getattr(listing, kind) for listing in found.values()) for kind in ("hidden", "other")},
     )
@@ -230,6 +253,11 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
 
 
+def printable(name: str) -> str:
+    """Return a file's name with escapes for what is no text, ends a line or commands a terminal."""
+    return _NO_TEXT.sub(lambda sign: ascii(sign[0])[1:-1], name)
+
+
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
+    names = list(map(printable, names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

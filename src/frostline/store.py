@@ -38,6 +38,8 @@ class Writer:
         """Without a folder the tensors lie in memory; `make_room` is told the size that the entry grows to."""
         self.tensors: dict[str, Tensor] = {}
         self.size = 0
+        self.rejected: str | None = None
+        """Why the entry is not to be kept."""
         self._part = part
         self._make_room = make_room
 
@@ -54,6 +56,10 @@ class Writer:
         except OSError as error:
             raise _NoRoom(error.strerror) from error
         return self.tensors[name]
+
+    def reject(self, reason: str) -> None:
+        """Have the entry serve whoever makes it, and nobody else."""
+        self.rejected = reason
 
 
 Make = Callable[[Writer], Mapping[str, Any]]
@@ -163,7 +169,9 @@ class Store:
             writer = Writer(part, self._make_room)
             meta = _plain(make(writer))
             if writer.size > self.budget:
-                self._say(f"store: {about} is not kept, since its {writer.size:,} bytes exceed store.budget_gb")
+                writer.reject(f"its {writer.size:,} bytes exceed store.budget_gb")
+            if writer.rejected:
+                self._say(f"store: {about} is not kept, since {writer.rejected}")
                 return Entry(writer.tensors, meta, made=True)
             try:
                 entries.seal(part, key=place.name, about=about, meta=meta, tensors=writer.tensors)

@@ -209,6 +209,18 @@ def test_what_needs_another_entry_may_ask_for_it(store: Store):
     assert store.get("features", key("b"), features, about="sum").tensors["sum"] == 10
 
 
+@pytest.mark.parametrize("suffix", ["", ".part"])
+@pytest.mark.parametrize("dead_link", [True, False])
+def test_what_is_no_folder_in_an_entrys_place_hinders_nothing(
+    store: Store, said: list[str], suffix: str, dead_link: bool
+):
+    place = store._place("pixels", key("a"))
+    place.parent.mkdir(parents=True)
+    odd = place.with_name(place.name + suffix)
+    odd.symlink_to("nowhere") if dead_link else odd.write_text("what a mended disk has left")
+    assert [store.get("pixels", key("a"), counting([]), about="digits").made for _ in range(2)] == [True, False]
+
+
 SCRIPT = """
 import os, sys, time, torch
 from pathlib import Path

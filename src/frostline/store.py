@@ -158,9 +158,9 @@ class Store:
         """Make an entry whose lock is held; one that cannot be kept lives as long as its tensors."""
         part = _beside(place, ".part")
         try:
-            if place.exists():
+            if place.exists() or place.is_symlink():
                 _discard(place)  # damaged
-            shutil.rmtree(part, ignore_errors=True)
+            _clear(part)
             self.tidy()
             part.mkdir()
         except OSError as error:
@@ -215,9 +215,17 @@ def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _discard(place: Path) -> None:
     """Remove the files of an entry whose lock is held; nobody ever finds a part of it."""
     part = _beside(place, ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    _clear(part)
     place.rename(part)
-    shutil.rmtree(part)
+    _clear(part)
+
+
+def _clear(place: Path) -> None:
+    """Remove what lies at `place`, a folder or, on a disk that was mended, whatever else; `OSError` if that fails."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _beside(place: Path, suffix: str) -> Path:

@@ -81,6 +81,7 @@ class Features:
         self._budget = budget
         self._about = about
         self._held: tuple[int, Held] | None = None
+        self._channels_last = False
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
@@ -88,7 +89,8 @@ class Features:
         if self._held is None or self._held[0] != view:
             self._held = None  # before the next ones: two epochs at once may not fit
             self._held = (view, self._fetch(epoch))
-        return rows(self._held[1], index, self.labels.device).float()
+        found = rows(self._held[1], index, self.labels.device).float()
+        return found.permute(0, 3, 1, 2) if self._channels_last else found
 
     def _fetch(self, epoch: int) -> Held:
         text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
@@ -96,6 +98,7 @@ class Features:
         with interrupts.welcome():
             entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
         features = entry.tensors["features"]
+        self._channels_last = bool(entry.meta["channels_last"])
         if features.numel() * torch.float32.itemsize <= self._budget:
             features = features.float()  # once, and not at every step
         return resident(features, self.labels.device, self._budget)
@@ -104,10 +107,23 @@ class Features:
         backbone = self._backbone()
         count = len(self.labels)
         features: Tensor | None = None
+        channels_last = False
         for part in batches(count, _BATCH.get(backbone.device.type, _BATCH_ELSEWHERE)):
             output = backbone(self._views.inputs(torch.arange(part.start, part.stop), epoch))
+            if features is None:
+                channels_last = _are_channels_last(output)
+            output = output.permute(0, 2, 3, 1) if channels_last else output
             if features is None:
                 features = writer.tensor("features", (count, *output.shape[1:]), output.dtype)
             features[part] = output.cpu()
             mapped.release(features)
-        return {}
+        return {"channels_last": channels_last}
+
+
+def _are_channels_last(features: Tensor) -> bool:
+    """Return whether `(B, C, H, W)` features lie in memory as `(B, H, W, C)`.
+
+    They are kept as they lie: a dropout's mask and the last bits of what follows depend on it.
+    """
+    last = torch.channels_last
+    return features.dim() == 4 and not features.is_contiguous() and features.is_contiguous(memory_format=last)

@@ -118,6 +118,11 @@ def test_the_folder_is_the_one_asked_for_else_that_of_the_environment(tmp_path: 
     assert found.folder is not None and found.folder.name == "frostline" and found.budget == 5 * 10**8
 
 
+def test_a_home_that_nobody_has_is_one_line():
+    with pytest.raises(UserError, match=r"store\.path=~nobody-here/store: expected a folder"):
+        open_store(enabled=True, path="~nobody-here/store", budget_gb=1, say=print)
+
+
 def test_a_making_that_fails_leaves_nothing(store: Store):
     def fail(writer: Writer) -> dict[str, Any]:
         writer.tensor("rows", (3,), torch.uint8)

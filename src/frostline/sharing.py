@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 from frostline import cut, environment, weights
@@ -17,7 +18,7 @@ from frostline.sight import Images
 from frostline.training import Dataset, Part
 from frostline.views import Views
 
-_CODE = ("augment", "cut", "features", "randomness", "recolor", "resample", "trivial", "views")
+_CODE = ("augment", "cut", "families", "features", "randomness", "recolor", "resample", "trivial", "views")
 
 
 @dataclass(frozen=True)
@@ -115,4 +116,5 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "channels_last": setup.config.channels_last,
         "code": environment.code_hash(_CODE),
         "platform": environment.platform(setup.device),
+        "torchvision": torchvision.__version__,
     }

@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from frostline import entries, mapped
+from frostline.config import user_error
 from frostline.entries import Damaged, Entry, Item
 
 _KEY = "[0-9a-f]{64}"
@@ -196,7 +197,11 @@ class Store:
 def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callable[[str], None]) -> Store:
     """Return the store in `path`, else in FROSTLINE_STORE, else in the user's cache directory; see `Store`."""
     chosen = path or os.environ.get("FROSTLINE_STORE")
-    folder = Path(chosen).expanduser().absolute() if chosen else user_cache_path("frostline")
+    try:
+        folder = Path(chosen).expanduser().absolute() if chosen else user_cache_path("frostline")
+    except RuntimeError:  # ~somebody
+        key = "store.path" if path else "FROSTLINE_STORE"
+        raise user_error(key, chosen, "a folder, and nobody has such a home") from None
     return Store(folder if enabled else None, budget=round(budget_gb * 1e9), say=say)
 
 

@@ -124,6 +124,35 @@ def test_a_bad_value_in_a_phase_is_named_by_its_place(path: tuple[Any, ...], val
     assert refusal(values).startswith(f"{key}={value}: expected a finite number")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("deterministic", "yes"),
+        ("epochs", "5"),
+        ("epochs", True),
+        ("seed", 1.5),
+        ("experiment_name", 7),
+        ("optimizer.options", ["momentum"]),
+        ("schedule.milestones", ["early"]),
+        ("model", ["resnet18"]),
+        ("train", None),
+        ("data.splits", {"train": 1}),
+    ],
+)
+def test_a_value_of_another_type_is_refused_also_where_hydra_did_not_look(key: str, value: Any) -> None:
+    values = {name: inner for name, inner in plain().items() if name != "hydra"}
+    section, _, name = key.rpartition(".")
+    (values[section] if section else values)[name] = value
+    with pytest.raises(UserError, match=f"^{key}="):
+        parse(values)
+
+
+def test_what_a_record_says_stays_in_one_line_of_a_bounded_length() -> None:
+    error = user_error("precision", "bf16\n\x1b[2Jgone" + "x" * 10**6, "one of them")
+    assert "\n" not in str(error) and "\x1b" not in str(error)
+    assert "bf16\\n" in str(error) and len(str(error)) < 1000
+
+
 def test_what_may_be_null_may_be_null() -> None:
     for key in ("model.weights", "model.image_size", "data.limit", "data.decode_size", "train.patience"):
         assert parse(changed(key, None))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from frostline import alive, environment, gather, looks, plots, recall
+from frostline import alive, environment, gather, looks, plots, recall, suggest
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.contest import contests
@@ -163,6 +163,35 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
     (folder / "2" / "result.json").write_text('{"job": 2, "na')
     shutil.rmtree(folder / "3")
     assert [result.status for result in gather.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
+
+
+@pytest.mark.parametrize("said", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
+def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
+    folder = sweep(tmp_path / "s", {"freeze_mode": ["head"]})
+    (folder / gather.SWEEP).write_text(said)
+    with pytest.raises(UserError, match="expected the folder of a sweep"):
+        gather.read(folder)
+
+
+@pytest.mark.parametrize("part", ["metrics", "choices", "images", "name", "status"])
+def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
+    path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / gather.RESULT
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: [1]}))
+    assert gather.read(path.parents[1]).results[0].status == "RUNNING"
+
+
+def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
+    overrides = folders[0] / "0" / ".hydra" / "overrides.yaml"
+    overrides.write_text("- data.root=${oc.env:SECRET}\n")
+    said = suggest.command(gather.read(folders[0]).results[0], {"lr": [0.1]})
+    assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
+    bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
+    (folders[0] / "0" / "config.yaml").write_text(bomb)
+    overrides.write_text(bomb)
+    assert suggest.command(gather.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
+    assert len(gather.together([gather.read(folder) for folder in folders])) == 2
 
 
 def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path):

@@ -150,10 +150,10 @@ def test_failed_and_half_written_runs_do_not_hide_the_others(trained, tmp_path):
 @pytest.mark.parametrize(
     ("line", "replacement", "message"),
     [
-        ("epochs: 2", "epochs: !!python/object/apply:os.system [id]", "the config of a run"),
+        ("epochs: 2", "epochs: !!python/object/apply:os.system [id]", "expected plain YAML"),
         ("epochs: 2", "epochs: ${oc.env:HOME}", "plain values, and epochs is none"),
         ("epochs: 2", "epochs: 2\n_target_: os.system", "plain values, and _target_ is none"),
-        ("epochs: 2", "epochs: fast", "the config of a run"),
+        ("epochs: 2", "epochs: fast", "epochs=fast: expected a value of type int"),
         ("epochs: 2", "epochs: 0", "epochs=0: expected a whole number of at least 1"),
         ("epochs: 2", "epochs: 2\nepoch: 2", "did you mean epochs"),
     ],

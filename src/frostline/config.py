@@ -17,18 +17,30 @@ from typing import Any, get_type_hints
 class UserError(ValueError):
     """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
 
+    def __init__(self, line: str) -> None:
+        """Take the line, in which signs that do not print, of a record from elsewhere say, stand escaped."""
+        super().__init__("".join(s if s.isprintable() else s.encode("unicode_escape").decode() for s in str(line)))
+
 
 _GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
+_LONGEST = 300  # characters of a value that an error shows
 
 
 def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
     """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
-    return UserError(f"{key}={value}: expected {expected}{_hint(str(value), choices)}")
+    return UserError(f"{key}={_shown(value)}: expected {expected}{_hint(str(value), choices)}")
 
 
 def unknown_key(key: str, value: object) -> UserError:
     """Return the error for a key that the schema does not have, with the nearest one that it has."""
-    return UserError(f"{key}={value}: expected a key of the config, see --help{_hint(key, [*_keys(Config), *_GROUPS])}")
+    near = _hint(key, [*_keys(Config), *_GROUPS])
+    return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
+
+
+def _shown(value: object) -> str:
+    """Return `value` as text for one line: a record from elsewhere may hold megabytes."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _hint(typed: str, choices: Iterable[str]) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive
-from frostline.config import flatten, user_error
+from frostline import alive, records
+from frostline.config import UserError, flatten, user_error
 from frostline.results import Result, varying
 
 SWEEP, RESULT = "sweep.json", "result.json"
@@ -38,13 +38,15 @@ def read(folder: Path) -> Sweep:
         folder = folder.parent
     try:
         shared = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = [(str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
+        tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
-    runs = [_result(folder, number, facts) for number, facts in enumerate(shared["runs"])]
+    runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
     if _gone(folder / alive.OWNER):
         runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
-    return Sweep(folder, tuple(runs), shared.get("tracker"))
+    return Sweep(folder, tuple(runs), tracker or None)
 
 
 def _gone(beat: Path) -> bool:
@@ -53,12 +55,12 @@ def _gone(beat: Path) -> bool:
     return owner is not None and owner.gone(beat.stat().st_mtime)
 
 
-def _result(folder: Path, number: int, facts: Mapping[str, Any]) -> Result:
+def _result(folder: Path, number: int, name: str, choices: dict[str, Any]) -> Result:
     own = folder / str(number)
-    waiting = Result(number, facts["name"], str(own), None, "WAITING", "not begun", facts["choices"], {})
+    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     try:
-        found = Result(**json.loads((own / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Result.of(json.loads((own / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return _begun(own, waiting) if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
 
@@ -127,12 +129,11 @@ def _fingerprint(folder: Path) -> str | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     """Return what decided a run, flat; nothing where it cannot be read."""
-    from omegaconf import OmegaConf
-
     try:
-        return flatten(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
-    except OSError:
+        values = records.plain(folder / "config.yaml")
+    except UserError:
         return {}
+    return flatten(values) if isinstance(values, dict) else {}
 
 
 def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -143,8 +143,8 @@ def write_result(folder: Path, result: Result) -> None:
 def read_result(folder: Path) -> Result | None:
     """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
     try:
-        result = Result(**json.loads((folder / _RESULT).read_text()))
-    except (OSError, ValueError, TypeError):
+        result = Result.of(json.loads((folder / _RESULT).read_text()))
+    except (OSError, ValueError):
         return None
     return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
 

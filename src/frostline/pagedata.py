@@ -119,7 +119,7 @@ def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:
 
 
 def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
-    if not tracker or not tracker.get("experiment_id") or result.run_id is None:
+    if not tracker or not {"uri", "experiment_id"} <= tracker.keys() or result.run_id is None:
         return None
     served = urlsplit(tracker["uri"]).scheme in ("http", "https")
     base = tracker["uri"].rstrip("/") if served else _LOCAL_UI

@@ -28,16 +28,27 @@ def config(path: Path) -> dict[str, Any]:
 
     UserError where there is anything else: tags, aliases, interpolations, Hydra's `_target_`, numbers out of range.
     """
+    values = mapping_of(path)
+    require_plain(values, path)
+    return values
+
+
+def mapping_of(path: Path) -> dict[str, Any]:
+    """Return what `plain` does of a config file, which has keys at its top."""
+    values = plain(path)
+    if not isinstance(values, dict):
+        raise _refused(path, "the config of a run")
+    return values
+
+
+def plain(path: Path) -> Any:
+    """Return what a small YAML file says, interpolations as the text that they are; UserError for tags and aliases."""
     try:
-        values = yaml.load(_text(path, _SMALL), _Plain)
+        return yaml.load(_text(path, _SMALL), _Plain)
     except UserError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
-        raise _refused(path, f"the config of a run as plain YAML ({_first_line(problem)})") from None
-    if not isinstance(values, dict):
-        raise _refused(path, "the config of a run")
-    _require_plain(values, path)
-    return values
+        raise _refused(path, f"plain YAML ({_first_line(problem)})") from None
 
 
 def value(path: Path) -> Any:
@@ -95,19 +106,20 @@ def _finite(number: str) -> float:
     return found
 
 
-def _require_plain(found: Any, path: Path, key: str = "", depth: int = _DEEP) -> None:
+def require_plain(found: Any, path: Path | str, key: str = "", depth: int = _DEEP) -> None:
+    """Raise UserError, in which stands `path`, unless `found` is plain scalars in lists and mappings."""
     if depth == 0:
         raise _refused(path, f"at most {_DEEP} levels")
     if isinstance(found, Mapping):
         for name, inner in found.items():
             if not isinstance(name, str) or _RESERVED.fullmatch(name) or "${" in name:
                 raise _refused(path, f"plain values, and {name!s:.50} is none")
-            _require_plain(inner, path, f"{key}.{name}", depth - 1)
+            require_plain(inner, path, f"{key}.{name}", depth - 1)
     elif isinstance(found, list):
         for inner in found:
-            _require_plain(inner, path, key, depth - 1)
+            require_plain(inner, path, key, depth - 1)
     elif not _is_plain(found):
-        raise _refused(path, f"plain values, and {key[1:]} is none")
+        raise _refused(path, f"plain values, and {key[1:]} is none ({found!s:.100})")
 
 
 def _is_plain(found: Any) -> bool:
@@ -117,7 +129,7 @@ def _is_plain(found: Any) -> bool:
     return found is None or (isinstance(found, int | float) and math.isfinite(found))
 
 
-def _refused(path: Path, expected: str) -> UserError:
+def _refused(path: Path | str, expected: str) -> UserError:
     return UserError(f"{path}: expected {expected}")
 
 

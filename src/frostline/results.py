@@ -38,6 +38,22 @@ class Result:
     images: dict[str, int] = field(default_factory=dict)
     """Number of images per split; empty where the run ended before its data was read."""
 
+    @classmethod
+    def of(cls, values: Any) -> Result:
+        """Return the result that plain values from a file say; raises ValueError where they say none."""
+        try:
+            found = cls(**values)
+        except TypeError as problem:
+            raise ValueError(f"not the result of a run ({problem})") from None
+        texts = (found.name, found.folder, found.status, found.run_id or "", found.reason or "")
+        tables = (found.choices, found.metrics, found.images)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(table, dict) for table in tables):
+            raise ValueError("not the result of a run")
+        numbers = (found.job, *found.metrics.values(), *found.images.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("not the result of a run: its metrics are no numbers")
+        return found
+
 
 @dataclass(frozen=True)
 class Cell:

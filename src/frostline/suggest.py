@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from frostline import environment
+from frostline import environment, records
+from frostline.config import UserError
 from frostline.results import Result, value_text
 
 
@@ -31,15 +33,18 @@ def _short(key: str) -> str:
 
 
 def _overrides(result: Result) -> list[str]:
-    """Return what the command line said of a run, as Hydra or the record has it; nothing where that is gone."""
-    from omegaconf import OmegaConf
+    """Return what the command line said of a run, as Hydra or the record has it; nothing where that is gone.
 
+    What it took from the environment is still to be taken there.
+    """
     folder = Path(result.folder)
-    with suppress(OSError):
-        return [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return [str(override) for override in json.loads((folder / "provenance.json").read_text())["command"]]
-    return []
+    found: Any = None
+    with suppress(UserError):
+        found = records.plain(folder / ".hydra" / "overrides.yaml")
+    if not isinstance(found, list):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / "provenance.json").read_text())["command"]
+    return [str(override) for override in found] if isinstance(found, list) else []
 
 
 def rerun(result: Result) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from math import inf, isfinite
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.config import Config, PhaseConfig, flatten, unknown_key, user_error
 
@@ -99,6 +100,8 @@ def _check_phases(phases: Sequence[PhaseConfig]) -> None:
 
 def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
+    if not isinstance(values, Mapping):
+        raise user_error(prefix.rstrip(".") or "config", values, "keys with values")
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -115,7 +118,23 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     items = get_args(hint)
     if isinstance(value, list) and items and is_dataclass(items[0]):
         return [_section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
+    if not _fits(hint, value):
+        raise user_error(key, value, f"a value of type {getattr(hint, '__name__', hint)}")
     return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Return whether `value` has the type `hint`: Hydra sees to it on the command line, but not in a record."""
+    kind, items = get_origin(hint) or hint, get_args(hint)
+    if kind in (Any, Union, UnionType):
+        return kind is Any or any(_fits(item, value) for item in items)
+    if isinstance(value, list) and kind is list:
+        return all(_fits(items[0], item) for item in value)
+    if isinstance(value, dict) and kind is dict:
+        return all(_fits(items[0], key) and _fits(items[1], item) for key, item in value.items())
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _select(config: Any, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -28,6 +29,7 @@ GLYPHS = Path(__file__).parent / "assets" / "glyphs_shufflenet_v2_x0_5.safetenso
 GLYPHS_SHA256 = "cd8e180e58aed0d2569fa746d0678e07a940ad906758183307ae8f2346e38716"  # printed by assets/ship.py
 
 _METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
+_LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
 _RENAMED = (  # names in torchvision's older files -> names in its networks
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
@@ -62,15 +64,38 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
-    """Return what `save` was given as metadata; empty for files that it did not write."""
+    """Return what `save` was given as metadata; empty for files that it did not write.
+
+    UserError where a file says something else than what `models.metadata` says of a network.
+    """
     if path.suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-    except (SafetensorError, OSError, ValueError) as problem:
+    except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
+    if metadata != {} and not _describes_a_network(metadata):
+        raise user_error(
+            "model.weights", path, "a file whose header says model, classes and input as a run writes them"
+        )
     return metadata
+
+
+def _describes_a_network(metadata: object) -> bool:
+    match metadata:
+        case {
+            "model": str(),
+            "classes": [str(), *_] as classes,
+            "size": int(size),
+            "resize": int(resize),
+            "mean": [_, _, _] as mean,
+            "std": [_, _, _] as std,
+        }:
+            numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*mean, *std))
+            sides = all(0 < side <= _LARGEST_SIDE for side in (size, resize))
+            return numbers and sides and min(std) > 0 and all(isinstance(name, str) for name in classes)
+    return False
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

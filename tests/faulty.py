@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import threading
@@ -35,6 +36,8 @@ class Faulty:
         self.requests = 0
         self.held: threading.Event | None = None
         """Requests wait for it, where there is one."""
+        self.largest: int | None = None
+        """Bytes of a request; what is larger is refused, as proxies do."""
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.held is not None:
@@ -45,6 +48,8 @@ class Faulty:
             kind = self.often.choice(FAULTS)
         if self.away or kind == "refuse":
             raise _Gone
+        if self.largest is not None and _size(environ) > self.largest:
+            return _answer(start_response, "413 Request Entity Too Large", b"<html>too large</html>")
         if kind == "error":
             return _answer(start_response, "500 Oops", b"not today")
         if not kind:
@@ -57,6 +62,15 @@ class Faulty:
         if kind == "hollow":
             return _answer(start_response, "200 OK", b"{}")
         return _answer(start_response, "200 OK" if kind == "garbage" else "503 Busy", b"<html>hello</html>")
+
+
+def _size(environ: dict[str, Any]) -> int:
+    """Return the size of a request; a file comes in parts, and is read for it."""
+    if length := environ.get("CONTENT_LENGTH"):
+        return int(length)
+    content = environ["wsgi.input"].read() if environ.get("HTTP_TRANSFER_ENCODING") == "chunked" else b""
+    environ["wsgi.input"] = io.BytesIO(content)
+    return len(content)
 
 
 def _answer(start_response: Any, status: str, body: bytes, *, length: int | None = None) -> list[bytes]:

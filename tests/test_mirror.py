@@ -27,7 +27,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def faulty(served) -> Faulty:
-    served[0].fault = served[0].often = served[0].held = None
+    served[0].fault = served[0].often = served[0].held = served[0].largest = None
     served[0].away = False
     return served[0]
 
@@ -238,6 +238,26 @@ def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, clien
     finish(folder)
     Mirror(folder).bring(client, experiment, None)
     assert [item.path for item in client.list_artifacts(journal.run_id(folder))] == ["plan.json"]
+
+
+def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
+    (sweep := tmp_path / "sweep").mkdir()
+    begin(sweep, "5ee9"), finish(sweep)
+    for name, size in (("0", 10**6), ("1", 10)):
+        begin(sweep / name, f"a{name}"), epochs(sweep / name), finish(sweep / name)
+        (sweep / name / "plan.json").write_text("x" * size)
+    faulty.largest = 10**5
+    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
+    with pytest.raises(server.Unreachable, match="413"):
+        mirror.bring()
+    runs = client.search_runs([mirror.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert sorted(len(client.list_artifacts(run.info.run_id)) for run in runs) == [0, 1, 1]
+    faulty.largest = None
+    mirror.bring()
+    assert sorted(len(client.list_artifacts(run.info.run_id)) for run in runs) == [1, 1, 1]
+    assert {len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs} == {0, EPOCHS}
+    assert mirror.pending() == 0
 
 
 # Whole sweeps.

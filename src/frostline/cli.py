@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import commands, environment, interrupts
+from frostline import commands, environment, interrupts, server
 from frostline.config import UserError, unknown_key, user_error
 
 
@@ -61,6 +61,8 @@ def _command(name: str, arguments: list[str]) -> NoReturn:
         sys.exit(commands.run(name, arguments))
     except UserError as error:
         _refuse(str(error))
+    except server.Unreachable as problem:
+        _refuse(f"MLflow does not answer as it should: {problem}")
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(explain(error))
     except KeyboardInterrupt as interrupt:

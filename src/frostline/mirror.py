@@ -8,12 +8,13 @@ there. Everything else may be sent twice without harm.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline import journal
+from frostline import journal, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,21 +123,23 @@ class Mirror:
         if metrics and (self._doubt or _resumed(self.folder)):
             metrics = _missing(client, run_id, metrics)
         tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
-        _write_params(client, run_id, news.params)
-        for some in _parts(tags, _BATCH):
-            client.log_batch(run_id, tags=some)
-        for points in _parts(metrics, _METRICS):
-            client.log_batch(run_id, metrics=points)
-        for dataset in news.datasets:
-            _write_dataset(client, run_id, dataset)
-        self._write_artifacts(client, run_id, news.artifacts)
+        steps: list[Callable[[], object]] = [
+            partial(_write_params, client, run_id, news.params),
+            *(partial(client.log_batch, run_id, tags=some) for some in _parts(tags, _BATCH)),
+            *(partial(client.log_batch, run_id, metrics=points) for points in _parts(metrics, _METRICS)),
+            *(partial(_write_dataset, client, run_id, dataset) for dataset in news.datasets),
+            *self._copies(client, run_id, news.artifacts),
+        ]
         if news.ended is not None:
-            client.set_terminated(run_id, news.status, news.ended)
+            steps.append(partial(client.set_terminated, run_id, news.status, news.ended))
         elif news.status is not None:
-            client.update_run(run_id, status=news.status)
+            steps.append(partial(client.update_run, run_id, status=news.status))
+        _do_all(steps)
 
-    def _write_artifacts(self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]) -> None:
-        """Copy files of the run's folder; a journal from elsewhere gets no other file of this machine."""
+    def _copies(
+        self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]
+    ) -> Iterator[Callable[[], object]]:
+        """Yield what copies a file of the run's folder; a journal from elsewhere gets no other file of this machine."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         top = self.folder.resolve()
@@ -147,8 +150,24 @@ class Mirror:
         # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
         where = _named(client.get_run(run_id)).info.artifact_uri
         kept = get_artifact_repository(where, tracking_uri=client.tracking_uri)
-        for file, inside in there:
-            kept.log_artifact(str(file), inside)
+        yield from (partial(kept.log_artifact, str(file), inside) for file, inside in there)
+
+
+def _do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Carry out every step. One that MLflow refuses, a file that is too large say, is raised when the others are done.
+
+    So a run that ended has ended in MLflow too, whatever of its record was not taken.
+    """
+    refused = None
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if not server.refused(error):
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _read(folder: Path, offset: int) -> tuple[_News, int]:

@@ -52,9 +52,10 @@ class SweepMirror:
     def bring(self) -> None:
         """Send what MLflow does not have, the sweep first, since runs are recorded under it.
 
-        Raises UserError where that can never work, `server.Unreachable` where it may later.
+        Raises UserError where that can never work, `server.Unreachable` where it may later. A run of which MLflow
+        refuses something does not keep it from the others.
         """
-        uri = self.place.uri
+        uri, refused = self.place.uri, None
         if self.experiment_id is None:
             self.experiment_id = server.experiment(uri, self.place.root, self.place.experiment)
             self.moved = time.monotonic()
@@ -63,9 +64,16 @@ class SweepMirror:
             if not mirror.pending():
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)
-            with server.problems(uri):
-                mirror.bring(server.client_of(uri), self.experiment_id, parent)
+            try:
+                with server.problems(uri):
+                    mirror.bring(server.client_of(uri), self.experiment_id, parent)
+            except server.Unreachable as problem:
+                if not server.refused(problem.__cause__) or journal.run_id(folder) is None:
+                    raise
+                refused = refused or problem
             self.moved = time.monotonic()
+        if refused is not None:
+            raise refused
 
     def pending(self) -> int:
         """Return how many of its records MLflow does not have in full."""

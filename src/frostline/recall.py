@@ -43,11 +43,14 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
         client = server.client_of(uri)
     except server.Unreachable as problem:
         raise user_error("sweep", name, f"a folder, or what is in a store that answers ({problem})") from None
-    runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
+    with server.problems(uri):
+        runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
     for run in runs:
         told = root / run.data.tags.get("frostline.sweep", ".")
-        here = (told / gather.SWEEP).is_file()
-        yield gather.read(told if here else _fetch(client, uri, run, scratch / run.info.run_id))
+        if not (told / gather.SWEEP).is_file():
+            with server.problems(uri):
+                told = _fetch(client, uri, run, scratch / run.info.run_id)
+        yield gather.read(told)
 
 
 def _parent(client: MlflowClient, uri: str, run_id: str) -> Run:

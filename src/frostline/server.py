@@ -37,7 +37,8 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
-_HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND")
+_HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_LATER = (404, 408, 425, 429)  # said of all requests, by what stands before a server that is away or has too much to do
 
 
 class Unreachable(Exception):
@@ -56,11 +57,11 @@ def tracking_uri(configured: str | None, root: Path) -> str:
     safe = credentials.removed(uri)
     if configured and safe != configured:
         raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
-    parts = urlsplit(uri)
-    if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(uri) and not parts.hostname):
+    parts = urlsplit(safe)
+    if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
         key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
         raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
-    return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}" if _is_sqlite(uri) else safe
+    return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}" if _is_sqlite(safe) else safe
 
 
 def is_server(uri: str) -> bool:
@@ -148,6 +149,16 @@ def problems(uri: str) -> Iterator[None]:
         if _hopeless(error):
             raise user_error("tracking.uri", uri, f"a store that MLflow can open ({line})") from error
         raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
+
+
+def refused(error: BaseException | None) -> bool:
+    """Return whether this one thing is not taken, by a server or disk that is there and may take another."""
+    asked = getattr(error, "get_http_status_code", None)  # of MLflow; the other is of `requests`
+    status = asked() if asked else getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return 400 <= status < 500 and status not in (401, 403, *_LATER)
+    local = isinstance(error, OSError) and not hasattr(error, "response")
+    return local and not isinstance(error, ConnectionError | TimeoutError)
 
 
 def first_line(error: BaseException) -> str:

@@ -96,6 +96,13 @@ def test_what_came_from_the_environment_stays_there(taken):
     assert credentials.scrubbed("no such file: hunter2/x") == "no such file: ${oc.env:MY_SECRET}/x"
 
 
+@pytest.mark.parametrize("way", ['"MY_SECRET"', "'MY_SECRET'", " MY_SECRET ", "MY_SECRET,x", "${name}"])
+def test_however_a_config_names_a_variable_its_value_is_not_written_down(monkeypatch, way):
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    raw = {"lr": f"${{oc.env:{way}}}", "name": "MY_SECRET"}
+    assert credentials.unresolved({"lr": "hunter2", "name": "MY_SECRET"}, raw) == raw
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tmp_path, broken):
     """Also not in the reason and traceback of a run that stumbles over it."""

@@ -8,13 +8,14 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from frostline import browse, credentials, journal, ledger, lookup, pending, server, tracking
+from frostline import alive, browse, credentials, journal, ledger, lookup, pending, server, tracking
 from frostline.config import UserError
 from frostline.ledger import Past
 from frostline.pending import SweepMirror
@@ -237,6 +238,9 @@ def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
         ("postgresql+psycopg2://me:hunter2@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
         ("https://hunter2@server/path", "https://server/path"),
         ("postgresql://db/mlflow?sslmode=require&password=hunter2", "postgresql://db/mlflow?sslmode=require"),
+        ("postgresql://me:hunter2/#@db:5432/mlflow", "postgresql://db:5432/mlflow"),  # SQLAlchemy opens it
+        ("http://me:hunter2/5@server:5000", "http://server:5000"),
+        ("mssql+pyodbc://db/?odbc_connect=UID%3Dme%3BPWD%3Dhunter2", "mssql+pyodbc://db/"),
     ],
 )
 def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
@@ -248,6 +252,17 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
         tracking.tracking_uri(whole, tmp_path)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
+
+
+def test_an_address_that_nobody_can_read_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
+        tracking.tracking_uri(None, tmp_path)
+
+
+@pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])
+def test_an_address_without_a_password_stays_as_it_is(plain):
+    assert credentials.removed(plain) == plain
 
 
 def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
@@ -327,6 +342,16 @@ def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, fold
         assert client.get_run(run_id).data.tags["frostline.reason"] == "no sign of life"
     assert client.get_run(mirrored(tracker, folder)).info.status == "FINISHED"
     assert lookup.running(tracker.uri, "never used") == []
+
+
+def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found(tracker, folder, monkeypatch):
+    elsewhere = alive.Owner("me", "far", "another boot", 1, time.time())
+    with tracking.record(tracker, folder=folder, name="run", tags=elsewhere.tags(), params={}):
+        run_id = mirrored(tracker, folder)
+        past = Past(run_id, "RUNNING", dict(lookup.running(tracker.uri, "demo"))[run_id])
+        assert not past.gone
+        monkeypatch.setattr(alive, "SILENT", -1.0)  # time goes by
+        assert past.gone
 
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):

@@ -49,8 +49,9 @@ class Owner:
         return f"{self.user}@{self.host} (process {self.pid}, started {when})"
 
     def tags(self) -> dict[str, str]:
-        """Return the owner as tags of a run."""
-        return dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
+        """Return the owner as tags of a run, a first sign of life among them."""
+        own = dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
+        return {**own, SIGN: f"{time.time():.0f}"}
 
     def gone(self, sign: float | None = None) -> bool:
         """Return whether the process is no more; of one elsewhere that is known by its last `sign` of life only."""

@@ -9,23 +9,43 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-_FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)")
+_FROM_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*[\"'\\]*(\w*)")  # quoted or not, as OmegaConf's grammar has it
 _SHORTEST = 4  # characters: what is shorter stands in any text by chance
-_SECRET = re.compile("pass|token|secret|key", re.IGNORECASE)
+_NAMES = "pass|pwd|token|secret|key|odbc_connect"  # the last one holds a whole connection, password and all
+_SECRET = re.compile(_NAMES, re.IGNORECASE)
 
 _taken: dict[str, str] = {}
 """What the config of this process took from the environment, longest first, and the variable's name."""
 
 
 def removed(uri: str) -> str:
-    """Return `uri` without user, password and every query argument whose name sounds like a secret."""
-    parts = urlsplit(uri)
+    """Return `uri` without user, password and every query argument whose name sounds like a secret.
+
+    A password need not be encoded as it should: what cannot be read at all is returned as its scheme alone.
+    """
+    uri = _without_raw_password(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return f"{uri.partition('://')[0]}://"
     arguments = parse_qsl(parts.query)
     kept = [(name, value) for name, value in arguments if not _SECRET.search(name)]
     query = parts.query if kept == arguments else urlencode(kept)
     host = parts.netloc.rpartition("@")[2]
     changed = (host, query) != (parts.netloc, parts.query)
     return urlunsplit(parts._replace(netloc=host, query=query)) if changed else uri
+
+
+def _without_raw_password(uri: str) -> str:
+    """Return `uri` without a password that has a `/`, `?`, `#` or bracket in it, which end an address or break it.
+
+    Databases are opened with such a one, by SQLAlchemy's rule: it ends at the last `@`.
+    """
+    scheme, _, rest = uri.partition("://")
+    user, colon, behind = re.split(r"[/?#]", rest, maxsplit=1)[0].partition(":")
+    port = scheme.startswith("http") and (behind.isdecimal() or user.startswith("["))
+    raw = colon and "@" in rest and "@" not in behind and not port
+    return f"{scheme}://{rest.rpartition('@')[2]}" if raw else uri
 
 
 def restored(uri: str) -> str:
@@ -36,8 +56,10 @@ def restored(uri: str) -> str:
 
 def scrubbed(text: str) -> str:
     """Return `text` without passwords of URIs and what the config of this process took from the environment."""
+    if whole := os.environ.get("MLFLOW_TRACKING_URI"):
+        text = text.replace(whole, removed(whole))
     text = re.sub(r"(\w\\?://)[^/\s]*@", r"\1", text)  # Hydra writes a colon as `\:`
-    text = re.sub(r"(?i)([?&]\w*(?:pass|token|secret|key)\w*=)[^&\s]+", r"\1...", text)
+    text = re.sub(rf"(?i)([?&]\w*(?:{_NAMES})\w*=)[^&\s]+", r"\1...", text)
     for value, name in _taken.items():
         text = text.replace(value, f"${{oc.env:{name}}}")
     return text

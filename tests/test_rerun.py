@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from frostline import recorded, rerun
+from frostline import journal, recorded, rerun
 from frostline.commands import rerun as command
 from frostline.config import UserError
+from frostline.recorded import Recorded
 from frostline.rerun import Outcome, Verdict, compare
 from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
@@ -122,6 +123,56 @@ def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any,
 def test_a_whole_sweep_reruns_by_its_folder(whole: Any, store: Path) -> None:
     said = again(store, whole.folder, expect=0)
     assert said.count("verdict: identical") == 2
+
+
+def test_a_sweep_that_left_runs_out_reruns_whole(
+    whole: Any, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.getbasetemp()
+    place = f"store.path={root / 'another-store'}"
+    more = sweep(tmp_path_factory.mktemp("sweeps") / "more", store, "freeze=head", "seed=0,1,2", "resume=true", place)
+    assert "seed=0: skipped" in more.out
+    assert not (more.folder / "0" / "config.yaml").exists()
+    uri = f"sqlite:///{store}"
+    parent = journal.run_id(more.folder)
+    for target in (str(more.folder), parent):
+        found = recorded.find(target, uri=uri, folder=tmp_path_factory.mktemp("fetched"))
+        assert [run.identity for run in found] == [result["run_id"] for result in more.results()]
+        assert [len(run.outcome.journals["metrics.jsonl"]) for run in found] == [2] * 3
+        assert {len(run.seeds["test/accuracy"]) for run in found} == {3}
+    (own,) = recorded.find(str(more.folder / "0"), uri=uri, folder=root)
+    assert own.identity == whole.results()[0]["run_id"]
+
+
+def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(whole.folder / "0", folder)
+    for line in ('{"val/loss": 1.0}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": [1]}'):
+        (folder / "metrics.jsonl").write_text(f"{line}\n")
+        with pytest.raises(UserError, match="expected the number of its epoch in every line"):
+            recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+
+
+def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: Any) -> None:
+    values = dict(recorded.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
+    values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
+    recorded.config_of(values, [])
+    values["data"] = {**values["data"], "root": "${oc.env:PICTURES}/birds"}
+    with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:PICTURES}/birds\)"):
+        recorded.config_of(values, [])
+    assert recorded.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
+
+
+def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:
+    from small import compose
+
+    configs = [
+        compose(f"freeze={mode}", f"optimizer.weight_decay={decay}") for mode in ("head", "full") for decay in (0, 1)
+    ]
+    runs: Any = [Recorded(str(number), "", {}, outcome(), {}) for number in range(4)]
+    cells = command._cells(runs, configs)
+    assert [set(cell.choices) - set(cells[0].choices) for cell in cells] == [set()] * 4
+    assert {key for key in cells[0].choices if "." in key} == {"optimizer.weight_decay"}
 
 
 @pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import lookup, records, registry, weights
+from frostline import journal, lookup, records, registry, weights
 from frostline.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
 from frostline.environment import config_folder
 from frostline.predictor import BEST, CONFIG
@@ -23,6 +23,8 @@ from frostline.validation import parse
 
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
+RESULT, RESULTS = "result.json", "results.json"  # of a run, and of all of a sweep
+_RUN_ID = re.compile("[0-9a-f]{32}")
 _FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
 _FROM_RECORD = ("device", "data.root", "data.download")
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
@@ -36,7 +38,7 @@ class Recorded:
     identity: str
     """Its MLflow id, else its folder."""
     config: Mapping[str, Any]
-    """The recorded values, plain and not yet checked against the schema."""
+    """The recorded values, read as data and not yet checked."""
     outcome: Outcome
     seeds: Mapping[str, Sequence[float]]
     """The accuracies of all seeds of its cell, by metric."""
@@ -48,9 +50,9 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
     What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
     or a record that is not plain data.
     """
-    here, run_id = Path(target).expanduser(), re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})/?", target)
+    here, run_id = Path(target).expanduser(), re.fullmatch(rf"(?:runs:/)?({_RUN_ID.pattern})/?", target)
     if here.is_dir():
-        found = _in_folder(here)
+        found = _in_folder(here.resolve(), uri, folder)
     elif run_id:
         found = _in_mlflow(uri, run_id[1], folder)
     else:
@@ -64,7 +66,8 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     """Return the checked config of a record, to be run here and now with `overrides`.
 
     What decides its metrics comes from the record, as do `device` and `data.root`; where it is written and kept does
-    not. UserError for what the schema does not allow, and for an override of something that decides the metrics.
+    not. UserError for what is no plain value or the schema does not allow, and for an override of something that
+    decides the metrics. What was taken from the environment must be said again.
     """
     for override in overrides:
         key = override.partition("=")[0]
@@ -76,6 +79,7 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     try:
         for key, value in _settings(values):
             if key not in given and (key in _FROM_RECORD or is_semantic(key)):
+                records.require_plain(value, "the recorded config", f".{key}")
                 if isinstance(value, Mapping):  # what the defaults have is not added to what is on record
                     OmegaConf.update(composed, key, {}, merge=False)
                 composed = OmegaConf.merge(composed, _nested(key, value))
@@ -107,51 +111,71 @@ def _pair(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _in_folder(here: Path) -> list[Recorded]:
-    single = (here / CONFIG).exists()
-    sweep = here.resolve().parent if single else here.resolve()
+def _in_folder(here: Path, uri: str, fetched: Path) -> list[Recorded]:
+    single = (here / CONFIG).exists() or (here / RESULT).exists()
+    sweep = here.parent if single else here
     numbered = sorted((path for path in sweep.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     results = {path: result for path in numbered if (result := _result(path)) is not None}
-    if single and here.resolve() not in results and (own := _result(here.resolve())) is not None:
-        results[here.resolve()] = own
-    wanted = [here.resolve()] if single else list(results)
-    return [_of_folder(path, results) for path in wanted if path in results]
+    if single and here not in results and (own := _result(here)) is not None:
+        results[here] = own
+    wanted = [here] if single else list(results)
+    return [_of_result(path, results, uri, fetched) for path in wanted if path in results]
 
 
 def _result(path: Path) -> Result | None:
     """Return the result of the run in a folder, None unless it finished."""
-    if not (path / "result.json").is_file():
+    if not (path / RESULT).is_file():
         return None
-    values = records.mapping(path / "result.json")
     try:
-        result = Result(**values)
-    except TypeError:
-        raise UserError(f"{path / 'result.json'}: expected the result of a run") from None
+        result = Result.of(records.mapping(path / RESULT))
+    except UserError:
+        raise
+    except ValueError as problem:
+        raise UserError(f"{path / RESULT}: {problem}") from None
     return result if result.status == "FINISHED" else None
 
 
-def _of_folder(path: Path, results: Mapping[Path, Result]) -> Recorded:
+def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Path) -> Recorded:
+    """Return the run whose result is in `path`; a sweep that left a run out has only that of it, and says whose."""
     own = results[path]
     mates = [other for other in results.values() if _but_seed(other.choices) == _but_seed(own.choices)]
+    told = Path(own.folder)
+    where = next((folder for folder in (path, told) if (folder / CONFIG).is_file()), None)
+    if where is None and _RUN_ID.fullmatch(own.run_id or ""):
+        return replace(_of_mlflow(uri, own, results.values(), fetched), seeds=_seeds(mates))
+    where = where or path
     return Recorded(
         own.name,
-        str(path),
-        records.config(path / CONFIG),
-        outcome(path, own.metrics),
-        {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)},
+        journal.run_id(where) or own.run_id or str(where),
+        records.mapping_of(where / CONFIG),
+        outcome(where, own.metrics),
+        _seeds(mates),
     )
 
 
 def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
-    results = [result for result in registry.results(uri, run_id) if result.status == "FINISHED"]
-    family = results
-    if [result.run_id for result in results] == [run_id]:
-        parent = lookup.parent(uri, run_id)
-        family = [result for result in registry.results(uri, parent) if result.status == "FINISHED"] if parent else []
+    results = _finished(uri, run_id)
+    if [result.run_id for result in results] == [run_id] and (parent := lookup.parent(uri, run_id)):
+        family = _finished(uri, parent)
+    else:
+        results = family = _of_sweep(uri, run_id, folder) or results
     return [_of_mlflow(uri, result, family or results, folder) for result in results]
 
 
-def _of_mlflow(uri: str, own: Result, family: Sequence[Result], folder: Path) -> Recorded:
+def _finished(uri: str, run_id: str) -> list[Result]:
+    return [result for result in registry.results(uri, run_id) if result.status == "FINISHED"]
+
+
+def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
+    """Return the finished runs that a sweep names at its end, those of earlier sweeps that it left out among them."""
+    if lookup.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
+        return []
+    told: Iterable[object] = records.value(lookup.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
+    named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
+    return [result for one in named if _RUN_ID.fullmatch(one) for result in _finished(uri, one)]
+
+
+def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:
     assert own.run_id is not None
     place = folder / own.run_id
     sizes = lookup.files(uri, own.run_id)
@@ -164,15 +188,20 @@ def _of_mlflow(uri: str, own: Result, family: Sequence[Result], folder: Path) ->
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
     journals = {"MLflow": lookup.history(uri, own.run_id)}
     if METRICS in sizes:
-        journals[METRICS] = records.lines(place / METRICS)
+        journals[METRICS] = _epochs(place / METRICS)
     mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
     return Recorded(
         own.name,
         own.run_id,
-        records.config(place / CONFIG),
+        records.mapping_of(place / CONFIG),
         Outcome(journals, _once(own.metrics), _weights(place), environment(place)),
-        {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)},
+        _seeds(mates),
     )
+
+
+def _seeds(mates: Iterable[Result]) -> dict[str, list[float]]:
+    """Return the accuracies of the runs of a cell, by metric."""
+    return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
 
 
 def _once(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -196,4 +225,12 @@ def environment(folder: Path) -> dict[str, Any]:
 
 def outcome(folder: Path, metrics: Mapping[str, float]) -> Outcome:
     """Return what the run in `folder` came to, given its `metrics` once per run."""
-    return Outcome({METRICS: records.lines(folder / METRICS)}, metrics, _weights(folder), environment(folder))
+    return Outcome({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the metrics of every epoch; UserError where a line does not say of which epoch it is."""
+    lines = records.lines(path)
+    if not all(type(line.get("epoch")) is int for line in lines):
+        raise UserError(f"{path}: expected the number of its epoch in every line")
+    return lines

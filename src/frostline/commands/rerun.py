@@ -50,13 +50,21 @@ def _folder() -> Path:
 
 
 def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
-    """Return the cells of the new sweep; beside the short names they state what differs within it."""
-    settings = [semantic(config) for config in configs]
+    """Return the cells of the new sweep; beside the short names they state what else differs within it."""
+    settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
+    untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        sweep.Cell(config, run.name, {**choices(config), **{key: values[key] for key in varied if key != "lr"}})
-        for run, config, values in zip(found, configs, settings, strict=True)
+        sweep.Cell(config, run.name, {**short, **{key: values[key] for key in untold}})
+        for run, config, values, short in zip(found, configs, settings, names, strict=True)
     ]
+
+
+def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Mapping[str, object]]) -> bool:
+    """Return whether the short name of its group tells the value of `key`, as `freeze_mode` does its phases."""
+    group = key.partition(".")[0]
+    pairs = {(str(short.get(group)), repr(values.get(key))) for short, values in zip(names, settings, strict=True)}
+    return len(pairs) == len({name for name, _ in pairs})
 
 
 class _Again:

@@ -11,7 +11,7 @@ from torch import Tensor
 from frostline import weights
 from frostline.draft import Draft
 
-FACTS = {"model": "small", "classes": ["ä", "b"]}
+FACTS = {"model": "small", "classes": ["ä", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def tensors() -> dict[str, Tensor]:

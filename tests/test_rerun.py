@@ -141,7 +141,7 @@ def test_a_sweep_that_left_runs_out_reruns_whole(
         assert [len(run.outcome.journals["metrics.jsonl"]) for run in found] == [2] * 3
         assert {len(run.seeds["test/accuracy"]) for run in found} == {3}
     (own,) = recorded.find(str(more.folder / "0"), uri=uri, folder=root)
-    assert own.identity == whole.results()[0]["run_id"]
+    assert own.identity == more.results()[0]["run_id"]
 
 
 def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> None:

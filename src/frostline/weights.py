@@ -37,7 +37,8 @@ _RENAMED = (  # names in torchvision's older files -> names in its networks
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
 
-_HASHING = 4  # threads
+_HASHING = 4  # threads ...
+_LARGE = 1 << 20  # ... for more bytes than that; starting them takes as long as hashing so many
 
 _hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Version and sha256 of tensors that were hashed before."""
@@ -152,7 +153,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     unknown = [tensor for tensor in tensors.values() if _known(tensor) is None]
-    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib lets go of Python's lock
+    size = sum(tensor.nbytes for tensor in unknown)
+    with ThreadPoolExecutor(_HASHING if size > _LARGE else 1) as pool:  # hashlib lets go of Python's lock
         for tensor, found in zip(unknown, pool.map(_hash, unknown), strict=True):
             _hashed[tensor] = (tensor._version, found)
     for name, tensor in sorted(tensors.items()):

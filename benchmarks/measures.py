@@ -65,7 +65,7 @@ class Scale:
 
 
 CPU = Scale(
-    sweeps=(("resnet18", PHOTO), ("resnet18", CIFAR)),
+    sweeps=(("resnet18", PHOTO), ("resnet18", CIFAR), ("resnet50", PHOTO)),
     counts=(2000, 250, 250),
     runs=16,
     epochs=10,

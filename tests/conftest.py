@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import stores
+
 torch.set_num_threads(1)
 CHECKOUT = Path(__file__).parent.parent
 
@@ -51,7 +53,7 @@ class Trained:
 def trained(tmp_path_factory, _store):
     """Train the small sweep, once for all tests."""
     folder = tmp_path_factory.mktemp("trained")
-    sweep = Trained(folder / "sweep", f"sqlite:///{folder / 'mlflow.db'}")
+    sweep = Trained(folder / "sweep", f"sqlite:///{stores.put(folder / 'mlflow.db')}")
     quick = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32", "lr=1e-2", "eval.shift=true")
     where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}", 'experiment_name="Vögel & 100%"')
     sweep.command("-m", "freeze=head,full", *quick, *where, cwd=folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import stores
 from frostline import alive
 from test_sweep import QUICK, Done, command, environment, sweep, where
 
@@ -32,7 +33,7 @@ def again(folder, store, *overrides, expect=0):
 @contextlib.contextmanager
 def started(folder, store, *overrides):
     """Start a sweep, and yield its process when its first run has finished three epochs."""
-    arguments = command("-m", *QUICK, *overrides, *where(folder, store))
+    arguments = command("-m", *QUICK, *overrides, *where(folder, stores.put(store)))
     with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             until(lambda: len(lines(folder / "0")) >= 3)

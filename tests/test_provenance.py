@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import stores
 from frostline import credentials, environment, provenance
 from small import network
 
@@ -128,7 +129,7 @@ cli.main()
         "hydra/launcher=basic",  # in this process
         "model.image_size=32",
         f"hydra.sweep.dir={tmp_path}/sweep",
-        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+        f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}",
     ]
     env = {**os.environ, "MY_SECRET": str(weights), "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code.format(broken=broken), *overrides]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import stores
 from frostline import journal, ledger, lookup, pending, server
 from frostline.pending import SweepMirror
 from frostline.tracking import Tracker
@@ -19,9 +20,7 @@ DIGEST = "d" * 16
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store before its first run."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    server._create(file)
-    return file
+    return stores.put(tmp_path_factory.mktemp("empty") / "mlflow.db")
 
 
 def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:

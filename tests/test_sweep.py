@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import stores
 from frostline import cli, job
 from frostline import sweep as sweeps
 from frostline.workers import WorkerDied
@@ -75,6 +76,7 @@ def where(folder, store):
 
 
 def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0):
+    store = store if "dry_run=true" in overrides else stores.put(store)
     arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == expect, done.stdout + done.stderr

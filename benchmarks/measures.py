@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -288,7 +289,7 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
             **{"ours": _seconds(cold.seconds), "theirs": _seconds(seconds), "unit": "x"},
             note=f"{what}; {name}: one run, multiplied",
         )
-    yield from _pass(bench, network, setting, cold)
+    yield from _pass(bench, network, setting, cold, warm)
     yield bench.row(
         *("images through the backbone, warm", setting, warm.backbone_images),
         **{"ours": f"{warm.backbone_images}", "theirs": f"cold {cold.backbone_images:,}"},
@@ -308,7 +309,7 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
     )
 
 
-def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep) -> Iterator[Row]:
+def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours.Sweep) -> Iterator[Row]:
     batch, images = bench.scale.forward_batch, sum(bench.scale.counts)
     _defaults(benchmark=True)
     each = {
@@ -321,7 +322,9 @@ def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep) -> Iterato
         *("head sweep against one pass of the backbone", setting, cold.seconds / once),
         **{"ours": _seconds(cold.seconds), "theirs": _seconds(once), "unit": "x"},
         note=f"all {images:,} images of the three splits; the pass: bf16, eval mode, one resident batch of {batch}, "
-        f"multiplied; of a pass in float32 it would be {figures(in_fp32)}x",
+        f"multiplied; of a pass in float32 it would be {figures(in_fp32)}x. Warm, without the backbone, the runs take "
+        f"{figures(warm.seconds / once)}x; decoding and extraction are the other "
+        f"{figures((cold.seconds - warm.seconds) / once)}x",
     )
 
 
@@ -482,8 +485,22 @@ def decoding(bench: Bench) -> Iterator[Row]:
         *("decoding against plain decoding", f"{len(files):,} of {PHOTO}", median(mine) / median(theirs)),
         **{"ours": f"{figures(median(mine))} pictures/s", "theirs": f"{figures(median(theirs))} pictures/s"},
         note=f"ours: found, checked, decoded, squashed to {bench.side * 256 // 224} pixels, hashed and stored; theirs: "
-        f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept",
+        f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept. "
+        f"{_parts(bench, files[0])}",
     )
+
+
+def _parts(bench: Bench, file: str) -> str:
+    """Return what one picture costs on one core, part by part."""
+    decoded, squashed = ours.decoded(file), ours.squashed(file, bench.side * 256 // 224)
+    parts: dict[str, Callable[[], object]] = {
+        "PIL": lambda: _decode(file),
+        "ours decodes in": lambda: ours.decoded(file),
+        "squashes in": lambda: ours.squash(decoded, bench.side * 256 // 224),
+        "hashes in": lambda: hashlib.sha256(squashed).digest(),
+    }
+    times = {name: limit.seconds(work, limit.CPU, times=50) * 1e3 for name, work in parts.items()}
+    return "On one core " + ", ".join(f"{name} {figures(each)} ms" for name, each in times.items())
 
 
 def _decode(file: str) -> tuple[int, ...]:

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
+from torch import Tensor
 
-from frostline import environment, experiment, provenance, setup, sharing, sight, tracking
+from frostline import environment, experiment, pixels, provenance, setup, sharing, sight, tracking
 from frostline.config import Config, choices, semantic
 from frostline.report import Screen
 from frostline.results import Result
@@ -169,7 +170,7 @@ def command(runs: Sequence[Choices], folder: Path) -> tuple[float, list[dict[str
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "train.py", "-m", *words, f"hydra.sweep.dir={folder}"],
+        [sys.executable, "train.py", "-m", *words, "resume=false", f"hydra.sweep.dir={folder}"],
         **{"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": source}, "capture_output": True, "text": True},
         check=False,
     )
@@ -203,6 +204,20 @@ def decode_rate(chosen: Choices) -> float:
     began = time.perf_counter()
     data = setup.load_data(parsed, silent())
     return sum(len(split) for split in (data.train, data.val, data.test)) / (time.perf_counter() - began)
+
+
+def decoded(file: str) -> Tensor:
+    """Return a picture as the program decodes it, before it is squashed."""
+    with pixels.open_image(Path(file)) as image:
+        return pixels.tensor_of(image)[0]
+
+
+def squashed(file: str, side: int) -> bytes:
+    """Return the pixels of a picture as the store keeps them."""
+    return pixels.squash(decoded(file), side).contiguous().numpy().tobytes()
+
+
+squash = pixels.squash
 
 
 def _wait(device: torch.device) -> None:

@@ -18,7 +18,9 @@ _HEAD = """# Results
 Written by `python benchmarks/run.py --device cpu` and `--device cuda`; nothing here was typed in. *Ours* is the program
 itself. *tutorial*, *fair* and *limit* are the opponents in the files of these names. Opponents that would take hours
 are measured on some batches and one validation of one run, and multiplied; what was run in full says so. Weights are
-random and pictures synthetic: neither changes a speed. Numbers are medians where there are several rounds.
+random and pictures synthetic: neither changes a speed. A virtual machine is not as fast every day: compare the two
+sides of a row, which were measured in one process, not rows of different days. Numbers are medians where there are
+several rounds.
 """
 _COLUMNS = ("measure", "ours", "theirs", "result", "target", "reached", "note")
 
@@ -116,9 +118,12 @@ class Results:
         if section is None:
             why = "no GPU was at hand" if device == "cuda" else "not yet run"
             return f"\n## {device}\n\nnot measured: {why}\n"
-        found = section["measurements"].values()
-        when = ", ".join(sorted({f"{part['date']} with torch {part['torch']}" for part in found}))
-        rows = [row for part in found for row in part["rows"]]
+        found = section["measurements"]
+        days: dict[str, list[str]] = {}
+        for name, part in found.items():
+            days.setdefault(f"{part['date']} with torch {part['torch']}", []).append(name)
+        when = "; ".join(f"{day}: {', '.join(names)}" for day, names in sorted(days.items()))
+        rows = [row for part in found.values() for row in part["rows"]]
         return f"\n## {device}: {section['machine']}\n\nMeasured {when}.\n\n{_markdown(rows)}"
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from rich.console import Console
 
-from frostline import experiment, freezing, learning, setup, sharing, sight
+from frostline import experiment, freezing, journal, learning, setup, sharing, sight
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.store import Store
+from frostline.tracking import Record
 from frostline.training import EpochResult
 from small import compose
 
@@ -122,6 +125,25 @@ def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed
     assert trained(tmp_path, store, *options, "epochs=4")[2] == 96
     assert trained(tmp_path, store, *options, "seed=1")[2] == 3 * 96
     assert trained(tmp_path, store, *options, "features.views=2")[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("augment=trivial", "epochs=4", "features.views=2"), True),
+        (("augment=trivial", "epochs=2", "features.views=2"), False),
+        (("augment=none", "epochs=4", "features.views=2"), False),
+        (("augment=trivial", "epochs=4"), False),
+    ],
+)
+def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_record(
+    tmp_path: Path, overrides: tuple[str, ...], said: bool
+) -> None:
+    run = setup.assemble(compose(*QUICK, "freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
+    plan = experiment.announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
+    experiment.write_origin(run, plan, tmp_path, Record(tmp_path))
+    assert ("an approximation, features.views=2" in screen.console.file.getvalue()) == said
+    assert ('"frostline.approximation"' in (tmp_path / journal.RECORD).read_text()) == said
 
 
 def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:

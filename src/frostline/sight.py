@@ -69,6 +69,14 @@ def _view_of(distinct: int | None) -> Callable[[int], int]:
     return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
 
 
+def approximation(config: Config) -> str | None:
+    """Return in what a run with `features.views` is not the run without it; None where it is."""
+    distinct = config.features.views
+    if distinct is None or distinct >= config.epochs or not augment_policy(config).random:
+        return None
+    return f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image"
+
+
 def augment_policy(config: Config) -> augment.Policy:
     """Return how training views differ; images are mirrored only where the data allows it."""
     options = config.augment

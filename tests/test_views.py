@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from frostline import mapped, training
 from frostline.data import Split
+from frostline.mapped import Rows
 from frostline.views import View, Views
 
 CPU = torch.device("cpu")
@@ -67,3 +72,28 @@ def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> Non
     assert inputs.shape == (2, 3, 4, 6)
     assert inputs.is_contiguous(memory_format=memory_format)
     assert inputs[:, 2, 3, 5].tolist() == [10, 40]
+
+
+def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = mapped.create(tmp_path / "pixels", (5, 3, 4, 6), torch.uint8)
+    pixels.copy_(split().pixels)
+    readers: list[str] = []
+    read = Rows._read
+
+    def told(self: Rows, file: int, index: Tensor) -> Tensor:
+        readers.append(threading.current_thread().name)
+        return read(self, file, index)
+
+    monkeypatch.setattr(Rows, "_read", told)
+    rest = split()
+    views = Views(
+        Split(Rows(pixels, torch.arange(5)), rest.sizes, rest.labels, rest.ids, "5e"),
+        lambda pixels, sizes, ids, view: pixels.float(),
+        *(CPU, torch.contiguous_format),
+        **{"view_of": same, "identity": {}, "budget": 0},
+    )
+    found = [views.inputs(index, 1) for index in training.in_order(views, 2, 1)]
+    assert torch.equal(torch.cat(found), split().pixels.float())
+    assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]

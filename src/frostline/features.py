@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from frostline import interrupts, mapped
 from frostline.store import Store, Writer
-from frostline.timeline import batches
-from frostline.views import Held, Views, resident, rows
+from frostline.training import in_order
+from frostline.views import Held, Views, expect, resident, rows
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
@@ -48,6 +48,10 @@ class Passing:
         self.ids = views.ids
         self._views = views
         self._backbone = backbone
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the samples at `index`, which are asked for soon."""
+        self._views.expect(index, epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
@@ -83,6 +87,11 @@ class Features:
         self._held: tuple[int, Held] | None = None
         self._channels_last = False
 
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the features of the samples at `index`, which are asked for soon."""
+        if self._held is not None and self._held[0] == self._views.view_of(epoch):
+            expect(self._held[1], index)
+
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
         view = self._views.view_of(epoch)
@@ -108,14 +117,14 @@ class Features:
         count = len(self.labels)
         features: Tensor | None = None
         channels_last = False
-        for part in batches(count, _BATCH.get(backbone.device.type, _BATCH_ELSEWHERE)):
-            output = backbone(self._views.inputs(torch.arange(part.start, part.stop), epoch))
+        for index in in_order(self._views, _BATCH.get(backbone.device.type, _BATCH_ELSEWHERE), epoch):
+            output = backbone(self._views.inputs(index, epoch))
             if features is None:
                 channels_last = _are_channels_last(output)
             output = output.permute(0, 2, 3, 1) if channels_last else output
             if features is None:
                 features = writer.tensor("features", (count, *output.shape[1:]), output.dtype)
-            features[part] = output.cpu()
+            features[index[0] : index[-1] + 1] = output.cpu()
             mapped.release(features)
         return {"channels_last": channels_last}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import sys
 import weakref
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 
@@ -33,6 +35,12 @@ class _Memory(mmap.mmap):
 
     file: int
     """Its descriptor, open for as long as the memory is there."""
+
+
+@functools.cache
+def _reader() -> ThreadPoolExecutor:
+    """Return the thread that reads what is asked for soon."""
+    return ThreadPoolExecutor(1, thread_name_prefix="reader")
 
 
 _maps: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()
@@ -129,6 +137,7 @@ class Rows:
         self._tensor = tensor
         self._rows = rows
         self._memory = _maps.get(tensor.untyped_storage().data_ptr()) if streamed else None
+        self._coming: dict[int, tuple[Tensor, Future[Tensor]]] = {}
         self.shape = torch.Size((len(rows), *tensor.shape[1:]))
         self.dtype = tensor.dtype
         self.device = tensor.device
@@ -139,8 +148,16 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:
         """Return a new tensor of the rows at `index`."""
+        if id(index) in self._coming:
+            return self._coming.pop(id(index))[1].result()
         rows = self._rows[index]
         return self._tensor[rows] if self._memory is None else self._read(self._memory.file, rows)
+
+    def expect(self, index: Tensor) -> None:
+        """Begin to read the rows at `index`, aside, if they have to come from a file: they are asked for soon."""
+        if self._memory is not None:
+            # With the index itself, so that its id stays its own.
+            self._coming[id(index)] = index, _reader().submit(self._read, self._memory.file, self._rows[index])
 
     def streamed(self) -> Rows:
         """Return the same rows without a trace in memory of those that were read before."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
@@ -29,6 +30,10 @@ class Dataset(Protocol):
     """`(N,)` int64."""
     ids: Tensor
     """`(N,)` int64: what addresses the randomness of a sample."""
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
+        ...
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
@@ -140,6 +145,7 @@ def fit(
         at = start if epoch == start.epoch else Position(epoch)
         first = (epoch - 1) * len(slices)
         order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
+        indices = [order[part] for part in slices]
         sums = Sums(at.loss, at.right)
         began = time.perf_counter() - at.seconds
         for step in range(first + at.steps, first + len(slices)):
@@ -150,7 +156,9 @@ def fit(
                 linear = gradient.lone_linear(part.network)
                 guard.watch()
             before_step(step, span)
-            sums.add(*_step(part, linear, order[slices[step - first]], optimizer, recipe, epoch, step))
+            if step + 1 < first + len(slices):
+                part.train.expect(indices[step + 1 - first], epoch)
+            sums.add(*_step(part, linear, indices[step - first], optimizer, recipe, epoch, step))
             after_step()
             if pause():
                 guard.check()
@@ -237,14 +245,23 @@ def _require_finite(which: str, loss: float, epoch: int) -> None:
         raise Diverged(f"the {which} loss is {loss} in epoch {epoch}; try a smaller lr or train.clip_norm")
 
 
+def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the indices of all samples batch by batch, while `data` already fetches those of the next one."""
+    indices = [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
+    for index, coming in zip_longest(indices, indices[1:]):
+        if coming is not None:
+            data.expect(coming, epoch)
+        yield index
+
+
 @torch.inference_mode()
 def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
     """Return how `module` does on `data`; the train and eval modes of its parts are as before afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     logits = []
-    for part in batches(len(data.labels), batch_size):
-        inputs = data.inputs(torch.arange(part.start, part.stop), 0)
+    for index in in_order(data, batch_size, 0):
+        inputs = data.inputs(index, 0)
         with gradient.mixed(inputs.device, autocast):
             logits.append(module(inputs).float())
     for child, mode in modes:

@@ -35,6 +35,12 @@ def rows(tensor: Held, index: Tensor, device: torch.device) -> Tensor:
     return tensor[index].pin_memory().to(device, non_blocking=True)
 
 
+def expect(tensor: Held, index: Tensor) -> None:
+    """Let the rows of `tensor` at `index` be read meanwhile, if that takes time: they are asked for soon."""
+    if isinstance(tensor, Rows):
+        tensor.expect(index)
+
+
 class Views:
     """Owns a split's tensors on the device and counts the images that it hands out."""
 
@@ -64,6 +70,10 @@ class Views:
         self.ids = split.ids.to(device)
         self.seen = 0
         """Number of images handed out so far."""
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the samples at `index`, which are asked for soon."""
+        expect(self._pixels, index)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from frostline import experiment, freezing, journal, learning, setup, sharing, sight
+from frostline import experiment, freezing, journal, learning, provenance, setup, sharing, sight
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.store import Store
@@ -141,6 +141,7 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
 ) -> None:
     run = setup.assemble(compose(*QUICK, "freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
     plan = experiment.announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
+    provenance.write(tmp_path, provenance.software([]))
     experiment.write_origin(run, plan, tmp_path, Record(tmp_path))
     assert ("an approximation, features.views=2" in screen.console.file.getvalue()) == said
     assert ('"frostline.approximation"' in (tmp_path / journal.RECORD).read_text()) == said

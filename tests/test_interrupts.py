@@ -15,6 +15,7 @@ from frostline.interrupts import Terminated
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may be run under nohup
     interrupts.install()
     yield
     for number, handler in before.items():

@@ -97,3 +97,12 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     found = [views.inputs(index, 1) for index in training.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels.float())
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
+
+
+def test_a_row_reaches_its_file_whole_or_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, values = mapped.create(tmp_path / "rows", (2, 3), torch.uint8), torch.tensor([7, 8, 9], dtype=torch.uint8)
+    mapped.put(tensor, 1, values)
+    assert tensor.tolist() == [[0, 0, 0], [7, 8, 9]] and (tmp_path / "rows").read_bytes() == bytes((0, 0, 0, 7, 8, 9))
+    monkeypatch.setattr(mapped.os, "pwrite", lambda *arguments: 2)
+    with pytest.raises(OSError, match="whole"):
+        mapped.put(tensor, 0, values)

@@ -105,12 +105,13 @@ def put(tensor: Tensor, row: int, values: Tensor) -> None:
     """Write `values` into a row of a tensor of `create`, or of one in memory.
 
     It goes by way of the file: page by page through the mapping takes longer, and leaves the pages in the process.
+    Raises OSError where the file does not take it whole.
     """
     memory = _maps.get(tensor.untyped_storage().data_ptr())
     if memory is None:
         tensor[row] = values
-    else:
-        os.pwrite(memory.file, values.contiguous().numpy().data, row * values.nbytes)
+    elif os.pwrite(memory.file, values.contiguous().numpy().data, row * values.nbytes) != values.nbytes:
+        raise OSError("a file of the store did not take a row whole")
 
 
 def checksum(path: Path) -> int:

@@ -11,7 +11,8 @@ from torch import nn
 
 from frostline import compiling
 from frostline.compiling import compiled
-from frostline.training import Part, evaluate
+from frostline.evaluation import evaluate
+from frostline.training import Part
 from small import Samples
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from frostline import freezing
 from frostline.config import FreezeModeConfig, UserError
+from frostline.evaluation import evaluate
 from frostline.freezing import FrozenDrift, Guard
 from frostline.models import Model
-from frostline.training import evaluate
 from small import MODES, images, mode, network, phase, resolve, train
 
 FAMILIES = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "vgg11", "convnext_tiny", "densenet121", "mobilenet_v3_small")

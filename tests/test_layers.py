@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "crew", "job", "winner", "recorded"),
+    ("sweep", "composing", "crew", "job", "winner", "recorded"),
     ("claim", "ledger"),
     (
         *("experiment", "learning", "setup", "sight", "sharing"),
@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
-        *("tracking", "follower", "pending", "mirror", "server", "relocation", "journal"),
+        *("tracking", "follower", "pending", "mirror", "news", "server", "relocation", "journal"),
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome", "draft"),
     ),
     (
@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("plan", "resume", "features", "compiling"),
         "portable",
     ),
-    ("views", "training", "gradient", "mixing", "timeline"),
+    ("views", "training", "evaluation", "gradient", "mixing", "timeline"),
     (
         "checkpoint",
         *("models", "families", "weights", "freezing", "cut", "optim"),

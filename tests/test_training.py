@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline import freezing, learning, mixing, optim, training
+from frostline.evaluation import evaluate
 from frostline.models import Model
 from frostline.report import Screen
 from frostline.resume import Progress
@@ -231,7 +232,7 @@ def test_an_epoch_reports_what_it_trained_on() -> None:
 def test_an_evaluation_does_not_depend_on_its_batches_and_changes_nothing() -> None:
     model, data = network(), images(33)
     before = copy.deepcopy(model.module.state_dict())
-    found = [training.evaluate(model.module, data, batch_size=size, autocast=None) for size in (1, 8, 16, 64)]
+    found = [evaluate(model.module, data, batch_size=size, autocast=None) for size in (1, 8, 16, 64)]
     assert all(torch.allclose(one.logits, found[0].logits, atol=1e-5) for one in found)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
     assert not any(p.grad is not None for p in model.module.parameters())
@@ -343,7 +344,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated() -> None:
     remember(3, Span(0, 0, 3))
     averaged = 0.5 * (0.5 * weights[1] + 0.5 * weights[2]) + 0.5 * weights[3]
     assert torch.allclose(ema.module.fc.weight, averaged, atol=1e-6)
-    averaged_one, last = (training.evaluate(m, val, batch_size=64, autocast=None) for m in (ema.module, model.module))
+    averaged_one, last = (evaluate(m, val, batch_size=64, autocast=None) for m in (ema.module, model.module))
     assert torch.equal(result.val.logits, averaged_one.logits)
     assert not torch.equal(result.val.logits, last.logits)
 

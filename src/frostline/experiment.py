@@ -16,11 +16,11 @@ from frostline import (
     resume,
     robustness,
     sharing,
-    training,
     weights,
 )
 from frostline.config import Config
 from frostline.draft import Draft
+from frostline.evaluation import Evaluation, evaluate
 from frostline.freezing import Guard
 from frostline.learning import handing_over, learn, learner_of
 from frostline.plan import Plan
@@ -29,7 +29,6 @@ from frostline.resume import Progress
 from frostline.setup import Setup, assemble, describe
 from frostline.sight import Images, approximation, look
 from frostline.tracking import Record
-from frostline.training import Evaluation
 
 
 def run(
@@ -134,4 +133,4 @@ def score(setup: Setup, phase: int, images: Images) -> Evaluation:
     """Return how the model, as it is and with the line of `phase`, does on the test split."""
     line = sharing.draw(setup, phase, images)
     network, test = line.above(setup.model.module), line.read(images.test)
-    return training.evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)
+    return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)

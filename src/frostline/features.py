@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from frostline import interrupts, mapped
+from frostline.evaluation import in_order
 from frostline.store import Store, Writer
-from frostline.training import in_order
 from frostline.views import Held, Views, expect, resident, rows
 
 _BATCH = {"cpu": 32}

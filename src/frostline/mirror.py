@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import journal, server
+from frostline.news import News, news_of, resumed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,22 +28,6 @@ _PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
 _TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
 _DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
 _CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
-
-
-@dataclass
-class _News:
-    """What MLflow does not have yet, folded together: of a tag or status that changed only the last one counts."""
-
-    start: dict[str, Any] | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
-    """Key, value, milliseconds, step."""
-    datasets: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: dict[tuple[str, str | None], None] = field(default_factory=dict)
-    status: str | None = None
-    ended: int | None = None
-    """Milliseconds."""
 
 
 class Mirror:
@@ -68,7 +53,7 @@ class Mirror:
         """
         try:
             at = self._trusted_position(client)
-            news, offset = _read(self.folder, at.offset)
+            news, offset = news_of(self.folder, at.offset)
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
                 self._send(client, run_id, news)
@@ -94,7 +79,7 @@ class Mirror:
                 return replace(at, offset=size)
         return replace(at, offset=min(at.offset, size))
 
-    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: _News) -> str | None:
+    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: News) -> str | None:
         """Return the id of the run, created unless it is there; None where the journal names none."""
         start = news.start
         if start is None:
@@ -114,13 +99,13 @@ class Mirror:
         journal.set_position(self.folder, journal.Position(run_id, 0, sure=first))
         return run_id
 
-    def _send(self, client: MlflowClient, run_id: str, news: _News) -> None:
+    def _send(self, client: MlflowClient, run_id: str, news: News) -> None:
         from mlflow.entities import Metric, RunTag
 
         if self._elsewhere:
             news.tags, news.status, news.ended = {}, None, None
         metrics = [Metric(key, value, time, step) for key, value, time, step in news.metrics]
-        if metrics and (self._doubt or _resumed(self.folder)):
+        if metrics and (self._doubt or resumed(self.folder)):
             metrics = _missing(client, run_id, metrics)
         tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
         steps: list[Callable[[], object]] = [
@@ -168,36 +153,6 @@ def _do_all(steps: Iterable[Callable[[], object]]) -> None:
             refused = refused or error
     if refused is not None:
         raise refused
-
-
-def _read(folder: Path, offset: int) -> tuple[_News, int]:
-    """Return what the journal says after `offset`, and the offset behind it."""
-    news = _News()
-    for entry, behind in journal.notes(folder, offset):
-        offset = behind
-        match entry:
-            case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
-                news.start = entry
-            case {"op": "resume"}:
-                news.status, news.ended = "RUNNING", None
-            case {"op": "params", "values": dict(values)}:
-                news.params.update(values)
-            case {"op": "tags", "values": dict(values)}:
-                news.tags.update(values)
-            case {"op": "metrics", "values": dict(values), "time": int(time), "step": int(step)}:
-                news.metrics += [(key, float(value), time, step) for key, value in values.items()]
-            case {"op": "dataset"}:
-                news.datasets.append(entry)
-            case {"op": "artifact", "path": str(path)}:
-                news.artifacts[path, entry.get("inside")] = None
-            case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
-                news.status, news.ended = status, time
-    return news, offset
-
-
-def _resumed(folder: Path) -> bool:
-    """Return whether the run went on after an end: what it then did again is there already."""
-    return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.notes(folder))
 
 
 def _found(client: MlflowClient, run_id: str) -> Any | None:

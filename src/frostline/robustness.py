@@ -10,7 +10,8 @@ from typing import Any
 import PIL
 from torch import Tensor
 
-from frostline import augment, corruptions, cut, environment, sharing, training
+from frostline import augment, corruptions, cut, environment, sharing
+from frostline.evaluation import evaluate
 from frostline.results import percent
 from frostline.setup import Setup
 from frostline.sharing import Line
@@ -34,7 +35,7 @@ def measure(setup: Setup, phase: int, images: Images, say: Callable[[str], None]
         for strength in strengths:
             data = line.read(_views(setup, name, strength))
             size = setup.recipe.eval_batch_size
-            scored = training.evaluate(network, data, batch_size=size, autocast=line.autocast)
+            scored = evaluate(network, data, batch_size=size, autocast=line.autocast)
             found[name].append(scored.accuracy)
         say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
     return found

@@ -12,10 +12,11 @@ import torchvision
 from torch import nn
 
 from frostline import cut, environment, weights
+from frostline.evaluation import Dataset
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
 from frostline.sight import Images
-from frostline.training import Dataset, Part
+from frostline.training import Part
 from frostline.views import Views
 
 _CODE = ("augment", "cut", "families", "features", "randomness", "recolor", "resample", "trivial", "views")

@@ -5,39 +5,24 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from frostline import alive, environment, interrupts, job, journal, ledger, lookup, pending, server, tracking
 from frostline.claim import claim, take
-from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.composing import Cell, Overrides, compose_all, in_order, to_check
+from frostline.config import Config, digest
 from frostline.crew import Crew, check, fingerprints
 from frostline.ledger import Found
-from frostline.results import Result, value_text
+from frostline.results import Result
 from frostline.tracking import Record, Tracker
 from frostline.verdict import answer
 from frostline.workers import WorkerDied
 
-_NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
 _NOT_FETCHED = ("best.safetensors", *journal.OWN, alive.BEAT)  # large, or what only the process that runs it writes
-
-Overrides = Sequence[str]
-"""What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the sweep before it starts."""
-
-    config: Config
-    name: str
-    """e.g. `head lr=0.001 seed=0`."""
-    choices: dict[str, Any]
-    """The short names, and what else differs within the sweep."""
 
 
 def run_sweep(
@@ -53,8 +38,8 @@ def run_sweep(
     `compose` returns the config of a job, `crew` carries jobs out, `elsewhere` is told of the folder that is used if
     `folder` is taken (None: that is a mistake). Raises `UserError` before any run starts.
     """
-    cells = compose_cells(jobs, compose, crew.start)
-    return run_cells(cells, crew=crew, folder=folder, resume=cells[0].config.resume, elsewhere=elsewhere)
+    composed = compose_all(jobs, compose, crew.start)
+    return run_cells(composed, crew=crew, folder=folder, resume=composed[0].config.resume, elsewhere=elsewhere)
 
 
 def run_cells(
@@ -72,7 +57,7 @@ def run_cells(
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
-    crew.ask(partial(check, _to_check(cells)), (lambda: None) if config.dry_run else server.load)
+    crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
     folder = claim(
         folder,
         [digest(cell.config) for cell in cells],
@@ -83,7 +68,7 @@ def run_cells(
     with alive.beating(folder / alive.OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
         runs = _plan(cells, tracker if resume else None, crew, root, folder)
         job.Shared(tracker, runs).write(folder)
-        reasons, interrupt = _run(crew, [number for number in _order(cells) if runs[number].finished is None])
+        reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].finished is None])
     if not job.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
@@ -91,61 +76,6 @@ def run_cells(
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
-
-
-def compose_cells(
-    jobs: Sequence[Overrides],
-    compose: Callable[[Overrides], DictConfig],
-    after_first: Callable[[Config], object] = lambda config: None,
-) -> list[Cell]:
-    """Return the cells of the jobs; raises `UserError` for values that no run can have, and for a cell given twice.
-
-    `after_first` is called as soon as the first config has passed.
-    """
-    settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
-    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
-    cells: list[Cell] = []
-    seen: dict[tuple[str, str], int] = {}
-    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
-        config = _compose(overrides, compose)
-        if not cells:
-            after_first(config)
-        extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
-        short = choices(config)
-        name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        if (twin := seen.setdefault((digest(config), config.data.root), number)) != number:
-            raise UserError(f"{name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
-        cells.append(Cell(config, name, {**short, **extras}))
-    return cells
-
-
-def _assignments(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value_text(value)}" for key, value in values.items()]
-
-
-def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Config:
-    composed = compose(overrides)
-    chosen = composed.hydra.runtime.choices
-    if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
-        raise user_error(
-            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
-        )
-    return job.config_of(composed)
-
-
-def _to_check(cells: Sequence[Cell]) -> list[Config]:
-    """Return one config for each model, mode, optimizer and data that differs."""
-    configs = (cell.config for cell in cells)
-    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.data)): c for c in configs}
-    return list(parts.values())
-
-
-def _order(cells: Sequence[Cell]) -> list[int]:
-    """Return the numbers of the cells in the order in which they run: those that share features after each other."""
-    groups: dict[str, list[int]] = {}
-    for number, config in enumerate(cell.config for cell in cells):
-        groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)
-    return [number for group in groups.values() for number in group]
 
 
 def _plan(

@@ -1,7 +1,7 @@
-"""One loop for every freeze mode: `fit` yields a result per epoch, `evaluate` scores a split.
+"""One loop for every freeze mode: `fit` yields a result per epoch.
 
-Neither knows a logger or a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics add
-up on the device and are read once per epoch.
+It knows neither a logger nor a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics
+add up on the device and are read once per epoch.
 """
 
 from __future__ import annotations
@@ -10,50 +10,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from frostline import freezing, gradient, mixing
+from frostline.evaluation import Dataset, Evaluation, evaluate
 from frostline.gradient import Targets
 from frostline.randomness import address, generator
 from frostline.timeline import Span, batches, span_of
 
 
-class Dataset(Protocol):
-    """What can be trained on: images seen through views, or features; tensors live on the training device."""
-
-    labels: Tensor
-    """`(N,)` int64."""
-    ids: Tensor
-    """`(N,)` int64: what addresses the randomness of a sample."""
-
-    def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
-        ...
-
-    def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
-        ...
-
-
 class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a network does on a split."""
-
-    loss: float
-    """Mean cross-entropy in nats."""
-    accuracy: float
-    """Top-1 accuracy, a fraction in 0..1."""
-    logits: Tensor
-    """`(N, classes)` float32 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -243,30 +212,3 @@ def _seed(device: torch.device, seed: int) -> None:
 def _require_finite(which: str, loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(f"the {which} loss is {loss} in epoch {epoch}; try a smaller lr or train.clip_norm")
-
-
-def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the indices of all samples batch by batch, while `data` already fetches those of the next one."""
-    indices = [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
-    for index, coming in zip_longest(indices, indices[1:]):
-        if coming is not None:
-            data.expect(coming, epoch)
-        yield index
-
-
-@torch.inference_mode()
-def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
-    """Return how `module` does on `data`; the train and eval modes of its parts are as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    logits = []
-    for index in in_order(data, batch_size, 0):
-        inputs = data.inputs(index, 0)
-        with gradient.mixed(inputs.device, autocast):
-            logits.append(module(inputs).float())
-    for child, mode in modes:
-        child.training = mode
-    every = torch.cat(logits)
-    loss = F.cross_entropy(every, data.labels).item()
-    right = (every.argmax(1) == data.labels).sum().item()
-    return Evaluation(loss, right / len(data.labels), every.cpu())

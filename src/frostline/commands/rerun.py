@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from frostline import environment, job, outcome, provenance, recorded, rerun, sweep, tracking
 from frostline.commands import Parser
+from frostline.composing import Cell
 from frostline.config import Config, choices, flatten, semantic
 from frostline.recorded import Recorded
 from frostline.rerun import Report, Verdict
-
-if TYPE_CHECKING:
-    from frostline.sweep import Cell
 
 T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -55,7 +53,7 @@ def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        sweep.Cell(config, run.name, {**short, **{key: values[key] for key in untold}})
+        Cell(config, run.name, {**short, **{key: values[key] for key in untold}})
         for run, config, values, short in zip(found, configs, settings, names, strict=True)
     ]
 

@@ -1,0 +1,83 @@
+"""The cells of a sweep: one run each, composed and checked before any of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from frostline import job
+from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.results import value_text
+
+_NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
+Overrides = Sequence[str]
+"""What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep before it starts."""
+
+    config: Config
+    name: str
+    """e.g. `head lr=0.001 seed=0`."""
+    choices: dict[str, Any]
+    """The short names, and what else differs within the sweep."""
+
+
+def compose_all(
+    jobs: Sequence[Overrides],
+    compose: Callable[[Overrides], DictConfig],
+    after_first: Callable[[Config], object] = lambda config: None,
+) -> list[Cell]:
+    """Return the cells of the jobs; raises `UserError` for values that no run can have, and for a cell given twice.
+
+    `after_first` is called as soon as the first config has passed.
+    """
+    settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
+    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
+    cells: list[Cell] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+        config = _compose(overrides, compose)
+        if not cells:
+            after_first(config)
+        extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
+        short = choices(config)
+        name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
+        if (twin := seen.setdefault((digest(config), config.data.root), number)) != number:
+            raise UserError(f"{name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
+        cells.append(Cell(config, name, {**short, **extras}))
+    return cells
+
+
+def _assignments(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={value_text(value)}" for key, value in values.items()]
+
+
+def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Config:
+    composed = compose(overrides)
+    chosen = composed.hydra.runtime.choices
+    if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
+        raise user_error(
+            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
+        )
+    return job.config_of(composed)
+
+
+def to_check(cells: Sequence[Cell]) -> list[Config]:
+    """Return one config for each model, mode, optimizer and data that differs."""
+    configs = (cell.config for cell in cells)
+    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.data)): c for c in configs}
+    return list(parts.values())
+
+
+def in_order(cells: Sequence[Cell]) -> list[int]:
+    """Return the numbers of the cells in the order in which they run: those that share features after each other."""
+    groups: dict[str, list[int]] = {}
+    for number, config in enumerate(cell.config for cell in cells):
+        groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)
+    return [number for group in groups.values() for number in group]

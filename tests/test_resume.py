@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -284,11 +285,34 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(checkpoint, "save", save)
-    keeper = resume.Keeper(tmp_path, every=None, say=print)
     kept = 0
-    for _ in range(100):
-        clock += 1
-        if keeper.worth():
-            keeper.save({}, {})
-            kept += 1
+    with resume.Keeper(tmp_path, every=None, say=print) as keeper:
+        for _ in range(100):
+            clock += 1
+            if keeper.worth():
+                keeper.save({}, {})
+                keeper.settle()
+                kept += 1
     assert kept == 4
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what was there at that moment."""
+    gate, save, weight, journal = threading.Event(), checkpoint.save, torch.zeros(3), [1]
+
+    def slow(*arguments: Any) -> Path:
+        gate.wait(60)
+        return save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with resume.Keeper(tmp_path, every=None, say=print) as keeper:
+        keeper.save({"weight": weight}, {"journal": journal})
+        weight += 1
+        journal.append(2)
+        assert not keeper.worth()
+        assert checkpoint.load(tmp_path, print) is None
+        gate.set()
+    found = checkpoint.load(tmp_path, print)
+    assert found is not None
+    assert found[0]["weight"].tolist() == [0, 0, 0]
+    assert found[1] == {"journal": [1]}

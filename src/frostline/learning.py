@@ -45,7 +45,6 @@ def learn(
     screen: Screen,
 ) -> Progress:
     """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to."""
-    keeper = resume.Keeper(folder, every=setup.config.checkpoint.every_seconds, say=screen.say)
     whose = {
         "config": digest(setup.config),
         "data": setup.data.fingerprint,
@@ -54,7 +53,8 @@ def learn(
     }
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
-    with interrupts.deferred():
+    keeping = resume.Keeper(folder, every=setup.config.checkpoint.every_seconds, say=screen.say)
+    with keeping as keeper, interrupts.deferred():
         for event in fit(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,12 +99,26 @@ def _line(epoch: EpochResult) -> dict[str, Any]:
 
 
 class Keeper:
-    """Owns the checkpoints of one run: decides when one is worth its time, and writes it."""
+    """Owns the checkpoints of one run: decides when one is worth its time, and has it written while the run goes on.
+
+    Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
+    """
 
     def __init__(self, folder: Path, *, every: float | None, say: Callable[[str], None]) -> None:
         """Keep them in `folder`; `every` so many seconds also within an epoch."""
         self._folder, self._every, self._say = folder, every, say
         self._last, self._cost = time.perf_counter(), _GUESS
+        self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the disk."""
+        with self._aside:
+            self.settle()
 
     def due(self) -> bool:
         """Return whether one must be written within an epoch: the time has come, or somebody wants the run to end."""
@@ -111,17 +127,31 @@ class Keeper:
 
     def worth(self) -> bool:
         """Return whether one should be written at the end of an epoch."""
-        return self.due() or time.perf_counter() - self._last >= _WORTH * self._cost
+        since = time.perf_counter() - self._last
+        writing = self._writing is not None and not self._writing.done()
+        return self.due() or since >= _WORTH * (since if writing else self._cost)
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write one; where the disk does not take it, that is said and the run goes on."""
-        began = time.perf_counter()
+        """Have one written of what is there now; where the disk does not take it, that is said and the run goes on."""
+        self.settle()
+        self._last = time.perf_counter()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._writing = self._aside.submit(self._write, copies, deepcopy(facts))
+
+    def settle(self) -> None:
+        """Wait until the newest one is on the disk."""
+        writing, self._writing = self._writing, None
         try:
-            checkpoint.save(self._folder, tensors, facts)
+            if writing is not None:
+                writing.result()
         except (OSError, checkpoint.Damaged) as problem:
             self._say(f"  no checkpoint could be written: {problem}")
-        self._last = time.perf_counter()
-        self._cost = self._last - began
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+        try:
+            return checkpoint.save(self._folder, tensors, facts)
+        finally:
+            self._cost = time.perf_counter() - self._last
 
 
 def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:

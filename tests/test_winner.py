@@ -74,6 +74,24 @@ def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypat
             assert run.note.startswith(said)
 
 
+def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(trained, tmp_path):
+    """As on another machine: the runs had been finished in folders that are not here."""
+    sweep = shutil.copytree(trained.folder, tmp_path / "sweep")
+    for run in ("0", "1"):
+        (sweep / run / "best.safetensors").unlink()
+        told = json.loads((sweep / run / "result.json").read_text())
+        (sweep / run / "result.json").write_text(json.dumps({**told, "folder": str(sweep / run)}))
+    for target in (sweep, sweep / "1"):
+        with winner.found(str(target)) as run:
+            assert run.folder not in (sweep / "0", sweep / "1") and run.uri == trained.uri
+            assert weights.sha256_of(run.folder / "best.safetensors") in {
+                weights.sha256_of(trained.folder / number / "best.safetensors") for number in ("0", "1")
+            }
+    (sweep / "sweep.json").unlink()
+    with pytest.raises(UserError, match="a run that kept its weights"), winner.found(str(sweep)):
+        pass
+
+
 def test_csv_has_one_row_per_picture_from_a_list_on_stdin_and_counts_what_it_cannot_read(trained, pictures, tmp_path):
     good = sorted(map(str, pictures[0].iterdir()))[:3]
     (tmp_path / "broken, very.png").write_bytes(b"\x89PNG but no more")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline import environment, job, lookup, registry, tracking
+from frostline import environment, gather, job, lookup, registry, tracking
 from frostline.config import UserError, user_error
 from frostline.gather import SWEEP
 from frostline.predictor import BEST, CONFIG
@@ -23,7 +23,7 @@ class Found:
     """A run whose weights can be used."""
 
     folder: Path
-    """Holds `config.yaml` and `best.safetensors`; for a run of MLflow only until the search for it is left."""
+    """Holds `config.yaml` and `best.safetensors`; of a run that lies in MLflow alone only until the search is left."""
     result: Result
     note: str
     """What the person should know of the choice, in one line; empty where there was none."""
@@ -39,28 +39,32 @@ def found(target: str) -> Iterator[Found]:
     where there is no such run, none that kept weights, or none that is better than another since their data differ.
     """
     folder, run_id = Path(target).expanduser(), _RUN_ID.fullmatch(target)
-    if folder.is_dir():
-        yield _in_folder(target, folder)
-    elif run_id:
-        with tempfile.TemporaryDirectory() as fetched:
+    with tempfile.TemporaryDirectory() as fetched:
+        if folder.is_dir():
+            yield _in_folder(target, folder, Path(fetched))
+        elif run_id:
             yield _in_mlflow(target, run_id[1], Path(fetched))
-    else:
-        near = [str(path.parent) for name in (BEST, SWEEP) for path in folder.parent.glob(f"*/{name}")]
-        raise user_error("run", target, "the folder or MLflow run id of a run or sweep", near)
+        else:
+            near = [str(path.parent) for name in (BEST, SWEEP) for path in folder.parent.glob(f"*/{name}")]
+            raise user_error("run", target, "the folder or MLflow run id of a run or sweep", near)
 
 
-def _in_folder(target: str, folder: Path) -> Found:
+def _in_folder(target: str, folder: Path, fetched: Path) -> Found:
     own = _read(folder)
     if (folder / BEST).is_file():
         own = own or Result(0, folder.name, str(folder), None, "RUNNING", None, {}, {})
         return Found(folder, own, _unfinished(own), None)
+    if own is not None and own.status == "FINISHED":
+        return _elsewhere(target, own, _unfinished(own), folder.parent, fetched)
     if own is not None:
         raise _weightless(target, own)
     results = [result for path in folder.glob("*/result.json") if (result := _read(path.parent))]
     if not results:
         raise user_error("run", target, f"a run with {BEST}, or a sweep with finished runs")
     result, note = best(target, results)
-    return Found(Path(result.folder), result, note, None)
+    if (Path(result.folder) / BEST).is_file():
+        return Found(Path(result.folder), result, note, None)
+    return _elsewhere(target, result, note, folder, fetched)
 
 
 def best(target: str, results: Sequence[Result]) -> tuple[Result, str]:
@@ -85,10 +89,25 @@ def _in_mlflow(target: str, run_id: str, folder: Path) -> Found:
         result, note = results[0], _unfinished(results[0])
     else:
         result, note = best(target, results)
-    assert result.run_id is not None
+    return _fetched(target, result, note, uri, folder)
+
+
+def _elsewhere(target: str, result: Result, note: str, sweep: Path, fetched: Path) -> Found:
+    """Return a run that the `sweep` left out, since it had been finished where its record alone tells of it."""
+    try:
+        tracker = gather.read(sweep).tracker or {}
+    except UserError:
+        tracker = {}
+    if "uri" not in tracker or result.run_id is None:
+        raise _weightless(target, result)
+    return _fetched(target, result, note, tracker["uri"], fetched)
+
+
+def _fetched(target: str, result: Result, note: str, uri: str, folder: Path) -> Found:
+    """Return the run with what its record in the store `uri` has of it, put into `folder`."""
     try:
         for name in (CONFIG, BEST):
-            lookup.fetch_artifact(uri, result.run_id, name, folder)
+            lookup.fetch_artifact(uri, result.run_id or "", name, folder)
     except UserError:
         raise _weightless(target, result) from None
     return Found(folder, replace(result, folder=str(folder)), note, uri)

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -24,182 +23,11 @@ import fair
 import limit
 import ours
 import pictures
+import safety
 import tutorial
+from bench import Bench, defaults, median_seconds, shown
 from pictures import CIFAR, PHOTO, Kind
-from table import Row, Target, figures
-
-_SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured."""
-
-    sweeps: tuple[tuple[str, Kind], ...]
-    """Network and pictures of each head sweep."""
-    counts: tuple[int, int, int]
-    """Its pictures: train, val, test."""
-    runs: int
-    epochs: int
-    augmented: str
-    """Network of the head sweep with random augmentation."""
-    few: tuple[int, int, int]
-    """Pictures where more than a head is trained."""
-    extracted: tuple[str, ...]
-    """Networks whose features are extracted."""
-    full: str
-    full_batch: int
-    full_epochs: int
-    part: str
-    """Network of `last_stage` and of the 2x2 sweep."""
-    part_epochs: int
-    forward_batch: int
-    decoded: int
-    watched: int
-    """Pictures of the run whose memory is watched."""
-    side: int = 224
-    batches: int = 4
-    """Of an opponent's training, timed in a row ..."""
-    rounds: int = 3
-    """... so many times; also how often a short measurement is repeated."""
-    matrix: int = 2048
-
-
-CPU = Scale(
-    sweeps=(("resnet18", PHOTO), ("resnet18", CIFAR), ("resnet50", PHOTO)),
-    counts=(2000, 250, 250),
-    runs=16,
-    epochs=10,
-    augmented="resnet18",
-    few=(256, 32, 32),
-    extracted=("resnet18", "resnet50", "vit_b_16"),
-    full="resnet50",
-    full_batch=32,
-    full_epochs=4,
-    part="resnet18",
-    part_epochs=5,
-    forward_batch=32,
-    decoded=10_000,
-    watched=5_000,
-)
-CUDA = Scale(
-    sweeps=(("resnet18", CIFAR), ("resnet50", PHOTO), ("vit_b_16", PHOTO)),
-    counts=(8000, 1000, 1000),
-    runs=16,
-    epochs=10,
-    augmented="resnet50",
-    few=(8000, 1000, 1000),
-    extracted=("resnet18", "resnet50", "vit_b_16"),
-    full="resnet50",
-    full_batch=256,
-    full_epochs=4,
-    part="resnet50",
-    part_epochs=3,
-    forward_batch=256,
-    decoded=10_000,
-    watched=5_000,
-    batches=20,
-    matrix=8192,
-)
-QUICK = Scale(
-    sweeps=(("resnet18", CIFAR),),
-    counts=(40, 10, 10),
-    runs=2,
-    epochs=2,
-    augmented="resnet18",
-    few=(40, 10, 10),
-    extracted=("resnet18",),
-    full="resnet18",
-    full_batch=20,
-    full_epochs=1,
-    part="resnet18",
-    part_epochs=1,
-    forward_batch=8,
-    decoded=100,
-    watched=200,
-    side=32,
-    batches=1,
-    rounds=1,
-    matrix=128,
-)
-TARGETS: dict[str, dict[str, Target]] = {
-    "head sweep against tutorial": {"cpu": Target("≥", 200, "x"), "cuda": Target("≥", 300, "x")},
-    "head sweep against fair": {"cpu": Target("≥", 100, "x"), "cuda": Target("≥", 100, "x")},
-    "head sweep, random augmentation, against fair": {"cpu": Target("≥", 12, "x"), "cuda": Target("≥", 12, "x")},
-    "head sweep against one pass of the backbone": {"cpu": Target("≤", 1.3, "x"), "cuda": Target("≤", 3, "x")},
-    "images through the backbone, warm": {"cpu": Target("≤", 0), "cuda": Target("≤", 0)},
-    "a warm run": {"cuda": Target("≤", 0.3, " s")},
-    "a warm run beyond its steps": {"cpu": Target("≤", 0.3, " s"), "cuda": Target("≤", 0.3, " s")},
-    "extraction resnet50 against tutorial": {"cpu": Target("≥", 3, "x")},
-    "extraction resnet50": {"cuda": Target("≥", 15_000, " images/s")},
-    "full fine-tuning against limit": {"cpu": Target("≥", 0.95), "cuda": Target("≥", 0.97)},
-    "full fine-tuning": {"cuda": Target("≥", 3_500, " images/s")},
-    "last_stage cached against uncached": {"cpu": Target("≥", 2, "x"), "cuda": Target("≥", 2, "x")},
-    "2x2 sweep against its full runs": {"cpu": Target("≤", 1.1, "x"), "cuda": Target("≤", 1.1, "x")},
-    "decoding against plain decoding": {"cpu": Target("≥", 0.9)},
-    "memory beyond a small run": {"cpu": Target("≤", 1)},
-}
-"""What each number must reach, where a target was set for it on this kind of device."""
-
-
-class Bench:
-    """Owns the folders of a session of measurements."""
-
-    def __init__(self, device: torch.device, scale: Scale, *, work: Path, kept: Path, mlflow: bool) -> None:
-        self.device, self.scale = device, scale
-        self.side = scale.side
-        self.precision = torch.bfloat16
-        self.mlflow = mlflow and importlib.util.find_spec("mlflow") is not None
-        self._work, self._kept = work, kept
-        self._numbers = itertools.count()
-        self._warmed = False
-
-    def folder(self) -> Path:
-        """Return a new folder's path."""
-        return self._work / f"{next(self._numbers)}"
-
-    def data(self, kind: Kind, counts: Sequence[int]) -> Path:
-        return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
-
-    def chosen(self, network: str, kind: Kind, root: Path, *, store: Path | None = None, **more: Any) -> dict[str, Any]:
-        """Return what a person would type for our side; without `store` the run finds an empty one."""
-        return {
-            **{"model": network, "model.weights": str(limit.weights_file(network, self.side, self._kept))},
-            **{"model.image_size": self.side, "data": "image_folder"},
-            **{"data.root": str(root), "data.decode_size": None if kind is CIFAR else self.side * 256 // 224},
-            **{"device": self.device.type, "precision": "bf16", "lr": 1e-3, "epochs": self.scale.epochs},
-            "store.path": str(store or self.folder()),
-            **more,
-        }
-
-    def heads(self, base: dict[str, Any], *, times: int = 1) -> list[dict[str, Any]]:
-        """Return the runs of a head sweep, which differ in the learning rate, or `times` as many."""
-        return [{**base, "freeze_mode": "head", "lr": 1e-4 * 1.2**i} for i in range(times * self.scale.runs)]
-
-    def row(
-        self, measure: str, setting: str, number: float, *, ours: str = "", theirs: str = "", unit: str = "", note: str
-    ) -> Row:
-        target = TARGETS.get(measure, {}).get(self.device.type)
-        return Row(f"{measure} ({setting})", ours, theirs, number, unit, target, note)
-
-    def sweep(self, runs: Sequence[dict[str, Any]]) -> ours.Sweep:
-        """Carry out a sweep of ours; MLflow's store is there already, as in any project but a new one."""
-        if self.mlflow and not self._warmed:
-            self._warmed = True
-            small = self.chosen("resnet18", CIFAR, self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
-            ours.sweep([{**small, "freeze_mode": "head"}], self.folder(), mlflow=True)
-        return ours.sweep(runs, self.folder(), mlflow=self.mlflow)
-
-
-def _seconds(value: float) -> str:
-    return f"{figures(value)} s" if value < 600 else f"{value / 3600:.2f} h"
-
-
-def _defaults(*, benchmark: bool = False) -> None:
-    """Put back what torch does by itself: our side asks for determinism."""
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.deterministic = False
-    torch.backends.cudnn.benchmark = benchmark
+from table import Row, figures
 
 
 class Clock:
@@ -241,7 +69,7 @@ def _run_of(bench: Bench, train: float, score: Callable[[], object], counts: Seq
 
 def tutorial_run(bench: Bench, network: str, root: Path, counts: Sequence[int]) -> float:
     """Return the seconds of one run of `tutorial`."""
-    _defaults()
+    defaults()
     train, val = (tutorial.loader(root, split, bench.side) for split in ("train", "val"))
     model = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device)
     clock = Clock(train, bench, skip=1)
@@ -251,7 +79,7 @@ def tutorial_run(bench: Bench, network: str, root: Path, counts: Sequence[int]) 
 
 def fair_run(bench: Bench, network: str, root: Path, counts: Sequence[int], *, augment: bool) -> float:
     """Return the seconds of one run of `fair`, without the start of its workers."""
-    _defaults(benchmark=True)
+    defaults(benchmark=True)
     train, val = (fair.loader(root, split, bench.side, bench.device, augment=augment) for split in ("train", "val"))
     backbone, head = fair.network(network, pictures.CLASSES, bench.side, bench.device)
     clock = Clock(train, bench, skip=2 * (os.cpu_count() or 1) + 1)
@@ -286,7 +114,7 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
     for name, seconds in theirs.items():
         yield bench.row(
             *(f"head sweep against {name}", setting, seconds / cold.seconds),
-            **{"ours": _seconds(cold.seconds), "theirs": _seconds(seconds), "unit": "x"},
+            **{"ours": shown(cold.seconds), "theirs": shown(seconds), "unit": "x"},
             note=f"{what}; {name}: one run, multiplied",
         )
     yield from _pass(bench, network, setting, cold, warm)
@@ -298,39 +126,34 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
     each = warm.seconds / scale.runs
     yield bench.row(
         *("a warm run", setting, each),
-        **{"ours": _seconds(warm.seconds), "theirs": "", "unit": " s"},
+        **{"ours": shown(warm.seconds), "theirs": "", "unit": " s"},
         note=f"the same sweep again, per run; {recorded}",
     )
     beyond = median(run.seconds - run.metrics["cost/train_seconds"] for run in warm.runs)
     yield bench.row(
         *("a warm run beyond its steps", setting, beyond),
-        **{"ours": _seconds(median(run.seconds for run in warm.runs)), "theirs": "", "unit": " s"},
+        **{"ours": shown(median(run.seconds for run in warm.runs)), "theirs": "", "unit": " s"},
         note="median over the runs of all but cost/train_seconds, from the config to the record",
     )
 
 
 def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours.Sweep) -> Iterator[Row]:
     batch, images = bench.scale.forward_batch, sum(bench.scale.counts)
-    _defaults(benchmark=True)
+    defaults(benchmark=True)
     each = {
-        dtype: _median(bench, limit.forward_pass(network, batch, bench.side, bench.device, dtype)) / batch
+        dtype: median_seconds(bench, limit.forward_pass(network, batch, bench.side, bench.device, dtype)) / batch
         for dtype in (torch.bfloat16, torch.float32)
     }
     once = each[bench.precision] * images
     in_fp32 = cold.seconds / (each[torch.float32] * images)
     yield bench.row(
         *("head sweep against one pass of the backbone", setting, cold.seconds / once),
-        **{"ours": _seconds(cold.seconds), "theirs": _seconds(once), "unit": "x"},
+        **{"ours": shown(cold.seconds), "theirs": shown(once), "unit": "x"},
         note=f"all {images:,} images of the three splits; the pass: bf16, eval mode, one resident batch of {batch}, "
         f"multiplied; of a pass in float32 it would be {figures(in_fp32)}x. Warm, without the backbone, the runs take "
         f"{figures(warm.seconds / once)}x; decoding and extraction are the other "
         f"{figures((cold.seconds - warm.seconds) / once)}x",
     )
-
-
-def _median(bench: Bench, work: Callable[[], object]) -> float:
-    times = bench.scale.batches
-    return median(limit.seconds(work, bench.device, times=times) for _ in range(bench.scale.rounds))
 
 
 def augmented(bench: Bench) -> Iterator[Row]:
@@ -342,7 +165,7 @@ def augmented(bench: Bench) -> Iterator[Row]:
     yield bench.row(
         *("head sweep, random augmentation, against fair", f"{network}, {PHOTO}, {counts[0]:,} images"),
         theirs / mine.seconds,
-        **{"ours": _seconds(mine.seconds), "theirs": _seconds(theirs), "unit": "x"},
+        **{"ours": shown(mine.seconds), "theirs": shown(theirs), "unit": "x"},
         note=f"{scale.runs} runs of {scale.epochs} epochs, random resized crop and flip; ours in full, cold; "
         f"{mine.backbone_images:,} images through the backbone; fair: one run, multiplied",
     )
@@ -363,19 +186,19 @@ def command(bench: Bench) -> Iterator[Row]:
     setting = f"{network}, {kind}, {counts[0]:,} images"
     yield bench.row(
         *("the command line against tutorial", setting, theirs / cold),
-        **{"ours": _seconds(cold), "theirs": _seconds(theirs), "unit": "x"},
+        **{"ours": shown(cold), "theirs": shown(theirs), "unit": "x"},
         note="`python train.py -m ...`, cold: the start of Python, Hydra, MLflow and the report included",
     )
     images = round(sum(metrics["cost/backbone_images"] for metrics in (*done, *more)))
     each = (longer - warm) / scale.runs
     yield bench.row(
         *("one more warm run on the command line", setting, each),
-        **{"ours": _seconds(longer), "theirs": f"{_seconds(warm)} with half the runs", "unit": " s"},
+        **{"ours": shown(longer), "theirs": f"{shown(warm)} with half the runs", "unit": " s"},
         note=f"its steps included; {images:,} images through the backbone",
     )
     yield bench.row(
         *("one more warm run on the command line, beyond its steps", setting, each - _steps(more)),
-        **{"ours": _seconds(each), "theirs": f"steps {_seconds(_steps(more))}", "unit": " s"},
+        **{"ours": shown(each), "theirs": f"steps {shown(_steps(more))}", "unit": " s"},
         note="without the median of cost/train_seconds; composing, recording and its part of the report included",
     )
 
@@ -395,7 +218,7 @@ def extraction(bench: Bench) -> Iterator[Row]:
             )
             for _ in range(scale.rounds)
         )
-        theirs = 32 / _median(bench, _tutorial_forward(bench, network))
+        theirs = 32 / median_seconds(bench, _tutorial_forward(bench, network))
         rates = {"ours": f"{figures(mine)} images/s", "theirs": f"{figures(theirs)} images/s"}
         setting = f"{scale.side} pixels"
         note = f"{scale.few[0]:,} resident images of {CIFAR}, their resize and the writing of the store included"
@@ -405,7 +228,7 @@ def extraction(bench: Bench) -> Iterator[Row]:
 
 
 def _tutorial_forward(bench: Bench, network: str) -> Callable[[], object]:
-    _defaults()
+    defaults()
     model: nn.Module = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device).train()
     inputs = torch.randn(32, 3, bench.side, bench.side, device=bench.device)
     return lambda: model(inputs)
@@ -422,7 +245,7 @@ def full(bench: Bench) -> Iterator[Row]:
     for _ in range(scale.rounds):
         (run,) = bench.sweep([chosen]).runs
         mine.append(run.metrics["cost/images_per_second"])
-        _defaults(benchmark=True)
+        defaults(benchmark=True)
         times = scale.full_epochs * (scale.few[0] // batch)
         most.append(batch / limit.seconds(step, bench.device, times=times))
     setting = f"{scale.full} at {scale.side}, batch {batch}"
@@ -447,7 +270,7 @@ def last_stage(bench: Bench) -> Iterator[Row]:
     mine, theirs = median(seconds[True]), median(seconds[False])
     yield bench.row(
         *("last_stage cached against uncached", f"{scale.part}, {scale.few[0]:,} images", theirs / mine),
-        **{"ours": _seconds(mine), "theirs": _seconds(theirs), "unit": "x"},
+        **{"ours": shown(mine), "theirs": shown(theirs), "unit": "x"},
         note=f"one whole run of {2 * scale.part_epochs} epochs, cold, decoding and scoring included; bf16",
     )
 
@@ -463,7 +286,7 @@ def mixed(bench: Bench) -> Iterator[Row]:
     whole, alone = seconds.values()
     yield bench.row(
         *("2x2 sweep against its full runs", f"{scale.part}, {scale.few[0]:,} images", whole / alone),
-        **{"ours": _seconds(whole), "theirs": _seconds(alone), "unit": "x"},
+        **{"ours": shown(whole), "theirs": shown(alone), "unit": "x"},
         note=f"{scale.part_epochs} epochs; both run in full, one after the other, each from an empty store",
     )
 
@@ -529,7 +352,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 def machine_limits(bench: Bench) -> Iterator[Row]:
     """Measure what the machine multiplies."""
-    _defaults()
+    defaults()
     for dtype in (torch.bfloat16, torch.float32):
         times = bench.scale.batches
         rates = [
@@ -553,4 +376,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "mixed": mixed,
     "decoding": decoding,
     "memory": memory,
+    "checkpoints": safety.checkpoints,
+    "launcher": safety.launcher,
+    "share": safety.share,
 }

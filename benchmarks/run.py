@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 
-from measures import CPU, CUDA, MEASURES, QUICK, Bench
+from bench import CPU, CUDA, QUICK, Bench
+from measures import MEASURES
 from table import Results, machine, plain
 
 

@@ -85,7 +85,7 @@ def edits(root: Path, numbers: Iterable[int], calm: Calm, strike: Callable[[int,
     return tally
 
 
-HOW = ("removed", "truncated", "emptied", "other JSON", "garbage")
+HOW = ("removed", "truncated", "emptied", "other JSON", "garbage", "nested")
 
 
 def _tamper(path: Path, how: int, draw: random.Random) -> None:
@@ -101,4 +101,5 @@ def _tamper(path: Path, how: int, draw: random.Random) -> None:
         other = (
             b'{"op": 1, "status": [], "metrics": "x", "runs": 3, "tracker": {}, "uid": null, "folder": 7, "uri": {}}\n'
         )
-        path.write_bytes((content[: draw.randrange(len(content) + 1)], b"", other, draw.randbytes(200))[how - 1])
+        cut, deep = content[: draw.randrange(len(content) + 1)], b"[" * 100_000 + b"\n"
+        path.write_bytes((cut, b"", other, draw.randbytes(200), deep)[how - 1])

@@ -34,6 +34,14 @@ def test_a_run_that_goes_on_leaves_out_what_came_after_its_checkpoint(tmp_path):
     assert journal.read(tmp_path) == []
 
 
+def test_a_line_that_nobody_can_parse_costs_itself_alone(tmp_path):
+    journal.append(tmp_path, {"epoch": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("[" * 10**5 + "\n")
+    journal.append(tmp_path, {"epoch": 2})
+    assert journal.read(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+
+
 @given(cut=st.integers(0, 200))
 def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")

@@ -6,6 +6,7 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from frostline import pictures
@@ -44,3 +45,13 @@ def test_pictures_come_back_by_their_image(tmp_path):
 def test_no_mistakes_no_sheet(tmp_path):
     pictures.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
     assert not list(tmp_path.iterdir()) and pictures.read(tmp_path, {1}) == {}
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[" * 10**5, "[1, 2]", '{"ids": [[3]], "columns": 8, "tile": 64}', '{"ids": [3], "columns": 0, "tile": 64}'],
+)
+def test_an_index_that_was_not_written_here_names_no_pictures(tmp_path, index):
+    pictures.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.array([3]))
+    (tmp_path / "mistakes.json").write_text(index)
+    assert pictures.read(tmp_path, {3}) == {}

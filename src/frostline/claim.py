@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from frostline import alive, journal
+from frostline import alive, files, journal
 from frostline.config import user_error
 
 _LOCK = ".owner.lock"
@@ -91,7 +90,7 @@ def take(run: Path) -> alive.Owner | None:
 def _does(folder: Path, digests: Sequence[str]) -> bool:
     """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
-        told = json.loads((folder / "sweep.json").read_text())
+        told = files.parsed((folder / "sweep.json").read_text())
         return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
         begun = {path.name: told for path in folder.iterdir() if (told := journal.digest(path))}

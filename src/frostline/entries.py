@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from frostline import mapped
+from frostline import files, mapped
 
 _SEAL = "entry.jsonl"
 
@@ -156,7 +156,7 @@ def _facts(content: bytes, key: str) -> dict[str, Any]:
     text = content.decode(errors="replace").partition("\n")[0]
     if content != _sealed(text):
         raise Damaged(f"{_SEAL} has changed")
-    facts: dict[str, Any] = json.loads(text)
+    facts: dict[str, Any] = files.parsed(text)
     if facts["key"] != key or not all(name.isidentifier() for name in facts["tensors"]):
         raise Damaged(f"{_SEAL} is not this entry's")
     return facts

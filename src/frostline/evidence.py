@@ -5,7 +5,6 @@ A cell is all its seeds: counts are summed over them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline import pictures
+from frostline import files, pictures
 from frostline.comparison import Predictions, predictions
 from frostline.results import Cell
 from frostline.statistics import Ints, calibration, most_confused
@@ -113,7 +112,7 @@ def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -1,10 +1,12 @@
-"""Small files that are there whole or not at all, whatever happens to the process that writes them."""
+"""Small files: there whole or not at all, whatever happens to who writes them, and read whatever they say."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 
 def write(path: Path, text: str, *, sync: bool = False) -> None:
@@ -19,3 +21,11 @@ def write(path: Path, text: str, *, sync: bool = False) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def parsed(text: str | bytes) -> Any:
+    """Return what a JSON text says; ValueError where it is none, or nested so deeply that Python gives it up."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, records
+from frostline import alive, files, records
 from frostline.config import UserError, flatten, user_error
 from frostline.results import Result, varying
 
@@ -37,7 +36,7 @@ def read(folder: Path) -> Sweep:
     if not (folder / SWEEP).is_file() and (folder.parent / SWEEP).is_file():
         folder = folder.parent
     try:
-        shared = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        shared = files.parsed((folder / SWEEP).read_text(encoding="utf-8"))
         told = [(str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -59,7 +58,7 @@ def _result(folder: Path, number: int, name: str, choices: dict[str, Any]) -> Re
     own = folder / str(number)
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     try:
-        found = Result.of(json.loads((own / RESULT).read_text(encoding="utf-8")))
+        found = Result.of(files.parsed((own / RESULT).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return _begun(own, waiting) if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
@@ -122,7 +121,7 @@ def _data_settings(result: Result) -> str:
 def _fingerprint(folder: Path) -> str | None:
     """Return the fingerprint of a run's data; None where the run did not come to reading them."""
     try:
-        return str(json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["data"]["fingerprint"])
+        return str(files.parsed((folder / "provenance.json").read_text(encoding="utf-8"))["data"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -74,7 +74,7 @@ class Shared:
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""
-        values = json.loads((folder / _SHARED).read_text())
+        values = files.parsed((folder / _SHARED).read_text())
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
 
@@ -143,7 +143,7 @@ def write_result(folder: Path, result: Result) -> None:
 def read_result(folder: Path) -> Result | None:
     """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
     try:
-        result = Result.of(json.loads((folder / _RESULT).read_text()))
+        result = Result.of(files.parsed((folder / _RESULT).read_text()))
     except (OSError, ValueError):
         return None
     return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since

@@ -91,7 +91,7 @@ def begun(folder: Path) -> bool:
 def position(folder: Path) -> Position:
     """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
     try:
-        values = json.loads((folder / MIRRORED).read_text())
+        values = files.parsed((folder / MIRRORED).read_text())
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return Position()
@@ -145,7 +145,7 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                entry = json.loads(line)
+                entry = files.parsed(line)
             except ValueError:  # damaged: what stands around it is still true
                 continue
             if isinstance(entry, dict):

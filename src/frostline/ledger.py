@@ -6,7 +6,6 @@ the journals of sweeps that never ended.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, journal, lookup, pending, relocation, server
+from frostline import alive, files, journal, lookup, pending, relocation, server
 from frostline.config import UserError
 from frostline.mirror import UID
 from frostline.pending import SweepMirror
@@ -131,7 +130,7 @@ def _of_folder(folder: Path) -> Past | None:
 def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = files.parsed((folder / "result.json").read_text())
         found = {key: dict(result[key]) for key in ("metrics", "images")}
         whole = result["status"] == "FINISHED"
     except (OSError, ValueError, KeyError, TypeError):

@@ -172,7 +172,7 @@ def remembered(uri: str, root: Path) -> list[Path]:
 def _entry(file: Path) -> dict[str, str] | None:
     """Return what `remember` wrote; None while another process is writing or has just removed it."""
     try:
-        entry = json.loads(file.read_text())
+        entry = files.parsed(file.read_text())
     except (OSError, ValueError):
         return None
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from frostline import files
+
 SHEET = "mistakes.jpg"
 _INDEX = "mistakes.json"
 _TILE = 64  # pixels: enough to see what a picture shows, about 2 kB each
@@ -68,16 +70,20 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
     from PIL import Image
 
     try:
-        index = json.loads((folder / _INDEX).read_text())
+        index = files.parsed((folder / _INDEX).read_text())
         with Image.open(folder / SHEET) as file:
             sheet = file.convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return {}
-    places = {image: place for place, image in enumerate(index["ids"]) if image in wanted}
+    match index:
+        case {"ids": list(ids), "columns": int(columns), "tile": int(side)} if columns > 0 and 0 < side <= sheet.width:
+            places = {image: place for place, image in enumerate(ids) if isinstance(image, int) and image in wanted}
+        case _:  # not written here
+            return {}
     found = {}
     for image, place in places.items():
-        left, top = place % index["columns"] * index["tile"], place // index["columns"] * index["tile"]
-        tile = sheet.crop((left, top, left + index["tile"], top + index["tile"]))
+        left, top = place % columns * side, place // columns * side
+        tile = sheet.crop((left, top, left + side, top + side))
         tile.save(buffer := io.BytesIO(), "JPEG", quality=85)
         found[image] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return found

@@ -35,7 +35,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
     try:
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        facts = files.parsed((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

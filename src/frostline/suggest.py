@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from frostline import environment, records
+from frostline import environment, files, records
 from frostline.config import UserError
 from frostline.results import Result, value_text
 
@@ -43,7 +42,7 @@ def _overrides(result: Result) -> list[str]:
         found = records.plain(folder / ".hydra" / "overrides.yaml")
     if not isinstance(found, list):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((folder / "provenance.json").read_text())["command"]
+            found = files.parsed((folder / "provenance.json").read_text())["command"]
     return [str(override) for override in found] if isinstance(found, list) else []
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline import evaluation, mapped
+from frostline import mapped, training
 from frostline.data import Split
 from frostline.mapped import Rows
 from frostline.views import View, Views
@@ -74,9 +74,8 @@ def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> Non
     assert inputs[:, 2, 3, 5].tolist() == [10, 40]
 
 
-@pytest.mark.parametrize(("part", "ahead"), [(1, ["reader"]), (8, [])])
-def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed_if_there_is_room(
-    part: int, ahead: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = mapped.create(tmp_path / "pixels", (5, 3, 4, 6), torch.uint8)
     pixels.copy_(split().pixels)
@@ -88,17 +87,16 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed_if_
         return read(self, file, index)
 
     monkeypatch.setattr(Rows, "_read", told)
-    monkeypatch.setattr("frostline.views._AHEAD", part)
     rest = split()
     views = Views(
         Split(Rows(pixels, torch.arange(5)), rest.sizes, rest.labels, rest.ids, "5e"),
         lambda pixels, sizes, ids, view: pixels.float(),
         *(CPU, torch.contiguous_format),
-        **{"view_of": same, "identity": {}, "budget": 359},  # a byte less than all five have
+        **{"view_of": same, "identity": {}, "budget": 0},
     )
-    found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
+    found = [views.inputs(index, 1) for index in training.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels.float())
-    assert sorted(name.partition("_")[0] for name in readers) == ["MainThread"] * (2 - len(ahead)) + ahead
+    assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 
 
 def test_a_row_reaches_its_file_whole_or_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

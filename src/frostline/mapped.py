@@ -130,16 +130,14 @@ def checksum(path: Path) -> int:
 class Rows:
     """Some rows of a tensor, gathered when they are asked for."""
 
-    def __init__(self, tensor: Tensor, rows: Tensor, *, streamed: bool = False, ahead: int = 0) -> None:
+    def __init__(self, tensor: Tensor, rows: Tensor, *, streamed: bool = False) -> None:
         """Row i of this is row `rows[i]` of `tensor`; if `streamed`, what is read of a mapped tensor is read anew.
 
         The system decides how much around a row that it finds in a file stays in a process's memory, and is generous.
-        Then rows of up to `ahead` bytes are read while the ones before them are worked on.
         """
         self._tensor = tensor
         self._rows = rows
         self._memory = _maps.get(tensor.untyped_storage().data_ptr()) if streamed else None
-        self._ahead = ahead
         self._coming: dict[int, tuple[Tensor, Future[Tensor]]] = {}
         self.shape = torch.Size((len(rows), *tensor.shape[1:]))
         self.dtype = tensor.dtype
@@ -158,13 +156,13 @@ class Rows:
 
     def expect(self, index: Tensor) -> None:
         """Begin to read the rows at `index`, aside, if they have to come from a file: they are asked for soon."""
-        if self._memory is not None and len(index) * self._tensor[:1].nbytes <= self._ahead:
+        if self._memory is not None:
             # With the index itself, so that its id stays its own.
             self._coming[id(index)] = index, _reader().submit(self._read, self._memory.file, self._rows[index])
 
-    def streamed(self, *, ahead: int = 0) -> Rows:
+    def streamed(self) -> Rows:
         """Return the same rows without a trace in memory of those that were read before."""
-        return Rows(self._tensor, self._rows, streamed=True, ahead=ahead)
+        return Rows(self._tensor, self._rows, streamed=True)
 
     def to(self, device: torch.device) -> Tensor | Rows:
         """Return all rows as a tensor on `device`, moved there piece by piece; these where they are there already."""

@@ -14,8 +14,6 @@ from frostline.mapped import Rows
 View = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Turns pixels `(B, 3, H, W)` uint8, sizes `(B, 2)`, ids `(B,)` and a view's number into `(B, 3, S, S)` float32."""
 
-_AHEAD = 8  # a batch of more than this part of the budget is not read while the one before it is still there
-
 Held = Tensor | Rows
 """Rows of something, all of them on a device or to be gathered when they are asked for."""
 
@@ -25,7 +23,7 @@ def resident(tensor: Held, device: torch.device, budget: int) -> Held:
     if tensor.nbytes <= budget:
         return tensor.to(device)
     held = tensor if isinstance(tensor, Rows) else Rows(tensor, torch.arange(len(tensor)))
-    return held.streamed(ahead=budget // _AHEAD)
+    return held.streamed()
 
 
 def rows(tensor: Held, index: Tensor, device: torch.device) -> Tensor:

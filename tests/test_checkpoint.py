@@ -31,8 +31,8 @@ def dying(function):
         return function(*arguments, **options)
     return call
 checkpoint.save_file = dying(checkpoint.save_file)
-checkpoint.safe_open = dying(checkpoint.safe_open)
-os.fsync, os.replace, os.rename, os.unlink = map(dying, (os.fsync, os.replace, os.rename, os.unlink))
+for name in ("fsync", "replace", "rename", "unlink", "pread"):
+    setattr(os, name, dying(getattr(os, name)))
 for deadly in range(1, 100):
     calls = 0
     folder = Path(sys.argv[1]) / str(deadly)

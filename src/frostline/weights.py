@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -128,15 +128,26 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into a file of `write` in place of those of the same names, types and shapes, on the disk."""
     with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")  # https://github.com/huggingface/safetensors#format
-        header = json.loads(file.read(length))
+        told = header(file)
+        data = file.tell()
         for name, tensor in tensors.items():
-            start, end = header[name]["data_offsets"]
+            start, end = told[name]["data_offsets"]
             assert tensor.nbytes == end - start, name
-            file.seek(8 + length + start)
+            file.seek(data + start)
             file.write(_bytes(tensor))
         file.flush()
         os.fsync(file.fileno())
+
+
+def header(file: IO[bytes]) -> dict[str, Any]:
+    """Return what a safetensors file that was written here says of its tensors, and leave it where they begin.
+
+    By name `dtype`, `shape` and, in bytes from there, `data_offsets`; `__metadata__` is what `save_file` was given
+    (https://github.com/huggingface/safetensors#format).
+    """
+    length = int.from_bytes(file.read(8), "little")
+    told: dict[str, Any] = json.loads(file.read(length))
+    return told
 
 
 def sha256_of(path: Path) -> str:

@@ -230,3 +230,17 @@ def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
     found.append(weights.tensors_sha256(layer.state_dict(keep_vars=True)))
     assert found[0] == found[1] != found[2]
     assert found[2] == weights.tensors_sha256({name: t.clone() for name, t in layer.state_dict().items()})
+
+
+def test_a_file_is_hashed_again_only_when_it_was_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "weights.pt").write_bytes(b"one")
+    read: list[Path] = []
+    hashed = weights.sha256_of
+    monkeypatch.setattr(weights, "sha256_of", lambda file: (read.append(file), hashed(file))[1])
+    first = weights.source_sha256(path)
+    path.write_bytes(b"two")  # in the same moment, and of the same size
+    assert weights.source_sha256(path) == hashlib.sha256(b"two").hexdigest() != first
+    assert len(read) == 2
+    monkeypatch.setattr(weights, "_SETTLED", -1)
+    known = [weights.source_sha256(path) for _ in range(3)]
+    assert known == 3 * [hashlib.sha256(b"two").hexdigest()] and len(read) == 3

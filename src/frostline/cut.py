@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -15,6 +16,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.families import Structure
 from frostline.freezing import Phase
+
+_halves: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[fx.GraphModule, fx.GraphModule]]] = (
+    WeakKeyDictionary()
+)
+"""Those of a network by the stages below, since tracing it takes as long as an epoch of a head."""
 
 
 def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
@@ -29,6 +35,13 @@ def halves(module: nn.Module, structure: Structure, below: Collection[str]) -> t
 
     One tensor crosses the line, as late as possible, i.e. behind a pooling or flattening that learns nothing.
     """
+    known = _halves.setdefault(module, {})
+    if tuple(below) not in known:
+        known[tuple(below)] = _cut(module, structure, below)
+    return known[tuple(below)]
+
+
+def _cut(module: nn.Module, structure: Structure, below: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
     graph = _Stages(structure).trace(module)
     levels = _levels(graph, structure)
     border = len(below) - 1

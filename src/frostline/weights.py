@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,9 @@ _RENAMED = (  # names in torchvision's older files -> names in its networks
 _HASHING = 4  # threads ...
 _LARGE = 1 << 20  # ... for more bytes than that; starting them takes as long as hashing so many
 
+_SETTLED = 2.0  # seconds
+_sources: dict[tuple[int, ...], str] = {}
+"""The sha256 of files by what the system says of them."""
 _hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Version and sha256 of tensors that were hashed before."""
 
@@ -156,6 +160,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source_sha256(path: Path) -> str:
+    """Return what `sha256_of` does of a file with which many runs begin; it is read again only if it was written to.
+
+    The system notes the time of every change, in steps of milliseconds: of what is younger nothing is remembered.
+    """
+    now = path.stat()
+    state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    digest = _sources.get(state) or sha256_of(path)
+    if time.time() - now.st_ctime > _SETTLED:
+        _sources[state] = digest
+    return digest
+
+
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
 
@@ -211,7 +228,7 @@ def fetch(url: str) -> tuple[Path, str]:
         except (OSError, RuntimeError) as problem:
             advice = f"a download that works ({_first_line(problem)}), or the file {path.name} in {path.parent}"
             raise user_error("model.weights", url, advice) from problem
-    digest = sha256_of(path)
+    digest = source_sha256(path)
     if not digest.startswith(prefix):
         raise user_error("model.weights", path, f"a file whose sha256 begins with {prefix}, not {digest}; delete it")
     return path, digest

@@ -169,6 +169,7 @@ SCENES: dict[str, tuple[bool, str, Callable[[Server, Lab], None]]] = {
     "errors in the middle": (True, "well", _manner("error")),
     "errors after the work in the middle": (True, "well", _manner("after")),
     "errors after the work all the time": (True, "after", lambda server, lab: None),
+    "denied in the middle": (True, "well", _manner("denied")),
     "no answers in the middle": (True, "well", _manner("hang")),
     "no answers all the time": (True, "hang", lambda server, lab: None),
 }

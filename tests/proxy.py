@@ -1,6 +1,7 @@
 """A proxy that answers as badly as a file says: `python proxy.py <port> <port of the server> <file>`.
 
-`well`; `late` by some seconds; `half` an answer; `error` instead of the work, or `after` it; `hang` without an answer.
+`well`; `late` by some seconds; `half` an answer; `error` instead of the work, or `after` it;
+`denied` to somebody without a password; `hang` without an answer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(HANG)
         if manner in ("error", "hang"):
             self._answer(500, b"<html>not today</html>")
+            return
+        if manner == "denied":
+            self._answer(401, b"<html>who are you?</html>")
             return
         server = http.client.HTTPConnection("127.0.0.1", TARGET, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline import weights
+from frostline import hashing, weights
 from frostline.draft import Draft
 
 FACTS = {"model": "small", "classes": ["ä", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -33,7 +33,7 @@ def test_it_does_not_matter_how_much_is_written_before_the_end(tmp_path: Path, m
         draft.begin({name: tensor for name, tensor in early.items() if name not in moving})
         digest = draft.finish(moved).result()
     assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
-    assert digest == weights.sha256_of(tmp_path / "expected.safetensors")
+    assert digest == hashing.of_file(tmp_path / "expected.safetensors")
     assert weights.metadata_of(tmp_path / "best.safetensors") == FACTS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "expected.safetensors"]
 

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("views", "training", "evaluation", "gradient", "mixing", "timeline"),
     (
-        "checkpoint",
+        *("checkpoint", "hashing"),
         *("models", "families", "weights", "freezing", "cut", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
         "corruptions",

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from frostline import weights
+from frostline import hashing, weights
 from frostline.config import ModelConfig, UserError
 from frostline.models import NAMES, InputSpec, Model, build, metadata
 
@@ -84,17 +84,17 @@ def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Pa
     model = build(TINY, weights=str(saved), num_classes=3, seed=1)
     assert same(model.module.state_dict(), scratch(seed=7).module.state_dict())
     assert model.input == InputSpec(size=64, resize=73, **IMAGENET)
-    assert model.weights_sha256 == weights.sha256_of(saved)
+    assert model.weights_sha256 == hashing.of_file(saved)
     assert model.module.training
 
 
 def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "GLYPHS", saved)
-    monkeypatch.setattr(weights, "GLYPHS_SHA256", weights.sha256_of(saved))
+    monkeypatch.setattr(weights, "GLYPHS_SHA256", hashing.of_file(saved))
     config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())["model"]
     model = build(**config, num_classes=10, seed=0)
     assert model.input.size == 64
-    assert model.weights_sha256 == weights.sha256_of(saved)
+    assert model.weights_sha256 == hashing.of_file(saved)
     with pytest.raises(UserError, match="expected weights of resnet18, and these are of shufflenet_v2_x0_5"):
         build("resnet18", weights="glyphs", num_classes=10, seed=0)
 
@@ -109,7 +109,7 @@ def test_a_download_of_torchvision_gives_its_own_outputs(
     arguments = {"init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, **arguments).eval()
     torch.save(theirs.state_dict(), path)
-    monkeypatch.setattr(weights, "fetch", lambda url: (path, weights.sha256_of(path)))
+    monkeypatch.setattr(weights, "fetch", lambda url: (path, hashing.of_file(path)))
     ours = build(name, weights="DEFAULT", num_classes=1000, seed=0).module.eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
 
 
 def test_the_embedded_weights_are_the_shipped_ones() -> None:
-    assert weights.sha256_of(weights.GLYPHS) == weights.GLYPHS_SHA256
+    assert hashing.of_file(weights.GLYPHS) == weights.GLYPHS_SHA256
     assert weights.GLYPHS.stat().st_size <= 1_500_000
     assert build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0).input.size == 64
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import checkpoint, experiment, interrupts, optim, outcome, provenance, resume, weights
+from frostline import checkpoint, experiment, hashing, interrupts, optim, outcome, provenance, resume
 from frostline.resume import Learner, Progress
 from frostline.tracking import Record
 from small import compose as compose_anew
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, tmp_pa
 
 def test_other_frozen_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path / "part", stop=2) is None
-    monkeypatch.setattr(weights, "tensors_sha256", lambda tensors: "0" * 64)
+    monkeypatch.setattr(hashing, "of_tensors", lambda tensors: "0" * 64)
     again = run(tmp_path / "part")
     assert again is not None
     assert any("made with another still" in line for line in again["said"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet18
 
-from frostline import weights
+from frostline import hashing, weights
 from frostline.config import UserError
 from frostline.models import NAMES, build
 from small import network
@@ -131,7 +131,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="disk full"):
         weights.save(path, net().state_dict(), {})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert weights.sha256_of(path) == digest
+    assert hashing.of_file(path) == digest
 
 
 @pytest.mark.parametrize("cut", [0, 5, 200])
@@ -209,38 +209,38 @@ def test_names_of_older_files_are_understood(name: str, size: int | None, tmp_pa
 
 def test_the_hash_of_weights_sees_every_bit_name_and_shape_and_nothing_else() -> None:
     state = network().module.state_dict()
-    whole = weights.tensors_sha256(state)
-    assert whole == weights.tensors_sha256(dict(reversed(state.items())))
-    assert whole == weights.tensors_sha256(network().module.to(memory_format=torch.channels_last).state_dict())
-    assert whole != weights.tensors_sha256(network(seed=1).module.state_dict())
+    whole = hashing.of_tensors(state)
+    assert whole == hashing.of_tensors(dict(reversed(state.items())))
+    assert whole == hashing.of_tensors(network().module.to(memory_format=torch.channels_last).state_dict())
+    assert whole != hashing.of_tensors(network(seed=1).module.state_dict())
     name = next(name for name, tensor in state.items() if tensor.dtype == torch.float32)
     flipped = state[name].clone()
     flipped.view(torch.int32).view(-1)[-1] ^= 1
     for other in ({**state, name: flipped}, {**state, name: state[name].unsqueeze(0)}, {**state, "x": flipped}):
-        assert weights.tensors_sha256(other) != whole
+        assert hashing.of_tensors(other) != whole
     empty = {"scalar": torch.tensor(1), "none": torch.zeros(0), "half": torch.zeros(3, dtype=torch.bfloat16)}
-    assert len(weights.tensors_sha256(empty)) == 64
+    assert len(hashing.of_tensors(empty)) == 64
 
 
 def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
     layer = torch.nn.Linear(3, 2)
-    found = [weights.tensors_sha256(layer.state_dict(keep_vars=True)) for _ in range(2)]
+    found = [hashing.of_tensors(layer.state_dict(keep_vars=True)) for _ in range(2)]
     with torch.no_grad():
         layer.weight[0, 0] += 1
-    found.append(weights.tensors_sha256(layer.state_dict(keep_vars=True)))
+    found.append(hashing.of_tensors(layer.state_dict(keep_vars=True)))
     assert found[0] == found[1] != found[2]
-    assert found[2] == weights.tensors_sha256({name: t.clone() for name, t in layer.state_dict().items()})
+    assert found[2] == hashing.of_tensors({name: t.clone() for name, t in layer.state_dict().items()})
 
 
 def test_a_file_is_hashed_again_only_when_it_was_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path := tmp_path / "weights.pt").write_bytes(b"one")
     read: list[Path] = []
-    hashed = weights.sha256_of
-    monkeypatch.setattr(weights, "sha256_of", lambda file: (read.append(file), hashed(file))[1])
-    first = weights.source_sha256(path)
+    hashed = hashing.of_file
+    monkeypatch.setattr(hashing, "of_file", lambda file: (read.append(file), hashed(file))[1])
+    first = hashing.of_source(path)
     path.write_bytes(b"two")  # in the same moment, and of the same size
-    assert weights.source_sha256(path) == hashlib.sha256(b"two").hexdigest() != first
+    assert hashing.of_source(path) == hashlib.sha256(b"two").hexdigest() != first
     assert len(read) == 2
-    monkeypatch.setattr(weights, "_SETTLED", -1)
-    known = [weights.source_sha256(path) for _ in range(3)]
+    monkeypatch.setattr(hashing, "_SETTLED", -1)
+    known = [hashing.of_source(path) for _ in range(3)]
     assert known == 3 * [hashlib.sha256(b"two").hexdigest()] and len(read) == 3

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from frostline import commands, data, predictor, weights, winner
+from frostline import commands, data, hashing, predictor, weights, winner
 from frostline.config import UserError
 from frostline.results import Result
 from small import load_data
@@ -63,11 +63,11 @@ def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     results = [json.loads(path.read_text()) for path in sorted(trained.folder.glob("*/result.json"))]
     best = max(results, key=lambda each: each["metrics"]["best/val_accuracy"])
-    expected = weights.sha256_of(Path(best["folder"], "best.safetensors"))
+    expected = hashing.of_file(Path(best["folder"], "best.safetensors"))
     sweep_id = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
     for name in (str(trained.folder), sweep_id, f"runs:/{best['run_id']}", best["folder"]):
         with winner.found(name) as run:
-            assert weights.sha256_of(run.folder / "best.safetensors") == expected
+            assert hashing.of_file(run.folder / "best.safetensors") == expected
             assert (run.result.name, run.result.run_id) == (best["name"], best["run_id"])
             predictor.read_config(run.folder / "config.yaml")
             said = f"{best['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
@@ -84,8 +84,8 @@ def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(train
     for target in (sweep, sweep / "1"):
         with winner.found(str(target)) as run:
             assert run.folder not in (sweep / "0", sweep / "1") and run.uri == trained.uri
-            assert weights.sha256_of(run.folder / "best.safetensors") in {
-                weights.sha256_of(trained.folder / number / "best.safetensors") for number in ("0", "1")
+            assert hashing.of_file(run.folder / "best.safetensors") in {
+                hashing.of_file(trained.folder / number / "best.safetensors") for number in ("0", "1")
             }
     (sweep / "sweep.json").unlink()
     with pytest.raises(UserError, match="a run that kept its weights"), winner.found(str(sweep)):

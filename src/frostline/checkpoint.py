@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from frostline import weights
+from frostline import hashing, weights
 
 FOLDER = "checkpoint"
 """Where in a run's folder its checkpoints are."""
@@ -94,7 +94,7 @@ def newest(folder: Path) -> list[Path]:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and facts of one checkpoint; raises `Damaged` unless its bytes have the sha256 beside it."""
     try:
-        if _beside(path).read_bytes() != _line(weights.sha256_of(path), path).encode():
+        if _beside(path).read_bytes() != _line(hashing.of_file(path), path).encode():
             raise Damaged(f"{path}: its sha256 is not the one beside it")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from frostline import weights
+from frostline import hashing, weights
 
 
 class Draft:
@@ -45,7 +45,7 @@ class Draft:
         else:
             self._begun.result()
             weights.overwrite(self._partial, moved)
-        digest = weights.sha256_of(self._partial)
+        digest = hashing.of_file(self._partial)
         self._partial.replace(self._path)
         return digest
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from frostline import (
     alive,
     environment,
+    hashing,
     journal,
     models,
     outcome,
@@ -16,7 +17,6 @@ from frostline import (
     resume,
     robustness,
     sharing,
-    weights,
 )
 from frostline.config import Config
 from frostline.draft import Draft
@@ -102,7 +102,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     record.tag("frostline.data", json.dumps(setup.data.counts))
     if (approximated := approximation(setup.config)) is not None:
         record.tag("frostline.approximation", approximated)
-    initial = weights.tensors_sha256(setup.model.module.state_dict(keep_vars=True))
+    initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
         "weights": {"initial": initial, "final": None},

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import checkpoint, environment, interrupts, journal, optim, resume, sharing, training, weights
+from frostline import checkpoint, environment, hashing, interrupts, journal, optim, resume, sharing, training
 from frostline.compiling import compiled
 from frostline.config import digest
 from frostline.freezing import Guard
@@ -49,7 +49,7 @@ def learn(
         "config": digest(setup.config),
         "data": setup.data.fingerprint,
         "source": environment.source_sha256(),
-        "still": weights.tensors_sha256(learner.still),
+        "still": hashing.of_tensors(learner.still),
     }
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from frostline import hashing
 from frostline import weights as files
 from frostline.config import user_error
 from frostline.families import Structure, structure_of
@@ -178,7 +179,7 @@ def _load(
     module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
 ) -> str:
     """Fill the module from its source; return the sha256 of the file, which is checked before it is read."""
-    path, digest = (source, files.source_sha256(source)) if isinstance(source, Path) else files.fetch(source.url)
+    path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else files.fetch(source.url)
     sha256 = files.GLYPHS_SHA256 if path == files.GLYPHS and sha256 is None else sha256
     if sha256 is not None and sha256.lower() != digest:
         raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")

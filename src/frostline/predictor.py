@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment, models, provenance, records, weights
+from frostline import environment, hashing, models, provenance, records, weights
 from frostline.augment import eval_views
 from frostline.config import Config, UserError
 from frostline.models import Model
@@ -56,7 +56,7 @@ def load(folder: Path, *, device: str) -> Predictor:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
     told = records.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
-    if isinstance(told, dict) and told.get("final") not in (None, weights.sha256_of(file)):
+    if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     model.module.eval().to(place, memory_format=_memory_format(config))  # type: ignore[call-overload]
     return Predictor(model, classes, config, place)

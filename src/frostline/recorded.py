@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import journal, lookup, records, registry, weights
+from frostline import hashing, journal, lookup, records, registry
 from frostline.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
 from frostline.environment import config_folder
 from frostline.predictor import BEST, CONFIG
@@ -214,7 +214,7 @@ def _but_seed(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> str | None:
-    return weights.sha256_of(folder / BEST) if (folder / BEST).is_file() else None
+    return hashing.of_file(folder / BEST) if (folder / BEST).is_file() else None
 
 
 def environment(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline import cut, environment, weights
+from frostline import cut, environment, hashing
 from frostline.evaluation import Dataset
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
@@ -112,7 +112,7 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "model": setup.model.name,
         "input": asdict(setup.model.input),
         "below": below,
-        "weights": weights.tensors_sha256(lower.state_dict(keep_vars=True)),
+        "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,
         "code": environment.code_hash(_CODE),

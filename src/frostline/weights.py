@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import pickle
 import re
 import sys
-import time
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from frostline import hashing
 from frostline.config import UserError, user_error
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -37,15 +34,6 @@ _RENAMED = (  # names in torchvision's older files -> names in its networks
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
-
-_HASHING = 4  # threads ...
-_LARGE = 1 << 20  # ... for more bytes than that; starting them takes as long as hashing so many
-
-_SETTLED = 2.0  # seconds
-_sources: dict[tuple[int, ...], str] = {}
-"""The sha256 of files by what the system says of them."""
-_hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Version and sha256 of tensors that were hashed before."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -111,7 +99,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(partial, tensors, metadata)
-        digest = sha256_of(partial)
+        digest = hashing.of_file(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -138,7 +126,7 @@ def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             start, end = told[name]["data_offsets"]
             assert tensor.nbytes == end - start, name
             file.seek(data + start)
-            file.write(_bytes(tensor))
+            file.write(hashing.bytes_of(tensor))
         file.flush()
         os.fsync(file.fileno())
 
@@ -152,59 +140,6 @@ def header(file: IO[bytes]) -> dict[str, Any]:
     length = int.from_bytes(file.read(8), "little")
     told: dict[str, Any] = json.loads(file.read(length))
     return told
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of the file's bytes as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_sha256(path: Path) -> str:
-    """Return what `sha256_of` does of a file with which many runs begin; it is read again only if it was written to.
-
-    The system notes the time of every change, in steps of milliseconds: of what is younger nothing is remembered.
-    """
-    now = path.stat()
-    state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-    digest = _sources.get(state) or sha256_of(path)
-    if time.time() - now.st_ctime > _SETTLED:
-        _sources[state] = digest
-    return digest
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
-
-    The bytes of a parameter are read once, and again only when torch has written to it: give `state_dict(keep_vars=
-    True)` where there are parameters.
-    """
-    digest = hashlib.sha256()
-    unknown = [tensor for tensor in tensors.values() if _known(tensor) is None]
-    size = sum(tensor.nbytes for tensor in unknown)
-    with ThreadPoolExecutor(_HASHING if size > _LARGE else 1) as pool:  # hashlib lets go of Python's lock
-        for tensor, found in zip(unknown, pool.map(_hash, unknown), strict=True):
-            _hashed[tensor] = (tensor._version, found)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _hashed[tensor][1])
-    return digest.hexdigest()
-
-
-def _known(tensor: Tensor) -> bytes | None:
-    """Return the hash of a parameter that was not written to since; torch counts writes."""
-    version, known = _hashed.get(tensor, (-1, b""))
-    return known if isinstance(tensor, nn.Parameter) and version == tensor._version else None
-
-
-def _hash(tensor: Tensor) -> bytes:
-    """Return the sha256 of a tensor's numbers, row by row."""
-    return hashlib.sha256(_bytes(tensor)).digest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """Return the numbers of a tensor, row by row, as they lie in memory and in files."""
-    dense = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def cached(url: str) -> tuple[Path, str]:
@@ -228,7 +163,7 @@ def fetch(url: str) -> tuple[Path, str]:
         except (OSError, RuntimeError) as problem:
             advice = f"a download that works ({_first_line(problem)}), or the file {path.name} in {path.parent}"
             raise user_error("model.weights", url, advice) from problem
-    digest = source_sha256(path)
+    digest = hashing.of_source(path)
     if not digest.startswith(prefix):
         raise user_error("model.weights", path, f"a file whose sha256 begins with {prefix}, not {digest}; delete it")
     return path, digest

@@ -1,0 +1,75 @@
+"""The sha256 of files and tensors, computed once for as long as nothing was written to them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_HASHING = 4  # threads ...
+_LARGE = 1 << 20  # ... for more bytes than that; starting them takes as long as hashing so many
+
+_SETTLED = 2.0  # seconds
+_sources: dict[tuple[int, ...], str] = {}
+"""The sha256 of files by what the system says of them."""
+_hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Version and sha256 of tensors that were hashed before."""
+
+
+def of_file(path: Path) -> str:
+    """Return the sha256 of the file's bytes as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_source(path: Path) -> str:
+    """Return what `of_file` does of a file with which many runs begin; it is read again only if it was written to.
+
+    The system notes the time of every change, in steps of milliseconds: of what is younger nothing is remembered.
+    """
+    now = path.stat()
+    state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    digest = _sources.get(state) or of_file(path)
+    if time.time() - now.st_ctime > _SETTLED:
+        _sources[state] = digest
+    return digest
+
+
+def of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
+
+    The bytes of a parameter are read once, and again only when torch has written to it: give `state_dict(keep_vars=
+    True)` where there are parameters.
+    """
+    digest = hashlib.sha256()
+    unknown = [tensor for tensor in tensors.values() if _known(tensor) is None]
+    size = sum(tensor.nbytes for tensor in unknown)
+    with ThreadPoolExecutor(_HASHING if size > _LARGE else 1) as pool:  # hashlib lets go of Python's lock
+        for tensor, found in zip(unknown, pool.map(_hash, unknown), strict=True):
+            _hashed[tensor] = (tensor._version, found)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _hashed[tensor][1])
+    return digest.hexdigest()
+
+
+def _known(tensor: Tensor) -> bytes | None:
+    """Return the hash of a parameter that was not written to since; torch counts writes."""
+    version, known = _hashed.get(tensor, (-1, b""))
+    return known if isinstance(tensor, nn.Parameter) and version == tensor._version else None
+
+
+def _hash(tensor: Tensor) -> bytes:
+    """Return the sha256 of a tensor's numbers, row by row."""
+    return hashlib.sha256(bytes_of(tensor)).digest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the numbers of a tensor, row by row, as they lie in memory and in files."""
+    dense = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+    return dense.reshape(-1).view(torch.uint8).numpy().data

@@ -181,6 +181,26 @@ def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, some(), {"number": 1})
+    draw, write = random.Random(0), checkpoint.save_file
+
+    def forgetful(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+        write(tensors, path, header)
+        content = bytearray(path.read_bytes())
+        at = draw.randrange(8 * len(content))
+        content[at // 8] ^= 1 << at % 8
+        path.write_bytes(content)
+
+    monkeypatch.setattr(checkpoint, "save_file", forgetful)
+    for _ in range(150):
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.save(tmp_path, some(), {"number": 2})
+    monkeypatch.undo()
+    found = checkpoint.load(tmp_path, silent)
+    assert found is not None and found[1] == {"number": 1}
+
+
 def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path, some(), {"number": 1})
 

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "composing", "crew", "job", "winner", "recorded"),
+    ("sweep", "composing", "templates", "crew", "job", "winner", "recorded"),
     ("claim", "ledger"),
     (
         *("experiment", "learning", "setup", "sight", "sharing"),

@@ -370,6 +370,8 @@ BAD = [
     ("freeze=[head,full]", "freeze=[head,full]: expected one option, or several with commas between"),
     ("dry_run=maybe", "dry_run=maybe: expected true or false"),
     ("eval=shift", "eval=shift: expected keys within it, as in eval.<key>=<value>"),
+    ("lr=???", "lr=???: expected a value, as in lr=<value>"),
+    ("data.root=???", "data.root=???: expected a value, as in data.root=<value>"),
     ("=3", "=3: expected key=value, or a command first (compare, "),
     ("comparre", "; did you mean compare?"),
     ("hydra.launcher.workers=0", "hydra.launcher.workers=0: expected a whole number of at least 1"),

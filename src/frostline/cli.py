@@ -113,6 +113,8 @@ def explain(error: Exception) -> str:
     if found := re.search(r"field '([^']+)' is not Optional", text):
         return str(user_error(found[1], "null", "a value"))
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
+    if "Missing mandatory value" in text:
+        return str(user_error(key, "???", f"a value, as in {key}=<value>"))
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         return str(user_error(key, found[1], f"a value of type {found[2].lower()}"))
     if found := re.search(r"Value '(.*)' is not a valid bool", text):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from frostline import alive, credentials, files, interrupts, journal, ledger, provenance, tracking
 from frostline.config import Config, choices, digest, flatten, semantic
@@ -151,10 +151,15 @@ def read_result(folder: Path) -> Result | None:
 
 def config_of(composed: DictConfig) -> Config:
     """Return the checked config of what Hydra composed, its own section left out."""
-    own = composed.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
-    return parse(OmegaConf.to_container(own, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    values = {str(key): composed[key] for key in composed if key != "hydra"}
+    return parse(
+        {
+            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(value)
+            else value
+            for key, value in values.items()
+        }
+    )
 
 
 @functools.cache

@@ -1,14 +1,13 @@
 """The seam to Hydra: a sweeper that checks every run before the first starts, and answers when the last one ends."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import open_dict, read_write
 
 from frostline.config import Config, user_error
 from frostline.environment import config_folder
@@ -38,6 +37,7 @@ class FrostlineSweeper(BasicSweeper):
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
         from frostline.crew import Crew, Foreign, Workers
         from frostline.sweep import run_sweep
+        from frostline.templates import Composer
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
@@ -45,13 +45,7 @@ class FrostlineSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         batches = self.split_arguments(overrides, self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
-        composed: dict[tuple[str, ...], DictConfig] = {}
-
-        def compose(job: Sequence[str]) -> DictConfig:
-            if tuple(job) not in composed:
-                composed[tuple(job)] = loader.load_sweep_config(config, list(job))
-            return composed[tuple(job)]
-
+        compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         crew: Crew = Foreign(launcher, batches)
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
@@ -60,7 +54,7 @@ class FrostlineSweeper(BasicSweeper):
             crew = Workers(launcher, jobs)
 
         def elsewhere(folder: Path) -> None:
-            for one in (config, *composed.values()):
+            for one in (config, *compose.done):
                 with read_write(one), open_dict(one):
                     one.hydra.sweep.dir = str(folder)
 

@@ -1,0 +1,96 @@
+"""The configs of many jobs at the price of a few: what differs in plain values alone is composed once.
+
+Hydra reads every file of the defaults list anew for every job, which for two hundred of them takes longer than a run.
+A job whose overrides differ from an earlier one's in nothing but numbers, words and switches has that one's config with
+these values in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+Compose = Callable[[Sequence[str]], DictConfig]
+"""Returns the config of a job, given its overrides."""
+_PLAIN = (int, float, str, bool)
+
+
+class Composer:
+    """Composes jobs as `whole` does, and asks it only for the first of each kind."""
+
+    def __init__(self, whole: Compose) -> None:
+        self._whole = whole
+        self._parser = OverridesParser.create()
+        self._groups: set[str] = set()
+        self._templates: dict[tuple[str, ...], _Template] = {}
+        self._done: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, job: Sequence[str]) -> DictConfig:
+        """Return the config of a job, the same one whenever it is asked for; raises what Hydra raises."""
+        if (found := self._done.get(tuple(job))) is None:
+            found = self._done[tuple(job)] = self._compose(job)
+        return found
+
+    @property
+    def done(self) -> list[DictConfig]:
+        """The configs that were returned so far."""
+        return [*self._done.values()]
+
+    def _compose(self, job: Sequence[str]) -> DictConfig:
+        overrides = self._parser.parse_overrides([*job])
+        if (template := self._templates.get(self._kind(overrides))) is not None:
+            with suppress(Exception):  # of a value that does not fit Hydra says it best
+                return template.filled(overrides)
+        composed = self._whole(job)
+        self._groups.update(map(str, composed.hydra.runtime.choices))
+        plain = frozenset(override.key_or_group for override in overrides if self._is_plain(override))
+        self._templates[self._kind(overrides)] = _Template(copy.deepcopy(composed), plain)
+        return composed
+
+    def _kind(self, overrides: Sequence[Override]) -> tuple[str, ...]:
+        """Return what jobs of a kind have in common: the overrides, without the values of the plain ones."""
+        return tuple(one.key_or_group if self._is_plain(one) else str(one.input_line) for one in overrides)
+
+    def _is_plain(self, override: Override) -> bool:
+        """Return whether it gives a key that is there, of ours and no group, a value that is resolved already."""
+        value = override.value()
+        return (
+            override.type is OverrideType.CHANGE
+            and override.package is None
+            and not override.is_hydra_override()
+            and override.key_or_group not in self._groups
+            and isinstance(value, _PLAIN)
+            and "${" not in str(value)
+        )
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What Hydra composed for the first job of a kind."""
+
+    config: DictConfig
+    plain: frozenset[str]
+    """The keys whose values are a job's own."""
+
+    def filled(self, overrides: Sequence[Override]) -> DictConfig:
+        """Return the config with the values of `overrides`, as if Hydra had composed it; raises if one does not fit."""
+        config = copy.deepcopy(self.config)
+        for override in overrides:
+            if override.key_or_group in self.plain:
+                if not isinstance(OmegaConf.select(config, override.key_or_group), _PLAIN):
+                    raise TypeError(override.key_or_group)
+                OmegaConf.update(config, override.key_or_group, override.value())
+        ours = [override for override in overrides if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in ours]
+        how = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            overrides=ours, kv_sep=how.kv_sep, item_sep=how.item_sep, exclude_keys=how.exclude_keys
+        )
+        return config

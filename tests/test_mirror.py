@@ -185,6 +185,38 @@ def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty
     check(client, experiment, tmp_path)
 
 
+def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journal(client, experiment, tmp_path):
+    for stroke in (begin, epochs, finish):
+        stroke(tmp_path)
+    assert bring(Mirror(tmp_path), client, experiment)
+    path = tmp_path / "record.jsonl"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    (tmp_path / "mirrored.json").write_text("{")
+    pending.end(tmp_path, "KILLED", pending.GONE)
+    assert bring(Mirror(tmp_path), client, experiment)
+    check(client, experiment, tmp_path)
+    (run,) = client.search_runs([experiment])
+    assert "frostline.reason" not in run.data.tags
+
+
+def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(client, experiment, tmp_path):
+    for stroke in (begin, epochs):
+        stroke(tmp_path)
+    assert bring(Mirror(tmp_path), client, experiment)
+    (tmp_path / "record.jsonl").unlink()
+    run_id = journal.run_id(tmp_path)
+    where = tracking.Tracker("sqlite:///unused", "unused", str(tmp_path), experiment, None)
+    with tracking.record(
+        where, folder=tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id
+    ) as record:
+        record.metrics({"train/loss": 0.25}, step=4)
+    assert bring(Mirror(tmp_path), client, experiment)
+    (run,) = client.search_runs([experiment])
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert run.data.tags["new"] == "1" and run.data.metrics["train/loss"] == 0.25
+    assert len(client.get_metric_history(run_id, "train/loss")) == EPOCHS + 1
+
+
 def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, client, experiment, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     begin(old, "dead"), epochs(old, 1, 1)

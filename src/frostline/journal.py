@@ -103,6 +103,11 @@ def set_position(folder: Path, value: Position) -> None:
     files.write(folder / MIRRORED, json.dumps(asdict(value)) + "\n", sync=True)
 
 
+def forget_position(folder: Path) -> None:
+    """Take back `set_position`."""
+    (folder / MIRRORED).unlink(missing_ok=True)
+
+
 def run_id(folder: Path) -> str | None:
     """Return MLflow's id of the run whose record is in `folder`, None until it has one."""
     return position(folder).run_id

@@ -56,6 +56,8 @@ class Mirror:
             news, offset = news_of(self.folder, at.offset)
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
+                if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
+                    news.without_end()  # MLflow has what was lost of a damaged journal
                 self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
                 if news.ended is not None and not sure:

@@ -8,6 +8,10 @@ from typing import Any
 
 from frostline import journal
 
+GONE = "the process of this run ended without a word"
+"""Reason of an end that others wrote, since the process was gone."""
+REASON = "frostline.reason"  # tag
+
 
 @dataclass
 class News:
@@ -23,6 +27,16 @@ class News:
     status: str | None = None
     ended: int | None = None
     """Milliseconds."""
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nothing but the absence of its process tells that the run ended."""
+        return self.status == "KILLED" and self.tags.get(REASON) == GONE
+
+    def without_end(self) -> None:
+        """Take the end back."""
+        self.status = self.ended = None
+        self.tags.pop(REASON, None)
 
 
 def news_of(folder: Path, offset: int) -> tuple[News, int]:

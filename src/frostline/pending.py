@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from frostline import files, journal, relocation, server
 from frostline.config import UserError, user_error
 from frostline.mirror import Mirror
+from frostline.news import GONE, REASON
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ LOCK = ".mirror.lock"
 """In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
 _latest = 0
-_GONE = "the process of this run ended without a word"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def records(sweep: Path) -> list[Path]:
 def end(folder: Path, status: str, reason: str | None) -> None:
     """Write into the journal in `folder` that its run ended as `status`, and why."""
     if reason:
-        journal.note(folder, "tags", values={"frostline.reason": reason})
+        journal.note(folder, "tags", values={REASON: reason})
     journal.note(folder, "end", sync=True, status=status, time=now())
 
 
@@ -97,7 +97,7 @@ def end_the_dead(sweep: Path) -> None:
     """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more."""
     for folder in records(sweep):
         if not journal.ended(folder):
-            end(folder, "KILLED", _GONE)
+            end(folder, "KILLED", GONE)
 
 
 def complete(sweep: SweepMirror) -> bool:

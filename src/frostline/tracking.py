@@ -21,6 +21,7 @@ from typing import Any
 from frostline import credentials, files, journal, pending, server, summary
 from frostline.config import UserError
 from frostline.follower import Follower
+from frostline.news import GONE
 from frostline.pending import Place, SweepMirror
 from frostline.results import Result
 from frostline.server import tracking_uri as tracking_uri
@@ -136,7 +137,7 @@ def close_sweep(
     folder = Path(tracker.folder)
     for run in pending.records(folder)[1:]:
         if not journal.ended(run):
-            pending.end(run, "KILLED", "the process of this run ended without a word")
+            pending.end(run, "KILLED", GONE)
     sweep = Record(folder)
     sweep.tag("mlflow.note.content", description)
     if best := summary.metrics(results):
@@ -218,6 +219,7 @@ def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> No
         journal.note(folder, "resume", time=pending.now())
         journal.note(folder, "tags", sync=True, values=dict(tags))
     else:
+        journal.forget_position(folder)  # of a journal that is gone: it says nothing of the new one
         uid = uuid.uuid4().hex
         journal.note(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=pending.now(), **facts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from pathlib import Path
@@ -270,6 +271,16 @@ def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, clien
     finish(folder)
     Mirror(folder).bring(client, experiment, None)
     assert [item.path for item in client.list_artifacts(journal.run_id(folder))] == ["plan.json"]
+
+
+def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(client, tmp_path, request, served):
+    (sweep := tmp_path / "sweep").mkdir()
+    (sweep / "record.jsonl").write_text("[]\n")
+    (sweep / "sweep.json").write_text(json.dumps({"tracker": {"uri": served[1], "experiment": request.node.name}}))
+    for stroke in (begin, epochs, finish):
+        stroke(sweep / "0")
+    assert pending.complete(SweepMirror(sweep, pending.place_of(sweep, tmp_path)))
+    check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
 def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):

@@ -9,9 +9,10 @@ from typing import Any
 
 from frostline import alive, files, records
 from frostline.config import UserError, flatten, user_error
+from frostline.pending import SWEEP as SWEEP
 from frostline.results import Result, varying
 
-SWEEP, RESULT = "sweep.json", "result.json"
+RESULT = "result.json"
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from frostline import alive, credentials, files, interrupts, journal, ledger, provenance, tracking
+from frostline import alive, credentials, files, interrupts, journal, ledger, pending, provenance, tracking
 from frostline.config import Config, choices, digest, flatten, semantic
 from frostline.report import Screen
 from frostline.results import Result
@@ -23,7 +23,6 @@ from frostline.tracking import Record, Tracker
 from frostline.validation import parse
 
 log = logging.getLogger(__name__)
-_SHARED = "sweep.json"
 _RESULT = "result.json"
 
 
@@ -64,17 +63,17 @@ class Shared:
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
-        files.write(folder / _SHARED, json.dumps(asdict(self), indent=1), sync=True)
+        files.write(folder / pending.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
 
     @staticmethod
     def there(folder: Path) -> bool:
         """Return whether the sweep's `folder` is where it was written."""
-        return (folder / _SHARED).is_file()
+        return (folder / pending.SWEEP).is_file()
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""
-        values = files.parsed((folder / _SHARED).read_text())
+        values = files.parsed((folder / pending.SWEEP).read_text())
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
 

@@ -20,6 +20,8 @@ from frostline.news import GONE, REASON
 
 log = logging.getLogger(__name__)
 
+SWEEP = "sweep.json"
+"""In a sweep's folder: what every job must know of it, its record's place among that."""
 LOCK = ".mirror.lock"
 """In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
@@ -134,7 +136,18 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
         match entry:
             case {"op": "run", "uri": str(recorded), "experiment": str(experiment)}:
                 return Place(server.tracking_uri(uri or recorded, root), root, experiment)
+    match _tracker(folder):  # where the journal is damaged
+        case {"uri": str(recorded), "experiment": str(experiment)}:
+            return Place(server.tracking_uri(uri or recorded, root), root, experiment)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
+
+
+def _tracker(folder: Path) -> object:
+    """Return what the jobs of the sweep in `folder` were told of its record; None where that cannot be read."""
+    try:
+        return files.parsed((folder / SWEEP).read_text())["tracker"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def experiment(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline import mapped, training
+from frostline import evaluation, mapped
 from frostline.data import Split
 from frostline.mapped import Rows
 from frostline.views import View, Views
@@ -94,7 +94,7 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
         *(CPU, torch.contiguous_format),
         **{"view_of": same, "identity": {}, "budget": 0},
     )
-    found = [views.inputs(index, 1) for index in training.in_order(views, 2, 1)]
+    found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels.float())
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 

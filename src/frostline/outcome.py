@@ -12,6 +12,7 @@ from torch import Tensor
 
 from frostline import confusion, pictures, weights
 from frostline.data import Split
+from frostline.views import resident
 
 BEST = "best.safetensors"
 
@@ -33,7 +34,8 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": matrix.tolist()})
     confusion.draw(matrix.numpy(), classes, folder / "confusion_matrix.png")
     wrong = torch.from_numpy(pictures.choose(logits.numpy(), test.labels.numpy()))
-    pictures.write(folder, test.pixels[wrong].numpy(), test.ids[wrong].numpy())
+    pixels = resident(test.pixels, wrong.device, budget=0)  # through a mapping the system would bring their neighbours
+    pictures.write(folder, pixels[wrong].numpy(), test.ids[wrong].numpy())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,22 +72,16 @@ CPU = Scale(
     decoded=10_000,
     watched=5_000,
 )
-CUDA = Scale(
+CUDA = replace(
+    CPU,
     sweeps=(("resnet18", CIFAR), ("resnet50", PHOTO), ("vit_b_16", PHOTO)),
     counts=(8000, 1000, 1000),
-    runs=16,
-    epochs=10,
     augmented="resnet50",
     few=(8000, 1000, 1000),
-    extracted=("resnet18", "resnet50", "vit_b_16"),
-    full="resnet50",
     full_batch=256,
-    full_epochs=4,
     part="resnet50",
     part_epochs=3,
     forward_batch=256,
-    decoded=10_000,
-    watched=5_000,
     batches=20,
     matrix=8192,
 )

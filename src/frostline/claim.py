@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from frostline import alive, files, journal
 from frostline.config import user_error
+from frostline.pending import SWEEP
 
 _LOCK = ".owner.lock"
 _TRIES = 1000
@@ -90,7 +91,7 @@ def take(run: Path) -> alive.Owner | None:
 def _does(folder: Path, digests: Sequence[str]) -> bool:
     """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
-        told = files.parsed((folder / "sweep.json").read_text())
+        told = files.parsed((folder / SWEEP).read_text())
         return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
         begun = {path.name: told for path in folder.iterdir() if (told := journal.digest(path))}

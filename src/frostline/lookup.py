@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frostline.config import UserError, user_error
+from frostline.news import REASON
 from frostline.server import Unreachable, client_of, first_line, problems
 
 _FEW = 10  # digests that are asked for one by one
@@ -110,7 +111,7 @@ def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dic
 def end(uri: str, run_id: str, status: str, why: str) -> None:
     """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
     with problems(uri):
-        client_of(uri).set_tag(run_id, "frostline.reason", why)
+        client_of(uri).set_tag(run_id, REASON, why)
         client_of(uri).set_terminated(run_id, status)
 
 

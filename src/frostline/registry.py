@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from frostline import server
 from frostline.config import UserError, user_error
 from frostline.environment import PACKAGE
+from frostline.news import REASON
 from frostline.results import Result
 
 if TYPE_CHECKING:
@@ -140,6 +141,6 @@ def _run(client: MlflowClient, uri: str, run_id: str) -> Run:
 
 
 def _result(number: int, run: Run) -> Result:
-    why = run.data.tags.get("frostline.reason")
+    why = run.data.tags.get(REASON)
     params, metrics = dict(run.data.params), dict(run.data.metrics)
     return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

@@ -44,8 +44,9 @@ def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str
             owners = {id(p): model.structure.stage_of(name) for name, p in model.module.named_parameters()}
             assert {owners[id(p)] for p in lower.parameters()} <= set(stages[:border])
             assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])
-        fast = cut.fast_copy(lower, torch.float32)(images)
-    assert (fast - features).abs().max() <= 1e-4 * features.abs().max()
+        features = lower.double()(images.double())  # some of these networks make much of float32's rounding
+        fast = cut.fast_copy(lower, torch.float64)(images.double())
+    torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
 def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was() -> None:

@@ -50,21 +50,24 @@ def of_linear(layer: nn.Linear, inputs: Tensor, targets: Targets) -> tuple[Tenso
     Of the mean cross-entropy it is `(softmax(logits) - targets) / B` to the logits (C. Bishop, Pattern Recognition and
     Machine Learning, eq. 4.109). Inputs are not mixed.
     """
-    with _threads_for(len(inputs) * layer.weight.numel()):
-        logits = F.linear(inputs, layer.weight, layer.bias)
-        wanted = _wanted(logits.shape[1], targets.smoothing, logits.device)[targets.labels]
-        error = logits.softmax(1).sub_(wanted).div_(len(inputs))
-        layer.weight.grad = error.t() @ inputs
-        if layer.bias is not None:
-            layer.bias.grad = error.sum(0)
-        return _loss(logits, targets), logits
+    logits = F.linear(inputs, layer.weight, layer.bias)
+    wanted = _wanted(logits.shape[1], targets.smoothing, logits.device)[targets.labels]
+    error = logits.softmax(1).sub_(wanted).div_(len(inputs))
+    layer.weight.grad = error.t() @ inputs
+    if layer.bias is not None:
+        layer.bias.grad = error.sum(0)
+    return _loss(logits, targets), logits
 
 
 @contextmanager
-def _threads_for(products: int) -> Iterator[None]:
-    """Compute on one core what is too little to share between several: waking those takes longer."""
+def threads_for(linear: nn.Linear | None, samples: int) -> Iterator[None]:
+    """Make the step of a small `linear` layer on one core: to wake the others takes longer, and they have other work.
+
+    Those of any other network, None here, are made on all.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if products < _SMALL else threads)
+    small = linear is not None and samples * linear.weight.numel() < _SMALL
+    torch.set_num_threads(1 if small else threads)
     try:
         yield
     finally:

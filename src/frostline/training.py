@@ -192,14 +192,15 @@ def _step(
         part.train.inputs(index, epoch), labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
     targets = Targets(labels, partners, share, recipe.label_smoothing)
-    if linear is not None and share == 1.0 and part.autocast is None:
-        loss, logits = gradient.of_linear(linear, inputs, targets)
-    else:
-        optimizer.zero_grad(set_to_none=True)
-        loss, logits = gradient.by_autograd(part.network, inputs, targets, part.autocast)
-    if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(part.network.parameters(), recipe.clip_norm)
-    optimizer.step()
+    with gradient.threads_for(linear, len(index)):
+        if linear is not None and share == 1.0 and part.autocast is None:
+            loss, logits = gradient.of_linear(linear, inputs, targets)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            loss, logits = gradient.by_autograd(part.network, inputs, targets, part.autocast)
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(part.network.parameters(), recipe.clip_norm)
+        optimizer.step()
     return loss, (logits.argmax(1) == labels).sum(), len(index)
 
 

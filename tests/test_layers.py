@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("views", "training", "evaluation", "gradient", "mixing", "timeline"),
     (
         *("checkpoint", "hashing"),
-        *("models", "families", "weights", "freezing", "cut", "optim"),
+        *("models", "families", "weights", "freezing", "cut", "inference", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
         "corruptions",
     ),

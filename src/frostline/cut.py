@@ -1,18 +1,14 @@
 """A network cut at the frost line: what lies below is a pure function of the image, what lies above learns.
 
-Both halves share their layers with the whole network, so freezing, modes and weights are those of the whole. Below the
-line a copy can be made that is faster and does the same: batch norm folded into convolutions.
+Both halves share their layers with the whole network, so freezing, modes and weights are those of the whole.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.families import Structure
 from frostline.freezing import Phase
@@ -106,24 +102,3 @@ def _part(graph: fx.Graph, start: fx.Node, end: fx.Node) -> fx.Graph:
     if end.op != "output":
         part.output(copies[end])
     return part
-
-
-def fast_copy(below: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of the network below the line for inference alone: batch norm folded, computing in `dtype`.
-
-    Folded (arXiv:1712.05877, section 3.2), a convolution and its batch norm in eval mode are one convolution.
-    """
-    traced = fx.symbolic_trace(copy.deepcopy(below).eval())
-    layers = dict(traced.named_modules())
-    for node in traced.graph.nodes:
-        before = node.args[0] if node.args else None
-        if not isinstance(layers.get(str(node.target)), nn.BatchNorm2d) or not isinstance(before, fx.Node):
-            continue
-        conv = layers.get(str(before.target))
-        if isinstance(conv, nn.Conv2d) and len(before.users) == 1:
-            traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, layers[str(node.target)]))
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.recompile()
-    traced.delete_all_unused_submodules()
-    return traced.to(dtype)

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline import cut, environment, hashing
+from frostline import cut, environment, hashing, inference
 from frostline.evaluation import Dataset
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
@@ -19,7 +19,9 @@ from frostline.sight import Images
 from frostline.training import Part
 from frostline.views import Views
 
-_CODE = ("augment", "cut", "families", "features", "randomness", "recolor", "resample", "trivial", "views")
+_CODE = (
+    *("augment", "cut", "families", "features", "inference", "randomness", "recolor", "resample", "trivial", "views"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
     """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
-    fast = cut.fast_copy(lower, setup.autocast).to(memory_format=setup.memory_format)
-    return Backbone(fast, setup.device, setup.autocast)
+    fast = inference.fast_copy(lower, setup.autocast, setup.device)
+    return Backbone(fast.to(memory_format=setup.memory_format), setup.device, setup.autocast)
 
 
 @torch.inference_mode()

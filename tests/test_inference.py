@@ -1,0 +1,100 @@
+"""The fast copy of what lies below the frost line does what the network does, in fewer operations."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import fx, nn
+
+from frostline import cut, inference
+from test_cut import lively
+from test_families import ONE_OF_EACH_FAMILY
+
+CPU = torch.device("cpu")
+FUSES = torch.backends.mkldnn.is_available()
+
+
+def backbone(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return all stages of a network but its head, and images for it."""
+    model, images = lively(name)
+    return cut.halves(model.module, model.structure, model.structure.stages[:-1])[0], images
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_folding_changes_no_family(name: str) -> None:
+    lower, images = backbone(name)
+    with torch.inference_mode():
+        features = lower.double()(images.double())  # some of these networks make much of float32's rounding
+        fast = inference.fast_copy(lower, torch.float64, CPU)(images.double())
+    torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
+
+
+@pytest.mark.skipif(not FUSES, reason="needs oneDNN")
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_fusing_changes_no_family(name: str) -> None:
+    lower, images = backbone(name)
+    folded, fused = (fx.symbolic_trace(copy.deepcopy(lower)) for _ in range(2))
+    inference.fold(folded)
+    inference.fold(fused)
+    inference.fuse(fused)
+    with torch.inference_mode():
+        features = folded(images)  # in float32: bfloat16's rounding grows up to 15% in some of these networks
+        error = (fused(images) - features).norm() / features.norm()
+    assert error < 1e-3, error
+
+
+@pytest.mark.skipif(not FUSES, reason="needs oneDNN")
+def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None:
+    fused = fx.symbolic_trace(backbone("resnet18")[0])
+    inference.fold(fused)
+    inference.fuse(fused)
+    kinds = {type(layer).__name__ for layer in fused.modules() if not list(layer.children())}
+    assert not kinds & {"ReLU", "BatchNorm2d"}, kinds
+    assert not [node for node in fused.graph.nodes if "add" in str(node.target)]
+
+
+class _Block(nn.Module):
+    """Two convolutions whose outputs are added; which one is read otherwise, and when, differs."""
+
+    def __init__(self, otherwise: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.otherwise = otherwise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.first(x)
+        if self.otherwise == "by the convolution":
+            return torch.relu(self.second(shortcut) + shortcut)
+        seen = shortcut.flatten(1) if self.otherwise == "through a view" else None
+        summed = torch.relu(self.second(x) + (x if self.otherwise == "outside" else shortcut))
+        if seen is not None:
+            return summed.flatten(1) + seen
+        return summed + shortcut if self.otherwise == "behind the sum" else summed
+
+
+@pytest.mark.skipif(not FUSES, reason="needs oneDNN")
+@pytest.mark.parametrize(
+    "otherwise", ["by nobody", "by the convolution", "through a view", "behind the sum", "outside"]
+)
+def test_a_sum_is_written_over_a_shortcut_only_if_nobody_misses_it(otherwise: str) -> None:
+    block = _Block(otherwise)
+    fused = fx.symbolic_trace(copy.deepcopy(block))
+    inference.fuse(fused)
+    images = torch.randn(2, 3, 8, 8)
+    kept = images.clone()
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), block(images))
+    assert torch.equal(images, kept)
+    assert ("second" in dict(fused.named_modules()) and len(list(fused.graph.nodes)) == 4) == (otherwise == "by nobody")
+
+
+def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was() -> None:
+    model, _ = lively("resnet18")
+    before = copy.deepcopy(model.module.state_dict())
+    lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
+    fast = inference.fast_copy(lower, torch.bfloat16, CPU)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+    assert {p.dtype for p in fast.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())

@@ -190,6 +190,7 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     images = sight.look(assembled)
     line = sharing.draw(assembled, 0, images)
     line.read(images.val).inputs(torch.arange(1), 0)
+    images.train.inputs(torch.arange(1), 1)
     train = line.read(images.train)
     _wait(assembled.device)
     began = time.perf_counter()

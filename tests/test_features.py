@@ -14,6 +14,7 @@ from rich.console import Console
 from frostline import experiment, freezing, journal, learning, provenance, setup, sharing, sight
 from frostline.report import Screen
 from frostline.resume import Progress
+from frostline.room import Room
 from frostline.store import Store
 from frostline.tracking import Record
 from frostline.training import EpochResult
@@ -187,9 +188,26 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
     assert part.autocast is None
 
 
-def test_the_splits_share_the_memory_budget(tmp_path):
-    images = setup.assemble(compose(*QUICK), tmp_path, meta=True, screen=Screen()).data
-    train, val, test = (split.pixels.nbytes for split in (images.train, images.val, images.test))
-    assert train < val < test
-    assert sight._room(images, train + val) == {"train": train + val, "val": val, "test": 0}
-    assert sight._room(images, train + val - 1) == {"train": train + val - 1, "val": val - 1, "test": val - 1}
+def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
+    assembled = setup.assemble(compose(*QUICK, "freeze=head"), tmp_path, meta=False, screen=Screen())
+    first = torch.arange(4)
+
+    def read(budget: int, name: str = "store") -> tuple[Room, torch.Tensor, int]:
+        """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
+        store = Store(tmp_path / name, budget=1 << 30, say=print)
+        run = replace(assembled, store=store, room=Room(torch.device("cpu"), budget))
+        images = sight.look(run)
+        part = sharing.part(run, sharing.draw(run, 0, images), images, None)
+        inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
+        return run.room, torch.cat(inputs), run.room.free
+
+    much, expected, free = read(1 << 30)
+    train, val = (len(split) * expected[:1].nbytes for split in (assembled.data.train, assembled.data.val))
+    pixels = assembled.data.train.pixels.nbytes + assembled.data.val.pixels.nbytes
+    assert much.budget - free == pixels + train + val, "what is computed from and what is computed"
+    assert much.free == much.budget, "all of it is given back"
+    assert much.budget - read(1 << 30)[2] == train + val, "no pixels where the features are known"
+
+    tight, inputs, free = read(train, "another")
+    assert (free, tight.free) == (0, train), "the pixels make room for the features; those of val do not fit"
+    assert torch.equal(inputs, expected)

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
         "corruptions",
     ),
-    ("store", "entries", "mapped"),
+    ("store", "entries", "mapped", "room"),
     ("workers",),
     ("worker",),
     ("alive",),

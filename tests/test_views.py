@@ -12,6 +12,7 @@ from torch import Tensor
 from frostline import evaluation, mapped
 from frostline.data import Split
 from frostline.mapped import Rows
+from frostline.room import Room
 from frostline.views import View, Views
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def split() -> Split:
 
 
 def seen_through(view: View, memory_format: torch.memory_format = torch.contiguous_format) -> Views:
-    return Views(split(), view, CPU, memory_format, view_of=same, identity={}, budget=MUCH)
+    return Views(split(), view, Room(CPU, MUCH), memory_format, view_of=same, identity={})
 
 
 def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
@@ -91,8 +92,8 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     views = Views(
         Split(Rows(pixels, torch.arange(5)), rest.sizes, rest.labels, rest.ids, "5e"),
         lambda pixels, sizes, ids, view: pixels.float(),
-        *(CPU, torch.contiguous_format),
-        **{"view_of": same, "identity": {}, "budget": 0},
+        *(Room(CPU, 0), torch.contiguous_format),
+        **{"view_of": same, "identity": {}},
     )
     found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels.float())

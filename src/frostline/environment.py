@@ -123,7 +123,7 @@ def platform(device: torch.device) -> str:
 
 
 def memory_budget(device: torch.device, gigabytes: float | None) -> int:
-    """Return the bytes that one split may take on `device`: as given in 10**9 bytes, else a third of what is free."""
+    """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free."""
     import psutil
     import torch
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from frostline import interrupts, mapped
 from frostline.evaluation import in_order
+from frostline.room import Held, Room, expect, rows
 from frostline.store import Store, Writer
-from frostline.views import Held, Views, expect, resident, rows
+from frostline.views import Views
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
@@ -67,14 +68,14 @@ class Features:
         backbone: Callable[[], Backbone],
         *,
         store: Store,
+        room: Room,
         identity: Mapping[str, Any],
-        budget: int,
         about: str,
     ) -> None:
         """Take features from `store`, where `backbone` puts them if they are missing.
 
         `identity` says what they depend on beside the number of the view, `about` says it to people.
-        Those of a view lie on the device where they have at most `budget` bytes.
+        Those of a view lie on the device if there is room, and the pixels make it for them.
         """
         self.labels = views.labels
         self.ids = views.ids
@@ -82,7 +83,7 @@ class Features:
         self._backbone = backbone
         self._store = store
         self._identity = identity
-        self._budget = budget
+        self._room = room
         self._about = about
         self._held: tuple[int, Held] | None = None
         self._channels_last = False
@@ -108,9 +109,12 @@ class Features:
             entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
         features = entry.tensors["features"]
         self._channels_last = bool(entry.meta["channels_last"])
-        if features.numel() * torch.float32.itemsize <= self._budget:
+        size = features.numel() * torch.float32.itemsize
+        if size > self._room.free:
+            self._views.release()
+        if size <= self._room.free:
             features = features.float()  # once, and not at every step
-        return resident(features, self.labels.device, self._budget)
+        return self._room.take(features)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
         backbone = self._backbone()

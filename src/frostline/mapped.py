@@ -91,11 +91,12 @@ def _tensor(memory: _Memory, path: Path, shape: tuple[int, ...], dtype: torch.dt
     return tensor
 
 
-def release(tensor: Tensor) -> None:
+def release(held: Tensor | Rows) -> None:
     """Take what was read or filled of a mapped tensor out of this process's memory; it is found again when needed.
 
     The pages stay in the file, and in the system's cache while there is room. Does nothing to other tensors.
     """
+    tensor = held._tensor if isinstance(held, Rows) else held
     memory = _maps.get(tensor.untyped_storage().data_ptr())
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)

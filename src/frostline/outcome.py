@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline import confusion, pictures, weights
+from frostline import confusion, pictures, room, weights
 from frostline.data import Split
-from frostline.views import resident
 
 BEST = "best.safetensors"
 
@@ -34,7 +33,7 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": matrix.tolist()})
     confusion.draw(matrix.numpy(), classes, folder / "confusion_matrix.png")
     wrong = torch.from_numpy(pictures.choose(logits.numpy(), test.labels.numpy()))
-    pixels = resident(test.pixels, wrong.device, budget=0)  # through a mapping the system would bring their neighbours
+    pixels = room.streamed(test.pixels)  # through a mapping the system would bring their neighbours
     pictures.write(folder, pixels[wrong].numpy(), test.ids[wrong].numpy())
 
 

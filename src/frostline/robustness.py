@@ -69,5 +69,5 @@ def _views(setup: Setup, name: str, strength: float) -> Views:
         "corruptions": environment.code_hash(("corruptions", "robustness")),
         "pillow": PIL.__version__,
     }
-    place = (setup.device, setup.memory_format)
-    return Views(setup.data.test, corrupted, *place, view_of=lambda epoch: 0, identity=identity, budget=setup.memory)
+    place = (setup.room, setup.memory_format)
+    return Views(setup.data.test, corrupted, *place, view_of=lambda epoch: 0, identity=identity)

@@ -17,6 +17,7 @@ from frostline.freezing import Phase
 from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
+from frostline.room import Room
 from frostline.store import Store, open_store
 from frostline.timeline import Span
 from frostline.training import Recipe
@@ -41,8 +42,8 @@ class Setup:
     recipe: Recipe
     autocast: torch.dtype | None
     """Type of the mixed precision, None for float32 throughout."""
-    memory: int
-    """Bytes that pixels or features may take on the device; what is larger is read as needed."""
+    room: Room
+    """What pixels and features may take of the device; what is larger is read as needed."""
     store: Store
 
     @property
@@ -84,7 +85,7 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Set
         steps_per_epoch=steps,
         recipe=recipe(config),
         autocast=environment.autocast_dtype(config.precision, device),
-        memory=environment.memory_budget(device, config.store.memory_gb),
+        room=Room(device, environment.memory_budget(device, config.store.memory_gb)),
         store=store_of(config, screen.say),
     )
 

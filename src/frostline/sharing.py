@@ -61,7 +61,7 @@ def draw(setup: Setup, phase: int, images: Images) -> Line:
             return Passing(views, backbone)
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
-        return Features(views, backbone, store=setup.store, identity=every, budget=setup.memory, about=about)
+        return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about)
 
     return Line(above, read, None if head_alone else setup.autocast)
 
@@ -96,16 +96,16 @@ def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
 
 @torch.inference_mode()
 def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
-    """Return whether a split's features fit into memory, and those of all its views into half of the store."""
+    """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
     side = setup.model.input.size
     training = [layer for layer in lower.modules() if layer.training]
     one = lower.eval()(torch.zeros(1, 3, side, side, device=setup.device))
     for layer in training:
         layer.training = True
-    samples = max(len(views.labels) for views in (images.train, images.val, images.test))
+    samples = len(images.train.labels) + len(images.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
     distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
-    return size <= setup.memory and size * distinct <= setup.config.store.budget_gb * 1e9 / 2
+    return size <= setup.room.budget and size * distinct <= setup.config.store.budget_gb * 1e9 / 2
 
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:

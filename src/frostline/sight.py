@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frostline import augment
 from frostline.config import Config
-from frostline.data import Data, Split
+from frostline.data import Split
 from frostline.setup import Setup
 from frostline.views import View, Views
 
@@ -34,7 +34,6 @@ def look(setup: Setup) -> Images:
     config, images = setup.config, setup.data
     spec: dict[str, Any] = asdict(setup.model.input)
     policy = augment_policy(config)
-    room = _room(images, setup.memory)
 
     def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
         return augment.eval_views(pixels, sizes, **spec)
@@ -45,23 +44,13 @@ def look(setup: Setup) -> Images:
     def views(name: str, split: Split, *, shown: View = centre, **facts: Any) -> Views:
         view_of = _view_of(config.features.views) if shown is random else lambda epoch: 0
         identity = {"split": name, **facts}
-        place = (setup.device, setup.memory_format)
-        return Views(split, shown, *place, view_of=view_of, identity=identity, budget=room[name])
+        return Views(split, shown, setup.room, setup.memory_format, view_of=view_of, identity=identity)
 
     if policy.random:
         train = views("train", images.train, shown=random, policy=asdict(policy), seed=config.seed)
     else:
         train = views("train", images.train)
     return Images(train, views("val", images.val), views("test", images.test))
-
-
-def _room(images: Data, budget: int) -> dict[str, int]:
-    """Return how many bytes of `budget` the pixels of each split may take, after those of the splits before it."""
-    room = {}
-    for name, split in (("train", images.train), ("val", images.val), ("test", images.test)):
-        room[name] = budget
-        budget -= split.pixels.nbytes if split.pixels.nbytes <= budget else 0
-    return room
 
 
 def _view_of(distinct: int | None) -> Callable[[int], int]:

@@ -240,7 +240,7 @@ class StoreConfig:
     budget_gb: float
     """Largest size on disk in 10**9 bytes; what was used least recently goes first."""
     memory_gb: float | None
-    """What pixels and features may take together; the rest is read from disk as needed; null: a third of what is free."""
+    """What pixels and features may take together; the rest is read as needed. Null takes a third of the free memory."""
 
 
 @dataclass

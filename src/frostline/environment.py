@@ -6,11 +6,13 @@ torch is imported inside the functions that need it, so that a bad override is a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
 import resource
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of glibc's malloc (mallopt(3))
 _SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
 
 
@@ -152,7 +155,10 @@ def _default_threads() -> int:
 
 
 def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
-    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads."""
+    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads.
+
+    Memory that is freed stays with the process: outputs of layers come and go, and the system gives pages slowly.
+    """
     import torch
 
     default = _default_threads()
@@ -163,15 +169,27 @@ def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
     torch.backends.cudnn.deterministic = deterministic
     # On by default with the above; a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library where its malloc can be told to keep what is freed: on most Linux systems."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure the peak memory anew."""
+    """Begin to measure the peak memory anew, without what was freed before."""
     import torch
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        if (libc := _glibc()) is not None:
+            libc.malloc_trim(0)
         with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
             Path("/proc/self/clear_refs").write_text("5")
 

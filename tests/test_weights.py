@@ -232,6 +232,32 @@ def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
     assert found[2] == hashing.of_tensors({name: t.clone() for name, t in layer.state_dict().items()})
 
 
+def test_parameters_of_a_file_are_read_once_for_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(tmp_path / "w.safetensors", network(classes=10, seed=3).module.state_dict(), {})
+    read: list[Tensor] = []
+    hashed = hashing._hash
+    monkeypatch.setattr(hashing, "_hash", lambda tensor: (read.append(tensor), hashed(tensor))[1])
+
+    def built(seed: int, classes: int) -> nn.Module:
+        path = str(tmp_path / "w.safetensors")
+        return build("shufflenet_v2_x0_5", weights=path, num_classes=classes, seed=seed).module
+
+    def hash_of(module: nn.Module) -> str:
+        read.clear()
+        return hashing.of_tensors(module.state_dict(keep_vars=True))
+
+    first, second, new = built(1, 10), built(2, 10), built(1, 7)
+    whole = hash_of(first)
+    assert hash_of(second) == whole
+    assert not any(isinstance(tensor, nn.Parameter) for tensor in read)
+    assert hash_of(new) != whole
+    assert [tuple(tensor.shape) for tensor in read if isinstance(tensor, nn.Parameter)] == [(7, 1024), (7,)]
+    with torch.no_grad():
+        second.get_parameter("conv1.0.weight").view(-1)[0] += 1
+    assert hash_of(second) == hashing.of_tensors({name: t.clone() for name, t in second.state_dict().items()}) != whole
+    assert hash_of(built(2, 10)) == whole, "what was written to another network is not what the file gives"
+
+
 def test_a_file_is_hashed_again_only_when_it_was_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path := tmp_path / "weights.pt").write_bytes(b"one")
     read: list[Path] = []

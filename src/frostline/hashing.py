@@ -20,6 +20,10 @@ _sources: dict[tuple[int, ...], str] = {}
 """The sha256 of files by what the system says of them."""
 _hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Version and sha256 of tensors that were hashed before."""
+_origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Version and origin of parameters that a file gave: its sha256, and their name and shape."""
+_given: dict[tuple[str, str, torch.Size], bytes] = {}
+"""The sha256 of what files give, by its origin."""
 
 
 def of_file(path: Path) -> str:
@@ -45,23 +49,48 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
 
     The bytes of a parameter are read once, and again only when torch has written to it: give `state_dict(keep_vars=
-    True)` where there are parameters.
+    True)` where there are parameters. Those of a file (`come_from`) are read once for all that are built from it.
     """
     digest = hashlib.sha256()
-    unknown = [tensor for tensor in tensors.values() if _known(tensor) is None]
-    size = sum(tensor.nbytes for tensor in unknown)
+    found = {name: known for name, tensor in tensors.items() if (known := _known(tensor)) is not None}
+    unknown = {name: tensor for name, tensor in tensors.items() if name not in found}
+    size = sum(tensor.nbytes for tensor in unknown.values())
     with ThreadPoolExecutor(_HASHING if size > _LARGE else 1) as pool:  # hashlib lets go of Python's lock
-        for tensor, found in zip(unknown, pool.map(_hash, unknown), strict=True):
-            _hashed[tensor] = (tensor._version, found)
+        found |= zip(unknown, pool.map(_hash, unknown.values()), strict=True)
+    for name, tensor in unknown.items():
+        _remember(tensor, found[name])
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _hashed[tensor][1])
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + found[name])
     return digest.hexdigest()
+
+
+def come_from(parameters: Mapping[str, nn.Parameter], digest: str) -> None:
+    """Remember that these are what the file with the sha256 `digest` gives under their names, until written to."""
+    for name, parameter in parameters.items():
+        _origins[parameter] = (parameter._version, (digest, name, parameter.shape))
 
 
 def _known(tensor: Tensor) -> bytes | None:
     """Return the hash of a parameter that was not written to since; torch counts writes."""
-    version, known = _hashed.get(tensor, (-1, b""))
-    return known if isinstance(tensor, nn.Parameter) and version == tensor._version else None
+    if not isinstance(tensor, nn.Parameter):
+        return None
+    version, known = _hashed.get(tensor, (-1, None))
+    if version == tensor._version:
+        return known
+    origin = _origin(tensor)
+    return None if origin is None else _given.get(origin)
+
+
+def _remember(tensor: Tensor, found: bytes) -> None:
+    _hashed[tensor] = (tensor._version, found)
+    if (origin := _origin(tensor)) is not None:
+        _given[origin] = found
+
+
+def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:
+    """Return where a tensor comes from, unless it was written to since."""
+    version, origin = _origins.get(tensor, (-1, None))
+    return origin if version == tensor._version else None
 
 
 def _hash(tensor: Tensor) -> bytes:

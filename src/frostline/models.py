@@ -70,9 +70,10 @@ def build(
     image_size: int | None = None,
     sha256: str | None = None,
     classes: Sequence[str] | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
     meta: bool = False,
 ) -> Model:
-    """Return the network with `num_classes` outputs on the CPU, in training mode.
+    """Return the network with `num_classes` outputs on the CPU, in training mode, its kernels in `memory_format`.
 
     `weights`: None for from scratch, `DEFAULT` or another entry of torchvision, `glyphs`, or a file. The head is the
     file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights
@@ -84,10 +85,12 @@ def build(
     with _Weightless() if meta or source else _seeded(seed, "init"):
         module = _network(name, spec.size)
     structure = structure_of(module)
+    module.to(memory_format=memory_format)
     if meta or source:
         module.to_empty(device="meta" if meta else "cpu")
     with _Weightless() if meta else _seeded(seed, "init", "head"):
-        module.set_submodule(structure.head, _head_like(module.get_submodule(structure.head), num_classes))
+        head = _head_like(module.get_submodule(structure.head), num_classes)
+    module.set_submodule(structure.head, head.to(memory_format=memory_format))
     digest = _load(module, structure.head, source, sha256, classes) if source and not meta else None
     return Model(name, module, structure, spec, digest)
 
@@ -189,7 +192,8 @@ def _load(
     known = files.metadata_of(path).get("classes") if classes is not None else None
     if known is not None and known != list(classes or ()):
         state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{head}.")}
-    files.load_into(module, state, head, source=str(path))
+    loaded = files.load_into(module, state, head, source=str(path))
+    hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded}, digest)
     return digest
 
 

@@ -65,7 +65,7 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Set
     images = load_data(config, screen)
     model = build_model(config, images.classes, folder, meta=meta)
     if not meta:
-        model.module.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
+        model.module.to(device)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     steps = len(timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
     return Setup(
@@ -136,6 +136,7 @@ def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: b
         seed=config.seed,
         image_size=config.model.image_size,
         sha256=config.model.sha256,
+        memory_format=_memory_format(config),
         meta=meta,
     )
 

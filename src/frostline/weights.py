@@ -9,7 +9,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -169,8 +169,10 @@ def fetch(url: str) -> tuple[Path, str]:
     return path, digest
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, *, source: str) -> None:
-    """Copy `state` into `module`; a head that is missing or shaped otherwise leaves the module's own head as it is.
+def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, *, source: str) -> Collection[str]:
+    """Copy `state` into `module`, and return the names of what was written there.
+
+    A head that is missing or shaped otherwise leaves the module's own head as it is.
 
     UserError with a report when anything else is missing, unexpected or of another shape. `source` names the weights
     in it.
@@ -187,6 +189,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, *, sour
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
+    return own.keys()
 
 
 def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from torch import fx, nn
 
 from frostline import cut, inference
+from frostline.models import build
 from test_cut import lively
 from test_families import ONE_OF_EACH_FAMILY
 
@@ -27,7 +30,7 @@ def test_folding_changes_no_family(name: str) -> None:
     lower, images = backbone(name)
     with torch.inference_mode():
         features = lower.double()(images.double())  # some of these networks make much of float32's rounding
-        fast = inference.fast_copy(lower, torch.float64, CPU)(images.double())
+        fast = inference.fast_copy(lower, torch.float64, CPU, torch.contiguous_format)(images.double())
     torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
@@ -53,6 +56,23 @@ def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None
     kinds = {type(layer).__name__ for layer in fused.modules() if not list(layer.children())}
     assert not kinds & {"ReLU", "BatchNorm2d"}, kinds
     assert not [node for node in fused.graph.nodes if "add" in str(node.target)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnext50_32x4d", "regnet_y_400mf", "mobilenet_v3_small", "squeezenet1_1"]
+)
+def test_the_fast_copy_computes_in_bfloat16_wherever_images_lie(name: str, memory_format: torch.memory_format) -> None:
+    model = build(name, weights=None, num_classes=3, seed=0)
+    model.module.eval()
+    lower = cut.halves(model.module, model.structure, model.structure.stages[:-1])[0]
+    fast = inference.fast_copy(lower, torch.bfloat16, CPU, memory_format)
+    for count, side in ((1, 32), (3, 64)):  # down to maps of one pixel
+        images = torch.rand(count, 3, side, side).contiguous(memory_format=memory_format)
+        with torch.inference_mode():
+            features = lower(images)
+            error = (fast(images.bfloat16()).float() - features).norm() / features.norm()
+        assert error < 0.05, error
 
 
 class _Block(nn.Module):
@@ -94,7 +114,21 @@ def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was()
     model, _ = lively("resnet18")
     before = copy.deepcopy(model.module.state_dict())
     lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
-    fast = inference.fast_copy(lower, torch.bfloat16, CPU)
+    fast = inference.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
     assert {p.dtype for p in fast.parameters()} == {torch.bfloat16}
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
+
+
+def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model = build("resnet18", weights=None, num_classes=3, seed=0)
+        lower, upper = cut.halves(model.module, model.structure, model.structure.stages[:-1])
+        fast = inference.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
+        alive = [weakref.ref(next(module.parameters())) for module in (model.module, upper, fast)]
+        del model, lower, upper, fast
+        assert [reference() for reference in alive] == [None, None, None]
+    finally:
+        gc.enable()

@@ -38,14 +38,32 @@ def halves(module: nn.Module, structure: Structure, below: Collection[str]) -> t
 
 
 def _cut(module: nn.Module, structure: Structure, below: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    graph = _Stages(structure).trace(module)
+    graph = graph_of(module, _Stages(structure))
     levels = _levels(graph, structure)
     border = len(below) - 1
     cut = next(
         node for node in reversed(graph.nodes) if levels[node] <= border and _crosses_alone(node, border, levels)
     )
     first, last = next(iter(graph.nodes)), next(reversed(graph.nodes))
-    return fx.GraphModule(module, _part(graph, first, cut)), fx.GraphModule(module, _part(graph, cut, last))
+    return module_of(module, _part(graph, first, cut)), module_of(module, _part(graph, cut, last))
+
+
+def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:
+    """Return the graph of a module as `tracer` sees it.
+
+    Neither here nor in `module_of` is anything left that refers to itself in a circle: that would keep networks, and
+    what memory they have on a device, until garbage is collected, which may be several runs later.
+    """
+    graph = tracer.trace(module)
+    vars(tracer).clear()
+    return graph
+
+
+def module_of(layers: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return the module that computes `graph` with the layers of another module."""
+    module = fx.GraphModule(layers, graph)
+    module.graph.owning_module = None
+    return module
 
 
 class _Stages(fx.Tracer):

@@ -13,6 +13,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of glibc's malloc (mallopt(3))
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # see mallopt(3)
+_KEEPING = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
+_USUAL = {_M_MMAP_MAX: 65_536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
+"""What glibc comes to by itself in a process with large blocks."""
+_malloc: dict[int, int] = {}
+"""The options of malloc that were set last."""
+
 _SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
 
 
@@ -155,10 +162,7 @@ def _default_threads() -> int:
 
 
 def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
-    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads.
-
-    Memory that is freed stays with the process: outputs of layers come and go, and the system gives pages slowly.
-    """
+    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads."""
     import torch
 
     default = _default_threads()
@@ -169,14 +173,30 @@ def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
     torch.backends.cudnn.deterministic = deterministic
     # On by default with the above; a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if (libc := _glibc()) is not None:
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def keep_freed_memory() -> None:
+    """Let memory that is freed stay with the process until `reset_peak_memory`, if malloc is glibc's.
+
+    The outputs of a network's layers come and go, and to have their pages from the system anew takes a sixth of the
+    time of a forward pass.
+    """
+    _set_malloc(_KEEPING)
+
+
+def _set_malloc(options: Mapping[int, int]) -> None:
+    """Set options of malloc, and give the system back what is free now, unless they are set already."""
+    libc = _glibc()
+    if libc is not None and _malloc != options:
+        _malloc.clear()
+        _malloc.update(options)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library where its malloc can be told to keep what is freed: on most Linux systems."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
@@ -188,8 +208,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        if (libc := _glibc()) is not None:
-            libc.malloc_trim(0)
+        _set_malloc(_USUAL)
         with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
             Path("/proc/self/clear_refs").write_text("5")
 

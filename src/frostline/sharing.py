@@ -83,15 +83,17 @@ def part(setup: Setup, line: Line, images: Images, averaged: nn.Module | None) -
 
 
 def _none(setup: Setup) -> Line:
+    environment.keep_freed_memory()
     return Line(lambda network: network, lambda views: views, setup.autocast)
 
 
 def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
     """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
+    environment.keep_freed_memory()
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
-    fast = inference.fast_copy(lower, setup.autocast, setup.device)
-    return Backbone(fast.to(memory_format=setup.memory_format), setup.device, setup.autocast)
+    fast = inference.fast_copy(lower, setup.autocast, setup.device, setup.memory_format)
+    return Backbone(fast, setup.device, setup.autocast)
 
 
 @torch.inference_mode()

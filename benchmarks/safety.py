@@ -37,7 +37,7 @@ def checkpoints(bench: Bench) -> Iterator[Row]:
     steps = max(_STEPS, round(2 / median_seconds(bench, step)))
     for _ in range(scale.rounds):
         plain.append(_timed(lambda: [step() for _ in range(steps)], bench))
-        with resume.Keeper(folder, every=None, say=print) as keeper:
+        with resume.Keeper(folder, size=0, every=None, say=print) as keeper:
 
             def save_and_go_on(keeper: resume.Keeper = keeper) -> None:
                 copied.append(_timed(lambda: keeper.save(tensors, {}), bench))

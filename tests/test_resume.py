@@ -286,7 +286,7 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
     monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(checkpoint, "save", save)
     kept = 0
-    with resume.Keeper(tmp_path, every=None, say=print) as keeper:
+    with resume.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
         for _ in range(100):
             clock += 1
             if keeper.worth():
@@ -294,6 +294,18 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
                 keeper.settle()
                 kept += 1
     assert kept == 4
+
+
+@pytest.mark.parametrize(("size", "first"), [(0, 1), (600_000_000, 100)])
+def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
+    size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
+    with resume.Keeper(tmp_path, size=size, every=None, say=print) as keeper:
+        while not keeper.worth():
+            clock += 1
+    assert clock == first
 
 
 def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +317,7 @@ def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypat
         return save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with resume.Keeper(tmp_path, every=None, say=print) as keeper:
+    with resume.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
         keeper.save({"weight": weight}, {"journal": journal})
         weight += 1
         journal.append(2)

@@ -53,7 +53,8 @@ def learn(
     }
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
-    keeping = resume.Keeper(folder, every=setup.config.checkpoint.every_seconds, say=screen.say)
+    every = setup.config.checkpoint.every_seconds
+    keeping = resume.Keeper(folder, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
         for event in fit(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):

@@ -22,7 +22,8 @@ from frostline import checkpoint, freezing, interrupts
 from frostline.training import EpochResult, Position
 
 _WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
-_GUESS = 0.02  # seconds that the first save may take: what is shorter than `_WORTH` of them is as well done again
+_GUESS = 0.02  # seconds that the first save may take at least: what is shorter than `_WORTH` is as well done again
+_RATE = 3e8  # bytes per second at which the first save may be written, read back and hashed beside the training
 
 
 class Unfit(ValueError):
@@ -43,6 +44,11 @@ class Learner:
     def scored(self) -> nn.Module:
         """The network that is evaluated."""
         return self.module if self.ema is None else self.ema.module
+
+    @property
+    def size(self) -> int:
+        """Bytes of a checkpoint: of what can change, of its best state and of the two moments that Adam keeps."""
+        return 4 * sum(tensor.nbytes for name, tensor in self.module.state_dict().items() if name in self.moving)
 
     @property
     def still(self) -> dict[str, Tensor]:
@@ -104,10 +110,10 @@ class Keeper:
     Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
     """
 
-    def __init__(self, folder: Path, *, every: float | None, say: Callable[[str], None]) -> None:
-        """Keep them in `folder`; `every` so many seconds also within an epoch."""
+    def __init__(self, folder: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
+        """Keep them in `folder`, each of some `size` bytes; `every` so many seconds also within an epoch."""
         self._folder, self._every, self._say = folder, every, say
-        self._last, self._cost = time.perf_counter(), _GUESS
+        self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
         self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
         self._writing: Future[Path] | None = None
 

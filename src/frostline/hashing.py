@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,11 +54,9 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     found = {name: known for name, tensor in tensors.items() if (known := _known(tensor)) is not None}
     unknown = {name: tensor for name, tensor in tensors.items() if name not in found}
-    size = sum(tensor.nbytes for tensor in unknown.values())
-    with ThreadPoolExecutor(_HASHING if size > _LARGE else 1) as pool:  # hashlib lets go of Python's lock
-        found |= zip(unknown, pool.map(_hash, unknown.values()), strict=True)
-    for name, tensor in unknown.items():
-        _remember(tensor, found[name])
+    for (name, tensor), hashed in zip(unknown.items(), _hash_all(list(unknown.values())), strict=True):
+        found[name] = hashed
+        _remember(tensor, hashed)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + found[name])
     return digest.hexdigest()
@@ -91,6 +89,13 @@ def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:
     """Return where a tensor comes from, unless it was written to since."""
     version, origin = _origins.get(tensor, (-1, None))
     return origin if version == tensor._version else None
+
+
+def _hash_all(tensors: Sequence[Tensor]) -> list[bytes]:
+    if sum(tensor.nbytes for tensor in tensors) <= _LARGE:
+        return [_hash(tensor) for tensor in tensors]
+    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib lets go of Python's lock
+        return list(pool.map(_hash, tensors))
 
 
 def _hash(tensor: Tensor) -> bytes:

@@ -148,7 +148,7 @@ def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours
     }
     once = each[bench.precision] * images
     in_fp32 = cold.seconds / (each[torch.float32] * images)
-    environment.keep_freed_memory()
+    environment.keep_freed_memory(bench.device)
     work = limit.forward_pass(network, batch, bench.side, bench.device, bench.precision)
     kept = cold.seconds / (median_seconds(bench, work) / batch * images)
     yield bench.row(

@@ -155,7 +155,7 @@ def test_the_peak_counts_what_was_used_since_the_reset() -> None:
         pytest.skip("only Linux can reset the peak of resident memory")
     size = 300_000_000
     environment.reset_peak_memory(CPU)
-    environment.keep_freed_memory()
+    environment.keep_freed_memory(CPU)
     torch.ones(size, dtype=torch.uint8)
     high = environment.peak_memory(CPU)
     assert high > size

@@ -175,13 +175,14 @@ def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def keep_freed_memory() -> None:
-    """Let memory that is freed stay with the process until `reset_peak_memory`, if malloc is glibc's.
+def keep_freed_memory(device: torch.device) -> None:
+    """Let memory that is freed stay with the process until `reset_peak_memory`, on a CPU whose malloc is glibc's.
 
     The outputs of a network's layers come and go, and to have their pages from the system anew takes a sixth of the
-    time of a forward pass.
+    time of a forward pass. On a GPU torch does as much by itself.
     """
-    _set_malloc(_KEEPING)
+    if device.type == "cpu":
+        _set_malloc(_KEEPING)
 
 
 def _set_malloc(options: Mapping[int, int]) -> None:

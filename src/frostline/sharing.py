@@ -83,13 +83,13 @@ def part(setup: Setup, line: Line, images: Images, averaged: nn.Module | None) -
 
 
 def _none(setup: Setup) -> Line:
-    environment.keep_freed_memory()
+    environment.keep_freed_memory(setup.device)
     return Line(lambda network: network, lambda views: views, setup.autocast)
 
 
 def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
     """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
-    environment.keep_freed_memory()
+    environment.keep_freed_memory(setup.device)
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
     fast = inference.fast_copy(lower, setup.autocast, setup.device, setup.memory_format)

@@ -13,6 +13,7 @@ from frostline import alive, environment, gather, looks, plots, recall, suggest
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.contest import contests
+from frostline.pending import SWEEP
 from frostline.results import cells
 from frostline.verdict import answer
 from sweeps import sweep
@@ -168,7 +169,7 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
 @pytest.mark.parametrize("said", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
 def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head"]})
-    (folder / gather.SWEEP).write_text(said)
+    (folder / SWEEP).write_text(said)
     with pytest.raises(UserError, match="expected the folder of a sweep"):
         gather.read(folder)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from frostline import alive, files, records
 from frostline.config import UserError, flatten, user_error
-from frostline.pending import SWEEP as SWEEP
+from frostline.pending import SWEEP
 from frostline.results import Result, varying
 
 RESULT = "result.json"

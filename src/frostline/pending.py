@@ -132,13 +132,11 @@ def others(sweep: SweepMirror) -> Iterator[bool]:
 
 def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
     """Return where the record of the sweep in `folder` belongs: to `uri`, else as its journal says; or `UserError`."""
-    for entry, _ in journal.notes(folder):
-        match entry:
-            case {"op": "run", "uri": str(recorded), "experiment": str(experiment)}:
+    runs = [entry for entry, _ in journal.notes(folder) if entry["op"] == "run"]
+    for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
+        match told:
+            case {"uri": str(recorded), "experiment": str(experiment)}:
                 return Place(server.tracking_uri(uri or recorded, root), root, experiment)
-    match _tracker(folder):  # where the journal is damaged
-        case {"uri": str(recorded), "experiment": str(experiment)}:
-            return Place(server.tracking_uri(uri or recorded, root), root, experiment)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 
 

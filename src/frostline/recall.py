@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from frostline import gather, registry, server
 from frostline.config import user_error
 from frostline.gather import Sweep
+from frostline.pending import SWEEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +38,7 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
         yield gather.read(folder.absolute())
         return
     if "/" in name:
-        near = [str(path.parent) for path in folder.parent.glob(f"*/{gather.SWEEP}")]
+        near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", name, "a folder, an MLflow run id, or the name of an experiment", near)
     try:
         client = server.client_of(uri)
@@ -47,7 +48,7 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
         runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
     for run in runs:
         told = root / run.data.tags.get("frostline.sweep", ".")
-        if not (told / gather.SWEEP).is_file():
+        if not (told / SWEEP).is_file():
             with server.problems(uri):
                 told = _fetch(client, uri, run, scratch / run.info.run_id)
         yield gather.read(told)
@@ -86,7 +87,7 @@ def _fetch(client: MlflowClient, uri: str, run: Run, folder: Path) -> Path:
     results = _recorded(client, run_id, folder) or [asdict(result) for result in registry.results(uri, run_id)]
     facts = [{"name": result["name"], "choices": result["choices"]} for result in results]
     tracker = {"uri": uri, "experiment_id": run.info.experiment_id, "sweep_run_id": run_id}
-    (folder / gather.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
+    (folder / SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
     for number, result in enumerate(results):
         own = folder / str(number)
         own.mkdir()

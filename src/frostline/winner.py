@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frostline import environment, gather, job, lookup, registry, tracking
 from frostline.config import UserError, user_error
-from frostline.gather import SWEEP
+from frostline.pending import SWEEP
 from frostline.predictor import BEST, CONFIG
 from frostline.results import VAL, Result, cells, percent
 

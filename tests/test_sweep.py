@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,8 @@ class Done:
     store: Path
 
     def results(self):
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
+        """What programs read of the runs: a run may end before MLflow has given it an id."""
+        return [asdict(job.read_result(path.parent)) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
 
     def client(self):
         from mlflow import MlflowClient

@@ -266,34 +266,22 @@ def full(bench: Bench) -> Iterator[Row]:
 
 def last_stage(bench: Bench) -> Iterator[Row]:
     """Measure what caching at a stage boundary brings: to a run that fills the store, and to the next one."""
-    scale = bench.scale
-    root = bench.data(PHOTO, scale.few)
+    scale, root = bench.scale, bench.data(PHOTO, bench.scale.few)
+    more = {"freeze_mode": "last_stage", "epochs": 2 * scale.part_epochs}
     seconds: dict[str, list[float]] = {"cold": [], "warm": [], "uncached": []}
     for _ in range(scale.rounds):
-        cached, uncached = (
-            bench.chosen(
-                *(scale.part, PHOTO, root),
-                **{"freeze_mode": "last_stage", "features.enabled": kept, "epochs": 2 * scale.part_epochs},
-            )
-            for kept in (True, False)
-        )
+        cached = bench.chosen(scale.part, PHOTO, root, **more)
+        uncached = bench.chosen(scale.part, PHOTO, root, **more, **{"features.enabled": False})
         for name, chosen in (("cold", cached), ("warm", cached), ("uncached", uncached)):
             seconds[name].append(bench.sweep([chosen]).seconds)
     times = {name: median(each) for name, each in seconds.items()}
-    setting = f"{scale.part}, {scale.few[0]:,} images"
-    filling = (
-        f"cold, decoding and scoring included; to fill the store takes {shown(times['cold'] - times['warm'])} of it"
-    )
-    what = {
-        "cold": ("last_stage cached against uncached", filling),
-        "warm": (
-            "last_stage cached, the next run, against uncached",
-            "its features are in the store, scoring included",
-        ),
-    }
-    for name, (measure, note) in what.items():
+    filling = shown(times["cold"] - times["warm"])
+    cold = f"cold, decoding and scoring included; to fill the store takes {filling} of it"
+    warm = "its features are in the store, scoring included"
+    for name, which, note in (("cold", "", cold), ("warm", ", the next run,", warm)):
         yield bench.row(
-            *(measure, setting, times["uncached"] / times[name]),
+            *(f"last_stage cached{which} against uncached", f"{scale.part}, {scale.few[0]:,} images"),
+            times["uncached"] / times[name],
             **{"ours": shown(times[name]), "theirs": shown(times["uncached"]), "unit": "x"},
             note=f"one whole run of {2 * scale.part_epochs} epochs, {note}; bf16",
         )

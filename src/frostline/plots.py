@@ -21,7 +21,7 @@ _LINES: tuple[Any, ...] = (
     *((0, dashes) for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2))),
 )
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
-_AXES = (0.13, 0.14, 0.85, 0.78)  # left, bottom, width, height, as parts of the figure
+_AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure
 
 
 def write(folder: Path, results: Sequence[Result]) -> list[Path]:

@@ -21,9 +21,10 @@ from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.data import Data
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
+from frostline.stepping import Part, Recipe
 from frostline.store import Store
 from frostline.timeline import Span
-from frostline.training import EpochResult, Part, Recipe
+from frostline.training import EpochResult
 from frostline.validation import parse
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -36,6 +37,7 @@ class Samples:
 
     tensor: Tensor
     labels: Tensor
+    known: bool = False
     asked: list[tuple[int, Tensor]] = field(default_factory=list)
 
     @property

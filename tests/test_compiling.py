@@ -12,7 +12,7 @@ from torch import nn
 from frostline import compiling
 from frostline.compiling import compiled
 from frostline.evaluation import evaluate
-from frostline.training import Part
+from frostline.stepping import Part
 from small import Samples
 
 

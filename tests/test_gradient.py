@@ -6,29 +6,35 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from frostline import cut, freezing, gradient
-from frostline.gradient import Targets
+from frostline.gradient import Head, Targets
 from small import mode, network, resolve
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_closed_form_is_the_gradient_that_autograd_finds(smoothing: float, bias: bool) -> None:
+@pytest.mark.parametrize("before", [(), (nn.Dropout(0.3), nn.Hardswish())])
+def test_the_closed_form_is_the_gradient_that_autograd_finds(
+    smoothing: float, bias: bool, before: tuple[nn.Module, ...]
+) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(40, 7, bias=bias)
     twin = copy.deepcopy(layer)
     inputs, labels = torch.randn(16, 40), torch.randint(7, (16,))
-    targets = Targets(labels, labels, 1.0, smoothing)
-    loss, logits = gradient.of_linear(layer, inputs, targets)
-    expected, outputs = gradient.by_autograd(twin, inputs, targets, None)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.manual_seed(1)
+    logits = gradient.of_head(Head(before, layer), inputs, labels, smoothing)
+    torch.manual_seed(1)
+    whole = nn.Sequential(*before, twin)
+    expected, outputs = gradient.by_autograd(whole, inputs, Targets(labels, labels, 1.0, smoothing), None)
     assert torch.allclose(logits, outputs)
     for ours, theirs in zip(layer.parameters(), twin.parameters(), strict=True):
         assert ours.grad is not None and theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-7, rtol=1e-5)
+    (loss,) = gradient.losses(logits[None], labels[None], smoothing)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_partners_have_their_share_of_the_loss() -> None:
@@ -39,18 +45,53 @@ def test_partners_have_their_share_of_the_loss() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "alone"), [("resnet18", True), ("mobilenet_v2", False), ("squeezenet1_0", False)])
-def test_a_head_with_more_to_it_than_a_linear_layer_is_left_to_autograd(name: str, alone: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("resnet18", []),
+        ("vit_b_16", []),
+        ("mobilenet_v2", ["Dropout"]),
+        ("vgg11", ["Dropout"]),
+        ("squeezenet1_0", None),
+    ],
+)
+def test_a_head_is_a_linear_layer_behind_what_does_not_learn(name: str, before: list[str] | None) -> None:
     model = network(name)
     (phase,) = resolve(model, mode("head"))
     freezing.freeze(model.module, model.structure, phase, norm_stats="learn")
     _, upper = cut.halves(model.module, model.structure, cut.stages_below(model.structure, phase))
-    assert (gradient.lone_linear(upper) is not None) == alone
-    assert gradient.lone_linear(model.module) is None
+    head = gradient.head_of(upper)
+    assert (head and [type(layer).__name__ for layer in head.before]) == before
+    assert gradient.head_of(model.module) is None
+
+
+class Twice(nn.Module):
+    """Puts its input through a layer and adds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + x
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        fx.symbolic_trace(Twice()),
+        nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)),
+        nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2)),
+        nn.Sequential(nn.Linear(3, 2), nn.ReLU()),
+        nn.Sequential(),
+    ],
+)
+def test_a_network_that_is_more_than_that_is_left_to_autograd(network: nn.Module) -> None:
+    assert gradient.head_of(network) is None
 
 
 def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:
     layer = nn.Linear(3, 2)
-    assert gradient.lone_linear(layer) is layer
+    assert gradient.head_of(layer) == Head((), layer)
     layer.weight.requires_grad_(False)
-    assert gradient.lone_linear(layer) is None
+    assert gradient.head_of(layer) is None

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("plan", "resume", "features", "compiling"),
         "portable",
     ),
-    ("views", "training", "evaluation", "gradient", "mixing", "timeline"),
+    ("views", "training", "stepping", "evaluation", "gradient", "mixing", "timeline"),
     (
         *("checkpoint", "hashing"),
         *("models", "families", "weights", "freezing", "cut", "inference", "optim"),

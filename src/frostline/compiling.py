@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.training import Part
+from frostline.stepping import Part
 
 WORTH = 5e16
 """Floating point operations from which compiling pays on a GPU: half a minute of compiling is earned back by a gain of

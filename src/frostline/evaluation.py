@@ -22,6 +22,8 @@ class Dataset(Protocol):
     """`(N,)` int64."""
     ids: Tensor
     """`(N,)` int64: what addresses the randomness of a sample."""
+    known: bool
+    """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""

@@ -47,6 +47,7 @@ class Passing:
         """Put views through what `backbone` returns."""
         self.labels = views.labels
         self.ids = views.ids
+        self.known = False
         self._views = views
         self._backbone = backbone
 
@@ -79,6 +80,7 @@ class Features:
         """
         self.labels = views.labels
         self.ids = views.ids
+        self.known = True
         self._views = views
         self._backbone = backbone
         self._store = store

@@ -1,7 +1,7 @@
 """Loss and gradient of one batch: by autograd, or in closed form where all that learns is one linear layer.
 
 The step of a head on features is so small that launching its operations is what takes the time: the closed form needs
-a third of them, and no graph.
+half of them, and no graph.
 """
 
 from __future__ import annotations
@@ -43,30 +43,44 @@ def by_autograd(
     return loss.detach(), logits.detach()
 
 
-@torch.no_grad()
-def of_linear(layer: nn.Linear, inputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return what `by_autograd` does, with the gradient of softmax regression in closed form as the layer's own.
+@dataclass(frozen=True)
+class Head:
+    """A linear layer, all of which learns, behind layers that have nothing to learn or to keep, such as a dropout."""
 
-    Of the mean cross-entropy it is `(softmax(logits) - targets) / B` to the logits (C. Bishop, Pattern Recognition and
-    Machine Learning, eq. 4.109). Inputs are not mixed.
+    before: tuple[nn.Module, ...]
+    linear: nn.Linear
+
+
+@torch.no_grad()
+def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Return the logits `(B, classes)` of a batch, and set the gradient of its mean cross-entropy as the layer's own.
+
+    To the logits it is `(softmax(logits) - targets) / B` (C. Bishop, Pattern Recognition and Machine Learning,
+    eq. 4.109), where the targets are the labels, smoothed by `smoothing` in 0..1.
     """
-    logits = F.linear(inputs, layer.weight, layer.bias)
-    wanted = _wanted(logits.shape[1], targets.smoothing, logits.device)[targets.labels]
+    for layer in head.before:
+        inputs = layer(inputs)
+    linear = head.linear
+    logits = F.linear(inputs, linear.weight, linear.bias)
+    wanted = _wanted(logits.shape[1], smoothing, logits.device)[labels]
     error = logits.softmax(1).sub_(wanted).div_(len(inputs))
-    layer.weight.grad = error.t() @ inputs
-    if layer.bias is not None:
-        layer.bias.grad = error.sum(0)
-    return _loss(logits, targets), logits
+    linear.weight.grad = error.t() @ inputs
+    if linear.bias is not None:
+        linear.bias.grad = error.sum(0)
+    return logits
+
+
+def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Return the mean cross-entropy `(S,)` of each of several batches `(S, B, classes)` of one size."""
+    every = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="none")
+    return every.view_as(labels).mean(1)
 
 
 @contextmanager
-def threads_for(linear: nn.Linear | None, samples: int) -> Iterator[None]:
-    """Make the step of a small `linear` layer on one core: to wake the others takes longer, and they have other work.
-
-    Those of any other network, None here, are made on all.
-    """
+def threads_for(head: Head, samples: int) -> Iterator[None]:
+    """Make the step of a small head on one core: to wake the others takes longer, and they have other work."""
     threads = torch.get_num_threads()
-    small = linear is not None and samples * linear.weight.numel() < _SMALL
+    small = samples * head.linear.weight.numel() < _SMALL
     torch.set_num_threads(1 if small else threads)
     try:
         yield
@@ -74,17 +88,29 @@ def threads_for(linear: nn.Linear | None, samples: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def lone_linear(network: nn.Module) -> nn.Linear | None:
-    """Return the layer of a network that is one linear layer, all of which learns; None for any other network."""
-    layer = network
-    if isinstance(network, fx.GraphModule):
-        steps = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
-        if len(steps) != 1 or steps[0].op != "call_module":
-            return None
-        layer = network.get_submodule(str(steps[0].target))
-    if type(layer) is not nn.Linear or not all(parameter.requires_grad for parameter in layer.parameters()):
+def head_of(network: nn.Module) -> Head | None:
+    """Return what a network consists of if it is such a head; None for any other network."""
+    *before, last = _chain(network) or [network]
+    if type(last) is not nn.Linear or not all(parameter.requires_grad for parameter in last.parameters()):
         return None
-    return layer
+    state = [tensor for layer in before for tensor in (*layer.parameters(), *layer.buffers())]
+    return None if state else Head(tuple(before), last)
+
+
+def _chain(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that a network puts its input through one after the other; itself where it does more."""
+    if type(network) is nn.Sequential:
+        return [layer for child in network for layer in _chain(child)]
+    if not isinstance(network, fx.GraphModule):
+        return [network]
+    before, *nodes, output = network.graph.nodes
+    chain = []
+    for node in nodes:
+        if node.op != "call_module" or node.args != (before,):
+            return [network]
+        chain += _chain(network.get_submodule(str(node.target)))
+        before = node
+    return chain if output.args == (before,) else [network]
 
 
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -17,9 +17,10 @@ from frostline.report import Screen
 from frostline.resume import Learner, Progress
 from frostline.setup import Setup
 from frostline.sight import Images
+from frostline.stepping import Part
 from frostline.timeline import Span
 from frostline.tracking import Record
-from frostline.training import EpochResult, Part, Position
+from frostline.training import EpochResult, Position
 
 
 @contextmanager

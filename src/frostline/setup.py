@@ -18,9 +18,9 @@ from frostline.models import Model
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
 from frostline.room import Room
+from frostline.stepping import Recipe
 from frostline.store import Store, open_store
 from frostline.timeline import Span
-from frostline.training import Recipe
 from frostline.weights import SUFFIXES
 
 _SHOWN = 20  # broken pictures on the screen

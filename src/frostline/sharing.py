@@ -16,7 +16,7 @@ from frostline.evaluation import Dataset
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
 from frostline.sight import Images
-from frostline.training import Part
+from frostline.stepping import Part
 from frostline.views import Views
 
 _CODE = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,6 +33,14 @@ def spans(shares: Sequence[float], *, epochs: int, steps_per_epoch: int) -> tupl
 def span_of(timeline: Sequence[Span], step: int) -> Span:
     """Return the span that `step` lies in."""
     return next(span for span in timeline if span.start <= step < span.end)
+
+
+def pieces(timeline: Sequence[Span], start: int, end: int) -> Iterator[tuple[Span, range]]:
+    """Yield the spans that the steps `start` to `end` (exclusive) lie in, and which of the steps lie there."""
+    for span in timeline:
+        here = range(max(span.start, start), min(span.end, end))
+        if here:
+            yield span, here
 
 
 def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:

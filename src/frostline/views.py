@@ -43,6 +43,7 @@ class Views:
         self.identity = {"images": split.digest, **identity}
         self.labels = split.labels.to(room.device)
         self.ids = split.ids.to(room.device)
+        self.known = False
         self.seen = 0
         """Number of images handed out so far."""
 

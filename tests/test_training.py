@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import freezing, learning, mixing, optim, training
+from frostline import freezing, learning, mixing, optim, setup, training
+from frostline.config import UserError
 from frostline.evaluation import evaluate
 from frostline.models import Model
 from frostline.report import Screen
@@ -61,6 +62,15 @@ def test_a_phase_is_as_long_as_its_share(shares: list[float], times: int) -> Non
 
 def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
     assert spans([1.0, 2.0, 1.0], epochs=8, steps_per_epoch=10) == (Span(0, 0, 20), Span(1, 20, 60), Span(2, 60, 80))
+
+
+@pytest.mark.parametrize("freeze", ["full", "gradual"])
+def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: str) -> None:
+    options = (f"freeze={freeze}", "batch_size=1")
+    with pytest.raises(UserError, match=r"batch_size=1: expected at least 2, .* 32 pixels"):
+        setup.check(compose(*options, "model.image_size=32"))
+    setup.check(compose(*options, "model.image_size=64"))
+    setup.check(compose("freeze=head", "batch_size=1", "model.image_size=32"))
 
 
 def test_steps_are_cut_where_phases_meet() -> None:

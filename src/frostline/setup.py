@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -195,10 +196,25 @@ def check(config: Config) -> None:
     """Raise the `UserError` that a run would meet before its first step; every picture is decoded and so looked at."""
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
-    load_data(config, Screen())
+    images = load_data(config, Screen())
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(config, ("", ""), Path(folder), meta=not _on_disk(config.model.weights))
-    freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+    batches = timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
+    if any(batch.stop - batch.start == 1 for batch in batches):
+        _check_single(config, model, phases)
+
+
+def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
+    """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
+    module, side = copy.deepcopy(model.module).to("meta"), model.input.size
+    for phase in phases:
+        freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
+        try:
+            module(torch.empty(1, 3, side, side, device="meta"))
+        except ValueError as problem:
+            expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
+            raise user_error("batch_size", config.batch_size, expected) from problem
 
 
 def _on_disk(weights: str | None) -> bool:

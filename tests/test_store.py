@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,14 @@ def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said:
 
 def spots(store: Store) -> Iterator[tuple[Path, int]]:
     return ((file, at) for file in files(store) for at in range(file.stat().st_size))
+
+
+def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mapped, "_PIECE", 40)
+    monkeypatch.setattr(mapped, "_CHUNK", 16)
+    content, file = bytes(range(100)), tmp_path / "rows"
+    file.write_bytes(content)
+    assert mapped.checksum(file) == [zlib.crc32(part) for part in (content[:40], content[40:80], content[80:])]
 
 
 @pytest.mark.parametrize("name", ["rows", "none", "flag", "entry.jsonl"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline import mapped
+from frostline import environment, mapped
 from frostline.config import user_error
 from frostline.pixels import at_most, convert, is_passing, squash, tensor_of, why
 from frostline.store import Writer
@@ -76,18 +75,13 @@ def decode_all(
         )
         job = _Job(read, size, rows, {}, writer)
         chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
-        workers = _cores()
+        workers = environment.cores()
         with _keeping_blocks(4 * workers), _threads(workers) as pool:
             for count in pool.map(partial(_decode_chunk, job, ids), chunks):
                 progress(count)
     if size is None:
         _check_common(rows.sizes[[index not in job.bad for index in ids]])
     return {"bad": sorted(job.bad.items())}
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

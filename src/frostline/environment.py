@@ -154,6 +154,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 @functools.cache
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _default_threads() -> int:
     """Return how many threads torch takes by itself, asked before anybody sets another number."""
     import torch

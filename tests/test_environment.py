@@ -121,6 +121,15 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
 
 
+def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
+    environment.prepare_torch(deterministic=False, threads=None)
+    own = torch.get_num_threads()
+    environment.prepare_torch(deterministic=False, threads=own + 1)
+    assert torch.get_num_threads() == own + 1
+    environment.prepare_torch(deterministic=False, threads=None)
+    assert torch.get_num_threads() == own
+
+
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
 def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -153,12 +153,19 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-@functools.cache
+def memory_format(*, channels_last: bool) -> torch.memory_format:
+    """Return how images and kernels lie in memory."""
+    import torch
+
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache
 def _default_threads() -> int:
     """Return how many threads torch takes by itself, asked before anybody sets another number."""
     import torch

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -58,7 +57,8 @@ def load(folder: Path, *, device: str) -> Predictor:
     told = records.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
     if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
-    model.module.eval().to(place, memory_format=_memory_format(config))  # type: ignore[call-overload]
+    memory_format = environment.memory_format(channels_last=config.channels_last)
+    model.module.eval().to(place).to(memory_format=memory_format)
     return Predictor(model, classes, config, place)
 
 
@@ -83,7 +83,8 @@ def view(predictor: Predictor, picture: Image.Image) -> Tensor:
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
     """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)`, in the precision of the run."""
     dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
-    inputs = views.to(predictor.device).contiguous(memory_format=_memory_format(predictor.config))
+    memory_format = environment.memory_format(channels_last=predictor.config.channels_last)
+    inputs = views.to(predictor.device).contiguous(memory_format=memory_format)
     with torch.autocast(predictor.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         outputs: Tensor = predictor.model.module(inputs)
     return outputs.float().cpu()
@@ -116,7 +117,3 @@ def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:
     """Return the `top` classes of one row of logits with their probabilities, the most probable first."""
     best = row.softmax(0).topk(min(top, len(predictor.classes)))
     return {predictor.classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
-
-
-def _memory_format(config: Config) -> Any:
-    return torch.channels_last if config.channels_last else torch.contiguous_format

@@ -50,7 +50,7 @@ class Setup:
     @property
     def memory_format(self) -> torch.memory_format:
         """How images lie in memory."""
-        return _memory_format(self.config)
+        return environment.memory_format(channels_last=self.config.channels_last)
 
     def enter(self, phase: int) -> None:
         """Put the model into the state of a phase."""
@@ -137,7 +137,7 @@ def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: b
         seed=config.seed,
         image_size=config.model.image_size,
         sha256=config.model.sha256,
-        memory_format=_memory_format(config),
+        memory_format=environment.memory_format(channels_last=config.channels_last),
         meta=meta,
     )
 
@@ -220,7 +220,3 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
     return weights is not None and (weights.startswith(RUNS) or Path(weights).suffix in SUFFIXES)
-
-
-def _memory_format(config: Config) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format

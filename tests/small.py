@@ -24,7 +24,7 @@ from frostline.models import Model, build
 from frostline.stepping import Part, Recipe
 from frostline.store import Store
 from frostline.timeline import Span
-from frostline.training import EpochResult
+from frostline.training import BEGINNING, EpochResult, Position
 from frostline.validation import parse
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -108,6 +108,7 @@ def train(
     autocast: torch.dtype | None = None,
     entered: Callable[[int], None] = lambda phase: None,
     before_step: Callable[[int, Span], None] = lambda step, span: None,
+    start: Position = BEGINNING,
     **recipe: Any,
 ) -> Iterator[EpochResult]:
     """Train a model as an experiment does; `entered` is called after a phase was entered."""
@@ -140,6 +141,7 @@ def train(
         after_step=after,
         recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe),
         guard=Guard(model.module),
+        start=start,
     )
 
 

@@ -13,6 +13,7 @@ from frostline.config import FreezeModeConfig, UserError
 from frostline.evaluation import evaluate
 from frostline.freezing import FrozenDrift, Guard
 from frostline.models import Model
+from frostline.training import Position
 from small import MODES, images, mode, network, phase, resolve, train
 
 FAMILIES = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "vgg11", "convnext_tiny", "densenet121", "mobilenet_v3_small")
@@ -294,7 +295,8 @@ def test_the_guard_lets_the_head_learn() -> None:
     guard.check()
 
 
-def test_a_run_with_a_drift_fails() -> None:
+@pytest.mark.parametrize("start", [Position(), Position(1, 1), Position(1, 2), Position(2)])
+def test_a_run_with_a_drift_fails_wherever_it_goes_on(start: Position) -> None:
     model = network()
 
     def drift(step: int, span: object) -> None:
@@ -302,7 +304,7 @@ def test_a_run_with_a_drift_fails() -> None:
             model.module.conv1[0].weight.add_(1e-3)
 
     with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
-        list(train(model, mode("head"), images(8), before_step=drift))
+        list(train(model, mode("head"), images(16), epochs=2, before_step=drift, start=start))
 
 
 def test_a_drift_is_noticed_before_its_epoch_counts() -> None:

@@ -24,7 +24,7 @@ _WAITING = 1_000_000  # outputs of steps that wait for their losses
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a step is made: plain facts, with nothing to decide left."""
+    """How training goes: plain facts, with nothing to decide left."""
 
     epochs: int
     batch_size: int

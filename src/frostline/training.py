@@ -74,28 +74,33 @@ def fit(
 ) -> Iterator[EpochResult | Position]:
     """Train from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
 
-    `enter(phase)` puts the network into the state of a phase and returns what is trained there, with so many `samples`;
+    `enter(phase)` puts the network into the state of a phase and returns what is trained there, on `samples` samples;
     `before_step(step, span)` sets the learning rates, `after_step()` averages weights. What is frozen is compared bit
     for bit at the end of every phase and, where torch wrote to it, of every epoch: raises `FrozenDrift`, and `Diverged`
     if a loss is not finite.
     """
     slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
     part = None
+
+    def begin(phase: int) -> Part:
+        guard.check()
+        begun = enter(phase)
+        guard.watch()
+        return begun
+
     for epoch in range(start.epoch, recipe.epochs + 1):
         at = start if epoch == start.epoch else Position(epoch)
         first = (epoch - 1) * len(slices)
         order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
-        indices = [order[part] for part in slices]
+        indices = [order[batch] for batch in slices]
         sums = Sums(at.loss, at.right, recipe.label_smoothing)
         began = time.perf_counter() - at.seconds
-        for span, here in pieces(timeline, first + at.steps, first + len(slices)):
-            if part is None or here.start == span.start:
-                guard.check()
-                part = enter(span.phase)
-                guard.watch()
-            mine = indices[here.start - first : here.stop - first]
-            made = steps(part, mine, optimizer, recipe, epoch=epoch, first=here.start)
-            for step in here:
+        for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):
+            if part is None or numbers.start == span.start:
+                part = begin(span.phase)
+            waiting = indices[numbers.start - first : numbers.stop - first]
+            made = steps(part, waiting, optimizer, recipe, epoch=epoch, first=numbers.start)
+            for step in numbers:
                 before_step(step, span)
                 sums.add(next(made))
                 after_step()
@@ -110,7 +115,7 @@ def fit(
         seconds = time.perf_counter() - began
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
-        part = part or enter(phase)  # where the last step was the last one before `start`
+        part = part or begin(phase)  # where the last step of the epoch was the last one before `start`
         scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.autocast)
         _require_finite("validation", scored.loss, epoch)
         guard.glance()

@@ -375,8 +375,8 @@ def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
 def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     good(tmp_path, 30)
     read: list[int] = []
-    place = decoding._place
-    monkeypatch.setattr(decoding, "_place", lambda job, row, index: (read.append(index), place(job, row, index)))
+    keep = decoding._keep
+    monkeypatch.setattr(decoding, "_keep", lambda job, row, *rest: (read.append(row), keep(job, row, *rest)))
     few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
     assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
     read.clear()
@@ -439,3 +439,22 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
         assert (rows[start : start + 50][:, 0, 0, 0] == torch.arange(start, start + 50) % 256).all()
     assert pixels.nbytes > 230_000_000
     assert environment.peak_memory(cpu) - before < 90_000_000
+
+
+def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    good(tmp_path)
+    expected = load(tmp_path, Store(None, budget=0, say=print)).fingerprint
+    write, written = os.pwrite, list[int]()
+
+    def full(*arguments: Any) -> int:
+        written.append(1)
+        if len(written) > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert load(tmp_path, store).fingerprint == expected
+    assert "kept in memory only" in (said := capsys.readouterr().out) and "No space left" in said
+    assert store.items() == []

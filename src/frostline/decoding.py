@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment, mapped
+from frostline import environment
 from frostline.config import user_error
 from frostline.pixels import at_most, convert, is_passing, squash, tensor_of, why
 from frostline.store import Writer
@@ -28,8 +28,8 @@ _CHUNK = 16  # pictures per task: few enough for an even end, many enough to cos
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Where decoded pictures go."""
+class _Columns:
+    """Where decoded pictures go, a row each."""
 
     pixels: Tensor
     sizes: NDArray[np.int32]
@@ -43,7 +43,7 @@ class _Job:
 
     read: Callable[[int], Image.Image]
     size: int | None
-    rows: _Rows
+    columns: _Columns
     bad: dict[int, str]
     writer: Writer
 
@@ -67,20 +67,20 @@ def decode_all(
     with at_most(max_pixels):
         width, height = (size, size) if size is not None else _first_size(ids, read)
         pixels = writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
-        rows = _Rows(
+        columns = _Columns(
             pixels=pixels,
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
             done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
         )
-        job = _Job(read, size, rows, {}, writer)
+        job = _Job(read, size, columns, {}, writer)
         chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
         workers = environment.cores()
         with _keeping_blocks(4 * workers), _threads(workers) as pool:
             for count in pool.map(partial(_decode_chunk, job, ids), chunks):
                 progress(count)
     if size is None:
-        _check_common(rows.sizes[[index not in job.bad for index in ids]])
+        _check_common(columns.sizes[[index not in job.bad for index in ids]])
     return {"bad": sorted(job.bad.items())}
 
 
@@ -109,24 +109,25 @@ def _keeping_blocks(count: int) -> Iterator[None]:
 def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
     for row in chunk:
         try:
-            _place(job, row, ids[row])
+            with job.read(ids[row]) as image:
+                picture, done = tensor_of(image)
+            squashed = squash(picture, job.size).contiguous()
         except Exception as error:  # a broken file makes Pillow raise anything
             job.bad[ids[row]] = why(error)
             if is_passing(error):
                 job.writer.reject("some could not be read this time")
+        else:
+            _keep(job, row, picture, squashed, done)
     return len(chunk)
 
 
-def _place(job: _Job, row: int, index: int) -> None:
-    with job.read(index) as image:
-        picture, done = tensor_of(image)
-    squashed, rows = squash(picture, job.size), job.rows
-    rows.sizes[row] = (picture.shape[2], picture.shape[1])
-    rows.done[row] = done
-    if squashed.shape == rows.pixels.shape[1:]:
-        squashed = squashed.contiguous()
-        mapped.put(rows.pixels, row, squashed)
-        rows.digests[row] = np.frombuffer(hashlib.sha256(squashed.numpy().data).digest(), dtype=np.uint8)
+def _keep(job: _Job, row: int, picture: Tensor, squashed: Tensor, done: int) -> None:
+    columns = job.columns
+    columns.sizes[row] = (picture.shape[2], picture.shape[1])
+    columns.done[row] = done
+    if squashed.shape == columns.pixels.shape[1:]:  # else they differ in size, which `_check_common` tells
+        job.writer.put("pixels", row, squashed)
+        columns.digests[row] = np.frombuffer(hashlib.sha256(squashed.numpy().data).digest(), dtype=np.uint8)
 
 
 def _first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int]:

@@ -58,6 +58,13 @@ class Writer:
             raise _NoRoom(error.strerror) from error
         return self.tensors[name]
 
+    def put(self, name: str, row: int, values: Tensor) -> None:
+        """Write `values` into a row of the tensor called `name`."""
+        try:
+            mapped.put(self.tensors[name], row, values)
+        except OSError as error:
+            raise _NoRoom(error.strerror or error) from error
+
     def reject(self, reason: str) -> None:
         """Have the entry serve whoever makes it, and nobody else."""
         self.rejected = reason

@@ -18,6 +18,7 @@ import yaml
 import stores
 from frostline import cli, job
 from frostline import sweep as sweeps
+from frostline.interrupts import Terminated
 from frostline.workers import WorkerDied
 
 CHECKOUT = Path(__file__).parent.parent
@@ -269,6 +270,17 @@ def test_a_reader_who_leaves_early_changes_nothing(store, tmp_path):
     assert [run.info.status for run in done.runs()] == ["FINISHED"] * 3
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["store"], ["compare", "{sweep}", "--json"]])
+def test_a_command_whose_reader_leaves_early_ends_well(arguments, main_job):
+    whole = [argument.format(sweep=main_job.folder) for argument in arguments]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    pipes = {"stdout": theirs, "stderr": subprocess.PIPE, "text": True, "check": False, "timeout": 60}
+    done = subprocess.run([sys.executable, "-m", "frostline", *whole], env=environment(), **pipes)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, tmp_path):
     ours, theirs = os.openpty()
     arguments = command("-m", *QUICK, "seed=0,1", *where(tmp_path / "closed", store))
@@ -316,6 +328,20 @@ def test_what_the_disk_refuses_the_sweep_itself_is_said_in_one_line(monkeypatch,
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert told.startswith("frostline: multirun/sweep.json: No space left on device; ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "status", "reason"), [(KeyboardInterrupt(), 130, "Ctrl-C"), (Terminated("SIGTERM"), 143, "SIGTERM")]
+)
+def test_an_interrupt_before_anything_runs_is_said(interrupt, status, reason, monkeypatch, capsys):
+    def interrupted():
+        raise interrupt
+
+    monkeypatch.setattr(cli.hydra, "main", lambda **_: lambda job: interrupted)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == status and capsys.readouterr().err == f"frostline: ended by {reason}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(store, tmp_path):

@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import hydra
@@ -24,18 +26,28 @@ def main() -> None:
     OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
     interrupts.install()
     sys.argv[1:] = map(_at_home, sys.argv[1:])
-    if len(sys.argv) > 1 and sys.argv[1] in commands.names():
-        _command(sys.argv[1], sys.argv[2:])
-    if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
-        others = [argument for argument in sys.argv[1:] if argument not in again]
-        _command("rerun", [*(argument.removeprefix("rerun=") for argument in again), *others])
-    entry = hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")
-    try:
+    with _one_line():
+        if len(sys.argv) > 1 and sys.argv[1] in commands.names():
+            sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
+        if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
+            others = [argument for argument in sys.argv[1:] if argument not in again]
+            named = [argument.removeprefix("rerun=") for argument in again]
+            sys.exit(commands.run("rerun", [*named, *others]))
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
             _refuse(_unreadable(stray[0]))  # Hydra takes the missing key for a group
-        entry(_job)()
+        hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")(_job)()
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the program with one line and an exit status where the person, the machine or an interrupt ends the block."""
+    try:
+        with _heard():
+            yield
     except UserError as error:
         _refuse(str(error))
+    except server.Unreachable as problem:
+        _refuse(f"MLflow does not answer as it should: {problem}")
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(explain(error))
     except ValueError as error:
@@ -47,26 +59,30 @@ def main() -> None:
             raise
         _give_up(error)
     except KeyboardInterrupt as interrupt:
+        with suppress(OSError):  # the terminal may be gone
+            print(f"frostline: ended by {interrupts.name(interrupt)}", file=sys.stderr)
         sys.exit(interrupts.status(interrupt))
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Let whoever reads the output leave early, as in `| head`: the rest is printed to nobody, and nothing is wrong."""
+    status = None
+    try:
+        try:
+            yield
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if status is not None:
+        sys.exit(status)
 
 
 def _at_home(argument: str) -> str:
     """Return `argument` with the home folder for each `~/` that begins a value: shells leave it, Hydra refuses it."""
     return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
-
-
-def _command(name: str, arguments: list[str]) -> NoReturn:
-    """Carry out a command and leave with its exit status."""
-    try:
-        sys.exit(commands.run(name, arguments))
-    except UserError as error:
-        _refuse(str(error))
-    except server.Unreachable as problem:
-        _refuse(f"MLflow does not answer as it should: {problem}")
-    except (HydraException, OmegaConfBaseException) as error:
-        _refuse(explain(error))
-    except KeyboardInterrupt as interrupt:
-        sys.exit(interrupts.status(interrupt))
 
 
 def _job(composed: DictConfig) -> object:
@@ -81,7 +97,7 @@ def _refuse(line: str) -> NoReturn:
 
 
 def _give_up(error: OSError) -> NoReturn:
-    """End a sweep whose disk is full, read-only or gone: nothing is wrong with the program, and nothing is lost."""
+    """End where a disk is full, read-only or gone: nothing is wrong with the program, and nothing is lost."""
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print(f"frostline: {what}; once that is mended the same command goes on from here", file=sys.stderr)
     sys.exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,12 +34,8 @@ def main(arguments: list[str]) -> int:
             else:
                 yield file, predictor.ranked(network, row, options.top)
 
-    try:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        _write_json(rows(), sys.stdout) if options.format == "json" else _write_csv(rows(), options.top, sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    _write_json(rows(), sys.stdout) if options.format == "json" else _write_csv(rows(), options.top, sys.stdout)
     if unread:
         print(f"frostline: {unread} of {len(files)} pictures could not be read", file=sys.stderr)
     return 1 if unread else 0

@@ -122,7 +122,8 @@ def train(
     def enter(number: int) -> Part:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
         entered(number)
-        return Part(model.module, data, ema.module if ema else model.module, val or data, autocast)
+        scored = ema.module if ema else model.module
+        return Part(model.module, data, autocast, scored, val or data, autocast)
 
     def after() -> None:
         if ema is not None:

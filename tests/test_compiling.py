@@ -19,7 +19,7 @@ from small import Samples
 def part() -> Part:
     samples = Samples(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3)
     network = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Dropout(), nn.Linear(4, 3, bias=False))
-    return Part(network, samples, network, samples, None)
+    return Part(network, samples, None, network, samples, None)
 
 
 def test_operations_are_counted_layer_by_layer_and_change_nothing() -> None:

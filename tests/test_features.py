@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from frostline import experiment, freezing, journal, learning, provenance, setup, sharing, sight
+from frostline.evaluation import evaluate
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.room import Room
@@ -81,6 +82,40 @@ def test_a_run_on_features_is_the_run_that_computes_everything(tmp_path: Path, o
         assert (one.train_accuracy, one.val.accuracy) == (two.train_accuracy, two.val.accuracy)
     assert torch.allclose(logits, whole_logits, atol=1e-5, rtol=1e-5)
     assert seen <= whole_seen
+
+
+REFROZEN = (
+    "freeze=head",
+    'freeze_mode.phases=[{rules:[{match:"*"}]},{rules:[{match:head/*},{match:"*",lr_scale:0}]}]',
+    "freeze_mode.norm_stats=frozen",
+    "epochs=4",
+)
+"""Everything learns; then the head alone."""
+
+
+@pytest.mark.parametrize("more", [(), ("train.ema_decay=0.9",), ("optimizer=sgd",), ("optimizer=adamw",)], ids=" ".join)
+def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, more: tuple[str, ...]) -> None:
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    plain = trained(tmp_path, store, "freeze=head", "epochs=2")[0]
+    cached, logits, _ = trained(tmp_path, store, *REFROZEN, *more)
+    whole, whole_logits, _ = trained(tmp_path, store, *REFROZEN, *more, "features.enabled=false")
+    for one, two in zip(cached, whole, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
+        assert one.val.loss == pytest.approx(two.val.loss, rel=1e-5)
+    assert torch.allclose(logits, whole_logits, atol=1e-5, rtol=1e-5)
+    assert same(plain, trained(tmp_path, store, "freeze=head", "epochs=2")[0])
+
+
+def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
+    """Those below the line still differ from the others when these are frozen."""
+    options = (*REFROZEN, "train.ema_decay=0.9")
+    run = setup.assemble(compose(*QUICK, *options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
+    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
+    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    *_, last = (event for event in events if isinstance(event, EpochResult))
+    assert learner.ema is not None
+    expected = evaluate(learner.ema.module, images.val, batch_size=64, autocast=None)
+    assert last.val.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
 def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
@@ -179,8 +214,7 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
     config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
     images = sight.look(run)
-    line = sharing.draw(run, 0, images)
-    part = sharing.part(run, line, images, None)
+    part = sharing.part(run, 0, images, None)
     inputs = part.train.inputs(torch.arange(4), 1)
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, inputs.bfloat16().float())
@@ -197,7 +231,7 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, room=Room(torch.device("cpu"), budget))
         images = sight.look(run)
-        part = sharing.part(run, sharing.draw(run, 0, images), images, None)
+        part = sharing.part(run, 0, images, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
         return run.room, torch.cat(inputs), run.room.free
 

@@ -157,6 +157,17 @@ def test_every_optimizer_that_is_offered_makes_a_step(name: str) -> None:
     assert not torch.equal(before, model.module.fc.weight)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", "rmsprop"])
+def test_torch_counts_every_step_as_a_write(name: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    built = optim.build(name, [{"params": [parameter]}], lr=0.1, options={})
+    for _ in range(2):
+        before = parameter._version
+        parameter.grad = torch.ones(3)
+        built.step()
+        assert parameter._version > before
+
+
 def test_set_lr_multiplies_lr_scale_and_factor() -> None:
     built = optim.build("sgd", groups_of(network(), mode("lp_ft")), lr=1.0, options={})
     for number, scales in ((0, {"head": 1.0, "stem": 0.0}), (1, {"head": 0.1, "stem": 0.1})):

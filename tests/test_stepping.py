@@ -39,7 +39,7 @@ def learnt(
     network = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-    part = Part(network, data, network, data, None)
+    part = Part(network, data, None, network, data, None)
     sums = Sums(0.0, 0.0, recipe.label_smoothing)
     for call in calls:
         for count, step in enumerate(stepping.steps(part, INDICES[call], optimizer, recipe, epoch=1, first=call.start)):
@@ -84,7 +84,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     data = features(known=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
-    made = stepping.steps(Part(network, data, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0)
+    made = stepping.steps(Part(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0)
     next(made)
     assert torch.equal(network.weight, before.weight)
     optimizer.param_groups[0]["lr"] = 1.0

@@ -193,7 +193,7 @@ def fit_linear(
             len(data.labels),
             optimizer=optimizer,
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
-            enter=lambda phase: Part(layer, data, layer, val, None),
+            enter=lambda phase: Part(layer, data, None, layer, val, None),
             before_step=lower,
             after_step=lambda: None,
             recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0),

@@ -128,8 +128,7 @@ def fit(
     total = config.epochs * setup.steps_per_epoch
 
     def enter(phase: int) -> Part:
-        line = sharing.draw(setup, phase, images)
-        part = sharing.part(setup, line, images, learner.ema and learner.ema.module)
+        part = sharing.part(setup, phase, images, learner.ema and learner.ema.module)
         span = next(span for span in setup.timeline if span.phase == phase)
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
         return compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)

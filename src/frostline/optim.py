@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from frostline.config import ScheduleConfig, user_error
 from frostline.families import Structure
@@ -88,7 +89,15 @@ def _unused(name: str, names: set[str]) -> str:
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return the optimizer over `groups`, fused where it can be."""
     check_options(name, options)
-    return _new(name, groups, lr=lr, options=options)
+    optimizer = _new(name, groups, lr=lr, options=options)
+    optimizer.register_step_post_hook(_count_writes)
+    return optimizer
+
+
+def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Have torch count a step as a write to the parameters, which fused kernels do not; hashes trust the count."""
+    for group in optimizer.param_groups:
+        increment_version(group["params"])
 
 
 def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:

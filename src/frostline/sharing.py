@@ -39,7 +39,7 @@ class Line:
 def draw(setup: Setup, phase: int, images: Images) -> Line:
     """Put the model into the state of a phase, and return the line that this draws through it.
 
-    A head alone learns in the same way whether features are kept or not, so that both have the same bits.
+    A head alone learns in the same way whether features are kept or not.
     """
     setup.enter(phase)
     module, structure = setup.model.module, setup.model.structure
@@ -66,20 +66,32 @@ def draw(setup: Setup, phase: int, images: Images) -> Line:
     return Line(above, read, None if head_alone else setup.autocast)
 
 
-def part(setup: Setup, line: Line, images: Images, averaged: nn.Module | None) -> Part:
-    """Return what is trained in the phase of `line`; `averaged` is evaluated if there is one.
+def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> Part:
+    """Enter a phase and return what is trained there; `averaged` is evaluated if there is one.
 
     Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
     """
+    line = draw(setup, phase, images)
     module, options = setup.model.module, setup.config.train
     train = _none(setup) if options.mixup or options.cutmix else line
+    scored = module if averaged is None else averaged
+    val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup)
     return Part(
         network=train.above(module),
         train=train.read(images.train),
-        scored=line.above(averaged or module),
-        val=line.read(images.val),
         autocast=train.autocast,
+        scored=val.above(scored),
+        val=val.read(images.val),
+        val_autocast=val.autocast,
     )
+
+
+def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
+    """Return whether averaged weights are those of the network below the line: not after these have learned."""
+    module, structure = setup.model.module, setup.model.structure
+    below, theirs = cut.stages_below(structure, setup.phases[phase]), averaged.state_dict()
+    mine = {name: tensor for name, tensor in module.state_dict().items() if structure.stage_of(name) in below}
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
 
 def _none(setup: Setup) -> Line:

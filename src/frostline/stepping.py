@@ -43,11 +43,12 @@ class Part:
 
     network: nn.Module
     train: Dataset
+    autocast: torch.dtype | None
+    """Type of the mixed precision, None for float32 throughout."""
     scored: nn.Module
     """What is evaluated: the network up from where `val` begins, perhaps with averaged weights."""
     val: Dataset
-    autocast: torch.dtype | None
-    """Type of the mixed precision, None for float32 throughout."""
+    val_autocast: torch.dtype | None
 
 
 @dataclass(frozen=True)

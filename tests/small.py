@@ -40,10 +40,6 @@ class Samples:
     known: bool = False
     asked: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    @property
-    def ids(self) -> Tensor:
-        return torch.arange(len(self.labels))
-
     def expect(self, index: Tensor, epoch: int) -> None:
         pass
 

@@ -441,6 +441,12 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
     assert environment.peak_memory(cpu) - before < 90_000_000
 
 
+def test_what_macos_adds_to_an_archive_is_no_class(tmp_path: Path, store: Store):
+    good(tmp_path)
+    save(tmp_path / "__MACOSX" / "cat" / "._good0.png", noise())
+    assert load(tmp_path, store).classes == ("cat", "dog")
+
+
 def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

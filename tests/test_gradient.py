@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_the_closed_form_is_the_gradient_that_autograd_finds(
     for ours, theirs in zip(layer.parameters(), twin.parameters(), strict=True):
         assert ours.grad is not None and theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-7, rtol=1e-5)
-    (loss,) = gradient.losses(logits[None], labels[None], smoothing)
+    loss = gradient.losses(logits[None], labels[None], smoothing).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -65,21 +66,24 @@ def test_a_head_is_a_linear_layer_behind_what_does_not_learn(name: str, before: 
     assert gradient.head_of(model.module) is None
 
 
-class Twice(nn.Module):
-    """Puts its input through a layer and adds it."""
+class Odd(nn.Module):
+    """Two layers, put together in some way."""
 
-    def __init__(self) -> None:
+    def __init__(self, forward: Callable[[Odd, torch.Tensor], object]) -> None:
         super().__init__()
-        self.layer = nn.Linear(3, 3)
+        self.drop, self.last, self._forward = nn.Dropout(), nn.Linear(3, 3), forward
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x) + x
+    def forward(self, x: torch.Tensor) -> object:
+        return self._forward(self, x)
 
 
 @pytest.mark.parametrize(
     "network",
     [
-        fx.symbolic_trace(Twice()),
+        fx.symbolic_trace(Odd(lambda odd, x: odd.last(x) + x)),
+        fx.symbolic_trace(Odd(lambda odd, x: (odd.drop(x), odd.last(x))[1])),
+        fx.symbolic_trace(Odd(lambda odd, x: (odd.last(x), x))),
+        nn.Linear(3, 2_001),
         nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)),
         nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2)),
         nn.Sequential(nn.Linear(3, 2), nn.ReLU()),
@@ -88,6 +92,18 @@ class Twice(nn.Module):
 )
 def test_a_network_that_is_more_than_that_is_left_to_autograd(network: nn.Module) -> None:
     assert gradient.head_of(network) is None
+
+
+@pytest.mark.parametrize(("samples", "threads"), [(32, 1), (5000, 2)])
+def test_a_small_step_is_made_on_one_core(samples: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with gradient.threads_for(Head((), nn.Linear(512, 10)), samples):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:

@@ -134,7 +134,7 @@ def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path: Path):
-    for name in ("b.png", "deep/a.png", "._b.png", ".hidden/c.png", "notes.txt"):
+    for name in ("b.png", "deep/a.png", "._b.png", ".hidden/c.png", "__MACOSX/d.png", "notes.txt"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(file, format="PNG")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline import stepping
+from frostline import gradient, stepping
 from frostline.stepping import Part, Recipe, Step, Sums
 from frostline.timeline import batches
 from small import Samples
@@ -76,6 +77,53 @@ def test_inputs_of_a_head_are_looked_up_for_many_steps_at_once() -> None:
     data = features(known=True)
     learnt(heads()[0], data, [slice(0, len(INDICES))])
     assert [index.tolist() for _, index in data.asked] == [list(range(150))]
+
+
+def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, announced = features(known=True), list[list[int]]()
+    monkeypatch.setattr(stepping, "_TOGETHER", 40)
+    monkeypatch.setattr(Samples, "expect", lambda self, index, epoch: announced.append(index.tolist()))
+    learnt(heads()[0], data, [slice(0, len(INDICES))])
+    asked = [index.tolist() for _, index in data.asked]
+    assert [len(index) for index in asked] == [32, 32, 32, 32, 22]
+    assert announced == asked[1:]
+
+
+def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "_WAITING", 3 * 4 * CLASSES)
+    computed, losses = list[int](), gradient.losses
+    monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
+    sums = Sums(0.0, 0.0, 0.0)
+    for _ in range(7):
+        sums.add(Step(torch.zeros(4, CLASSES), torch.zeros(4, dtype=torch.long), None))
+    assert computed == [3, 3]
+    assert sums.read() == (pytest.approx(28 * math.log(CLASSES)), 28)
+
+
+@pytest.mark.parametrize("change", ["mixup", "cutmix", "autocast"])
+def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient, "of_head", pytest.fail)
+    network, data = nn.Sequential(nn.Flatten(), nn.Linear(24, CLASSES)), features(known=True)
+    data.tensor = data.tensor.view(150, 1, 4, 6)
+    options = {change: 0.5} if change != "autocast" else {}
+    recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
+    part = Part(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    assert all(step.loss is not None for step in stepping.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
+
+
+def test_a_loss_has_the_same_bits_among_many_and_alone() -> None:
+    random = torch.Generator().manual_seed(2)
+    batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]
+    labels = torch.randint(CLASSES, (40_000,), generator=random)
+    together, alone = Sums(0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0)
+    for logits in batches:
+        together.add(Step(logits, labels, None))
+        alone.add(Step(logits, labels, None))
+        alone.read()
+    assert together.read() == alone.read()
 
 
 def test_a_step_is_made_when_it_is_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -90,6 +91,12 @@ def test_every_type_comes_back(store: Store, dtype: torch.dtype):
 
     for _ in range(2):
         assert torch.equal(store.get("features", key("t"), make, about="t").tensors["t"], values)
+
+
+def test_what_no_memory_can_hold_is_said_as_the_system_says_it():
+    with pytest.raises(OSError, match="no memory for rows of 4,") as refused:
+        Writer().tensor("rows", (1 << 40, 1 << 20), torch.float32)
+    assert refused.value.errno == errno.ENOMEM
 
 
 def test_what_a_run_writes_to_a_found_tensor_stays_its_own(store: Store):
@@ -182,6 +189,7 @@ def test_files_that_are_gone_cut_or_longer_are_noticed(store: Store, name: str, 
         {"tensors": {"rows": {"dtype": "uint8", "shape": [-1, -24], "crc32": 0}}},
         {"tensors": {"rows": {"dtype": "uint8", "shape": "x", "crc32": 0}}},
         {"tensors": {"rows": 3}},
+        {"tensors": [1]},
         {"key": "0" * 64},
     ],
 )
@@ -190,9 +198,9 @@ def test_an_edited_seal_reads_nothing_else_and_ends_nothing(store: Store, change
     store.get("pixels", key("a"), counting([]), about="digits")
     (file,) = (file for file in files(store) if file.name == "entry.jsonl")
     text = json.dumps(json.loads(file.read_text().splitlines()[0]) | change)
-    for name, tensor in change.get("tensors", {}).items():
-        if isinstance(tensor, dict) and name == "rows":
-            tensor["crc32"] = mapped.checksum(file.parent / "rows")
+    match change:
+        case {"tensors": {"rows": {"crc32": _} as rows}}:
+            rows["crc32"] = mapped.checksum(file.parent / "rows")
             text = json.dumps(json.loads(text) | change)
     file.write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
     assert store.get("pixels", key("a"), counting([]), about="digits").made

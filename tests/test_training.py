@@ -73,6 +73,11 @@ def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: 
     setup.check(compose("freeze=head", "batch_size=1", "model.image_size=32"))
 
 
+def test_batches_of_one_are_all_of_one() -> None:
+    assert [batch.stop - batch.start for batch in batches(10, 1)] == [1] * 10
+    assert batches(9, 4) == [slice(0, 4), slice(4, 9)]
+
+
 def test_steps_are_cut_where_phases_meet() -> None:
     timeline = (Span(0, 0, 20), Span(1, 20, 60), Span(2, 60, 80))
     assert list(pieces(timeline, 5, 10)) == [(timeline[0], range(5, 10))]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from frostline.evaluation import evaluating
 from frostline.stepping import Part
 
 WORTH = 5e16
@@ -34,10 +35,6 @@ def compiled(part: Part, choice: str, *, images: int, epoch: int, say: Callable[
 
 def operations(part: Part, epoch: int) -> int:
     """Return the floating point operations of one forward pass for one sample, counted layer by layer."""
-    modes = [layer for layer in part.network.modules() if layer.training]
-    part.network.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:
         part.network(part.train.inputs(torch.arange(1), epoch))
-    for layer in modes:
-        layer.training = True
     return counter.get_total_flops()

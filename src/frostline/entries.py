@@ -20,6 +20,8 @@ from torch import Tensor
 from frostline import files, mapped
 
 _SEAL = "entry.jsonl"
+_ODD = (ValueError, KeyError, TypeError, AttributeError)
+"""Whatever an edited seal makes of those who read it."""
 
 
 class Damaged(Exception):
@@ -102,7 +104,7 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
         raise Damaged(f"{Path(error.filename).name} is missing") from error
     except OSError as error:
         raise Damaged(f"{Path(error.filename or place).name}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # whatever an edited seal makes of it
+    except (*_ODD, RuntimeError) as error:
         raise Damaged(str(error)) from error
     if trusted:
         with suppress(OSError):
@@ -116,7 +118,7 @@ def item(place: Path) -> Item | None:
     try:
         used = (place / _SEAL).stat().st_mtime
         about = str(_facts((place / _SEAL).read_bytes(), place.name)["about"])
-    except (OSError, ValueError, KeyError, Damaged):
+    except (OSError, *_ODD, Damaged):
         if not place.exists():
             return None
     return Item(place, place.parent.parent.name, about, size(place), used)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
@@ -14,14 +15,14 @@ from torch.nn import functional as F
 from frostline import gradient
 from frostline.timeline import batches
 
+_NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
+
 
 class Dataset(Protocol):
     """What can be trained on: images seen through views, or features; tensors live on the training device."""
 
     labels: Tensor
     """`(N,)` int64."""
-    ids: Tensor
-    """`(N,)` int64: what addresses the randomness of a sample."""
     known: bool
     """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
 
@@ -46,27 +47,41 @@ class Evaluation:
     """`(N, classes)` float32 on the CPU."""
 
 
-def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the indices of all samples batch by batch, while `data` already fetches those of the next one."""
-    indices = [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
+def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
     for index, coming in zip_longest(indices, indices[1:]):
         if coming is not None:
             data.expect(coming, epoch)
         yield index
 
 
+def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the indices of all samples batch by batch, as `announced` does."""
+    parts = batches(len(data.labels), batch_size)
+    return announced(data, [torch.arange(part.start, part.stop) for part in parts], epoch)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for a block; the modes of all its layers are as before afterwards."""
+    training = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
+
+
 @torch.inference_mode()
 def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
-    """Return how `module` does on `data`; the train and eval modes of its parts are as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    """Return how `module` does on `data`; the modes of its layers are as before afterwards."""
     logits = []
-    for index in in_order(data, batch_size, 0):
-        inputs = data.inputs(index, 0)
-        with gradient.mixed(inputs.device, autocast):
-            logits.append(module(inputs).float())
-    for child, mode in modes:
-        child.training = mode
+    with evaluating(module):
+        for index in in_order(data, batch_size, _NO_EPOCH):
+            inputs = data.inputs(index, _NO_EPOCH)
+            with gradient.mixed(inputs.device, autocast):
+                logits.append(module(inputs).float())
     every = torch.cat(logits)
     loss = F.cross_entropy(every, data.labels).item()
     right = (every.argmax(1) == data.labels).sum().item()

@@ -46,7 +46,6 @@ class Passing:
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
         """Put views through what `backbone` returns."""
         self.labels = views.labels
-        self.ids = views.ids
         self.known = False
         self._views = views
         self._backbone = backbone
@@ -79,7 +78,6 @@ class Features:
         Those of a view lie on the device if there is room, and the pixels make it for them.
         """
         self.labels = views.labels
-        self.ids = views.ids
         self.known = True
         self._views = views
         self._backbone = backbone

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+_FEW = 2_000  # classes whose table of targets takes 16 MB; for more it is no longer to launch that takes the time
 _SMALL = 2_000_000  # products of a matrix multiplication that one core makes in some 50 microseconds
 
 
@@ -71,9 +72,9 @@ def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Ten
 
 
 def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Return the mean cross-entropy `(S,)` of each of several batches `(S, B, classes)` of one size."""
+    """Return the cross-entropy `(S, B)` of every sample of several batches `(S, B, classes)` of one size."""
     every = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="none")
-    return every.view_as(labels).mean(1)
+    return every.view_as(labels)
 
 
 @contextmanager
@@ -91,7 +92,9 @@ def threads_for(head: Head, samples: int) -> Iterator[None]:
 def head_of(network: nn.Module) -> Head | None:
     """Return what a network consists of if it is such a head; None for any other network."""
     *before, last = _chain(network) or [network]
-    if type(last) is not nn.Linear or not all(parameter.requires_grad for parameter in last.parameters()):
+    if type(last) is not nn.Linear or last.out_features > _FEW:
+        return None
+    if not all(parameter.requires_grad for parameter in last.parameters()):
         return None
     state = [tensor for layer in before for tensor in (*layer.parameters(), *layer.buffers())]
     return None if state else Head(tuple(before), last)

@@ -68,7 +68,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-        return _tensor(_Memory(file.fileno(), size), path, shape, dtype, os.O_RDWR)
+        return _tensor(_Memory(file.fileno(), size), file.fileno(), shape, dtype)
 
 
 def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -83,11 +83,11 @@ def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if size == 0:
             return torch.zeros(shape, dtype=dtype)
         flags, access = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), path, shape, dtype, os.O_RDONLY)
+        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), file.fileno(), shape, dtype)
 
 
-def _tensor(memory: _Memory, path: Path, shape: tuple[int, ...], dtype: torch.dtype, access: int) -> Tensor:
-    memory.file = os.open(path, access)
+def _tensor(memory: _Memory, file: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    memory.file = os.dup(file)
     weakref.finalize(memory, os.close, memory.file)
     tensor = torch.frombuffer(memory, dtype=dtype).view(shape)
     _maps[tensor.untyped_storage().data_ptr()] = memory

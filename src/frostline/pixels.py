@@ -68,9 +68,9 @@ def survey(folder: Path) -> Listing:
     for top, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
         place = Path(top)
         identity = _identity(place)
-        visible = [name for name in names if not name.startswith(".")]
-        hidden += len(names) - len(visible) + sum(name.startswith(".") for name in folders)
-        folders[:] = [name for name in folders if not name.startswith(".")] if identity not in seen else []
+        visible = [name for name in names if not is_hidden(name)]
+        hidden += len(names) - len(visible) + sum(map(is_hidden, folders))
+        folders[:] = [name for name in folders if not is_hidden(name)] if identity not in seen else []
         if identity in seen:
             continue
         seen.add(identity)
@@ -78,6 +78,11 @@ def survey(folder: Path) -> Listing:
         files += pictures
         other += sum(not name.lower().endswith(SUFFIXES) for name in visible)
     return Listing(sorted(files), hidden, other)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of that name is no picture: a dot file, or what macOS puts into archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -207,7 +206,7 @@ def check(config: Config) -> None:
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
     """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
-    module, side = copy.deepcopy(model.module).to("meta"), model.input.size
+    module, side = model.module.to("meta"), model.input.size
     for phase in phases:
         freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
         try:

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from frostline import cut, environment, hashing, inference
-from frostline.evaluation import Dataset
+from frostline.evaluation import Dataset, evaluating
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
 from frostline.sight import Images
@@ -112,10 +112,8 @@ def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
 def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
     """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
     side = setup.model.input.size
-    training = [layer for layer in lower.modules() if layer.training]
-    one = lower.eval()(torch.zeros(1, 3, side, side, device=setup.device))
-    for layer in training:
-        layer.training = True
+    with evaluating(lower):
+        one = lower(torch.zeros(1, 3, side, side, device=setup.device))
     samples = len(images.train.labels) + len(images.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
     distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})

@@ -29,7 +29,7 @@ from torchvision.datasets import VisionDataset
 
 from frostline import environment
 from frostline.config import user_error
-from frostline.pixels import open_image, survey
+from frostline.pixels import is_hidden, open_image, survey
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -250,7 +250,7 @@ def _hash(facts: object) -> str:
 
 def _subfolders(folder: Path) -> list[Path]:
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_dir() and not is_hidden(path.name))
 
 
 def printable(name: str) -> str:

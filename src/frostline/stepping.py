@@ -6,15 +6,15 @@ weights is done for many steps at once: their inputs are fetched, and their loss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
 from frostline import gradient, mixing
-from frostline.evaluation import Dataset
+from frostline.evaluation import Dataset, announced
 from frostline.gradient import Targets
 from frostline.randomness import address
 
@@ -96,9 +96,7 @@ def _batches(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int
     """Yield inputs and labels of each batch, fetched for `together` of them at once while the next ones are read."""
     groups = [indices[start : start + together] for start in range(0, len(indices), together)]
     joined = [torch.cat(list(group)) for group in groups]
-    for group, index, coming in zip_longest(groups, joined, joined[1:]):
-        if coming is not None:
-            data.expect(coming, epoch)
+    for group, index in zip(groups, announced(data, joined, epoch), strict=True):
         labels = data.labels[index.to(data.labels.device, non_blocking=True)]
         inputs = data.inputs(index, epoch)
         sizes = [len(batch) for batch in group]
@@ -124,7 +122,7 @@ class Sums:
         """Begin with a loss, summed over images, and a number of right answers; labels are smoothed by `smoothing`."""
         self._loss, self._right, self._smoothing = loss, right, smoothing
         self._waiting: list[Step] = []
-        self._done: list[tuple[Tensor, Tensor, int]] = []
+        self._done: list[tuple[Tensor, int, Tensor]] = []
 
     def add(self, step: Step) -> None:
         """Add a step, which waits for others of its kind."""
@@ -135,16 +133,15 @@ class Sums:
     def read(self) -> tuple[float, float]:
         """Return the loss, summed over images, and the number of right answers so far.
 
-        They are added one after the other, in float64: then it makes no difference to a bit where an epoch is resumed.
+        Steps are added one after the other, in float64, and those of a head image by image: then it makes no difference
+        to a bit where an epoch is resumed.
         """
         self._compute()
-        if self._done:
-            losses, rights, images = zip(*self._done, strict=True)
-            counts = [count for loss, count in zip(losses, images, strict=True) for _ in loss]
-            for loss, count in zip(torch.cat(losses).tolist(), counts, strict=True):
-                self._loss += loss * count
-            self._right += torch.cat(rights).sum().item()
-            self._done.clear()
+        for losses, weight, right in self._done:
+            for loss in losses.tolist():
+                self._loss += math.fsum(loss) * weight
+            self._right += right.item()
+        self._done.clear()
         return self._loss, self._right
 
     def _joins(self, step: Step) -> bool:
@@ -156,8 +153,12 @@ class Sums:
         """Compute, on the device, what is still unknown of the steps that wait."""
         if not self._waiting:
             return
-        logits, labels = (torch.stack([getattr(step, name) for step in self._waiting]) for name in ("logits", "labels"))
-        losses = [step.loss for step in self._waiting if step.loss is not None]
-        loss = torch.stack(losses) if losses else gradient.losses(logits, labels, self._smoothing)
-        self._done.append((loss, (logits.argmax(2) == labels).sum(1), labels.shape[1]))
+        logits = torch.stack([step.logits for step in self._waiting])
+        labels = torch.stack([step.labels for step in self._waiting])
+        right = (logits.argmax(2) == labels).sum()
+        means = [step.loss for step in self._waiting if step.loss is not None]
+        if means:
+            self._done.append((torch.stack(means)[:, None], labels.shape[1], right))
+        else:
+            self._done.append((gradient.losses(logits, labels, self._smoothing), 1, right))
         self._waiting.clear()

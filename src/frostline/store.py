@@ -6,6 +6,7 @@ one whose lock nobody holds is what a killed process left.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -49,7 +50,11 @@ class Writer:
         assert name.isidentifier() and name not in self.tensors, name
         self.size += mapped.size_of(shape, dtype)
         if self._part is None:
-            self.tensors[name] = torch.zeros(shape, dtype=dtype)
+            try:
+                self.tensors[name] = torch.zeros(shape, dtype=dtype)
+            except RuntimeError as error:
+                reason = f"no memory for {name} of {self.size:,} bytes"
+                raise OSError(errno.ENOMEM, reason) from error
             return self.tensors[name]
         self._make_room(self.size)
         try:

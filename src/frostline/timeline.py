@@ -52,6 +52,6 @@ def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
     rest = count - edges[-2]
     if len(edges) > 2 and drop_last and rest < size:
         edges.pop()
-    elif len(edges) > 2 and rest == 1:
+    elif len(edges) > 2 and rest == 1 < size:
         edges.pop(-2)
     return [slice(a, b) for a, b in pairwise(edges)]

@@ -159,13 +159,13 @@ def test_every_optimizer_that_is_offered_makes_a_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", "rmsprop"])
 def test_torch_counts_every_step_as_a_write(name: str) -> None:
-    parameter = torch.nn.Parameter(torch.ones(3))
-    built = optim.build(name, [{"params": [parameter]}], lr=0.1, options={})
+    parameter, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    built = optim.build(name, [{"params": [parameter, frozen]}], lr=0.1, options={})
     for _ in range(2):
         before = parameter._version
         parameter.grad = torch.ones(3)
         built.step()
-        assert parameter._version > before
+        assert parameter._version > before and frozen._version == 0
 
 
 def test_set_lr_multiplies_lr_scale_and_factor() -> None:

@@ -69,7 +69,7 @@ def come_from(parameters: Mapping[str, nn.Parameter], digest: str) -> None:
 
 
 def _known(tensor: Tensor) -> bytes | None:
-    """Return the hash of a parameter that was not written to since; torch counts writes."""
+    """Return the hash of a parameter that was not written to since: torch counts that, steps of `optim` included."""
     if not isinstance(tensor, nn.Parameter):
         return None
     version, known = _hashed.get(tensor, (-1, None))

@@ -97,7 +97,7 @@ def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mappin
 def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Have torch count a step as a write to the parameters, which fused kernels do not; hashes trust the count."""
     for group in optimizer.param_groups:
-        increment_version(group["params"])
+        increment_version([parameter for parameter in group["params"] if parameter.grad is not None])
 
 
 def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:

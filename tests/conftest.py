@@ -27,6 +27,15 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     del os.environ["FROSTLINE_STORE"]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch use two threads, which changes the order in which it adds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A small sweep of two runs, head and full, on the embedded digits."""

@@ -95,15 +95,10 @@ def test_a_network_that_is_more_than_that_is_left_to_autograd(network: nn.Module
 
 
 @pytest.mark.parametrize(("samples", "threads"), [(32, 1), (5000, 2)])
-def test_a_small_step_is_made_on_one_core(samples: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with gradient.threads_for(Head((), nn.Linear(512, 10)), samples):
-            assert torch.get_num_threads() == threads
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_a_small_step_is_made_on_one_core(samples: int, threads: int, two_threads: None) -> None:
+    with gradient.threads_for(Head((), nn.Linear(512, 10)), samples):
+        assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
 
 
 def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:

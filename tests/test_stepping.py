@@ -114,7 +114,8 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     assert all(step.loss is not None for step in stepping.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
 
 
-def test_a_loss_has_the_same_bits_among_many_and_alone() -> None:
+def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> None:
+    """Of so many images that torch would split the sum of a single batch between two threads."""
     random = torch.Generator().manual_seed(2)
     batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]
     labels = torch.randint(CLASSES, (40_000,), generator=random)

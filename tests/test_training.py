@@ -62,6 +62,7 @@ def test_a_phase_is_as_long_as_its_share(shares: list[float], times: int) -> Non
 
 def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
     assert spans([1.0, 2.0, 1.0], epochs=8, steps_per_epoch=10) == (Span(0, 0, 20), Span(1, 20, 60), Span(2, 60, 80))
+    assert spans([1.0] * 4, epochs=2, steps_per_epoch=3) == (Span(0, 0, 2), Span(1, 2, 3), Span(2, 3, 4), Span(3, 4, 6))
 
 
 @pytest.mark.parametrize("freeze", ["full", "gradual"])
@@ -83,7 +84,6 @@ def test_steps_are_cut_where_phases_meet() -> None:
     assert list(pieces(timeline, 5, 10)) == [(timeline[0], range(5, 10))]
     assert list(pieces(timeline, 15, 60)) == [(timeline[0], range(15, 20)), (timeline[1], range(20, 60))]
     assert list(pieces(timeline, 60, 60)) == []
-    assert spans([1.0] * 4, epochs=2, steps_per_epoch=3) == (Span(0, 0, 2), Span(1, 2, 3), Span(2, 3, 4), Span(3, 4, 6))
 
 
 @given(st.integers(1, 500), st.integers(1, 70), st.booleans())

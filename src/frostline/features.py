@@ -43,10 +43,11 @@ class Backbone:
 class Passing:
     """The features of a split where none are kept: computed whenever they are asked for, they are the same."""
 
+    known = False
+
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
         """Put views through what `backbone` returns."""
         self.labels = views.labels
-        self.known = False
         self._views = views
         self._backbone = backbone
 
@@ -61,6 +62,8 @@ class Passing:
 
 class Features:
     """Owns the features of one split for one epoch at a time, and fetches those of another when they are asked for."""
+
+    known = True
 
     def __init__(
         self,
@@ -78,7 +81,6 @@ class Features:
         Those of a view lie on the device if there is room, and the pixels make it for them.
         """
         self.labels = views.labels
-        self.known = True
         self._views = views
         self._backbone = backbone
         self._store = store

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment, hashing, models, provenance, records, weights
+from frostline import environment, gradient, hashing, models, provenance, records, weights
 from frostline.augment import eval_views
 from frostline.config import Config, UserError
 from frostline.models import Model
@@ -85,7 +85,7 @@ def logits(predictor: Predictor, views: Tensor) -> Tensor:
     dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
     memory_format = environment.memory_format(channels_last=predictor.config.channels_last)
     inputs = views.to(predictor.device).contiguous(memory_format=memory_format)
-    with torch.autocast(predictor.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with gradient.mixed(predictor.device, dtype):
         outputs: Tensor = predictor.model.module(inputs)
     return outputs.float().cpu()
 

@@ -78,17 +78,12 @@ def steps(
         _seed(labels.device, address(recipe.seed, "step", step))
         if head is not None:
             with gradient.threads_for(head, len(inputs)):
-                logits = gradient.of_head(head, inputs, labels, recipe.label_smoothing)
+                loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
                 _update(part.network, optimizer, recipe)
-            yield Step(logits, labels, None)
-            continue
-        inputs, partners, share = mixing.mix(
-            inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
-        )
-        optimizer.zero_grad(set_to_none=True)
-        targets = Targets(labels, partners, share, recipe.label_smoothing)
-        loss, logits = gradient.by_autograd(part.network, inputs, targets, part.autocast)
-        _update(part.network, optimizer, recipe)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            loss, logits = _by_autograd(part, inputs, labels, recipe, step)
+            _update(part.network, optimizer, recipe)
         yield Step(logits, labels, loss)
 
 
@@ -101,6 +96,14 @@ def _batches(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int
         inputs = data.inputs(index, epoch)
         sizes = [len(batch) for batch in group]
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
+
+
+def _by_autograd(part: Part, inputs: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    mixed, partners, share = mixing.mix(
+        inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
+    )
+    targets = Targets(labels, partners, share, recipe.label_smoothing)
+    return gradient.by_autograd(part.network, mixed, targets, part.autocast)
 
 
 def _update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:

@@ -18,6 +18,8 @@ View = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 class Views:
     """Owns a split's tensors on the device and counts the images that it hands out."""
 
+    known = False
+
     def __init__(
         self,
         split: Split,
@@ -43,7 +45,6 @@ class Views:
         self.identity = {"images": split.digest, **identity}
         self.labels = split.labels.to(room.device)
         self.ids = split.ids.to(room.device)
-        self.known = False
         self.seen = 0
         """Number of images handed out so far."""
 

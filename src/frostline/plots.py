@@ -107,8 +107,9 @@ def _bars(axes: Axes, xs: Sequence[float], group: Sequence[Cell], **look: Any) -
 
     means = [cell.mean(VAL) for cell in group]
     within = [validation_interval(cell) for cell in group]
-    down = [mean - one.low if one else 0.0 for mean, one in zip(means, within, strict=True)]
-    up = [one.high - mean if one else 0.0 for mean, one in zip(means, within, strict=True)]
+    # At 0% and 100% the mean is an end of the interval, but for rounding.
+    down = [max(0.0, mean - one.low) if one else 0.0 for mean, one in zip(means, within, strict=True)]
+    up = [max(0.0, one.high - mean) if one else 0.0 for mean, one in zip(means, within, strict=True)]
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
     axes.set_ylabel("validation accuracy (%), 95% interval")
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))

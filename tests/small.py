@@ -21,12 +21,15 @@ from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.data import Data
 from frostline.freezing import Guard, Phase
 from frostline.models import Model, build
+from frostline.pixel_cache import Sight
+from frostline.resample import CenterCrop
 from frostline.stepping import Part, Recipe
 from frostline.store import Store
 from frostline.timeline import Span
 from frostline.training import BEGINNING, EpochResult, Position
 from frostline.validation import parse
 
+CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 MODES = tuple(sorted(path.stem for path in (CONF / "freeze_mode").glob("*.yaml")))
 
@@ -55,8 +58,10 @@ def silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def load_data(**request: Any) -> Data:
-    """Return the data of a request, decoded in memory."""
-    return data.load(store=Store(None, budget=0, say=print), progress=silently, **cast(data.Request, request))
+    """Return the data of a request, decoded in memory, as a network for `center` sees them without random crops."""
+    sight = Sight(request.pop("center", CENTER), request.pop("side", None))
+    store = Store(None, budget=10**9, say=print)
+    return data.load(sight=sight, store=store, progress=silently, **cast(data.Request, request))
 
 
 def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from frostline.augment import Policy, center_boxes, eval_views, random_boxes, train_views
+from frostline.augment import Policy, random_boxes, stored_side
 from frostline.config import AugmentConfig
+from frostline.models import InputSpec
 from frostline.randomness import uniform
 from frostline.recolor import jitter
+from frostline.resample import CenterCrop, center_boxes, center_crop, resized_crop
+from frostline.sight import random_view
 
 CONF = Path(__file__).parents[1] / "conf" / "augment"
 NONE = Policy(crop="none", scale=(1, 1), ratio=(1, 1), padding=0, flip=False, color=0, trivial=False)
@@ -35,8 +37,6 @@ POLICIES = {
     "trivial": replace(NONE, trivial=True),
     "all": ALL,
 }
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLOSE = 2e-3  # of a normalised value: a tenth of a level
 
 
 def photos(batch: int, height: int = 32, width: int = 32) -> Tensor:
@@ -48,38 +48,45 @@ def sizes_of(pixels: Tensor) -> Tensor:
     return torch.tensor([[pixels.shape[3], pixels.shape[2]]], dtype=torch.int32).repeat(len(pixels), 1)
 
 
-def views(policy: Policy, pixels: Tensor, ids: Tensor, **changes: Any) -> Tensor:
-    """Return training views at 40 of 40 pixels in levels 0..255, unless `changes` say otherwise."""
-    plain = {"size": 40, "resize": 40, "seed": 0, "epoch": 1, "mean": (0, 0, 0), "std": (1 / 255,) * 3}
-    return train_views(pixels, sizes_of(pixels).to(pixels.device), ids, policy=policy, **(plain | changes))
-
-
-@pytest.mark.parametrize(("height", "width"), [(60, 60), (50, 83), (97, 40)])
-def test_evaluation_sees_what_torchvisions_transforms_of_the_weights_show(height: int, width: int) -> None:
-    pixels = photos(2, height, width)
-    ours = eval_views(pixels, sizes_of(pixels), size=28, resize=32, mean=MEAN, std=STD)
-    theirs = tv.center_crop(tv.resize(pixels.float() / 255, [32], antialias=True), [28])
-    assert (ours - tv.normalize(theirs, list(MEAN), list(STD))).abs().max() < CLOSE
-
-
-def test_a_squashed_picture_is_shown_in_its_own_proportions() -> None:
-    ramp = torch.linspace(0, 255, 500).expand(3, 375, 500)
-    squashed = tv.resize(ramp, [256, 256], antialias=True).round().byte()[None]
-    sizes = torch.tensor([[500, 375]])
-    ours = eval_views(squashed, sizes, size=224, resize=256, mean=(0, 0, 0), std=(1 / 255,) * 3)
-    theirs = tv.center_crop(tv.resize(ramp, [256], antialias=True), [224])
-    assert (ours - theirs).abs().max() < 2
+def views(
+    policy: Policy, pixels: Tensor, ids: Tensor, *, size: int = 40, resize: int = 40, seed: int = 0, epoch: int = 1
+) -> Tensor:
+    """Return training views in levels 0..255."""
+    spec = InputSpec(size, resize, (0, 0, 0), (1 / 255,) * 3, "bilinear")
+    view = random_view(spec, policy, seed)
+    crop = view.crop and view.crop(sizes_of(pixels).to(pixels.device), ids, epoch)
+    if crop is None:
+        shown = center_crop(pixels, view.center).float()
+    else:
+        how = {"interpolation": spec.interpolation}
+        shown = resized_crop(pixels, crop.boxes, size, crop.flip, **how)
+    return view.finish(shown, ids, epoch)
 
 
 def test_a_square_picture_is_seen_whole_where_nothing_is_cut_off() -> None:
-    assert center_boxes(torch.tensor([[8, 8], [300, 300]]), size=64, resize=64).tolist() == [[0, 0, 1, 1]] * 2
+    how = CenterCrop(size=64, resize=64, interpolation="bilinear")
+    assert center_boxes(torch.tensor([[8, 8], [300, 300]]), how).tolist() == [[0, 0, 1, 1]] * 2
 
 
 def test_without_a_policy_training_sees_what_evaluation_sees() -> None:
     pixels = photos(3)
-    plain = {"size": 28, "resize": 40, "mean": MEAN, "std": STD}
-    seen = train_views(pixels, sizes_of(pixels), torch.arange(3), policy=NONE, seed=0, epoch=1, **plain)
-    assert torch.equal(seen, eval_views(pixels, sizes_of(pixels), **plain))
+    seen = views(NONE, pixels, torch.arange(3), size=28, resize=40)
+    assert torch.equal(seen, center_crop(pixels, CenterCrop(28, 40, "bilinear")).float())
+
+
+@pytest.mark.parametrize("policy", [CROP, replace(CROP, scale=(0.3, 0.5))])
+def test_what_is_stored_holds_more_than_the_median_crop_shows(policy: Policy) -> None:
+    how = CenterCrop(size=224, resize=256, interpolation="bilinear")
+    side = stored_side(policy, how)
+    boxes = random_boxes(
+        torch.tensor([[side, side]]).repeat(4000, 1),
+        uniform(1, torch.arange(4000), 22),
+        scale=policy.scale,
+        ratio=policy.ratio,
+    )
+    areas = ((boxes[:, 2:] - boxes[:, :2]) * side).prod(1)
+    assert areas.median().sqrt() / 224 == pytest.approx(1.25, rel=0.02)
+    assert stored_side(POLICIES["pad"], how) == 1.25 * 256
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())

@@ -44,7 +44,7 @@ BAD: dict[str, list[Any]] = {
     "data.split_seed": [-1],
     "data.fraction": [nan, 0.0, 1.5, -1.0],
     "data.limit": [0, -5],
-    "data.decode_size": [0, 4, 10**6],
+    "data.pixels": ["7", "10000", "-3", "much", ""],
     "freeze_mode.norm_stats": ["batch"],
     "freeze_mode.phases": [[]],
     "train.label_smoothing": [nan, 1.0, -0.1],
@@ -154,7 +154,7 @@ def test_what_a_record_says_stays_in_one_line_of_a_bounded_length() -> None:
 
 
 def test_what_may_be_null_may_be_null() -> None:
-    for key in ("model.weights", "model.image_size", "data.limit", "data.decode_size", "train.patience"):
+    for key in ("model.weights", "model.image_size", "data.limit", "train.patience"):
         assert parse(changed(key, None))
 
 

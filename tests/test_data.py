@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from frostline import data
 from frostline.config import UserError
+from frostline.resample import CenterCrop
 from small import load_data
 
 DIGITS: data.Request = {
@@ -24,7 +25,7 @@ DIGITS: data.Request = {
     "split_seed": 0,
     "fraction": 1.0,
     "limit": None,
-    "decode_size": None,
+    "pixels": "auto",
     "skip_bad": False,
     "max_pixels": 10**6,
     "options": {},
@@ -103,17 +104,20 @@ def test_too_few_images_are_answered_with_what_is_needed():
         load(**{"test_fraction": 0.0001})
 
 
-def test_decode_size_changes_pixels_and_keeps_the_original_sizes():
-    found = load(decode_size=16).train
-    assert found.pixels.shape[-2:] == (16, 16)
-    assert found.sizes.unique().tolist() == [8]
+def test_what_is_larger_than_its_view_is_kept_as_the_view_and_remembers_its_size():
+    found = load(center=CenterCrop(size=6, resize=7, interpolation="bilinear"))
+    for split in (found.train, found.val, found.test):
+        assert split.centred and split.pixels.shape[-2:] == (6, 6)
+        assert split.sizes.unique().tolist() == [8]
+    assert not load().train.centred
 
 
 def test_the_fingerprint_follows_the_content():
     fingerprint = load().fingerprint
     assert len(fingerprint) == 64
-    others = [load(**change).fingerprint for change in ({"split_seed": 1}, {"limit": 20}, {"decode_size": 16})]
-    assert len({fingerprint, *others}) == 4
+    others = [load(**change).fingerprint for change in ({"split_seed": 1}, {"limit": 20})]
+    assert len({fingerprint, *others}) == 3
+    assert load(center=CenterCrop(size=6, resize=7, interpolation="bicubic")).fingerprint == fingerprint
     assert load(root="elsewhere").fingerprint == fingerprint
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +19,72 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import data, decoding, environment, setup
+from frostline import data, decoding, environment, pixel_cache, setup
 from frostline.config import UserError
-from frostline.decoding import decode_all
+from frostline.decoding import Differing, Keep, decode_all
 from frostline.mapped import Rows
-from frostline.pixels import decode, list_images
+from frostline.pixel_cache import Sight
+from frostline.pixels import list_images
+from frostline.ragged import Ragged
+from frostline.resample import CenterCrop
 from frostline.store import Store, Writer
 from small import compose, silently
 
 RED = (250, 20, 10)
+SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the pictures
 
 
 def noise(side: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
 
 
-def stack(images: list[Image.Image], size: int | None, **options: Any) -> tuple[Tensor, Tensor, list[list[Any]]]:
+def decoded(images: list[Image.Image], keep: Keep, **options: Any) -> tuple[dict[str, Tensor], list[list[Any]]]:
     writer = Writer()
     read = [image.copy for image in images]
     meta = decode_all(
         writer,
         range(len(images)),
         lambda index: read[index](),
-        **{"size": size, "max_pixels": 10**6, "progress": lambda count: None, **options},
+        **{"keep": keep, "max_pixels": 10**6, "progress": lambda count: None, **options},
     )
-    return writer.tensors["pixels"], writer.tensors["sizes"], meta["bad"]
+    return writer.tensors, meta["bad"]
 
 
-def test_pictures_are_squashed_to_one_size_and_their_own_is_remembered():
-    pixels, sizes, bad = stack([Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], 6)
-    assert pixels.shape == (3, 3, 6, 6) and pixels.dtype == torch.uint8 and bad == []
-    assert (pixels == torch.tensor(RED).view(3, 1, 1)).all()
-    assert sizes.tolist() == [[4, 8], [30, 20], [6, 6]] and sizes.dtype == torch.int32
+def test_views_are_kept_and_the_size_of_pictures_is_remembered():
+    center = CenterCrop(size=6, resize=6, interpolation="bilinear")
+    found, bad = decoded(
+        [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], Keep("view", view=center)
+    )
+    assert found["pixels"].shape == (3, 3, 6, 6) and found["pixels"].dtype == torch.uint8 and bad == []
+    assert (found["pixels"] == torch.tensor(RED).view(3, 1, 1)).all()
+    assert found["sizes"].tolist() == [[4, 8], [30, 20], [6, 6]] and found["sizes"].dtype == torch.int32
 
 
-def test_squashing_averages_rather_than_picks():
-    stripes = Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (32, 16)))
-    pixels, _, _ = stack([decode(stripes)], 8)
-    assert pixels[..., 1:-1].float().mean() == pytest.approx(127.5, abs=3)
-    assert pixels.max() < 180
-
-
-def test_one_common_size_is_kept_pixel_by_pixel_and_differing_ones_ask_for_decode_size():
+def test_originals_of_one_size_are_kept_pixel_by_pixel_and_differing_ones_refused():
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (5, 7, 3), dtype=np.uint8) for _ in range(40)]
     counted: list[int] = []
-    pixels, _, _ = stack([Image.fromarray(array) for array in arrays], None, progress=counted.append)
-    assert (pixels.permute(0, 2, 3, 1).numpy() == np.stack(arrays)).all() and sum(counted) == 40
-    with pytest.raises(UserError, match=r"data\.decode_size=null.*5x7, 7x5"):
-        stack([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], None)
+    found, _ = decoded([Image.fromarray(array) for array in arrays], Keep("original"), progress=counted.append)
+    assert (found["pixels"].permute(0, 2, 3, 1).numpy() == np.stack(arrays)).all() and sum(counted) == 40
+    for array, digest in zip(arrays, found["digests"], strict=True):
+        assert bytes(digest.tolist()) == hashlib.sha256(array.tobytes()).digest()
+    with pytest.raises(Differing):
+        decoded([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], Keep("original"))
+
+
+def test_what_is_stored_keeps_its_shape_and_what_is_small_every_pixel(tmp_path: Path):
+    large, small = noise(100).crop((0, 0, 100, 60)), noise(24).crop((0, 0, 10, 24))
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(90).crop((0, 0, 90, 60)).save(turned, exif=exif)
+    found, bad = decoded([large, small, Image.open(turned)], Keep("stored", side=30))
+    assert bad == []
+    kept = Ragged(found["pixels"], found["starts"], found["shapes"])[torch.arange(3)]
+    assert [tuple(picture.shape) for picture in kept] == [(3, 30, 50), (3, 24, 10), (3, 45, 30)]
+    assert (kept[1].permute(1, 2, 0).numpy() == np.asarray(small)).all()
+    assert (kept[0].permute(1, 2, 0).numpy() == np.asarray(large.resize((50, 30), Image.Resampling.LANCZOS))).all()
+    assert len(found["pixels"]) == 3 * (30 * 50 + 24 * 10 + 45 * 30)
 
 
 def save(file: Path, image: Image.Image, **options: Any) -> None:
@@ -168,7 +187,7 @@ def request(root: Path, **changes: Any) -> data.Request:
         "split_seed": 0,
         "fraction": 1.0,
         "limit": None,
-        "decode_size": 16,
+        "pixels": "auto",
         "skip_bad": False,
         "max_pixels": 10**6,
         "options": {},
@@ -183,7 +202,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def load(root: Path, store: Store, **changes: Any) -> data.Data:
     data._last.clear()
-    return data.load(store=store, progress=silently, **request(root, **changes))
+    sight = Sight(changes.pop("center", SMALL), changes.pop("side", None))
+    return data.load(sight=sight, store=store, progress=silently, **request(root, **changes))
 
 
 def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
@@ -198,7 +218,7 @@ def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store:
 
 
 def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.CaptureFixture[str]):
-    config = compose("data=image_folder", f"data.root={broken}", "data.decode_size=16", "data.max_pixels=1000000")
+    config = compose("data=image_folder", f"data.root={broken}", "data.max_pixels=1000000")
     data._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
         setup.check(config)
@@ -352,7 +372,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode_again(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(data, "decode_all", decode_again)
+    monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
 
 
 def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
@@ -369,14 +389,14 @@ def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
     rows = torch.searchsorted(first.train.ids, few.train.ids)
     assert torch.equal(few.train.pixels[:], first.train.pixels[rows])
     with pytest.raises(AssertionError, match="decoded again"):
-        load(tmp_path, store, decode_size=8)
+        load(tmp_path, store, center=replace(SMALL, interpolation="bicubic"))
 
 
 def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     good(tmp_path, 30)
     read: list[int] = []
-    keep = decoding._keep
-    monkeypatch.setattr(decoding, "_keep", lambda job, row, *rest: (read.append(row), keep(job, row, *rest)))
+    keep = decoding._view
+    monkeypatch.setattr(decoding, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
     few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
     assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
     read.clear()
@@ -406,9 +426,9 @@ def test_the_fingerprint_is_the_same_without_a_store_and_elsewhere(tmp_path: Pat
     good(tmp_path / "here")
     subprocess.run(["cp", "-r", str(tmp_path / "here"), str(tmp_path / "there")], check=True)
     first = load(tmp_path / "here", store)
-    assert load(tmp_path / "here", Store(None, budget=0, say=print)).fingerprint == first.fingerprint
+    assert load(tmp_path / "here", Store(None, budget=10**8, say=print)).fingerprint == first.fingerprint
     assert load(tmp_path / "there", store).fingerprint == first.fingerprint
-    half = load(tmp_path / "here", Store(None, budget=0, say=print), limit=4)
+    half = load(tmp_path / "here", Store(None, budget=10**8, say=print), limit=4)
     assert load(tmp_path / "here", store, limit=4).fingerprint == half.fingerprint != first.fingerprint
 
 
@@ -427,7 +447,8 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
     count, size, cpu = 1200, 256, torch.device("cpu")
 
     def make(writer: Writer) -> dict[str, Any]:
-        options: dict[str, Any] = {"size": size, "max_pixels": 10**6, "progress": lambda count: None}
+        keep = Keep("view", view=CenterCrop(size, size, "bilinear"))
+        options: dict[str, Any] = {"keep": keep, "max_pixels": 10**6, "progress": lambda count: None}
         return decode_all(writer, range(count), lambda index: Image.new("RGB", (8, 8), (index % 256, 0, 0)), **options)
 
     room = Store(store.folder, budget=10**9, say=print)
@@ -451,7 +472,7 @@ def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     good(tmp_path)
-    expected = load(tmp_path, Store(None, budget=0, say=print)).fingerprint
+    expected = load(tmp_path, Store(None, budget=10**8, say=print)).fingerprint
     write, written = os.pwrite, list[int]()
 
     def full(*arguments: Any) -> int:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import EpsImagePlugin, Image
-from torch.nn import functional
 
 from frostline import pixels
-from frostline.pixels import CONVERSIONS, SUFFIXES, decode, list_images, read_image, squash, tensor_of
+from frostline.pixels import CONVERSIONS, SUFFIXES, decode, list_images, read_image, tensor_of
 
 RED = (250, 20, 10)
 
@@ -151,15 +149,6 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None):
     file.write_bytes(content)
     with pytest.raises(OSError, match=r"broken\.png"):
         read_image(file)
-
-
-@pytest.mark.parametrize("size", [(50, 37), (9, 120), (16, 16)], ids=str)
-def test_squashing_agrees_with_an_exact_resize_to_one_level(size):
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    exact = functional.interpolate(
-        torch.from_numpy(noise).permute(2, 0, 1)[None].double(), size=(24, 24), mode="bilinear", antialias=True
-    )
-    assert (squash(Image.fromarray(noise), 24).double() - exact[0]).abs().max() < 1.001
 
 
 def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:

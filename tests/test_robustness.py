@@ -9,8 +9,9 @@ from statistics import fmean
 import pytest
 import torch
 
-from frostline import augment, corruptions, data, predictor, server
+from frostline import corruptions, data, predictor, server
 from frostline.corruptions import corrupt
+from frostline.resample import center_crop
 from small import load_data
 
 
@@ -27,14 +28,13 @@ def accuracies(run, name, batch):
     """Return what the network of a finished run reaches, worked out anew from its files, in batches of another size."""
     network = predictor.load(run, device="cpu")
     request = {k: v for k, v in asdict(network.config.data).items() if k in data.Request.__annotations__}
-    test, spec = load_data(**request).test, asdict(network.model.input)
+    test = load_data(**request, center=network.center).test
     found = []
-    for strength in corruptions.strengths(spec["size"])[name]:
+    for strength in corruptions.strengths(network.center.size)[name]:
         right = 0
         for rows in torch.arange(len(test)).split(batch):
-            plain = {**spec, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-            shown = augment.eval_views(test.pixels[rows], test.sizes[rows], **plain) * 255
-            shown = augment.normalise(corrupt(name, strength, shown, test.ids[rows]), spec["mean"], spec["std"])
+            shown = center_crop(test.pixels[rows], network.center).float()
+            shown = corrupt(name, strength, shown, test.ids[rows])
             right += (predictor.logits(network, shown).argmax(1) == test.labels[rows]).sum().item()
         found.append(right / len(test))
     return found

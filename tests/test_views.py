@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from frostline import evaluation, mapped
+from frostline.augment import Crop
 from frostline.data import Split
 from frostline.mapped import Rows
+from frostline.ragged import Ragged
+from frostline.resample import CenterCrop
 from frostline.room import Room
+from frostline.undecoded import Undecoded
 from frostline.views import View, Views
 
+CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")
 CPU = torch.device("cpu")
 MUCH = 1 << 30
 
@@ -23,43 +31,50 @@ def same(epoch: int) -> int:
     return epoch
 
 
-def split() -> Split:
-    """Return five images of one value each: ten times their place."""
-    pixels = (torch.arange(5) * 10).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 6).contiguous()
+def split(pixels: Rows | Ragged | Undecoded | None = None) -> Split:
+    """Return five images, if nothing else is said of one value each: ten times their place."""
+    values = (torch.arange(5) * 10).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
     sizes = torch.stack([torch.arange(5) + 100, torch.arange(5) + 200], 1).int()
-    return Split(pixels, sizes, torch.tensor([4, 3, 2, 1, 0]), torch.tensor([70, 71, 72, 73, 74]), "5e")
+    labels, ids, digests = torch.arange(4, -1, -1), torch.arange(70, 75), torch.zeros(5, 32, dtype=torch.uint8)
+    return Split(pixels or Rows(values, torch.arange(5)), pixels is None, sizes, labels, ids, digests, "5e")
 
 
-def seen_through(view: View, memory_format: torch.memory_format = torch.contiguous_format) -> Views:
+def plain(views: Tensor, ids: Tensor, number: int) -> Tensor:
+    return views
+
+
+def seen_through(
+    finish: Callable[[Tensor, Tensor, int], Tensor] = plain,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Views:
+    view = View(CENTER, None, finish)
     return Views(split(), view, Room(CPU, MUCH), memory_format, view_of=same, identity={})
 
 
 def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
-    given: list[tuple[Tensor, Tensor, Tensor, int]] = []
+    given: list[tuple[Tensor, Tensor, int]] = []
 
-    def view(pixels: Tensor, sizes: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        given.append((pixels, sizes, ids, epoch))
-        return pixels.float() + epoch
+    def finish(views: Tensor, ids: Tensor, number: int) -> Tensor:
+        given.append((views.clone(), ids, number))
+        return views + number
 
-    views = seen_through(view)
+    views = seen_through(finish)
     inputs = views.inputs(torch.tensor([3, 0, 3]), 2)
-    ((pixels, sizes, ids, epoch),) = given
-    assert pixels.dtype == torch.uint8
-    assert pixels[:, 0, 0, 0].tolist() == [30, 0, 30]
-    assert sizes.tolist() == [[103, 203], [100, 200], [103, 203]]
+    ((shown, ids, number),) = given
+    assert shown.dtype == torch.float32
+    assert shown[:, 0, 0, 0].tolist() == [30, 0, 30]
     assert ids.tolist() == [73, 70, 73]
-    assert epoch == 2
+    assert number == 2
     assert inputs[:, 0, 0, 0].tolist() == [32, 2, 32]
 
 
-def test_labels_and_ids_are_those_of_the_split() -> None:
-    views = seen_through(lambda pixels, sizes, ids, view: pixels.float())
+def test_labels_are_those_of_the_split() -> None:
+    views = seen_through()
     assert torch.equal(views.labels, split().labels)
-    assert torch.equal(views.ids, split().ids)
 
 
 def test_every_image_that_is_handed_out_is_counted() -> None:
-    views = seen_through(lambda pixels, sizes, ids, view: pixels.float())
+    views = seen_through()
     assert views.seen == 0
     for index in ([0, 1, 2, 3], [4], [1, 1]):
         views.inputs(torch.tensor(index), 1)
@@ -68,18 +83,18 @@ def test_every_image_that_is_handed_out_is_counted() -> None:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> None:
-    views = seen_through(lambda pixels, sizes, ids, view: pixels.float(), memory_format)
+    views = seen_through(plain, memory_format)
     inputs = views.inputs(torch.tensor([1, 4]), 0)
-    assert inputs.shape == (2, 3, 4, 6)
+    assert inputs.shape == (2, 3, 4, 4)
     assert inputs.is_contiguous(memory_format=memory_format)
-    assert inputs[:, 2, 3, 5].tolist() == [10, 40]
+    assert inputs[:, 2, 3, 3].tolist() == [10, 40]
 
 
 def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = mapped.create(tmp_path / "pixels", (5, 3, 4, 6), torch.uint8)
-    pixels.copy_(split().pixels)
+    pixels = mapped.create(tmp_path / "pixels", (5, 3, 4, 4), torch.uint8)
+    pixels.copy_(split().pixels[torch.arange(5)])
     readers: list[str] = []
     read = Rows._read
 
@@ -88,22 +103,65 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
         return read(self, file, index)
 
     monkeypatch.setattr(Rows, "_read", told)
-    rest = split()
+    from_file = replace(split(), pixels=Rows(pixels, torch.arange(5)))
     views = Views(
-        Split(Rows(pixels, torch.arange(5)), rest.sizes, rest.labels, rest.ids, "5e"),
-        lambda pixels, sizes, ids, view: pixels.float(),
+        from_file, View(CENTER, None, plain), Room(CPU, 0), torch.contiguous_format, view_of=same, identity={}
+    )
+    found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
+    assert torch.equal(torch.cat(found), split().pixels[torch.arange(5)].float())
+    assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
+
+
+def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    pictures = [torch.randint(0, 256, (20 + i, 30 - i, 3), dtype=torch.uint8, generator=random) for i in range(5)]
+    shapes = torch.tensor([picture.shape[:2] for picture in pictures], dtype=torch.int32)
+    lengths = 3 * shapes.long().prod(1)
+    starts = lengths.cumsum(0) - lengths
+    kept = mapped.create(tmp_path / "pixels", (int(lengths.sum()),), torch.uint8)
+    for picture, start in zip(pictures, starts.tolist(), strict=True):
+        mapped.put(kept, start, picture)
+    sizes = shapes.flip(1)
+
+    def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
+        return Crop(torch.tensor([[0.1, 0.2, 0.8, 0.9]]).repeat(len(ids), 1), ids % 2 == 0)
+
+    undecoded = Undecoded(lambda i: Image.fromarray(pictures[i - 70].numpy()), str, torch.arange(70, 75))
+    for cut in (None, crop):
+        found = []
+        for pixels, budget in ((Ragged(kept, starts, shapes), MUCH), (Ragged(kept, starts, shapes), 0), (undecoded, 0)):
+            views = Views(
+                replace(split(pixels), sizes=sizes),
+                View(CENTER, cut, plain),
+                *(Room(CPU, budget), torch.contiguous_format),
+                **{"view_of": same, "identity": {}},
+            )
+            ahead = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
+            assert torch.equal(torch.cat(ahead), views.inputs(torch.arange(5), 1))
+            found.append(torch.cat(ahead))
+            assert views.pictures(torch.tensor([2])).shape == (1, 3, 4, 4)
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+        assert len(found[0].flatten(1).unique(dim=0)) == 5
+
+
+def test_a_picture_that_can_no_longer_be_read_is_named() -> None:
+    def read(index: int) -> Image.Image:
+        raise FileNotFoundError(index)
+
+    views = Views(
+        split(Undecoded(read, "cat/{}.png".format, torch.arange(5))),
+        View(CENTER, None, plain),
         *(Room(CPU, 0), torch.contiguous_format),
         **{"view_of": same, "identity": {}},
     )
-    found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
-    assert torch.equal(torch.cat(found), split().pixels.float())
-    assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
+    with pytest.raises(OSError, match=r"cat/3\.png: not there.*could be read before"):
+        views.inputs(torch.tensor([3]), 1)
 
 
 def test_a_row_reaches_its_file_whole_or_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor, values = mapped.create(tmp_path / "rows", (2, 3), torch.uint8), torch.tensor([7, 8, 9], dtype=torch.uint8)
-    mapped.put(tensor, 1, values)
+    mapped.put(tensor, 3, values)
     assert tensor.tolist() == [[0, 0, 0], [7, 8, 9]] and (tmp_path / "rows").read_bytes() == bytes((0, 0, 0, 7, 8, 9))
     monkeypatch.setattr(mapped.os, "pwrite", lambda *arguments: 2)
-    with pytest.raises(OSError, match="whole"):
+    with pytest.raises(OSError, match="did not take all"):
         mapped.put(tensor, 0, values)

@@ -1,11 +1,11 @@
-"""Views: what the network is shown of an image. Random ones for training, the plain centre view for everything else.
+"""Random views: which box of a picture is shown in an epoch, whether it is mirrored, and how it is recoloured.
 
-A view is a box of the image, resized once, perhaps mirrored and recoloured, and normalised; all in batches on the
-device that holds the pixels, without waiting for it. Every draw is addressed by (seed, purpose, epoch, image).
+All in batches, without waiting for the device. Every draw is addressed by (seed, purpose, epoch, image).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from frostline.randomness import address, uniform
 from frostline.recolor import jitter
-from frostline.resample import crop_resize
+from frostline.resample import CenterCrop, center_boxes
 from frostline.trivial import trivial_augment
 
+_SURPLUS = 1.25  # measured in benchmarks/fidelity.py
 _TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
 
 
@@ -39,70 +40,78 @@ class Policy:
         return self.crop != "none" or self.flip or self.color > 0 or self.trivial
 
 
-def eval_views(
-    pixels: Tensor,
-    sizes: Tensor,
-    *,
-    size: int,
-    resize: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Tensor:
-    """Return `(B, 3, size, size)` float32, normalised: the centre view of `(B, 3, H, W)` uint8 pixels.
+@dataclass(frozen=True)
+class Crop:
+    """What is shown of each picture of a batch."""
 
-    `sizes` is `(B, 2)`, width and height of the original pictures. Where the pixels are the originals, this is what
-    `Resize(resize)`, `CenterCrop(size)` and `Normalize(mean, std)` of torchvision give in floating point.
+    boxes: Tensor
+    """`(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture."""
+    flip: Tensor | None
+    """`(B,)` bool: which are mirrored, if any."""
+
+
+def stored_side(policy: Policy, how: CenterCrop) -> int:
+    """Return the shorter side in pixels that a stored picture must have for what `policy` cuts out of it.
+
+    The median crop of a square picture then has `_SURPLUS` times the pixels, per side, that the network sees of it. A
+    picture that is reduced to that by Pillow's Lanczos filter keeps at least 97% of the detail that the crop of the
+    original shows, and 95% with no surplus at all (root mean square of the Laplacian: benchmarks/fidelity.py).
     """
-    views = crop_resize(pixels, center_boxes(sizes, size=size, resize=resize), size, bleed=True)
-    return normalise(views, mean, std)
+    return math.ceil(_SURPLUS * how.size / _extent(policy, how))
 
 
-def train_views(
-    pixels: Tensor,
-    sizes: Tensor,
-    ids: Tensor,
-    *,
-    policy: Policy,
-    size: int,
-    resize: int,
-    seed: int,
-    epoch: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Tensor:
-    """Return `(B, 3, size, size)` float32, normalised: random views of `(B, 3, H, W)` uint8 pixels under `policy`.
+def surplus(policy: Policy, how: CenterCrop, side: int) -> float:
+    """Return how many pixels per side the median crop of a square of `side` has for each that the network sees."""
+    return side * _extent(policy, how) / how.size
 
-    `ids` is `(B,)` int64. The view of an image depends on `seed`, `epoch` and its id, not on the rest of the batch.
+
+def _extent(policy: Policy, how: CenterCrop) -> float:
+    """Return the side of the median crop, as a fraction of the picture's shorter side."""
+    return _median_extent(policy.scale, policy.ratio) if policy.crop == "random_resized" else how.size / how.resize
+
+
+@functools.cache
+def _median_extent(scale: tuple[float, float], ratio: tuple[float, float]) -> float:
+    """Return the root of the median area of random boxes in a square, as a fraction of its side.
+
+    Boxes that do not fit are drawn again, so that it is less than the middle of `scale`.
     """
+    ids = torch.arange(1001)
+    squares = torch.full((len(ids), 2), 4096)
+    boxes = random_boxes(squares, _draws(0, "median", 0, ids, 2 * _TRIES + 2), scale=scale, ratio=ratio)
+    return float((boxes[:, 2:] - boxes[:, :2]).prod(1).median().sqrt())
 
-    def draws(purpose: str, count: int) -> Tensor:
-        return uniform(address(seed, "augment", purpose, epoch), ids, count)
 
-    boxes = center_boxes(sizes, size=size, resize=resize)
+def random_crop(sizes: Tensor, ids: Tensor, *, policy: Policy, how: CenterCrop, seed: int, epoch: int) -> Crop:
+    """Return what is shown of pictures of `sizes` `(B, 2)`, width and height, under a `policy` that crops at random.
+
+    `ids` is `(B,)` int64. The crop of a picture depends on `seed`, `epoch` and its id, not on the rest of the batch.
+    """
     if policy.crop == "random_resized":
-        boxes = random_boxes(sizes, draws("crop", 2 * _TRIES + 2), scale=policy.scale, ratio=policy.ratio)
-    elif policy.crop == "pad":
-        height, width = pixels.shape[-2:]
-        boxes = shift_boxes(boxes, draws("crop", 2), padding=policy.padding, height=height, width=width)
-    flip = draws("flip", 1)[:, 0] < 0.5 if policy.flip else None
-    views = crop_resize(pixels, boxes, size, flip, bleed=policy.crop == "none")
+        draws = _draws(seed, "crop", epoch, ids, 2 * _TRIES + 2)
+        boxes = random_boxes(sizes, draws, scale=policy.scale, ratio=policy.ratio)
+    else:
+        draws = _draws(seed, "crop", epoch, ids, 2)
+        boxes = shift_boxes(center_boxes(sizes, how), draws, padding=policy.padding, sizes=sizes)
+    return Crop(boxes, mirrored(ids, policy=policy, seed=seed, epoch=epoch))
+
+
+def mirrored(ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor | None:
+    """Return `(B,)` bool: which pictures `policy` shows mirrored; None where it mirrors none."""
+    return _draws(seed, "flip", epoch, ids, 1)[:, 0] < 0.5 if policy.flip else None
+
+
+def recolor(views: Tensor, ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor:
+    """Return `views`, `(B, 3, S, S)` float32 in 0..255, after what `policy` does to them beside cropping."""
     if policy.color:
-        views = jitter(views, draws("color", 3), policy.color)
+        views = jitter(views, _draws(seed, "color", epoch, ids, 3), policy.color)
     if policy.trivial:
-        views = trivial_augment(views, draws("trivial", 3))
-    return normalise(views, mean, std)
+        views = trivial_augment(views, _draws(seed, "trivial", epoch, ids, 3))
+    return views
 
 
-def center_boxes(sizes: Tensor, *, size: int, resize: int) -> Tensor:
-    """Return `(B, 4)` float32 boxes: what `Resize(resize)` and `CenterCrop(size)` of torchvision leave of each image.
-
-    Boxes are x0, y0, x1, y1 as fractions of the image. `sizes` is `(B, 2)`, width and height in pixels. The shorter
-    side becomes `resize`, the longer one keeps the aspect ratio; a square image with `resize == size` is seen whole.
-    """
-    shorter = sizes.amin(1, keepdim=True)
-    resized = sizes * resize // shorter
-    start = ((resized - size) / 2).round()
-    return torch.cat([start, start + size], 1) / resized.repeat(1, 2)
+def _draws(seed: int, purpose: str, epoch: int, ids: Tensor, count: int) -> Tensor:
+    return uniform(address(seed, "augment", purpose, epoch), ids, count)
 
 
 def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
@@ -125,26 +134,15 @@ def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ra
     return torch.cat([start, start + extent], 1) / whole.repeat(1, 2)
 
 
-def shift_boxes(boxes: Tensor, draws: Tensor, *, padding: float, height: int, width: int) -> Tensor:
-    """Return `(B, 4)` boxes moved by whole pixels, uniformly up to `padding` of the image in each direction.
+def shift_boxes(boxes: Tensor, draws: Tensor, *, padding: float, sizes: Tensor) -> Tensor:
+    """Return `(B, 4)` boxes moved by whole pixels, uniformly up to `padding` of the picture in each direction.
 
-    `draws` is `(B, 2)` in [0, 1), `height` and `width` are those of the stored image. Boxes may then reach outside it.
+    `draws` is `(B, 2)` in [0, 1), `sizes` `(B, 2)`, width and height in pixels. Boxes may then reach outside it.
     """
-    shift = [_whole_shift(draws[:, 0], padding, width), _whole_shift(draws[:, 1], padding, height)]
-    return boxes + torch.stack(shift * 2, 1)
-
-
-def _whole_shift(draws: Tensor, padding: float, length: int) -> Tensor:
-    furthest = round(padding * length)
-    return ((draws * (2 * furthest + 1)).floor() - furthest) / length
+    furthest = (padding * sizes).round()
+    shift = ((draws * (2 * furthest + 1)).floor() - furthest) / sizes
+    return boxes + shift.repeat(1, 2)
 
 
 def _between(low: float, high: float, draws: Tensor) -> Tensor:
     return low + (high - low) * draws
-
-
-def normalise(views: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """Return `views`, 0..255, normalised in place. Plain numbers per channel: a tensor of them would be a host sync."""
-    for channel, center, spread in zip(views.unbind(1), mean, std, strict=True):
-        channel.div_(255 * spread).sub_(center / spread)
-    return views

@@ -69,9 +69,9 @@ def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -
 
 
 def to_check(cells: Sequence[Cell]) -> list[Config]:
-    """Return one config for each model, mode, optimizer and data that differs."""
+    """Return one config for each model, mode, optimizer, augmentation and data that differs."""
     configs = (cell.config for cell in cells)
-    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.data)): c for c in configs}
+    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.augment, c.data)): c for c in configs}
     return list(parts.values())
 
 

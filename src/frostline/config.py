@@ -173,8 +173,10 @@ class DataConfig:
     """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
     limit: int | None
     """At most so many training images, stratified; null for all."""
-    decode_size: int | None
-    """Side in pixels to which images of differing sizes are decoded; null keeps the common size of all."""
+    pixels: str
+    """What random crops of training images are cut from: `exact` the originals, decoded in every epoch; `stored` what
+    is kept of them, reduced as far as the median crop allows; a shorter side in pixels; `auto` takes what is stored
+    where it fits into half of the store. Views in which nothing is random are exact in any case."""
     skip_bad: bool
     """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
     max_pixels: int

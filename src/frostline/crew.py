@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from hydra.core.utils import JobReturn, JobStatus
 
 from frostline import job
-from frostline.config import Config, UserError
+from frostline.config import Config
 from frostline.worker import Errand
 
 T = TypeVar("T")
@@ -102,10 +102,7 @@ def fingerprints(configs: Sequence[Config]) -> list[str | None]:
     found: dict[str, str | None] = {}
     for config in configs:
         if repr(config.data) not in found:
-            try:
-                found[repr(config.data)] = setup.load_data(config, job.screen()).fingerprint
-            except (UserError, OSError):  # the run itself will say so
-                found[repr(config.data)] = None
+            found[repr(config.data)] = setup.fingerprint(config, job.screen())
     return [found[repr(config.data)] for config in configs]
 
 

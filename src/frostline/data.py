@@ -6,24 +6,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import PIL
-import simplejpeg
 import torch
 from torch import Tensor
 
-from frostline import environment
 from frostline.config import UserError, user_error
-from frostline.decoding import Progress, decode_all
-from frostline.entries import Entry
+from frostline.decoding import Progress
 from frostline.mapped import Rows
+from frostline.pixel_cache import Decoded, PixelCache, Sight
 from frostline.pixels import CONVERSIONS
+from frostline.ragged import Ragged
 from frostline.sources import Source, open_splits
 from frostline.splitting import Part, divide
-from frostline.store import Store, Writer
+from frostline.store import Store
+from frostline.undecoded import Undecoded
 
 
 class Request(TypedDict):
@@ -38,7 +37,7 @@ class Request(TypedDict):
     split_seed: int
     fraction: float
     limit: int | None
-    decode_size: int | None
+    pixels: str
     skip_bad: bool
     max_pixels: int
     options: Mapping[str, Any]
@@ -48,16 +47,20 @@ class Request(TypedDict):
 class Split:
     """Images of one purpose, row by row."""
 
-    pixels: Rows
-    """`(N, 3, H, W)` uint8, mapped from the store or in memory."""
+    pixels: Rows | Ragged | Undecoded
+    """`(N, 3, H, W)` uint8, mapped from the store or in memory; or pictures of several sizes; or files."""
+    centred: bool
+    """Whether the pixels are what is seen of the pictures where nothing is random, not whole pictures."""
     sizes: Tensor
     """`(N, 2)` int32: width and height of the original picture."""
     labels: Tensor
     """`(N,)` int64."""
     ids: Tensor
     """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
+    digests: Tensor
+    """`(N, 32)` uint8: sha256 of the pixels of each picture, all of them, decoded and upright."""
     digest: str
-    """sha256 (hex) over pixels, sizes and ids: all that a view of an image depends on, and no label."""
+    """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,6 +79,16 @@ class Data:
     counts: dict[str, int]
     """Pictures of all splits that were converted, by `pixels.CONVERSIONS`; `skipped` as broken; and files left out
     since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
+    crops: bool
+    """Whether random crops of the training images are shown."""
+    reduced_to: int | None
+    """The shorter side in pixels of what these are cut from, where the originals have more."""
+
+    @property
+    def cut_from(self) -> str:
+        """What random crops are cut from, for people; empty where there are none."""
+        reduced = f"pictures reduced to a shorter side of {self.reduced_to} pixels"
+        return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
 
 
 class BadPictures(UserError):
@@ -88,7 +101,7 @@ class BadPictures(UserError):
 _last: dict[str, Data] = {}
 
 
-def load(*, store: Store, progress: Progress, **request: Unpack[Request]) -> Data:
+def load(*, sight: Sight, store: Store, progress: Progress, **request: Unpack[Request]) -> Data:
     """Return the splits, decoded into `store` by whoever asks first.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
@@ -96,10 +109,11 @@ def load(*, store: Store, progress: Progress, **request: Unpack[Request]) -> Dat
     runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
     split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    key = json.dumps({**request, "root": str(_root(request)), "store": str(store.folder)}, sort_keys=True)
+    facts = {**request, "root": str(_root(request)), "store": [str(store.folder), store.budget], "sight": asdict(sight)}
+    key = json.dumps(facts, sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
-        _last[key] = _assemble(_divide(request), request, store, progress)
+        _last[key] = _assemble(_divide(request), request, sight, store, progress)
     return _last[key]
 
 
@@ -125,84 +139,24 @@ def _divide(request: Request) -> dict[str, Part]:
     )
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """Pictures of one source as the store has them."""
-
-    entry: Entry
-    ids: Tensor
-
-    def rows(self, part: Part) -> Tensor:
-        return torch.searchsorted(self.ids, part.ids)
-
-    @property
-    def bad(self) -> dict[int, str]:
-        return dict(self.entry.meta["bad"])
-
-
-def _assemble(parts: Mapping[str, Part], request: Request, store: Store, progress: Progress) -> Data:
+def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: Store, progress: Progress) -> Data:
+    about = request["source"] + ("" if request["source"] == "glyphs" else f" in {request['root']}")
+    cache = PixelCache(store, progress, pixels=request["pixels"], max_pixels=request["max_pixels"], about=about)
     sources = {id(part.source): part.source for part in parts.values()}
-    decoded = {
-        key: _decode(source, [part for part in parts.values() if part.source is source], request, store, progress)
-        for key, source in sources.items()
-    }
-    good = {name: _without(part, decoded[id(part.source)].bad) for name, part in parts.items()}
+    decoded: dict[str, Decoded] = {}
+    for source in sources.values():
+        own = {name: part.ids for name, part in parts.items() if part.source is source}
+        decoded |= cache.decode(source, own, sight)
+    good = {name: _without(part, decoded[name].bad) for name, part in parts.items()}
     _check_bad(parts, good, decoded, request)
     names = ("train", "val", "test")
-    train, val, test = (_split(good[name], decoded[id(good[name].source)]) for name in names)
-    if len({split.pixels.shape[1:] for split in (train, val, test)}) > 1:
-        raise user_error("data.decode_size", "null", "a side in pixels, since the splits differ in the size of images")
+    train, val, test = (_split(good[name], decoded[name]) for name in names)
     classes = parts["train"].source.classes
-    pairs = [(part, decoded[id(part.source)]) for part in (good[name] for name in names)]
-    counts = _conversions(pairs) | _left_out(sources.values())
+    counts = _conversions([(good[name], decoded[name]) for name in names]) | _left_out(sources.values())
     if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
         counts["skipped"] = skipped
-    return Data(train, val, test, classes, _fingerprint((train, val, test), classes), counts)
-
-
-def _decode(source: Source, parts: Sequence[Part], request: Request, store: Store, progress: Progress) -> _Decoded:
-    """Return the pictures of a source that some of its splits ask for.
-
-    They are kept under what stands for the source and the way of decoding. Where all of its pictures were decoded
-    before, a part of them is found there; else only those asked for are decoded, and kept under their ids too.
-    """
-    ids = torch.cat([part.ids for part in parts]).unique()
-    every = torch.arange(len(source.labels))
-    if source.identity is None:
-        store = Store(None, budget=0, say=print)
-    whole, some = (_key(source, request, chosen) for chosen in (None, ids))
-    if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
-        key, ids = whole, every
-    else:
-        key = some
-
-    def make(writer: Writer) -> dict[str, Any]:
-        with progress("decoding", len(ids)) as advance:
-            return decode_all(
-                writer,
-                ids.tolist(),
-                source.read,
-                size=request["decode_size"],
-                max_pixels=request["max_pixels"],
-                progress=advance,
-            )
-
-    side = request["decode_size"]
-    where = "" if request["source"] == "glyphs" else f" in {request['root']}"
-    about = f"{len(ids):,} images of {request['source']}{where}" + (f" at {side}x{side}" if side else "")
-    return _Decoded(store.get("pixels", key, make, about=about), ids)
-
-
-def _key(source: Source, request: Request, ids: Tensor | None) -> str:
-    facts = {
-        "source": source.identity,
-        "decode_size": request["decode_size"],
-        "max_pixels": request["max_pixels"],
-        "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
-        "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__],
-        "code": environment.code_hash(("pixels", "decoding")),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    fingerprint, crops = _fingerprint((train, val, test), classes), sight.side is not None
+    return Data(train, val, test, classes, fingerprint, counts, crops, decoded["train"].reduced_to)
 
 
 def _without(part: Part, bad: Mapping[int, str]) -> Part:
@@ -213,12 +167,12 @@ def _without(part: Part, bad: Mapping[int, str]) -> Part:
 
 
 def _check_bad(
-    parts: Mapping[str, Part], good: Mapping[str, Part], decoded: Mapping[int, _Decoded], request: Request
+    parts: Mapping[str, Part], good: Mapping[str, Part], decoded: Mapping[str, Decoded], request: Request
 ) -> None:
     """Raise the error for broken pictures, or for a class or split that is lost without them."""
     reasons = []
     for name, part in parts.items():
-        bad = decoded[id(part.source)].bad
+        bad = decoded[name].bad
         reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
         lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
         if request["skip_bad"] and (lost if name == "train" else not len(good[name].ids)):
@@ -235,17 +189,18 @@ def _check_bad(
         raise error
 
 
-def _split(part: Part, decoded: _Decoded) -> Split:
-    tensors, rows = decoded.entry.tensors, decoded.rows(part)
-    pixels, sizes = Rows(tensors["pixels"], rows), tensors["sizes"][rows]
-    digest = hashlib.sha256(f"{tuple(pixels.shape)}".encode())
-    for tensor in (tensors["digests"][rows], sizes, part.ids):
+def _split(part: Part, decoded: Decoded) -> Split:
+    rows = decoded.rows(part.ids)
+    sizes, digests = (decoded.entry.tensors[name][rows] for name in ("sizes", "digests"))
+    digest = hashlib.sha256()
+    for tensor in (digests, sizes, part.ids):
         digest.update(tensor.numpy().data)
-    return Split(pixels, sizes, part.labels, part.ids, digest.hexdigest())
+    centred = decoded.keep.kind == "view"
+    return Split(decoded.pixels(part.ids), centred, sizes, part.labels, part.ids, digests, digest.hexdigest())
 
 
-def _conversions(pairs: Sequence[tuple[Part, _Decoded]]) -> dict[str, int]:
-    done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part)] for part, decoded in pairs]).long()
+def _conversions(pairs: Sequence[tuple[Part, Decoded]]) -> dict[str, int]:
+    done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part.ids)] for part, decoded in pairs]).long()
     counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
     return {name: count for name, count in counts.items() if count}
 

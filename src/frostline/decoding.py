@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from frostline import environment
-from frostline.config import user_error
-from frostline.pixels import at_most, convert, is_passing, squash, tensor_of, why
+from frostline.pixels import at_most, convert, is_passing, tensor_of, why
+from frostline.resample import CenterCrop, center_crop
 from frostline.store import Writer
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
@@ -28,10 +28,29 @@ _CHUNK = 16  # pictures per task: few enough for an even end, many enough to cos
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What is kept of each picture."""
+
+    kind: str
+    """`view`: what is seen of it where nothing is random. `original`: all of it, where all are of one size. `stored`:
+    all of it, reduced. `nothing`: that it can be read."""
+    view: CenterCrop | None = None
+    side: int | None = None
+    """Of what is stored, the shorter side in pixels; what is no larger stays as it is."""
+
+
+class Differing(Exception):
+    """Pictures of one size were expected."""
+
+
+_Keeper = Callable[[int, Tensor], tuple[int, Tensor] | None]
+"""Returns from which number on in `pixels` what is kept of a picture is written, and that."""
+
+
+@dataclass(frozen=True)
 class _Columns:
     """Where decoded pictures go, a row each."""
 
-    pixels: Tensor
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
     done: NDArray[np.uint8]
@@ -42,7 +61,8 @@ class _Job:
     """How pictures are decoded."""
 
     read: Callable[[int], Image.Image]
-    size: int | None
+    keep: _Keeper
+    """Returns what is kept of the picture of a row."""
     columns: _Columns
     bad: dict[int, str]
     writer: Writer
@@ -53,41 +73,122 @@ def decode_all(
     ids: Sequence[int],
     read: Callable[[int], Image.Image],
     *,
-    size: int | None,
+    keep: Keep,
     max_pixels: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
     """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
 
-    The tensors are `pixels` `(N, 3, H, W)` uint8, `sizes` `(N, 2)` int32 (width, height of the original), `digests`
-    `(N, 32)` uint8 (sha256 of the pixels) and `done` `(N,)` uint8 (see `pixels.convert`); those of a broken picture
-    stay zero. An entry without pictures that may be readable another time is not kept. `read(id)` opens a picture.
-    Without `size` all must be of one size, else `UserError`.
+    The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
+    pixels, all of them) and `done` `(N,)` uint8 (see `pixels.convert`); for views and originals `pixels`
+    `(N, 3, H, W)` uint8; for what is stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and
+    `shapes` `(N, 2)` int32, height and width. Those of a broken picture stay zero. An entry without pictures that may
+    be readable another time is not kept. `read(id)` opens a picture. Raises `Differing` for originals of several sizes.
     """
     with at_most(max_pixels):
-        width, height = (size, size) if size is not None else _first_size(ids, read)
-        pixels = writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
         columns = _Columns(
-            pixels=pixels,
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
             done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
         )
-        job = _Job(read, size, columns, {}, writer)
-        chunks = [range(start, min(start + _CHUNK, len(ids))) for start in range(0, len(ids), _CHUNK)]
-        workers = environment.cores()
-        with _keeping_blocks(4 * workers), _threads(workers) as pool:
-            for count in pool.map(partial(_decode_chunk, job, ids), chunks):
+        job = _Job(read, _keeper(writer, ids, read, keep), columns, {}, writer)
+        with _keeping_blocks(4 * environment.cores()), _threads() as pool:
+            for count in pool.map(partial(_decode_chunk, job, ids), _chunks(len(ids))):
                 progress(count)
-    if size is None:
-        _check_common(columns.sizes[[index not in job.bad for index in ids]])
     return {"bad": sorted(job.bad.items())}
 
 
+def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Image], keep: Keep) -> _Keeper:
+    """Make room in an entry for what is kept of its pictures, and return what says what that is."""
+    if keep.kind == "view":
+        assert keep.view is not None
+        writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8)
+        return partial(_view, keep.view)
+    if keep.kind == "original":
+        width, height = first_size(ids, read) or (1, 1)
+        writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
+        return partial(_original, (3, height, width))
+    if keep.kind == "stored":
+        assert keep.side is not None
+        areas = torch.tensor([width * height for width, height in reduced(header_sizes(ids, read), keep.side)])
+        starts = writer.tensor("starts", (len(ids),), torch.int64).copy_(3 * (areas.cumsum(0) - areas))
+        shapes = writer.tensor("shapes", (len(ids), 2), torch.int32)
+        writer.tensor("pixels", (3 * int(areas.sum()),), torch.uint8)
+        return partial(_stored, starts.tolist(), areas.tolist(), shapes, keep.side)
+    return lambda row, picture: None
+
+
+def _view(how: CenterCrop, row: int, picture: Tensor) -> tuple[int, Tensor]:
+    view = center_crop(picture[None], how)
+    return row * view.numel(), view
+
+
+def _original(shape: tuple[int, int, int], row: int, picture: Tensor) -> tuple[int, Tensor]:
+    if picture.shape != shape:
+        raise Differing
+    return row * picture.numel(), picture
+
+
+def _stored(
+    starts: Sequence[int], areas: Sequence[int], shapes: Tensor, side: int, row: int, picture: Tensor
+) -> tuple[int, Tensor]:
+    ((width, height),) = reduced([(picture.shape[2], picture.shape[1])], side)
+    if width * height != areas[row]:
+        raise ValueError("its size is not what its header says")
+    levels = picture.permute(1, 2, 0)
+    if height < levels.shape[0]:
+        small = Image.fromarray(levels.numpy()).resize((width, height), Image.Resampling.LANCZOS)
+        levels = torch.from_numpy(np.array(small))
+    shapes[row] = torch.tensor([height, width], dtype=torch.int32)
+    return starts[row], levels
+
+
+def reduced(sizes: Sequence[tuple[int, int]], side: int) -> list[tuple[int, int]]:
+    """Return the widths and heights of pictures with a shorter side of at most `side`; (0, 0) stays."""
+    found = []
+    for width, height in sizes:
+        part = min(1.0, side / max(1, min(width, height)))
+        found.append((max(round(width * part), min(width, 1)), max(round(height * part), min(height, 1))))
+    return found
+
+
+def header_sizes(ids: Sequence[int], read: Callable[[int], Image.Image]) -> list[tuple[int, int]]:
+    """Return width and height of the pictures as their headers say, before they are turned; (0, 0) for broken ones."""
+
+    def look(chunk: range) -> list[tuple[int, int]]:
+        return [_header_size(read, ids[row]) for row in chunk]
+
+    with _threads() as pool:
+        return [size for sizes in pool.map(look, _chunks(len(ids))) for size in sizes]
+
+
+def _header_size(read: Callable[[int], Image.Image], index: int) -> tuple[int, int]:
+    try:
+        with read(index) as image:
+            return image.size
+    except Exception:  # told when it is decoded
+        return (0, 0)
+
+
+def first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int] | None:
+    """Return width and height, upright, of the first picture that can be read; None where there is none."""
+    for index in ids:
+        try:
+            with read(index) as image:
+                return convert(image)[0].size
+        except Exception:  # told when its turn comes
+            continue
+    return None
+
+
+def _chunks(count: int) -> list[range]:
+    return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+
+
 @contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+def _threads() -> Iterator[ThreadPoolExecutor]:
     """Give threads, which decode as fast as processes since Pillow lets go of Python's lock; an interrupt ends them."""
-    pool = ThreadPoolExecutor(count)
+    pool = ThreadPoolExecutor(environment.cores())
     try:
         yield pool
     finally:
@@ -111,38 +212,18 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
         try:
             with job.read(ids[row]) as image:
                 picture, done = tensor_of(image)
-            squashed = squash(picture, job.size).contiguous()
+            kept = job.keep(row, picture)
+        except Differing:
+            raise
         except Exception as error:  # a broken file makes Pillow raise anything
             job.bad[ids[row]] = why(error)
             if is_passing(error):
                 job.writer.reject("some could not be read this time")
         else:
-            _keep(job, row, picture, squashed, done)
+            if kept is not None:
+                job.writer.put("pixels", *kept)
+            columns, levels = job.columns, picture.permute(1, 2, 0).contiguous()
+            columns.sizes[row] = (picture.shape[2], picture.shape[1])
+            columns.done[row] = done
+            columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
     return len(chunk)
-
-
-def _keep(job: _Job, row: int, picture: Tensor, squashed: Tensor, done: int) -> None:
-    columns = job.columns
-    columns.sizes[row] = (picture.shape[2], picture.shape[1])
-    columns.done[row] = done
-    if squashed.shape == columns.pixels.shape[1:]:  # else they differ in size, which `_check_common` tells
-        job.writer.put("pixels", row, squashed)
-        columns.digests[row] = np.frombuffer(hashlib.sha256(squashed.numpy().data).digest(), dtype=np.uint8)
-
-
-def _first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int]:
-    """Return width and height of the first picture that can be read."""
-    for index in ids:
-        try:
-            with read(index) as image:
-                return convert(image)[0].size
-        except Exception:  # told when its turn comes
-            continue
-    return (1, 1)
-
-
-def _check_common(sizes: NDArray[np.int32]) -> None:
-    found = sorted({(width, height) for width, height in sizes.tolist()})
-    if len(found) > 1:
-        some = ", ".join(f"{width}x{height}" for width, height in found[:3]) + (" ..." if len(found) > 3 else "")
-        raise user_error("data.decode_size", "null", f"a side in pixels, since the images differ: {some}")

@@ -27,7 +27,7 @@ from frostline.plan import Plan
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.setup import Setup, assemble, describe
-from frostline.sight import Images, approximation, look
+from frostline.sight import Images, approximations, look
 from frostline.tracking import Record
 
 
@@ -86,7 +86,7 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
     screen.plan(plan)
     if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
         screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
-    if (approximated := approximation(setup.config)) is not None:
+    for approximated in approximations(setup):
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
@@ -100,8 +100,8 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
     record.tag("frostline.fingerprint", fingerprint)
     record.tag("frostline.data", json.dumps(setup.data.counts))
-    if (approximated := approximation(setup.config)) is not None:
-        record.tag("frostline.approximation", approximated)
+    if approximated := approximations(setup):
+        record.tag("frostline.approximation", "; ".join(approximated))
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
@@ -125,7 +125,7 @@ def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, dra
     saved = draft.finish(progress.best)
     resume.put(setup.model.module, progress.best)
     scored = score(setup, progress.best_phase, images)
-    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes)
+    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
     return scored, saved.result()
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from frostline import interrupts, mapped
 from frostline.evaluation import in_order
-from frostline.room import Held, Room, expect, rows
+from frostline.mapped import Rows
+from frostline.room import Room, expect, rows
 from frostline.store import Store, Writer
 from frostline.views import Views
 
@@ -87,7 +88,7 @@ class Features:
         self._identity = identity
         self._room = room
         self._about = about
-        self._held: tuple[int, Held] | None = None
+        self._held: tuple[int, Tensor | Rows] | None = None
         self._channels_last = False
 
     def expect(self, index: Tensor, epoch: int) -> None:
@@ -104,7 +105,7 @@ class Features:
         found = rows(self._held[1], index, self.labels.device).float()
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 
-    def _fetch(self, epoch: int) -> Held:
+    def _fetch(self, epoch: int) -> Tensor | Rows:
         text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         with interrupts.welcome():

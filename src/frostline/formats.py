@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from frostline import models, predictor, weights
@@ -44,7 +43,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     or the format cannot hold the network.
     """
     network = replace(network, config=replace(network.config, precision="fp32"))
-    portable = Portable(network.model.module, network.model.input, network.config.data.decode_size).eval()
+    portable = Portable(network.model.module, network.model.input).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
         file = Path(folder) / output.name
         with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, and says so call by call
@@ -78,16 +77,14 @@ def facts(network: Predictor) -> dict[str, Any]:
     """Return what a program must know to use the network, JSON-able; also what `models.build` reads of a file."""
     return {
         **models.metadata(network.model, network.classes),
-        "decode_size": network.config.data.decode_size,
         "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
         "output": "probabilities: float32 (N, classes)",
-        "preprocessing": "squash to decode_size if there is one, resize shorter side, centre crop to size, normalise",
+        "preprocessing": "resize the shorter side, antialiased, to 8 bits; centre crop to size; normalise",
     }
 
 
 def _difference(network: Predictor, run: _Run, pictures: Tensor) -> float:
-    shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
-    views = torch.stack([predictor.view(network, picture) for picture in shown])
+    views = torch.stack([predictor.view(network, picture) for picture in pictures])
     return float((run(pictures) - predictor.logits(network, views).softmax(1)).abs().max())
 
 
@@ -136,8 +133,7 @@ def _read_safetensors(file: Path) -> _Run:
     count = len(said["classes"])
     module = models.build(said["model"], weights=str(file), num_classes=count, seed=0, meta=True).module
     module.load_state_dict(weights.read(file), assign=True)
-    spec = InputSpec(said["size"], said["resize"], tuple(said["mean"]), tuple(said["std"]))
-    return Portable(module, spec, said["decode_size"]).eval()
+    return Portable(module, InputSpec.of(said)).eval()
 
 
 def _text(value: Any) -> str:

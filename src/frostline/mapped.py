@@ -8,14 +8,16 @@ import os
 import sys
 import weakref
 import zlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from frostline import environment
+from frostline.prefetch import Prefetch
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -41,7 +43,7 @@ class _Memory(mmap.mmap):
 
 
 @functools.cache
-def _reader() -> ThreadPoolExecutor:
+def reader() -> ThreadPoolExecutor:
     """Return the thread that reads what is asked for soon."""
     return ThreadPoolExecutor(1, thread_name_prefix="reader")
 
@@ -94,28 +96,40 @@ def _tensor(memory: _Memory, file: int, shape: tuple[int, ...], dtype: torch.dty
     return tensor
 
 
-def release(held: Tensor | Rows) -> None:
+def file_of(tensor: Tensor) -> int | None:
+    """Return the descriptor of the file that is the memory of `tensor`, None where it is plain memory."""
+    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    return None if memory is None else memory.file
+
+
+class Part(Protocol):
+    """Some of a tensor."""
+
+    whole: Tensor
+
+
+def release(held: Tensor | Part) -> None:
     """Take what was read or filled of a mapped tensor out of this process's memory; it is found again when needed.
 
     The pages stay in the file, and in the system's cache while there is room. Does nothing to other tensors.
     """
-    tensor = held._tensor if isinstance(held, Rows) else held
+    tensor = held if isinstance(held, Tensor) else held.whole
     memory = _maps.get(tensor.untyped_storage().data_ptr())
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)
 
 
-def put(tensor: Tensor, row: int, values: Tensor) -> None:
-    """Write `values` into a row of a tensor of `create`, or of one in memory.
+def put(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Write `values` into a tensor of `create`, or into one in memory, from its number `start` on in row-major order.
 
     It goes by way of the file: page by page through the mapping takes longer, and leaves the pages in the process.
     Raises OSError where the file does not take it whole.
     """
     memory = _maps.get(tensor.untyped_storage().data_ptr())
     if memory is None:
-        tensor[row] = values
-    elif os.pwrite(memory.file, values.contiguous().numpy().data, row * values.nbytes) != values.nbytes:
-        raise OSError("a file of the store did not take a row whole")
+        tensor.view(-1)[start : start + values.numel()] = values.reshape(-1)
+    elif os.pwrite(memory.file, values.contiguous().numpy().data, start * values.itemsize) != values.nbytes:
+        raise OSError("a file of the store did not take all that was written")
 
 
 def checksum(path: Path) -> list[int]:
@@ -149,10 +163,10 @@ class Rows:
 
         The system decides how much around a row that it finds in a file stays in a process's memory, and is generous.
         """
-        self._tensor = tensor
+        self.whole = tensor
         self._rows = rows
-        self._memory = _maps.get(tensor.untyped_storage().data_ptr()) if streamed else None
-        self._coming: dict[int, tuple[Tensor, Future[Tensor]]] = {}
+        self._file = file_of(tensor) if streamed else None
+        self._coming = Prefetch[Tensor]()
         self.shape = torch.Size((len(rows), *tensor.shape[1:]))
         self.dtype = tensor.dtype
         self.device = tensor.device
@@ -163,27 +177,26 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:
         """Return a new tensor of the rows at `index`."""
-        if id(index) in self._coming:
-            return self._coming.pop(id(index))[1].result()
+        if (found := self._coming.take(index)) is not None:
+            return found
         rows = self._rows[index]
-        return self._tensor[rows] if self._memory is None else self._read(self._memory.file, rows)
+        return self.whole[rows] if self._file is None else self._read(self._file, rows)
 
     def expect(self, index: Tensor) -> None:
         """Begin to read the rows at `index`, aside, if they have to come from a file: they are asked for soon."""
-        if self._memory is not None:
-            # With the index itself, so that its id stays its own.
-            self._coming[id(index)] = index, _reader().submit(self._read, self._memory.file, self._rows[index])
+        if self._file is not None:
+            self._coming.put(index, reader().submit(self._read, self._file, self._rows[index]).result)
 
     def streamed(self) -> Rows:
         """Return the same rows without a trace in memory of those that were read before."""
-        return Rows(self._tensor, self._rows, streamed=True)
+        return Rows(self.whole, self._rows, streamed=True)
 
     def to(self, device: torch.device) -> Tensor | Rows:
         """Return all rows as a tensor on `device`, moved there piece by piece; these where they are there already."""
         if device == self.device:
             return self
         moved = torch.empty(self.shape, dtype=self.dtype, device=device)
-        step, parts = max(1, _MOVED // max(1, self._tensor[:1].nbytes)), self.streamed()
+        step, parts = max(1, _MOVED // max(1, self.whole[:1].nbytes)), self.streamed()
         for start in range(0, len(self), step):
             moved[start : start + step] = parts[start : start + step].to(device)
         return moved
@@ -191,7 +204,7 @@ class Rows:
     def _read(self, file: int, rows: Tensor) -> Tensor:
         """Return rows of the file itself, which is the whole tensor."""
         found = torch.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
-        size = self._tensor[:1].nbytes
+        size = self.whole[:1].nbytes
         places = found.view(-1).view(torch.uint8).view(-1, size).numpy()
         for place, row in zip(places, rows.view(-1).tolist(), strict=True):
             if os.preadv(file, [place], row * size) != size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
@@ -47,6 +47,21 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
+    interpolation: str
+    """How a picture is resized: `bilinear` or `bicubic`, both antialiased."""
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> InputSpec:
+        """Return what `metadata` of saved weights says."""
+        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+        return cls(metadata["size"], metadata["resize"], mean, std, metadata["interpolation"])
+
+    def normalise(self, views: Tensor) -> Tensor:
+        """Return `views`, `(B, 3, S, S)` float32 in 0..255, as the network gets them; they are overwritten."""
+        # Plain numbers per channel: a tensor of them would be a host sync.
+        for channel, center, spread in zip(views.unbind(1), self.mean, self.std, strict=True):
+            channel.div_(255 * spread).sub_(center / spread)
+        return views
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,11 @@ def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     return {"model": model.name, "classes": list(classes), **asdict(model.input)}
 
 
+def input_of(name: str, *, weights: str | None, image_size: int | None) -> InputSpec:
+    """Return the picture that `build` with the same arguments makes its network for; UserError as there."""
+    return _input_spec(name, _source(name, weights), image_size)
+
+
 def _entries(name: str) -> dict[str, WeightsEnum]:
     """Return torchvision's weights of the network by lower-case name, `default` among them.
 
@@ -133,7 +153,7 @@ def _input_spec(name: str, source: WeightsEnum | Path | None, image_size: int | 
     if saved.get("model", name) != name:
         raise user_error("model.weights", source, f"weights of {name}, and these are of {saved['model']}")
     if saved:
-        spec = InputSpec(saved["size"], saved["resize"], tuple(saved["mean"]), tuple(saved["std"]))
+        spec = InputSpec.of(saved)
     else:
         spec = _spec_of(source if isinstance(source, WeightsEnum) else get_model_weights(name).DEFAULT, name)
     if image_size is None:
@@ -147,7 +167,7 @@ def _input_spec(name: str, source: WeightsEnum | Path | None, image_size: int | 
 def _spec_of(entry: WeightsEnum, name: str) -> InputSpec:
     view = entry.transforms()
     mean, std = (_HALF, _HALF) if name in _RENORMALISED else (tuple(view.mean), tuple(view.std))
-    return InputSpec(view.crop_size[0], view.resize_size[0], mean, std)
+    return InputSpec(view.crop_size[0], view.resize_size[0], mean, std, view.interpolation.value)
 
 
 def _network(name: str, size: int) -> nn.Module:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from frostline import confusion, pictures, room, weights
+from frostline import confusion, pictures, weights
 from frostline.data import Split
 
 BEST = "best.safetensors"
 
 
-def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> None:
+def write(
+    folder: Path, logits: Tensor, test: Split, classes: Sequence[str], pictures_at: Callable[[Tensor], Tensor]
+) -> None:
     """Write the predictions for the test split, per-class accuracy, the confusion matrix, and pictures of mistakes.
 
-    `logits` is `(N, classes)` float32 in the order of `test`.
+    `logits` is `(N, classes)` float32 in the order of `test`; `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
     """
     counts = torch.bincount(test.labels * len(classes) + logits.argmax(1), minlength=len(classes) ** 2)
     matrix = counts.reshape(len(classes), len(classes))
@@ -33,8 +35,8 @@ def write(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> 
     write_json(folder / "confusion_matrix.json", {"classes": list(classes), "counts": matrix.tolist()})
     confusion.draw(matrix.numpy(), classes, folder / "confusion_matrix.png")
     wrong = torch.from_numpy(pictures.choose(logits.numpy(), test.labels.numpy()))
-    pixels = room.streamed(test.pixels)  # through a mapping the system would bring their neighbours
-    pictures.write(folder, pixels[wrong].numpy(), test.ids[wrong].numpy())
+    if len(wrong):
+        pictures.write(folder, pictures_at(wrong).numpy(), test.ids[wrong].numpy())
 
 
 def write_json(path: Path, value: Any) -> None:

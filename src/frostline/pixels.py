@@ -17,7 +17,6 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from simplejpeg import decode_jpeg
 from torch import Tensor
-from torch.nn import functional as F
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif", ".tif", ".tiff")
 CONVERSIONS = ("upright", "first_frame", "sixteen_bits", "palette", "cmyk", "grayscale", "alpha")
@@ -143,6 +142,15 @@ def read_image(file: Path) -> Image.Image:
         raise OSError(f"{file}: {why(error)}") from error
 
 
+def read_picture(file: Path) -> Tensor:
+    """Return `(3, H, W)` uint8 of the picture in `file`; `OSError` names a file that is no sound picture."""
+    try:
+        with open_image(file) as image:
+            return tensor_of(image)[0]
+    except Exception as error:  # a broken file makes Pillow raise anything
+        raise OSError(f"{file}: {why(error)}") from error
+
+
 def decode(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, upright by its EXIF orientation, on white where transparent, 16 bits scaled to 8."""
     return convert(image)[0]
@@ -190,7 +198,7 @@ def tensor_of(image: Image.Image) -> tuple[Tensor, int]:
     if (plain := _plain_jpeg(image)) is not None:
         return plain, 0
     picture, done = convert(image)
-    return _tensor(picture), done
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1), done
 
 
 def _plain_jpeg(image: Image.Image) -> Tensor | None:
@@ -207,19 +215,6 @@ def _plain_jpeg(image: Image.Image) -> Tensor | None:
         return torch.from_numpy(decode_jpeg(source.read(), "RGB")).permute(2, 0, 1)
     except ValueError:
         return None
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def squash(picture: Image.Image | Tensor, size: int | None) -> Tensor:
-    """Return `(3, H, W)` uint8 of an RGB picture: squashed to `(size, size)`, antialiased, unless that is None."""
-    pixels = picture if isinstance(picture, Tensor) else _tensor(picture)
-    if size is None:
-        return pixels
-    # As exact as Pillow's resize, and three times as fast.
-    return F.interpolate(pixels[None], size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 @contextmanager

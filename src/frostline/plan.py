@@ -54,6 +54,11 @@ class Plan:
     """Number of images per split."""
     classes: tuple[str, ...]
     image_size: int
+    resize: int
+    """What a picture's shorter side becomes, in pixels, before its centre is cut out."""
+    interpolation: str
+    cut_from: str
+    """What random crops of training images are cut from; empty where there are none."""
     batch_size: int
     device: str
     precision: str

@@ -5,20 +5,19 @@ Nothing that a run left can run code: its config is read as plain YAML, its weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from frostline import environment, gradient, hashing, models, provenance, records, weights
-from frostline.augment import eval_views
 from frostline.config import Config, UserError
 from frostline.models import Model
-from frostline.pixels import at_most, read_image, squash
+from frostline.pixels import at_most, read_picture
+from frostline.resample import CenterCrop, center_crop
 from frostline.validation import parse
 
 CONFIG = "config.yaml"
@@ -33,6 +32,12 @@ class Predictor:
     classes: tuple[str, ...]
     config: Config
     device: torch.device
+
+    @property
+    def center(self) -> CenterCrop:
+        """What of a picture is shown to it."""
+        spec = self.model.input
+        return CenterCrop(spec.size, spec.resize, spec.interpolation)
 
 
 def load(folder: Path, *, device: str) -> Predictor:
@@ -72,33 +77,35 @@ def read_config(path: Path) -> Config:
         raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
 
 
-def view(predictor: Predictor, picture: Image.Image) -> Tensor:
-    """Return `(3, S, S)` float32: what the network is shown of an RGB picture of any size."""
-    pixels = squash(picture, predictor.config.data.decode_size).contiguous()
-    sizes = torch.tensor([picture.size], dtype=torch.int32)
-    return eval_views(pixels[None], sizes, **asdict(predictor.model.input))[0]
+def view(predictor: Predictor, picture: Tensor) -> Tensor:
+    """Return `(3, S, S)` uint8: what the network is shown of a picture `(3, H, W)` uint8 of any size."""
+    return center_crop(picture[None], predictor.center)[0]
 
 
 @torch.inference_mode()
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
-    """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)`, in the precision of the run."""
+    """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
     dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
     memory_format = environment.memory_format(channels_last=predictor.config.channels_last)
-    inputs = views.to(predictor.device).contiguous(memory_format=memory_format)
+    inputs = predictor.model.input.normalise(views.to(predictor.device).float())
+    inputs = inputs.contiguous(memory_format=memory_format)
     with gradient.mixed(predictor.device, dtype):
         outputs: Tensor = predictor.model.module(inputs)
     return outputs.float().cpu()
 
 
-def predict(predictor: Predictor, files: Sequence[Path], *, batch: int) -> Iterator[tuple[Path, Tensor | OSError]]:
+def predict(
+    predictor: Predictor, files: Sequence[Path], *, batch: int, show: Callable[[Path, Tensor], object] | None = None
+) -> Iterator[tuple[Path, Tensor | OSError]]:
     """Yield each file with its logits `(classes,)`, or with the error where it is no picture that can be read.
 
     Pictures are decoded side by side and kept as views only, so that memory holds `batch` of them however large.
+    `show` is given each file with the `(3, S, S)` uint8 that the network sees of it.
     """
 
     def look(file: Path) -> Tensor | OSError:
         try:
-            return view(predictor, read_image(file))
+            return view(predictor, read_picture(file))
         except OSError as error:
             return error
 
@@ -108,6 +115,9 @@ def predict(predictor: Predictor, files: Sequence[Path], *, batch: int) -> Itera
             with at_most(predictor.config.data.max_pixels):
                 seen = list(pool.map(look, part))
             readable = [views for views in seen if isinstance(views, Tensor)]
+            for file, views in zip(part, seen, strict=True):
+                if show is not None and isinstance(views, Tensor):
+                    show(file, views)
             rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
             for file, views in zip(part, seen, strict=True):
                 yield file, next(rows) if isinstance(views, Tensor) else views

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 import PIL
 from torch import Tensor
 
-from frostline import augment, corruptions, cut, environment, sharing
+from frostline import corruptions, cut, environment, sharing
 from frostline.evaluation import evaluate
 from frostline.results import percent
 from frostline.setup import Setup
 from frostline.sharing import Line
-from frostline.sight import Images
+from frostline.sight import Images, centre_view
 from frostline.views import Views
 
 FILE = "shift.json"
@@ -57,12 +56,10 @@ def _line(setup: Setup, phase: int, images: Images) -> Line:
 
 def _views(setup: Setup, name: str, strength: float) -> Views:
     """Return the test split with its centre views corrupted."""
-    spec: dict[str, Any] = asdict(setup.model.input)
-    plain = {**spec, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    spec = setup.model.input
 
-    def corrupted(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
-        pictures = augment.eval_views(pixels, sizes, **plain) * 255
-        return augment.normalise(corruptions.corrupt(name, strength, pictures, ids), spec["mean"], spec["std"])
+    def corrupted(views: Tensor, ids: Tensor, number: int) -> Tensor:
+        return spec.normalise(corruptions.corrupt(name, strength, views, ids))
 
     identity = {
         "split": f"test with {name} {strength}",
@@ -70,4 +67,5 @@ def _views(setup: Setup, name: str, strength: float) -> Views:
         "pillow": PIL.__version__,
     }
     place = (setup.room, setup.memory_format)
-    return Views(setup.data.test, corrupted, *place, view_of=lambda epoch: 0, identity=identity)
+    view = replace(centre_view(spec), finish=corrupted)
+    return Views(setup.data.test, view, *place, view_of=lambda epoch: 0, identity=identity)

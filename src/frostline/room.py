@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import weakref
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from frostline import mapped
+from frostline import mapped, ragged
 from frostline.mapped import Rows
+from frostline.ragged import Ragged
 
-Held = Tensor | Rows
+Held = Tensor | Rows | Ragged
 """Rows of something, all of them on a device or to be gathered when they are asked for."""
 
 
@@ -24,6 +26,12 @@ class Room:
         self.budget = budget
         self.free = budget
         """Bytes that are left: what nobody holds any more takes none."""
+
+    @overload
+    def take(self, held: Tensor | Rows) -> Tensor | Rows: ...
+
+    @overload
+    def take(self, held: Held) -> Held: ...
 
     def take(self, held: Held) -> Held:
         """Return `held` on the device if there is room for it, else its rows where they are, perhaps in a file."""
@@ -41,21 +49,30 @@ class Room:
         mapped.release(held)
 
 
-def streamed(held: Held) -> Rows:
+def streamed(held: Held) -> Rows | Ragged:
     """Return rows that are read anew whenever they are asked for, and leave no trace in memory if they are a file's."""
-    return (held if isinstance(held, Rows) else Rows(held, torch.arange(len(held)))).streamed()
+    return (Rows(held, torch.arange(len(held))) if isinstance(held, Tensor) else held).streamed()
 
 
-def rows(held: Held, index: Tensor, device: torch.device) -> Tensor:
-    """Return the rows of `held` at `index` (on the CPU) on `device`, wherever they lie."""
+@overload
+def rows(held: Tensor | Rows, index: Tensor, device: torch.device) -> Tensor: ...
+
+
+@overload
+def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]: ...
+
+
+def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]:
+    """Return the rows of `held` at `index` (on the CPU) on `device`, wherever they lie; ragged ones as a list."""
     if isinstance(held, Tensor):
         return held.index_select(0, index.to(device, non_blocking=True))  # half the time of held[index]
+    found = held[index]
     if held.device == device:
-        return held[index]
-    return held[index].pin_memory().to(device, non_blocking=True)
+        return found
+    return ragged.moved(found, device) if isinstance(found, list) else found.pin_memory().to(device, non_blocking=True)
 
 
 def expect(held: Held, index: Tensor) -> None:
     """Let the rows of `held` at `index` be read meanwhile, if that takes time: they are asked for soon."""
-    if isinstance(held, Rows):
+    if not isinstance(held, Tensor):
         held.expect(index)

@@ -11,12 +11,15 @@ from typing import Any, cast
 import torch
 
 from frostline import credentials, data, environment, freezing, lookup, models, optim, outcome, timeline, tracking
-from frostline.config import Config, user_error
+from frostline.augment import Policy, stored_side
+from frostline.config import Config, UserError, user_error
 from frostline.data import BadPictures, Data
 from frostline.freezing import Phase
-from frostline.models import Model
+from frostline.models import InputSpec, Model
+from frostline.pixel_cache import Sight
 from frostline.plan import Plan, phase_plans
 from frostline.report import Screen
+from frostline.resample import CenterCrop
 from frostline.room import Room
 from frostline.stepping import Recipe
 from frostline.store import Store, open_store
@@ -62,8 +65,9 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Set
     device = environment.device(config.device)
     environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     environment.reset_peak_memory(device)
-    images = load_data(config, screen)
-    model = build_model(config, images.classes, folder, meta=meta)
+    source = weights_of(config, folder)
+    images = load_data(config, input_of(config, source), screen)
+    model = build_model(config, source, images.classes, meta=meta)
     if not meta:
         model.module.to(device)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
@@ -96,17 +100,57 @@ def store_of(config: Config, say: Callable[[str], None]) -> Store:
     return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
 
 
-def load_data(config: Config, screen: Screen) -> Data:
-    """Return the splits of `config.data`, decoded through the store; lists on `screen` what cannot be read."""
+def load_data(config: Config, spec: InputSpec, screen: Screen) -> Data:
+    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the store.
+
+    What cannot be read is listed on `screen`.
+    """
     store = store_of(config, screen.say)
     fields = {key: value for key, value in asdict(config.data).items() if key in data.Request.__annotations__}
+    sight = Sight(center_of(spec), _side(config, spec))
     try:
-        return data.load(store=store, progress=screen.progress, **cast(data.Request, fields))
+        return data.load(sight=sight, store=store, progress=screen.progress, **cast(data.Request, fields))
     except PermissionError as error:
         raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
     except BadPictures as error:
         _list(error.reasons, screen)
         raise
+
+
+def fingerprint(config: Config, screen: Screen) -> str | None:
+    """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_data(config, input_of(config, weights_of(config, Path(folder))), screen).fingerprint
+    except (UserError, OSError):
+        return None
+
+
+def center_of(spec: InputSpec) -> CenterCrop:
+    """Return what a network sees of a picture where nothing is random."""
+    return CenterCrop(spec.size, spec.resize, spec.interpolation)
+
+
+def _side(config: Config, spec: InputSpec) -> int | None:
+    """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
+    policy = augment_policy(config)
+    if policy.crop == "none":
+        return None
+    return int(config.data.pixels) if config.data.pixels.isdigit() else stored_side(policy, center_of(spec))
+
+
+def augment_policy(config: Config) -> Policy:
+    """Return how training views differ; images are mirrored only where the data allows it."""
+    options = config.augment
+    return Policy(
+        crop=options.crop,
+        scale=(options.scale[0], options.scale[1]),
+        ratio=(options.ratio[0], options.ratio[1]),
+        padding=options.padding,
+        flip=options.flip and config.data.flip,
+        color=options.color,
+        trivial=options.trivial,
+    )
 
 
 def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
@@ -120,14 +164,23 @@ def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
         screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")
 
 
-def build_model(config: Config, classes: Sequence[str], folder: Path, *, meta: bool) -> Model:
-    """Return the network of `config.model` with a head for `classes`; fetched weights go into `folder`."""
+def weights_of(config: Config, folder: Path) -> str | None:
+    """Return `config.model.weights`; those of an MLflow run are fetched into `folder`, and are a file from then on."""
     source = config.model.weights
-    if source and source.startswith(RUNS):
-        uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
-        run_id = source.removeprefix(RUNS).strip("/")
-        (initial := folder / "initial").mkdir(exist_ok=True)
-        source = str(lookup.fetch_artifact(uri, run_id, outcome.BEST, initial))
+    if not source or not source.startswith(RUNS):
+        return source
+    uri = tracking.tracking_uri(config.tracking.uri, environment.project_root())
+    (initial := folder / "initial").mkdir(exist_ok=True)
+    return str(lookup.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), outcome.BEST, initial))
+
+
+def input_of(config: Config, source: str | None) -> InputSpec:
+    """Return the picture that the network of `config` with the weights `source` expects."""
+    return models.input_of(config.model.name, weights=source, image_size=config.model.image_size)
+
+
+def build_model(config: Config, source: str | None, classes: Sequence[str], *, meta: bool) -> Model:
+    """Return the network of `config.model` with the weights `source` and a head for `classes`."""
     return models.build(
         config.model.name,
         weights=source,
@@ -173,6 +226,9 @@ def describe(setup: Setup, name: str) -> Plan:
         images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
         classes=images.classes,
         image_size=setup.model.input.size,
+        resize=setup.model.input.resize,
+        interpolation=setup.model.input.interpolation,
+        cut_from=images.cut_from,
         batch_size=config.batch_size,
         device=environment.device_name(setup.device),
         precision=str(setup.autocast or torch.float32).removeprefix("torch."),
@@ -195,9 +251,10 @@ def check(config: Config) -> None:
     """Raise the `UserError` that a run would meet before its first step; every picture is decoded and so looked at."""
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
-    images = load_data(config, Screen())
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(config, ("", ""), Path(folder), meta=not _on_disk(config.model.weights))
+        source = weights_of(config, Path(folder))
+        images = load_data(config, input_of(config, source), Screen())
+        model = build_model(config, source, ("", ""), meta=not _on_disk(config.model.weights))
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
     if any(batch.stop - batch.start == 1 for batch in batches):

@@ -20,7 +20,8 @@ from frostline.stepping import Part
 from frostline.views import Views
 
 _CODE = (
-    *("augment", "cut", "families", "features", "inference", "randomness", "recolor", "resample", "trivial", "views"),
+    *("augment", "cut", "families", "features", "inference", "randomness", "recolor", "resample", "sight", "trivial"),
+    *("undecoded", "views"),
 )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from frostline import augment
-from frostline.config import Config
+from frostline.augment import Crop
 from frostline.data import Split
-from frostline.setup import Setup
+from frostline.models import InputSpec
+from frostline.setup import Setup, augment_policy, center_of
 from frostline.views import View, Views
 
 
@@ -32,25 +34,48 @@ class Images:
 def look(setup: Setup) -> Images:
     """Return the splits as the network sees them, on its device."""
     config, images = setup.config, setup.data
-    spec: dict[str, Any] = asdict(setup.model.input)
     policy = augment_policy(config)
 
-    def centre(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
-        return augment.eval_views(pixels, sizes, **spec)
-
-    def random(pixels: Tensor, sizes: Tensor, ids: Tensor, view: int) -> Tensor:
-        return augment.train_views(pixels, sizes, ids, policy=policy, seed=config.seed, epoch=view, **spec)
-
-    def views(name: str, split: Split, *, shown: View = centre, **facts: Any) -> Views:
-        view_of = _view_of(config.features.views) if shown is random else lambda epoch: 0
+    def views(name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any) -> Views:
         identity = {"split": name, **facts}
-        return Views(split, shown, setup.room, setup.memory_format, view_of=view_of, identity=identity)
+        return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
 
+    plain = centre_view(setup.model.input)
+    train = views("train", images.train, plain)
     if policy.random:
-        train = views("train", images.train, shown=random, policy=asdict(policy), seed=config.seed)
-    else:
-        train = views("train", images.train)
-    return Images(train, views("val", images.val), views("test", images.test))
+        view, number = random_view(setup.model.input, policy, config.seed), _view_of(config.features.views)
+        facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": images.cut_from}
+        train = views("train", images.train, view, view_of=number, **facts)
+    return Images(train, views("val", images.val, plain), views("test", images.test, plain))
+
+
+def centre_view(spec: InputSpec) -> View:
+    """Return the view of a picture in which nothing is random: the weights' own preprocessing."""
+    return View(center_of(spec), None, lambda views, ids, number: spec.normalise(views))
+
+
+def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
+    """Return the views of `policy`, one for each number."""
+    how = center_of(spec)
+
+    def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
+        return augment.random_crop(sizes, ids, policy=policy, how=how, seed=seed, epoch=number)
+
+    def finish(views: Tensor, ids: Tensor, number: int) -> Tensor:
+        if policy.crop == "none":
+            views = _mirror(views, augment.mirrored(ids, policy=policy, seed=seed, epoch=number))
+        return spec.normalise(augment.recolor(views, ids, policy=policy, seed=seed, epoch=number))
+
+    return View(how, None if policy.crop == "none" else crop, finish)
+
+
+def _mirror(views: Tensor, flip: Tensor | None) -> Tensor:
+    return views if flip is None else torch.where(flip[:, None, None, None], views.flip(3), views)
+
+
+def _always(epoch: int) -> int:
+    """Return the number of the only view."""
+    return 0
 
 
 def _view_of(distinct: int | None) -> Callable[[int], int]:
@@ -58,23 +83,14 @@ def _view_of(distinct: int | None) -> Callable[[int], int]:
     return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
 
 
-def approximation(config: Config) -> str | None:
-    """Return in what a run with `features.views` is not the run without it; None where it is."""
-    distinct = config.features.views
-    if distinct is None or distinct >= config.epochs or not augment_policy(config).random:
-        return None
-    return f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image"
-
-
-def augment_policy(config: Config) -> augment.Policy:
-    """Return how training views differ; images are mirrored only where the data allows it."""
-    options = config.augment
-    return augment.Policy(
-        crop=options.crop,
-        scale=(options.scale[0], options.scale[1]),
-        ratio=(options.ratio[0], options.ratio[1]),
-        padding=options.padding,
-        flip=options.flip and config.data.flip,
-        color=options.color,
-        trivial=options.trivial,
-    )
+def approximations(setup: Setup) -> list[str]:
+    """Return in what a run is not the one with `features.views=null` and `data.pixels=exact`; nothing where it is."""
+    config, found = setup.config, []
+    policy, distinct = augment_policy(config), config.features.views
+    if distinct is not None and distinct < config.epochs and policy.random:
+        found.append(f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image")
+    if setup.data.reduced_to is not None:
+        pixels = augment.surplus(policy, center_of(setup.model.input), setup.data.reduced_to)
+        told = f"for each pixel of the network the median crop has {pixels:.2f} of them a side"
+        found.append(f"random crops are cut from {setup.data.cut_from}: {told}")
+    return found

@@ -63,10 +63,10 @@ class Writer:
             raise _NoRoom(error.strerror) from error
         return self.tensors[name]
 
-    def put(self, name: str, row: int, values: Tensor) -> None:
-        """Write `values` into a row of the tensor called `name`."""
+    def put(self, name: str, start: int, values: Tensor) -> None:
+        """Write `values` into the tensor called `name`, from its number `start` on in row-major order."""
         try:
-            mapped.put(self.tensors[name], row, values)
+            mapped.put(self.tensors[name], start, values)
         except OSError as error:
             raise _NoRoom(error.strerror or error) from error
 

@@ -31,7 +31,10 @@ def facts(plan: Plan) -> Table:
     grid.add_row("model", f"{plan.model} from {plan.weights}, {learning}")
     grid.add_row("training", f"{plan.freeze_mode}, {plan.optimizer}, {plan.schedule}, augment {plan.augment}")
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
-    grid.add_row("input", f"{plan.image_size}x{plan.image_size} pixels, batches of {plan.batch_size}")
+    seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"
+    grid.add_row("input", f"{seen}; batches of {plan.batch_size}")
+    if plan.cut_from:
+        grid.add_row("crops", f"cut from {plan.cut_from}")
     grid.add_row("device", f"{plan.device}, {plan.precision}, {exact}")
     return grid
 

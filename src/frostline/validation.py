@@ -39,7 +39,11 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
     ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
     ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("data.decode_size", lambda v: 8 <= v <= 4096, "a whole number of pixels from 8 to 4096, or null"),
+    (
+        "data.pixels",
+        lambda v: v in ("auto", "exact", "stored") or (v.isdecimal() and 8 <= int(v) <= 8192),
+        "auto, exact, stored or a whole number of pixels from 8 to 8192",
+    ),
     ("train.label_smoothing", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("train.clip_norm", lambda v: 0 < v < inf, "a finite number above 0, or null"),
     ("train.mixup", lambda v: 0 <= v < inf, "a finite number from 0"),

@@ -24,7 +24,7 @@ from frostline.config import UserError, user_error
 SUFFIXES = (".safetensors", ".pt", ".pth")
 GLYPHS = Path(__file__).parent / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
-GLYPHS_SHA256 = "cd8e180e58aed0d2569fa746d0678e07a940ad906758183307ae8f2346e38716"  # printed by assets/ship.py
+GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
 
 _METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
 _LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
@@ -84,9 +84,10 @@ def _describes_a_network(metadata: object) -> bool:
             "resize": int(resize),
             "mean": [_, _, _] as mean,
             "std": [_, _, _] as std,
+            "interpolation": "bilinear" | "bicubic",
         }:
             numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*mean, *std))
-            sides = all(0 < side <= _LARGEST_SIDE for side in (size, resize))
+            sides = 0 < size <= resize <= _LARGEST_SIDE
             return numbers and sides and min(std) > 0 and all(isinstance(name, str) for name in classes)
     return False
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from frostline.commands import Parser, positive
 from frostline.config import user_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +31,8 @@ def main(arguments: list[str]) -> int:
 
     def rows() -> Iterator[tuple[Path, dict[str, float]]]:
         nonlocal unread
-        for file, row in predictor.predict(network, files, batch=options.batch or network.config.eval_batch_size):
+        batch, show = options.batch or network.config.eval_batch_size, _saver(options.save_views)
+        for file, row in predictor.predict(network, files, batch=batch, show=show):
             if isinstance(row, OSError):
                 unread += 1
                 print(f"frostline: not read: {_one_line(row)}", file=sys.stderr)
@@ -48,6 +53,7 @@ def _parser() -> Parser:
     parser.add_argument("--format", choices=("csv", "json"), default="csv")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many classes per picture (1)")
     parser.add_argument("--batch", type=positive, metavar="N", help="pictures at once (the run's eval_batch_size)")
+    parser.add_argument("--save-views", type=Path, metavar="DIR", help="write there what the network sees, as PNG")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     return parser
 
@@ -63,6 +69,26 @@ def _files(named: Sequence[str]) -> Iterator[Path]:
             raise user_error("pictures", name, "a file or folder, and there is none")
         else:
             yield from _pictures(path) if path.is_dir() else [path]
+
+
+def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
+    """Return what writes `<stem>.png` into `folder`, `<stem>-2.png` for the second picture of that name."""
+    if folder is None:
+        return None
+    from PIL import Image
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise user_error("--save-views", folder, f"a folder that can be made ({error.strerror})") from None
+    written: Counter[str] = Counter()
+
+    def save(file: Path, view: Tensor) -> None:
+        written[file.stem] += 1
+        name = file.stem if written[file.stem] == 1 else f"{file.stem}-{written[file.stem]}"
+        Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+
+    return save
 
 
 def _pictures(folder: Path) -> list[Path]:

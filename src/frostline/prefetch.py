@@ -1,0 +1,26 @@
+"""What was asked for ahead, by the very index with which it is asked for afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Prefetch(Generic[T]):
+    """Owns what is under way; an index stands for itself, not for what is in it."""
+
+    def __init__(self) -> None:
+        self._coming: dict[int, tuple[Tensor, Callable[[], T]]] = {}
+
+    def put(self, index: Tensor, result: Callable[[], T]) -> None:
+        """Remember what waits for what is fetched for `index`, which is kept so that its id stays its own."""
+        self._coming[id(index)] = index, result
+
+    def take(self, index: object) -> T | None:
+        """Return what was fetched for `index`, None if nothing was; raises what the fetching raised."""
+        found = self._coming.pop(id(index), None)
+        return None if found is None else found[1]()

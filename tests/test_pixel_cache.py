@@ -1,0 +1,140 @@
+"""What is kept of pictures is shared by all who see them alike, and what is not kept is seen alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+from frostline import data, pixel_cache
+from frostline.augment import Crop
+from frostline.data import Data, Split
+from frostline.pixel_cache import Sight
+from frostline.ragged import Ragged
+from frostline.resample import CenterCrop
+from frostline.room import Room
+from frostline.store import Store
+from frostline.undecoded import Undecoded
+from frostline.views import View, Views
+from small import plain, silently
+
+CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
+MUCH, LITTLE = 10**9, 100_000  # bytes; half of the second holds 16 views
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of patches of two photographs, of all sizes, in a folder each."""
+    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("china", "flower"):
+        (root / name).mkdir()
+        for index in range(12):
+            height, width, top, left = random.integers((40, 50, 0, 0), (200, 300, 200, 300))
+            patch = load_sample_image(f"{name}.jpg")[top : top + height, left : left + width]
+            Image.fromarray(patch).save(root / name / f"{index:02}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def load(
+    photos: Path,
+    store: Path | None,
+    *,
+    center: CenterCrop = CENTER,
+    side: int | None = None,
+    budget: int = MUCH,
+    **changes: Any,
+) -> Data:
+    data._last.clear()
+    request = {**plain("data=image_folder", f"data.root={photos}")["data"], **changes}
+    fields = {key: value for key, value in request.items() if key in data.Request.__annotations__}
+    own = Store(store, budget=budget, say=print)
+    return data.load(sight=Sight(center, side), store=own, progress=silently, **fields)
+
+
+def seen(split: Split, *, crop: bool = False) -> Tensor:
+    """Return what is seen of all pictures, or of a box in them."""
+
+    def box(sizes: Tensor, ids: Tensor, number: int) -> Crop:
+        return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]]).repeat(len(ids), 1), None)
+
+    view = View(CENTER, box if crop else None, lambda views, ids, number: views)
+    room = Room(torch.device("cpu"), MUCH)
+    views = Views(split, view, room, torch.contiguous_format, view_of=lambda epoch: 0, identity={})
+    return views.inputs(torch.arange(len(split)), 1)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_again(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
+
+
+def test_a_network_of_the_same_preprocessing_decodes_nothing(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(photos, folder)
+    forbid(monkeypatch)
+    again = load(photos, folder, center=CenterCrop(size=32, resize=36, interpolation="bilinear"))
+    assert torch.equal(seen(again.test), seen(first.test))
+    for other in ({"size": 30}, {"resize": 40}, {"interpolation": "bicubic"}):
+        with pytest.raises(AssertionError, match="decoded again"):
+            load(photos, folder, center=replace(CENTER, **other))
+
+
+def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(photos: Path, folder: Path) -> None:
+    kept, not_kept = load(photos, folder), load(photos, folder, budget=LITTLE)
+    assert isinstance(not_kept.test.pixels, Undecoded) and not isinstance(kept.test.pixels, Undecoded)
+    for name in ("train", "val", "test"):
+        assert torch.equal(seen(getattr(kept, name)), seen(getattr(not_kept, name)))
+    assert kept.fingerprint == not_kept.fingerprint
+
+
+def test_random_crops_are_cut_from_what_was_asked_for(photos: Path, folder: Path) -> None:
+    exact = load(photos, folder, side=60, pixels="exact")
+    stored = load(photos, folder, side=60, pixels="stored")
+    assert isinstance(exact.train.pixels, Undecoded) and isinstance(stored.train.pixels, Ragged)
+    assert exact.cut_from == "the original pixels"
+    assert stored.cut_from == "pictures reduced to a shorter side of 60 pixels"
+    assert load(photos, folder, side=500, pixels="stored").cut_from == "the original pixels"
+    close = (seen(exact.train, crop=True) - seen(stored.train, crop=True)).abs().mean()
+    assert 0 < close < 6
+    originals = load(photos, folder, side=500, pixels="stored")
+    assert torch.equal(seen(exact.train, crop=True), seen(originals.train, crop=True))
+    for found in (exact, stored):  # selection and test see the centre, whatever training sees
+        assert torch.equal(seen(found.test), seen(load(photos, folder).test))
+
+
+def test_auto_keeps_what_fits_into_half_of_the_store_whatever_lies_there(photos: Path, folder: Path) -> None:
+    for _ in range(2):
+        assert isinstance(load(photos, folder, side=60).train.pixels, Ragged)
+        assert isinstance(load(photos, folder, side=60, budget=LITTLE).train.pixels, Undecoded)
+
+
+def test_small_pictures_of_one_size_are_kept_as_they_are_for_every_network(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "small" / name).mkdir(parents=True)
+        for index in range(8):
+            Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
+                tmp_path / "small" / name / f"{index}.png"
+            )
+    first = load(tmp_path / "small", folder)
+    assert first.test.pixels.shape[1:] == (3, 20, 24) and not first.test.centred
+    forbid(monkeypatch)
+    for center in (CENTER, CenterCrop(48, 50, "bicubic")):
+        assert load(tmp_path / "small", folder, center=center, side=40).cut_from == "the original pixels"

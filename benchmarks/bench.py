@@ -121,6 +121,8 @@ TARGETS: dict[str, dict[str, Target]] = {
     "last_stage, its cut cached, against uncached": {"cpu": Target("≥", 2, "x"), "cuda": Target("≥", 2, "x")},
     "last_stage from an empty store against uncached": {"cpu": Target("≥", 2, "x"), "cuda": Target("≥", 2, "x")},
     "2x2 sweep against its full runs": {"cpu": Target("≤", 1.1, "x"), "cuda": Target("≤", 1.1, "x")},
+    "detail of a view": {"cpu": Target("≥", 0.99)},
+    "detail of the median random crop": {"cpu": Target("≥", 0.95)},
     "decoding against plain decoding": {"cpu": Target("≥", 0.9)},
     "memory beyond a small run": {"cpu": Target("≤", 1)},
     "a checkpoint, per 100 MB": {"cpu": Target("≤", 0.1, " s"), "cuda": Target("≤", 0.1, " s")},
@@ -149,12 +151,12 @@ class Bench:
     def data(self, kind: Kind, counts: Sequence[int]) -> Path:
         return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
 
-    def chosen(self, network: str, kind: Kind, root: Path, *, store: Path | None = None, **more: Any) -> dict[str, Any]:
+    def chosen(self, network: str, root: Path, *, store: Path | None = None, **more: Any) -> dict[str, Any]:
         """Return what a person would type for our side; without `store` the run finds an empty one."""
         return {
             **{"model": network, "model.weights": str(limit.weights_file(network, self.side, self._kept))},
             **{"model.image_size": self.side, "data": "image_folder"},
-            **{"data.root": str(root), "data.decode_size": None if kind is CIFAR else self.side * 256 // 224},
+            "data.root": str(root),
             **{"device": self.device.type, "precision": "bf16", "lr": 1e-3, "epochs": self.scale.epochs},
             "store.path": str(store or self.folder()),
             **more,
@@ -174,7 +176,7 @@ class Bench:
         """Carry out a sweep of ours; MLflow's store is there already, as in any project but a new one."""
         if self.mlflow and not self._warmed:
             self._warmed = True
-            small = self.chosen("resnet18", CIFAR, self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
+            small = self.chosen("resnet18", self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
             ours.sweep([{**small, "freeze_mode": "head"}], self.folder(), mlflow=True)
         return ours.sweep(runs, self.folder(), mlflow=self.mlflow)
 

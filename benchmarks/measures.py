@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 import fair
+import fidelity
 import limit
 import ours
 import pictures
@@ -103,7 +104,7 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
     scale, counts = bench.scale, bench.scale.counts
     root = bench.data(kind, counts)
     recorded = "MLflow records it" if bench.mlflow else "without MLflow"
-    runs = bench.heads(bench.chosen(network, kind, root))
+    runs = bench.heads(bench.chosen(network, root))
     cold = bench.sweep(runs)
     warm = bench.sweep(runs)
     theirs = {"tutorial": tutorial_run(bench, network, root, counts) * scale.runs}
@@ -166,7 +167,7 @@ def augmented(bench: Bench) -> Iterator[Row]:
     """Measure the head sweep with a fresh random view per epoch, cold."""
     scale, network, counts = bench.scale, bench.scale.augmented, bench.scale.counts
     root = bench.data(PHOTO, counts)
-    mine = bench.sweep(bench.heads(bench.chosen(network, PHOTO, root, augment="standard")))
+    mine = bench.sweep(bench.heads(bench.chosen(network, root, augment="standard")))
     theirs = fair_run(bench, network, root, counts, augment=True) * scale.runs
     yield bench.row(
         *("head sweep, random augmentation, against fair", f"{network}, {PHOTO}, {counts[0]:,} images"),
@@ -184,7 +185,7 @@ def command(bench: Bench) -> Iterator[Row]:
     scale, counts = bench.scale, bench.scale.counts
     network, kind = scale.sweeps[0]
     root = bench.data(kind, counts)
-    base = bench.chosen(network, kind, root)
+    base = bench.chosen(network, root)
     cold, _ = ours.command(bench.heads(base), bench.folder())
     warm, done = ours.command(bench.heads(base), bench.folder())
     longer, more = ours.command(bench.heads(base, times=2), bench.folder())
@@ -220,7 +221,7 @@ def extraction(bench: Bench) -> Iterator[Row]:
     for network in scale.extracted:
         mine = median(
             ours.extraction_rate(
-                bench.chosen(network, CIFAR, bench.data(CIFAR, scale.few), freeze_mode="head"), bench.folder()
+                bench.chosen(network, bench.data(CIFAR, scale.few), freeze_mode="head"), bench.folder()
             )
             for _ in range(scale.rounds)
         )
@@ -245,7 +246,7 @@ def full(bench: Bench) -> Iterator[Row]:
     scale, batch = bench.scale, bench.scale.full_batch
     root = bench.data(PHOTO, scale.few)
     more = {"freeze_mode": "full", "batch_size": batch, "epochs": scale.full_epochs, "deterministic": False}
-    chosen = bench.chosen(scale.full, PHOTO, root, **more)
+    chosen = bench.chosen(scale.full, root, **more)
     step = limit.training_step(scale.full, batch, bench.side, bench.device, bench.precision)
     mine, most = [], []
     for _ in range(scale.rounds):
@@ -270,8 +271,8 @@ def last_stage(bench: Bench) -> Iterator[Row]:
     more = {"freeze_mode": "last_stage", "epochs": 2 * scale.part_epochs}
     seconds: dict[str, list[float]] = {"cold": [], "warm": [], "uncached": []}
     for _ in range(scale.rounds):
-        cached = bench.chosen(scale.part, PHOTO, root, **more)
-        uncached = bench.chosen(scale.part, PHOTO, root, **more, **{"features.enabled": False})
+        cached = bench.chosen(scale.part, root, **more)
+        uncached = bench.chosen(scale.part, root, **more, **{"features.enabled": False})
         for name, chosen in (("cold", cached), ("warm", cached), ("uncached", uncached)):
             seconds[name].append(bench.sweep([chosen]).seconds)
     times = {name: median(each) for name, each in seconds.items()}
@@ -291,7 +292,7 @@ def mixed(bench: Bench) -> Iterator[Row]:
     scale = bench.scale
     seconds = {}
     for modes in (("head", "full"), ("full",)):
-        base = bench.chosen(scale.part, PHOTO, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
+        base = bench.chosen(scale.part, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
         runs = [{**base, "freeze_mode": mode, "lr": lr} for mode in modes for lr in (1e-3, 1e-4)]
         seconds[modes] = bench.sweep(runs).seconds
     whole, alone = seconds.values()
@@ -314,11 +315,11 @@ def decoding(bench: Bench) -> Iterator[Row]:
             began = time.perf_counter()
             list(pool.map(_decode, files, chunksize=32))
             theirs.append(len(files) / (time.perf_counter() - began))
-            mine.append(ours.decode_rate(bench.chosen("resnet18", PHOTO, root)))
+            mine.append(ours.decode_rate(bench.chosen("resnet18", root)))
     yield bench.row(
         *("decoding against plain decoding", f"{len(files):,} of {PHOTO}", median(mine) / median(theirs)),
         **{"ours": f"{figures(median(mine))} pictures/s", "theirs": f"{figures(median(theirs))} pictures/s"},
-        note=f"ours: found, checked, decoded, squashed to {bench.side * 256 // 224} pixels, hashed and stored; theirs: "
+        note=f"ours: found, checked, decoded, seen at {bench.side} pixels, hashed and stored; theirs: "
         f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept. "
         f"{_parts(bench, files[0])}",
     )
@@ -326,12 +327,13 @@ def decoding(bench: Bench) -> Iterator[Row]:
 
 def _parts(bench: Bench, file: str) -> str:
     """Return what one picture costs on one core, part by part."""
-    decoded, squashed = ours.decoded(file), ours.squashed(file, bench.side * 256 // 224)
+    decoded = ours.decoded(file)
+    levels = decoded.permute(1, 2, 0).contiguous().numpy()
     parts: dict[str, Callable[[], object]] = {
         "PIL": lambda: _decode(file),
         "ours decodes in": lambda: ours.decoded(file),
-        "squashes in": lambda: ours.squash(decoded, bench.side * 256 // 224),
-        "hashes in": lambda: hashlib.sha256(squashed).digest(),
+        "makes a view in": lambda: ours.seen(decoded, bench.side),
+        "hashes in": lambda: hashlib.sha256(levels).digest(),
     }
     times = {name: limit.seconds(work, limit.CPU, times=50) * 1e3 for name, work in parts.items()}
     return "On one core " + ", ".join(f"{name} {figures(each)} ms" for name, each in times.items())
@@ -344,18 +346,18 @@ def _decode(file: str) -> tuple[int, ...]:
 
 def memory(bench: Bench) -> Iterator[Row]:
     """Measure the peak host memory of a run whose pixels are ten times larger than `store.memory_gb`."""
-    count, side = bench.scale.watched, 256
+    count, side = bench.scale.watched, bench.side
     budget = count * 3 * side * side / 10
     peaks = []
     for images in (count, max(100, count // 100)):
         split = (images * 8 // 10, images // 10, images // 10)
-        more = {"store.memory_gb": budget / 1e9, "data.decode_size": side, "model.image_size": 64}
+        more = {"store.memory_gb": budget / 1e9, "model.image_size": side}
         more |= {"epochs": count // images, "eval_batch_size": 10}  # as many steps and no larger batches in both
-        chosen = bench.chosen("shufflenet_v2_x0_5", PHOTO, bench.data(PHOTO, split), freeze_mode="full", **more)
+        chosen = bench.chosen("shufflenet_v2_x0_5", bench.data(PHOTO, split), freeze_mode="full", **more)
         peaks.append(max(ours.peak_memory(chosen, bench.folder()) for _ in range(bench.scale.rounds)))
     beyond = peaks[0] - peaks[1]
     yield bench.row(
-        *("memory beyond a small run", f"{count:,} pictures of {side}x{side}", beyond / budget),
+        *("memory beyond a small run", f"{count:,} views of {side}x{side}", beyond / budget),
         **{"ours": f"{beyond / 1e6:,.0f} MB", "theirs": f"store.memory_gb {budget / 1e6:,.0f} MB"},
         note="as a fraction of the budget; decoded, stored and trained on for an epoch, in "
         f"{peaks[0] / 1e6:,.0f} MB of PSS, mapped files counted; a hundredth of the pictures and as many steps take "
@@ -388,6 +390,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "last_stage": last_stage,
     "mixed": mixed,
     "decoding": decoding,
+    "fidelity": fidelity.fidelity,
     "memory": memory,
     "checkpoints": safety.checkpoints,
     "launcher": safety.launcher,

@@ -26,6 +26,7 @@ from torch import Tensor
 from frostline import environment, experiment, pixels, provenance, setup, sharing, sight, tracking
 from frostline.config import Config, choices, semantic
 from frostline.report import Screen
+from frostline.resample import CenterCrop, center_crop
 from frostline.results import Result
 from frostline.tracking import Record, Tracker
 from frostline.validation import parse
@@ -203,22 +204,20 @@ def decode_rate(chosen: Choices) -> float:
     """Return the pictures per second that all splits are decoded at, checked, and put into the store."""
     parsed = config(chosen)
     began = time.perf_counter()
-    data = setup.load_data(parsed, silent())
+    data = setup.load_data(parsed, setup.input_of(parsed, parsed.model.weights), silent())
     return sum(len(split) for split in (data.train, data.val, data.test)) / (time.perf_counter() - began)
 
 
 def decoded(file: str) -> Tensor:
-    """Return a picture as the program decodes it, before it is squashed."""
+    """Return `(3, H, W)` uint8: a picture as the program decodes it."""
     with pixels.open_image(Path(file)) as image:
         return pixels.tensor_of(image)[0]
 
 
-def squashed(file: str, side: int) -> bytes:
-    """Return the pixels of a picture as the store keeps them."""
-    return pixels.squash(decoded(file), side).contiguous().numpy().tobytes()
-
-
-squash = pixels.squash
+def seen(picture: Tensor, side: int) -> Tensor:
+    """Return what the store keeps of a picture for a network that sees `side` pixels."""
+    how = CenterCrop(size=side, resize=side * 256 // 224, interpolation="bilinear")
+    return center_crop(picture[None], how).contiguous()
 
 
 def _wait(device: torch.device) -> None:

@@ -78,7 +78,7 @@ def launcher(bench: Bench) -> Iterator[Row]:
     if not bench.mlflow or importlib.util.find_spec("hydra") is None:
         return
     scale = bench.scale
-    base = bench.chosen(scale.part, CIFAR, bench.data(CIFAR, scale.few))
+    base = bench.chosen(scale.part, bench.data(CIFAR, scale.few))
     ours.command(bench.heads(base)[:1], bench.folder())
     seconds: dict[str, list[float]] = {"frostline": [], "basic": []}
     for name in [*seconds] * scale.rounds:
@@ -95,7 +95,7 @@ def launcher(bench: Bench) -> Iterator[Row]:
 def share(bench: Bench) -> Iterator[Row]:
     """Measure how much of an undisturbed sweep goes into what it could be continued, mirrored and proved with."""
     scale = bench.scale
-    base = bench.chosen(scale.part, PHOTO, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
+    base = bench.chosen(scale.part, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
     runs = [{**base, "freeze_mode": mode, "lr": 1e-3} for mode in ("head", "full")]
     watch = Stopwatch()
     with watch.over(

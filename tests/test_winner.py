@@ -9,6 +9,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from frostline import commands, data, hashing, predictor, weights, winner
 from frostline.config import UserError
+from frostline.resample import center_crop
 from frostline.results import Result
 from small import load_data
 
@@ -41,8 +43,16 @@ def pictures(trained, tmp_path_factory):
 
 def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, pictures, tmp_path):
     folder, labels = pictures
-    out, err = trained.command("predict", trained.folder / "0", folder, "--top", 10, "--format", "json", cwd=tmp_path)
+    options = ("--top", 10, "--format", "json", "--save-views", tmp_path / "views")
+    out, err = trained.command("predict", trained.folder / "0", folder, *options, cwd=tmp_path)
     rows = json.loads(out)
+    network = predictor.load(trained.folder / "0", device="cpu")
+    views = sorted((tmp_path / "views").iterdir())
+    assert [view.name for view in views] == [file.name for file in sorted(folder.iterdir())]
+    for view, file in zip(views[:5], sorted(folder.iterdir()), strict=False):
+        whole = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)
+        shown = torch.from_numpy(np.array(Image.open(view))).permute(2, 0, 1)
+        assert torch.equal(shown, center_crop(whole[None], network.center)[0])
     assert err == "" and [row["file"] for row in rows] == sorted(map(str, folder.iterdir()))
     recorded = load_file(trained.folder / "0" / "test_predictions.safetensors")
     said = torch.tensor([[row["probabilities"][str(label)] for label in range(10)] for row in rows])

@@ -57,15 +57,15 @@ def stored_side(policy: Policy, how: CenterCrop) -> int:
     picture that is reduced to that by Pillow's Lanczos filter keeps at least 97% of the detail that the crop of the
     original shows, and 95% with no surplus at all (root mean square of the Laplacian: benchmarks/fidelity.py).
     """
-    return math.ceil(_SURPLUS * how.size / _extent(policy, how))
+    return math.ceil(_SURPLUS * how.size / median_extent(policy, how))
 
 
 def surplus(policy: Policy, how: CenterCrop, side: int) -> float:
     """Return how many pixels per side the median crop of a square of `side` has for each that the network sees."""
-    return side * _extent(policy, how) / how.size
+    return side * median_extent(policy, how) / how.size
 
 
-def _extent(policy: Policy, how: CenterCrop) -> float:
+def median_extent(policy: Policy, how: CenterCrop) -> float:
     """Return the side of the median crop, as a fraction of the picture's shorter side."""
     return _median_extent(policy.scale, policy.ratio) if policy.crop == "random_resized" else how.size / how.resize
 

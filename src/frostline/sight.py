@@ -41,11 +41,12 @@ def look(setup: Setup) -> Images:
         return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
 
     plain = centre_view(setup.model.input)
-    train = views("train", images.train, plain)
     if policy.random:
         view, number = random_view(setup.model.input, policy, config.seed), _view_of(config.features.views)
         facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": images.cut_from}
         train = views("train", images.train, view, view_of=number, **facts)
+    else:
+        train = views("train", images.train, plain)
     return Images(train, views("val", images.val, plain), views("test", images.test, plain))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from frostline import alive, journal, ledger, tracking
 from frostline.alive import OWNER
-from frostline.claim import claim, take
+from frostline.claim import claim
 from frostline.commands import mend
 from frostline.config import UserError
 
@@ -83,16 +83,22 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
     dead = dataclasses.replace(alive.me(), started=1.0)
-    tags = {"dead": dead.tags(), "alive": alive.me().tags(), "foreign": {}}
+    elsewhere = dataclasses.replace(alive.me(), host="elsewhere")
+    silent = {**elsewhere.tags(), alive.SIGN: f"{time.time() - 2 * alive.SILENT:.0f}"}  # its sweep is gone
+    (tmp_path / alive.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    tags = {"dead": dead.tags(), "alive": alive.me().tags(), "foreign": {}, "silent": silent}
+    tags["beating"] = {**silent, ledger.FOLDER: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
     assert mend.main(["mended", "--uri", uri]) == 0
     assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
         "dead": "KILLED",
         "alive": "RUNNING",
         "foreign": "RUNNING",
+        "silent": "KILLED",
+        "beating": "RUNNING",
     }
     assert f"process {os.getpid()} on" in client.get_run(runs["dead"]).data.tags["frostline.reason"]
-    assert "1 run mended" in capsys.readouterr().out
+    assert "2 runs mended" in capsys.readouterr().out
 
 
 def past(status="FINISHED", source="s", owner=None, **tags):
@@ -120,9 +126,13 @@ def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
     assert ledger.judge([of("f", source="another"), first], "s", "f").finished is first
 
 
-def test_a_run_that_somebody_works_on_is_not_taken_from_them():
-    found = ledger.judge([past("RUNNING", owner=alive.me())], "s", "f")
-    assert found.interrupted is None and "runs at this moment" in (found.note or "")
+def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
+    working = past("RUNNING", owner=alive.me())
+    assert ledger.judge([working], "s", "f") == ledger.Found(busy=working)
+    ended = past("KILLED", **{ledger.FOLDER: str(tmp_path)})  # so somebody said who did not know better
+    assert ledger.judge([ended], "s", "f") == ledger.Found(interrupted=ended)
+    alive.write(tmp_path / alive.BEAT)
+    assert ledger.judge([ended], "s", "f") == ledger.Found(busy=ended)
 
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
@@ -131,19 +141,6 @@ def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_b
     place = {ledger.FOLDER: str(tmp_path)}
     assert past(**place, **{ledger.UID: "new"}).folder == tmp_path
     assert past(**place, **{ledger.UID: "old"}).folder is None
-
-
-def test_a_run_is_gone_on_with_by_one_process(tmp_path, process):
-    import psutil
-
-    run = another(tmp_path, pid=process.pid, started=psutil.Process(process.pid).create_time()) / "0"
-    run.mkdir()
-    (run.parent / OWNER).rename(run / alive.BEAT)
-    assert (busy := take(run)) is not None and busy.pid == process.pid
-    process.kill()
-    process.wait()
-    assert take(run) is None and alive.read(run / alive.BEAT) == alive.me()
-    assert take(run) is None
 
 
 def ended(tmp_path, process, *, tracker=(), runs=1):

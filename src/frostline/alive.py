@@ -8,17 +8,16 @@ import hashlib
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from frostline import files
 
 BEAT = "alive.json"
-"""In a run's folder: who runs it; touched every few seconds."""
+"""In a run's folder, while somebody has it: who that is; touched every few seconds."""
 OWNER = "owner.json"
 """In a sweep's folder: whose it is; touched likewise."""
 TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline.started")
@@ -26,8 +25,6 @@ SIGN = "frostline.alive"  # tag: seconds since 1970 of the last sign of life
 SILENT = 600.0
 """Seconds without a sign of life after which a process on another machine counts as gone."""
 
-_EVERY = 5.0  # seconds between two touches of the file
-_TOLD = 60.0  # seconds between two updates of the tag
 _PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
 
 
@@ -53,11 +50,16 @@ class Owner:
         own = dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
         return {**own, SIGN: f"{time.time():.0f}"}
 
+    @property
+    def here(self) -> bool:
+        """Whether its process id can be looked up in this process's surroundings."""
+        return (self.host, self.machine) == (me().host, me().machine)
+
     def gone(self, sign: float | None = None) -> bool:
         """Return whether the process is no more; of one elsewhere that is known by its last `sign` of life only."""
         import psutil
 
-        if (self.host, self.machine) != (me().host, me().machine):
+        if not self.here:
             return self._before_this_boot() or (sign is not None and time.time() - sign > SILENT)
         try:
             process = psutil.Process(self.pid)
@@ -91,6 +93,9 @@ def me() -> Owner:
     return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
 
 
+os.register_at_fork(after_in_child=me.cache_clear)  # some launchers fork
+
+
 def of_tags(tags: Mapping[str, str]) -> Owner | None:
     """Return the owner that a run's tags name, None where they name none."""
     try:
@@ -116,26 +121,15 @@ def read(path: Path) -> Owner | None:
     return None
 
 
-@contextmanager
-def beating(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
-    """Give signs of life for as long as the block lasts: at `path`, and more rarely by `tell(seconds since 1970)`."""
-    done = threading.Event()
-    write(path)
-
-    def beat() -> None:
-        told = time.monotonic()
-        while not done.wait(_EVERY):
-            with suppress(OSError):
-                os.utime(path)
-            if time.monotonic() - told >= _TOLD:
-                told = time.monotonic()
-                with suppress(OSError):
-                    tell(f"{time.time():.0f}")
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+def living(path: Path) -> Owner | None:
+    """Return the owner that the file at `path` names, if that gives signs of life; None otherwise."""
+    owner = read(path)
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        return None if owner is None or owner.gone(path.stat().st_mtime) else owner
+    except OSError:
+        return None
+
+
+def holder(folder: Path) -> Owner | None:
+    """Return who has the run or sweep in `folder` and gives signs of life there; None where nobody does."""
+    return living(folder / BEAT) or living(folder / OWNER)

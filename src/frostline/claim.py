@@ -1,4 +1,4 @@
-"""The folder of a sweep, and a run to go on with, belong to one process: made by it, or taken over from one gone."""
+"""The folder of a sweep belongs to one process: made by it, or taken over from one that is gone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import errno
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
-
-from frostline import alive, files, journal
+from frostline import alive, files, journal, locks
 from frostline.config import user_error
 from frostline.pending import SWEEP
 
@@ -65,7 +62,7 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
     """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
     if not folder.is_dir():
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
-    with FileLock(folder / _LOCK):
+    with locks.held(folder / _LOCK):
         owner = alive.read(folder / alive.OWNER)
         whose = f"{owner}" if owner else "somebody"
         if owner is not None and not owner.gone((folder / alive.OWNER).stat().st_mtime) and owner != alive.me():
@@ -75,17 +72,6 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         alive.write(folder / alive.OWNER)
-
-
-def take(run: Path) -> alive.Owner | None:
-    """Become the process that goes on with the run in the folder `run`; returns who works on it, if somebody does."""
-    beat = run / alive.BEAT
-    with suppress(OSError), FileLock(run.parent / _LOCK):  # a folder that can only be read is nobody's
-        owner = alive.read(beat)
-        if owner is not None and owner != alive.me() and not owner.gone(beat.stat().st_mtime):
-            return owner
-        alive.write(beat)
-    return None
 
 
 def _does(folder: Path, digests: Sequence[str]) -> bool:

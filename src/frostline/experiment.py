@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from frostline import (
-    alive,
     environment,
     hashing,
+    heartbeat,
     journal,
     models,
     outcome,
@@ -75,7 +75,7 @@ def run(
     record.tag("frostline.weights.final", final)
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in (*journal.OWN, alive.BEAT):
+        if path.is_file() and path.name not in (*journal.OWN, *heartbeat.OWN):
             record.artifact(path)
     return metrics, plan.images
 

@@ -6,15 +6,14 @@ what it finds there.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from frostline import pending, server
+from frostline import background, locks, notices, pending, server
 from frostline.pending import SweepMirror
 
 log = logging.getLogger(__name__)
@@ -30,15 +29,17 @@ class Follower:
         self.sweep = sweep
         self.problem: Exception | None = None
         """What the last look at all journals met; None if it went well."""
+        self.dead = False
+        """Whether the thread ended before it was told to, by the `problem`."""
         self._wake, self._stop = threading.Event(), threading.Event()
         self._looks = threading.Condition()
         self._begun = self._done = 0  # looks at all journals
-        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to follow. MLflow is imported first, as two threads that import at once get in each other's way."""
         server.load()
-        self._thread.start()
+        self._thread = background.start(self._run, name="mirror", died=self._died)
 
     def complete(self, *, patience: float, limit: float) -> bool:
         """Return whether MLflow has all that was written before this call, as soon as that is known.
@@ -48,7 +49,7 @@ class Follower:
         with self._looks:
             wanted, started = self._begun + 1, time.monotonic()
             self._wake.set()
-            while self._done < wanted and self._thread.is_alive():
+            while self._done < wanted and not self.dead:
                 left = min(max(self.sweep.moved, started) + patience, started + limit) - time.monotonic()
                 if left <= 0:
                     return False
@@ -59,12 +60,22 @@ class Follower:
         """End the thread; after `patience` seconds one that hangs in a call is left to end with the process."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(patience)
+        if self._thread is not None:
+            self._thread.join(patience)
 
     def _run(self) -> None:
+        failures = 0
         while not self._stop.is_set():
-            with contextlib.suppress(Timeout), FileLock(self.sweep.folder / pending.LOCK, timeout=1.0):
-                self._follow()
+            try:
+                with locks.held(self.sweep.folder / pending.LOCK, timeout=1.0):
+                    self._follow()
+            except Timeout:
+                continue
+            except OSError as error:  # the folder may be away for a while
+                self._begin()
+                self._met(error)
+                failures += 1
+                self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1])
 
     def _follow(self) -> None:
         failures, others = 0, pending.others(self.sweep)
@@ -72,8 +83,7 @@ class Follower:
             failures = 0 if self._look() else failures + 1
             while not failures and not self._wake.is_set() and self._step(others):
                 pass
-            self._wake.wait(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
-            self._wake.clear()
+            self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
 
     def _step(self, others: Iterator[bool]) -> bool:
         """Complete one more sweep of those left pending, and return whether there may be more."""
@@ -85,15 +95,33 @@ class Follower:
 
     def _look(self) -> bool:
         """Bring everything up to date and return whether that went well."""
-        with self._looks:
-            self._begun += 1
-        problem = None
+        self._begin()
         try:
             self.sweep.bring()
         except Exception as error:
             log.debug("the record is pending", exc_info=True)
-            problem = error
+            self._met(error)
+            return False
+        self._met(None)
+        return True
+
+    def _begin(self) -> None:
         with self._looks:
-            self.problem, self._done = problem, self._begun
+            self._begun += 1
+
+    def _met(self, problem: Exception | None, *, dead: bool = False) -> None:
+        """Have those that wait for a look hear what it came to."""
+        with self._looks:
+            self.problem, self._done, self.dead = problem, self._begun, dead
             self._looks.notify_all()
-        return problem is None
+
+    def _rest(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _died(self, error: Exception) -> None:
+        what = f"{type(error).__name__}: {server.first_line(error)}"
+        notices.tell(
+            f"Nothing more is passed on to MLflow, by a fault in frostline ({what}): the record waits in files"
+        )
+        self._met(error, dead=True)

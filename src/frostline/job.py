@@ -14,8 +14,21 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from frostline import alive, credentials, files, interrupts, journal, ledger, pending, provenance, tracking
+from frostline import (
+    alive,
+    credentials,
+    files,
+    heartbeat,
+    interrupts,
+    journal,
+    ledger,
+    notices,
+    pending,
+    provenance,
+    tracking,
+)
 from frostline.config import Config, choices, digest, flatten, semantic
+from frostline.heartbeat import Busy, Heart
 from frostline.report import Screen
 from frostline.results import Result
 from frostline.sampling import sampled
@@ -38,8 +51,15 @@ class Facts:
     """Of the config."""
     finished: dict[str, Any] | None = None
     """The result, where an earlier sweep had this run."""
+    busy: dict[str, Any] | None = None
+    """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
     previous: dict[str, str | None] | None = None
     """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether the run is this sweep's to carry out."""
+        return self.finished is None and self.busy is None
 
 
 @dataclass(frozen=True)
@@ -91,24 +111,60 @@ def run_job(composed: DictConfig) -> Result:
 
 
 def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder: Path) -> Result:
-    """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done."""
-    from frostline import checkpoint, experiment  # imports torch
+    """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done.
 
+    Whatever launcher brought it here: a run that somebody else has, or has finished since the sweep was planned, is
+    left as it is, and how it stands is returned.
+    """
     logging.raiseExceptions = False  # a log that cannot be written is no reason for pages on the screen
     shared = Shared.read(sweep)
     facts = shared.runs[number]
+    if known := facts.finished or facts.busy:  # only a launcher that takes whole batches brings us here
+        return Result(**known)
+    sweeps = alive.read(sweep / alive.OWNER)  # what the sweep's process took it took for its jobs
+    try:
+        with heartbeat.beating() as heart:
+            heart.claim(folder, heir_of=sweeps)
+            return _done_since(sweep, folder) or _carry_out(ordered, number, shared, sweep, folder, heart)
+    except Busy as busy:
+        log.info("%s is left alone: %s", facts.name, busy)
+        return busy_result(number, facts, folder, busy.owner)
+
+
+def busy_result(number: int, facts: Facts, folder: Path, owner: alive.Owner) -> Result:
+    """Return how a run stands that `owner` has in `folder`."""
+    reason = f"{owner} has it at this moment"
+    return Result(number, facts.name, str(folder), journal.run_id(folder), "RUNNING", reason, facts.choices, {})
+
+
+def _done_since(sweep: Path, folder: Path) -> Result | None:
+    """Return the result of a run that was finished after its sweep was planned, by a job that came late; else None."""
+    found = read_result(folder)
+    if found is None or found.status != "FINISHED":
+        return None
+    written, planned = (path.stat().st_mtime_ns for path in (folder / _RESULT, sweep / pending.SWEEP))
+    return found if written > planned else None
+
+
+def _carry_out(
+    ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heart
+) -> Result:
+    """Carry out a run whose folder `heart` has taken."""
+    from frostline import checkpoint, experiment  # imports torch
+
+    facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
-    if facts.finished is not None:  # only a launcher that takes whole batches brings us here
-        return Result(**facts.finished)
     (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
     before = (facts.previous or {}).get("folder")
     try:
+        if before:  # two that go on with it would write under one id
+            heart.claim(Path(before), heir_of=alive.read(sweep / alive.OWNER))
         order = ordered()
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
             _recording(order, facts, shared.tracker, sweep, folder) as record,
             sampled(record, on=order.config.tracking.system_metrics),
-            alive.beating(folder / alive.BEAT, functools.partial(record.tag, alive.SIGN) if record else str),
+            heart.telling(functools.partial(record.tag, alive.SIGN)) if record else nullcontext(),
         ):
             metrics, images = experiment.run(
                 order.config,
@@ -120,6 +176,8 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
+    except Busy as busy:
+        result = busy_result(number, facts, busy.folder, busy.owner)
     except KeyboardInterrupt as interrupt:
         result = replace(result, status="KILLED", reason=interrupts.name(interrupt))
         raise
@@ -127,7 +185,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
         log.exception("%s failed", facts.name)
         result = replace(result, status="FAILED", reason=tracking.reason(error))
     finally:
-        result = replace(result, run_id=journal.run_id(folder))
+        result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
     if result.status == "FINISHED":
         checkpoint.clear(folder)
@@ -163,8 +221,10 @@ def config_of(composed: DictConfig) -> Config:
 
 @functools.cache
 def screen() -> Screen:
-    """Return the owner of this process's terminal."""
-    return Screen()
+    """Return the owner of this process's terminal, who also says what is noticed beside the runs."""
+    terminal = Screen()
+    notices.to(lambda line: terminal.say(f"  {line}", "yellow"))
+    return terminal
 
 
 def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:

@@ -37,10 +37,14 @@ class Past:
     @property
     def folder(self) -> Path | None:
         """Its folder, None where that is not on this machine, or another run's by now."""
+        place = self._place
+        return place if place is not None and (place / "config.yaml").is_file() else None
+
+    @property
+    def _place(self) -> Path | None:
+        """Where its journal is on this machine, None where that is not, or another run's by now."""
         told, uid = self.tags.get(FOLDER), self.tags.get(UID)
-        if told is None or not Path(told, "config.yaml").is_file():
-            return None
-        return Path(told) if uid in (None, journal.uid(Path(told))) else None
+        return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
 
     @property
     def source(self) -> str | None:
@@ -53,10 +57,17 @@ class Past:
         return self.tags.get("frostline.fingerprint")
 
     @property
-    def gone(self) -> bool:
-        """Whether nobody works on it any more."""
+    def holder(self) -> alive.Owner | None:
+        """Who works on it, None where nobody does any more.
+
+        Its own signs of life are in its folder; those in its tags are passed on by its sweep, which may be gone.
+        """
+        if self._place is not None and (there := alive.holder(self._place)) is not None:
+            return there
         owner, sign = alive.of_tags(self.tags), self.tags.get(alive.SIGN)
-        return self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None)
+        if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None):
+            return None
+        return owner
 
     def __str__(self) -> str:
         """Name it for people."""
@@ -66,10 +77,12 @@ class Past:
 
 @dataclass(frozen=True)
 class Found:
-    """What to do about one run of the new sweep; both None: run it."""
+    """What to do about one run of the new sweep; all None: run it."""
 
     finished: Past | None = None
     interrupted: Past | None = None
+    busy: Past | None = None
+    """Somebody works on it."""
     note: str | None = None
     """What the person should know."""
 
@@ -149,8 +162,8 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Found:
     finished = next((run for run in own if run.status == "FINISHED"), None)
     if finished is not None:
         return Found(finished=finished)
-    if (busy := next((run for run in own if not run.gone), None)) is not None:
-        return Found(note=f"runs at this moment in {busy}; it is run here as well")
+    if (busy := next((run for run in own if run.holder is not None), None)) is not None:
+        return Found(busy=busy)
     if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
         return Found(interrupted=left)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
@@ -187,7 +200,7 @@ def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
     for run_id, tags in lookup.running(uri, experiment):
         past = Past(run_id, "RUNNING", tags)
         owner = alive.of_tags(tags)
-        if owner is not None and past.gone:
+        if owner is not None and past.holder is None:
             why = f"process {owner.pid} on {owner.host} is gone"
             lookup.end(uri, run_id, "KILLED", why)
             say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")

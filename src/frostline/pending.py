@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from frostline import files, journal, relocation, server
+from frostline import alive, files, journal, locks, relocation, server
 from frostline.config import UserError, user_error
 from frostline.mirror import Mirror
 from frostline.news import GONE, REASON
@@ -96,25 +96,35 @@ def end(folder: Path, status: str, reason: str | None) -> None:
 
 
 def end_the_dead(sweep: Path) -> None:
-    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more."""
+    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more.
+
+    Nobody's word but its own says that a run goes on: jobs of a cluster outlive the sweep that sent them there.
+    """
     for folder in records(sweep):
-        if not journal.ended(folder):
+        if not journal.ended(folder) and alive.holder(folder) is None:
             end(folder, "KILLED", GONE)
+
+
+def going_on(sweep: Path) -> list[Path]:
+    """Return the folders of the runs of a `sweep` in which somebody gives signs of life."""
+    return [folder for folder in records(sweep)[1:] if alive.holder(folder) is not None]
 
 
 def complete(sweep: SweepMirror) -> bool:
     """Complete the record of a sweep whose process is gone; False, and nothing done, while somebody mirrors it.
 
-    What has no end in its journal ends KILLED. Raises as `SweepMirror.bring` does.
+    What has no end in its journal ends KILLED, unless it goes on: then the sweep stays pending. Raises as
+    `SweepMirror.bring` does.
     """
     try:
-        with FileLock(sweep.folder / LOCK, blocking=False):
+        with locks.held(sweep.folder / LOCK, timeout=0):
             if _host(sweep.folder) == socket.gethostname():
                 end_the_dead(sweep.folder)
             sweep.bring()
     except Timeout:
         return False
-    forget(sweep.folder, sweep.place)
+    if not going_on(sweep.folder):
+        forget(sweep.folder, sweep.place)
     return True
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from frostline import background, notices
 from frostline.tracking import Record
 
 _EVERY = 10.0  # seconds, as MLflow's own sampling
@@ -19,8 +20,7 @@ def sampled(record: Record | None, *, on: bool, every: float = _EVERY) -> Iterat
         yield
         return
     stop = threading.Event()
-    thread = threading.Thread(target=_sample, args=(record, every, stop), name="sampling", daemon=True)
-    thread.start()
+    thread = background.start(lambda: _sample(record, every, stop), name="sampling", died=_ended)
     try:
         yield
     finally:
@@ -35,6 +35,10 @@ def _sample(record: Record, every: float, stop: threading.Event) -> None:
         step += 1
         if stop.wait(every):
             return
+
+
+def _ended(error: Exception) -> None:
+    notices.tell(f"How busy the machine is, is recorded no more ({type(error).__name__}: {error})")
 
 
 def _now() -> dict[str, float]:

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
-from frostline import credentials, relocation
+from frostline import credentials, locks, relocation
 from frostline.config import UserError, user_error
 
 if TYPE_CHECKING:
@@ -213,7 +211,7 @@ def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
         return nullcontext()
     file = _file(uri) if _is_sqlite(uri) else root / "mlruns" / "store"
     file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{file}.lock")
+    return locks.held(file.with_name(f"{file.name}.lock"))
 
 
 def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:

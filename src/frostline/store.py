@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from frostline import entries, mapped
+from frostline import entries, locks, mapped
 from frostline.config import user_error
 from frostline.entries import Damaged, Entry, Item
 
@@ -121,7 +121,7 @@ class Store:
     def remove(self, item: Item) -> bool:
         """Remove an entry and return whether that was done: not while another process holds it."""
         try:
-            with FileLock(_beside(item.place, ".lock"), timeout=0):
+            with locks.held(_beside(item.place, ".lock"), timeout=0):
                 _discard(item.place)
         except OSError:  # Timeout is one
             return False
@@ -132,7 +132,7 @@ class Store:
         assert self.folder is not None
         freed = 0
         for part in self.folder.glob("*/??/*.part"):
-            with suppress(OSError), FileLock(part.with_suffix(".lock"), timeout=0):
+            with suppress(OSError), locks.held(part.with_suffix(".lock"), timeout=0):
                 freed += entries.size(part)
                 shutil.rmtree(part, ignore_errors=True)
         return freed
@@ -144,14 +144,14 @@ class Store:
     @contextmanager
     def _locked(self, place: Path, about: str) -> Iterator[None]:
         """Hold the lock of an entry; says so if that takes a while."""
-        lock = FileLock(_beside(place, ".lock"))
+        path = _beside(place, ".lock")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=_PATIENCE)
+                lock = locks.acquire(path, timeout=_PATIENCE)
             except Timeout:
                 self._say(f"store: waiting for another process that makes {about}")
-                lock.acquire()
+                lock = locks.acquire(path)
         except OSError as error:
             raise _NoRoom(error.strerror) from error
         try:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from frostline import alive, environment, interrupts, job, journal, ledger, lookup, pending, server, tracking
-from frostline.claim import claim, take
+from frostline import (
+    alive,
+    environment,
+    heartbeat,
+    interrupts,
+    job,
+    journal,
+    ledger,
+    lookup,
+    pending,
+    server,
+    tracking,
+)
+from frostline.claim import claim
 from frostline.composing import Cell, Overrides, compose_all, in_order, to_check
 from frostline.config import Config, digest
 from frostline.crew import Crew, check, fingerprints
+from frostline.heartbeat import Heart
 from frostline.ledger import Found
 from frostline.results import Result
 from frostline.tracking import Record, Tracker
 from frostline.verdict import answer
 from frostline.workers import WorkerDied
 
-_NOT_FETCHED = ("best.safetensors", *journal.OWN, alive.BEAT)  # large, or what only the process that runs it writes
+_NOT_FETCHED = ("best.safetensors", *journal.OWN, *heartbeat.OWN)  # large, or what only the process that runs it writes
 
 
 def run_sweep(
@@ -65,25 +78,28 @@ def run_cells(
         elsewhere=elsewhere,
     )
     tracker = None if config.dry_run else _open(config, uri, root, folder)
-    with alive.beating(folder / alive.OWNER, partial(Record(folder).tag, alive.SIGN) if tracker else str):
-        runs = _plan(cells, tracker if resume else None, crew, root, folder)
+    with (
+        heartbeat.beating(folder / alive.OWNER) as heart,
+        heart.telling(partial(Record(folder).tag, alive.SIGN)) if tracker else nullcontext(),
+    ):
+        runs = _plan(cells, tracker if resume else None, crew, root, folder, heart)
         job.Shared(tracker, runs).write(folder)
-        reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].finished is None])
+        reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].to_do])
     if not job.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
-    _close(folder, tracker, results, interrupt)
+    recorded = _close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return interrupts.status(interrupt)
-    return 0 if all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
+    return 0 if recorded and all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
 
 
 def _plan(
-    cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path
+    cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
 ) -> tuple[job.Facts, ...]:
     """Return what each job has to know; says what is left out, and what goes on, since it was there before.
 
-    Without a `tracker` nothing was.
+    What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
     """
     if tracker is None:
         return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
@@ -101,11 +117,11 @@ def _plan(
         found = ledger.judge(before[key], source, prints[number])
         # Cells whose data alone differ share a digest; a run from before it knew its data is gone on with once.
         before[key] = [past for past in before[key] if past is not found.interrupted]
-        facts.append(_facts(number, cell, found, tracker, folder))
+        facts.append(_facts(number, cell, found, tracker, folder, heart))
     return tuple(facts)
 
 
-def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path) -> job.Facts:
+def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> job.Facts:
     """Return what one job has to know, given what was there before."""
     facts = job.Facts(cell.name, cell.choices, digest(cell.config))
     own, say = folder / str(number), job.screen().say
@@ -122,12 +138,15 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
             lookup.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
         job.write_result(own, result)
         return replace(facts, finished=asdict(result))
+    if found.busy is not None and (who := found.busy.holder) is not None:
+        return _left(number, facts, found.busy.folder or own, who)
+    if (who := alive.holder(own)) not in (None, alive.me()):  # what it does there is another run: of other code, say
+        return _left(number, facts, own, who)
     if (interrupted := found.interrupted) is not None:
         past = ledger.named(interrupted, environment.project_root(), tracker.uri)
         at = past.folder
-        if at is not None and (busy := take(at)):
-            say(f"{cell.name}: {busy} goes on with it at this moment; it is run here as well")
-            return facts
+        if at is not None and (who := heart.take(at)) is not None:
+            return _left(number, facts, at, who)
         if (
             at is None
             and past.run_id
@@ -139,10 +158,19 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     return facts
 
 
+def _left(number: int, facts: job.Facts, where: Path, who: alive.Owner) -> job.Facts:
+    """Return what is known of a run that `who` has, in the folder `where`, and says how to see it."""
+    job.screen().say(
+        f"{facts.name}: left to {who}, who has it at this moment: `python -m frostline report {where.parent}` shows how"
+        " far it is, and the same command as now takes it in when it is done"
+    )
+    return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
+
+
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-    tags = {"frostline.sweep": sweep, **alive.me().tags()}
+    tags = {"frostline.sweep": sweep, ledger.FOLDER: str(folder), **alive.me().tags()}
     return tracking.open_sweep(
         uri,
         folder=folder,
@@ -163,11 +191,17 @@ def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], K
 
 
 def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None) -> Result:
-    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that."""
+    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
+
+    A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
+    """
     own = folder / str(number)
-    written = job.read_result(own)
-    if written is not None:
-        return written
+    where = Path(facts.busy["folder"]) if facts.busy else own
+    written = job.read_result(where)
+    if written is not None and (where == own or written.status == "FINISHED"):
+        return replace(written, job=number, name=facts.name, choices=facts.choices)
+    if (who := alive.holder(where)) is not None:
+        return job.busy_result(number, facts, where, who)
     if error is not None:
         reason = tracking.reason(error)
     else:
@@ -180,21 +214,23 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
 
 def _close(
     folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
-) -> None:
-    """Draw the results, and end the sweep's record."""
+) -> bool:
+    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
     terminal, sentence = job.screen(), answer(results)
     terminal.say("")
     terminal.table(results)
     terminal.verdict(sentence)
     if tracker is None:
-        return
+        return True
     page = _report(folder, tracker, results)
-    finished = all(result.status == "FINISHED" for result in results)
-    status = "FINISHED" if finished else "KILLED" if interrupt is not None else "FAILED"
-    tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
+    statuses = {result.status for result in results}
+    failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
+    status = "FINISHED" if statuses == {"FINISHED"} else "FAILED" if failed else "KILLED"
+    recorded = tracking.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
     if page is not None:
         terminal.say(f"Report: {page}")
     terminal.say(f"See it in MLflow: {tracking.ui_command(tracker.uri, environment.project_root())}")
+    return recorded
 
 
 def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:

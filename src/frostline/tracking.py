@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline import credentials, files, journal, pending, server, summary
+from frostline import alive, credentials, files, journal, pending, server, summary
 from frostline.config import UserError
 from frostline.follower import Follower
 from frostline.news import GONE
@@ -128,15 +128,16 @@ def close_sweep(
     description: str,
     results: Sequence[Result],
     say: Callable[[str], object] = lambda line: None,
-) -> None:
+) -> bool:
     """Write the sweep's `description` (Markdown) and `results.json`, and end it and every run of it still open.
 
-    A run that is still open belongs to a process that was killed without a chance to say so. Waits until MLflow has
-    it all, or for a bounded time; then one line says how the record is completed later.
+    A run that is still open and gives no sign of life belongs to a process that was killed without a chance to say so.
+    Waits until MLflow has it all, or for a bounded time; then one line says how the record is completed later. Returns
+    False where a fault of ours, not of MLflow's, kept it back.
     """
     folder = Path(tracker.folder)
     for run in pending.records(folder)[1:]:
-        if not journal.ended(run):
+        if not journal.ended(run) and alive.holder(run) is None:
             pending.end(run, "KILLED", GONE)
     sweep = Record(folder)
     sweep.tag("mlflow.note.content", description)
@@ -151,13 +152,14 @@ def close_sweep(
     patience, limit = _CLOSE
     complete = follower.complete(patience=patience, limit=limit)
     follower.stop(patience=1.0)
-    if complete:
-        pending.forget(folder, follower.sweep.place)
+    later = f"the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
+    if not complete:
+        say(f"MLflow does not have all of it yet ({follower.problem or 'it is too slow'}): {later}")
+    elif going_on := len(pending.going_on(folder)):
+        say(f"MLflow will not hear of the rest of {going_on} run(s) that go on by itself: {later}")
     else:
-        say(
-            f"MLflow does not have all of it yet ({follower.problem or 'it is too slow'}):"
-            f" the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
-        )
+        pending.forget(folder, follower.sweep.place)
+    return not follower.dead
 
 
 def up_to_date(tracker: Tracker) -> bool:

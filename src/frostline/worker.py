@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NoReturn
 
-from frostline import interrupts
+from frostline import background, interrupts, notices
 
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
@@ -98,7 +98,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)  # the process that started this one hears it too, and decides
     interrupts.install(STOP, once=True)
     for target in (line.listen, line.pulse):
-        threading.Thread(target=target, daemon=True).start()
+        background.start(target, name=target.__name__, died=_give_up)
     with contextlib.suppress(KeyboardInterrupt):
         while (message := line.tasks.get()) is not None:
             line.idle = False
@@ -109,6 +109,12 @@ def main() -> None:
                     break
             line.idle = True
     _leave()
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """End the process: without one of its threads it would neither hear of its end nor be taken for alive."""
+    notices.tell(f"A worker ends by a fault of its own ({type(error).__name__}: {error})")
+    os._exit(1)
 
 
 def _leave() -> NoReturn:

@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
-from frostline import interrupts
+from frostline import background, interrupts, notices
 from frostline.interrupts import Terminated
 from frostline.worker import STOP, Answer, Errand
 
@@ -57,7 +56,7 @@ class _Worker:
         )
         theirs.close()
         if prefixed:
-            threading.Thread(target=_relay, args=(name, self.process), daemon=True).start()
+            background.start(lambda: _relay(name, self.process), name=f"output of {name}", died=_unheard)
         self.key: int | None = None
         for errand in errands:
             self.send(errand)
@@ -222,9 +221,13 @@ def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
     """Print what a worker prints, with its name in front of every line."""
     assert process.stdout is not None
     for line in process.stdout:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or has not these letters
             sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
             sys.stdout.flush()
+
+
+def _unheard(error: Exception) -> None:
+    notices.tell(f"What a worker prints is shown no more ({type(error).__name__}: {error})")
 
 
 def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:

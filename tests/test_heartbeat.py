@@ -1,0 +1,233 @@
+"""A run's folder has one writer, whoever comes: who has it gives signs of life, and nobody else writes or ends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import small
+import stores
+from frostline import alive, heartbeat, job, journal, pending, sweep
+from frostline.alive import BEAT, OWNER
+from frostline.composing import Cell
+from frostline.config import choices, digest
+from frostline.heartbeat import Busy, beating
+from frostline.results import Result
+
+HOLD = """
+import sys
+from pathlib import Path
+from frostline import heartbeat
+heartbeat._EVERY = 0.05
+with heartbeat.beating() as heart:
+    heart.claim(Path(sys.argv[1]))
+    print("has it", flush=True)
+    input()
+"""
+
+
+@contextmanager
+def held(folder):
+    """Have a process of its own hold the run in `folder`, as a job does that a launcher sent away."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipes) as process:
+        try:
+            assert process.stdout.readline() == "has it\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return the folder of the only run of a sweep, which is planned."""
+    (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
+    alive.write(folder.parent / OWNER)
+    job.Shared(None, (job.Facts("head", {}),)).write(folder.parent)
+    return folder
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in heartbeat.OWN}
+
+
+def began():
+    raise RuntimeError("it began")
+
+
+def carry_out(folder):
+    return job.carry_out(began, number=0, sweep=folder.parent, folder=folder)
+
+
+def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_that_is_gone(run):
+    journal.note(run, "run", uid="a", tags={})
+    with held(run) as process:
+        before = content(run)
+        left = carry_out(run)
+        assert (left.status, left.folder) == ("RUNNING", str(run))
+        assert f"process {process.pid}" in left.reason and content(run) == before
+        process.kill()
+        process.wait()
+        assert (run / BEAT).exists(), "it had no time to let go"
+        assert carry_out(run).reason == "RuntimeError: it began"
+    assert not (run / BEAT).exists()
+
+
+def test_of_many_that_come_at_once_one_has_the_run(tmp_path):
+    ours, theirs = os.pipe()
+    go, end = os.pipe()
+    children = []
+    for _ in range(8):
+        if (pid := os.fork()) == 0:
+            try:
+                with beating() as heart:
+                    try:
+                        heart.claim(tmp_path)
+                        os.write(theirs, b"1")
+                    except Busy:
+                        os.write(theirs, b"0")
+                    os.read(go, 1)
+            finally:
+                os._exit(0)
+        children.append(pid)
+    answers = b"".join(os.read(ours, 1) for _ in children)
+    os.write(end, b"x" * len(children))
+    for pid in children:
+        os.waitpid(pid, 0)
+    assert sorted(answers) == sorted(b"0" * 7 + b"1")
+    with beating() as heart:
+        assert heart.take(tmp_path) is None, "the one let go"
+
+
+def elsewhere(folder, name=BEAT, age=5.0):
+    """Write the sign of life of a process on another machine, so many seconds old."""
+    owner = dataclasses.replace(alive.me(), host="elsewhere", pid=1)
+    (folder / name).write_text(json.dumps(dataclasses.asdict(owner)))
+    then = time.time() - age
+    os.utime(folder / name, (then, then))
+    return owner
+
+
+def test_who_is_elsewhere_is_waited_for_until_its_next_sign_or_its_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
+    owner, looks = elsewhere(tmp_path), []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            os.utime(tmp_path / BEAT)
+
+    monkeypatch.setattr(heartbeat.time, "sleep", sleep)
+    with beating() as heart:
+        with pytest.raises(Busy, match="elsewhere") as busy:
+            heart.claim(tmp_path)
+        assert busy.value.owner == owner and len(looks) == 3
+        elsewhere(tmp_path, age=alive.SILENT - 0.05)
+        monkeypatch.undo()
+        monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
+        heart.claim(tmp_path)
+        assert alive.read(tmp_path / BEAT) == alive.me()
+
+
+def test_what_a_sweep_took_goes_to_its_jobs_and_to_nobody_elses(run):
+    with held(run) as process:
+        sweeps = alive.read(run / BEAT)
+        assert carry_out(run).status == "RUNNING"
+        (run.parent / OWNER).write_text(json.dumps(dataclasses.asdict(sweeps)))
+        assert carry_out(run).reason == "RuntimeError: it began"
+        assert not (run / BEAT).exists(), "and the sweep, which lives, does not bring it back"
+        assert process.poll() is None
+
+
+def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
+    (before := tmp_path / "before").mkdir()
+    facts = job.Facts("head", {}, previous={"run_id": None, "folder": str(before)})
+    job.Shared(None, (facts,)).write(run.parent)
+    with held(before):
+        left = carry_out(run)
+        assert (left.status, left.folder) == ("RUNNING", str(before))
+        assert job.read_result(run) == left
+    assert carry_out(run).reason == "RuntimeError: it began"
+
+
+def test_a_job_that_comes_late_finds_the_run_done(run):
+    done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
+    job.write_result(run, done)
+    assert carry_out(run) == done
+    job.Shared(None, (job.Facts("head", {}),)).write(run.parent)  # planned since: of other code, say
+    assert carry_out(run).reason == "RuntimeError: it began"
+
+
+def test_a_folder_that_can_only_be_read_is_nobodys(tmp_path):
+    with beating() as heart:
+        assert heart.take(tmp_path / "gone") is None
+
+
+def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
+    place = {"host": alive.me().host, "name": "n", "tags": {}, "time": 0}
+    for folder in (tmp_path, tmp_path / "0", tmp_path / "1"):
+        folder.mkdir(exist_ok=True)
+        journal.note(folder, "run", uid=folder.name, **place)
+    elsewhere(tmp_path, OWNER, age=2 * alive.SILENT)
+    elsewhere(tmp_path / "0")
+    elsewhere(tmp_path / "1", age=2 * alive.SILENT)
+    pending.end_the_dead(tmp_path)
+    assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
+    assert pending.going_on(tmp_path) == [tmp_path / "0"]
+    facts = job.Facts("head", {})
+    assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
+
+
+class _Crew:
+    """Carries out what it is asked to by writing results; `interrupted`, it sends jobs away and hears no more."""
+
+    def __init__(self, folder: Path, *, interrupted: bool = False) -> None:
+        self.folder, self.interrupted, self.ran = folder, interrupted, list[int]()
+
+    def ask(self, function, meanwhile=lambda: None):
+        meanwhile()
+        return function()
+
+    def run(self, numbers):
+        self.ran += numbers
+        if self.interrupted:
+            raise KeyboardInterrupt
+        for number in numbers:
+            (own := self.folder / str(number)).mkdir(exist_ok=True)
+            job.write_result(own, Result(number, str(number), str(own), None, "FINISHED", None, {}, {}))
+        return {}
+
+
+def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
+    """The same command again, while a job lives that the first one sent away; then once more when that is done."""
+    uri, folder = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", tmp_path / "sweep"
+    configs = [small.compose("data.limit=60", f"seed={seed}", f"tracking.uri={uri}") for seed in (0, 1)]
+    cells = [Cell(config, f"head seed={config.seed}", choices(config)) for config in configs]
+
+    def again(*, interrupted=False):
+        crew = _Crew(folder, interrupted=interrupted)
+        status = sweep.run_cells(cells, crew=crew, folder=folder, resume=True)
+        return status, crew.ran, capsys.readouterr().out
+
+    assert again(interrupted=True)[:2] == (130, [0, 1])
+    (folder / "0").mkdir()
+    with held(folder / "0") as process:
+        tags = {"frostline.digest": digest(configs[0])}
+        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=pending.now())
+        before = (folder / "0" / journal.RECORD).read_bytes()
+        status, ran, said = again()
+        assert (status, ran) == (1, [1])
+        assert f"process {process.pid}" in said and f"frostline report {folder}" in said
+        assert "running  head seed=0" in said
+        assert (folder / "0" / journal.RECORD).read_bytes() == before
+        assert pending.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+    assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
+    assert pending.remembered(uri, tmp_path) == []

@@ -1,0 +1,173 @@
+"""Where a file system has no locks, what they guard stays guarded, and no thread of ours ends without a word."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import Timeout
+
+import stores
+from frostline import background, heartbeat, journal, locks, notices, server, tracking, workers
+from frostline.follower import Follower
+from frostline.sampling import sampled
+from frostline.store import Store
+
+SOURCE = Path(__file__).parents[1] / "src"
+MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch):
+    """Return what is noticed."""
+    lines: list[str] = []
+    monkeypatch.setattr(notices, "_told", set())
+    monkeypatch.setattr(notices, "_say", lines.append)
+    return lines
+
+
+def refuse(monkeypatch, number):
+    def flock(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [None, *MISSING])
+def test_one_has_a_lock_whether_or_not_the_file_system_has_any(tmp_path, monkeypatch, said, number):
+    if number is not None:
+        refuse(monkeypatch, number)
+    for name in ("a", "b"):
+        with locks.held(tmp_path / name):
+            with pytest.raises(Timeout), locks.held(tmp_path / name, timeout=0):
+                pass
+        with locks.held(tmp_path / name, timeout=0):
+            pass
+    assert len(said) == (number is not None)
+    assert not any(os.strerror(number) not in line for line in said if number is not None)
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def test_what_stands_for_a_lock_goes_to_the_next_when_its_holder_was_killed(tmp_path, monkeypatch):
+    refuse(monkeypatch, errno.ENOLCK)
+    if (pid := os.fork()) == 0:
+        held = locks.acquire(tmp_path / "a")
+        os._exit(0 if held.is_locked else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and list(tmp_path.glob("*.lease"))
+    with locks.held(tmp_path / "a", timeout=5):
+        pass
+
+
+def test_other_problems_with_a_lock_are_problems(tmp_path, monkeypatch, said):
+    refuse(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"), locks.held(tmp_path / "a"):
+        pass
+    assert not said
+
+
+def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said):
+    refuse(monkeypatch, errno.ENOLCK)
+    store, calls = Store(tmp_path / "store", budget=10**6, say=said.append), []
+
+    def make(writer):
+        calls.append(1)
+        time.sleep(0.1)
+        writer.tensor("rows", (3,), torch.uint8)
+        return {}
+
+    threads = [threading.Thread(target=store.get, args=("pixels", "a" * 64, make), kwargs={"about": "x"}) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (item,) = store.items()
+    assert len(calls) == 1 and len(said) == 1 and store.remove(item)
+
+
+def open_sweep(folder, uri, say):
+    folder.mkdir()
+    root = folder.parent
+    return tracking.open_sweep(uri, folder=folder, root=root, experiment_name="e", name="s", tags={}, say=say)
+
+
+def test_a_sweep_is_recorded_where_the_file_system_has_no_locks(tmp_path, monkeypatch, said):
+    refuse(monkeypatch, errno.ENOLCK)
+    uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
+    tracker = open_sweep(tmp_path / "sweep", uri, said.append)
+    assert tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    run = server.client_of(uri).get_run(journal.run_id(tmp_path / "sweep"))
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FINISHED", "done")
+    assert len(said) == 1, "that there are no locks"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_mirror_that_gets_no_lock_says_so_and_tries_again(tmp_path, monkeypatch, said, number):
+    uri, held = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", locks.held
+
+    def broken(path, **options):
+        if path.name == ".mirror.lock":
+            raise OSError(number, os.strerror(number), str(path))
+        return held(path, **options)
+
+    monkeypatch.setattr(locks, "held", broken)
+    began = time.monotonic()
+    tracker = open_sweep(tmp_path / "sweep", uri, said.append)
+    assert time.monotonic() - began < 30 and len(said) == 1 and os.strerror(number) in said[0]
+    monkeypatch.setattr(locks, "held", held)
+    assert tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    assert journal.run_id(tmp_path / "sweep") and len(said) == 1
+
+
+def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp_path, monkeypatch, said):
+    monkeypatch.setattr(Follower, "_follow", lambda self: 1 / 0)
+    uri, began = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", time.monotonic()
+    tracker = open_sweep(tmp_path / "sweep", uri, said.append)
+    assert not tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    assert time.monotonic() - began < 30
+    assert "ZeroDivisionError" in said[0] and "frostline sync" in said[-1]
+
+
+def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
+    record, run = tracking.Record(tmp_path), tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr(record, "metrics", lambda *_, **__: 1 / 0)
+    with sampled(record, on=True):
+        pass
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.001)
+    monkeypatch.setattr(heartbeat.os, "utime", lambda path: 1 / 0)
+    with heartbeat.beating() as heart:
+        heart.claim(run)
+        heart._thread.join(5)
+    assert [bool(re.search(r"\(ZeroDivisionError: division by zero\)", line)) for line in said] == [True, True]
+
+
+def test_what_a_worker_prints_is_read_whatever_the_terminal_takes(monkeypatch):
+    class Process:
+        stdout = iter(["déjà\n".encode(), b"vu\n"])
+
+    printed = []
+
+    class Terminal:
+        def write(self, text):
+            printed.append(text.encode("ascii").decode())
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(workers.sys, "stdout", Terminal())
+    workers._relay("worker 0", Process())
+    assert printed == ["[worker 0] vu\n"]
+
+
+def test_every_thread_says_who_hears_of_its_death():
+    own = [path.name for path in SOURCE.rglob("*.py") if re.search(r"\bThread\(|start_new_thread", path.read_text())]
+    assert own == [Path(background.__file__).name]
+    locking = [path.name for path in SOURCE.rglob("*.py") if re.search(r"\bFileLock\(|flock\(", path.read_text())]
+    assert locking == [Path(locks.__file__).name]

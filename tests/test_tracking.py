@@ -349,9 +349,9 @@ def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found
     with tracking.record(tracker, folder=folder, name="run", tags=elsewhere.tags(), params={}):
         run_id = mirrored(tracker, folder)
         past = Past(run_id, "RUNNING", dict(lookup.running(tracker.uri, "demo"))[run_id])
-        assert not past.gone
+        assert past.holder is not None
         monkeypatch.setattr(alive, "SILENT", -1.0)  # time goes by
-        assert past.gone
+        assert past.holder is None
 
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):

@@ -131,10 +131,10 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
         return busy_result(number, facts, folder, busy.owner)
 
 
-def busy_result(number: int, facts: Facts, folder: Path, owner: alive.Owner) -> Result:
-    """Return how a run stands that `owner` has in `folder`."""
-    reason = f"{owner} has it at this moment"
-    return Result(number, facts.name, str(folder), journal.run_id(folder), "RUNNING", reason, facts.choices, {})
+def busy_result(number: int, facts: Facts, folder: Path | None, owner: alive.Owner) -> Result:
+    """Return how a run stands that `owner` has, in `folder` if that is here."""
+    reason, run_id = f"{owner} has it at this moment", journal.run_id(folder) if folder else None
+    return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
 
 
 def _done_since(sweep: Path, folder: Path) -> Result | None:

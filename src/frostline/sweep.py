@@ -125,6 +125,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     """Return what one job has to know, given what was there before."""
     facts = job.Facts(cell.name, cell.choices, digest(cell.config))
     own, say = folder / str(number), job.screen().say
+    here = alive.holder(own)
     if found.note:
         say(f"{cell.name}: {found.note}")
     if (past := found.finished) is not None:
@@ -133,15 +134,16 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         result = Result(
             number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
         )
-        own.mkdir(exist_ok=True)
-        if past.folder is None and past.run_id:  # the answer and the report need more than numbers
-            lookup.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
-        job.write_result(own, result)
+        if here is None:
+            own.mkdir(exist_ok=True)
+            if past.folder is None and past.run_id:  # the answer and the report need more than numbers
+                lookup.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
+            job.write_result(own, result)
         return replace(facts, finished=asdict(result))
     if found.busy is not None and (who := found.busy.holder) is not None:
-        return _left(number, facts, found.busy.folder or own, who)
-    if (who := alive.holder(own)) not in (None, alive.me()):  # what it does there is another run: of other code, say
-        return _left(number, facts, own, who)
+        return _left(number, facts, found.busy.folder, who)
+    if here is not None:  # what it does there is another run: of other code, say
+        return _left(number, facts, own, here)
     if (interrupted := found.interrupted) is not None:
         past = ledger.named(interrupted, environment.project_root(), tracker.uri)
         at = past.folder
@@ -158,11 +160,11 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     return facts
 
 
-def _left(number: int, facts: job.Facts, where: Path, who: alive.Owner) -> job.Facts:
-    """Return what is known of a run that `who` has, in the folder `where`, and says how to see it."""
+def _left(number: int, facts: job.Facts, where: Path | None, who: alive.Owner) -> job.Facts:
+    """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
+    how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
     job.screen().say(
-        f"{facts.name}: left to {who}, who has it at this moment: `python -m frostline report {where.parent}` shows how"
-        " far it is, and the same command as now takes it in when it is done"
+        f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
     )
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
 
@@ -196,6 +198,8 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
     A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
     """
     own = folder / str(number)
+    if facts.busy and not facts.busy["folder"]:
+        return Result(**facts.busy)
     where = Path(facts.busy["folder"]) if facts.busy else own
     written = job.read_result(where)
     if written is not None and (where == own or written.status == "FINISHED"):

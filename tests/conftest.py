@@ -14,6 +14,9 @@ import torch
 
 import stores
 
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    ""  # a test means the CPU unless it says otherwise, also in the processes it starts
+)
 torch.set_num_threads(1)
 CHECKOUT = Path(__file__).parent.parent
 

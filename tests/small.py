@@ -41,6 +41,7 @@ class Samples:
     tensor: Tensor
     labels: Tensor
     known: bool = False
+    at_once: int = 1
     asked: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def expect(self, index: Tensor, epoch: int) -> None:

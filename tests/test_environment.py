@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from frostline import environment
+from frostline import environment, provenance
 from frostline.config import UserError
+from frostline.workers import places
 
 CPU = torch.device("cpu")
 
@@ -173,3 +176,73 @@ def test_the_peak_counts_what_was_used_since_the_reset() -> None:
     assert low < high - size // 2
     torch.ones(size, dtype=torch.uint8)
     assert environment.peak_memory(CPU) > low + size // 2
+
+
+def test_the_source_in_folders_of_the_package_is_the_source_too(checkout: Path) -> None:
+    (checkout / "inner").mkdir()
+    found = {environment.source_sha256()}
+    for path, text in (("inner/one.py", "a = 1\n"), ("inner/one.py", "a = 2\n"), ("other/one.py", "a = 2\n")):
+        (checkout / path).parent.mkdir(exist_ok=True)
+        (checkout / path).write_text(text)
+        found.add(environment.source_sha256())
+    (checkout / "inner" / "one.py").rename(checkout / "inner" / "two.py")
+    found.add(environment.source_sha256())
+    assert len(found) == 5
+
+
+def test_float32_is_float32_on_a_card_too() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    environment.prepare_torch(deterministic=False, threads=1)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    found = provenance.settings(None)["settings"]
+    assert "tf32" not in (found["fp32_matmul"], found["fp32_convolution"])
+
+
+def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in malloc on a CPU nor in torch's cache on a GPU."""
+    gigabyte = 1 << 30
+    for held in (0, 3 * gigabyte):
+        memory = SimpleNamespace(available=12 * gigabyte - held)
+        own = SimpleNamespace(rss=gigabyte + held, shared=gigabyte)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(psutil, "Process", lambda own=own: SimpleNamespace(memory_info=lambda: own))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
+        for device in (CPU, torch.device("cuda:1")):
+            assert environment.memory_budget(device, None) == 4 * gigabyte
+    monkeypatch.setenv(environment.SHARING, "2")
+    assert environment.memory_budget(CPU, None) == 2 * gigabyte
+    assert environment.memory_budget(CPU, 7.5) == 7_500_000_000
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "expected"),
+    [
+        ("0,1", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", environment.SHARING: "2"}] * 2),
+        ("", 2, [{environment.SHARING: "2"}] * 2),
+        ("", None, [{}]),
+    ],
+)
+def test_workers_are_told_with_how_many_they_share_a_device(
+    visible: str, workers: int | None, expected: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert places(workers, gpus=True) == expected
+
+
+@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[object, ...]] = []
+    for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
+    environment.reset_peak_memory(torch.device(name))
+    assert called[:2] == [("set_device", number), ("init",)]
+    assert called[-1] == ("reset_peak_memory_stats", torch.device(name))
+
+
+def test_tests_see_no_card() -> None:
+    assert not torch.cuda.is_available()

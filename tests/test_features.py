@@ -11,11 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from frostline import experiment, freezing, journal, learning, provenance, setup, sharing, sight
+from frostline import cut, experiment, freezing, journal, learning, provenance, robustness, setup, sharing, sight
 from frostline.evaluation import evaluate
+from frostline.mapped import Rows
 from frostline.report import Screen
 from frostline.resume import Progress
 from frostline.room import Room
+from frostline.setup import Setup
+from frostline.sharing import Line
+from frostline.sight import Images
 from frostline.store import Store
 from frostline.tracking import Record
 from frostline.training import EpochResult
@@ -47,6 +51,16 @@ def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResu
     return epochs, experiment.score(run, epochs[-1].phase, images).logits, images.seen
 
 
+def whole_network(patch: pytest.MonkeyPatch) -> None:
+    """Let runs put images through the whole network, as if nothing were below the frost line."""
+
+    def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
+        setup.enter(phase)
+        return sharing._none(setup)
+
+    patch.setattr(sharing, "draw", draw)
+
+
 def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
     def facts(epoch: EpochResult) -> tuple[Any, ...]:
         return (epoch.phase, epoch.train_loss, epoch.train_accuracy, epoch.val.loss, epoch.val.accuracy)
@@ -71,17 +85,47 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
     ],
     ids=" ".join,
 )
-def test_a_run_on_features_is_the_run_that_computes_everything(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_a_run_on_features_is_the_run_that_computes_everything(
+    tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("epochs=2", *overrides)
     cached, logits, seen = trained(tmp_path, store, *options)
-    whole, whole_logits, whole_seen = trained(tmp_path, store, *options, "features.enabled=false")
+    whole_network(monkeypatch)
+    whole, whole_logits, whole_seen = trained(tmp_path, store, *options)
     for one, two in zip(cached, whole, strict=True):
-        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
-        assert one.val.loss == pytest.approx(two.val.loss, rel=1e-5)
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-4)
+        assert one.val.loss == pytest.approx(two.val.loss, rel=1e-4)
         assert (one.train_accuracy, one.val.accuracy) == (two.train_accuracy, two.val.accuracy)
-    assert torch.allclose(logits, whole_logits, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(logits, whole_logits, atol=1e-3, rtol=1e-3)  # fine-tuning magnifies the last bits
     assert seen <= whole_seen
+
+
+FEW = ("data.limit=23", "batch_size=10", "eval_batch_size=10", "epochs=2")
+"""Batches of 10, 10 and 3: none is what the frozen stages are given."""
+
+
+def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tensor]]:
+    """Return the numbers of every epoch, and the logits of all splits, also of a corrupted one, and the weights."""
+    run = setup.assemble(compose(*QUICK, *FEW, *overrides), folder, meta=False, screen=Screen())
+    test = run.data.test
+    few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
+    few = replace(few, ids=test.ids[:23])
+    run = replace(run, data=replace(run.data, val=few, test=few))
+    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
+    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    epochs = [event for event in events if isinstance(event, EpochResult)]
+    line = robustness._line(run, epochs[-1].phase, images)
+    blurred = line.read(robustness._views(run, "blur", 1.0))
+    under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
+    numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]
+    logits = [epochs[-1].val.logits, experiment.score(run, epochs[-1].phase, images).logits, under.logits]
+    return numbers, [*logits, *run.model.module.state_dict().values()]
+
+
+def alike(one: tuple[list[float], list[torch.Tensor]], two: tuple[list[float], list[torch.Tensor]]) -> bool:
+    """Return whether what two runs came to is the same, bit for bit."""
+    return one[0] == two[0] and all(torch.equal(a, b) for a, b in zip(one[1], two[1], strict=True))
 
 
 REFROZEN = (
@@ -98,7 +142,9 @@ def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, mo
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     plain = trained(tmp_path, store, "freeze=head", "epochs=2")[0]
     cached, logits, _ = trained(tmp_path, store, *REFROZEN, *more)
-    whole, whole_logits, _ = trained(tmp_path, store, *REFROZEN, *more, "features.enabled=false")
+    with pytest.MonkeyPatch.context() as patch:
+        whole_network(patch)
+        whole, whole_logits, _ = trained(tmp_path, store, *REFROZEN, *more)
     for one, two in zip(cached, whole, strict=True):
         assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
         assert one.val.loss == pytest.approx(two.val.loss, rel=1e-5)
@@ -197,11 +243,48 @@ def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path
 
 def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    options = ("freeze=last_stage", "epochs=2")
-    big, _, seen = trained(tmp_path, store, *options, "store.memory_gb=1e-6")
-    assert seen == 2 * (96 + 288) + 359
-    small, _, _ = trained(tmp_path, store, *options)
-    assert big[1].train_loss == pytest.approx(small[1].train_loss, rel=1e-5)
+    assert trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (96 + 288) + 359
+
+
+NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rooms"),
+    [
+        (
+            ("freeze=last_stage", "precision=bf16", "augment=standard"),
+            (NO_ROOM, "store.memory_gb=3e-4", "store.budget_gb=1e-6", "store.enabled=false", NOTHING_KEPT),
+        ),
+        (("freeze=gradual", "precision=bf16", "epochs=5", "train.ema_decay=0.9"), (NO_ROOM,)),
+        (("freeze=head", "precision=bf16", "train.mixup=0.4"), (NOTHING_KEPT,)),
+        (("freeze=head", "model=mobilenet_v3_small", "model.weights=null"), (NO_ROOM, NOTHING_KEPT)),
+        (("freeze=last_stage", "model=regnet_y_400mf", "model.weights=null", "channels_last=false"), (NO_ROOM,)),
+        (("freeze=gradual", "epochs=5", "train.ema_decay=0.9", "augment=trivial"), (NO_ROOM,)),
+    ],
+    ids=lambda values: " ".join(values),
+)
+def test_what_there_is_room_for_changes_no_bit(
+    tmp_path: Path, overrides: tuple[str, ...], rooms: tuple[str, ...]
+) -> None:
+    roomy = came_to(tmp_path, *overrides, f"store.path={tmp_path / 'roomy'}", "store.memory_gb=1")
+    for number, room in enumerate(rooms):
+        tight = came_to(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)
+        assert alike(roomy, tight), room
+
+
+def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
+    run = setup.assemble(compose(*QUICK, "freeze=head"), tmp_path, meta=False, screen=Screen())
+    images, sizes = sight.look(run), list[int]()
+    lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
+    lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    passing = sharing.draw(run, 0, images, keep=False).read(images.train)
+    sizes.clear()
+    every = passing.inputs(torch.arange(96), 1)
+    for index in torch.arange(96).flip(0).split(7):
+        assert torch.equal(passing.inputs(index, 1), every[index])
+    assert set(sizes) == {32}
+    assert images.train.seen == 2 * 96
 
 
 def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:

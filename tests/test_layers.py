@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workers",),
     ("worker",),
     ("alive",),
-    ("environment", "provenance", "credentials", "randomness", "interrupts"),
+    ("environment", "codehash", "provenance", "credentials", "randomness", "interrupts"),
     ("config", "validation", "records", "files"),
     ("__init__",),
 )

@@ -79,7 +79,7 @@ def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, 
     boxes, sizes = center_boxes(torch.tensor([[width, height]]), how), torch.tensor([[width, height]])
     ours = resample._by_matrices(pixels, boxes * sizes.repeat(1, 2), sizes, 24, interpolation, bleed=True)
     apart = (ours - center_crop(pixels, how).float()).abs()
-    assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.001
+    assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.01
 
 
 @st.composite
@@ -121,7 +121,7 @@ def test_outside_of_the_picture_there_are_zeros(x: int, y: int, size: int) -> No
     assert torch.equal(ours, theirs.float())
     box = torch.tensor([[x, y, x + 32, y + 32]]).float()
     by_matrices = resample._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear")
-    assert (by_matrices - ours).abs().max() <= LEVEL
+    assert (by_matrices - ours).abs().max() <= 2
 
 
 def test_each_picture_has_its_own_size_box_and_mirror() -> None:

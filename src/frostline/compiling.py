@@ -35,6 +35,7 @@ def compiled(part: Part, choice: str, *, images: int, epoch: int, say: Callable[
 
 def operations(part: Part, epoch: int) -> int:
     """Return the floating point operations of one forward pass for one sample, counted layer by layer."""
+    inputs = part.train.inputs(torch.arange(1), epoch)
     with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:
-        part.network(part.train.inputs(torch.arange(1), epoch))
+        part.network(inputs)
     return counter.get_total_flops()

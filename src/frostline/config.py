@@ -211,7 +211,7 @@ class FeaturesConfig:
     """What is computed once because it lies below the frost line."""
 
     enabled: bool
-    """Compute the frozen stages once and train on their output; false runs the whole network in every step."""
+    """Keep the output of the frozen stages; false computes it whenever it is asked for, which gives the same bits."""
     views: int | None
     """Reuse so many random views per image in turn, an approximation; null shows a fresh view in every epoch."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import os
 import resource
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGE = Path(__file__).parent
+SHARING = "FROSTLINE_SHARING"
+"""Variable of the environment that says how many workers share a device."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # see mallopt(3)
 _KEEPING = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
@@ -52,7 +55,7 @@ class Source:
     """The code of a run."""
 
     sha256: str
-    """Over the package's own Python files, in name order."""
+    """Over the package's own Python files, as `source_sha256` returns it."""
     commit: str | None
     """Of the checkout, None outside one."""
     patch: str
@@ -60,25 +63,16 @@ class Source:
 
 
 def source_sha256() -> str:
-    """Return the sha256 (hex) over the package's own Python files, in name order."""
+    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these."""
     code = hashlib.sha256()
-    for path in sorted(PACKAGE.glob("*.py")):
-        code.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return code.hexdigest()
 
 
 def source() -> Source:
     """Return the code that is running."""
     return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
-
-
-@functools.cache
-def code_hash(modules: tuple[str, ...]) -> str:
-    """Return the sha256 (hex) of the source of some modules of the package."""
-    code = hashlib.sha256()
-    for name in modules:
-        code.update(name.encode() + b"\0" + (PACKAGE / f"{name}.py").read_bytes())
-    return code.hexdigest()
 
 
 def untracked_files() -> list[tuple[str, Path]]:
@@ -128,19 +122,28 @@ def platform(device: torch.device) -> str:
     import torch
 
     if device.type == "cuda":
-        return f"torch {torch.__version__} {torch.cuda.get_device_name(device)}"
+        kernels = f"cudnn {torch.backends.cudnn.version()} tf32 {torch.backends.cudnn.allow_tf32}"
+        return f"torch {torch.__version__} {torch.cuda.get_device_name(device)} {kernels}"
     return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
 
 
 def memory_budget(device: torch.device, gigabytes: float | None) -> int:
-    """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free."""
+    """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free.
+
+    What this process itself holds counts as free: it is what an earlier run left. Workers that share the device share
+    its budget too.
+    """
     import psutil
     import torch
 
     if gigabytes is not None:
         return int(gigabytes * 1e9)
-    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free // 3
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    else:
+        own = psutil.Process().memory_info()  # pages of files, which are shared, count as available already
+        free = psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
+    return int(free) // 3 // int(os.environ.get(SHARING, "1"))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -183,6 +186,10 @@ def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
+    # float32 means float32: TF32 has 10 bits of mantissa, and is cuDNN's default. Set by the old names, since torch
+    # refuses to read these once the new ones were set alone.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     # On by default with the above; a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
@@ -215,10 +222,17 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure the peak memory anew, without what was freed before."""
+    """Begin to measure the peak memory anew, without what was freed before; a GPU becomes the process's current one.
+
+    What names no device then means this one: to a sampler, to the look at whether it still works, to bf16.
+    """
     import torch
 
     if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+        torch.cuda.init()  # which a device with an index does not do by itself in what follows
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
         _set_malloc(_USUAL)

@@ -25,6 +25,8 @@ class Dataset(Protocol):
     """`(N,)` int64."""
     known: bool
     """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
+    at_once: int
+    """Of so many samples, or some less, inputs are best asked for at once where they are computed."""
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""

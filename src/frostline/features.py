@@ -2,21 +2,26 @@
 
 Below the frost line the network is a pure function of the view, and the view of (seed, epoch, image) alone. So the
 output at the cut is kept in the store under what it depends on: images, weights, cut, views and precision.
+
+Kernels are chosen by the size of a batch, and with them the last bits. So the frozen stages always see batches of one
+size, filled up where images are few: then it makes no difference to a bit in which batches features are asked for, and
+whether they are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from frostline import interrupts, mapped
-from frostline.evaluation import in_order
+from frostline.evaluation import announced
 from frostline.mapped import Rows
 from frostline.room import Room, expect, rows
 from frostline.store import Store, Writer
@@ -24,6 +29,7 @@ from frostline.views import Views
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
+_FILLED = 4  # such batches of which the last may be filled up to little loss, and whose features a device has room for
 
 
 @dataclass(frozen=True)
@@ -49,22 +55,33 @@ class Passing:
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
         """Put views through what `backbone` returns."""
         self.labels = views.labels
+        self.at_once = _FILLED * _batch_size(self.labels.device)
         self._views = views
         self._backbone = backbone
+        self._coming: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch the samples at `index`, which are asked for soon."""
-        self._views.expect(index, epoch)
+        batches = _filled(index, self.labels.device)
+        self._coming[id(index)] = index, batches  # with the index itself, so that its id stays its own
+        self._views.expect(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
-        return self._backbone()(self._views.inputs(index, epoch)).float()
+        _, batches = self._coming.pop(id(index), (index, _filled(index, self.labels.device)))
+
+        def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, device=self.labels.device)
+
+        found, channels_last = _compute(self._views, self._backbone(), batches, len(index), epoch, allocate)
+        return found.permute(0, 3, 1, 2) if channels_last else found
 
 
 class Features:
     """Owns the features of one split for one epoch at a time, and fetches those of another when they are asked for."""
 
     known = True
+    at_once = 1
 
     def __init__(
         self,
@@ -120,20 +137,50 @@ class Features:
         return self._room.take(features)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
-        backbone = self._backbone()
         count = len(self.labels)
-        features: Tensor | None = None
-        channels_last = False
-        for index in in_order(self._views, _BATCH.get(backbone.device.type, _BATCH_ELSEWHERE), epoch):
-            output = backbone(self._views.inputs(index, epoch))
-            if features is None:
-                channels_last = _are_channels_last(output)
-            output = output.permute(0, 2, 3, 1) if channels_last else output
-            if features is None:
-                features = writer.tensor("features", (count, *output.shape[1:]), output.dtype)
-            features[index[0] : index[-1] + 1] = output.cpu()
-            mapped.release(features)
+        batches = _filled(torch.arange(count), self.labels.device)
+        allocate = partial(writer.tensor, "features")
+        _, channels_last = _compute(self._views, self._backbone(), batches, count, epoch, allocate)
         return {"channels_last": channels_last}
+
+
+def _batch_size(device: torch.device) -> int:
+    return _BATCH.get(device.type, _BATCH_ELSEWHERE)
+
+
+def _filled(index: Tensor, device: torch.device) -> list[Tensor]:
+    """Return the samples at `index` in batches of the one size, the last filled up with the last sample."""
+    size = _batch_size(device)
+    return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
+
+
+def _compute(
+    views: Views,
+    backbone: Backbone,
+    batches: Sequence[Tensor],
+    count: int,
+    epoch: int,
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+) -> tuple[Tensor, bool]:
+    """Return the features of the first `count` samples of `batches`, and whether they lie there with channels last.
+
+    `allocate` returns the tensor that they are written into, given its shape and their type.
+    """
+    found: Tensor | None = None
+    start, channels_last = 0, False
+    for index in announced(views, batches, epoch):
+        output = backbone(views.inputs(index, epoch))
+        if found is None:
+            channels_last = _are_channels_last(output)
+        rows = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
+        if found is None:
+            found = allocate((count, *rows.shape[1:]), rows.dtype)
+        found[start : start + len(rows)] = rows
+        start += len(rows)
+        mapped.release(found)
+    assert found is not None
+    views.seen -= sum(map(len, batches)) - count  # what fills the last batch up was not asked for
+    return found, channels_last
 
 
 def _are_channels_last(features: Tensor) -> bool:

@@ -18,7 +18,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from frostline import environment
+from frostline import codehash
 from frostline.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
 from frostline.entries import Entry
 from frostline.mapped import Rows
@@ -27,6 +27,9 @@ from frostline.resample import CenterCrop
 from frostline.sources import Source
 from frostline.store import Store, Writer
 from frostline.undecoded import Undecoded
+
+_CODE = ("decoding", "sources")
+"""What reads pictures, and what turns them into pixels."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class PixelCache:
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
             "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__],
-            "code": environment.code_hash(("pixels", "decoding", "resample")),
+            "code": codehash.of(*_CODE),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from statistics import fmean
 import PIL
 from torch import Tensor
 
-from frostline import corruptions, cut, environment, sharing
+from frostline import codehash, corruptions, cut, sharing
 from frostline.evaluation import evaluate
 from frostline.results import percent
 from frostline.setup import Setup
@@ -47,11 +47,9 @@ def metrics(found: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _line(setup: Setup, phase: int, images: Images) -> Line:
-    """Return the frost line of the phase if it is right under the head: other features are too large for 25 splits."""
+    """Return the frost line of the phase; features of 25 splits are kept where they are small, right under the head."""
     below = cut.stages_below(setup.model.structure, setup.phases[phase])
-    if len(below) == len(setup.model.structure.stages) - 1:
-        return sharing.draw(setup, phase, images)
-    return Line(lambda network: network, lambda views: views, setup.autocast)
+    return sharing.draw(setup, phase, images, keep=len(below) == len(setup.model.structure.stages) - 1)
 
 
 def _views(setup: Setup, name: str, strength: float) -> Views:
@@ -63,7 +61,7 @@ def _views(setup: Setup, name: str, strength: float) -> Views:
 
     identity = {
         "split": f"test with {name} {strength}",
-        "corruptions": environment.code_hash(("corruptions", "robustness")),
+        "corruptions": codehash.of("robustness"),
         "pillow": PIL.__version__,
     }
     place = (setup.room, setup.memory_format)

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline import cut, environment, hashing, inference
+from frostline import codehash, cut, environment, hashing, inference
 from frostline.evaluation import Dataset, evaluating
 from frostline.features import Backbone, Features, Passing
 from frostline.setup import Setup
@@ -19,10 +19,8 @@ from frostline.sight import Images
 from frostline.stepping import Part
 from frostline.views import Views
 
-_CODE = (
-    *("augment", "cut", "families", "features", "inference", "randomness", "recolor", "resample", "sight", "trivial"),
-    *("undecoded", "views"),
-)
+_CODE = ("sharing", "sight", "models")
+"""What draws the line and computes below it, what makes the views, and what builds the network."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +35,21 @@ class Line:
     """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
 
 
-def draw(setup: Setup, phase: int, images: Images) -> Line:
+def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
     """Put the model into the state of a phase, and return the line that this draws through it.
 
-    A head alone learns in the same way whether features are kept or not.
+    Whether features are kept, which they are with `keep` and where there is room, makes no difference to a bit.
     """
     setup.enter(phase)
     module, structure = setup.model.module, setup.model.structure
     below = cut.stages_below(structure, setup.phases[phase])
-    head_alone, kept = len(below) == len(structure.stages) - 1, setup.config.features.enabled
-    if not below or not (head_alone or kept):
+    if not below:
         return _none(setup)
+    head_alone = len(below) == len(structure.stages) - 1
     lower, upper = cut.halves(module, structure, below)
-    if not head_alone and not _fits(setup, lower, images):
-        return _none(setup)
+    kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
     backbone = functools.cache(functools.partial(_backbone, setup, lower))
-    identity = _identity(setup, below, lower)
+    identity = _identity(setup, below, lower) if kept else {}
 
     def above(network: nn.Module) -> nn.Module:
         return upper if network is module else cut.halves(network, structure, below)[1]
@@ -130,7 +127,8 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,
-        "code": environment.code_hash(_CODE),
+        "code": codehash.of(*_CODE),
+        "deterministic": setup.config.deterministic,
         "platform": environment.platform(setup.device),
         "torchvision": torchvision.__version__,
     }

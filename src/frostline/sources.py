@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
-from frostline import environment
+from frostline import codehash
 from frostline.config import user_error
 from frostline.pixels import is_hidden, open_image, survey
 
@@ -109,7 +109,7 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
         classes=glyphs.LETTERS,
         read=read,
         name="glyph {}".format,
-        identity=_hash({"glyphs": dict(options), "code": environment.code_hash(("glyphs", "randomness"))}),
+        identity=_hash({"glyphs": dict(options), "code": codehash.of("glyphs")}),
     )
 
 

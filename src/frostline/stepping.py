@@ -73,7 +73,8 @@ def steps(
     """
     plain = part.autocast is None and not (recipe.mixup or recipe.cutmix)
     head = gradient.head_of(part.network) if plain else None
-    together = max(_TOGETHER // recipe.batch_size, 1) if head is not None and part.train.known else 1
+    samples = _TOGETHER if head is not None and part.train.known else part.train.at_once
+    together = max(samples // recipe.batch_size, 1)
     for step, (inputs, labels) in enumerate(_batches(part.train, indices, together, epoch), first):
         _seed(labels.device, address(recipe.seed, "step", step))
         if head is not None:

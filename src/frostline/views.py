@@ -32,6 +32,7 @@ class Views:
     """Owns a split's tensors on the device and counts the images that it hands out."""
 
     known = False
+    at_once = 1
 
     def __init__(
         self,

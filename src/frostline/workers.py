@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from frostline import background, interrupts, notices
+from frostline.environment import SHARING
 from frostline.interrupts import Terminated
 from frostline.worker import STOP, Answer, Errand
 
@@ -233,11 +234,12 @@ def _unheard(error: Exception) -> None:
 def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:
     """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
 
-    `workers` None stands for one per GPU, or one on a CPU.
+    `workers` None stands for one per GPU, or one on a CPU. Those that share a device are told how many they are.
     """
     cards = _cards() if gpus else []
     count = workers or max(len(cards), 1)
-    return [{"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {} for number in range(count)]
+    mine = [{"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {} for number in range(count)]
+    return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
 
 
 def _cards() -> list[str]:

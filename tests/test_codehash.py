@@ -15,7 +15,10 @@ DECIDING = {
         *("sharing", "sight", "views", "features", "cut", "families", "freezing", "inference", "models"),
         *("augment", "trivial", "recolor", "resample", "randomness"),
     },
-    "pixels": {"decoding", "pixels", "resample", "sources", "glyphs", "randomness"},
+    "pixels": {
+        *("decoding", "icc", "image_formats", "levels", "pixels", "resample"),
+        *("sources", "glyphs", "randomness"),
+    },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""
 ROOTS = {"features": sharing._CODE, "pixels": pixel_cache._CODE}

@@ -319,10 +319,10 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
     opened = Image.open
     for number in (errno.EACCES, errno.EMFILE, errno.EIO):
 
-        def refuse(file: Any, number: int = number) -> Image.Image:
+        def refuse(file: Any, number: int = number, **options: Any) -> Image.Image:
             if Path(file).name == "good0.png":
                 raise OSError(number, os.strerror(number), str(file))
-            return opened(file)
+            return opened(file, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(Image, "open", refuse)
@@ -356,10 +356,10 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
     if os.geteuid() == 0:  # root may read everything
         opened = Image.open
 
-        def refuse(file: Any) -> Image.Image:
+        def refuse(file: Any, **options: Any) -> Image.Image:
             if Path(file).stat().st_mode & 0o777 == 0:
                 raise PermissionError(13, "Permission denied", str(file))
-            return opened(file)
+            return opened(file, **options)
 
         monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(data.BadPictures, match=r"cat/good0\.png: Permission denied"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from frostline import pixels
-from frostline.pixels import CONVERSIONS, SUFFIXES, decode, list_images, read_image, tensor_of
+from frostline.image_formats import SUFFIXES
+from frostline.levels import Levels
+from frostline.pixels import CONVERSIONS, Facts, convert, decode, list_images, read_image, tensor_of
 
 RED = (250, 20, 10)
 
@@ -91,6 +94,58 @@ def test_numbers_whose_white_nobody_knows_are_no_picture(tmp_path: Path, kind: t
         read_image(tmp_path / "a.tif")
 
 
+def depths(folder: Path, values: np.ndarray) -> list[Path]:
+    """Return `values`, 0..4095, in every kind of grey file that keeps them."""
+    for name, kind in (("a.png", np.uint16), ("b.tif", np.uint16), ("c.tif", np.int32), ("d.tif", np.float32)):
+        Image.fromarray(values.astype(kind)).save(folder / name)
+    (folder / "e.pgm").write_bytes(b"P5 %d %d 65535\n" % values.shape[::-1] + values.astype(">u2").tobytes())
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("levels", [Levels(0, 4095), Levels(0, 100, of_picture=True)], ids=["fixed", "minmax"])
+def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(tmp_path: Path, levels: Levels):
+    values = np.arange(4096).reshape(64, 64)
+    for file in depths(tmp_path, values):
+        with Image.open(file) as opened:
+            shown, facts = tensor_of(opened, levels)
+        assert (shown.numpy() == np.rint(values / 4095 * 255)).all(), file
+        assert (facts.lowest, facts.highest) == (0, 4095), file
+        if file.name != "d.tif":
+            assert len(np.unique(read_image(file))) == 17  # by what the type holds
+
+
+def test_pictures_of_eight_bits_know_no_levels():
+    grey, levels = np.arange(256, dtype=np.uint8).reshape(16, 16), Levels(100, 101)
+    for image in (Image.fromarray(grey), Image.fromarray(np.dstack([grey] * 3))):
+        picture, facts = convert(image, levels)
+        assert (np.asarray(picture) == grey[..., None]).all() and np.isnan([facts.lowest, facts.highest]).all()
+
+
+def test_sixteen_bits_per_colour_are_counted_since_pillow_keeps_the_upper_eight(tmp_path: Path):
+    body = struct.pack(">6H", 0x1234, 0xABFF, 0xFFFF, 0, 0x00FF, 0x8000)
+    chunks = [
+        (b"IHDR", struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + body)),
+        (b"IEND", b""),
+    ]
+    coded = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(coded))
+    with Image.open(tmp_path / "a.png") as opened:
+        pixels, facts = tensor_of(opened, Levels(0, 100))
+    assert pixels.permute(1, 2, 0).tolist() == [[[0x12, 0xAB, 0xFF], [0, 0, 0x80]]]
+    assert facts.done == 1 << CONVERSIONS.index("sixteen_bits") | 1 << CONVERSIONS.index("deep_colours")
+
+
+def test_white_is_the_lowest_value_where_a_tiff_says_so(tmp_path: Path):
+    values = np.array([[0, 65535], [257, 1000]], dtype=np.uint16)
+    Image.fromarray(values).save(file := tmp_path / "a.tif")
+    content = file.read_bytes()
+    entry = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert content.count(entry) == 1
+    file.write_bytes(content.replace(entry, struct.pack("<HHIH", 262, 3, 1, 0)))
+    assert np.asarray(read_image(file))[..., 0].tolist() == [[255, 0], [254, 251]]
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_zeros_where_there_was_a_picture_are_noticed(tmp_path: Path, suffix: str):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -126,7 +181,7 @@ def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])
 def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
-    Image.new("RGB", (16, 16), RED).save(tmp_path / f"picture{suffix}")
+    Image.new("RGB", (16, 16), RED).save(tmp_path / f"picture{suffix}")  # also .pgm and .pfm, by content a .ppm
     (file,) = list_images(tmp_path)
     assert read_image(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
 
@@ -162,8 +217,8 @@ def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
         assert pixels._plain_jpeg(opened) is not None
-        found, done = tensor_of(opened)
-        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and done == 0
+        found, facts = tensor_of(opened)
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == Facts()
 
 
 @pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])
@@ -172,9 +227,9 @@ def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_pat
     exif[0x0112] = 6
     file = jpeg(tmp_path / "odd.jpg", mode, **({"exif": exif} if done == "upright" else {}))
     with Image.open(file) as opened:
-        found, bits = tensor_of(opened)
+        found, facts = tensor_of(opened)
     assert np.array_equal(found.permute(1, 2, 0), np.asarray(read_image(file)))
-    assert bits == 1 << CONVERSIONS.index(done)
+    assert facts.done == 1 << CONVERSIONS.index(done)
 
 
 def test_a_jpeg_that_stops_short_is_pillows_to_refuse(tmp_path: Path):

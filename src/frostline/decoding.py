@@ -53,7 +53,7 @@ class _Columns:
 
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
-    done: NDArray[np.uint8]
+    done: NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def decode_all(
     """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
 
     The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
-    pixels, all of them) and `done` `(N,)` uint8 (see `pixels.convert`); for views and originals `pixels`
+    pixels, all of them) and `done` `(N,)` int16 (see `pixels.convert`); for views and originals `pixels`
     `(N, 3, H, W)` uint8; for what is stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and
     `shapes` `(N, 2)` int32, height and width. Those of a broken picture stay zero. An entry without pictures that may
     be readable another time is not kept. `read(id)` opens a picture. Raises `Differing` for originals of several sizes.
@@ -89,7 +89,7 @@ def decode_all(
         columns = _Columns(
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
-            done=writer.tensor("done", (len(ids),), torch.uint8).numpy(),
+            done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
         )
         job = _Job(read, _keeper(writer, ids, read, keep), columns, {}, writer)
         with _keeping_blocks(4 * environment.cores()), _threads() as pool:
@@ -211,7 +211,7 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
     for row in chunk:
         try:
             with job.read(ids[row]) as image:
-                picture, done = tensor_of(image)
+                picture, facts = tensor_of(image)
             kept = job.keep(row, picture)
         except Differing:
             raise
@@ -224,6 +224,6 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
                 job.writer.put("pixels", *kept)
             columns, levels = job.columns, picture.permute(1, 2, 0).contiguous()
             columns.sizes[row] = (picture.shape[2], picture.shape[1])
-            columns.done[row] = done
+            columns.done[row] = facts.done
             columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
     return len(chunk)

@@ -18,7 +18,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from frostline import codehash
+from frostline import codehash, image_formats
 from frostline.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
 from frostline.entries import Entry
 from frostline.mapped import Rows
@@ -175,7 +175,7 @@ class PixelCache:
             "keep": asdict(keep),
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
-            "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__],
+            "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__, *image_formats.libraries()],
             "code": codehash.of(*_CODE),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -92,7 +92,8 @@ def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    from frostline.pixels import SUFFIXES, list_images
+    from frostline.image_formats import SUFFIXES
+    from frostline.pixels import list_images
 
     if not (files := list_images(folder)):
         raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")

@@ -1,0 +1,95 @@
+"""Values of more than 8 bits become 256 levels: which value is black, and which is white."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.unsignedinteger | np.signedinteger | np.floating]
+
+TOP = 65535
+"""White of a picture of 16 bits where nothing else is said."""
+PERCENTILES = {"minmax": (0.0, 100.0), "percentile": (0.5, 99.5)}
+"""Where black and white lie among the values. 0.5 and 99.5 are what nnU-Net clips intensities at
+(doi:10.1038/s41592-020-01008-z): a few hot pixels then do not darken all others."""
+
+_GRID = np.linspace(0, 100, 201)  # percentiles; 0.5 and 99.5 are among them
+_REMEDY = "of which nothing says how bright they are, but data.range=minmax, percentile or [low,high] can"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Which values of a picture become black and white: linear in between, clipped beyond."""
+
+    low: float | None = None
+    high: float | None = None
+    """Both None for what the type holds, 0 to 65535, which floating point numbers do not say."""
+    of_picture: bool = False
+    """Whether `low` and `high` are percentiles (0 to 100) of each picture's own values, and not values."""
+
+    def __call__(self, values: Values) -> NDArray[np.uint8]:
+        """Return `values` as 0..255, NaN as 0; `ValueError` where nothing says what is white."""
+        low, high = self._ends(values)
+        if high <= low:  # one value throughout
+            return np.zeros(values.shape, np.uint8)
+        exact = np.float64 if values.dtype.itemsize > 2 else np.float32
+        clipped = np.clip(values.astype(exact), low, high)
+        clipped -= low
+        clipped /= high - low
+        clipped *= 255
+        return np.nan_to_num(clipped, copy=False, nan=0).round().astype(np.uint8)
+
+    def _ends(self, values: Values) -> tuple[float, float]:
+        if self.low is None or self.high is None:
+            if values.dtype.kind == "f":
+                raise ValueError(f"floating point numbers, {_REMEDY}")
+            if values.min() < 0 or values.max() > TOP:
+                raise ValueError(f"numbers of more than 16 bits, {_REMEDY}")
+            return 0, TOP
+        if not self.of_picture:
+            return self.low, self.high
+        known = finite(values)
+        low, high = np.percentile(known, (self.low, self.high)).tolist()
+        return (low, high) if low < high else (float(known.min()), float(known.max()))  # nearly all are one value
+
+
+FULL = Levels()
+
+
+def of_range(chosen: str | list[float], of: str) -> Levels | None:
+    """Return the levels that `data.range` and `data.range_of` say, None where the values of the set do (`of_set`)."""
+    if isinstance(chosen, list):
+        low, high = chosen
+        return Levels(float(low), float(high))
+    if chosen == "full":
+        return FULL
+    return Levels(*PERCENTILES[chosen], of_picture=True) if of == "picture" else None
+
+
+def finite(values: Values) -> Values:
+    """Return the values `(N,)` that are numbers; `ValueError` where there are none."""
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+    if not known.size:
+        raise ValueError("no finite number in it")
+    return known
+
+
+def summary(values: Values) -> NDArray[np.float64]:
+    """Return `(201,)`: the percentiles 0, 0.5, ..., 100 of a picture's values, from which `of_set` goes on."""
+    ordered = np.sort(finite(values), kind="stable")  # by radix for 16 bits
+    return ordered[np.round(_GRID / 100 * (ordered.size - 1)).astype(np.int64)].astype(np.float64)
+
+
+def of_set(summaries: Iterable[NDArray[np.float64]], chosen: str) -> Levels:
+    """Return the levels of a set of pictures by their summaries, each picture counted alike; `FULL` if there are none.
+
+    `minmax` is exact; percentiles are those of 201 values per picture.
+    """
+    if not (together := list(summaries)):
+        return FULL
+    pooled = np.concatenate(together)
+    low, high = np.percentile(pooled, PERCENTILES[chosen]).tolist()
+    return Levels(low, high) if low < high else Levels(float(pooled.min()), float(pooled.max()))

@@ -1,0 +1,119 @@
+"""A picture's colours are those of sRGB, whatever ICC profile it carries."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import profiles
+from frostline import icc, pixels
+from frostline.pixels import CONVERSIONS, convert, decode, tensor_of
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+WIDE = {name: profiles.rgb(*getattr(profiles, name)) for name in ("ADOBE_RGB", "DISPLAY_P3", "PROPHOTO")}
+
+
+def noise(channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, channels), dtype=np.uint8).squeeze()
+
+
+def plainly(image: Image.Image, profile: bytes) -> np.ndarray:
+    """Return what ImageCms makes of a picture, called as its manual says."""
+    target = ImageCms.createProfile("sRGB")
+    return np.asarray(ImageCms.profileToProfile(image, BytesIO(profile), target, outputMode="RGB"))
+
+
+def named(done: int) -> set[str]:
+    return {name for i, name in enumerate(CONVERSIONS) if done >> i & 1}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_colours_of_a_wide_gamut_become_those_that_image_cms_computes(tmp_path: Path, name: str, suffix: str):
+    Image.fromarray(noise()).save(file := tmp_path / f"a.{suffix}", icc_profile=WIDE[name], lossless=True)
+    with pixels.open_image(file) as opened, Image.open(file) as known:
+        found, facts = tensor_of(opened)
+        before, expected = np.asarray(known), plainly(known, WIDE[name])
+    assert (found.permute(1, 2, 0).numpy() == expected).all() and named(facts.done) == {"profile"}
+    assert np.abs(expected.astype(int) - before).max() > 20
+
+
+def test_a_colour_of_adobe_rgb_is_what_the_definitions_of_both_spaces_say():
+    primaries, gamma = profiles.ADOBE_RGB
+    image = Image.new("RGB", (2, 2), (120, 160, 90))
+    image.info["icc_profile"] = WIDE["ADOBE_RGB"]
+    xyz = np.array(primaries).T @ (np.array([120, 160, 90]) / 255) ** gamma
+    to_srgb = np.linalg.inv([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+    linear = to_srgb @ xyz
+    expected = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
+    assert decode(image).getpixel((0, 0)) == pytest.approx(tuple(expected), abs=1.5)
+
+
+def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
+    for name, options in (("a", {}), ("b", {"icc_profile": SRGB})):
+        Image.fromarray(noise()).save(tmp_path / f"{name}.jpg", **options)
+    with Image.open(tmp_path / "a.jpg") as without, Image.open(tmp_path / "b.jpg") as opened:
+        assert pixels._plain_jpeg(opened) is not None
+        found, facts = tensor_of(opened)
+        assert (found.permute(1, 2, 0).numpy() == np.asarray(without)).all() and not facts.done
+        assert (np.asarray(decode(opened)) == np.asarray(without)).all()
+
+
+def test_shades_of_grey_stay_grey_by_their_own_profile_or_one_of_colours():
+    image = Image.fromarray(noise(1))
+    for profile, changed in ((profiles.grey(1.0), True), (WIDE["PROPHOTO"], True), (SRGB, False)):
+        image.info["icc_profile"] = profile
+        picture, facts = convert(image)
+        found = np.asarray(picture).astype(int)
+        colour = image if profile == profiles.grey(1.0) else image.convert("RGB")
+        assert np.abs(found - plainly(colour, profile)).max() <= 1
+        assert named(facts.done) == ({"grayscale", "profile"} if changed else {"grayscale"})
+        assert np.ptp(found, axis=-1).max() <= 1
+
+
+def test_ink_by_its_profile_and_cielab_become_rgb():
+    image = Image.fromarray(noise(4), "CMYK")
+    image.info["icc_profile"] = profiles.ink()
+    picture, facts = convert(image)
+    assert (np.asarray(picture) == plainly(image, profiles.ink())).all() and named(facts.done) == {"cmyk", "profile"}
+    lab = Image.new("LAB", (2, 2), (255, 128, 128))
+    assert decode(lab).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
+
+
+def test_what_is_transparent_stays_so():
+    image = Image.fromarray(noise(4))
+    image.info["icc_profile"] = WIDE["ADOBE_RGB"]
+    picture, facts = convert(image)
+    colours = Image.fromarray(plainly(image.convert("RGB"), WIDE["ADOBE_RGB"]))
+    colours.putalpha(image.getchannel("A"))
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+    assert (np.asarray(picture) == np.asarray(expected)).all() and named(facts.done) == {"alpha", "profile"}
+
+
+@pytest.mark.parametrize("profile", [b"no profile", SRGB[:200], profiles.grey(2.2), profiles.ink()])
+def test_a_profile_that_cannot_be_followed_is_passed_over_and_counted(tmp_path: Path, profile: bytes):
+    Image.fromarray(noise()).save(tmp_path / "a.jpg", icc_profile=profile)
+    with Image.open(tmp_path / "a.jpg") as opened, Image.open(tmp_path / "a.jpg") as known:
+        found, facts = tensor_of(opened)
+        assert (found.permute(1, 2, 0).numpy() == np.asarray(known)).all() and named(facts.done) == {"bad_profile"}
+
+
+def test_threads_share_a_profile_that_is_read_once():
+    icc._transform.cache_clear()
+    images = []
+    for seed in range(16):
+        shades = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        image = Image.fromarray(shades)
+        image.info["icc_profile"] = bytes(bytearray(WIDE["DISPLAY_P3"]))
+        images.append(image)
+    decode(images[0])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(decode, images * 4))
+    assert icc._transform.cache_info().misses == 1
+    expected = [plainly(image, WIDE["DISPLAY_P3"]) for image in images] * 4
+    assert all((np.asarray(one) == other).all() for one, other in zip(found, expected, strict=True))

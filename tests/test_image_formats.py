@@ -1,0 +1,64 @@
+"""What is called like a picture is read, or what would read it is known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline import image_formats
+from frostline.image_formats import FORMATS, SUFFIXES, candidates, readable_with
+from frostline.pixels import decode, list_images, open_image, read_image
+
+NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+NEED = "pillow-heif (pip install 'frostline[formats]')"
+
+
+def test_formats_are_read_by_content_and_only_those_that_are_pictures():
+    Image.init()
+    assert set(FORMATS) - {"MPO"} <= set(Image.OPEN)
+    assert not {"PDF", "WMF", "HDF5", "GRIB", "BUFR", "FITS", "MPEG", "PSD"} & set(candidates())
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".h5", ".fit"} & set(SUFFIXES)
+
+
+def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
+    Image.fromarray(NOISE).save(data := io.BytesIO(), format="TGA")
+    for name in ("a.tga", "a.jpg"):
+        (tmp_path / name).write_bytes(data.getvalue())
+    assert (np.asarray(read_image(tmp_path / "a.tga")) == NOISE).all()
+    with pytest.raises(OSError, match="not a picture"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".ppm", ".pnm", ".tga", ".qoi", ".sgi", ".pcx", ".dib", ".apng"])
+def test_what_loses_nothing_gives_back_every_pixel(tmp_path: Path, suffix: str):
+    Image.fromarray(NOISE).save(tmp_path / f"a{suffix}")
+    (file,) = list_images(tmp_path)
+    assert (np.asarray(read_image(file)) == NOISE).all()
+
+
+def test_what_cannot_be_read_here_says_what_would_read_it(monkeypatch: pytest.MonkeyPatch):
+    assert readable_with(".JPG") is None and readable_with(".txt") is None and readable_with("") is None
+    assert "conversion" in str(readable_with(".nef")) and "conversion" in str(readable_with(".PDF"))
+    monkeypatch.setattr(image_formats, "find_spec", lambda module: None)
+    without = image_formats._register()
+    monkeypatch.setattr(image_formats, "SUFFIXES", tuple(s for suffixes in without.values() for s in suffixes))
+    assert readable_with(".HEIC") == NEED and "pillow-jxl-plugin" in str(readable_with(".jxl"))
+
+
+@pytest.mark.parametrize("suffix, module", [(".heic", "pillow_heif"), (".jxl", "pillow_jxl")])
+def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, module: str):
+    pytest.importorskip(module)
+    smooth = Image.fromarray(NOISE[:2, :3]).resize((48, 32), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / f"a{suffix}", quality=95)
+    (file,) = list_images(tmp_path)
+    assert np.abs(np.asarray(read_image(file)).astype(int) - np.asarray(smooth)).mean() < 8
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth.save(tmp_path / f"turned{suffix}", quality=95, exif=exif.tobytes())
+    with open_image(tmp_path / f"turned{suffix}") as opened:
+        stored = opened.size
+        assert decode(opened).size == stored  # the file itself says how it is turned, its EXIF no more

@@ -287,6 +287,16 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     assert images.train.seen == 2 * 96
 
 
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_a_network_that_is_compiled_sees_no_image_more(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    store = Store(tmp_path / "store", budget=1 << 30, say=print)
+    seen = trained(tmp_path, store, f"freeze={mode}", "epochs=1", "compile=on", "features.enabled=false")[2]
+    assert seen == 96 + 288 + 359
+
+
 def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
     nothing = Store(None, budget=0, say=print)
     assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == 96 + 288 + 359

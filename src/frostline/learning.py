@@ -131,7 +131,11 @@ def fit(
         part = sharing.part(setup, phase, images, learner.ema and learner.ema.module)
         span = next(span for span in setup.timeline if span.phase == phase)
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
-        return compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)
+        counted = images.train.seen
+        part = compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)
+        if not part.train.known:  # what was only tried on is no image of the run
+            images.train.seen = counted
+        return part
 
     def before_step(step: int, span: Span) -> None:
         at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)

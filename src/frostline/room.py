@@ -40,13 +40,19 @@ class Room:
         there = held.to(self.device)
         if there is held:
             there = copy.copy(held)  # the same memory, for this owner to let go
-        self.free -= held.nbytes
-        weakref.finalize(there, self._leave, held)
+        size = held.nbytes
+        self.free -= size
+        if held.device == self.device:
+            weakref.finalize(there, self._leave, size, held)
+        else:
+            weakref.finalize(there, self._leave, size)  # what was moved must not be kept here too
+            mapped.release(held)
         return there
 
-    def _leave(self, held: Held) -> None:
-        self.free += held.nbytes
-        mapped.release(held)
+    def _leave(self, size: int, held: Held | None = None) -> None:
+        self.free += size
+        if held is not None:
+            mapped.release(held)
 
 
 def streamed(held: Held) -> Rows | Ragged:

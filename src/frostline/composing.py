@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -40,18 +40,40 @@ def compose_all(
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     cells: list[Cell] = []
-    seen: dict[tuple[str, str], int] = {}
-    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+    for overrides, setting in zip(jobs, settings, strict=True):
         config = _compose(overrides, compose)
         if not cells:
             after_first(config)
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        if (twin := seen.setdefault((digest(config), config.data.root), number)) != number:
-            raise UserError(f"{name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
         cells.append(Cell(config, name, {**short, **extras}))
+    _require_distinct(cells)
     return cells
+
+
+def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """Return the cells with what `auto` means on their device, by key, in its place; it decides what they are.
+
+    A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a cell
+    that is there twice now.
+    """
+    found = []
+    for cell in cells:
+        said = {key: value for key, value in meaning[cell.config.device].items() if getattr(cell.config, key) == "auto"}
+        named = {key: value for key, value in said.items() if key in cell.choices}
+        found.append(replace(cell, config=replace(cell.config, **said), choices={**cell.choices, **named}))
+    _require_distinct(found)
+    return found
+
+
+def _require_distinct(cells: Sequence[Cell]) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for number, cell in enumerate(cells):
+        if (twin := seen.setdefault((digest(cell.config), cell.config.data.root), number)) != number:
+            raise UserError(
+                f"{cell.name}: expected once in a sweep, but its runs {twin} and {number} are both this one"
+            )
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:

@@ -294,7 +294,9 @@ class Config:
     tracking: TrackingConfig
 
 
-# What does not change a run's metrics, and so is no part of its digest.
+# What does not change a run's metrics, and so is no part of its digest. A device changes their last bits, as another
+# thread count or CPU does: the record names it, and a run on another one counts as the same. What `auto`
+# makes of a device is no last bit: `composing.settled` replaces it in `precision` and `compile` before any digest.
 _NOT_SEMANTIC = (
     *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
     *("data.root", "data.download"),

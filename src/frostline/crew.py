@@ -87,12 +87,13 @@ class Foreign:
         """Leave it to the launcher."""
 
 
-def check(configs: Sequence[Config]) -> None:
-    """Raise the `UserError` of the first config that cannot run."""
-    from frostline import setup  # imports torch
+def check(configs: Sequence[Config]) -> dict[str, dict[str, str]]:
+    """Raise the `UserError` of the first config that cannot run; return what `auto` means on each device, by key."""
+    from frostline import environment, setup  # imports torch
 
     for config in configs:
         setup.check(config)
+    return {config.device: environment.meaning_of_auto(config.device) for config in configs}
 
 
 def fingerprints(configs: Sequence[Config]) -> list[str | None]:

@@ -156,6 +156,16 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def meaning_of_auto(name: str) -> dict[str, str]:
+    """Return what `auto` means on the device called `name`, by key, where that decides the bits of a run.
+
+    On a GPU `compile=auto` stays: what it does follows from the config and the data alone.
+    """
+    chosen = device(name)
+    precision = {"precision": "fp32" if autocast_dtype("auto", chosen) is None else "bf16"}
+    return precision | ({"compile": "off"} if chosen.type == "cpu" else {})
+
+
 def memory_format(*, channels_last: bool) -> torch.memory_format:
     """Return how images and kernels lie in memory."""
     import torch

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Facts:
     """The short names, and what else differs within the sweep."""
     digest: str = ""
     """Of the config."""
+    settled: dict[str, Any] = field(default_factory=dict)
+    """What `auto` stands for in this sweep, by key: decided once, wherever its jobs run."""
     finished: dict[str, Any] | None = None
     """The result, where an earlier sweep had this run."""
     busy: dict[str, Any] | None = None
@@ -71,6 +73,10 @@ class Order:
     """The config as it may be written down."""
     command: Sequence[str]
     """What the person typed for it."""
+
+    def settled(self, values: Mapping[str, Any]) -> Order:
+        """Return the order with `values`, by key, in the config and in what is written down of it."""
+        return replace(self, config=replace(self.config, **values), values={**self.values, **values})
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def _carry_out(
     try:
         if before:  # two that go on with it would write under one id
             heart.claim(Path(before), heir_of=alive.read(sweep / alive.OWNER))
-        order = ordered()
+        order = ordered().settled(facts.settled)
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
             _recording(order, facts, shared.tracker, sweep, folder) as record,

@@ -25,7 +25,7 @@ from frostline import (
     tracking,
 )
 from frostline.claim import claim
-from frostline.composing import Cell, Overrides, compose_all, in_order, to_check
+from frostline.composing import Cell, Overrides, compose_all, in_order, settled, to_check
 from frostline.config import Config, digest
 from frostline.crew import Crew, check, fingerprints
 from frostline.heartbeat import Heart
@@ -70,7 +70,8 @@ def run_cells(
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
-    crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
+    auto = crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
+    cells = settled(cells, auto)
     folder = claim(
         folder,
         [digest(cell.config) for cell in cells],
@@ -102,7 +103,7 @@ def _plan(
     What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
     """
     if tracker is None:
-        return tuple(job.Facts(cell.name, cell.choices, digest(cell.config)) for cell in cells)
+        return tuple(_named(cell) for cell in cells)
     with suppress(server.Unreachable):
         ledger.mend(tracker.uri, tracker.experiment, job.screen().say)
     keys, source = [digest(cell.config) for cell in cells], environment.source_sha256()
@@ -121,9 +122,15 @@ def _plan(
     return tuple(facts)
 
 
+def _named(cell: Cell) -> job.Facts:
+    """Return what every job has to know, whatever was there before."""
+    auto = {key: getattr(cell.config, key) for key in ("precision", "compile")}
+    return job.Facts(cell.name, cell.choices, digest(cell.config), auto)
+
+
 def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> job.Facts:
     """Return what one job has to know, given what was there before."""
-    facts = job.Facts(cell.name, cell.choices, digest(cell.config))
+    facts = _named(cell)
     own, say = folder / str(number), job.screen().say
     here = alive.holder(own)
     if found.note:

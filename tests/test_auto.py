@@ -1,0 +1,65 @@
+"""What `auto` stands for is settled before anything is asked of a run: another precision is another run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from frostline import composing, environment, job, journal
+from frostline.composing import Cell
+from frostline.config import UserError, choices, digest
+from small import compose
+
+CPU, CARD = {"precision": "fp32", "compile": "off"}, {"precision": "bf16"}
+
+
+def cell(*overrides: str) -> Cell:
+    config = compose("freeze=head", *overrides)
+    return Cell(config, " ".join(overrides), choices(config))
+
+
+def settled(meaning: dict[str, Any], *overrides: str) -> str:
+    """Return the digest of a run on a device of which `auto` means that."""
+    return digest(composing.settled([cell(*overrides)], {"auto": meaning})[0].config)
+
+
+def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of_the_same_words() -> None:
+    assert settled(CPU) != settled(CARD)
+    assert settled(CPU) == digest(cell("precision=fp32", "compile=off").config)
+    assert settled(CARD) == digest(cell("precision=bf16").config)
+    told = ("precision=bf16", "compile=off")
+    assert settled(CPU, *told) == settled(CARD, *told) == digest(cell(*told).config)
+
+
+def test_words_that_mean_the_same_are_the_same_cell() -> None:
+    cells = [cell("precision=auto"), cell("precision=fp32")]
+    assert len(composing.settled(cells, {"auto": CARD})) == 2
+    with pytest.raises(UserError, match="its runs 0 and 1 are both this one"):
+        composing.settled(cells, {"auto": CPU})
+
+
+def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.meaning_of_auto("auto") == environment.meaning_of_auto("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
+        assert environment.meaning_of_auto("auto") == {"precision": "bf16" if fast else "fp32"}
+        assert environment.meaning_of_auto("cpu") == CPU
+
+
+def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
+    shared = job.Shared.read(trained.folder)
+    for number, facts in enumerate(shared.runs):
+        folder: Path = trained.folder / str(number)
+        written = yaml.safe_load((folder / "config.yaml").read_text())
+        assert {key: written[key] for key in CPU} == facts.settled == CPU
+        assert journal.digest(folder) == facts.digest
+        params = next(entry["values"] for entry, _ in journal.notes(folder) if entry["op"] == "params")
+        assert {key: params[key] for key in CPU} == CPU
+        assert json.loads((folder / "plan.json").read_text())["precision"] == "float32"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from safetensors.numpy import save_file
 
-from frostline import pictures
+from frostline import confusion_matrix, outcome, pictures
 
 CLASSES = ("cat", "<script>alert('no')</script>", "naïve Straße", "数字 七", 'quo"te & <b>')
 QUALITY = {"head": 0.90, "full": 0.95, "lp_ft": 0.94, "gradual": 0.93}
@@ -113,11 +114,13 @@ def _test(folder: Path, random: np.random.Generator, truth: float, classes: Sequ
     logits = random.normal(0, 0.3, (IMAGES, len(classes))).astype(np.float32)
     logits[np.arange(IMAGES), said] += 2.5
     said = logits.argmax(1)
-    save_file({"logits": logits, "labels": labels, "ids": ids}, folder / "test_predictions.safetensors")
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (labels, said), 1)
-    (folder / "confusion_matrix.json").write_text(json.dumps({"classes": list(classes), "counts": counts.tolist()}))
-    rows = pictures.choose(logits, labels)
+    first, chances = (part.numpy() for part in outcome.most_probable(torch.from_numpy(logits), 2))
+    said_of = {"top_classes": first, "top_log_probabilities": chances, "labels": labels, "ids": ids}
+    save_file(said_of, folder / "test_predictions.safetensors")
+    confusion_matrix.write(folder, confusion_matrix.count(classes, labels, said))
+    shown = [{"class": name, "images": int((labels == i).sum())} for i, name in enumerate(classes)]
+    (folder / "per_class.json").write_text(json.dumps(shown))
+    rows = pictures.choose(said, labels, chances[:, 0] - chances[:, 1])
     pixels = np.random.default_rng(5).integers(0, 255, (IMAGES, 3, 8, 8), np.uint8)
     pictures.write(folder, pixels[rows], ids[rows])
     return float((said == labels).mean())

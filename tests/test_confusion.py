@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from frostline import confusion
+from frostline.confusion_matrix import Confusions
 
 
 def names(count: int) -> list[str]:
@@ -16,7 +17,7 @@ def names(count: int) -> list[str]:
 
 
 def drawn(matrix: np.ndarray, classes: list[str], path: Path) -> np.ndarray:
-    confusion.draw(matrix, classes, path)
+    confusion.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
     return np.asarray(Image.open(path))
 
 
@@ -34,7 +35,7 @@ def test_the_picture_of_a_thousand_classes_is_one_that_can_be_opened(tmp_path):
 
 def test_it_takes_any_class_name_and_a_class_without_images(tmp_path):
     classes = ["$\\frac$", "_hidden", "猫", "x" * 300, ""]
-    confusion.draw(np.diag([5, 3, 0, 2, 1]), classes, tmp_path / "confusion.png")
+    drawn(np.diag([5, 3, 0, 2, 1]), classes, tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 10_000
 
 

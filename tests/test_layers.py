@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("verdict", "edges", "summary", "contest", "rerun", "comparison", "suggest", "results", "statistics"),
-        *("pictures", "looks", "confusion"),
+        "baseline",
+        *("pictures", "looks", "confusion", "confusion_matrix"),
     ),
     (
         *("plan", "resume", "features", "compiling"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 
 import torch
 
@@ -22,3 +25,46 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
     found = comparison.predictions(str(tmp_path))
     assert found is not None and found.labels.tolist() == [0, 1, 0, 1] and found.ids.tolist() == [0, 3, 6, 9]
+
+
+def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_of_argmax():
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
+    logits[3] = 0.5  # all the same
+    first, chances = outcome.most_probable(logits, 4)
+    assert torch.equal(first[:, 0].long(), logits.argmax(1))
+    assert torch.allclose(chances, logits.log_softmax(1).sort(1, descending=True).values[:, :4])
+
+
+_MANY = """
+import resource, sys, torch
+from pathlib import Path
+from frostline import evaluation, evidence, outcome
+from frostline.data import Split
+from frostline.results import Cell, Result
+
+class Rows:
+    known, labels = True, torch.arange(10_000)
+    def expect(self, index, epoch): ...
+    def inputs(self, index, epoch): return torch.randn(len(index), 4, generator=torch.Generator().manual_seed(0))
+
+before, folder = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path(sys.argv[1])
+scored = evaluation.evaluate(torch.nn.Linear(4, 10_000), Rows(), batch_size=500, autocast=None)
+pixels, sizes = torch.zeros(10_000, 3, 2, 2, dtype=torch.uint8), torch.full((10_000, 2), 2, dtype=torch.int32)
+test = Split(pixels, sizes, Rows.labels, torch.arange(10_000), "")
+outcome.write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)])
+del scored
+run = Result(0, "run", str(folder), None, "FINISHED", None, {}, {})
+found = evidence.of_cell(Cell({}, (run,)))
+assert len(found["shown"]) == 100 and len(found["images"]) == 10_000 and "ece" in found["calibration"]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_ten_thousand_classes_take_less_than_a_gigabyte_and_five_megabytes_of_files(tmp_path):
+    """What scoring, writing and reporting take; 10,000 images of them have 400 MB of logits."""
+    code = [sys.executable, "-c", _MANY, str(tmp_path)]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1e6  # kB
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5e6
+    said = json.loads((tmp_path / "confusion_matrix.json").read_text())
+    assert sum(said["counts"]) == 10_000 and len(said["rows"]) == len(said["columns"]) == len(said["counts"])

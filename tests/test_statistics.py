@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
 
 from frostline import statistics
 from frostline.statistics import (
     Interval,
     calibration,
-    most_confused,
     paired_bootstrap,
     t_interval,
     unpaired,
@@ -113,9 +113,17 @@ def test_the_bootstrap_is_the_same_each_time_and_turns_its_sign_with_its_sides()
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.006)
 
 
+def test_the_bootstrap_of_a_mean_agrees_with_its_standard_error():
+    values = rng(5).choice([-1.0, -0.5, 0.0, 0.5, 1.0], 2000)
+    found = statistics.bootstrap(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.low == pytest.approx(values.mean() - half, abs=half / 10)
+    assert found.high == pytest.approx(values.mean() + half, abs=half / 10)
+
+
 def test_calibration_by_hand():
     chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
-    found = calibration(np.log(chances), np.array([0, 1, 1, 1]))
+    found = calibration(chances.max(1), chances.argmax(1) == np.array([0, 1, 1, 1]))
     assert found.ece == pytest.approx((abs(1 - 1.8) + 0.4 + 0.2) / 4)
     assert sum(found.counts) == 4 and found.counts[13] == 2
     assert found.accuracy[13] == 0.5 and found.confidence[13] == pytest.approx(0.9)
@@ -125,13 +133,7 @@ def test_calibration_by_hand():
 def test_a_model_that_means_what_it_says_is_calibrated():
     random = rng(4)
     logits = random.normal(0, 2, (40_000, 3))
-    chances = statistics.probabilities(logits)
-    labels = (chances.cumsum(1) > random.random((len(logits), 1))).argmax(1)
-    assert calibration(logits, labels).ece < 0.01
-    assert calibration(logits * 3, labels).ece > 0.1
-
-
-def test_most_confused_pairs_leave_out_what_is_right():
-    counts = np.array([[50, 2, 0], [5, 40, 1], [0, 0, 9]])
-    assert most_confused(counts, 2) == [(1, 0, 5), (0, 1, 2)]
-    assert most_confused(np.diag([3, 4]), 5) == []
+    chances, bolder = (softmax(scale * logits, axis=1) for scale in (1, 3))
+    right = (chances.cumsum(1) > random.random((len(logits), 1))).argmax(1) == logits.argmax(1)
+    assert calibration(chances.max(1), right).ece < 0.01
+    assert calibration(bolder.max(1), right).ece > 0.1

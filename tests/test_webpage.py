@@ -65,11 +65,10 @@ def test_numbers_are_those_of_the_runs(tmp_path):
         assert {run.choices["lr"] for run in runs} == {cell["at"]["lr"]} and len(runs) == 2
         assert cell["val"][0] == pytest.approx(np.mean([run.metrics[VAL] for run in runs]), abs=1e-5)
     best = group["contenders"][0]
-    logits, labels = (
-        np.concatenate([getattr(predictions(results[number].folder), name) for number in best["runs"]])
-        for name in ("logits", "labels")
-    )
-    assert best["calibration"]["ece"] == pytest.approx(statistics.calibration(logits, labels).ece, abs=1e-5)
+    said = [predictions(results[number].folder) for number in best["runs"]]
+    parts = [(one.confidence, one.said == one.labels) for one in said]
+    confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
+    assert best["calibration"]["ece"] == pytest.approx(statistics.calibration(confidence, right).ece, abs=1e-5)
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
 
 
@@ -85,6 +84,23 @@ def test_the_verdict_stands_in_the_page_itself(tmp_path):
     plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
     said = answer(gather.read(folder).results).replace("`", "")
     assert " ".join(plain.split()) == said
+
+
+def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
+    found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
+    labels = predictions(str(tmp_path / "s" / "0")).labels
+    share = np.bincount(labels).max() / len(labels)
+    assert found.data["groups"][0]["baseline"] == [CLASSES[0], pytest.approx(share)]
+    assert f'always {CLASSES[0]}, the largest class</td><td class="number">{share:.2%}' in found.text
+
+
+def test_of_many_classes_the_most_confused_are_drawn_as_shares_of_all_their_images(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, classes=[f"class {i}" for i in range(120)])
+    for one in page(folder).data["groups"][0]["contenders"]:
+        assert len(one["shown"]) == 100 and len(one["images"]) == 120
+        rows, columns, counts = one["confusion"]
+        pairs = {(one["shown"][i], one["shown"][j]): n for i, j, n in zip(rows, columns, counts, strict=True)}
+        assert all(pairs[true, said] == times for true, said, times, _ in one["pairs"])
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):
@@ -149,7 +165,7 @@ def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     (group,) = page(folder).data["groups"]
     said = [predictions(str(folder / str(number))) for number in (1, 0)]  # full is the better one
-    differ = said[0].logits.argmax(1) != said[1].logits.argmax(1)
+    differ = said[0].said != said[1].said
     found = group["disagreements"]
     assert found["differ"] == differ.sum() > 0 and found["tiles"]
     for source, label, first, second in found["tiles"]:

@@ -31,8 +31,10 @@ class Trial:
 class Predictions:
     """What a run said of the test images."""
 
-    logits: Floats
-    """`(N, classes)` float32."""
+    said: Ints
+    """`(N,)`: the predicted classes."""
+    confidence: Floats
+    """`(N,)`: their probabilities, float32."""
     labels: Ints
     """`(N,)`: the true classes."""
     ids: Ints
@@ -60,8 +62,9 @@ def predictions(folder: str) -> Predictions | None:
     """Return what the run in `folder` predicted, None where that cannot be read."""
     try:
         found = load_file(Path(folder) / PREDICTIONS)
-        return Predictions(found["logits"], found["labels"], found["ids"])
-    except (OSError, SafetensorError, KeyError):
+        said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
+        return Predictions(said, np.exp(chances), found["labels"], found["ids"])
+    except (OSError, SafetensorError, KeyError, IndexError):
         return None
 
 
@@ -106,7 +109,7 @@ def _one_seed(first: Trial, second: Trial, *, which: str) -> Difference:
     gap = scores[0] - scores[1]
     one, two = predictions(first.folder), predictions(second.folder)
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
-        right = [found.logits.argmax(axis=1) == found.labels for found in (one, two)]
+        right = [found.said == found.labels for found in (one, two)]
         how = f"{which}, paired bootstrap over {len(one.ids):,} test images"
         return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
     if first.images and second.images:

@@ -10,27 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from frostline.confusion_matrix import Confusions
 from frostline.results import percent
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
 _COUNTED = 25  # classes up to which there is room for a number in every cell ...
-_NAMED = 100  # ... and for the name of every class
+_SHOWN = 100  # ... and up to which for the name of every class, and so for the class
 
 
-def draw(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Write `matrix`, `(C, C)` counts with a row per true class, as a PNG whose size grows with C up to 100.
+def draw(matrix: Confusions, path: Path) -> None:
+    """Write `matrix`, with a row per true class, as a PNG whose size grows with the classes up to 100.
 
-    Colour is the share of the row, on a scale (power 0.4) that shows rare confusions too; up to 25 classes the
-    counts are written into the cells, up to 100 the names of the classes beside them.
+    Of more than 100 it shows those of the most frequent confusions, and says so. Colour is the share of the true
+    class, on a scale (power 0.4) that shows rare confusions too; up to 25 classes the counts stand in the cells.
     """
+    shown = matrix.foremost(_SHOWN)
+    rows, columns, counts = matrix.among(shown)
+    part = np.zeros((len(shown), len(shown)), int)
+    part[rows, columns] = counts
+    classes = tuple(matrix.classes[one] for one in shown)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class name that the font cannot write
-        _form(tuple(classes)).fill(matrix, path)
+        _form(classes).fill(part, matrix.images[shown], _title(matrix), path)
 
 
 @functools.lru_cache(1)
@@ -57,17 +62,18 @@ class _Form:
         self._canvas.draw()
         self._empty = self._canvas.copy_from_bbox(figure.bbox)
 
-    def fill(self, matrix: np.ndarray, path: Path) -> None:
-        """Write the picture with `matrix` in it."""
+    def fill(self, matrix: np.ndarray, images: np.ndarray, title: str, path: Path) -> None:
+        """Write the picture with `matrix` in it, whose rows are shares of so many `images`."""
         from PIL import Image
 
-        share = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+        share = matrix / images[:, None].clip(min=1)
         self._cells.set_data(share)
-        title = self._title(matrix)
+        place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 12}
+        heading = self._axes.annotate(title, (0.5, 1), xycoords="axes fraction", annotation_clip=False, **place)
         self._canvas.restore_region(self._empty)
-        for artist in (self._cells, *self._axes.spines.values(), title):
+        for artist in (self._cells, *self._axes.spines.values(), heading):
             self._axes.draw_artist(artist)
-        title.remove()
+        heading.remove()
         picture = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
         if len(matrix) <= _COUNTED:
             self._count(picture, matrix, share)
@@ -85,11 +91,11 @@ class _Form:
             place = (x, picture.height - y)
             pen.text(place, str(matrix[row, column]), fill=ink[row, column], font=font, anchor="mm")
 
-    def _title(self, matrix: np.ndarray) -> Artist:
-        right, total = int(matrix.trace()), int(matrix.sum())
-        text = f"top-1 accuracy {percent(right / max(total, 1))} ({right:,} of {total:,})"
-        place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 12}
-        return self._axes.annotate(text, (0.5, 1), xycoords="axes fraction", annotation_clip=False, **place)
+
+def _title(matrix: Confusions) -> str:
+    right, total, classes = int(matrix.right.sum()), int(matrix.counts.sum()), len(matrix.classes)
+    text = f"top-1 accuracy {percent(right / max(total, 1))} ({right:,} of {total:,})"
+    return text if classes <= _SHOWN else f"{text}; the {_SHOWN} of {classes:,} classes that are confused most often"
 
 
 @functools.lru_cache(1)
@@ -103,7 +109,7 @@ def _font(size: float) -> FreeTypeFont:
 
 def _side(count: int) -> float:
     """Return the side of the matrix in inches at which labels of 5 to 10 points do not touch."""
-    return max(3.9, 1.0 + min(count, _NAMED) * (0.34 if count <= _COUNTED else 0.12))
+    return max(3.9, 1.0 + count * (0.34 if count <= _COUNTED else 0.12))
 
 
 def _room(classes: Sequence[str]) -> tuple[float, float]:
@@ -126,18 +132,15 @@ def _cells(axes: Axes, scale: Axes, count: int) -> Any:
 
 def _label(axes: Axes, classes: Sequence[str]) -> None:
     """Write the names of classes and axes."""
-    if len(classes) <= _NAMED:
-        names, size = _names(classes), _label_size(classes)
-        axes.set_xticks(range(len(names)), names, rotation=0 if _flat(classes) else 90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    names, size = _names(classes), _label_size(classes)
+    axes.set_xticks(range(len(names)), names, rotation=0 if _flat(classes) else 90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
 
 
 def _names(classes: Sequence[str]) -> list[str]:
-    """Return what is written beside the matrix: names cut to 24 letters, or numbers where there are too many."""
-    if len(classes) > _NAMED:
-        return [str(number) for number in range(len(classes))]
+    """Return what is written beside the matrix: names cut to 24 letters."""
     return [name if len(name) <= 24 else f"{name[:22]}.." for name in classes]
 
 

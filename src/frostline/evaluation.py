@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from frostline import gradient
 from frostline.timeline import batches
 
+_AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
 _NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
 
 
@@ -78,13 +79,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @torch.inference_mode()
 def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
     """Return how `module` does on `data`; the modes of its layers are as before afterwards."""
-    logits = []
+    every, done = torch.empty(0), 0
     with evaluating(module):
         for index in in_order(data, batch_size, _NO_EPOCH):
             inputs = data.inputs(index, _NO_EPOCH)
             with gradient.mixed(inputs.device, autocast):
-                logits.append(module(inputs).float())
-    every = torch.cat(logits)
-    loss = F.cross_entropy(every, data.labels).item()
+                logits = module(inputs).float()
+            every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
+            every[done : done + len(index)] = logits  # in place: with many classes it does not fit twice
+            done += len(index)
+    rows = max(1, _AT_ONCE // every.shape[1])
+    parts = list(zip(every.split(rows), data.labels.split(rows), strict=True))
+    losses = [F.cross_entropy(part, labels, reduction="sum") for part, labels in parts]
     right = (every.argmax(1) == data.labels).sum().item()
-    return Evaluation(loss, right / len(data.labels), every.cpu())
+    count = len(data.labels)
+    return Evaluation(torch.stack(losses).double().sum().item() / count, right / count, every.cpu())

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from frostline import files, pictures
+from frostline import confusion_matrix, files, pictures
 from frostline.comparison import Predictions, predictions
+from frostline.confusion_matrix import Confusions
 from frostline.results import Cell
-from frostline.statistics import Ints, calibration, most_confused
+from frostline.statistics import calibration
 
 SHIFT = "shift.json"
-_DRAWN_CLASSES = 100  # of a confusion matrix; beyond that its cells are smaller than a pixel of a telephone
+_DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
 _DISAGREEMENTS = 24
 
@@ -27,10 +28,10 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     """Return what is known of a cell's test images: as far as its runs left it, as plain values for JSON."""
     folders = [Path(result.folder) for result in cell.finished]
     found: dict[str, Any] = {}
-    confusions = [value for folder in folders if (value := _json(folder / "confusion_matrix.json"))]
-    if confusions:
-        counts = np.sum([value["counts"] for value in confusions], axis=0)
-        found |= _classes(confusions[0]["classes"], counts) | {"pairs": _pairs(folders, counts)}
+    matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
+    if matrices:
+        whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
+        found |= _classes(whole) | {"pairs": _pairs(folders, whole)}
     said = [value for folder in folders if (value := predictions(str(folder)))]
     if said:
         found["calibration"] = _calibration(said)
@@ -55,7 +56,7 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     first, second = predictions(str(one)), predictions(str(two))
     if first is None or second is None or not np.array_equal(first.ids, second.ids):
         return None
-    said = [found.logits.argmax(axis=1) for found in (first, second)]
+    said = [found.said for found in (first, second)]
     rows = np.flatnonzero(said[0] != said[1])
     right = [said[side][rows] == first.labels[rows] for side in (0, 1)]
     wanted = set(first.ids[rows].tolist())
@@ -74,29 +75,26 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     return {**counts, "tiles": tiles}
 
 
-def _classes(names: Sequence[str], counts: Ints) -> dict[str, Any]:
-    totals = counts.sum(axis=1)
-    accuracy = [
-        _round(right / total) if total else None for right, total in zip(counts.diagonal(), totals, strict=True)
-    ]
-    found: dict[str, Any] = {"classes": list(names), "accuracy": accuracy, "images": totals.tolist()}
-    if len(names) <= _DRAWN_CLASSES:
-        rows, columns = counts.nonzero()
-        found["confusion"] = [rows.tolist(), columns.tolist(), counts[rows, columns].tolist()]
-    return found
+def _classes(matrix: Confusions) -> dict[str, Any]:
+    """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered."""
+    images = matrix.images
+    accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    shown = matrix.foremost(_DRAWN_CLASSES)
+    cells = [part.tolist() for part in matrix.among(shown)]
+    facts = {"classes": list(matrix.classes), "accuracy": accuracy, "images": images.tolist()}
+    return {**facts, "shown": shown, "confusion": cells}
 
 
-def _pairs(folders: Sequence[Path], counts: Ints) -> list[list[Any]]:
+def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
     """Return `[true, predicted, times, pictures]` of the most frequent confusions; each picture once, of any seed."""
-    pairs = most_confused(counts, _PAIRS)
+    pairs = matrix.most_confused(_PAIRS)
     examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
     for folder in folders:
         missing = [pair for pair, shown in examples.items() if len(shown) < _EXAMPLES]
         said = predictions(str(folder)) if missing else None
         if said is None:
             continue
-        found = said.logits.argmax(axis=1)
-        images = {pair: said.ids[(said.labels == pair[0]) & (found == pair[1])].tolist() for pair in missing}
+        images = {pair: said.ids[(said.labels == pair[0]) & (said.said == pair[1])].tolist() for pair in missing}
         shown = pictures.read(folder, {image for several in images.values() for image in several})
         for pair, several in images.items():
             examples[pair] |= {image: shown[image] for image in several if image in shown}
@@ -104,7 +102,8 @@ def _pairs(folders: Sequence[Path], counts: Ints) -> list[list[Any]]:
 
 
 def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
-    found = calibration(np.concatenate([one.logits for one in said]), np.concatenate([one.labels for one in said]))
+    right = np.concatenate([one.said == one.labels for one in said])
+    found = calibration(np.concatenate([one.confidence for one in said]), right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, _round(confidence), _round(right)] for count, confidence, right in bins if count]
     return {"ece": _round(found.ece), "bins": filled}

@@ -47,17 +47,16 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
     (folder / _INDEX).write_text(json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
 
 
-def choose(logits: Array, labels: Array) -> Array:
-    """Return which rows of `(N, classes)` logits to show: wrong ones, most frequent confusions and most certain first.
+def choose(said: Array, labels: Array, margin: Array) -> Array:
+    """Return which of N images to show: wrong ones, most frequent confusions and most certain first.
 
-    At most a few of each confusion, and no more than fit on a sheet.
+    All are `(N,)`: the predicted and the true classes, and by how much the prediction is before the next class. At
+    most a few of each confusion, and no more than fit on a sheet.
     """
-    said = logits.argmax(axis=1)
     wrong = np.flatnonzero(said != labels)
-    pair = labels[wrong] * logits.shape[1] + said[wrong]
+    pair = labels[wrong].astype(np.int64) * (1 + said.max(initial=0)) + said[wrong]
     _, which, often = np.unique(pair, return_inverse=True, return_counts=True)
-    top = np.sort(logits[wrong], axis=1)[:, -2:]
-    order = np.lexsort((top[:, 0] - top[:, 1], which))  # within a pair the largest margin first
+    order = np.lexsort((-margin[wrong], which))  # within a pair the largest margin first
     first = np.r_[0, often.cumsum()[:-1]]
     rank = np.empty(len(wrong), int)
     rank[order] = np.arange(len(wrong)) - first[which[order]]

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: 95% intervals of accuracies and of differences, calibration, and confusions.
+"""How sure an accuracy is: 95% intervals of accuracies and of differences, and calibration.
 
 Accuracies and intervals are fractions in 0..1. Pure functions of arrays; scipy gives the quantiles of Student's t.
 """
@@ -129,6 +129,17 @@ def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
     return Interval(float(low), float(high))
 
 
+def bootstrap(values: Floats, seed: int = 0) -> Interval:
+    """Return the percentile interval of the mean of `(N,)` values of which few differ, such as accuracies per image.
+
+    To resample is to draw how often each value comes: one multinomial per resample.
+    """
+    found, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_DRAWS)
+    low, high = np.quantile(drawn @ found / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
 def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
     """Return the interval of the difference of two accuracies, each `(right, total)`, on images that are not the same.
 
@@ -139,28 +150,15 @@ def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
     return Interval(p - q - math.hypot(p - one.low, two.high - q), p - q + math.hypot(one.high - p, q - two.low))
 
 
-def probabilities(logits: Floats) -> Floats:
-    """Return the softmax of `(N, classes)` logits over classes."""
-    powers: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def calibration(confidence: Floats, right: Bools) -> Calibration:
+    """Return the reliability diagram of predictions, and its expected calibration error.
 
-
-def calibration(logits: Floats, labels: Ints) -> Calibration:
-    """Return the reliability diagram of `(N, classes)` logits and its expected calibration error."""
-    chances = probabilities(logits.astype(np.float64))
-    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    Both are `(N,)`: the probability given to the predicted class, and whether it was the true one.
+    """
     which = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # bins are open below, as in the paper
     counts = np.bincount(which, minlength=_BINS)
     sums = [np.bincount(which, weights=values, minlength=_BINS) for values in (confidence, right.astype(float))]
-    ece = float(np.abs(sums[1] - sums[0]).sum() / len(labels))
+    ece = float(np.abs(sums[1] - sums[0]).sum() / len(right))
     with np.errstate(invalid="ignore"):
         means = [tuple((values / counts).tolist()) for values in sums]
     return Calibration(ece, tuple(counts.tolist()), *means)
-
-
-def most_confused(counts: Ints, most: int) -> list[tuple[int, int, int]]:
-    """Return up to `most` of `(true class, predicted class, images)`, most frequent first, of `(C, C)` counts."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    rows, columns = np.unravel_index(order, wrong.shape)
-    return [(int(i), int(j), int(wrong[i, j])) for i, j in zip(rows, columns, strict=True) if wrong[i, j]]

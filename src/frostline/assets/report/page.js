@@ -274,10 +274,10 @@ function classesSection() {
   disagreements($(".disagreements", root), names);
 }
 
-function matrices(root, known, names) {
+function matrices(root, known, classes) {
   const drawn = known.filter(one => one.confusion);
   root.replaceChildren();
-  if (!drawn.length) { root.append(make("p", { className: "quiet", textContent: `The confusion matrix of ${names.length} classes is too large to draw: see confusion_matrix.json of the run.` })); return; }
+  if (drawn.some(one => one.shown.length < classes.length)) root.append(make("p", { className: "quiet", textContent: `Of ${classes.length.toLocaleString("en")} classes those that are confused most often are shown; all are in confusion_matrix.json of the run.` }));
   for (const first of drawn.slice(0, 2)) {
     let one = first;
     const node = make("div", { className: "chart tall" }), head = make("h3", {}, "Confusion of ");
@@ -285,14 +285,15 @@ function matrices(root, known, names) {
     head.append(box);
     root.append(make("div", {}, head, node));
     chart(node, () => {
+      const names = one.shown.map(i => classes[i]), totals = one.shown.map(i => one.images[i]);
       const z = names.map(() => new Array(names.length).fill(0)), [rows, columns, counts] = one.confusion;
       rows.forEach((row, i) => { z[row][columns[i]] = counts[i]; });
-      const share = z.map(row => { const total = sum(row); return row.map(v => total ? Math.pow(v / total, .5) : null); });
+      const share = z.map((row, i) => row.map(v => totals[i] ? Math.pow(v / totals[i], .5) : null));
       const small = names.length <= 20, labels = names.length <= 30 ? { tickvals: names.map((_, i) => `${i} `), ticktext: names.map(n => safe(short(n))) } : { showticklabels: false }, dark = matchMedia("(prefers-color-scheme: dark)").matches;
       const longest = Math.max(...names.map(n => short(n).length)) * 8, upright = longest > (node.clientWidth - longest - 50) / names.length ? { tickangle: 90 } : {};  // slanted ones need room at the side
       return [[{ type: "heatmap", z: share, customdata: z, x: names.map((_, i) => `${i} `), y: names.map((_, i) => `${i} `), zmin: 0, zmax: 1, showscale: false, xgap: small ? 1 : 0, ygap: small ? 1 : 0,
         colorscale: [[0, dark ? "#1f2228" : "#f5f6f8"], [1, colour(one.series)]], text: z.map(row => row.map(v => v || "")), ...(small ? { texttemplate: "%{text}" } : {}),
-        hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${sum(row)} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],
+        hovertext: z.map((row, i) => row.map((v, j) => `${v} of ${totals[i]} images of ${safe(names[i])}<br>taken for ${safe(names[j])}`)), hovertemplate: "%{hovertext}<extra></extra>" }],
       { margin: { l: 40, r: 8, t: 8, b: 40 }, xaxis: { title: "predicted class", type: "category", ...labels, ...upright, showgrid: false },
         yaxis: { title: "true class", type: "category", autorange: "reversed", ...labels, showgrid: false } }];
     });

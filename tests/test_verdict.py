@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from frostline import environment
-from frostline.contest import validation_interval
+from frostline.contest import contests, validation_interval
 from frostline.results import TEST, VAL, Result, cells, varying
 from frostline.verdict import answer
 
@@ -92,9 +93,9 @@ def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
 def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None) -> str:
     """Write the predictions of a run that got `right` of the images, and return its folder."""
     folder.mkdir()
-    logits = np.stack([right, ~right], axis=1).astype(np.float32)
-    labels = np.zeros(len(right), np.int64)
-    tensors = {"logits": logits, "labels": labels, "ids": np.arange(len(right)) if ids is None else ids}
+    said, labels = (~right).astype(np.int32)[:, None], np.zeros(len(right), np.int64)
+    tensors = {"top_classes": said, "top_log_probabilities": np.zeros_like(said, np.float32), "labels": labels}
+    tensors["ids"] = np.arange(len(right)) if ids is None else ids
     save_file(tensors, folder / "test_predictions.safetensors")
     return str(folder)
 
@@ -110,6 +111,57 @@ def test_one_seed_is_compared_image_by_image(tmp_path):
     assert 1.9 <= low <= 2.1 and 3.9 <= high <= 4.2  # binomial: 3.0 +- 1.96 * 0.54
     other = replace(runs[1], folder=predicted(tmp_path / "3", right[1], ids=np.arange(1000) + 7))
     assert "1,000 test images each, not paired" in answer([runs[0], other])
+
+
+def rare(folder: Path, said: list[int], job: int = 0, mode: str = "full", **choices: Any) -> Result:
+    """Return a result on 30 test images of `big`, one of `small` and none of `none`, of which a run says `said`."""
+    (own := folder / str(job)).mkdir()
+    labels = np.array([0] * 30 + [1])
+    tensors = {"labels": labels, "ids": np.arange(31), "top_classes": np.array(said, np.int32)[:, None]}
+    save_file(tensors | {"top_log_probabilities": np.zeros((31, 1), np.float32)}, own / "test_predictions.safetensors")
+    counts = [{"class": name, "images": count} for name, count in (("big", 30), ("small", 1), ("none", 0))]
+    (own / "per_class.json").write_text(json.dumps(counts))
+    right = float(np.mean(labels == said))
+    return replace(result(job, mode, right, right, **choices), folder=str(own), images={"test": 31})
+
+
+def test_a_majority_is_not_called_an_answer(tmp_path):
+    always, worse = [0] * 31, [0] * 29 + [1, 0]
+    runs = [rare(tmp_path, always), rare(tmp_path, worse, 1, "head")]
+    text, missing = answer(runs), "Not tested, having no test image: none."
+    assert re.fullmatch(
+        r"Nobody surely beats the largest class: big is 96\.8% of the test split, and fine-tuning \(full\) comes to "
+        r"96\.8% \(\+0\.0 points, 95% interval \S+ to \S+; paired bootstrap over 31 test images\)\. " + missing,
+        text,
+    )
+    assert contests(runs)[0].outcome == "majority"
+    alone = answer(runs[:1])
+    assert alone.startswith("Nobody surely beats the largest class: big") and alone.endswith(missing)
+    several = [rare(tmp_path, always, 2 + seed, seed=seed) for seed in range(2)]
+    assert answer([*several, runs[1]]).startswith("Nobody surely beats the largest class: big is 96.8%")
+    waiting = result(9, "norm", 0, 0, status="WAITING")
+    assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: nobody surely beats")
+
+
+def test_who_beats_the_largest_class_is_compared_as_ever(tmp_path):
+    runs = []
+    for job, mode in enumerate(("full", "head")):
+        folder = predicted(tmp_path / mode, np.arange(1000) >= 20 + 60 * job)
+        found = load_file(Path(folder) / "test_predictions.safetensors")
+        found["labels"] = np.arange(1000) % 2  # half and half; the same images right as before
+        found["top_classes"] = ((np.arange(1000) + found["top_classes"][:, 0]) % 2).astype(np.int32)[:, None]
+        save_file(found, Path(folder) / "test_predictions.safetensors")
+        (Path(folder) / "per_class.json").write_text('[{"class": "a", "images": 500}, {"class": "b", "images": 500}]')
+        score = 0.98 - 0.06 * job
+        runs.append(replace(result(job, mode, score, score), folder=folder))
+    assert answer(runs).startswith("Fine-tuning (full) wins: 98.0% against 92.0%")
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, "{}", "[]", '[{"class": "a"}]', '[{"class": "a", "images": -1}]'])
+def test_counts_that_were_not_written_here_are_none(tmp_path, text):
+    runs = [rare(tmp_path, [0] * 31), rare(tmp_path, [0] * 31, 1, "head")]
+    (tmp_path / "0" / "per_class.json").write_text(text)
+    assert answer(runs).startswith("A tie: ")
 
 
 def test_a_winner_that_is_behind_on_test_is_said_to_be():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.results import TEST, VAL, Cell, Result, cells, named, value_text, varying
 
 if TYPE_CHECKING:
+    from frostline.baseline import Baseline
     from frostline.comparison import Difference, Trial
     from frostline.statistics import Interval
 
@@ -47,9 +48,14 @@ class Contest:
     contenders: tuple[Contender, ...]
     """Best first, by validation accuracy."""
     outcome: str
-    """`win`, `tie`, `undecided`, `contradiction` (validation and test disagree), `alone`, or `none` finished."""
+    """`win`, `tie`, `undecided`, `contradiction` (validation and test disagree), `majority` (nobody surely beats the
+    largest class), `alone`, or `none` finished."""
     difference: Difference | None
     """Of the first two contenders, on the test split."""
+    baseline: Baseline | None
+    """The largest class of the test split; None where no run left its size."""
+    lead: Difference | None
+    """Of the first contender before the largest class, where no contender is surely before it; else None."""
 
 
 def contests(results: Sequence[Result]) -> list[Contest]:
@@ -99,12 +105,31 @@ def validation_interval(cell: Cell) -> Interval | None:
 def _contest(where: str, results: Sequence[Result]) -> Contest:
     key = compared_key(results)
     found = _contenders(key, results)
-    if len(found) < 2:
-        return Contest(where, key, tuple(results), found, "alone" if found else "none", None)
+    if not found:
+        return Contest(where, key, tuple(results), found, "none", None, None, None)
+    from frostline import baseline
     from frostline.comparison import compare
 
+    largest = baseline.of(trials(found[0].cell)[0].folder)
+    lead = _no_lead(found, largest) if largest else None
+    if len(found) < 2:
+        return Contest(where, key, tuple(results), found, "alone", None, largest, lead)
     difference = compare(trials(found[0].cell), trials(found[1].cell))
-    return Contest(where, key, tuple(results), found, _outcome(difference, found[0].cell), difference)
+    outcome = "majority" if lead else _outcome(difference, found[0].cell)
+    return Contest(where, key, tuple(results), found, outcome, difference, largest, lead)
+
+
+def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:
+    """Return by how much the first contender is before the largest class; None where anybody surely is, or may be."""
+    from frostline import baseline
+
+    first = None
+    for one in found:
+        ahead = baseline.lead(trials(one.cell), largest)
+        if ahead is None or ahead.interval is None or ahead.interval.low > 0:
+            return None
+        first = first or ahead
+    return first
 
 
 def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:

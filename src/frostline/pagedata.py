@@ -60,6 +60,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "where": contest.where,
         "verdict": verdict(contest),
         "outcome": contest.outcome,
+        "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.share)],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
         "disagreements": evidence.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,

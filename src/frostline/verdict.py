@@ -11,8 +11,10 @@ from frostline.results import IMAGES, SECONDS, TEST, Cell, Result, named, value_
 from frostline.suggest import command
 
 if TYPE_CHECKING:
+    from frostline.baseline import Baseline
     from frostline.comparison import Difference
 
+_NAMES = 3  # of classes in a sentence
 _MANY_SEEDS = 20  # more than that is no advice
 _ALIKE = 1.1  # training times within a tenth differ by what else the machine does
 
@@ -32,19 +34,44 @@ def verdict(contest: Contest) -> str:
     tuned = [name for name in varying(results) if name not in ("seed", key) and not name.startswith("data")]
     if not found:
         return f"No answer: none of {_count(len(results), 'run')} finished."
+    untested = _untested(contest.baseline)
     if contest.difference is None:
-        return _alone(key, found[0], results, tuned)
-    first = _comparison(found[0], found[1], contest.difference, contest.outcome)
+        alone = _alone(key, found[0], results, tuned)
+        return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *untested])
+    if contest.lead:
+        first = _majority(found[0], contest)
+    else:
+        first = _comparison(found[0], found[1], contest.difference, contest.outcome)
     coming = _coming(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else _next_step(contest, contest.difference, tuned)),
-        *_best_settings(found[:2], tuned),
+        *([] if contest.lead else _best_settings(found[:2], tuned)),
         *([] if coming else edges(key, found[:2], results, tuned)),
         *_budget(found),
         *_unfinished(key, found, results),
+        *untested,
     ]
     return " ".join(parts)
+
+
+def _majority(first: Contender, contest: Contest) -> str:
+    """Return the sentence on a contest in which nobody is surely before the largest class."""
+    assert contest.baseline and contest.lead and contest.lead.interval
+    digits, lead, within = _digits(first.cell), contest.lead, contest.lead.interval
+    share, score = (f"{100 * value:.{digits}f}%" for value in (contest.baseline.share, lead.scores[0]))
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; {lead.how}"
+    return (
+        f"Nobody surely beats the largest class: {contest.baseline.name} is {share} of the test split, and "
+        f"{first.name} comes to {score} ({100 * lead.gap:+.{digits}f} points, {sure})."
+    )
+
+
+def _untested(baseline: Baseline | None) -> list[str]:
+    """Return the warning that no accuracy says anything of some classes."""
+    names = baseline.untested if baseline else ()
+    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+    return [f"Not tested, having no test image: {', '.join(names[:_NAMES])}{more}."] if names else []
 
 
 def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
@@ -101,7 +128,7 @@ def _times(ratio: float) -> str:
 
 def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
     """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
-    if contest.outcome == "win":
+    if contest.outcome in ("win", "majority"):
         return []
     first, second = contest.contenders[:2]
     if contest.outcome == "tie":
@@ -201,7 +228,7 @@ def _capital(text: str) -> str:
 
 def _small(sentence: str) -> str:
     """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
-    capital = sentence.startswith(("A tie", "No clear", "Undecided", *map(str.capitalize, PLAIN.values())))
+    capital = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
     return sentence[0].lower() + sentence[1:] if capital else sentence
 
 

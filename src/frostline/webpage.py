@@ -83,6 +83,11 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     head = ["test", "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
     names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
     rows = "\n".join(_row(one, keys) for one in found)
+    if group["baseline"]:
+        name, share = group["baseline"]
+        empty = '<td class="number"></td>' * (len(head) - 1)
+        always = f"always {escape(name)}, the largest class"
+        rows += f'\n<tr><td class="quiet">{always}</td><td class="number">{percent(share)}</td>{empty}</tr>'
     table = f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="scroll" data-group="{number}">{table}</div>'
 

@@ -56,6 +56,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "verdict": verdict(contest),
         "contenders": [{"value": one.value, "cells_tried": one.tried, **_cell(one.cell)} for one in contest.contenders],
         "difference": contest.difference and asdict(contest.difference),
+        "baseline": contest.baseline and asdict(contest.baseline),
     }
 
 

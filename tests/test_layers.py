@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("views", "training", "stepping", "evaluation", "gradient", "mixing", "timeline"),
     (
         *("checkpoint", "hashing"),
-        *("models", "families", "weights", "freezing", "cut", "inference", "optim"),
+        *("models", "families", "weights", "state_dicts", "freezing", "cut", "inference", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
         "corruptions",
     ),

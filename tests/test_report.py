@@ -51,6 +51,7 @@ def plan() -> Plan:
         name="gradual lr=0.001 seed=0",
         model="resnet50",
         weights="DEFAULT",
+        loaded="head fc new",
         freeze_mode="gradual",
         optimizer="adamw",
         schedule="cosine",

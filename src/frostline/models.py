@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -74,6 +75,8 @@ class Model:
     input: InputSpec
     weights_sha256: str | None
     """Of the weights file, as hex; None from scratch and on the meta device."""
+    loaded: str | None
+    """What was read of the weights file, in a line: where it was, whether the head is new; None as above."""
 
 
 def build(
@@ -106,8 +109,8 @@ def build(
     with _Weightless() if meta else _seeded(seed, "init", "head"):
         head = _head_like(module.get_submodule(structure.head), num_classes)
     module.set_submodule(structure.head, head.to(memory_format=memory_format))
-    digest = _load(module, structure.head, source, sha256, classes) if source and not meta else None
-    return Model(name, module, structure, spec, digest)
+    read = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
+    return Model(name, module, structure, spec, *read)
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _source(name: str, weights: str | None) -> WeightsEnum | Path | None:
     if weights.lower() in entries:
         return entries[weights.lower()]
     path = files.GLYPHS if weights == "glyphs" else Path(weights).expanduser()
-    if path.suffix not in files.SUFFIXES:
+    if not files.is_file_name(path.name):
         expected = f"null, glyphs, a {', '.join(files.SUFFIXES)} file or one of {', '.join(entries)}"
         raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
     if not path.is_file():
@@ -200,21 +203,26 @@ def _head_like(layer: nn.Module, num_classes: int) -> nn.Module:
 
 def _load(
     module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
-) -> str:
-    """Fill the module from its source; return the sha256 of the file, which is checked before it is read."""
+) -> tuple[str, str]:
+    """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
     path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else files.fetch(source.url)
     sha256 = files.GLYPHS_SHA256 if path == files.GLYPHS and sha256 is None else sha256
     if sha256 is not None and sha256.lower() != digest:
         raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
-    state = files.read(path)
-    if isinstance(module, VisionTransformer) and "encoder.pos_embedding" in state:
-        state = interpolate_embeddings(module.image_size, module.patch_size, state)
+
+    def adapt(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not isinstance(module, VisionTransformer) or "encoder.pos_embedding" not in state:
+            return state
+        try:
+            return interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state))
+        except ValueError:  # positions of no square: they are refused for their shape
+            return state
+
     known = files.metadata_of(path).get("classes") if classes is not None else None
-    if known is not None and known != list(classes or ()):
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{head}.")}
-    loaded = files.load_into(module, state, head, source=str(path))
-    hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded}, digest)
-    return digest
+    ours = known is None or known == list(classes or ())
+    loaded = files.load_into(module, files.content(path), head, source=str(path), take_head=ours, adapt=adapt)
+    hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
+    return digest, loaded.said
 
 
 @contextmanager

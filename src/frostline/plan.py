@@ -45,6 +45,8 @@ class Plan:
     """What differs between this run and its neighbours, e.g. `full lr=0.001 seed=0`."""
     model: str
     weights: str
+    loaded: str | None
+    """What was read of the weights' file, in a line; None from scratch, and where nothing was read yet."""
     freeze_mode: str
     optimizer: str
     schedule: str

@@ -24,7 +24,7 @@ from frostline.room import Room
 from frostline.stepping import Recipe
 from frostline.store import Store, open_store
 from frostline.timeline import Span
-from frostline.weights import SUFFIXES
+from frostline.weights import is_file_name
 
 _SHOWN = 20  # broken pictures on the screen
 RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
@@ -67,7 +67,7 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Set
     environment.reset_peak_memory(device)
     source = weights_of(config, folder)
     images = load_data(config, input_of(config, source), screen)
-    model = build_model(config, source, images.classes, meta=meta)
+    model = build_model(config, source, images.classes, meta=meta and not _on_disk(config.model.weights))
     if not meta:
         model.module.to(device)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
@@ -218,6 +218,7 @@ def describe(setup: Setup, name: str) -> Plan:
         name=name,
         model=config.model.name,
         weights=credentials.scrubbed(config.model.weights or "scratch"),
+        loaded=setup.model.loaded,
         freeze_mode=config.freeze_mode.name,
         optimizer=config.optimizer.name,
         schedule=config.schedule.name,
@@ -275,4 +276,4 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
 
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (weights.startswith(RUNS) or Path(weights).suffix in SUFFIXES)
+    return weights is not None and (weights.startswith(RUNS) or is_file_name(weights))

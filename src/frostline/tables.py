@@ -29,6 +29,8 @@ def facts(plan: Plan) -> Table:
     learning = f"{_millions(plan.parameters)} parameters, {_millions(plan.trainable_parameters)} learn"
     exact = "deterministic" if plan.deterministic else "not deterministic"
     grid.add_row("model", f"{plan.model} from {plan.weights}, {learning}")
+    if plan.loaded:
+        grid.add_row("weights", plan.loaded)
     grid.add_row("training", f"{plan.freeze_mode}, {plan.optimizer}, {plan.schedule}, augment {plan.augment}")
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
     seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"

@@ -9,7 +9,9 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frostline import hashing
+from frostline import hashing, state_dicts
 from frostline.config import UserError, user_error
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
 GLYPHS = Path(__file__).parent / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
 GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
@@ -29,31 +31,64 @@ GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafeb
 _METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
 _LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
-_RENAMED = (  # names in torchvision's older files -> names in its networks
-    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
-    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
-    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
-)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was taken from a file, and what was not."""
+
+    names: Collection[str]
+    """Parameters and buffers of the network that were written."""
+    said: str
+    """The same for people, in a line: where the tensors were, whether the head is new, what was left out."""
+
+
+def is_file_name(text: str) -> bool:
+    """Return whether `text` is named as files of weights are."""
+    return text.lower().endswith(SUFFIXES)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors, .pt or .pth file by name, on the CPU.
+    """Return the tensors of a file with nothing around them, such as `save` writes, by name, on the CPU.
 
-    Pickles are read with `weights_only=True`. UserError where a file is damaged or holds anything but tensors.
+    UserError as of `content`, and where a file holds anything but tensors.
     """
+    state = content(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing around them")
+    return state
+
+
+def content(path: Path) -> Any:
+    """Return what a file of weights holds, on the CPU: of a safetensors file its tensors by name.
+
+    Pickles are read with `weights_only=True`. UserError where a file is damaged, holds objects that are neither
+    tensors nor plain values, or is a TorchScript archive.
+    """
+    if path.suffix != ".safetensors" and _is_torchscript(path):
+        way = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+        raise user_error("model.weights", path, f"a state dict, and this is a TorchScript archive; export one by {way}")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles that are refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
-        raise user_error("model.weights", path, "tensors only, and this file holds other objects too") from problem
+        what = f" ({named[1]})" if (named := re.search(r"GLOBAL ([\w.]+)", str(problem))) else ""
+        expected = f"tensors and plain values only, and this file holds other objects too{what}; save the state dict"
+        raise user_error("model.weights", path, expected) from problem
     except Exception as problem:  # hostile bytes can make a parser raise anything
         raise user_error("model.weights", path, f"a file of tensors ({_first_line(problem)})") from problem
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing around them")
-    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Return whether a file is what `torch.jit.save` writes; what cannot be read is left to who reads it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # hostile bytes can make a parser raise anything
+        return False
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
@@ -170,27 +205,67 @@ def fetch(url: str) -> tuple[Path, str]:
     return path, digest
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, *, source: str) -> Collection[str]:
-    """Copy `state` into `module`, and return the names of what was written there.
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Any],
+    head: str,
+    *,
+    source: str,
+    take_head: bool = True,
+    adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
+) -> Loaded:
+    """Copy what `state` holds of `module` into it, whatever other programs put around it, and return what that was.
 
-    A head that is missing or shaped otherwise leaves the module's own head as it is.
+    A head that is missing, shaped otherwise or not to be taken leaves the module's own head as it is. `adapt` makes
+    tensors those of the network's input size.
 
-    UserError with a report when anything else is missing, unexpected or of another shape. `source` names the weights
-    in it.
+    UserError with a report when anything else is missing, unexpected or of another shape, when different tensors
+    would fit, and when a number is nan or infinite. `source` names the weights in it.
     """
-    given = {_current_name(name): tensor for name, tensor in state.items() if not _AUXILIARY.match(name)}
-    own = module.state_dict()
-    if not _same_shapes(_under(head, own), _under(head, given)):
-        own = {name: tensor for name, tensor in own.items() if name not in _under(head, own)}
-        given = {name: tensor for name, tensor in given.items() if name not in _under(head, given)}
+    own, found = module.state_dict(), state_dicts.tables(state)
+    if not found:
+        raise user_error("model.weights", source, "a state dict: tensors by parameter name")
+    reading = state_dicts.find(found, own, head, adapt=adapt, source=source)
+    given = {name: tensor for name, tensor in reading.tensors.items() if not _AUXILIARY.match(name)}
+    taken, theirs = state_dicts.head_in(head, own, given)
+    taken = taken if take_head else {}
+    given = {name: tensor for name, tensor in given.items() if name not in theirs} | taken
+    if not taken:
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{head}.")}
     for name in own.keys() - given.keys():
         if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
             given[name] = torch.zeros_like(own[name])
-    _check(own, given, source)
+    plain = str(reading) == str(state_dicts.Reading("", "", {}, ()))
+    _check(own, given, source if plain else f"{source} ({reading})")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
-    return own.keys()
+    _check_finite({name: given[name] for name in own}, source)
+    return Loaded(own.keys(), _said(reading, head, theirs, taken, plain=plain))
+
+
+def _said(
+    reading: state_dicts.Reading, head: str, theirs: Sequence[str], taken: Mapping[str, Tensor], *, plain: bool
+) -> str:
+    """Return in a line what was read of a file."""
+    if taken:
+        told = f"head {head} taken" + ("" if set(theirs) == taken.keys() else f" from {theirs[0].rpartition('.')[0]}")
+    else:
+        left = [f"{name} {_shape(reading.tensors[name])}" for name in theirs]
+        told = f"head {head} new" + (f" (not {_some(left)})" if left else "")
+    beside = f"left out {len(reading.left_out):,}: {_some(list(reading.left_out))}" if reading.left_out else ""
+    return "; ".join(filter(None, ["" if plain else str(reading), told, beside]))
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError where a number is nan or infinite."""
+    wrong = [n for n, t in tensors.items() if t.is_floating_point() and t.numel() and not _finite(t)]
+    if wrong:
+        raise user_error("model.weights", source, f"finite numbers, and nan or infinity is in {_some(wrong)}")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
@@ -203,20 +278,6 @@ def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) 
     report = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
     if report:
         raise UserError(f"model.weights={source}: do not fit the network outside its head: {report}")
-
-
-def _current_name(name: str) -> str:
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _under(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
-
-
-def _same_shapes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return {n: t.shape for n, t in a.items()} == {n: t.shape for n, t in b.items()}
 
 
 def _shape(tensor: Tensor) -> str:

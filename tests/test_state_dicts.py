@@ -1,0 +1,148 @@
+"""Weights of other programs: what is unambiguous is unwrapped and told, what is not is refused with the candidates."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from frostline.config import UserError
+from frostline.models import Model, build
+
+CLASSES = 3
+
+
+@functools.cache
+def network(seed: int = 0, name: str = "shufflenet_v2_x0_5") -> nn.Module:
+    torch.manual_seed(seed)
+    return get_model(name, num_classes=CLASSES)
+
+
+def state(prefix: str = "", seed: int = 0) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in network(seed).state_dict().items()}
+
+
+def headless(prefix: str = "") -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state(prefix).items() if not name.startswith(f"{prefix}fc.")}
+
+
+def read(path: Path, content: Any, classes: int = CLASSES, name: str = "shufflenet_v2_x0_5") -> Model:
+    torch.save(content, path)
+    return build(name, weights=str(path), num_classes=classes, seed=1)
+
+
+def refusal(path: Path, content: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, content)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def same(model: Model, without: str = "no head") -> bool:
+    own = model.module.state_dict()
+    return all(torch.equal(own[name], t) for name, t in state().items() if not name.startswith(without))
+
+
+LINEAR = {"weight": state()["fc.weight"], "bias": state()["fc.bias"]}
+OTHER = {"epoch": 7, "best": 0.5, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "said"),
+    [
+        (".pth", state(), "head fc taken"),
+        (".bin", state("module."), "names after `module.`; head fc taken"),
+        (".pth", state("_orig_mod."), "names after `_orig_mod.`; head fc taken"),
+        (".pth", state("module._orig_mod."), "names after `module.`; head fc taken"),
+        (
+            ".pth.tar",
+            {"state_dict": state("module."), **OTHER},
+            "under `state_dict`, names after `module.`; head fc taken",
+        ),
+        (".pt", {"model": state(), **OTHER}, "under `model`; head fc taken"),
+        (".pt", {"model_state_dict": state(), **OTHER}, "under `model_state_dict`; head fc taken"),
+        (".pt", {"ema": {"shadow": state()}, **OTHER}, "under `ema.shadow`; head fc taken"),
+        (".pth", {"epoch": 3, **state()}, "head fc taken"),
+        (".pth", {"state_dict": state(), "ema": state()}, "under `state_dict`; head fc taken"),
+        (
+            ".ckpt",
+            {"state_dict": {**state("model.backbone."), "model.projector.weight": torch.ones(2)}},
+            "under `state_dict`, names after `model.backbone.`; head fc taken; left out 1: model.projector.weight",
+        ),
+        (".pth", {**headless(), **{f"fc.1.{n}": t for n, t in LINEAR.items()}}, "head fc taken from fc.1"),
+    ],
+)  # fmt: skip
+def test_what_is_unambiguous_is_unwrapped_and_told(tmp_path, suffix, content, said):
+    model = read(tmp_path / f"w{suffix}", content)
+    assert same(model) and model.loaded == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (headless("encoder."), "names after `encoder.`; head fc new"),
+        ({**headless(), "fc.0.weight": torch.ones(9, 1024), "fc.2.weight": torch.ones(CLASSES, 9)},
+         "head fc new (not fc.0.weight 9x1024, fc.2.weight 3x9)"),
+    ],
+)  # fmt: skip
+def test_a_head_that_is_not_the_networks_is_new_and_said_to_be(tmp_path, content, said):
+    model = read(tmp_path / "w.pth", content)
+    assert same(model, without="fc.") and model.loaded == said
+    other = read(tmp_path / "w.pth", state(), classes=5)
+    assert same(other, without="fc.") and other.loaded == "head fc new (not fc.weight 3x1024, fc.bias 3)"
+
+
+def test_a_classifier_in_the_place_of_a_whole_block_is_its_head(tmp_path):
+    ours = network(0, "mobilenet_v2").state_dict()
+    theirs = {name.replace("classifier.1.", "classifier."): tensor for name, tensor in ours.items()}
+    model = read(tmp_path / "w.pth", theirs, name="mobilenet_v2")
+    assert model.loaded == "head classifier.1 taken from classifier"
+    assert torch.equal(model.module.classifier[1].weight, ours["classifier.1.weight"])
+
+
+def test_two_networks_in_a_file_are_refused_with_their_places(tmp_path):
+    message = refusal(tmp_path / "w.pth", {"model": state("module."), "ema": state(seed=1)})
+    assert "2 differ in it: under `model`, names after `module.`; under `ema`" in message
+    message = refusal(tmp_path / "w.pth", {**state("encoder_q."), **state("encoder_k.", seed=1)})
+    assert "names after `encoder_q.`; names after `encoder_k.`" in message
+    assert "2 differ in it" in refusal(tmp_path / "w.pth", {**state(), **state("momentum.", seed=1)})
+
+
+def test_what_does_not_fit_is_said_of_the_nearest(tmp_path):
+    short = state("module.")
+    del short["module.conv1.0.weight"]
+    message = refusal(tmp_path / "w.pth", {"state_dict": short})
+    assert "(under `state_dict`, names after `module.`): do not fit" in message
+    assert "1 missing: conv1.0.weight" in message and "unexpected" not in message
+    assert "a state dict" in refusal(tmp_path / "w.pth", {"epoch": 3, "state_dict": {}})
+
+
+def test_numbers_that_are_none_are_named_before_anything_trains(tmp_path):
+    for value in (torch.nan, torch.inf, -torch.inf):
+        damaged = {name: tensor.clone() for name, tensor in state("module.").items()}
+        damaged["module.conv5.0.weight"].view(-1)[7] = value
+        assert refusal(tmp_path / "w.pth", damaged).endswith("nan or infinity is in conv5.0.weight")
+
+
+def test_torchscript_is_refused_with_the_way_to_export_it(tmp_path):
+    with pytest.warns(FutureWarning):
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "w.pt")
+    with pytest.raises(UserError) as caught:
+        build("resnet18", weights=str(tmp_path / "w.pt"), num_classes=2, seed=0)
+    message = str(caught.value)
+    assert "TorchScript" in message and "weights_only" not in message
+    way = message.partition("by ")[2].replace("w.pt'", f"{tmp_path}/w.pt'").replace("weights.pth", f"{tmp_path}/w.pth")
+    with pytest.warns(FutureWarning):
+        exec(way, {"torch": torch})
+    assert torch.load(tmp_path / "w.pth", weights_only=True).keys() == {"weight", "bias"}
+
+
+def test_objects_are_refused_by_their_name(tmp_path):
+    message = refusal(tmp_path / "w.pth", {"state_dict": state(), "args": argparse.Namespace(lr=1)})
+    assert "holds other objects too (argparse.Namespace)" in message

@@ -81,7 +81,9 @@ def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_tha
     assert not (run / BEAT).exists()
 
 
-def test_of_many_that_come_at_once_one_has_the_run(tmp_path):
+def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
+    living = alive.living
+    monkeypatch.setattr(alive, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all look at the same time
     ours, theirs = os.pipe()
     go, end = os.pipe()
     children = []
@@ -145,6 +147,14 @@ def test_what_a_sweep_took_goes_to_its_jobs_and_to_nobody_elses(run):
         assert carry_out(run).reason == "RuntimeError: it began"
         assert not (run / BEAT).exists(), "and the sweep, which lives, does not bring it back"
         assert process.poll() is None
+
+
+def test_what_was_passed_on_lives_by_its_own_signs(run):
+    with held(run):
+        elsewhere(run, age=100)
+        then = (run / BEAT).stat().st_mtime
+        time.sleep(0.3)  # six beats
+        assert (run / BEAT).stat().st_mtime == then
 
 
 def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):

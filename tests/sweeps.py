@@ -46,7 +46,7 @@ def sweep(
     for number, point in enumerate(points):
         choices = base | point
         name = " ".join([str(choices["freeze_mode"]), *(f"{k}={v}" for k, v in point.items() if k != "freeze_mode")])
-        runs.append({"name": name, "choices": choices})
+        runs.append({"name": name, "choices": choices, "folder": str(number)})
         state = states.get(number, "FINISHED")
         if state != "WAITING":
             _run(folder / str(number), number, name, choices, state, classes, epochs, shift)

@@ -55,7 +55,7 @@ def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
 
 def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, process):
     folder = another(tmp_path, pid=process.pid, started=1.0)  # the number is another process's now
-    (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d"}]}))
+    (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "0"}]}))
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, elsewhere=None)
     assert claim(folder, ["d"], again=True, elsewhere=None) == folder
@@ -149,7 +149,9 @@ def ended(tmp_path, process, *, tracker=(), runs=1):
     for number in range(runs):
         (folder / str(number)).mkdir()
         (folder / str(number) / "result.json").write_text(json.dumps({"status": "FINISHED"}))
-    (folder / "sweep.json").write_text(json.dumps({"tracker": tracker, "runs": [{"digest": "d"}] * runs}))
+    (folder / "sweep.json").write_text(
+        json.dumps({"tracker": tracker, "runs": [{"digest": "d", "folder": str(i)} for i in range(runs)]})
+    )
     return folder
 
 

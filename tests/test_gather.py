@@ -13,8 +13,8 @@ from frostline import alive, environment, gather, looks, plots, recall, suggest
 from frostline.commands import compare, report
 from frostline.config import UserError
 from frostline.contest import contests
-from frostline.pending import SWEEP
 from frostline.results import cells
+from frostline.run_folders import SWEEP
 from frostline.verdict import answer
 from sweeps import sweep
 

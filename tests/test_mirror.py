@@ -276,7 +276,8 @@ def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, clien
 def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(client, tmp_path, request, served):
     (sweep := tmp_path / "sweep").mkdir()
     (sweep / "record.jsonl").write_text("[]\n")
-    (sweep / "sweep.json").write_text(json.dumps({"tracker": {"uri": served[1], "experiment": request.node.name}}))
+    told = {"tracker": {"uri": served[1], "experiment": request.node.name}, "runs": [{"folder": "0"}]}
+    (sweep / "sweep.json").write_text(json.dumps(told))
     for stroke in (begin, epochs, finish):
         stroke(sweep / "0")
     assert pending.complete(SweepMirror(sweep, pending.place_of(sweep, tmp_path)))

@@ -226,6 +226,37 @@ def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_pa
     assert tracking.tracking_uri("https://other", tmp_path) == "https://other"
 
 
+def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert tracking.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert tracking.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    assert tracking.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("sqlite:/x.db", "sqlite:////x.db"),
+        ("sqlite:x.db", "sqlite:///x.db"),
+        ("sqlite://x.db", "sqlite:///x.db"),
+        ("SQLITE:///x.db", "sqlite:///x.db"),
+        ("sqlite+pysqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+        ("sqlite:///x.db?mode=ro", "sqlite:///x.db"),
+        ("sqlite:///", ""),
+        ("sqlite:////tmp", ""),
+        ("sqlite:///:memory:", ""),
+    ],
+)
+def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp_path, monkeypatch, uri, meant):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
+        tracking.tracking_uri(uri, tmp_path)
+    assert not meant or str(refused.value).endswith(f"; did you mean {meant}?")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
 def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
@@ -315,6 +346,7 @@ def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
 def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeypatch, away):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(server, "_BUSY", 0.1)
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from frostline import alive, files, journal, locks
+from frostline import alive, files, journal, locks, run_folders
 from frostline.config import user_error
-from frostline.pending import SWEEP
+from frostline.run_folders import SWEEP
 
 _LOCK = ".owner.lock"
 _TRIES = 1000
@@ -80,5 +80,4 @@ def _does(folder: Path, digests: Sequence[str]) -> bool:
         told = files.parsed((folder / SWEEP).read_text())
         return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
-        begun = {path.name: told for path in folder.iterdir() if (told := journal.digest(path))}
-        return begun.items() <= {str(number): digest for number, digest in enumerate(digests)}.items()
+        return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

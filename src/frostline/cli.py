@@ -16,12 +16,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import commands, environment, interrupts, server
+from frostline import commands, environment, hydra_keys, interrupts, server, streams
 from frostline.config import UserError, unknown_key, user_error
 
 
 def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
+    streams.prepare()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
     interrupts.install()
@@ -35,6 +36,7 @@ def main() -> None:
             sys.exit(commands.run("rerun", [*named, *others]))
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
             _refuse(_unreadable(stray[0]))  # Hydra takes the missing key for a group
+        hydra_keys.check_typed(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")(_job)()
 
 
@@ -59,8 +61,7 @@ def _one_line() -> Iterator[None]:
             raise
         _give_up(error)
     except KeyboardInterrupt as interrupt:
-        with suppress(OSError):  # the terminal may be gone
-            print(f"frostline: ended by {interrupts.name(interrupt)}", file=sys.stderr)
+        _complain(f"ended by {interrupts.name(interrupt)}")
         sys.exit(interrupts.status(interrupt))
 
 
@@ -92,14 +93,20 @@ def _job(composed: DictConfig) -> object:
 
 
 def _refuse(line: str) -> NoReturn:
-    print(f"frostline: {line}", file=sys.stderr)
+    _complain(line)
     sys.exit(2)
+
+
+def _complain(line: str) -> None:
+    """Print the line to stderr, if that is there: the exit status says it too."""
+    with suppress(OSError):
+        print(f"frostline: {line}", file=sys.stderr, flush=True)
 
 
 def _give_up(error: OSError) -> NoReturn:
     """End where a disk is full, read-only or gone: nothing is wrong with the program, and nothing is lost."""
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    print(f"frostline: {what}; once that is mended the same command goes on from here", file=sys.stderr)
+    _complain(f"{what}; once that is mended the same command goes on from here")
     sys.exit(1)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
 
-from frostline import job
+from frostline import job, run_folders
 from frostline.config import Config, UserError, choices, digest, user_error
 from frostline.results import value_text
 
@@ -26,30 +29,39 @@ class Cell:
     """e.g. `head lr=0.001 seed=0`."""
     choices: dict[str, Any]
     """The short names, and what else differs within the sweep."""
+    folder: str
+    """Where it lies, relative to the sweep's folder."""
 
 
 def compose_all(
     jobs: Sequence[Overrides],
     compose: Callable[[Overrides], DictConfig],
     after_first: Callable[[Config], object] = lambda config: None,
-) -> list[Cell]:
-    """Return the cells of the jobs; raises `UserError` for values that no run can have, and for a cell given twice.
+) -> tuple[Path, list[Cell]]:
+    """Return the sweep's folder and the cells of the jobs.
 
+    Raises `UserError` for values that no run can have, for a cell given twice, and for folders that runs would share.
     `after_first` is called as soon as the first config has passed.
     """
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     cells: list[Cell] = []
-    for overrides, setting in zip(jobs, settings, strict=True):
-        config = _compose(overrides, compose)
+    sweeps: list[str] = []
+    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+        config, sweep, folder = _compose(overrides, compose, number)
         if not cells:
             after_first(config)
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        cells.append(Cell(config, name, {**short, **extras}))
+        cells.append(Cell(config, name, {**short, **extras}, folder))
+        sweeps.append(sweep)
     _require_distinct(cells)
-    return cells
+    if len(set(sweeps)) > 1:
+        expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
+        raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
+    run_folders.require_distinct([cell.folder for cell in cells])
+    return Path(sweeps[0]).absolute(), cells
 
 
 def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
@@ -80,14 +92,33 @@ def _assignments(values: dict[str, Any]) -> list[str]:
     return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
-def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Config:
+def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig], number: int) -> tuple[Config, str, str]:
+    """Return the config of a job, and what Hydra says of the sweep's folder and of the job's within it."""
     composed = compose(overrides)
     chosen = composed.hydra.runtime.choices
     if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
         raise user_error(
             "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
         )
-    return job.config_of(composed)
+    with read_write(composed), open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    with _current(composed):
+        return (
+            job.config_of(composed),
+            str(composed.hydra.sweep.dir),
+            str(PurePosixPath(str(composed.hydra.sweep.subdir))),
+        )
+
+
+@contextmanager
+def _current(composed: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` read this config for as long as the block lasts."""
+    state, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    state.cfg = composed  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        state.cfg = before
 
 
 def to_check(cells: Sequence[Cell]) -> list[Config]:

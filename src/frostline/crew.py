@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, open_dict, read_write
 
 from frostline import job
 from frostline.config import Config
@@ -23,6 +26,9 @@ class Crew(Protocol):
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
+
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Be told, before any job is carried out, where the sweep lies and where in it each of its runs."""
 
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Carry out the jobs of these numbers, and return why some did not come to an end, by number."""
@@ -52,6 +58,12 @@ class Workers:
         answer: T = self._launcher.pool.finish()
         return answer
 
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Write it into the configs that the workers are given."""
+        _pin(self._launcher.config, folder)
+        for job_overrides, run in zip(self._jobs, runs, strict=True):
+            _pin(self._launcher.compose(job_overrides), folder, run)
+
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order."""
         return _reasons(self._launcher.run({number: self._jobs[number] for number in numbers}))
@@ -64,8 +76,9 @@ class Workers:
 class Foreign:
     """Another launcher, which is given whole batches and numbers their jobs itself."""
 
-    def __init__(self, launcher: Any, batches: Sequence[Sequence[Sequence[str]]]) -> None:
-        self._launcher, self._batches = launcher, batches
+    def __init__(self, launcher: Any, batches: Sequence[Sequence[Sequence[str]]], config: DictConfig) -> None:
+        self._launcher, self._batches, self._config = launcher, batches, config
+        self._places: list[list[str]] = []
 
     def start(self, config: Config) -> None:
         """Leave it to the launcher."""
@@ -74,17 +87,35 @@ class Foreign:
         """Call the function in this process."""
         return function()
 
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Say it with every job, whose config the launcher composes itself."""
+        _pin(self._config, folder)
+        self._places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
+
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
         first, returned = 0, dict[int, JobReturn]()
         for batch in self._batches:
             if not set(numbers).isdisjoint(range(first, first + len(batch))):
-                returned |= enumerate(self._launcher.launch(batch, initial_job_idx=first), first)
+                jobs = [[*one, *self._places[number]] for number, one in enumerate(batch, first)]
+                returned |= enumerate(self._launcher.launch(jobs, initial_job_idx=first), first)
             first += len(batch)
         return _reasons(returned)
 
     def close(self, *, now: bool) -> None:
         """Leave it to the launcher."""
+
+
+def _pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
+    """Write the sweep's `folder`, and that of the `run` in it, into what Hydra composed."""
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        if run is not None:
+            config.hydra.sweep.subdir = run
+
+
+def _override(key: str, value: str) -> str:
+    return f"hydra.sweep.{key}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def check(configs: Sequence[Config]) -> dict[str, dict[str, str]]:

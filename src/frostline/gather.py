@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, files, records
+from frostline import alive, files, records, run_folders
 from frostline.config import UserError, flatten, user_error
-from frostline.pending import SWEEP
 from frostline.results import Result, varying
+from frostline.run_folders import SWEEP
 
 RESULT = "result.json"
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
@@ -34,11 +34,10 @@ class Sweep:
 
 def read(folder: Path) -> Sweep:
     """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
-    if not (folder / SWEEP).is_file() and (folder.parent / SWEEP).is_file():
-        folder = folder.parent
+    folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.parsed((folder / SWEEP).read_text(encoding="utf-8"))
-        told = [(str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
+        told = [(run_folders.told(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
@@ -55,8 +54,8 @@ def _gone(beat: Path) -> bool:
     return owner is not None and owner.gone(beat.stat().st_mtime)
 
 
-def _result(folder: Path, number: int, name: str, choices: dict[str, Any]) -> Result:
-    own = folder / str(number)
+def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any]) -> Result:
+    own = sweep / folder
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     try:
         found = Result.of(files.parsed((own / RESULT).read_text(encoding="utf-8")))

@@ -19,12 +19,13 @@ from frostline import (
     credentials,
     files,
     heartbeat,
+    hydra_keys,
     interrupts,
     journal,
     ledger,
     notices,
-    pending,
     provenance,
+    run_folders,
     tracking,
 )
 from frostline.config import Config, choices, digest, flatten, semantic
@@ -47,6 +48,8 @@ class Facts:
     """e.g. `head lr=0.001 seed=0`."""
     choices: dict[str, Any]
     """The short names, and what else differs within the sweep."""
+    folder: str
+    """Where it lies, relative to the sweep's folder."""
     digest: str = ""
     """Of the config."""
     settled: dict[str, Any] = field(default_factory=dict)
@@ -89,17 +92,17 @@ class Shared:
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
-        files.write(folder / pending.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
+        files.write(folder / run_folders.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
 
     @staticmethod
     def there(folder: Path) -> bool:
         """Return whether the sweep's `folder` is where it was written."""
-        return (folder / pending.SWEEP).is_file()
+        return (folder / run_folders.SWEEP).is_file()
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""
-        values = files.parsed((folder / pending.SWEEP).read_text())
+        values = files.parsed((folder / run_folders.SWEEP).read_text())
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
 
@@ -108,6 +111,8 @@ def run_job(composed: DictConfig) -> Result:
     """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
     hydra = HydraConfig.get()
     sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
+    if not Shared.there(sweep):
+        raise hydra_keys.not_ours()
 
     def order() -> Order:
         config = config_of(composed)
@@ -148,7 +153,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
     found = read_result(folder)
     if found is None or found.status != "FINISHED":
         return None
-    written, planned = (path.stat().st_mtime_ns for path in (folder / _RESULT, sweep / pending.SWEEP))
+    written, planned = (path.stat().st_mtime_ns for path in (folder / _RESULT, sweep / run_folders.SWEEP))
     return found if written > planned else None
 
 

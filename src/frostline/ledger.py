@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import alive, files, journal, lookup, pending, relocation, server
+from frostline import alive, files, journal, lookup, pending, relocation, run_folders, server
 from frostline.config import UserError
 from frostline.mirror import UID
 from frostline.pending import SweepMirror
@@ -185,7 +185,7 @@ def named(past: Past, root: Path, uri: str) -> Past:
     folder, deadline = past.folder, time.monotonic() + _PATIENCE
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
-            sweep = folder.parent
+            sweep = run_folders.sweep_of(folder) or folder.parent
             if not pending.complete(SweepMirror(sweep, pending.place_of(sweep, root, uri))):
                 time.sleep(0.1)  # somebody else is at it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))

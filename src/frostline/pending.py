@@ -13,15 +13,14 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from frostline import alive, files, journal, locks, relocation, server
+from frostline import alive, files, journal, locks, relocation, run_folders, server
 from frostline.config import UserError, user_error
 from frostline.mirror import Mirror
 from frostline.news import GONE, REASON
+from frostline.run_folders import SWEEP
 
 log = logging.getLogger(__name__)
 
-SWEEP = "sweep.json"
-"""In a sweep's folder: what every job must know of it, its record's place among that."""
 LOCK = ".mirror.lock"
 """In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
@@ -84,8 +83,7 @@ class SweepMirror:
 
 def records(sweep: Path) -> list[Path]:
     """Return the folders with a record: the sweep's own first, then those of its runs."""
-    runs = (entry.path for entry in os.scandir(sweep) if entry.is_dir())
-    return [folder for folder in (sweep, *sorted(map(Path, runs))) if (folder / journal.RECORD).exists()]
+    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / journal.RECORD).exists()]
 
 
 def end(folder: Path, status: str, reason: str | None) -> None:
@@ -146,7 +144,8 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
     for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
         match told:
             case {"uri": str(recorded), "experiment": str(experiment)}:
-                return Place(server.tracking_uri(uri or recorded, root), root, experiment)
+                own = server.tracking_uri(uri, root) if uri else server.tracking_uri(recorded, root, start=root)
+                return Place(own, root, experiment)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline import gather, registry, server
+from frostline import gather, registry, run_folders, server
 from frostline.config import user_error
 from frostline.gather import Sweep
-from frostline.pending import SWEEP
+from frostline.run_folders import SWEEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,11 +85,13 @@ def _fetch(client: MlflowClient, uri: str, run: Run, folder: Path) -> Path:
     run_id = run.info.run_id
     folder.mkdir(parents=True)
     results = _recorded(client, run_id, folder) or [asdict(result) for result in registry.results(uri, run_id)]
-    facts = [{"name": result["name"], "choices": result["choices"]} for result in results]
+    facts = [
+        {"name": result["name"], "choices": result["choices"], "folder": str(number)}
+        for number, result in enumerate(results)
+    ]
     tracker = {"uri": uri, "experiment_id": run.info.experiment_id, "sweep_run_id": run_id}
     (folder / SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
-    for number, result in enumerate(results):
-        own = folder / str(number)
+    for own, result in zip(run_folders.of(folder), results, strict=True):
         own.mkdir()
         if result["run_id"]:
             client.download_artifacts(result["run_id"], "", str(own))

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import hashing, journal, lookup, records, registry
+from frostline import hashing, journal, lookup, records, registry, run_folders
 from frostline.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
 from frostline.environment import config_folder
 from frostline.predictor import BEST, CONFIG
@@ -113,9 +113,8 @@ def _pair(override: str) -> tuple[str, str]:
 
 def _in_folder(here: Path, uri: str, fetched: Path) -> list[Recorded]:
     single = (here / CONFIG).exists() or (here / RESULT).exists()
-    sweep = here.parent if single else here
-    numbered = sorted((path for path in sweep.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-    results = {path: result for path in numbered if (result := _result(path)) is not None}
+    sweep = run_folders.sweep_of(here) or here
+    results = {path: result for path in run_folders.of(sweep) if (result := _result(path)) is not None}
     if single and here not in results and (own := _result(here)) is not None:
         results[here] = own
     wanted = [here] if single else list(results)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.table import Table
 from rich.text import Text
 
+from frostline import streams
 from frostline.results import Result, cells, percent, varying
 from frostline.tables import cells_table, duration, facts, plan_table, unfinished, width
 
@@ -49,6 +50,8 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        if console is None:
+            streams.prepare()  # a process that a launcher of somebody else's started begins here
         self.console = console or _Terminal(markup=False, highlight=False, emoji=False)
         self._live = self.console.is_interactive and self.console.file.isatty()
         self._started: float | None = None

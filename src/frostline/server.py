@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
+_SQLITE = "sqlite:///"
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; 120 by default
@@ -43,11 +44,12 @@ class Unreachable(Exception):
     """MLflow does not answer now, and may later."""
 
 
-def tracking_uri(configured: str | None, root: Path) -> str:
+def tracking_uri(configured: str | None, root: Path, *, start: Path | None = None) -> str:
     """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
 
-    The project's own is an SQLite file, `root/mlruns/mlflow.db`. A password in `configured` is refused (it would be
-    copied into every run's config), as is a scheme that MLflow cannot track to; both raise UserError.
+    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default where the
+    command was typed. A password in `configured` is refused (it would be copied into every run's config), as is what
+    MLflow cannot track to or would take for another file than it looks like; all raise UserError.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -56,10 +58,22 @@ def tracking_uri(configured: str | None, root: Path) -> str:
     if configured and safe != configured:
         raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
     parts = urlsplit(safe)
+    key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
     if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
-        key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
         raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
-    return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}" if _is_sqlite(safe) else safe
+    if not _is_sqlite(safe):
+        return safe
+    file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)
+    if not safe.startswith(_SQLITE) or parts.query or file.is_dir() or file.name == ":memory:":
+        expected = f"three slashes and a file, {_SQLITE}here.db or {_SQLITE}/from/the/top.db"
+        raise user_error(key, safe, expected, [f"{_SQLITE}{_after(safe)}"])
+    return f"{_SQLITE}{file.resolve()}"
+
+
+def _after(uri: str) -> str:
+    """Return the file that somebody may have meant by an SQLite address with other slashes, or with options."""
+    rest = uri.partition(":")[2].partition("?")[0]
+    return rest.removeprefix("//") if rest.startswith("//") and not rest.startswith("///") else rest.removeprefix("///")
 
 
 def is_server(uri: str) -> bool:

@@ -21,8 +21,10 @@ from frostline import (
     ledger,
     lookup,
     pending,
+    run_folders,
     server,
     tracking,
+    unused_keys,
 )
 from frostline.claim import claim
 from frostline.composing import Cell, Overrides, compose_all, in_order, settled, to_check
@@ -43,16 +45,20 @@ def run_sweep(
     *,
     compose: Callable[[Overrides], DictConfig],
     crew: Crew,
-    folder: Path,
-    elsewhere: Callable[[Path], object] | None,
+    named: bool,
 ) -> int:
     """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job, `crew` carries jobs out, `elsewhere` is told of the folder that is used if
-    `folder` is taken (None: that is a mistake). Raises `UserError` before any run starts.
+    `compose` returns the config of a job, `crew` carries jobs out. A folder that the person `named` must be free, for
+    another one beside it is taken. Raises `UserError` before any run starts.
     """
-    composed = compose_all(jobs, compose, crew.start)
-    return run_cells(composed, crew=crew, folder=folder, resume=composed[0].config.resume, elsewhere=elsewhere)
+    folder, cells = compose_all(jobs, compose, crew.start)
+    typed = {
+        key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
+    }
+    for line in unused_keys.check(typed, [cell.config for cell in cells]):
+        job.screen().say(line, "yellow")
+    return run_cells(cells, crew=crew, folder=folder, named=named, resume=cells[0].config.resume)
 
 
 def run_cells(
@@ -60,8 +66,8 @@ def run_cells(
     *,
     crew: Crew,
     folder: Path,
+    named: bool,
     resume: bool = False,
-    elsewhere: Callable[[Path], object] | None = None,
 ) -> int:
     """Check and run the cells, draw the result, and return the exit status as `run_sweep` does.
 
@@ -70,14 +76,18 @@ def run_cells(
     config = cells[0].config
     root = environment.project_root()
     uri = tracking.tracking_uri(config.tracking.uri, root)
+    names = [cell.folder for cell in cells]
+    run_folders.require_free(folder)
+    run_folders.require_same(folder, names)
     auto = crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
     cells = settled(cells, auto)
     folder = claim(
         folder,
         [digest(cell.config) for cell in cells],
         again=resume and not config.dry_run,
-        elsewhere=elsewhere,
+        elsewhere=None if named else lambda own: None,
     )
+    crew.settle(folder, names)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / alive.OWNER) as heart,
@@ -125,13 +135,13 @@ def _plan(
 def _named(cell: Cell) -> job.Facts:
     """Return what every job has to know, whatever was there before."""
     auto = {key: getattr(cell.config, key) for key in ("precision", "compile")}
-    return job.Facts(cell.name, cell.choices, digest(cell.config), auto)
+    return job.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
 
 
 def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> job.Facts:
     """Return what one job has to know, given what was there before."""
     facts = _named(cell)
-    own, say = folder / str(number), job.screen().say
+    own, say = folder / cell.folder, job.screen().say
     here = alive.holder(own)
     if found.note:
         say(f"{cell.name}: {found.note}")
@@ -142,7 +152,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
             number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
         )
         if here is None:
-            own.mkdir(exist_ok=True)
+            own.mkdir(parents=True, exist_ok=True)
             if past.folder is None and past.run_id:  # the answer and the report need more than numbers
                 lookup.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
             job.write_result(own, result)
@@ -204,7 +214,7 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
 
     A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
     """
-    own = folder / str(number)
+    own = folder / facts.folder
     if facts.busy and not facts.busy["folder"]:
         return Result(**facts.busy)
     where = Path(facts.busy["folder"]) if facts.busy else own

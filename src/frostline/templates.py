@@ -38,11 +38,6 @@ class Composer:
             found = self._done[tuple(job)] = self._compose(job)
         return found
 
-    @property
-    def done(self) -> list[DictConfig]:
-        """The configs that were returned so far."""
-        return [*self._done.values()]
-
     def _compose(self, job: Sequence[str]) -> DictConfig:
         overrides = self._parser.parse_overrides([*job])
         if (template := self._templates.get(self._kind(overrides))) is not None:

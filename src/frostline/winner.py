@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline import environment, gather, job, lookup, registry, tracking
+from frostline import environment, gather, job, lookup, registry, run_folders, tracking
 from frostline.config import UserError, user_error
-from frostline.pending import SWEEP
 from frostline.predictor import BEST, CONFIG
 from frostline.results import VAL, Result, cells, percent
+from frostline.run_folders import SWEEP
 
 _RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})/?")
 
@@ -55,10 +55,10 @@ def _in_folder(target: str, folder: Path, fetched: Path) -> Found:
         own = own or Result(0, folder.name, str(folder), None, "RUNNING", None, {}, {})
         return Found(folder, own, _unfinished(own), None)
     if own is not None and own.status == "FINISHED":
-        return _elsewhere(target, own, _unfinished(own), folder.parent, fetched)
+        return _elsewhere(target, own, _unfinished(own), folder, fetched)
     if own is not None:
         raise _weightless(target, own)
-    results = [result for path in folder.glob("*/result.json") if (result := _read(path.parent))]
+    results = [result for path in run_folders.of(folder) if (result := _read(path))]
     if not results:
         raise user_error("run", target, f"a run with {BEST}, or a sweep with finished runs")
     result, note = best(target, results)

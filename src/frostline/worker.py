@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NoReturn
 
-from frostline import background, interrupts, notices
+from frostline import background, interrupts, notices, streams
 
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
@@ -92,6 +92,7 @@ def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
 
 def main() -> None:
     """Carry out tasks from the pipe whose file descriptor is the first argument, until told to stop."""
+    streams.prepare()
     descriptor = int(sys.argv.pop(1))
     os.set_inheritable(descriptor, False)
     line = _Line(Connection(descriptor))

@@ -13,7 +13,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.worker import Errand
 from frostline.workers import NotStarted, Pool, Task, places
@@ -104,7 +104,7 @@ class FrostlineLauncher(Launcher):
     def _task(self, number: int, overrides: Sequence[str]) -> Task:
         log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
         config = self.compose(overrides)
-        with open_dict(config):
+        with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return (_carry_out, self.hydra_context, self.task_function, config, Singleton.get_state())
 

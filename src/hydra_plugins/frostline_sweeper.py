@@ -2,13 +2,12 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import open_dict, read_write
 
+from frostline import hydra_keys
 from frostline.config import Config, user_error
 from frostline.environment import config_folder
 from hydra_plugins.frostline_launcher import FrostlineLauncher
@@ -41,32 +40,23 @@ class FrostlineSweeper(BasicSweeper):
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
+        hydra_keys.check(config, own_launcher=isinstance(launcher, FrostlineLauncher))
+        str(config.hydra.sweep.dir)  # now, so that every job is told the time of this moment
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        hydra_keys.require_points(overrides)
         batches = self.split_arguments(overrides, self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
-        crew: Crew = Foreign(launcher, batches)
+        crew: Crew = Foreign(launcher, batches, config)
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             launcher.compose = compose  # each job once
             crew = Workers(launcher, jobs)
-
-        def elsewhere(folder: Path) -> None:
-            for one in (config, *compose.done):
-                with read_write(one), open_dict(one):
-                    one.hydra.sweep.dir = str(folder)
-
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
-            status = run_sweep(
-                jobs,
-                compose=compose,
-                crew=crew,
-                folder=Path(config.hydra.sweep.dir),
-                elsewhere=None if named else elsewhere,
-            )
+            status = run_sweep(jobs, compose=compose, crew=crew, named=named)
         except BaseException:
             crew.close(now=True)
             raise

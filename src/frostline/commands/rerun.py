@@ -30,14 +30,15 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)
-    folder = Path(given.pop("hydra.sweep.dir", None) or _folder())
+    named = given.pop("hydra.sweep.dir", None)
+    folder = Path(named).absolute() if named else _folder()
     uri = tracking.tracking_uri(given.get("tracking.uri"), environment.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded.find(options.run, uri=uri, folder=Path(fetched))
         cells = _cells(found, [recorded.config_of(run.config, overrides) for run in found])
-        again = _Again(found, cells, folder)
-        status = sweep.run_cells(cells, crew=again, folder=folder)
+        again = _Again(found, cells)
+        status = sweep.run_cells(cells, crew=again, folder=folder, named=bool(named))
     for number, report in again.reports.items():
         print(f"{found[number].name}: {report.verdict.text}")
     return status or max(report.verdict.value for report in again.reports.values())
@@ -53,8 +54,8 @@ def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        Cell(config, run.name, {**short, **{key: values[key] for key in untold}})
-        for run, config, values, short in zip(found, configs, settings, names, strict=True)
+        Cell(config, run.name, {**short, **{key: values[key] for key in untold}}, str(number))
+        for number, (run, config, values, short) in enumerate(zip(found, configs, settings, names, strict=True))
     ]
 
 
@@ -68,8 +69,8 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 class _Again:
     """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
 
-    def __init__(self, found: Sequence[Recorded], cells: Sequence[Cell], folder: Path) -> None:
-        self._found, self._cells, self.folder = found, cells, folder
+    def __init__(self, found: Sequence[Recorded], cells: Sequence[Cell]) -> None:
+        self._found, self._cells = found, cells
         self.reports: dict[int, Report] = {}
 
     def start(self, config: Config) -> None:
@@ -79,10 +80,14 @@ class _Again:
         """Call the function in this process."""
         return function()
 
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Be told where the new sweep lies."""
+        self._folder = folder
+
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Run and compare them."""
         for number in numbers:
-            (own := self.folder / str(number)).mkdir()
+            (own := self._folder / self._cells[number].folder).mkdir()
             self._one(number, self._found[number], self._cells[number].config, own)
         return {}
 
@@ -97,7 +102,7 @@ class _Again:
         for line in shown:
             job.screen().say(f"  differs now: {line}")
         order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
-        result = job.carry_out(lambda: order, number=number, sweep=self.folder, folder=own)
+        result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
         record = tracking.Record(own)
         record.tag("frostline.rerun_of", old.identity)
         if result.status != "FINISHED":

@@ -1,0 +1,171 @@
+"""Where a run lies is what Hydra says of it: a folder of its own within the sweep's, where everybody finds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from frostline import gather, hydra_keys, journal, pending, relocation, run_folders
+from frostline.composing import compose_all
+from frostline.config import UserError
+from frostline.environment import config_folder
+from frostline.templates import Composer
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def composed(*overrides, lrs=(0.01, 0.001)):
+    """Return the sweep's folder, and those of its runs in it, as a sweep over `lrs` composes them."""
+    OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [*overrides], RunMode.MULTIRUN)
+        str(master.hydra.sweep.dir)
+        folder, cells = compose_all(
+            [[f"lr={lr}"] for lr in lrs], Composer(lambda job: loader.load_sweep_config(master, job))
+        )
+    return folder, [cell.folder for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("subdir", "folders"),
+    [
+        ("${hydra:job.num}", ["0", "1"]),
+        ("${hydra.job.id}", ["0", "1"]),
+        ("${hydra.job.override_dirname}", ["lr=0.01", "lr=0.001"]),
+        ("${freeze_mode.name}/${lr}", ["head/0.01", "head/0.001"]),
+        ("runs//./${hydra:job.num}/", ["runs/0", "runs/1"]),
+    ],
+)
+def test_a_run_lies_where_hydra_says(subdir, folders):
+    assert composed(f"hydra.sweep.subdir={subdir}")[1] == folders
+
+
+@pytest.mark.parametrize(
+    ("subdir", "said"),
+    [
+        ("same", "this one is that of runs 0 and 1"),
+        ("${now:%Y}", f"hydra.sweep.subdir={datetime.now():%Y}: expected a folder for each run"),
+        (".", "a folder within the sweep's"),
+        ("../${lr}", "a folder within the sweep's"),
+        ("/tmp/${lr}", "a folder within the sweep's"),
+        ("plots/${lr}", "a folder within the sweep's"),
+        (".mirror.lock/${lr}", "a folder within the sweep's"),
+        ("é" * 130 + "${lr}", "at most 255 bytes"),
+    ],
+)
+def test_folders_that_runs_would_share_or_that_are_none_are_refused(subdir, said):
+    with pytest.raises(UserError, match=said):
+        composed(f"hydra.sweep.subdir='{subdir}'")
+
+
+def test_a_run_does_not_lie_in_another_ones_folder():
+    with pytest.raises(UserError, match="lies in that of run 0"):
+        run_folders.require_distinct(["a", "a/b"])
+
+
+def test_a_sweep_has_one_folder(tmp_path):
+    assert composed(f"hydra.sweep.dir={tmp_path}/x_${{lr}}", lrs=(0.01,))[0] == tmp_path / "x_0.01"
+    with pytest.raises(
+        UserError, match=r"hydra.sweep.dir=.*x_0.01: expected one folder for all runs, not also .*x_0.001"
+    ):
+        composed(f"hydra.sweep.dir={tmp_path}/x_${{lr}}")
+
+
+def test_the_folder_in_which_the_command_is_typed_is_no_sweeps(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path.cwd(), Path(), tmp_path):
+        with pytest.raises(UserError, match=r"hydra\.sweep\.dir="):
+            run_folders.require_free(folder)
+
+
+def nested(folder):
+    """Write a sweep of two runs, a level deeper than usual, of which one began."""
+    runs = [{"name": name, "choices": {}, "folder": f"{name}/0.1"} for name in ("head", "full")]
+    (folder / "head" / "0.1").mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"tracker": None, "runs": runs}))
+    journal.note(folder / "head" / "0.1", "run", uid="u", tags={})
+    return folder
+
+
+def test_everybody_finds_a_run_where_the_sweep_says_it_lies(tmp_path):
+    sweep = nested(tmp_path / "day" / "sweep")
+    run = sweep / "head" / "0.1"
+    assert run_folders.of(sweep) == [run, sweep / "full" / "0.1"]
+    assert [Path(result.folder) for result in gather.read(run).results] == run_folders.of(sweep)
+    assert pending.records(sweep) == [run] and relocation.runs([tmp_path]) == {"u": run}
+    assert run_folders.sweep_of(run) == sweep and run_folders.sweep_of(sweep / "head") is None
+    (sweep / "sweep.json").write_text("{")
+    assert run_folders.of(sweep) == [run]
+
+
+def test_a_sweep_goes_on_in_the_folders_that_it_had(tmp_path):
+    sweep = nested(tmp_path / "sweep")
+    run_folders.require_same(sweep, ["head/0.1", "full/0.1"])
+    with pytest.raises(UserError, match=r"hydra.sweep.subdir=0: .* such as head/0.1; or another hydra.sweep.dir"):
+        run_folders.require_same(sweep, ["0", "1"])
+
+
+@pytest.mark.parametrize(
+    "typed", ["hydra.mode=RUN", "hydra/sweeper=basic", "hydra.run.dir=x", "+hydra.run.dir=x", "hydra.mode=run"]
+)
+def test_what_would_pass_a_sweep_by_is_refused(typed):
+    with pytest.raises(UserError, match=r"^hydra.*: expected (MULTIRUN|frostline|nothing), "):
+        hydra_keys.check_typed(["-m", typed])
+    hydra_keys.check_typed(["hydra.mode=MULTIRUN", "hydra/sweeper=frostline", "-m", "lr=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "own", "said"),
+    [
+        ("hydra.job.chdir=true", True, "relative paths are from where the command is typed"),
+        ("hydra.output_subdir=..", True, "begins with a dot"),
+        ("hydra.output_subdir=checkpoint", False, "begins with a dot"),
+        ("hydra.sweeper.max_batch_size=2", True, "hydra.launcher.workers"),
+        ("hydra.sweeper.max_batch_size=0", False, "at least 1"),
+        ("hydra.output_subdir=null", True, None),
+        ("hydra.sweeper.max_batch_size=2", False, None),
+    ],
+)
+def test_keys_of_hydra_that_a_sweep_cannot_follow_are_refused(override, own, said):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = GlobalHydra.instance().config_loader().load_configuration("config", [override], RunMode.MULTIRUN)
+    with pytest.raises(UserError, match=f"{override}: expected .*{said}") if said else nullcontext():
+        hydra_keys.check(config, own_launcher=own)
+
+
+@pytest.mark.parametrize("launcher", ["frostline", "basic"])
+def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launcher, tmp_path):
+    small = ("data.limit=100", "epochs=1", "batch_size=50", "model.image_size=32", "dry_run=true")
+    where = (
+        f'hydra.sweep.dir="{tmp_path}/a, b c"',
+        "hydra.sweep.subdir=${freeze_mode.name}/${hydra.job.override_dirname}",
+    )
+    arguments = [
+        sys.executable,
+        str(CHECKOUT / "train.py"),
+        *small,
+        *where,
+        "freeze=head,full",
+        f"hydra/launcher={launcher}",
+    ]
+    told = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, env=told, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = run_folders.of(tmp_path / "a, b c")
+    assert [run.parent.name for run in runs] == ["head", "full"] and all("freeze=" in run.name for run in runs)
+    assert all((run / "plan.json").is_file() for run in runs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b c"]
+    assert [result.status for result in gather.read(runs[0]).results] == ["PLANNED", "PLANNED"]

@@ -212,3 +212,16 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be_and_later_lines_are_not_
     shown = screen(40, out)
     shown.table(grid())
     assert "standard" in out.getvalue() and shown.console.width == 40
+
+
+def test_a_narrow_terminal_shows_every_number_of_the_table_and_every_stage_of_the_plan():
+    out = Terminal()
+    shown = screen(40, out)
+    shown.table(grid())
+    shown.plan(plan())
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 40 and "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert text.count("test 90.00% ±1.41") + text.count("val 91.00% ±1.41") >= 8, text
+    for stage in plan().phases[0].stages:
+        assert f"stage {stage.stage}, parameters {stage.parameters:,}" in text

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from frostline import streams
 from frostline.results import Result, cells, percent, varying
-from frostline.tables import cells_table, duration, facts, plan_table, unfinished, width
+from frostline.tables import as_lines, cells_table, duration, facts, least_width, plan_table, unfinished, width
 
 if TYPE_CHECKING:
     from frostline.plan import Plan
@@ -69,7 +69,7 @@ class Screen:
     def plan(self, plan: Plan) -> None:
         """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
         self.console.print(facts(plan))
-        self.console.print(plan_table(plan))
+        self.show(plan_table(plan))
 
     @contextmanager
     def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:
@@ -128,13 +128,17 @@ class Screen:
         """Print a sweep's cells, best first by validation accuracy, then a line for every run that did not finish."""
         done = [cell for cell in cells(results) if cell.finished]
         if done:
-            self._whole(cells_table(done, varying(results), limit=self.console.width if self._live else None))
+            self.show(cells_table(done, varying(results), limit=self.console.width if self._live else None))
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
                 self.say(unfinished(result))
 
-    def _whole(self, table: Table) -> None:
-        """Print a table; where the output is not a terminal nothing limits its width."""
+    def show(self, table: Table) -> None:
+        """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""
+        if self._live and least_width(table) > self.console.width:
+            for line in as_lines(table):
+                self.say(line)
+            return
         before = self.console.width
         if not self._live:
             self.console.width = max(before, width(table))

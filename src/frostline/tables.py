@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from frostline.results import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, percent, value_text
@@ -147,6 +148,25 @@ def width(table: Table) -> int:
     """Return how many characters wide a table is where nothing limits it."""
     console = Console(width=10_000)
     return Measurement.get(console, console.options, table).maximum
+
+
+def least_width(table: Table) -> int:
+    """Return how many characters wide a table has to be so that no column is cut, folded names aside."""
+    return sum(map(_needed, table.columns)) + 2 * len(table.columns) + 1
+
+
+def _needed(column: Column) -> int:
+    texts = [str(text) for text in (column.header, *column.cells)]
+    whole = texts if column.no_wrap else [word for text in texts for word in text.split()]
+    return column.min_width or max(map(cell_len, whole), default=0)
+
+
+def as_lines(table: Table) -> Iterator[str]:
+    """Yield the rows of a table as text, each value behind its heading, for where it is too wide."""
+    headings = [str(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        pairs = zip(headings, map(str, row), strict=True)
+        yield "  " + ", ".join(f"{heading} {text}" for heading, text in pairs if text)
 
 
 def duration(seconds: float) -> str:

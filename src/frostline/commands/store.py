@@ -60,7 +60,7 @@ def _list(store: Store) -> int:
     items = store.items()
     screen = Screen()
     if items:
-        screen.console.print(store_table(items[::-1]))
+        screen.show(store_table(items[::-1]))
     total = sum(item.size for item in items)
     screen.say(f"{_count(items)} in {store.folder}: {_size(total)} of {_size(store.budget)} (store.budget_gb)")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -169,3 +171,12 @@ def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launche
     assert all((run / "plan.json").is_file() for run in runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b c"]
     assert [result.status for result in gather.read(runs[0]).results] == ["PLANNED", "PLANNED"]
+
+
+@pytest.mark.parametrize("typed", ["seed=range(0)", "freeze=glob(x*)", "lr=range(3,1)"])
+def test_what_stands_for_no_value_is_refused(typed):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
+            hydra_keys.require_points(parser.parse_overrides(["epochs=1,2", typed]))
+        hydra_keys.require_points(parser.parse_overrides(["freeze=glob(h*)", "seed=range(1)", "lr=1"]))

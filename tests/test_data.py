@@ -18,6 +18,8 @@ from small import load_data
 DIGITS: data.Request = {
     "source": "digits",
     "root": "data",
+    "layout": "auto",
+    "missing_classes": "refuse",
     "download": False,
     "splits": {},
     "val_fraction": 0.2,

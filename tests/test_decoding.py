@@ -180,6 +180,8 @@ def request(root: Path, **changes: Any) -> data.Request:
     return {
         "source": "folder",
         "root": str(root),
+        "layout": "auto",
+        "missing_classes": "refuse",
         "download": False,
         "splits": {},
         "val_fraction": 0.2,
@@ -240,10 +242,10 @@ def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken
     for split in splits:
         for index, pixels in zip(split.ids.tolist(), split.pixels, strict=True):
             assert pixels[1, 0, 0] == 20 * int(files[index].stem[-1])
-    for name in BROKEN:
+    for number, name in enumerate(BROKEN):
         path = broken / "dog" / name
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        Image.new("RGB", (20, 14)).save(path, format="PNG")
+        Image.new("RGB", (20, 14), (number, 0, 0)).save(path, format="PNG")
     whole = load(broken, store)
     for split, other in zip(splits, (whole.train, whole.val, whole.test), strict=True):
         assert set(split.ids.tolist()) <= set(other.ids.tolist())

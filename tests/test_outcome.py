@@ -16,7 +16,14 @@ from frostline.data import Split
 def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     labels = torch.tensor([0, 1, 0, 1])
     pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    test = Split(pixels, torch.full((4, 2), 8, dtype=torch.int32), labels, torch.arange(4) * 3, "")
+    test = Split(
+        pixels,
+        torch.full((4, 2), 8, dtype=torch.int32),
+        labels,
+        torch.arange(4) * 3,
+        torch.zeros(4, 32, dtype=torch.uint8),
+        "",
+    )
     before = os.umask(0o022)
     try:
         outcome.write(tmp_path, torch.eye(2)[[0, 1, 1, 1]], test, ("cat", "dog"))

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -40,8 +41,17 @@ def labels(split: str) -> list[int]:
     return [index % 2 for index in range(COUNTS[split])]
 
 
+_numbers = count()
+
+
 def array(label: int, size: tuple[int, int]) -> np.ndarray:
-    return np.full((*size[::-1], 3), colour(label), dtype=np.uint8)
+    return numbered(np.full((*size[::-1], 3), colour(label), dtype=np.uint8))
+
+
+def numbered(pixels: np.ndarray) -> np.ndarray:
+    """Make the last pixel say which picture it is, since equal ones would stay together."""
+    pixels[-1, -1] = next(_numbers) % 256
+    return pixels
 
 
 def picture(file: Path, label: int, size: tuple[int, int] = (20, 14)) -> None:
@@ -81,12 +91,12 @@ def cifar100(root: Path) -> None:
 
 def mnist(root: Path, name: str = "MNIST") -> None:
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        folder, count = root / name / "raw", COUNTS[split]
+        folder, number = root / name / "raw", COUNTS[split]
         folder.mkdir(parents=True, exist_ok=True)
-        images = np.stack([np.full((28, 28), grey(label), dtype=np.uint8) for label in labels(split)])
-        header = np.array([0x803, count, 28, 28], dtype=">i4").tobytes()
+        images = np.stack([numbered(np.full((28, 28), grey(label), dtype=np.uint8)) for label in labels(split)])
+        header = np.array([0x803, number, 28, 28], dtype=">i4").tobytes()
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        header = np.array([0x801, count], dtype=">i4").tobytes()
+        header = np.array([0x801, number], dtype=">i4").tobytes()
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + bytes(labels(split)))
 
 
@@ -288,9 +298,9 @@ def test_arguments_that_do_not_fit_are_answered_in_one_line(changes: dict[str, A
 
 
 def test_a_folder_with_splits_of_its_own(tmp_path: Path):
-    for split, count in (("train", 3), ("validation", 2), ("test", 1)):
+    for split, number in (("train", 3), ("validation", 2), ("test", 1)):
         for label, name in enumerate(("zebra", "Ant")):
-            for index in range(count):
+            for index in range(number):
                 picture(tmp_path / split / name / f"{index}.png", 1 - label)
     (tmp_path / "train" / ".cache").mkdir()
     found = load_data(**request("image_folder", root=str(tmp_path)))
@@ -300,9 +310,9 @@ def test_a_folder_with_splits_of_its_own(tmp_path: Path):
 
 
 def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(tmp_path: Path):
-    for split, count in (("Train", 5), ("VAL", 3)):
+    for split, number in (("Train", 5), ("VAL", 3)):
         for label, name in enumerate(("a", "b")):
-            for index in range(count):
+            for index in range(number):
                 picture(tmp_path / split / name / f"{index}.png", label)
     found = load_data(**request("image_folder", root=str(tmp_path)))
     assert found.classes == ("a", "b") and len(found.val) == 6

@@ -16,14 +16,19 @@ from pathlib import Path
 from frostline import environment
 
 DECIDE_NONE = {
+    "classnames": "what classes are called",
     "codehash": "makes keys",
     "config": "the settings that decide something stand in the key",
     "data": "the digest of a split's pixels, sizes and ids stands in the key",
+    "duplicates": "which pictures are alike, of those that stand in the key",
     "entries": "what is read is what was written, by its checksums",
     "environment": "threads, determinism, precision, device and libraries stand in the key",
     "evaluation": "hands out batches; pixels are decoded one by one, and features computed in batches of one size",
+    "findings": "what people should know",
     "hashing": "makes keys",
     "interrupts": "when something stops, not what it gives",
+    "layouts": "which folder is which; the files stand in the key",
+    "leftovers": "what is no picture",
     "mapped": "where bytes lie",
     "prefetch": "when something is fetched, not what",
     "ragged": "where bytes lie",

@@ -160,6 +160,11 @@ class DataConfig:
     """Class name in `torchvision.datasets`, or `digits`, `glyphs`, `folder`."""
     root: str
     """Folder that holds the data."""
+    layout: str
+    """How a folder of pictures is read: `classes`, one folder each; `splits` such as train and test, with the classes
+    in them or within each class; `auto` as its names say, which asks where they say two things."""
+    missing_classes: str
+    """`refuse`, or `ok` where a folder's val or test may lack pictures of some classes."""
     download: bool
     """Let torchvision download what is missing."""
     splits: dict[str, dict[str, Any]]

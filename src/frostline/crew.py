@@ -119,11 +119,18 @@ def _override(key: str, value: str) -> str:
 
 
 def check(configs: Sequence[Config]) -> dict[str, dict[str, str]]:
-    """Raise the `UserError` of the first config that cannot run; return what `auto` means on each device, by key."""
+    """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
+
+    Returns what `auto` means on each device, by key.
+    """
     from frostline import environment, setup  # imports torch
 
+    told: set[str] = set()
     for config in configs:
-        setup.check(config)
+        for finding in setup.check(config):
+            if finding.about not in told:
+                job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
+                told.add(finding.about)
     return {config.device: environment.meaning_of_auto(config.device) for config in configs}
 
 

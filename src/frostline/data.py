@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from frostline import duplicates, findings, leftovers
 from frostline.config import UserError, user_error
 from frostline.decoding import Progress
+from frostline.findings import Finding
 from frostline.mapped import Rows
 from frostline.pixel_cache import Decoded, PixelCache, Sight
 from frostline.pixels import CONVERSIONS
@@ -30,6 +33,8 @@ class Request(TypedDict):
 
     source: str
     root: str
+    layout: str
+    missing_classes: str
     download: bool
     splits: Mapping[str, Mapping[str, Any]]
     val_fraction: float
@@ -83,6 +88,8 @@ class Data:
     """Whether random crops of the training images are shown."""
     reduced_to: int | None
     """The shorter side in pixels of what these are cut from, where the originals have more."""
+    findings: tuple[Finding, ...]
+    """What a person should know before anything trains."""
 
     @property
     def cut_from(self) -> str:
@@ -125,6 +132,8 @@ def _divide(request: Request) -> dict[str, Part]:
     found = open_splits(
         source=request["source"],
         root=_root(request),
+        layout=request["layout"],
+        missing_classes=request["missing_classes"],
         download=request["download"],
         splits=request["splits"],
         options=request["options"],
@@ -155,8 +164,9 @@ def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: 
     counts = _conversions([(good[name], decoded[name]) for name in names]) | _left_out(sources.values())
     if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
         counts["skipped"] = skipped
+    told = (*_found(sources.values()), *_findings(good, {"train": train, "val": val, "test": test}))
     fingerprint, crops = _fingerprint((train, val, test), classes), sight.side is not None
-    return Data(train, val, test, classes, fingerprint, counts, crops, decoded["train"].reduced_to)
+    return Data(train, val, test, classes, fingerprint, counts, crops, decoded["train"].reduced_to, told)
 
 
 def _without(part: Part, bad: Mapping[int, str]) -> Part:
@@ -210,6 +220,32 @@ def _left_out(sources: Iterable[Source]) -> dict[str, int]:
     for source in sources:
         counts.update(source.left_out)
     return {name: count for name, count in counts.items() if count}
+
+
+def _found(sources: Iterable[Source]) -> Iterator[Finding]:
+    """Yield what is told of whole sources: what they left out."""
+    suffixes = Counter[str]()
+    for source in sources:
+        yield from source.findings
+        suffixes.update(source.suffixes)
+    if (told := leftovers.told(suffixes)) is not None:
+        yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
+
+
+def _findings(parts: Mapping[str, Part], splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Yield what is told of pictures and classes in the splits."""
+    labels = {name: split.labels for name, split in splits.items()}
+    classes = parts["train"].source.classes
+    yield from findings.of_classes(labels, classes)
+    shown = {
+        name: duplicates.Shown(split.digests, split.labels, partial(_name, parts[name]))
+        for name, split in splits.items()
+    }
+    yield from duplicates.find(shown, classes)
+
+
+def _name(part: Part, row: int) -> str:
+    return part.source.name(int(part.ids[row]))
 
 
 def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:

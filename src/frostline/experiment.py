@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from frostline import (
+    duplicates,
     environment,
     hashing,
     heartbeat,
@@ -55,6 +56,7 @@ def run(
         draft.begin(learner.still)
         progress = learn(setup, learner, images, guard, folder, previous, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft)
+    without = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -65,6 +67,7 @@ def run(
         "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
         "cost/trainable_parameters": float(plan.trainable_parameters),
         "cost/backbone_images": float(images.seen),
+        **without,
     }
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say)
@@ -102,6 +105,8 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     record.tag("frostline.data", json.dumps(setup.data.counts))
     if approximated := approximations(setup):
         record.tag("frostline.approximation", "; ".join(approximated))
+    if setup.data.findings:
+        outcome.write_json(folder / "findings.json", [asdict(finding) for finding in setup.data.findings])
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},

@@ -77,6 +77,8 @@ class Model:
     """Of the weights file, as hex; None from scratch and on the meta device."""
     loaded: str | None
     """What was read of the weights file, in a line: where it was, whether the head is new; None as above."""
+    trained_for: tuple[str, ...] | None = None
+    """The classes that a weights file says it was trained for."""
 
 
 def build(
@@ -109,8 +111,9 @@ def build(
     with _Weightless() if meta else _seeded(seed, "init", "head"):
         head = _head_like(module.get_submodule(structure.head), num_classes)
     module.set_submodule(structure.head, head.to(memory_format=memory_format))
-    read = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
-    return Model(name, module, structure, spec, *read)
+    digest, loaded = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
+    known = files.metadata_of(source).get("classes") if isinstance(source, Path) else None
+    return Model(name, module, structure, spec, digest, loaded, tuple(known) if known is not None else None)
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from simplejpeg import decode_jpeg
 from torch import Tensor
 
-from frostline import icc
+from frostline import icc, leftovers
 from frostline.image_formats import SUFFIXES, candidates
 from frostline.levels import FULL, TOP, Levels, Values, finite
 
@@ -74,14 +75,14 @@ class Listing:
     """Everything that is called like a picture, sorted, and folders that cannot be listed."""
     hidden: int = 0
     """Files and folders left out since their names begin with a dot, macOS `._*` among them."""
-    other: int = 0
-    """Files left out since they are not called like a picture."""
+    other: Counter[str] = field(default_factory=Counter)
+    """Files left out since they are not called like a picture, by `leftovers.kind`."""
 
 
 def survey(folder: Path) -> Listing:
     """Return what lies below `folder`, links to folders followed once, and never back to a folder that it lies in."""
     files: list[Path] = []
-    hidden, other = 0, 0
+    hidden, other = 0, Counter[str]()
     seen = {_identity(above) for above in folder.resolve().parents}
 
     def unlisted(error: OSError) -> None:
@@ -98,7 +99,7 @@ def survey(folder: Path) -> Listing:
         seen.add(identity)
         pictures = [place / name for name in (*visible, *folders) if name.lower().endswith(SUFFIXES)]
         files += pictures
-        other += sum(not name.lower().endswith(SUFFIXES) for name in visible)
+        other.update(leftovers.kind(name) for name in visible if not name.lower().endswith(SUFFIXES))
     return Listing(sorted(files), hidden, other)
 
 

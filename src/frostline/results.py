@@ -14,6 +14,8 @@ from typing import Any
 
 VAL = "best/val_accuracy"
 TEST = "test/accuracy"
+SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
+"""How many test images are in train, too, and the accuracy on the others."""
 SECONDS = "cost/train_seconds"
 PARAMETERS = "cost/trainable_parameters"
 IMAGES = "cost/backbone_images"

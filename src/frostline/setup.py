@@ -10,10 +10,23 @@ from typing import Any, cast
 
 import torch
 
-from frostline import credentials, data, environment, freezing, lookup, models, optim, outcome, timeline, tracking
+from frostline import (
+    credentials,
+    data,
+    environment,
+    findings,
+    freezing,
+    lookup,
+    models,
+    optim,
+    outcome,
+    timeline,
+    tracking,
+)
 from frostline.augment import Policy, stored_side
 from frostline.config import Config, UserError, user_error
 from frostline.data import BadPictures, Data
+from frostline.findings import Finding
 from frostline.freezing import Phase
 from frostline.models import InputSpec, Model
 from frostline.pixel_cache import Sight
@@ -248,8 +261,11 @@ def describe(setup: Setup, name: str) -> Plan:
     )
 
 
-def check(config: Config) -> None:
-    """Raise the `UserError` that a run would meet before its first step; every picture is decoded and so looked at."""
+def check(config: Config) -> list[Finding]:
+    """Return what is to be told of the data and weights before anything trains; every picture is decoded and looked at.
+
+    Raises the `UserError` that a run would meet before its first step.
+    """
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
     with tempfile.TemporaryDirectory() as folder:
@@ -260,6 +276,7 @@ def check(config: Config) -> None:
     batches = timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
+    return [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

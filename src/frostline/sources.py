@@ -11,10 +11,10 @@ import hashlib
 import inspect
 import json
 import os
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
-from frostline import codehash
+from frostline import codehash, duplicates
+from frostline.classnames import check_classes, check_names
 from frostline.config import user_error
-from frostline.pixels import is_hidden, open_image, survey
-
-_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Commands to a terminal, and bytes that are not UTF-8, as Python has them."""
+from frostline.findings import Finding
+from frostline.layouts import lay_out, printable, some
+from frostline.pixels import Listing, open_image, survey
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,29 @@ class Source:
     """sha256 (hex) that stands for all pictures of the split, or None where decoding them takes no time."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files are not pictures by their names: `hidden`, `other`."""
+    suffixes: Mapping[str, int] = field(default_factory=dict)
+    """The `other` files, by suffix."""
+    twins: Callable[[], Tensor] | None = None
+    """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
+    findings: tuple[Finding, ...] = ()
+    """What is to be told of where the pictures come from."""
 
 
 def open_splits(
-    *, source: str, root: Path, download: bool, splits: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]
+    *,
+    source: str,
+    root: Path,
+    layout: str,
+    missing_classes: str,
+    download: bool,
+    splits: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
 ) -> dict[str, Source]:
     """Return the splits that the source has of its own, at least `train`, without decoding any picture.
 
     `source` is `digits`, `glyphs`, `folder` or the name of a dataset class of `torchvision.datasets`; `splits` and
-    `options` are keyword arguments for the latter. Raises `UserError` where files are missing or do not fit.
+    `options` are keyword arguments for the latter, `layout` and `missing_classes` are for folders. Raises `UserError`
+    where files are missing or do not fit.
     """
     if source not in ("digits", "glyphs", "folder"):
         kind = _class(source)
@@ -74,7 +88,7 @@ def open_splits(
         return {"train": _glyphs(options)}
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
-    return _folder(root) if source == "folder" else {"train": _digits()}
+    return _folder(root, layout, missing_classes) if source == "folder" else {"train": _digits()}
 
 
 def _digits() -> Source:
@@ -88,6 +102,7 @@ def _digits() -> Source:
         classes=tuple(map(str, range(10))),
         read=lambda index: Image.fromarray(grey[index]),
         name="digit {}".format,
+        twins=lambda: duplicates.of_rows(grey),
     )
 
 
@@ -126,6 +141,7 @@ def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping
         hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
         raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
     labels = _labels(name, dataset)
+    rows = _rows(dataset)
     names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
     files = _files(dataset)
     return Source(
@@ -134,6 +150,7 @@ def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping
         read=lambda index: dataset[index][0],
         name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
         identity=_hash([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+        twins=_twins(rows, files),
     )
 
 
@@ -145,6 +162,19 @@ def _files(dataset: Any) -> list[Path]:
             if all(isinstance(item, str | Path) for item in first) and Path(first[0]).is_absolute():
                 return [Path(item) for item in first]
     return []
+
+
+def _twins(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Tensor] | None:
+    if rows is not None:
+        return lambda: duplicates.of_rows(rows)
+    return (lambda: duplicates.of_files(files)) if files else None
+
+
+def _rows(dataset: Any) -> NDArray[Any] | None:
+    """Return the pictures as the dataset has them in memory, a row each, if it has."""
+    data = getattr(dataset, "data", None)
+    whole = isinstance(data, np.ndarray | Tensor) and len(data) == len(dataset)
+    return np.ascontiguousarray(data) if whole else None
 
 
 def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
@@ -180,54 +210,44 @@ def _labels(name: str, dataset: Any) -> Tensor:
     return labels
 
 
-def _folder(root: Path) -> dict[str, Source]:
-    """One folder per class in `root`, or in each of its subfolders train, val (valid, validation) and test."""
+def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
+    """Return the splits that a folder is laid out in, or `train` alone; a split may lack classes if that is `ok`."""
     if not root.is_dir():
         raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
-    tops = _split_folders(root) or {"train": root}
-    found = {split: _labelled(top, root) for split, top in tops.items()}
-    if (count := len(found["train"].classes)) < 2:
-        raise user_error(
-            "data.root", tops["train"], f"a folder of pictures for each of two or more classes, found {count}"
-        )
-    for split, source in found.items():
-        if odd := sorted(set(source.classes) ^ set(found["train"].classes)):
-            raise user_error("data.root", root, f"the same classes in train and {split}; they differ in {_some(odd)}")
-    return found
+    found = lay_out(root, layout)
+    listed: dict[str, dict[str, Listing]] = {}
+    for split, folders in found.classes.items():
+        check_names(folders, root)
+        listed[split] = {name: survey(folder) for name, folder in folders.items()}
+        empty = [name for name, listing in listed[split].items() if not listing.files]
+        if empty and (split == "train" or missing == "refuse"):
+            raise user_error("data.root", root, f"pictures in every class folder, but none in {some(empty)} of {split}")
+    classes = tuple(listed["train"])
+    if len(classes) < 2:
+        expected = f"a folder of pictures for each of two or more classes, found {len(classes)}"
+        raise user_error("data.root", root, expected)
+    sources = {}
+    for split, listings in listed.items():
+        full = [name for name, listing in listings.items() if listing.files]
+        check_classes(split, full, classes, root, missing)
+        sources[split] = _labelled(listings, classes, root)
+    return {**sources, "train": replace(sources["train"], findings=found.findings)}
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split, in whatever letter case, or nothing where `root` holds those of classes.
-
-    It holds splits if it has a train folder with folders of its own.
-    """
-    below = _subfolders(root)
-    tops = {split: [top for top in below if top.name.lower() in names] for split, names in _FOLDERS.items()}
-    if not any(map(_subfolders, tops["train"])):
-        if below and len(below) == len(tops["val"] + tops["test"]) and any(map(_subfolders, below)):
-            raise user_error("data.root", root, f"a folder train beside {_some(top.name for top in below)}")
-        return {}
-    for split, several in tops.items():
-        if len(several) > 1:
-            raise user_error("data.root", root, f"one folder for {split}, not {_some(top.name for top in several)}")
-    return {split: found[0] for split, found in tops.items() if found}
-
-
-def _labelled(top: Path, root: Path) -> Source:
-    """Return the classes in `top`; pictures are named by their place in `root`."""
-    found = {folder.name: survey(folder) for folder in _subfolders(top)}
-    if odd := [name for name in found if _NO_TEXT.search(name)]:
-        raise user_error("data.root", top, f"class folders whose names are text in UTF-8, not {_some(odd)}")
-    if empty := [name for name, listing in found.items() if not listing.files]:
-        raise user_error("data.root", top, f"pictures in every class folder, but none in {_some(empty)}")
-    flat = [(file, label) for label, listing in enumerate(found.values()) for file in listing.files]
+def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
+    """Return the pictures of a split; they are named by their place in `root`."""
+    flat = [(file, classes.index(name)) for name, listing in listings.items() for file in listing.files]
+    files = [file for file, _ in flat]
+    other = sum((listing.other for listing in listings.values()), Counter[str]())
     return Source(
         labels=torch.tensor([label for _, label in flat], dtype=torch.int64),
-        classes=tuple(found),
-        read=lambda index: open_image(flat[index][0]),
-        name=lambda index: printable(str(flat[index][0].relative_to(root))),
-        identity=_hash(_manifest([file for file, _ in flat], top)),
-        left_out={kind: sum(getattr(listing, kind) for listing in found.values()) for kind in ("hidden", "other")},
+        classes=tuple(classes),
+        read=lambda index: open_image(files[index]),
+        name=lambda index: printable(str(files[index].relative_to(root))),
+        identity=_hash(_manifest(files, root)),
+        left_out={"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()},
+        suffixes=other,
+        twins=lambda: duplicates.of_files(files),
     )
 
 
@@ -246,18 +266,3 @@ def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
 
 def _hash(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if path.is_dir() and not is_hidden(path.name))
-
-
-def printable(name: str) -> str:
-    """Return a file's name with escapes for what is no text, ends a line or commands a terminal."""
-    return _NO_TEXT.sub(lambda sign: ascii(sign[0])[1:-1], name)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(map(printable, names))
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

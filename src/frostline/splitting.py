@@ -1,4 +1,7 @@
-"""Which pictures of a source are for training, validation and test: stratified, and by each picture's id alone."""
+"""Which pictures of a source are for training, validation and test: stratified, and by each picture's id alone.
+
+Pictures that are alike byte for byte come to the same split: what was learnt by heart is no test.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.config import user_error
+from frostline.config import UserError, user_error
 from frostline.randomness import address, uniform
 from frostline.sources import Source
 
@@ -38,23 +41,54 @@ def divide(
 ) -> dict[str, Part]:
     """Return `train`, `val` and `test` of the splits that a source has, `train` at least.
 
-    What is missing is taken from train, first test, then val; then `fraction` and `limit` shrink train. Raises
-    `UserError` where that leaves no image for a split, or not one of every class for train.
+    What is missing is taken from train, first test, then val, copies of one picture together; then `fraction` and
+    `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every class for
+    train.
     """
     parts = {name: Part(source, torch.arange(len(source.labels))) for name, source in sources.items()}
+    train = sources["train"]
+    twins = train.twins() if train.twins is not None and not {"test", "val"} <= set(sources) else None
     for name, share in (("test", test_fraction), ("val", val_fraction)):
         if name not in parts:
-            parts[name], parts["train"] = _split_off(parts["train"], name, share, seed)
+            parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, twins)
     return {**parts, "train": _shrink(parts["train"], seed, fraction, limit)}
 
 
-def _split_off(part: Part, name: str, fraction: float, seed: int) -> tuple[Part, Part]:
-    """Return a stratified `fraction` of the pictures, and the rest, which keeps at least one of every class."""
+def _split_off(part: Part, name: str, fraction: float, seed: int, twins: Tensor | None) -> tuple[Part, Part]:
+    """Return a stratified `fraction` of the pictures, and the rest, which keeps at least one of every class.
+
+    Pictures that are `twins`, `(N,)` int64, have the same number there and stay together.
+    """
     counts = part.labels.bincount()
-    chosen = _choose(part, _quotas(counts, round(fraction * len(part.ids)), counts - 1), address(seed, "split", name))
+    quotas = _quotas(counts, round(fraction * len(part.ids)), counts - 1)
+    address_of = address(seed, "split", name)
+    alone = twins is None or len(twins[part.ids].unique()) == len(part.ids)
+    chosen = (
+        _choose(part, quotas, address_of) if alone or twins is None else _choose_groups(part, quotas, address_of, twins)
+    )
     if not chosen.any():
-        raise user_error(f"data.{name}_fraction", fraction, f"a fraction that leaves at least one image for {name}")
-    return Part(part.source, part.ids[chosen]), Part(part.source, part.ids[~chosen])
+        raise _too_few(part, name, fraction, quotas)
+    rest = Part(part.source, part.ids[~chosen])
+    if lost := sorted(set(part.labels.tolist()) - set(rest.labels.tolist())):
+        names = ", ".join(part.source.classes[label] for label in lost[:5])
+        raise user_error(
+            f"data.{name}_fraction", fraction, f"pictures of {names} for train that are no copies of those of {name}"
+        )
+    return Part(part.source, part.ids[chosen]), rest
+
+
+def _too_few(part: Part, name: str, fraction: float, quotas: Tensor) -> UserError:
+    """Return the error for a split that would get no picture: since too few are asked for, or too few are there."""
+    key, counts = f"data.{name}_fraction", part.labels.bincount()
+    if quotas.any():
+        return user_error(key, fraction, f"pictures that are no copies of each other, some of them for {name}")
+    if int(counts.max()) > 1:
+        return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
+    singles = [part.source.classes[label] for label in counts.nonzero()[:, 0].tolist()]
+    named = ", ".join(singles[:5]) + (f" and {len(singles) - 5} more" if len(singles) > 5 else "")
+    return user_error(
+        key, fraction, f"at least two pictures of some class, one of them for {name}, but {named} have one"
+    )
 
 
 def _shrink(part: Part, seed: int, fraction: float, limit: int | None) -> Part:
@@ -92,3 +126,24 @@ def _choose(part: Part, quotas: Tensor, seed: int) -> Tensor:
     chosen = torch.empty(len(order), dtype=torch.bool)
     chosen[order] = rank < quotas[part.labels[order]]
     return chosen
+
+
+def _choose_groups(part: Part, quotas: Tensor, seed: int, twins: Tensor) -> Tensor:
+    """Return `(N,)` bool like `_choose`, but whole groups of twins: those that bring each class nearest to its quota.
+
+    A group counts for the class of its first picture. One group of every class is not chosen.
+    """
+    _, group = twins[part.ids].unique(return_inverse=True)
+    sizes = group.bincount()
+    first = torch.full_like(sizes, len(part.ids)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
+    labels = part.labels[first]
+    order = uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True).tolist()
+    taken, left = torch.zeros_like(quotas).tolist(), labels.bincount(minlength=len(quotas)).tolist()
+    chosen = torch.zeros(len(sizes), dtype=torch.bool)
+    for number, label, size in zip(order, labels[order].tolist(), sizes[order].tolist(), strict=True):
+        short = int(quotas[label]) - taken[label]
+        if left[label] > 1 and short > 0 and (size < 2 * short or taken[label] == 0):
+            chosen[number] = True
+            taken[label] += size
+            left[label] -= 1
+    return chosen[group]

@@ -63,6 +63,8 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),
     ("schedule.span", ("phase", "run")),
     ("augment.crop", ("none", "random_resized", "pad")),
+    ("data.layout", ("auto", "classes", "splits")),
+    ("data.missing_classes", ("refuse", "ok")),
     ("freeze_mode.norm_stats", ("learn", "frozen")),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.contest import PLAIN, Contender, Contest, contests
 from frostline.edges import both, edges
-from frostline.results import IMAGES, SECONDS, TEST, Cell, Result, named, value_text, varying
+from frostline.results import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Cell, Result, named, value_text, varying
 from frostline.suggest import command
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def verdict(contest: Contest) -> str:
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else _next_step(contest, contest.difference, tuned)),
+        *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(found[:2], tuned)),
         *([] if coming else edges(key, found[:2], results, tuned)),
         *_budget(found),
@@ -93,6 +94,18 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
         )
     head = "A tie" if outcome == "tie" else "Undecided"
     return f"{head}: {one} {scores[0]}, {two} {scores[1]} on the test split {gap}{cost}."
+
+
+def _without_shared(found: Sequence[Contender]) -> list[str]:
+    """Return how the first contenders do on the test images that are not in train, too, where some are."""
+    if not (count := found[0].cell.mean(SHARED)) > 0:
+        return []
+    digits = _digits(found[0].cell)
+    scores = [100 * one.cell.mean(WITHOUT) for one in found]
+    if not all(score == score for score in scores):  # nan where no other image is left
+        return ["Every test image is in train, too: this says nothing of new images."]
+    each = " against ".join(f"{score:.{digits}f}%" for score in scores)
+    return [f"Without the {count:,.0f} test images that are in train, too, it is {each}."]
 
 
 def _digits(cell: Cell) -> int:
@@ -219,7 +232,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
         return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
     modes = [only.value, "head" if only.value == "full" else "full"]
     again = command(only.cell.finished[0], {"freeze_mode": modes})
-    return f"{score}; nothing was there to compare it with. Try: `{again}`."
+    aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
+    return f"{score}; nothing was there to compare it with.{aside} Try: `{again}`."
 
 
 def _capital(text: str) -> str:

@@ -93,11 +93,15 @@ def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
 
 def _pictures(folder: Path) -> list[Path]:
     from frostline.image_formats import SUFFIXES
-    from frostline.pixels import list_images
+    from frostline.leftovers import told
+    from frostline.pixels import survey
 
-    if not (files := list_images(folder)):
+    found = survey(folder)
+    if left := told(found.other):
+        print(f"frostline: {folder}: {left}", file=sys.stderr)
+    if not found.files:
         raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
-    return files
+    return found.files
 
 
 def _write_csv(rows: Iterator[tuple[Path, dict[str, float]]], top: int, out: TextIO) -> None:

@@ -1,0 +1,213 @@
+"""Folders of strangers are read as they were meant, or their owner is asked: no split is taken for a class."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from itertools import count
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from frostline import crew, data, leftovers, setup
+from frostline.commands import predict
+from frostline.config import UserError
+from frostline.data import Data
+from frostline.layouts import Layout, lay_out, roles_of
+from frostline.pixels import survey
+from small import compose, load_data
+from test_sources import request
+
+NUMBERS = count()
+
+
+def pictures(root: Path, *places: str, each: int = 3) -> None:
+    """Write pictures that differ from all others into folders."""
+    for place in places:
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for index in range(each):
+            number = next(NUMBERS)
+            Image.new("RGB", (8, 8), (number % 256, number // 256, 9)).save(root / place / f"{index}.png")
+
+
+def within(tops: Iterable[str], classes: str = "abc") -> list[str]:
+    return [f"{top}/{name}" for top in tops for name in classes]
+
+
+def load(root: Path, **changes: object) -> Data:
+    data._last.clear()
+    return load_data(**request("image_folder", root=str(root), pixels="auto", **changes))
+
+
+def places(found: Layout, root: Path) -> dict[str, list[str]]:
+    return {split: [str(top.relative_to(root)) for top in tops.values()] for split, tops in found.classes.items()}
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        {"Training": "train", "Testing": "test"},
+        {"training_set": "train", "test_set": "test"},
+        {"seg_train": "train", "seg_test": "test", "seg_pred": "unlabelled"},
+        {"training": "train", "validation": "val"},
+        {"TRAIN": "train", "dev": "val", "holdout": "test"},
+        {"trainset": "train", "valset": "val", "testSet": "test"},
+        {"train2017": "train", "val2017": "val"},
+        {"birds-train": "train", "birds-eval": "val", "birds-hold-out": "test"},
+        {"imagesTrain": "train", "imagesTest": "test", "unlabeled": "unlabelled"},
+    ],
+)
+def test_splits_are_known_by_their_usual_names(tops: dict[str, str], tmp_path: Path):
+    assert dict(zip(tops, roles_of(list(tops)), strict=True)) == tops
+    known = {split: top for top, split in tops.items() if split != "unlabelled"}
+    pictures(tmp_path, *within(known.values()))
+    assert places(lay_out(tmp_path, "auto"), tmp_path) == {split: within([top]) for split, top in known.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["test_tube", "flask"],
+        ["train_station", "bus_stop"],
+        ["bullet train", "steam train"],
+        ["mask", "no_mask"],
+        ["valid", "invalid"],
+        ["with_mask", "without_mask"],
+        ["plane", "train"],
+    ],
+)
+def test_names_of_things_are_classes(names: list[str], tmp_path: Path):
+    pictures(tmp_path, *names)
+    assert places(lay_out(tmp_path, "auto"), tmp_path) == {"train": sorted(names)}
+
+
+def test_folders_without_labels_are_left_out_and_named(tmp_path: Path):
+    pictures(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
+    found = load(tmp_path)
+    assert found.classes == ("a", "b", "c") and len(found.test) == 9
+    told = [finding.about for finding in found.findings]
+    assert any("seg_pred with 3 pictures is left out" in line for line in told)
+    assert any("extra with 3 pictures is left out" in line for line in told)
+
+
+def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path: Path):
+    pictures(tmp_path, *within(["train"]), "test", each=5)
+    found = load(tmp_path)
+    assert len(found.train) + len(found.val) + len(found.test) == 15
+    assert any("test with 5 pictures is left out" in finding.about for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    "folders, expected",
+    [
+        (["train", "test"], r"train, which are called like splits.*data\.layout=classes"),
+        (within(["images", "annotations"]), r"say data\.root=\S+/images; data\.layout=classes"),
+        (within(["day_one", "day_two"]), r"day_one, day_two \(data\.layout=classes\), or classes a, b, c in"),
+        (within(["a", "b", "c"], ["train", "test"]), r"data\.layout=classes\), .*test, train \(data\.layout=splits"),
+        (["plane", "train/steam", "train/electric"], r"plane, train \(data\.layout=classes\), .*data\.layout=splits"),
+    ],
+)  # fmt: skip
+def test_what_can_be_read_in_two_ways_is_asked_in_one_line(folders: list[str], expected: str, tmp_path: Path):
+    pictures(tmp_path, *folders)
+    with pytest.raises(UserError, match=expected) as raised:
+        load(tmp_path)
+    assert "\n" not in str(raised.value)
+    outer = sorted({folder.split("/")[0] for folder in folders})
+    assert list(lay_out(tmp_path, "classes").classes["train"]) == outer
+
+
+def test_splits_within_each_class_are_read_where_the_key_says_so(tmp_path: Path):
+    pictures(tmp_path, *within("ab", ["train", "Test"]))
+    found = load(tmp_path, layout="splits")
+    assert found.classes == ("a", "b") and len(found.test) == 6
+
+
+def test_layouts_are_checked_names():
+    with pytest.raises(UserError, match=r"data\.layout=split: .*did you mean splits"):
+        compose("data.layout=split")
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        (["Cat", "cat", "dog"], "'Cat' and 'cat'"),
+        (["cat", "cat ", "dog"], "'cat' and 'cat '"),
+        (["caf\u00e9", "cafe\u0301"], r"'cafe\u0301' \(U\+0301\) and 'caf\u00e9' \(U\+00E9\)"),
+    ],
+)
+def test_a_class_with_two_spellings_is_refused(names: list[str], told: str, tmp_path: Path):
+    pictures(tmp_path, *names)
+    with pytest.raises(UserError, match=told):
+        load(tmp_path)
+
+
+def test_letters_are_classes_in_either_case(tmp_path: Path):
+    pictures(tmp_path, "A", "a", each=6)
+    assert load(tmp_path).classes == ("A", "a")
+
+
+def test_names_that_look_alike_in_two_splits_are_told_apart(tmp_path: Path):
+    pictures(tmp_path, "train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b")
+    with pytest.raises(UserError, match=r"\(U\+0301\), .*\(U\+00E9\)"):
+        load(tmp_path)
+
+
+def test_a_class_without_test_pictures_is_allowed_by_a_key_and_told(tmp_path: Path):
+    pictures(tmp_path, *within(["train"]), *within(["test"], "ac"), each=5)
+    (tmp_path / "test" / "b").mkdir()
+    with pytest.raises(UserError, match="none in b of test"):
+        load(tmp_path)
+    (tmp_path / "test" / "b").rmdir()
+    with pytest.raises(UserError, match=r"they differ in b; data\.missing_classes=ok"):
+        load(tmp_path)
+    found = load(tmp_path, missing_classes="ok")
+    assert found.test.labels.bincount().tolist() == [5, 0, 5]
+    assert "test has no pictures of b" in [finding.about for finding in found.findings]
+    shutil.copytree(tmp_path / "test" / "a", tmp_path / "test" / "d")
+    with pytest.raises(UserError, match=r"they differ in b, d$"):
+        load(tmp_path, missing_classes="ok")
+
+
+def test_one_picture_per_class_is_said_so(tmp_path: Path):
+    pictures(tmp_path, "a", "b", each=1)
+    with pytest.raises(UserError, match="at least two pictures of some class, one of them for test, but a, b have one"):
+        load(tmp_path)
+
+
+def test_classes_with_few_pictures_and_one_with_most_are_told(tmp_path: Path):
+    pictures(tmp_path, "a", each=40)
+    pictures(tmp_path, "b", each=1)
+    told = " ".join(finding.about for finding in load(tmp_path).findings)
+    assert "train has one picture of b" in told and "val has no pictures of b" in told
+    assert "of train is a: to say a of every picture" in told
+
+
+def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pictures(tmp_path, "a", "b", each=6)
+    for name in ("1.nef", "2.NEF", "3.webm", "noname", "notes.txt", "Thumbs.db", "LICENSE"):
+        (tmp_path / "a" / name).write_text("x")
+    other = survey(tmp_path / "a").other
+    assert other == {".nef": 2, ".webm": 1, "(no suffix)": 1, ".txt": 1, ".db": 1, "license": 1}
+    found = load(tmp_path)
+    assert found.counts["other"] == 7
+    told = next(finding.about for finding in found.findings if "left out" in finding.about)
+    assert (
+        told.startswith("4 files are left out")
+        and "2 .nef (needs a conversion to PNG or TIFF)" in told
+        and ".txt" not in told
+    )
+    assert leftovers.told({".txt": 3, ".db": 1, "readme": 1}) is None
+    assert len(predict._pictures(tmp_path)) == 12
+    assert told in capsys.readouterr().err
+
+
+def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pictures(tmp_path, "cat", "dog", each=20)
+    (tmp_path / "cat" / "1.nef").write_text("x")
+    configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
+    crew.check(configs)
+    assert capsys.readouterr().out.count("1 .nef") == 1
+    assert len(setup.check(configs[0])) == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from frostline.config import Config, UserError, choices, digest, flatten, semantic, user_error
 from frostline.validation import parse
-from small import plain
+from small import compose, plain
 
 BAD: dict[str, list[Any]] = {
     "lr": [nan, inf, -inf, 0.0, -1.0],
@@ -310,3 +310,12 @@ def test_flatten_keeps_every_leaf() -> None:
 def test_choices_are_what_people_filter_on() -> None:
     expected = {"model": "shufflenet_v2_x0_5", "freeze_mode": "gradual", "optimizer": "sgd", "data": "digits"}
     assert choices(parse(defaults())) == {**expected, "lr": 1e-3, "seed": 0}
+
+
+@pytest.mark.parametrize("word", ["None", "none", "nil", ""])
+@pytest.mark.parametrize("key", ["model.weights", "store.path", "tracking.uri"])
+def test_nothing_is_written_null(key: str, word: str):
+    with pytest.raises(UserError, match=rf"{key}={word}: expected .*; nothing is written null$"):
+        compose(f"{key}='{word}'")
+    assert "null" not in str(user_error("experiment_name", word, "a name"))
+    assert str(user_error("data.limit", word, "a number")).endswith("; nothing is written null")

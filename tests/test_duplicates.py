@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline import duplicates, experiment
+from frostline import duplicates
 from frostline.config import UserError
 from frostline.data import Data
 from frostline.findings import of_weights
@@ -90,10 +90,10 @@ def test_the_same_picture_in_two_splits_is_told_before_training(tmp_path: Path):
     wrong_where_new = torch.where(
         (duplicates.shared(found.test.digests, found.train.digests) < 0)[:, None], 1 - right, right
     )
-    assert duplicates.without_shared(found.test, found.train, wrong_where_new) == {SHARED: 1.0, WITHOUT: 0.0}
-    assert duplicates.without_shared(found.val, found.test, right) == {}
-    assert duplicates.without_shared(found.train, found.train, right[:8]) == {SHARED: 8.0}
-    assert experiment.duplicates is duplicates
+    assert duplicates.without_shared(found.test, found.train, wrong_where_new) == (1, 0.0)
+    told = torch.nn.functional.one_hot(found.val.labels, 2).float()
+    assert duplicates.without_shared(found.val, found.test, told) == (0, 1.0)
+    assert duplicates.without_shared(found.train, found.train, right[:8]) == (8, None)
 
 
 def test_the_verdict_gives_the_accuracy_without_shared_pictures():

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("checkpoint", "hashing"),
         *("models", "families", "weights", "state_dicts", "freezing", "cut", "inference", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
-        "corruptions",
+        *("corruptions", "layouts", "classnames", "duplicates", "findings", "leftovers"),
     ),
     ("store", "entries", "mapped", "room"),
     ("workers",),

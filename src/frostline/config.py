@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 
 class UserError(ValueError):
@@ -28,13 +28,27 @@ _LONGEST = 300  # characters of a value that an error shows
 
 def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
     """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
-    return UserError(f"{key}={_shown(value)}: expected {expected}{_hint(str(value), choices)}")
+    near = "; nothing is written null" if means_null(value) and _optional(key) else _hint(str(value), choices)
+    return UserError(f"{key}={_shown(value)}: expected {expected}{near}")
 
 
 def unknown_key(key: str, value: object) -> UserError:
     """Return the error for a key that the schema does not have, with the nearest one that it has."""
     near = _hint(key, [*_keys(Config), *_GROUPS])
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
+
+
+def means_null(value: object) -> bool:
+    """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
+    return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")
+
+
+def _optional(key: str) -> bool:
+    """Return whether the schema lets `key`, with dots, be null."""
+    hint: Any = Config
+    for part in key.split("."):
+        hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    return type(None) in get_args(hint)
 
 
 def _shown(value: object) -> str:

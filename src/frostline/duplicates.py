@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.findings import Finding, named
-from frostline.results import SHARED, WITHOUT
 
 if TYPE_CHECKING:
     from frostline.data import Split
@@ -58,17 +57,14 @@ def shared(digests: Tensor, others: Tensor) -> Tensor:
     return torch.tensor([place.get(row.tobytes(), -1) for row in digests.numpy()], dtype=torch.int64)
 
 
-def without_shared(test: Split, train: Split, logits: Tensor) -> dict[str, float]:
-    """Return the metrics of the test pictures that train does not have too: nothing where it has none of them.
+def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
+    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
 
     `logits` is `(N, classes)` in the order of `test`.
     """
     new = shared(test.digests, train.digests) < 0
-    count = int((~new).sum())
-    if not count:
-        return {}
     right = (logits.argmax(1) == test.labels)[new]
-    return {SHARED: float(count), **({WITHOUT: right.float().mean().item()} if len(right) else {})}
+    return int((~new).sum()), right.float().mean().item() if len(right) else None
 
 
 @dataclass(frozen=True)

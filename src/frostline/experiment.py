@@ -26,6 +26,7 @@ from frostline.freezing import Guard
 from frostline.learning import handing_over, learn, learner_of
 from frostline.plan import Plan
 from frostline.report import Screen
+from frostline.results import SHARED, WITHOUT
 from frostline.resume import Progress
 from frostline.setup import Setup, assemble, describe
 from frostline.sight import Images, approximations, look
@@ -56,7 +57,7 @@ def run(
         draft.begin(learner.still)
         progress = learn(setup, learner, images, guard, folder, previous, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft)
-    without = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
+    shared, others = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         "best/val_accuracy": progress.best_accuracy,
@@ -67,8 +68,9 @@ def run(
         "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
         "cost/trainable_parameters": float(plan.trainable_parameters),
         "cost/backbone_images": float(images.seen),
-        **without,
     }
+    if shared:
+        metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say)
         outcome.write_json(folder / robustness.FILE, under)

@@ -8,7 +8,7 @@ from math import inf, isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from frostline.config import Config, PhaseConfig, flatten, unknown_key, user_error
+from frostline.config import Config, PhaseConfig, flatten, means_null, unknown_key, user_error
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (
@@ -124,7 +124,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     items = get_args(hint)
     if isinstance(value, list) and items and is_dataclass(items[0]):
         return [_section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
-    if not _fits(hint, value):
+    if not _fits(hint, value) or (type(None) in items and means_null(value)):
         raise user_error(key, value, f"a value of type {getattr(hint, '__name__', hint)}")
     return value
 

@@ -17,7 +17,7 @@ DECIDING = {
     },
     "pixels": {
         *("decoding", "icc", "image_formats", "levels", "pixels", "resample"),
-        *("sources", "glyphs", "randomness"),
+        *("sources", "glyphs", "randomness", "value_range"),
     },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""

@@ -30,6 +30,8 @@ DIGITS: data.Request = {
     "pixels": "auto",
     "skip_bad": False,
     "max_pixels": 10**6,
+    "range": "full",
+    "range_of": "set",
     "options": {},
 }
 

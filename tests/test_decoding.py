@@ -192,6 +192,8 @@ def request(root: Path, **changes: Any) -> data.Request:
         "pixels": "auto",
         "skip_bad": False,
         "max_pixels": 10**6,
+        "range": "full",
+        "range_of": "set",
         "options": {},
         **changes,
     }  # type: ignore[typeddict-item]
@@ -487,3 +489,23 @@ def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
     assert load(tmp_path, store).fingerprint == expected
     assert "kept in memory only" in (said := capsys.readouterr().out) and "No space left" in said
     assert store.items() == []
+
+
+def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path: Path, store: Store):
+    drawn = np.random.default_rng(0)
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for index in range(6):
+            values = drawn.integers(0, 4096, (16, 16)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / kind / f"{index}.png")
+    full = load(tmp_path, store)
+    assert any("data.range=minmax" in finding.about for finding in full.findings)
+    assert any("all 12 pictures are grey" in note for note in [finding.about for finding in full.findings])
+    found = load(tmp_path, store, range="minmax")
+    files = list_images(tmp_path)
+    values = np.stack([np.asarray(Image.open(files[index])) for index in found.train.ids])
+    assert (found.levels.low, found.levels.high) == (values.min(), values.max())
+    assert len(np.unique(full.train.pixels[:].numpy())) == 17 < 200 < len(np.unique(found.train.pixels[:].numpy()))
+    assert not any("data.range=minmax" in note for note in [finding.about for finding in found.findings])
+    again = load(tmp_path, store, range=[found.levels.low, found.levels.high])
+    assert again.fingerprint == found.fingerprint

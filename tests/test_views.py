@@ -15,6 +15,7 @@ from torch import Tensor
 from frostline import evaluation, mapped
 from frostline.augment import Crop
 from frostline.data import Split
+from frostline.levels import FULL
 from frostline.mapped import Rows
 from frostline.ragged import Ragged
 from frostline.resample import CenterCrop
@@ -126,7 +127,7 @@ def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
     def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
         return Crop(torch.tensor([[0.1, 0.2, 0.8, 0.9]]).repeat(len(ids), 1), ids % 2 == 0)
 
-    undecoded = Undecoded(lambda i: Image.fromarray(pictures[i - 70].numpy()), str, torch.arange(70, 75))
+    undecoded = Undecoded(lambda i: Image.fromarray(pictures[i - 70].numpy()), str, torch.arange(70, 75), FULL)
     for cut in (None, crop):
         found = []
         for pixels, budget in ((Ragged(kept, starts, shapes), MUCH), (Ragged(kept, starts, shapes), 0), (undecoded, 0)):
@@ -149,7 +150,7 @@ def test_a_picture_that_can_no_longer_be_read_is_named() -> None:
         raise FileNotFoundError(index)
 
     views = Views(
-        split(Undecoded(read, "cat/{}.png".format, torch.arange(5))),
+        split(Undecoded(read, "cat/{}.png".format, torch.arange(5), FULL)),
         View(CENTER, None, plain),
         *(Room(CPU, 0), torch.contiguous_format),
         **{"view_of": same, "identity": {}},

@@ -200,6 +200,11 @@ class DataConfig:
     """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
     max_pixels: int
     """Largest picture, in pixels, that is decoded: what claims to be larger is reported as bad."""
+    range: Any
+    """What is black and white where values have more than 8 bits: `full` (0 and 65535), `minmax`, `percentile` (0.5 and
+    99.5 of the values), or `[low,high]`. Pictures of 8 bits stay as they are."""
+    range_of: str
+    """`set`: `minmax` and `percentile` are those of the training pictures, for all splits; `picture`: its own."""
     flip: bool
     """Whether a mirrored image keeps its class."""
     options: dict[str, Any]

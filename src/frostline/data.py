@@ -18,6 +18,7 @@ from frostline import duplicates, findings, leftovers
 from frostline.config import UserError, user_error
 from frostline.decoding import Progress
 from frostline.findings import Finding
+from frostline.levels import Levels, of_range
 from frostline.mapped import Rows
 from frostline.pixel_cache import Decoded, PixelCache, Sight
 from frostline.pixels import CONVERSIONS
@@ -45,6 +46,8 @@ class Request(TypedDict):
     pixels: str
     skip_bad: bool
     max_pixels: int
+    range: str | list[float]
+    range_of: str
     options: Mapping[str, Any]
 
 
@@ -88,6 +91,8 @@ class Data:
     """Whether random crops of the training images are shown."""
     reduced_to: int | None
     """The shorter side in pixels of what these are cut from, where the originals have more."""
+    levels: Levels
+    """How values of more than 8 bits were shown."""
     findings: tuple[Finding, ...]
     """What a person should know before anything trains."""
 
@@ -152,21 +157,32 @@ def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: 
     about = request["source"] + ("" if request["source"] == "glyphs" else f" in {request['root']}")
     cache = PixelCache(store, progress, pixels=request["pixels"], max_pixels=request["max_pixels"], about=about)
     sources = {id(part.source): part.source for part in parts.values()}
+    train = parts["train"]
+    levels = of_range(request["range"], request["range_of"])
+    levels = levels or cache.measure_levels(train.source, train.ids, str(request["range"]))
     decoded: dict[str, Decoded] = {}
     for source in sources.values():
         own = {name: part.ids for name, part in parts.items() if part.source is source}
-        decoded |= cache.decode(source, own, sight)
+        decoded |= cache.decode(source, own, sight, levels)
     good = {name: _without(part, decoded[name].bad) for name, part in parts.items()}
     _check_bad(parts, good, decoded, request)
     names = ("train", "val", "test")
-    train, val, test = (_split(good[name], decoded[name]) for name in names)
-    classes = parts["train"].source.classes
-    counts = _conversions([(good[name], decoded[name]) for name in names]) | _left_out(sources.values())
+    pairs = [(good[name], decoded[name]) for name in names]
+    splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
+    counts = _conversions(pairs) | _left_out(sources.values())
     if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
         counts["skipped"] = skipped
-    told = (*_found(sources.values()), *_findings(good, {"train": train, "val": val, "test": test}))
-    fingerprint, crops = _fingerprint((train, val, test), classes), sight.side is not None
-    return Data(train, val, test, classes, fingerprint, counts, crops, decoded["train"].reduced_to, told)
+    shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
+    return Data(
+        **splits,
+        classes=train.source.classes,
+        fingerprint=_fingerprint(splits.values(), train.source.classes),
+        counts=counts,
+        crops=sight.side is not None,
+        reduced_to=decoded["train"].reduced_to,
+        levels=levels,
+        findings=(*_found(sources.values()), *_findings(good, splits), *shown),
+    )
 
 
 def _without(part: Part, bad: Mapping[int, str]) -> Part:
@@ -213,6 +229,13 @@ def _conversions(pairs: Sequence[tuple[Part, Decoded]]) -> dict[str, int]:
     done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part.ids)] for part, decoded in pairs]).long()
     counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
     return {name: count for name, count in counts.items() if count}
+
+
+def _span(pairs: Sequence[tuple[Part, Decoded]]) -> tuple[float, float] | None:
+    """Return the lowest and the highest of all values of more than 8 bits, None where there are none."""
+    spans = torch.cat([decoded.entry.tensors["spans"][decoded.rows(part.ids)] for part, decoded in pairs])
+    known = spans[~spans[:, 0].isnan()]
+    return (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else None
 
 
 def _left_out(sources: Iterable[Source]) -> dict[str, int]:

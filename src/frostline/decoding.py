@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline import environment
+from frostline.levels import FULL, Levels
 from frostline.pixels import at_most, convert, is_passing, tensor_of, why
 from frostline.resample import CenterCrop, center_crop
 from frostline.store import Writer
@@ -37,6 +38,8 @@ class Keep:
     view: CenterCrop | None = None
     side: int | None = None
     """Of what is stored, the shorter side in pixels; what is no larger stays as it is."""
+    levels: Levels = FULL
+    """How values of more than 8 bits are shown."""
 
 
 class Differing(Exception):
@@ -54,6 +57,7 @@ class _Columns:
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
     done: NDArray[np.int16]
+    spans: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class _Job:
     read: Callable[[int], Image.Image]
     keep: _Keeper
     """Returns what is kept of the picture of a row."""
+    levels: Levels
     columns: _Columns
     bad: dict[int, str]
     writer: Writer
@@ -80,19 +85,21 @@ def decode_all(
     """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
 
     The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
-    pixels, all of them) and `done` `(N,)` int16 (see `pixels.convert`); for views and originals `pixels`
-    `(N, 3, H, W)` uint8; for what is stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and
-    `shapes` `(N, 2)` int32, height and width. Those of a broken picture stay zero. An entry without pictures that may
-    be readable another time is not kept. `read(id)` opens a picture. Raises `Differing` for originals of several sizes.
+    pixels, all of them), `done` `(N,)` int16 and `spans` `(N, 2)` float64 (see `pixels.Facts`; NaN for 8 bits); for
+    views and originals `pixels` `(N, 3, H, W)` uint8; for what is stored `pixels` `(bytes,)` uint8, channels last, with
+    `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and width. Those of a broken picture stay zero. An entry
+    without pictures that may be readable another time is not kept. `read(id)` opens a picture. Raises `Differing` for
+    originals of several sizes.
     """
     with at_most(max_pixels):
         columns = _Columns(
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
             done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
+            spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
         )
-        job = _Job(read, _keeper(writer, ids, read, keep), columns, {}, writer)
-        with _keeping_blocks(4 * environment.cores()), _threads() as pool:
+        job = _Job(read, _keeper(writer, ids, read, keep), keep.levels, columns, {}, writer)
+        with _keeping_blocks(4 * environment.cores()), threads() as pool:
             for count in pool.map(partial(_decode_chunk, job, ids), _chunks(len(ids))):
                 progress(count)
     return {"bad": sorted(job.bad.items())}
@@ -105,7 +112,7 @@ def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Imag
         writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8)
         return partial(_view, keep.view)
     if keep.kind == "original":
-        width, height = first_size(ids, read) or (1, 1)
+        width, height = first_size(ids, read, keep.levels) or (1, 1)
         writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
         return partial(_original, (3, height, width))
     if keep.kind == "stored":
@@ -158,7 +165,7 @@ def header_sizes(ids: Sequence[int], read: Callable[[int], Image.Image]) -> list
     def look(chunk: range) -> list[tuple[int, int]]:
         return [_header_size(read, ids[row]) for row in chunk]
 
-    with _threads() as pool:
+    with threads() as pool:
         return [size for sizes in pool.map(look, _chunks(len(ids))) for size in sizes]
 
 
@@ -170,12 +177,12 @@ def _header_size(read: Callable[[int], Image.Image], index: int) -> tuple[int, i
         return (0, 0)
 
 
-def first_size(ids: Sequence[int], read: Callable[[int], Image.Image]) -> tuple[int, int] | None:
+def first_size(ids: Sequence[int], read: Callable[[int], Image.Image], levels: Levels) -> tuple[int, int] | None:
     """Return width and height, upright, of the first picture that can be read; None where there is none."""
     for index in ids:
         try:
             with read(index) as image:
-                return convert(image)[0].size
+                return convert(image, levels)[0].size
         except Exception:  # told when its turn comes
             continue
     return None
@@ -186,7 +193,7 @@ def _chunks(count: int) -> list[range]:
 
 
 @contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
+def threads() -> Iterator[ThreadPoolExecutor]:
     """Give threads, which decode as fast as processes since Pillow lets go of Python's lock; an interrupt ends them."""
     pool = ThreadPoolExecutor(environment.cores())
     try:
@@ -211,7 +218,7 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
     for row in chunk:
         try:
             with job.read(ids[row]) as image:
-                picture, facts = tensor_of(image)
+                picture, facts = tensor_of(image, job.levels)
             kept = job.keep(row, picture)
         except Differing:
             raise
@@ -225,5 +232,6 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
             columns, levels = job.columns, picture.permute(1, 2, 0).contiguous()
             columns.sizes[row] = (picture.shape[2], picture.shape[1])
             columns.done[row] = facts.done
+            columns.spans[row] = (facts.lowest, facts.highest)
             columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
     return len(chunk)

@@ -123,7 +123,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
 
 def draft_of(setup: Setup, folder: Path) -> Draft:
     """Return the file of the best weights, to be written."""
-    facts = models.metadata(setup.model, setup.data.classes)
+    facts = {**models.metadata(setup.model, setup.data.classes), "levels": asdict(setup.data.levels)}
     return Draft(folder / outcome.BEST, setup.model.module.state_dict(), facts)
 
 

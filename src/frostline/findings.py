@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from frostline.levels import FULL, TOP, Levels
+
 _SHOWN = 3
 
 
@@ -69,3 +71,22 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
             mine == theirs,
         )
     ]
+
+
+def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:
+    """Return what is to be told of how `total` pictures are shown, by how many were converted (`pixels.CONVERSIONS`).
+
+    `span` are the lowest and the highest of their values of more than 8 bits, shown by `levels`.
+    """
+    found = []
+    if counts.get("grayscale") == total:
+        found.append(Finding(f"all {total:,} pictures are grey: shown as three equal channels"))
+    deep, cut = counts.get("sixteen_bits", 0), counts.get("deep_colours", 0)
+    if span is not None and levels == FULL and span[1] - span[0] < TOP / 2:
+        told = f"{deep - cut:,} pictures of more than 8 bits use {span[0]:.0f}..{span[1]:.0f} of {TOP}"
+        found.append(Finding(f"{told}: data.range=minmax shows all levels", True))
+    if cut:
+        found.append(Finding(f"of {cut:,} pictures of 16 bits per colour Pillow keeps the upper 8 of each", True))
+    if broken := counts.get("bad_profile"):
+        found.append(Finding(f"the ICC profiles of {broken:,} pictures are broken: taken for sRGB", True))
+    return found

@@ -6,7 +6,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def facts(network: Predictor) -> dict[str, Any]:
     """Return what a program must know to use the network, JSON-able; also what `models.build` reads of a file."""
     return {
         **models.metadata(network.model, network.classes),
+        "levels": asdict(network.levels),
         "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
         "output": "probabilities: float32 (N, classes)",
         "preprocessing": "resize the shorter side, antialiased, to 8 bits; centre crop to size; normalise",

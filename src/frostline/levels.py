@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,17 @@ class Levels:
 
 
 FULL = Levels()
+
+
+def of_record(said: object) -> Levels:
+    """Return the levels that a run has recorded as a mapping of their fields; `ValueError` for anything else."""
+    match said:
+        case {"low": None, "high": None, "of_picture": False}:
+            return FULL
+        case {"low": int() | float() as low, "high": int() | float() as high, "of_picture": bool(of_picture)}:
+            if isfinite(low) and isfinite(high) and (not of_picture or 0 <= low <= high <= 100):
+                return Levels(float(low), float(high), of_picture)
+    raise ValueError("no levels of pictures")
 
 
 def of_range(chosen: str | list[float], of: str) -> Levels | None:

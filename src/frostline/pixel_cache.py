@@ -18,9 +18,10 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from frostline import codehash, image_formats
+from frostline import codehash, image_formats, value_range
 from frostline.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
 from frostline.entries import Entry
+from frostline.levels import Levels
 from frostline.mapped import Rows
 from frostline.ragged import Ragged
 from frostline.resample import CenterCrop
@@ -28,8 +29,8 @@ from frostline.sources import Source
 from frostline.store import Store, Writer
 from frostline.undecoded import Undecoded
 
-_CODE = ("decoding", "sources")
-"""What reads pictures, and what turns them into pixels."""
+_CODE = ("decoding", "sources", "value_range")
+"""What reads pictures, what turns them into pixels, and what finds black and white in a set."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Decoded:
         """Return what is kept of the pictures `ids`."""
         tensors, rows = self.entry.tensors, self.rows(ids)
         if self.keep.kind == "nothing":
-            return Undecoded(self.source.read, self.source.name, ids)
+            return Undecoded(self.source.read, self.source.name, ids, self.keep.levels)
         if self.keep.kind == "stored":
             return Ragged(tensors["pixels"], tensors["starts"][rows], tensors["shapes"][rows])
         return Rows(tensors["pixels"], rows)
@@ -84,27 +85,41 @@ class PixelCache:
         self._store, self._progress, self._about = store, progress, about
         self._pixels, self._max_pixels = pixels, max_pixels
 
-    def decode(self, source: Source, ids: Mapping[str, Tensor], sight: Sight) -> dict[str, Decoded]:
+    def measure_levels(self, source: Source, ids: Tensor, chosen: str) -> Levels:
+        """Return what is black and white by the values of the pictures `ids`; `chosen` is `minmax` or `percentile`."""
+
+        def make(writer: Writer) -> dict[str, Any]:
+            with self._progress("looking for black and white", len(ids)) as advance:
+                limit = self._max_pixels
+                return value_range.measure(
+                    writer, ids.tolist(), source.read, chosen, max_pixels=limit, progress=advance
+                )
+
+        about = f"the {chosen} of {len(ids):,} images of {self._about}"
+        said = self._store_of(source).get("pixels", self._key(source, ids, chosen), make, about=about).meta
+        return Levels(said["low"], said["high"])
+
+    def decode(self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels) -> dict[str, Decoded]:
         """Return the pictures `ids` of each split of a source, of which some are called `train`.
 
         Small pictures of one size are kept as they are, which takes less than their views and serves all networks.
         """
-        if (found := self._small(source, _union(ids.values()), sight.center)) is not None:
+        if (found := self._small(source, _union(ids.values()), sight.center, levels)) is not None:
             return dict.fromkeys(ids, found)
         centred = {name: part for name, part in ids.items() if name != "train" or sight.side is None}
         decoded: dict[str, Decoded] = {}
         if centred:
             every = _union(centred.values())
             kept = 3 * sight.center.size**2 * len(every) <= self._most
-            keep = Keep("view", view=sight.center) if kept else Keep("nothing")
+            keep = Keep("view", view=sight.center, levels=levels) if kept else Keep("nothing", levels=levels)
             decoded |= dict.fromkeys(centred, self._decode(source, every, keep))
         if "train" in ids and sight.side is not None:
-            decoded["train"] = self._for_crops(source, ids["train"].unique(), sight.side)
+            decoded["train"] = self._for_crops(source, ids["train"].unique(), sight.side, levels)
         return decoded
 
-    def _for_crops(self, source: Source, ids: Tensor, side: int) -> Decoded:
+    def _for_crops(self, source: Source, ids: Tensor, side: int, levels: Levels) -> Decoded:
         """Return pictures of which random boxes are shown."""
-        stored, exact = Keep("stored", side=side), Keep("nothing")
+        stored, exact = Keep("stored", side=side, levels=levels), Keep("nothing", levels=levels)
         if self._pixels != "auto":
             return self._decode(source, ids, exact if self._pixels == "exact" else stored)
         known = next((keep for keep in (stored, exact) if self._is_there(source, ids, keep)), None)
@@ -117,13 +132,13 @@ class PixelCache:
         """Bytes that the pictures of a source may take: the other half of the store is for features."""
         return self._store.budget // 2
 
-    def _small(self, source: Source, ids: Tensor, center: CenterCrop) -> Decoded | None:
+    def _small(self, source: Source, ids: Tensor, center: CenterCrop, levels: Levels) -> Decoded | None:
         """Return the pictures as they are if all have one size that is no larger than what a network sees of them."""
-        keep = Keep("original")
+        keep = Keep("original", levels=levels)
         if self._is_there(source, ids, keep):
             found = self._decode(source, ids, keep)
             return found if found.entry.tensors["pixels"][0, 0].numel() <= center.size**2 else None
-        width, height = first_size(ids.tolist(), source.read) or (0, 0)
+        width, height = first_size(ids.tolist(), source.read, levels) or (0, 0)
         if not 0 < width * height <= center.size**2:
             return None
         try:
@@ -148,7 +163,7 @@ class PixelCache:
         before, a part of them is found there; else only those asked for are decoded, and kept under their ids too.
         """
         every = torch.arange(len(source.labels))
-        store = Store(None, budget=0, say=print) if source.identity is None else self._store
+        store = self._store_of(source)
         whole, some = (self._key(source, chosen, keep) for chosen in (None, ids))
         if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
             key, ids = whole, every
@@ -169,10 +184,14 @@ class PixelCache:
         about = f"{len(ids):,} images of {self._about}, {_about(keep)}"
         return Decoded(source, store.get("pixels", key, make, about=about), ids, keep)
 
-    def _key(self, source: Source, ids: Tensor | None, keep: Keep) -> str:
+    def _store_of(self, source: Source) -> Store:
+        """Return where what is made of a source is kept: nowhere if decoding it takes no time."""
+        return Store(None, budget=0, say=print) if source.identity is None else self._store
+
+    def _key(self, source: Source, ids: Tensor | None, keep: Keep | str) -> str:
         facts = {
             "source": source.identity,
-            "keep": asdict(keep),
+            "keep": keep if isinstance(keep, str) else asdict(keep),
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
             "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__, *image_formats.libraries()],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from frostline import environment, gradient, hashing, models, provenance, records, weights
 from frostline.config import Config, UserError
+from frostline.levels import Levels, of_record
 from frostline.models import Model
 from frostline.pixels import at_most, read_picture
 from frostline.resample import CenterCrop, center_crop
@@ -32,6 +33,8 @@ class Predictor:
     classes: tuple[str, ...]
     config: Config
     device: torch.device
+    levels: Levels
+    """How values of more than 8 bits were shown to it."""
 
     @property
     def center(self) -> CenterCrop:
@@ -53,6 +56,10 @@ def load(folder: Path, *, device: str) -> Predictor:
     if meta.get("model") != config.model.name or not meta.get("classes"):
         raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
     classes = tuple(map(str, meta["classes"]))
+    try:
+        shown = of_record(meta.get("levels"))
+    except ValueError as error:
+        raise UserError(f"{file}: expected weights that a run of frostline has written, and it says {error}") from None
     model = models.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
     try:
         model.module.load_state_dict(weights.read(file), assign=True)
@@ -64,7 +71,7 @@ def load(folder: Path, *, device: str) -> Predictor:
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     memory_format = environment.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
-    return Predictor(model, classes, config, place)
+    return Predictor(model, classes, config, place, shown)
 
 
 def read_config(path: Path) -> Config:
@@ -105,7 +112,7 @@ def predict(
 
     def look(file: Path) -> Tensor | OSError:
         try:
-            return view(predictor, read_picture(file))
+            return view(predictor, read_picture(file, predictor.levels))
         except OSError as error:
             return error
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline import predictor
+from frostline.image_formats import candidates
 from frostline.pixels import at_most, tensor_of, why
 
 
@@ -48,8 +49,8 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             data = base64.b64decode(
                 text.rpartition(",")[2], validate=True
             )  # a browser writes data:image/png;base64,...
-            with Image.open(io.BytesIO(data)) as picture:
-                return predictor.view(self._network, tensor_of(picture)[0])
+            with Image.open(io.BytesIO(data), formats=candidates()) as picture:
+                return predictor.view(self._network, tensor_of(picture, self._network.levels)[0])
         except Exception as error:  # broken pictures make Pillow raise anything
             refused = f"row {row}: expected a picture as base64 text ({why(error)})"
             raise MlflowException(refused, INVALID_PARAMETER_VALUE) from None

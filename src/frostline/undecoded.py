@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline import environment
+from frostline.levels import Levels
 from frostline.pixels import tensor_of, why
 
 See = Callable[[int, Tensor], Tensor]
@@ -24,9 +25,11 @@ See = Callable[[int, Tensor], Tensor]
 class Undecoded:
     """Some pictures of a source, as it has them."""
 
-    def __init__(self, read: Callable[[int], Image.Image], name: Callable[[int], str], ids: Tensor) -> None:
-        """Picture i is `read(ids[i])`, called `name(ids[i])`; all of them were decoded before."""
-        self._read, self._name, self._ids = read, name, ids.tolist()
+    def __init__(
+        self, read: Callable[[int], Image.Image], name: Callable[[int], str], ids: Tensor, levels: Levels
+    ) -> None:
+        """Picture i is `read(ids[i])`, called `name(ids[i])`, shown by `levels`; all of them were decoded before."""
+        self._read, self._name, self._ids, self._levels = read, name, ids.tolist(), levels
         warnings.filterwarnings("ignore", module="PIL")  # of EXIF that is odd in what we do not ask for
 
     def __len__(self) -> int:
@@ -45,7 +48,7 @@ class Undecoded:
         Image.MAX_IMAGE_PIXELS = None  # data.max_pixels was asked for when it was decoded first
         try:
             with self._read(number) as image:
-                picture = tensor_of(image)[0]
+                picture = tensor_of(image, self._levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
             raise OSError(f"{self._name(number)}: {why(error)}, though it could be read before") from error
         return see(place, picture)

@@ -57,11 +57,13 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("data.max_pixels", lambda v: v >= 64, "a whole number of at least 64"),
     ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
 )
+_RANGES = ("full", "minmax", "percentile")
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("precision", ("auto", "fp32", "bf16")),
     ("compile", ("auto", "on", "off")),
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),
     ("schedule.span", ("phase", "run")),
+    ("data.range_of", ("set", "picture")),
     ("augment.crop", ("none", "random_resized", "pad")),
     ("data.layout", ("auto", "classes", "splits")),
     ("data.missing_classes", ("refuse", "ok")),
@@ -79,11 +81,21 @@ def parse(values: Mapping[str, Any]) -> Config:
     for key, names in _NAMES:
         if _select(config, key) not in names:
             raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
+    _check_range(config.data.range)
     _check_phases(config.freeze_mode.phases)
     for key, value in flatten(asdict(config)).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
     return config
+
+
+def _check_range(chosen: Any) -> None:
+    if isinstance(chosen, list):
+        fits = len(chosen) == 2 and all(_fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
+    else:
+        fits = chosen in _RANGES
+    if not fits:
+        raise user_error("data.range", chosen, f"one of {', '.join(_RANGES)}, or [low,high] with low < high", _RANGES)
 
 
 def _finite(value: Any) -> bool:

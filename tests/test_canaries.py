@@ -264,7 +264,7 @@ def a_poisoned_hub_cache(nest: Nest) -> None:
 def _data_refused(nest: Nest, *overrides: str) -> None:
     config = compose(*overrides, f"data.root={nest.folder}", "data.download=false", "store.enabled=false")
     with pytest.raises((UserError, RuntimeError)):
-        setup.load_data(config, Screen())
+        setup.load_data(config, setup.input_of(config, config.model.weights), Screen())
 
 
 @canary

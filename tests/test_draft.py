@@ -12,6 +12,7 @@ from frostline import hashing, weights
 from frostline.draft import Draft
 
 FACTS = {"model": "small", "classes": ["ä", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+FACTS["interpolation"] = "bilinear"
 
 
 def tensors() -> dict[str, Tensor]:

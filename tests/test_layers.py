@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("commands",),
-    ("sweep", "composing", "templates", "crew", "job", "winner", "recorded"),
+    ("sweep", "composing", "templates", "crew", "job", "winner", "recorded", "unused_keys"),
     ("claim", "ledger"),
     (
         *("experiment", "learning", "setup", "sight", "sharing"),
@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recall", "gather", "webpage", "pagedata", "evidence", "plots"),
     (
-        *("tracking", "follower", "pending", "mirror", "news", "server", "relocation", "journal"),
+        *("tracking", "follower", "pending", "mirror", "news", "server", "relocation", "journal", "run_folders"),
         *("registry", "lookup", "browse", "sampling", "report", "tables", "outcome", "draft"),
     ),
     (
@@ -40,14 +40,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("checkpoint", "hashing"),
         *("models", "families", "weights", "state_dicts", "freezing", "cut", "inference", "optim"),
         *("data", "splitting", "decoding", "sources", "pixels", "glyphs", "augment", "resample", "recolor", "trivial"),
+        *("pixel_cache", "undecoded", "value_range", "levels", "icc", "image_formats"),
         *("corruptions", "layouts", "classnames", "duplicates", "findings", "leftovers"),
     ),
-    ("store", "entries", "mapped", "room"),
+    ("store", "entries", "mapped", "room", "ragged", "prefetch"),
     ("workers",),
     ("worker",),
-    ("alive",),
-    ("environment", "codehash", "provenance", "credentials", "randomness", "interrupts"),
-    ("config", "validation", "records", "files"),
+    ("heartbeat",),
+    ("alive", "locks", "background"),
+    ("environment", "codehash", "provenance", "credentials", "randomness", "interrupts", "hydra_keys"),
+    ("config", "validation", "records", "files", "notices", "streams"),
     ("__init__",),
 )
 """Top to bottom; a module imports from lower layers, and from its own without a circle."""

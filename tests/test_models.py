@@ -18,7 +18,7 @@ from frostline.models import NAMES, InputSpec, Model, build, metadata
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 TINY = "shufflenet_v2_x0_5"
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bilinear"}
 
 
 @pytest.fixture
@@ -123,7 +123,8 @@ def test_input_follows_the_weights_and_scales_with_the_image_size() -> None:
     assert spec("resnet50", "DEFAULT") == spec("resnet50", None) == InputSpec(size=224, resize=232, **IMAGENET)
     assert spec("resnet50", "IMAGENET1K_V1").resize == 256
     assert spec("resnet50", "IMAGENET1K_V1", 112) == InputSpec(size=112, resize=128, **IMAGENET)
-    assert spec("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").size == 384
+    swag = spec("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    assert (swag.size, swag.interpolation) == (384, "bicubic")
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

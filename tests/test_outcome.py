@@ -11,22 +11,18 @@ import torch
 
 from frostline import comparison, outcome
 from frostline.data import Split
+from frostline.mapped import Rows
 
 
 def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     labels = torch.tensor([0, 1, 0, 1])
     pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    test = Split(
-        pixels,
-        torch.full((4, 2), 8, dtype=torch.int32),
-        labels,
-        torch.arange(4) * 3,
-        torch.zeros(4, 32, dtype=torch.uint8),
-        "",
-    )
+    sizes, digests = torch.full((4, 2), 8, dtype=torch.int32), torch.zeros(4, 32, dtype=torch.uint8)
+    rows = Rows(pixels, torch.arange(4))
+    test = Split(rows, False, sizes, labels, torch.arange(4) * 3, digests, "")
     before = os.umask(0o022)
     try:
-        outcome.write(tmp_path, torch.eye(2)[[0, 1, 1, 1]], test, ("cat", "dog"))
+        outcome.write(tmp_path, torch.eye(2)[[0, 1, 1, 1]], test, ("cat", "dog"), rows.__getitem__)
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
@@ -45,7 +41,7 @@ def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_o
 _MANY = """
 import resource, sys, torch
 from pathlib import Path
-from frostline import evaluation, evidence, outcome
+from frostline import evaluation, evidence, mapped, outcome
 from frostline.data import Split
 from frostline.results import Cell, Result
 
@@ -57,8 +53,9 @@ class Rows:
 before, folder = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path(sys.argv[1])
 scored = evaluation.evaluate(torch.nn.Linear(4, 10_000), Rows(), batch_size=500, autocast=None)
 pixels, sizes = torch.zeros(10_000, 3, 2, 2, dtype=torch.uint8), torch.full((10_000, 2), 2, dtype=torch.int32)
-test = Split(pixels, sizes, Rows.labels, torch.arange(10_000), "")
-outcome.write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)])
+digests = torch.zeros(10_000, 32, dtype=torch.uint8)
+test = Split(mapped.Rows(pixels, Rows.labels), False, sizes, Rows.labels, torch.arange(10_000), digests, "")
+outcome.write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)], pixels.__getitem__)
 del scored
 run = Result(0, "run", str(folder), None, "FINISHED", None, {}, {})
 found = evidence.of_cell(Cell({}, (run,)))

@@ -20,12 +20,17 @@ CPU, CARD = {"precision": "fp32", "compile": "off"}, {"precision": "bf16"}
 
 def cell(*overrides: str) -> Cell:
     config = compose("freeze=head", *overrides)
-    return Cell(config, " ".join(overrides), choices(config))
+    return Cell(config, " ".join(overrides), choices(config), "0")
+
+
+def meant(meaning: dict[str, str], *cells: Cell) -> dict[str, dict[str, str]]:
+    """Return what checking the cells tells where `auto` means that to all of them."""
+    return dict.fromkeys(composing.to_check(cells), meaning)
 
 
 def settled(meaning: dict[str, Any], *overrides: str) -> str:
     """Return the digest of a run on a device of which `auto` means that."""
-    return digest(composing.settled([cell(*overrides)], {"auto": meaning})[0].config)
+    return digest(composing.settled([cell(*overrides)], meant(meaning, cell(*overrides)))[0].config)
 
 
 def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of_the_same_words() -> None:
@@ -38,9 +43,15 @@ def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of
 
 def test_words_that_mean_the_same_are_the_same_cell() -> None:
     cells = [cell("precision=auto"), cell("precision=fp32")]
-    assert len(composing.settled(cells, {"auto": CARD})) == 2
+    assert len(composing.settled(cells, meant(CARD, *cells))) == 2
     with pytest.raises(UserError, match="its runs 0 and 1 are both this one"):
-        composing.settled(cells, {"auto": CPU})
+        composing.settled(cells, meant(CPU, *cells))
+
+
+def test_what_random_crops_are_cut_from_is_another_run_where_it_is_chosen() -> None:
+    stored, exact = ({**CPU, "data.pixels": kept} for kept in ("stored", "exact"))
+    assert settled(stored, "augment=standard") != settled(exact, "augment=standard")
+    assert settled(stored, "data.pixels=exact") == settled(exact, "data.pixels=exact")
 
 
 def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +69,8 @@ def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
     for number, facts in enumerate(shared.runs):
         folder: Path = trained.folder / str(number)
         written = yaml.safe_load((folder / "config.yaml").read_text())
-        assert {key: written[key] for key in CPU} == facts.settled == CPU
+        assert {key: written[key] for key in CPU} == CPU
+        assert facts.settled == {**CPU, "data.pixels": "auto"}  # no random crops
         assert journal.digest(folder) == facts.digest
         params = next(entry["values"] for entry, _ in journal.notes(folder) if entry["op"] == "params")
         assert {key: params[key] for key in CPU} == CPU

@@ -208,6 +208,6 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     pictures(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
-    crew.check(configs)
+    crew.check(dict(enumerate(configs)))
     assert capsys.readouterr().out.count("1 .nef") == 1
-    assert len(setup.check(configs[0])) == 1
+    assert len(setup.check(configs[0]).findings) == 1

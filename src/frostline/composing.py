@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
 from frostline import job, run_folders
-from frostline.config import Config, UserError, choices, digest, user_error
+from frostline.config import Config, UserError, choices, digest, flatten, user_error, with_values
 from frostline.results import value_text
 
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
@@ -65,16 +65,17 @@ def compose_all(
 
 
 def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
-    """Return the cells with what `auto` means on their device, by key, in its place; it decides what they are.
+    """Return the cells with what `auto` means to each kind (`to_check`), by key, in its place.
 
     A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a cell
     that is there twice now.
     """
     found = []
     for cell in cells:
-        said = {key: value for key, value in meaning[cell.config.device].items() if getattr(cell.config, key) == "auto"}
+        values = flatten(asdict(cell.config))
+        said = {key: value for key, value in meaning[_kind(cell.config)].items() if values[key] == "auto"}
         named = {key: value for key, value in said.items() if key in cell.choices}
-        found.append(replace(cell, config=replace(cell.config, **said), choices={**cell.choices, **named}))
+        found.append(replace(cell, config=with_values(cell.config, said), choices={**cell.choices, **named}))
     _require_distinct(found)
     return found
 
@@ -121,11 +122,14 @@ def _current(composed: DictConfig) -> Iterator[None]:
         state.cfg = before
 
 
-def to_check(cells: Sequence[Cell]) -> list[Config]:
-    """Return one config for each model, mode, optimizer, augmentation and data that differs."""
-    configs = (cell.config for cell in cells)
-    parts = {repr((c.device, c.model, c.freeze_mode, c.optimizer, c.augment, c.data)): c for c in configs}
-    return list(parts.values())
+def to_check(cells: Sequence[Cell]) -> dict[str, Config]:
+    """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
+    return {_kind(cell.config): cell.config for cell in cells}
+
+
+def _kind(config: Config) -> str:
+    parts = (config.device, config.model, config.freeze_mode, config.optimizer, config.augment, config.data)
+    return repr(parts)
 
 
 def in_order(cells: Sequence[Cell]) -> list[int]:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 
@@ -320,7 +320,7 @@ class Config:
 
 # What does not change a run's metrics, and so is no part of its digest. A device changes their last bits, as another
 # thread count or CPU does: the record names it, and a run on another one counts as the same. What `auto`
-# makes of a device is no last bit: `composing.settled` replaces it in `precision` and `compile` before any digest.
+# makes of a device is no last bit: `composing.settled` replaces it before any digest.
 _NOT_SEMANTIC = (
     *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
     *("data.root", "data.download"),
@@ -363,6 +363,16 @@ def digest(config: Config) -> str:
     """Return the sha256 (hex) of the semantic config: equal for two runs that must give the same metrics."""
     text = json.dumps(semantic(config), sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config with other values, by key with dots."""
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            value, name = replace(getattr(config, section), **{name: value}), section
+        config = replace(config, **{name: value})
+    return config
 
 
 def choices(config: Config) -> dict[str, Any]:

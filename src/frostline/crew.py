@@ -118,20 +118,23 @@ def _override(key: str, value: str) -> str:
     return f"hydra.sweep.{key}={QuotedString(value, Quote.double).with_quotes()}"
 
 
-def check(configs: Sequence[Config]) -> dict[str, dict[str, str]]:
+def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
     """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
 
-    Returns what `auto` means on each device, by key.
+    Returns what `auto` means to each, by its key and the key of the config.
     """
-    from frostline import environment, setup  # imports torch
+    from frostline import setup  # imports torch
 
     told: set[str] = set()
-    for config in configs:
-        for finding in setup.check(config):
+    auto: dict[str, dict[str, str]] = {}
+    for kind, config in configs.items():
+        checked = setup.check(config)
+        auto[kind] = checked.auto
+        for finding in checked.findings:
             if finding.about not in told:
                 job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
                 told.add(finding.about)
-    return {config.device: environment.meaning_of_auto(config.device) for config in configs}
+    return auto
 
 
 def fingerprints(configs: Sequence[Config]) -> list[str | None]:

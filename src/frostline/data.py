@@ -89,6 +89,8 @@ class Data:
     since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
     crops: bool
     """Whether random crops of the training images are shown."""
+    pixels: str
+    """What of `data.pixels` these are cut from: `exact`, `stored`, or `auto` where that is the same."""
     reduced_to: int | None
     """The shorter side in pixels of what these are cut from, where the originals have more."""
     levels: Levels
@@ -110,6 +112,7 @@ class BadPictures(UserError):
     """Every one of them by name, and what is wrong with it."""
 
 
+_KEPT = {"stored": "stored", "nothing": "exact"}
 _last: dict[str, Data] = {}
 
 
@@ -179,6 +182,7 @@ def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: 
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
         crops=sight.side is not None,
+        pixels=_KEPT.get(decoded["train"].keep.kind, "auto") if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
         findings=(*_found(sources.values()), *_findings(good, splits), *shown),

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from frostline import (
     run_folders,
     tracking,
 )
-from frostline.config import Config, choices, digest, flatten, semantic
+from frostline.config import Config, choices, digest, flatten, semantic, with_values
 from frostline.heartbeat import Busy, Heart
 from frostline.report import Screen
 from frostline.results import Result
@@ -79,7 +80,11 @@ class Order:
 
     def settled(self, values: Mapping[str, Any]) -> Order:
         """Return the order with `values`, by key, in the config and in what is written down of it."""
-        return replace(self, config=replace(self.config, **values), values={**self.values, **values})
+        written = deepcopy(dict(self.values))
+        for key, value in values.items():
+            *sections, name = key.split(".")
+            functools.reduce(dict.__getitem__, sections, written)[name] = value
+        return replace(self, config=with_values(self.config, values), values=written)
 
 
 @dataclass(frozen=True)

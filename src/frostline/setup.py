@@ -261,8 +261,18 @@ def describe(setup: Setup, name: str) -> Plan:
     )
 
 
-def check(config: Config) -> list[Finding]:
-    """Return what is to be told of the data and weights before anything trains; every picture is decoded and looked at.
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a run that was looked at before anything trains."""
+
+    findings: list[Finding]
+    """What is to be told of data and weights."""
+    auto: dict[str, str]
+    """What `auto` means, by key, where that decides the bits of the run."""
+
+
+def check(config: Config) -> Checked:
+    """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
 
     Raises the `UserError` that a run would meet before its first step.
     """
@@ -276,7 +286,8 @@ def check(config: Config) -> list[Finding]:
     batches = timeline.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
-    return [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
+    told = [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
+    return Checked(told, {**environment.meaning_of_auto(config.device), "data.pixels": images.pixels})
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

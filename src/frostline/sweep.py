@@ -134,7 +134,7 @@ def _plan(
 
 def _named(cell: Cell) -> job.Facts:
     """Return what every job has to know, whatever was there before."""
-    auto = {key: getattr(cell.config, key) for key in ("precision", "compile")}
+    auto = {"precision": cell.config.precision, "compile": cell.config.compile, "data.pixels": cell.config.data.pixels}
     return job.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
 
 

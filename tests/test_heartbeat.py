@@ -51,7 +51,7 @@ def run(tmp_path):
     """Return the folder of the only run of a sweep, which is planned."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
     alive.write(folder.parent / OWNER)
-    job.Shared(None, (job.Facts("head", {}),)).write(folder.parent)
+    job.Shared(None, (job.Facts("head", {}, "0"),)).write(folder.parent)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_what_was_passed_on_lives_by_its_own_signs(run):
 
 def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
-    facts = job.Facts("head", {}, previous={"run_id": None, "folder": str(before)})
+    facts = job.Facts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
     job.Shared(None, (facts,)).write(run.parent)
     with held(before):
         left = carry_out(run)
@@ -172,7 +172,7 @@ def test_a_job_that_comes_late_finds_the_run_done(run):
     done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
     job.write_result(run, done)
     assert carry_out(run) == done
-    job.Shared(None, (job.Facts("head", {}),)).write(run.parent)  # planned since: of other code, say
+    job.Shared(None, (job.Facts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
     assert carry_out(run).reason == "RuntimeError: it began"
 
 
@@ -192,7 +192,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     pending.end_the_dead(tmp_path)
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
     assert pending.going_on(tmp_path) == [tmp_path / "0"]
-    facts = job.Facts("head", {})
+    facts = job.Facts("head", {}, "0")
     assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
@@ -205,6 +205,9 @@ class _Crew:
     def ask(self, function, meanwhile=lambda: None):
         meanwhile()
         return function()
+
+    def settle(self, folder, names):
+        assert folder == self.folder
 
     def run(self, numbers):
         self.ran += numbers
@@ -219,12 +222,15 @@ class _Crew:
 def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
     """The same command again, while a job lives that the first one sent away; then once more when that is done."""
     uri, folder = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", tmp_path / "sweep"
-    configs = [small.compose("data.limit=60", f"seed={seed}", f"tracking.uri={uri}") for seed in (0, 1)]
-    cells = [Cell(config, f"head seed={config.seed}", choices(config)) for config in configs]
+    configs = [
+        small.compose("precision=fp32", "compile=off", "data.limit=60", f"seed={seed}", f"tracking.uri={uri}")
+        for seed in (0, 1)
+    ]
+    cells = [Cell(one, f"head seed={one.seed}", choices(one), str(i)) for i, one in enumerate(configs)]
 
     def again(*, interrupted=False):
         crew = _Crew(folder, interrupted=interrupted)
-        status = sweep.run_cells(cells, crew=crew, folder=folder, resume=True)
+        status = sweep.run_cells(cells, crew=crew, folder=folder, named=True, resume=True)
         return status, crew.ran, capsys.readouterr().out
 
     assert again(interrupted=True)[:2] == (130, [0, 1])

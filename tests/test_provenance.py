@@ -123,7 +123,6 @@ cli.main()
 """
     overrides = [
         "model.weights=${oc.env:MY_SECRET}",
-        "data.root=${oc.env:MY_SECRET}",
         "data.limit=100",
         "epochs=1",
         "hydra/launcher=basic",  # in this process

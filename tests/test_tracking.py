@@ -337,7 +337,7 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = tracking.tracking_uri("sqlite:///broken.db", tmp_path)
+    uri = tracking.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
         open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)

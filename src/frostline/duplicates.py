@@ -125,12 +125,21 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
     if not groups:
         return
     names = tuple(
-        " = ".join(f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in group)
+        " = ".join(
+            f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in _two_classes(group, splits)
+        )
         for group in groups
     )
     count = len(groups)
     each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
     yield Finding(f"{count:,} {each} ({named(names)})", True, names)
+
+
+def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
+    """Return the first picture of a group of copies, and the first that is in another class."""
+    first, *others = group
+    label = splits[first[0]].labels[first[1]]
+    return [first, next((s, row) for s, row in others if splits[s].labels[row] != label)]
 
 
 def _copies(train: Shown) -> Iterator[Finding]:

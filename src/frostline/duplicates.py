@@ -124,15 +124,14 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
     ]
     if not groups:
         return
-    names = tuple(
-        " = ".join(
-            f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in _two_classes(group, splits)
-        )
-        for group in groups
-    )
+
+    def shown(group: Iterable[tuple[str, int]]) -> str:
+        return " = ".join(f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in group)
+
     count = len(groups)
     each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
-    yield Finding(f"{count:,} {each} ({named(names)})", True, names)
+    some = named([shown(_two_classes(group, splits)) for group in groups])
+    yield Finding(f"{count:,} {each} ({some})", True, tuple(map(shown, groups)))
 
 
 def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:

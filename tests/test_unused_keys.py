@@ -22,6 +22,8 @@ NOTED = [
     ("features.views=2", [], "augment=standard", ["augment=standard"]),
     ("schedule.span=run", [], "schedule=cosine", ["schedule.warmup=0.1"]),
     ("data.skip_bad=true", [], "data=image_folder", ["data=image_folder"]),
+    ("data.range=minmax", [], "data=image_folder", ["data=image_folder"]),
+    ("data.pixels=exact", [], "augment=standard", ["augment=crop_flip"]),
     ("data.flip=true", [], "augment.flip=true", ["augment=standard"]),
     (
         "optimizer.decay_norm_and_bias=true",

@@ -52,10 +52,16 @@ _RULES = (
         mistake=True,
     ),
     _Rule(
-        ("data.skip_bad", "data.max_pixels"),
+        ("data.skip_bad", "data.max_pixels", "data.range", "data.range_of"),
         lambda c: c.data.source not in _EMBEDDED,
         "a data set of picture files, as data=image_folder",
         "data.name",
+    ),
+    _Rule(
+        ("data.pixels",),
+        lambda c: c.augment.crop != "none",
+        "an augmentation that crops at random, as augment=standard: other views are exact in any case",
+        "augment.name",
     ),
     _Rule(
         ("augment.scale", "augment.ratio"),

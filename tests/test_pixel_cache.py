@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from frostline import data, pixel_cache
+from frostline import data, decoding, pixel_cache
 from frostline.augment import Crop
 from frostline.data import Data, Split
 from frostline.pixel_cache import Sight
@@ -138,3 +138,20 @@ def test_small_pictures_of_one_size_are_kept_as_they_are_for_every_network(
     forbid(monkeypatch)
     for center in (CENTER, CenterCrop(48, 50, "bicubic")):
         assert load(tmp_path / "small", folder, center=center, side=40).cut_from == "the original pixels"
+
+
+def test_a_picture_of_more_pixels_than_allowed_is_never_decoded(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        for index in range(7):
+            Image.new("RGB", (20, 20), (40 * index, 0, 0)).save(tmp_path / "mixed" / name / f"{index}.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "mixed" / "cat" / "0.png")
+    decoded: list[tuple[int, int]] = []
+    convert = decoding.convert
+    monkeypatch.setattr(
+        decoding, "convert", lambda image, levels: (decoded.append(image.size), convert(image, levels))[1]
+    )
+    found = load(tmp_path / "mixed", folder, max_pixels=1000, skip_bad=True)
+    assert found.counts["skipped"] == 1 and (60, 60) not in decoded

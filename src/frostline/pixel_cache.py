@@ -23,6 +23,7 @@ from frostline.decoding import Differing, Keep, Progress, decode_all, first_size
 from frostline.entries import Entry
 from frostline.levels import Levels
 from frostline.mapped import Rows
+from frostline.pixels import at_most
 from frostline.ragged import Ragged
 from frostline.resample import CenterCrop
 from frostline.sources import Source
@@ -104,6 +105,12 @@ class PixelCache:
 
         Small pictures of one size are kept as they are, which takes less than their views and serves all networks.
         """
+        with at_most(self._max_pixels):  # headers and the first picture are looked at before any is decoded
+            return self._decode_each(source, ids, sight, levels)
+
+    def _decode_each(
+        self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels
+    ) -> dict[str, Decoded]:
         if (found := self._small(source, _union(ids.values()), sight.center, levels)) is not None:
             return dict.fromkeys(ids, found)
         centred = {name: part for name, part in ids.items() if name != "train" or sight.side is None}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from frostline import interrupts, mapped
 from frostline.evaluation import announced
 from frostline.mapped import Rows
+from frostline.prefetch import Prefetch
 from frostline.room import Room, expect, rows
 from frostline.store import Store, Writer
 from frostline.views import Views
@@ -58,17 +59,17 @@ class Passing:
         self.at_once = _FILLED * _batch_size(self.labels.device)
         self._views = views
         self._backbone = backbone
-        self._coming: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._coming = Prefetch[list[Tensor]]()
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch the samples at `index`, which are asked for soon."""
         batches = _filled(index, self.labels.device)
-        self._coming[id(index)] = index, batches  # with the index itself, so that its id stays its own
+        self._coming.put(index, lambda: batches)
         self._views.expect(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
-        _, batches = self._coming.pop(id(index), (index, _filled(index, self.labels.device)))
+        batches = self._coming.take(index) or _filled(index, self.labels.device)
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, device=self.labels.device)

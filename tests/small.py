@@ -13,6 +13,7 @@ import torch
 import yaml
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -20,8 +21,10 @@ from frostline import data, freezing, optim, timeline, training
 from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.data import Data
 from frostline.freezing import Guard, Phase
+from frostline.levels import FULL, Levels
 from frostline.models import Model, build
 from frostline.pixel_cache import Sight
+from frostline.pixels import convert, read_picture
 from frostline.resample import CenterCrop
 from frostline.stepping import Part, Recipe
 from frostline.store import Store
@@ -63,6 +66,16 @@ def load_data(**request: Any) -> Data:
     sight = Sight(request.pop("center", CENTER), request.pop("side", None))
     store = Store(None, budget=10**9, say=print)
     return data.load(sight=sight, store=store, progress=silently, **cast(data.Request, request))
+
+
+def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
+    """Return an opened picture as networks are shown it, by way of Pillow alone."""
+    return convert(image, levels)[0]
+
+
+def read_image(file: Path, levels: Levels = FULL) -> Image.Image:
+    """Return the picture in a file as networks are shown it."""
+    return Image.fromarray(read_picture(file, levels).permute(1, 2, 0).numpy())
 
 
 def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:

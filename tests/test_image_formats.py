@@ -11,7 +11,8 @@ from PIL import Image
 
 from frostline import image_formats
 from frostline.image_formats import FORMATS, SUFFIXES, candidates, readable_with
-from frostline.pixels import decode, list_images, open_image, read_image
+from frostline.pixels import list_images, open_image
+from small import read_image, shown
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NEED = "pillow-heif (pip install 'frostline[formats]')"
@@ -61,4 +62,4 @@ def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, mo
     smooth.save(tmp_path / f"turned{suffix}", quality=95, exif=exif.tobytes())
     with open_image(tmp_path / f"turned{suffix}") as opened:
         stored = opened.size
-        assert decode(opened).size == stored  # the file itself says how it is turned, its EXIF no more
+        assert shown(opened).size == stored  # the file itself says how it is turned, its EXIF no more

@@ -13,13 +13,14 @@ from PIL import EpsImagePlugin, Image
 from frostline import pixels
 from frostline.image_formats import SUFFIXES
 from frostline.levels import Levels
-from frostline.pixels import CONVERSIONS, Facts, convert, decode, list_images, read_image, tensor_of
+from frostline.pixels import CONVERSIONS, Facts, convert, list_images, open_image, tensor_of
+from small import read_image, shown
 
 RED = (250, 20, 10)
 
 
 def corner(image: Image.Image) -> tuple[int, ...]:
-    return decode(image).getpixel((0, 0))
+    return shown(image).getpixel((0, 0))
 
 
 def test_grey_palette_and_cmyk_become_rgb():
@@ -228,7 +229,8 @@ def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_pat
     file = jpeg(tmp_path / "odd.jpg", mode, **({"exif": exif} if done == "upright" else {}))
     with Image.open(file) as opened:
         found, facts = tensor_of(opened)
-    assert np.array_equal(found.permute(1, 2, 0), np.asarray(read_image(file)))
+    with open_image(file) as opened:
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(shown(opened)))
     assert facts.done == 1 << CONVERSIONS.index(done)
 
 

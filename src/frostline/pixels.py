@@ -157,15 +157,6 @@ def _whole(image: Image.Image, file: Path) -> Image.Image:
     return image
 
 
-def read_image(file: Path, levels: Levels = FULL) -> Image.Image:
-    """Return the picture in `file` as RGB; `OSError` names the file where it is missing, broken or no picture."""
-    try:
-        with open_image(file) as image:
-            return decode(image, levels)
-    except Exception as error:  # a broken file makes Pillow raise anything
-        raise OSError(f"{file}: {why(error)}") from error
-
-
 def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
     """Return `(3, H, W)` uint8 of the picture in `file`; `OSError` names a file that is no sound picture."""
     try:
@@ -175,16 +166,12 @@ def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
         raise OSError(f"{file}: {why(error)}") from error
 
 
-def decode(image: Image.Image, levels: Levels = FULL) -> Image.Image:
-    """Return the picture as sRGB, upright by its EXIF orientation, on white where transparent.
-
-    Values of more than 8 bits become 8 by `levels`, those of 8 are not touched by them.
-    """
-    return convert(image, levels)[0]
-
-
 def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Facts]:
-    """Return the picture as `decode` does, and what it was; `ValueError` where nothing says how bright it is."""
+    """Return the picture as sRGB, upright by its EXIF orientation, on white where transparent, and what it was.
+
+    Values of more than 8 bits become 8 by `levels`, those of 8 are not touched by them. `ValueError` where nothing
+    says how bright a value is.
+    """
     deep, profile = _Deep.of(image), image.info.get("icc_profile")
     rawmodes = str(getattr(image, "tile", ""))
     done = {

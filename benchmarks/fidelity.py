@@ -25,7 +25,6 @@ from frostline import augment, models
 from frostline.augment import Policy
 from frostline.decoding import reduced
 from frostline.resample import CenterCrop, center_crop, resized_crop
-from frostline.setup import center_of
 from table import Row, figures
 
 _ENTRIES = {
@@ -64,7 +63,7 @@ def photographs() -> list[Tensor]:
 def views(bench: Bench) -> Iterator[Row]:
     """Compare what is seen without randomness with the transforms of the weights."""
     for size, (name, key) in _ENTRIES.items():
-        how = center_of(models.input_of(name, weights=key, image_size=None))
+        how = CenterCrop.of(models.input_of(name, weights=key, image_size=None))
         transforms = get_model_weights(name)[key].transforms()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.mean, transforms.std))
         kept, apart, worst = [], [], []

@@ -18,10 +18,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from frostline import models, resample
 from frostline.resample import CenterCrop, center_boxes, center_crop, resized_crop
-from frostline.setup import center_of
 
 CENTERS = {
-    center_of(models.input_of(name, weights=key, image_size=None)): (name, key)
+    CenterCrop.of(models.input_of(name, weights=key, image_size=None)): (name, key)
     for name in list_models(module=torchvision.models)
     for key, entry in get_model_weights(name).__members__.items()
     if entry.meta["categories"]
@@ -58,7 +57,7 @@ def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str)
     spec = models.input_of(name, weights=key, image_size=None)
     transforms = get_model_weights(name)[key].transforms()
     for kind, photo in photos().items():
-        ours = center_crop(tensor(photo)[None], center_of(spec))[0].float() / 255
+        ours = center_crop(tensor(photo)[None], CenterCrop.of(spec))[0].float() / 255
         theirs = transforms(photo)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.mean, transforms.std))
         apart = (ours - (theirs * std + mean)).abs() * 255

@@ -17,7 +17,7 @@ from frostline.recolor import jitter
 from frostline.resample import CenterCrop, center_boxes
 from frostline.trivial import trivial_augment
 
-_SURPLUS = 1.25  # measured in benchmarks/fidelity.py
+_SURPLUS = 1.25  # what it is worth is measured in benchmarks/fidelity.py
 _TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
 
 
@@ -54,8 +54,8 @@ def stored_side(policy: Policy, how: CenterCrop) -> int:
     """Return the shorter side in pixels that a stored picture must have for what `policy` cuts out of it.
 
     The median crop of a square picture then has `_SURPLUS` times the pixels, per side, that the network sees of it. A
-    picture that is reduced to that by Pillow's Lanczos filter keeps at least 97% of the detail that the crop of the
-    original shows, and 95% with no surplus at all (root mean square of the Laplacian: benchmarks/fidelity.py).
+    picture that is reduced to that by Pillow's Lanczos filter keeps 95% or more of the detail that the crop of the
+    original shows (root mean square of the Laplacian: the rows of benchmarks/fidelity.py in benchmarks/RESULTS.md).
     """
     return math.ceil(_SURPLUS * how.size / median_extent(policy, how))
 

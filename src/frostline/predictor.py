@@ -39,8 +39,7 @@ class Predictor:
     @property
     def center(self) -> CenterCrop:
         """What of a picture is shown to it."""
-        spec = self.model.input
-        return CenterCrop(spec.size, spec.resize, spec.interpolation)
+        return CenterCrop.of(self.model.input)
 
 
 def load(folder: Path, *, device: str) -> Predictor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,22 @@ Pictures = Tensor | Sequence[Tensor]
 """A batch `(B, 3, H, W)` uint8, or pictures `(3, H, W)` uint8 of any sizes."""
 
 _LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
+
+
+class Input(Protocol):
+    """The picture that a network expects, as `models.InputSpec` says it."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square that it sees, in pixels."""
+
+    @property
+    def resize(self) -> int:
+        """What the shorter side of a picture becomes before, in pixels."""
+
+    @property
+    def interpolation(self) -> str:
+        """`bilinear` or `bicubic`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,11 @@ class CenterCrop:
     """What the shorter side becomes before, in pixels; the longer one keeps the aspect ratio."""
     interpolation: str
     """`bilinear` or `bicubic`, both antialiased."""
+
+    @classmethod
+    def of(cls, spec: Input) -> CenterCrop:
+        """Return what the network of that input sees."""
+        return cls(spec.size, spec.resize, spec.interpolation)
 
 
 def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:

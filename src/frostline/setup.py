@@ -120,7 +120,7 @@ def load_data(config: Config, spec: InputSpec, screen: Screen) -> Data:
     """
     store = store_of(config, screen.say)
     fields = {key: value for key, value in asdict(config.data).items() if key in data.Request.__annotations__}
-    sight = Sight(center_of(spec), _side(config, spec))
+    sight = Sight(CenterCrop.of(spec), _side(config, spec))
     try:
         return data.load(sight=sight, store=store, progress=screen.progress, **cast(data.Request, fields))
     except PermissionError as error:
@@ -139,17 +139,12 @@ def fingerprint(config: Config, screen: Screen) -> str | None:
         return None
 
 
-def center_of(spec: InputSpec) -> CenterCrop:
-    """Return what a network sees of a picture where nothing is random."""
-    return CenterCrop(spec.size, spec.resize, spec.interpolation)
-
-
 def _side(config: Config, spec: InputSpec) -> int | None:
     """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
     policy = augment_policy(config)
     if policy.crop == "none":
         return None
-    return int(config.data.pixels) if config.data.pixels.isdigit() else stored_side(policy, center_of(spec))
+    return int(config.data.pixels) if config.data.pixels.isdecimal() else stored_side(policy, CenterCrop.of(spec))
 
 
 def augment_policy(config: Config) -> Policy:

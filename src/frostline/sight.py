@@ -13,7 +13,8 @@ from frostline import augment
 from frostline.augment import Crop
 from frostline.data import Split
 from frostline.models import InputSpec
-from frostline.setup import Setup, augment_policy, center_of
+from frostline.resample import CenterCrop
+from frostline.setup import Setup, augment_policy
 from frostline.views import View, Views
 
 
@@ -52,12 +53,12 @@ def look(setup: Setup) -> Images:
 
 def centre_view(spec: InputSpec) -> View:
     """Return the view of a picture in which nothing is random: the weights' own preprocessing."""
-    return View(center_of(spec), None, lambda views, ids, number: spec.normalise(views))
+    return View(CenterCrop.of(spec), None, lambda views, ids, number: spec.normalise(views))
 
 
 def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
     """Return the views of `policy`, one for each number."""
-    how = center_of(spec)
+    how = CenterCrop.of(spec)
 
     def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
         return augment.random_crop(sizes, ids, policy=policy, how=how, seed=seed, epoch=number)
@@ -91,7 +92,7 @@ def approximations(setup: Setup) -> list[str]:
     if distinct is not None and distinct < config.epochs and policy.random:
         found.append(f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image")
     if setup.data.reduced_to is not None:
-        pixels = augment.surplus(policy, center_of(setup.model.input), setup.data.reduced_to)
+        pixels = augment.surplus(policy, CenterCrop.of(setup.model.input), setup.data.reduced_to)
         told = f"for each pixel of the network the median crop has {pixels:.2f} of them a side"
         found.append(f"random crops are cut from {setup.data.cut_from}: {told}")
     return found

@@ -16,7 +16,7 @@ DECIDING = {
         *("augment", "trivial", "recolor", "resample", "randomness"),
     },
     "pixels": {
-        *("decoding", "icc", "image_formats", "levels", "pixels", "resample"),
+        *("decoding", "icc", "image_formats", "levels", "perceptual_hash", "pixels", "resample"),
         *("sources", "glyphs", "randomness", "value_range"),
     },
 }

@@ -14,7 +14,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from frostline import duplicates, findings, leftovers
+from frostline import duplicates, findings, leftovers, near_duplicates
 from frostline.config import UserError, user_error
 from frostline.decoding import Progress
 from frostline.findings import Finding
@@ -185,7 +185,7 @@ def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: 
         pixels=_KEPT.get(decoded["train"].keep.kind, "auto") if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*_found(sources.values()), *_findings(good, splits), *shown),
+        findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
     )
 
 
@@ -259,16 +259,24 @@ def _found(sources: Iterable[Source]) -> Iterator[Finding]:
         yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
 
 
-def _findings(parts: Mapping[str, Part], splits: Mapping[str, Split]) -> Iterator[Finding]:
+def _findings(
+    parts: Mapping[str, Part], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
+) -> Iterator[Finding]:
     """Yield what is told of pictures and classes in the splits."""
     labels = {name: split.labels for name, split in splits.items()}
     classes = parts["train"].source.classes
     yield from findings.of_classes(labels, classes)
     shown = {
-        name: duplicates.Shown(split.digests, split.labels, partial(_name, parts[name]))
+        name: duplicates.Shown(
+            split.digests,
+            decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
+            split.labels,
+            partial(_name, parts[name]),
+        )
         for name, split in splits.items()
     }
     yield from duplicates.find(shown, classes)
+    yield from near_duplicates.find(shown)
 
 
 def _name(part: Part, row: int) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline import environment
+from frostline import environment, perceptual_hash
 from frostline.levels import FULL, Levels
 from frostline.pixels import at_most, convert, is_passing, tensor_of, why
 from frostline.resample import CenterCrop, center_crop
@@ -56,6 +56,7 @@ class _Columns:
 
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
+    hashes: NDArray[np.int64]
     done: NDArray[np.int16]
     spans: NDArray[np.float64]
 
@@ -85,16 +86,17 @@ def decode_all(
     """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
 
     The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
-    pixels, all of them), `done` `(N,)` int16 and `spans` `(N, 2)` float64 (see `pixels.Facts`; NaN for 8 bits); for
-    views and originals `pixels` `(N, 3, H, W)` uint8; for what is stored `pixels` `(bytes,)` uint8, channels last, with
-    `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and width. Those of a broken picture stay zero. An entry
-    without pictures that may be readable another time is not kept. `read(id)` opens a picture. Raises `Differing` for
-    originals of several sizes.
+    pixels, all of them), `hashes` `(N, 2)` int64 (see `perceptual_hash.of`), `done` `(N,)` int16 and `spans` `(N, 2)`
+    float64 (see `pixels.Facts`; NaN for 8 bits); for views and originals `pixels` `(N, 3, H, W)` uint8; for what is
+    stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and
+    width. Those of a broken picture stay zero. An entry without pictures that may be readable another time is not kept.
+    `read(id)` opens a picture. Raises `Differing` for originals of several sizes.
     """
     with at_most(max_pixels):
         columns = _Columns(
             sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
             digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
+            hashes=writer.tensor("hashes", (len(ids), 2), torch.int64).numpy(),
             done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
             spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
         )
@@ -234,4 +236,5 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
             columns.done[row] = facts.done
             columns.spans[row] = (facts.lowest, facts.highest)
             columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
+            columns.hashes[row] = perceptual_hash.of(picture)
     return len(chunk)

@@ -73,6 +73,8 @@ class Shown:
 
     digests: Tensor
     """`(N, 32)` uint8."""
+    hashes: Tensor
+    """`(N, 2)` int64, see `perceptual_hash.of`."""
     labels: Tensor
     """`(N,)` int64."""
     name: Callable[[int], str]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import imagehash
 import PIL
 import simplejpeg
 import torch
@@ -201,7 +202,10 @@ class PixelCache:
             "keep": keep if isinstance(keep, str) else asdict(keep),
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
-            "libraries": [PIL.__version__, simplejpeg.__version__, torch.__version__, *image_formats.libraries()],
+            "libraries": [
+                *(PIL.__version__, simplejpeg.__version__, torch.__version__, imagehash.__version__),
+                *image_formats.libraries(),
+            ],
             "code": codehash.of(*_CODE),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

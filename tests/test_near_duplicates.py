@@ -41,7 +41,7 @@ def parts(side: int = SIDE) -> list[Image.Image]:
 
 def hashes(images: list[Image.Image]) -> Tensor:
     tensors = (torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images)
-    return torch.from_numpy(np.stack([perceptual_hash.of(tensor) for tensor in tensors]))
+    return torch.from_numpy(perceptual_hash.of(torch.stack([perceptual_hash.small(tensor) for tensor in tensors])))
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -105,12 +105,12 @@ def test_what_is_too_small_or_too_flat_looks_like_nothing():
     assert (closest(found, found) == -1).all()
 
 
-def test_bits_are_those_of_imagehash_itself():
-    """It makes pictures small in another way, which may turn a bit or two."""
+def test_bits_are_those_of_imagehash():
+    """It makes pictures small in one step and by another filter, which turns bits of levels that are nearly equal."""
     for image, (phash, dhash) in zip(photographs(), hashes(photographs()), strict=True):
         for own, other in ((phash, imagehash.phash(image)), (dhash, imagehash.dhash(image))):
             bits = np.unpackbits(own.numpy().reshape(1).view(np.uint8))
-            assert (bits != other.hash.ravel()).sum() <= 2
+            assert (bits != other.hash.ravel()).sum() <= 5
 
 
 def test_the_nearest_is_found_as_by_comparing_all_with_all(monkeypatch: pytest.MonkeyPatch):

@@ -217,6 +217,7 @@ def _keeping_blocks(count: int) -> Iterator[None]:
 
 
 def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
+    small: dict[int, Tensor] = {}
     for row in chunk:
         try:
             with job.read(ids[row]) as image:
@@ -236,5 +237,7 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
             columns.done[row] = facts.done
             columns.spans[row] = (facts.lowest, facts.highest)
             columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
-            columns.hashes[row] = perceptual_hash.of(picture)
+            small[row] = perceptual_hash.small(picture)
+    if small:
+        job.columns.hashes[list(small)] = perceptual_hash.of(torch.stack(list(small.values())))
     return len(chunk)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import imagehash
 import PIL
+import scipy
 import simplejpeg
 import torch
 from torch import Tensor
@@ -203,7 +203,7 @@ class PixelCache:
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
             "libraries": [
-                *(PIL.__version__, simplejpeg.__version__, torch.__version__, imagehash.__version__),
+                *(PIL.__version__, simplejpeg.__version__, torch.__version__, scipy.__version__),
                 *image_formats.libraries(),
             ],
             "code": codehash.of(*_CODE),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
 import numpy as np
 import torch
 from PIL import Image
+from simplejpeg import decode_jpeg
 from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +23,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+import limit
 from bench import Bench
 from frostline import augment, models
 from frostline.augment import Policy
@@ -120,6 +124,37 @@ def _median_crops(policy: Policy, how: CenterCrop, factor: float) -> tuple[float
     return fmean(kept), fmean(apart)
 
 
+def scaled(bench: Bench) -> Iterator[Row]:
+    """Compare the median random crop of what libjpeg decodes at half the size with that of the whole picture."""
+    size = min(_ENTRIES)
+    how = CenterCrop(size=size, resize=size * 256 // 224, interpolation="bilinear")
+    sides = [augment.median_extent(policy, how) for policy in _POLICIES.values()]
+    kept, near, share = [], [], []
+    for photo, extent in itertools.product(photographs(), sides):
+        file = io.BytesIO()
+        _image(photo.tile(1, 4, 4)).save(file, "JPEG", quality=90)  # the detail of a photograph, and as large as one
+        data = file.getvalue()
+        height, width = (4 * length for length in photo.shape[1:])
+        box = torch.tensor([[0.0, 0.0, extent * height / width, extent]])
+        whole, half = (
+            torch.from_numpy(decode_jpeg(data, "RGB", min_height=least)).permute(2, 0, 1)
+            for least in (height, height // 2)
+        )
+        theirs, ours = (resized_crop([each], box, size, interpolation="bilinear")[0] for each in (whole, half))
+        kept.append(detail(ours) / detail(theirs))
+        near.append(((ours - theirs).abs() < 1.01).float().mean().item())
+        long, short = (
+            limit.seconds(partial(decode_jpeg, data, "RGB", min_height=least), limit.CPU, times=20)
+            for least in (height, height // 2)
+        )
+        share.append(short / long)
+    yield bench.row(
+        *("detail of a crop that libjpeg decodes at half the size", f"{size} pixels of 2560x1708", fmean(kept)),
+        **{"ours": "whole", "theirs": "half"},
+        note=f"{100 * min(near):.0f}% of the values within 1/255, in {figures(fmean(share))} of the time; not done",
+    )
+
+
 def tasks(bench: Bench) -> Iterator[Row]:
     """Compare what a head learns on frozen features of our views with what it learns on torchvision's."""
     stripes, halves = _stripes(bench.scale.counts[0] // 10), _halves(bench.scale.counts[0] // 10)
@@ -197,4 +232,5 @@ def fidelity(bench: Bench) -> Iterator[Row]:
     """Measure all of it."""
     yield from views(bench)
     yield from crops(bench)
+    yield from scaled(bench)
     yield from tasks(bench)

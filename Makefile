@@ -12,13 +12,14 @@ help: ## Show this list
 sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-tuning
 	$(BIN)/python train.py -m $(SWEEP)
 
-test: $(VENV)/.installed-dev lint ## Set up, then run lint, format check, type check and the tests
+test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and import checks and the tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix

@@ -25,10 +25,11 @@ from torchvision.transforms.v2 import functional as tv
 
 import limit
 from bench import Bench
-from frostline import augment, models
-from frostline.augment import Policy
-from frostline.decoding import reduced
-from frostline.resample import CenterCrop, center_crop, resized_crop
+from frostline.data import augment
+from frostline.data.augment import Policy
+from frostline.data.decoding import reduced
+from frostline.data.resize import CenterCrop, center_crop, resized_crop
+from frostline.models import build
 from table import Row, figures
 
 _ENTRIES = {
@@ -67,7 +68,7 @@ def photographs() -> list[Tensor]:
 def views(bench: Bench) -> Iterator[Row]:
     """Compare what is seen without randomness with the transforms of the weights."""
     for size, (name, key) in _ENTRIES.items():
-        how = CenterCrop.of(models.input_of(name, weights=key, image_size=None))
+        how = CenterCrop.of(build.input_of(name, weights=key, image_size=None))
         transforms = get_model_weights(name)[key].transforms()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.mean, transforms.std))
         kept, apart, worst = [], [], []

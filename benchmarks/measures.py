@@ -27,7 +27,7 @@ import pictures
 import safety
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
-from frostline import environment
+from frostline.core import environment
 from pictures import CIFAR, PHOTO, Kind
 from table import Row, figures
 

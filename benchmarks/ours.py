@@ -23,13 +23,18 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from frostline import environment, experiment, pixels, provenance, setup, sharing, sight, tracking
-from frostline.config import Config, choices, semantic
-from frostline.report import Screen
-from frostline.resample import CenterCrop, center_crop
-from frostline.results import Result
-from frostline.tracking import Record, Tracker
-from frostline.validation import parse
+from frostline.core import environment
+from frostline.core.config import Config, choices, semantic
+from frostline.core.validation import parse
+from frostline.data import images
+from frostline.data.resize import CenterCrop, center_crop
+from frostline.records import provenance
+from frostline.records.result import Result
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line, setup, sight
+from frostline.runs.run import execute
+from frostline.tracking import session
+from frostline.tracking.session import Record, Tracker
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 ROOT = environment.project_root()
@@ -110,7 +115,7 @@ def _run(parsed: Config, folder: Path, tracker: Tracker | None, number: int, cou
     screen = silent()
     name = f"{parsed.freeze_mode.name} lr={parsed.lr}"
     with screen.run(name, job=number, jobs=count, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
-        return experiment.run(parsed, name=name, folder=folder, record=record, screen=screen)[0]
+        return execute(parsed, name=name, folder=folder, record=record, screen=screen)[0]
 
 
 def silent() -> Screen:
@@ -124,7 +129,7 @@ def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractCo
     if tracker is None:
         return nullcontext(Record(folder))  # the journal alone
     params = {**semantic(parsed), **choices(parsed)}
-    return tracking.record(tracker, folder=folder, name=folder.name, tags={}, params=params)
+    return session.record(tracker, folder=folder, name=folder.name, tags={}, params=params)
 
 
 @contextmanager
@@ -143,7 +148,7 @@ def _started() -> ProcessPoolExecutor:
 
 def _open(folder: Path) -> Tracker:
     uri = mlflow_uri(folder.parent)
-    return tracking.open_sweep(
+    return session.open_sweep(
         uri, folder=folder, root=folder.parent, experiment_name="benchmarks", name=folder.name, tags={}
     )
 
@@ -151,7 +156,7 @@ def _open(folder: Path) -> Tracker:
 def _close(tracker: Tracker) -> None:
     folder = Path(tracker.folder)
     results = [Result(0, folder.name, str(folder), None, "FINISHED", None, {}, {})]
-    tracking.close_sweep(tracker, status="FINISHED", description="", results=results)
+    session.close_sweep(tracker, status="FINISHED", description="", results=results)
 
 
 def mlflow_uri(folder: Path) -> str:
@@ -189,7 +194,7 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
     images = sight.look(assembled)
-    line = sharing.draw(assembled, 0, images)
+    line = frost_line.draw(assembled, 0, images)
     line.read(images.val).inputs(torch.arange(1), 0)
     images.train.inputs(torch.arange(1), 1)
     train = line.read(images.train)
@@ -210,8 +215,8 @@ def decode_rate(chosen: Choices) -> float:
 
 def decoded(file: str) -> Tensor:
     """Return `(3, H, W)` uint8: a picture as the program decodes it."""
-    with pixels.open_image(Path(file)) as image:
-        return pixels.tensor_of(image)[0]
+    with images.open_image(Path(file)) as image:
+        return images.tensor_of(image)[0]
 
 
 def seen(picture: Tensor, side: int) -> Tensor:

@@ -119,7 +119,7 @@ def saves(root: Path, numbers: Iterable[int]) -> Tally:
     """Kill a process at random instants while it does nothing but save checkpoints; one must be readable."""
     import torch
 
-    from frostline import checkpoint
+    from frostline.training import checkpoint
 
     tally, draw = Tally("kills inside a save"), random.Random(0)
     (folder := root / "saves").mkdir()
@@ -143,9 +143,10 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
     """Flip single bits in checkpoints, in entries of the store, and in the best weights of runs."""
     import torch
 
-    from frostline import checkpoint, predictor
-    from frostline.config import UserError
-    from frostline.store import Store
+    from frostline.core.config import UserError
+    from frostline.runs import predict
+    from frostline.store.store import Store
+    from frostline.training import checkpoint
 
     tally, draw = Tally("flipped bits"), random.Random(1)
     (folder := root / "flips").mkdir()
@@ -165,7 +166,7 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
 
     def predicted() -> bool:
         try:
-            predictor.load(best.parent, device="cpu")
+            predict.load(best.parent, device="cpu")
         except UserError:
             return True
         return False

@@ -176,7 +176,10 @@ def preload() -> None:
     from sklearn.datasets import load_digits
 
     torch.set_num_threads(1)
-    from frostline import environment, experiment, plots, server, webpage  # noqa: F401
+    import frostline.runs.run  # noqa: F401
+    from frostline.core import environment
+    from frostline.report import html, plots  # noqa: F401
+    from frostline.tracking import server
 
     environment._default_threads()
     server.load()
@@ -198,7 +201,7 @@ class Calm:
 
 def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]]) -> Calm:
     """Return what a sweep in `root/calm` ends with; what `fault` returns leaves the number of its writes there."""
-    from frostline import server
+    from frostline.tracking import server
 
     (root / "calm").mkdir()
     lab, database = Lab(root / "calm"), root / "empty.db"

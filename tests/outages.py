@@ -91,9 +91,9 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
     """Return what makes every epoch of a sweep sleep, and note when it ended."""
 
     def install() -> None:
-        from frostline import learning
+        from frostline.runs import train
 
-        keep = learning.keep
+        keep = train.keep
 
         def kept(epoch: object, line: object, setup: object, folder: Path, *rest: object) -> None:
             with (root / EPOCHS).open("a") as file:
@@ -101,7 +101,7 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
             time.sleep(pause)
             keep(epoch, line, setup, folder, *rest)  # type: ignore[arg-type]
 
-        learning.keep = kept  # type: ignore[assignment]
+        train.keep = kept  # type: ignore[assignment]
 
     return install
 

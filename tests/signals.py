@@ -89,7 +89,7 @@ def _arrive(lab: Lab, pid: int, draw: random.Random) -> str:
 
 def _worker(pid: int) -> int:
     children = psutil.Process(pid).children(recursive=True)
-    return next(child.pid for child in children if "frostline.worker" in " ".join(child.cmdline()))
+    return next(child.pid for child in children if "frostline.sweeps.worker" in " ".join(child.cmdline()))
 
 
 def _end(lab: Lab, pid: int, statuses: set[int]) -> str | None:

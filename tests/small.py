@@ -17,20 +17,22 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline import data, freezing, optim, timeline, training
-from frostline.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
-from frostline.data import Data
-from frostline.freezing import Guard, Phase
-from frostline.levels import FULL, Levels
-from frostline.models import Model, build
-from frostline.pixel_cache import Sight
-from frostline.pixels import convert, read_picture
-from frostline.resample import CenterCrop
-from frostline.stepping import Part, Recipe
-from frostline.store import Store
-from frostline.timeline import Span
-from frostline.training import BEGINNING, EpochResult, Position
-from frostline.validation import parse
+from frostline.core.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.core.validation import parse
+from frostline.data import loading
+from frostline.data.images import convert, read_picture
+from frostline.data.levels import FULL, Levels
+from frostline.data.loading import Data
+from frostline.data.pixel_cache import Sight
+from frostline.data.resize import CenterCrop
+from frostline.models import freezing
+from frostline.models.build import Model, build
+from frostline.models.freezing import Guard, Phase
+from frostline.store.store import Store
+from frostline.training import loop, optim, schedule
+from frostline.training.loop import BEGINNING, EpochResult, Position
+from frostline.training.schedule import Span
+from frostline.training.steps import Part, Recipe
 
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
@@ -65,7 +67,7 @@ def load_data(**request: Any) -> Data:
     """Return the data of a request, decoded in memory, as a network for `center` sees them without random crops."""
     sight = Sight(request.pop("center", CENTER), request.pop("side", None))
     store = Store(None, budget=10**9, say=print)
-    return data.load(sight=sight, store=store, progress=silently, **cast(data.Request, request))
+    return loading.load(sight=sight, store=store, progress=silently, **cast(loading.Request, request))
 
 
 def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
@@ -132,7 +134,7 @@ def train(
         model.module, model.structure, phases, weight_decay=weight_decay, decay_norm_and_bias=False
     )
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
-    steps = len(timeline.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
+    steps = len(schedule.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
     def enter(number: int) -> Part:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
@@ -148,10 +150,10 @@ def train(
         optim.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
         before_step(step, span)
 
-    yield from training.fit(
+    yield from loop.fit(
         len(data.labels),
         optimizer=built,
-        timeline=timeline.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
+        timeline=schedule.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
         before_step=before,
         after_step=after,

@@ -6,7 +6,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from frostline import server
+from frostline.tracking import server
 
 
 def put(file: Path) -> Path:

@@ -14,7 +14,8 @@ import torch
 import yaml
 from safetensors.numpy import save_file
 
-from frostline import confusion_matrix, outcome, pictures
+from frostline.report import confusion_matrix, mistakes
+from frostline.runs import outcome
 
 CLASSES = ("cat", "<script>alert('no')</script>", "naïve Straße", "数字 七", 'quo"te & <b>')
 QUALITY = {"head": 0.90, "full": 0.95, "lp_ft": 0.94, "gradual": 0.93}
@@ -120,7 +121,7 @@ def _test(folder: Path, random: np.random.Generator, truth: float, classes: Sequ
     confusion_matrix.write(folder, confusion_matrix.count(classes, labels, said))
     shown = [{"class": name, "images": int((labels == i).sum())} for i, name in enumerate(classes)]
     (folder / "per_class.json").write_text(json.dumps(shown))
-    rows = pictures.choose(said, labels, chances[:, 0] - chances[:, 1])
+    rows = mistakes.choose(said, labels, chances[:, 0] - chances[:, 1])
     pixels = np.random.default_rng(5).integers(0, 255, (IMAGES, 3, 8, 8), np.uint8)
-    pictures.write(folder, pixels[rows], ids[rows])
+    mistakes.write(folder, pixels[rows], ids[rows])
     return float((said == labels).mean())

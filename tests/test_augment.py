@@ -16,13 +16,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from frostline.augment import Policy, random_boxes, stored_side
-from frostline.config import AugmentConfig
-from frostline.models import InputSpec
-from frostline.randomness import uniform
-from frostline.recolor import jitter
-from frostline.resample import CenterCrop, center_boxes, center_crop, resized_crop
-from frostline.sight import random_view
+from frostline.core.config import AugmentConfig
+from frostline.core.randomness import uniform
+from frostline.data.augment import Policy, random_boxes, stored_side
+from frostline.data.recolor import jitter
+from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
+from frostline.models.build import InputSpec
+from frostline.runs.sight import random_view
 
 CONF = Path(__file__).parents[1] / "conf" / "augment"
 NONE = Policy(crop="none", scale=(1, 1), ratio=(1, 1), padding=0, flip=False, color=0, trivial=False)

@@ -10,9 +10,12 @@ import pytest
 import torch
 import yaml
 
-from frostline import composing, environment, job, journal
-from frostline.composing import Cell
-from frostline.config import UserError, choices, digest
+from frostline.core import environment
+from frostline.core.config import UserError, choices, digest
+from frostline.records import journal
+from frostline.sweeps import compose as composing
+from frostline.sweeps import job
+from frostline.sweeps.compose import Cell, to_check
 from small import compose
 
 CPU, CARD = {"precision": "fp32", "compile": "off"}, {"precision": "bf16"}
@@ -25,7 +28,7 @@ def cell(*overrides: str) -> Cell:
 
 def meant(meaning: dict[str, str], *cells: Cell) -> dict[str, dict[str, str]]:
     """Return what checking the cells tells where `auto` means that to all of them."""
-    return dict.fromkeys(composing.to_check(cells), meaning)
+    return dict.fromkeys(to_check(cells), meaning)
 
 
 def settled(meaning: dict[str, Any], *overrides: str) -> str:

@@ -72,7 +72,7 @@ def test_our_side_is_composed_as_hydra_would():
     from hydra import compose, initialize_config_dir
 
     import ours
-    from frostline.job import config_of
+    from frostline.sweeps.job import config_of
 
     chosen = {"model": "resnet18", "model.weights": None, "freeze_mode": "full", "lr": 0.01, "data": "image_folder"}
     words = ["model=resnet18", "model.weights=null", "freeze=full", "lr=0.01", "data=image_folder"]

@@ -21,22 +21,16 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from frostline import (
-    checkpoint,
-    comparison,
-    lookup,
-    mirror,
-    predictor,
-    recorded,
-    records,
-    resume,
-    setup,
-    winner,
-)
-from frostline.config import UserError, digest
-from frostline.models import build
-from frostline.report import Screen
-from frostline.store import Store
+from frostline.core import untrusted
+from frostline.core.config import UserError, digest
+from frostline.models.build import build
+from frostline.report import comparison
+from frostline.report.terminal import Screen
+from frostline.runs import predict, setup
+from frostline.store.store import Store
+from frostline.sweeps import recorded, winner
+from frostline.tracking import mirror, query
+from frostline.training import checkpoint, state
 from small import compose, plain
 
 SECRET = "nobody-may-see-this"
@@ -160,7 +154,7 @@ def a_pickle_as_best_weights_of_a_run_to_predict_with(nest: Nest) -> None:
     nest.run()
     nest.pickle("best.safetensors")
     with winner.found(str(nest.folder)) as found:
-        refused(lambda: predictor.load(found.folder, device="cpu"))
+        refused(lambda: predict.load(found.folder, device="cpu"))
 
 
 @canary
@@ -210,9 +204,9 @@ def a_checkpoint_whose_facts_name_code(nest: Nest) -> None:
     assert found is not None
     assert found[1] == facts
     module = torch.nn.Linear(2, 2)
-    learner = resume.Learner(module, torch.optim.SGD(module.parameters()), None, frozenset(module.state_dict()))
-    with pytest.raises(resume.Unfit):
-        resume.restore(learner, *found)
+    learner = state.Learner(module, torch.optim.SGD(module.parameters()), None, frozenset(module.state_dict()))
+    with pytest.raises(state.Unfit):
+        state.restore(learner, *found)
 
 
 def _poisoned_entry(nest: Nest, poison: Callable[[Path], None]) -> None:
@@ -315,8 +309,8 @@ OPTIONS = {
 
 def _config_refused(nest: Nest, *lines: str, **replaced: str) -> None:
     path = nest.config(*(line.replace("RAN", str(nest.ran)) for line in lines), **replaced)
-    refused(lambda: predictor.read_config(path))
-    refused(lambda: recorded.config_of(records.config(path), []))
+    refused(lambda: predict.read_config(path))
+    refused(lambda: recorded.config_of(untrusted.config(path), []))
 
 
 for _name, _line in CODE.items():
@@ -330,7 +324,7 @@ def a_config_of_a_gigabyte(nest: Nest) -> None:
     path = nest.config()
     with path.open("r+b") as file:
         file.truncate(10**9)
-    refused(lambda: predictor.read_config(path))
+    refused(lambda: predict.read_config(path))
 
 
 NAMES = {
@@ -356,7 +350,7 @@ for _name, _line in NAMES.items():
 
 
 def _fetch_refused(nest: Nest, run_id: str, name: str) -> None:
-    refused(lambda: lookup.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
+    refused(lambda: query.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
 
 
 @canary
@@ -484,8 +478,8 @@ def test_a_record_never_runs(name: str, tmp_path: Path) -> None:
 
 def test_a_record_without_a_canary_is_taken(tmp_path: Path) -> None:
     path = Nest(tmp_path).config()
-    assert predictor.read_config(path) == compose("epochs=1")
-    assert digest(recorded.config_of(records.config(path), [])) == digest(compose("epochs=1"))
+    assert predict.read_config(path) == compose("epochs=1")
+    assert digest(recorded.config_of(untrusted.config(path), [])) == digest(compose("epochs=1"))
 
 
 def test_a_canary_would_be_heard(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline import checkpoint
+from frostline.training import checkpoint
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 KILLER = """

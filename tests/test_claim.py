@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from frostline import alive, journal, ledger, tracking
-from frostline.alive import OWNER
-from frostline.claim import claim
 from frostline.commands import mend
-from frostline.config import UserError
+from frostline.core.config import UserError
+from frostline.records import journal, liveness
+from frostline.records.liveness import OWNER
+from frostline.sweeps import resume
+from frostline.sweeps.ownership import claim
+from frostline.tracking import session
 
 
 def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
@@ -32,7 +34,7 @@ def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
 def another(tmp_path, **changes):
     """Return the owner of a folder that is in use by another process."""
     folder = claim(tmp_path / "sweep", ["d"], again=True, elsewhere=None)
-    owner = dataclasses.replace(alive.me(), **changes)
+    owner = dataclasses.replace(liveness.me(), **changes)
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
     return folder
 
@@ -48,7 +50,7 @@ def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
     import psutil
 
     started = psutil.Process(process.pid).create_time()
-    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=alive.me().host)
+    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.me().host)
     with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
         claim(folder, ["d"], again=True, elsewhere=None)
 
@@ -59,21 +61,21 @@ def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, proces
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, elsewhere=None)
     assert claim(folder, ["d"], again=True, elsewhere=None) == folder
-    assert alive.read(folder / OWNER) == alive.me()
+    assert liveness.read(folder / OWNER) == liveness.me()
 
 
 def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
-    owner = dataclasses.replace(alive.me(), host="elsewhere")
+    owner = dataclasses.replace(liveness.me(), host="elsewhere")
     assert not owner.gone() and not owner.gone(time.time() - 60) and owner.gone(time.time() - 3600)
-    assert not alive.me().gone()
+    assert not liveness.me().gone()
 
 
-@pytest.mark.skipif(len(alive.me().machine.split()) < 3, reason="this machine has no /etc/machine-id")
+@pytest.mark.skipif(len(liveness.me().machine.split()) < 3, reason="this machine has no /etc/machine-id")
 def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
-    installed, boot, processes = alive.me().machine.split()
-    assert dataclasses.replace(alive.me(), machine=f"{installed} another {processes}").gone(time.time())
-    assert not dataclasses.replace(alive.me(), machine=f"another {boot} {processes}").gone(time.time())
-    assert not dataclasses.replace(alive.me(), machine=f"{installed} {boot} another").gone(time.time())
+    installed, boot, processes = liveness.me().machine.split()
+    assert dataclasses.replace(liveness.me(), machine=f"{installed} another {processes}").gone(time.time())
+    assert not dataclasses.replace(liveness.me(), machine=f"another {boot} {processes}").gone(time.time())
+    assert not dataclasses.replace(liveness.me(), machine=f"{installed} {boot} another").gone(time.time())
 
 
 def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
@@ -82,12 +84,12 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
-    dead = dataclasses.replace(alive.me(), started=1.0)
-    elsewhere = dataclasses.replace(alive.me(), host="elsewhere")
-    silent = {**elsewhere.tags(), alive.SIGN: f"{time.time() - 2 * alive.SILENT:.0f}"}  # its sweep is gone
-    (tmp_path / alive.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
-    tags = {"dead": dead.tags(), "alive": alive.me().tags(), "foreign": {}, "silent": silent}
-    tags["beating"] = {**silent, ledger.FOLDER: str(tmp_path)}
+    dead = dataclasses.replace(liveness.me(), started=1.0)
+    elsewhere = dataclasses.replace(liveness.me(), host="elsewhere")
+    silent = {**elsewhere.tags(), liveness.SIGN: f"{time.time() - 2 * liveness.SILENT:.0f}"}  # its sweep is gone
+    (tmp_path / liveness.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    tags = {"dead": dead.tags(), "alive": liveness.me().tags(), "foreign": {}, "silent": silent}
+    tags["beating"] = {**silent, resume.FOLDER: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
     assert mend.main(["mended", "--uri", uri]) == 0
     assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
@@ -102,7 +104,7 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
 
 
 def past(status="FINISHED", source="s", owner=None, **tags):
-    return ledger.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
+    return resume.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 
 
 def of(fingerprint, status="FINISHED", source="s", **more):
@@ -110,37 +112,37 @@ def of(fingerprint, status="FINISHED", source="s", **more):
 
 
 def test_only_the_same_source_and_data_are_skipped():
-    assert ledger.judge([of("f")], "s", "f").finished
-    changed = ledger.judge([of("f")], "s", "g")
+    assert resume.judge([of("f")], "s", "f").finished
+    changed = resume.judge([of("f")], "s", "g")
     assert changed.finished is None and "data changed" in (changed.note or "")
-    other = ledger.judge([of("f")], "another", "f")
+    other = resume.judge([of("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
-    assert ledger.judge([of("f", "KILLED")], "s", "g").interrupted is None
-    assert ledger.judge([of("f", "FAILED")], "s", "g") == ledger.Found()
+    assert resume.judge([of("f", "KILLED")], "s", "g").interrupted is None
+    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Found()
 
 
 def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
     first, since = of("f"), of("g")
-    assert ledger.judge([since, first], "s", "f").finished is first
-    assert ledger.judge([of("g", "KILLED"), first], "s", "f").finished is first
-    assert ledger.judge([of("f", source="another"), first], "s", "f").finished is first
+    assert resume.judge([since, first], "s", "f").finished is first
+    assert resume.judge([of("g", "KILLED"), first], "s", "f").finished is first
+    assert resume.judge([of("f", source="another"), first], "s", "f").finished is first
 
 
 def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
-    working = past("RUNNING", owner=alive.me())
-    assert ledger.judge([working], "s", "f") == ledger.Found(busy=working)
-    ended = past("KILLED", **{ledger.FOLDER: str(tmp_path)})  # so somebody said who did not know better
-    assert ledger.judge([ended], "s", "f") == ledger.Found(interrupted=ended)
-    alive.write(tmp_path / alive.BEAT)
-    assert ledger.judge([ended], "s", "f") == ledger.Found(busy=ended)
+    working = past("RUNNING", owner=liveness.me())
+    assert resume.judge([working], "s", "f") == resume.Found(busy=working)
+    ended = past("KILLED", **{resume.FOLDER: str(tmp_path)})  # so somebody said who did not know better
+    assert resume.judge([ended], "s", "f") == resume.Found(interrupted=ended)
+    liveness.write(tmp_path / liveness.BEAT)
+    assert resume.judge([ended], "s", "f") == resume.Found(busy=ended)
 
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     journal.note(tmp_path, "run", uid="new", tags={})
-    place = {ledger.FOLDER: str(tmp_path)}
-    assert past(**place, **{ledger.UID: "new"}).folder == tmp_path
-    assert past(**place, **{ledger.UID: "old"}).folder is None
+    place = {resume.FOLDER: str(tmp_path)}
+    assert past(**place, **{resume.UID: "new"}).folder == tmp_path
+    assert past(**place, **{resume.UID: "old"}).folder is None
 
 
 def ended(tmp_path, process, *, tracker=(), runs=1):
@@ -194,8 +196,8 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         run.mkdir(parents=True)
         journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
         journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
-    monkeypatch.setattr(ledger.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
-    found = ledger.look(tracking.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"])
+    monkeypatch.setattr(resume.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
+    found = resume.look(session.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"])
     assert found["mine"] and not found["other"]
 
 
@@ -206,9 +208,9 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
     journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
     journal.note(tmp_path, "end", status="FINISHED", time=1)
     (tmp_path / "result.json").write_text(content)
-    assert ledger._of_folder(tmp_path) is None
+    assert resume._of_folder(tmp_path) is None
     (tmp_path / "result.json").write_text(
         '{"status": "FINISHED", "metrics": {"test/accuracy": 1.0}, "images": {"test": 3}}'
     )
-    found = ledger._of_folder(tmp_path)
+    found = resume._of_folder(tmp_path)
     assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}

@@ -8,20 +8,40 @@ from pathlib import Path
 
 import pytest
 
-from frostline import codehash, environment, pixel_cache, sharing
+from frostline.core import codehash, environment
+from frostline.data import pixel_cache
+from frostline.runs import frost_line
 
 DECIDING = {
     "features": {
-        *("sharing", "sight", "views", "features", "cut", "families", "freezing", "inference", "models"),
-        *("augment", "trivial", "recolor", "resample", "randomness"),
+        *(
+            "runs.frost_line",
+            "runs.sight",
+            "data.views",
+            "training.features",
+            "models.cut",
+            "models.stages",
+            "models.freezing",
+            "models.fuse",
+            "models.build",
+        ),
+        *("data.augment", "data.trivial_augment", "data.recolor", "data.resize", "core.randomness"),
     },
     "pixels": {
-        *("decoding", "icc", "image_formats", "levels", "perceptual_hash", "pixels", "resample"),
-        *("sources", "glyphs", "randomness", "value_range"),
+        *(
+            "data.decoding",
+            "data.icc",
+            "data.image_formats",
+            "data.levels",
+            "data.perceptual_hash",
+            "data.images",
+            "data.resize",
+        ),
+        *("data.sources", "data.glyphs", "core.randomness", "data.value_range"),
     },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""
-ROOTS = {"features": sharing._CODE, "pixels": pixel_cache._CODE}
+ROOTS = {"features": frost_line._CODE, "pixels": pixel_cache._CODE}
 
 
 @pytest.fixture
@@ -31,6 +51,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(environment, "PACKAGE", here)
     codehash.of.cache_clear()
     return here
+
+
+def names(package: Path) -> dict[str, Path]:
+    """Return the files of all modules but `__init__`, by their names within the package."""
+    files = {path.relative_to(package).with_suffix("").parts: path for path in package.rglob("*.py")}
+    return {".".join(parts): path for parts, path in files.items() if parts[-1] != "__init__"}
 
 
 def hash_of(kind: str) -> str:
@@ -44,7 +70,7 @@ def test_whatever_a_computation_imports_is_known_to_decide_bits_or_not_to(kind: 
 
 
 def test_what_decides_nothing_is_there() -> None:
-    modules = {path.stem for path in environment.PACKAGE.glob("*.py")}
+    modules = set(names(environment.PACKAGE))
     assert codehash.DECIDE_NONE.keys() <= modules
     assert all(codehash.DECIDE_NONE.values())
 
@@ -52,22 +78,24 @@ def test_what_decides_nothing_is_there() -> None:
 @pytest.mark.parametrize("kind", DECIDING)
 def test_the_hash_changes_with_what_decides_and_with_nothing_else(package: Path, kind: str) -> None:
     before = {hash_of(kind)}
-    for path in sorted(package.glob("*.py")):
+    for name, path in sorted(names(package).items()):
         path.write_text(path.read_text() + "# another\n")
-        assert (hash_of(kind) in before) == (path.stem not in DECIDING[kind]), path.stem
+        assert (hash_of(kind) in before) == (name not in DECIDING[kind]), name
         before.add(hash_of(kind))
 
 
 def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> None:
-    (package / "inner").mkdir()
-    (package / "inner" / "__init__.py").write_text("")
-    (package / "inner" / "deep.py").write_text("a = 1\n")
+    (package / "data" / "inner").mkdir()
+    (package / "data" / "inner" / "__init__.py").write_text("")
+    (package / "data" / "inner" / "deep.py").write_text("a = 1\n")
     first = hash_of("pixels")
-    (package / "pixels.py").write_text("def f():\n    from frostline.inner import (\n        deep,\n    )\n")
+    (package / "data" / "images.py").write_text(
+        "def f():\n    from frostline.data.inner import (\n        deep,\n    )\n"
+    )
     second = hash_of("pixels")
-    (package / "inner" / "deep.py").write_text("a = 2\n")
+    (package / "data" / "inner" / "deep.py").write_text("a = 2\n")
     assert len({first, second, hash_of("pixels")}) == 3
-    assert "inner.deep" in codehash.deciding("pixels")
+    assert "data.inner.deep" in codehash.deciding("data.images")
 
 
 def test_every_import_of_every_module_is_found() -> None:

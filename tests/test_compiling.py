@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from frostline import compiling
-from frostline.compiling import compiled
-from frostline.evaluation import evaluate
-from frostline.stepping import Part
+from frostline.runs import compiling
+from frostline.runs.compiling import compiled
+from frostline.training.evaluation import evaluate
+from frostline.training.steps import Part
 from small import Samples
 
 

@@ -14,8 +14,8 @@ import yaml
 from hydra import initialize_config_dir
 
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
-from frostline.config import Config, digest, flatten
-from frostline.validation import parse
+from frostline.core.config import Config, digest, flatten
+from frostline.core.validation import parse
 from small import CONF, compose, plain
 
 GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule")

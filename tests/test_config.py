@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.config import Config, UserError, choices, digest, flatten, semantic, user_error
-from frostline.validation import parse
+from frostline.core.config import Config, UserError, choices, digest, flatten, semantic, user_error
+from frostline.core.validation import parse
 from small import compose, plain
 
 BAD: dict[str, list[Any]] = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline import confusion
-from frostline.confusion_matrix import Confusions
+from frostline.report import confusion_plot
+from frostline.report.confusion_matrix import Confusions
 
 
 def names(count: int) -> list[str]:
@@ -17,7 +17,7 @@ def names(count: int) -> list[str]:
 
 
 def drawn(matrix: np.ndarray, classes: list[str], path: Path) -> np.ndarray:
-    confusion.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
+    confusion_plot.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
     return np.asarray(Image.open(path))
 
 

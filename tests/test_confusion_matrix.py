@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix as whole
 
-from frostline import confusion_matrix
-from frostline.confusion_matrix import Confusions
+from frostline.report import confusion_matrix
+from frostline.report.confusion_matrix import Confusions
 
 
 def drawn(seed: int, classes: int = 7, images: int = 60) -> tuple[np.ndarray, np.ndarray]:

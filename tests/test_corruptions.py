@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from frostline.corruptions import corrupt, strengths
-from frostline.randomness import generator
+from frostline.core.randomness import generator
+from frostline.data.corruptions import corrupt, strengths
 
 NAMES = tuple(strengths(224))
 SIDES = (32, 64, 224)

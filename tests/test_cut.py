@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from frostline import cut, freezing, hashing
-from frostline.freezing import Phase
-from frostline.models import Model, build
+from frostline.models import cut, freezing
+from frostline.models.build import Model, build
+from frostline.models.freezing import Phase
+from frostline.store import hashing
 from small import mode, network, resolve
 from test_families import ONE_OF_EACH_FAMILY
 

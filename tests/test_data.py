@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from frostline import data
-from frostline.config import UserError
-from frostline.resample import CenterCrop
+from frostline.core.config import UserError
+from frostline.data import loading
+from frostline.data.resize import CenterCrop
 from small import load_data
 
-DIGITS: data.Request = {
+DIGITS: loading.Request = {
     "source": "digits",
     "root": "data",
     "layout": "auto",
@@ -36,7 +36,7 @@ DIGITS: data.Request = {
 }
 
 
-def load(**changes: Any) -> data.Data:
+def load(**changes: Any) -> loading.Data:
     return load_data(**{**DIGITS, **changes})
 
 
@@ -74,14 +74,14 @@ def test_the_split_seed_and_nothing_else_moves_images_between_splits():
 
 
 @pytest.fixture(scope="module")
-def whole() -> data.Data:
+def whole() -> loading.Data:
     return load()
 
 
 @settings(max_examples=10, deadline=None)
 @given(limit=st.integers(10, 1200), fraction=st.floats(0.001, 1))
 def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
-    whole: data.Data, limit: int, fraction: float
+    whole: loading.Data, limit: int, fraction: float
 ):
     small = load(limit=limit, fraction=fraction)
     assert len(small.train) == min(limit, max(10, round(fraction * len(whole.train))))

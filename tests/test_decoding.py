@@ -19,15 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import data, decoding, environment, pixel_cache, setup
-from frostline.config import UserError
-from frostline.decoding import Differing, Keep, decode_all
-from frostline.mapped import Rows
-from frostline.pixel_cache import Sight
-from frostline.pixels import list_images
-from frostline.ragged import Ragged
-from frostline.resample import CenterCrop
-from frostline.store import Store, Writer
+from frostline.core import environment
+from frostline.core.config import UserError
+from frostline.data import decoding, loading, pixel_cache
+from frostline.data.decoding import Differing, Keep, decode_all
+from frostline.data.images import list_images
+from frostline.data.pixel_cache import Sight
+from frostline.data.resize import CenterCrop
+from frostline.runs import setup
+from frostline.store.mapped import Rows
+from frostline.store.ragged import Ragged
+from frostline.store.store import Store, Writer
 from small import compose, silently
 
 RED = (250, 20, 10)
@@ -176,7 +178,7 @@ def broken(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def request(root: Path, **changes: Any) -> data.Request:
+def request(root: Path, **changes: Any) -> loading.Request:
     return {
         "source": "folder",
         "root": str(root),
@@ -204,14 +206,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("own") / "store", budget=10**8, say=print)
 
 
-def load(root: Path, store: Store, **changes: Any) -> data.Data:
-    data._last.clear()
+def load(root: Path, store: Store, **changes: Any) -> loading.Data:
+    loading._last.clear()
     sight = Sight(changes.pop("center", SMALL), changes.pop("side", None))
-    return data.load(sight=sight, store=store, progress=silently, **request(root, **changes))
+    return loading.load(sight=sight, store=store, progress=silently, **request(root, **changes))
 
 
 def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
-    with pytest.raises(data.BadPictures) as raised:
+    with pytest.raises(loading.BadPictures) as raised:
         load(broken, store)
     reasons = dict(raised.value.reasons)
     assert set(reasons) == {f"dog/{name}" for name in BROKEN}
@@ -223,7 +225,7 @@ def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store:
 
 def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.CaptureFixture[str]):
     config = compose("data=image_folder", f"data.root={broken}", "data.max_pixels=1000000")
-    data._last.clear()
+    loading._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
         setup.check(config)
     shown = capsys.readouterr().out.splitlines()
@@ -310,7 +312,7 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, mo
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    with monkeypatch.context() as patch, pytest.raises(data.BadPictures, match="cat/deep: Permission denied"):
+    with monkeypatch.context() as patch, pytest.raises(loading.BadPictures, match="cat/deep: Permission denied"):
         patch.setattr(os, "scandir", refuse)
         load(tmp_path, store)
     assert not load(tmp_path, store).counts
@@ -331,7 +333,7 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
         with monkeypatch.context() as patch:
             patch.setattr(Image, "open", refuse)
             assert load(tmp_path, store, skip_bad=True).counts == {"skipped": 2}
-            with pytest.raises(data.BadPictures, match=os.strerror(number)):
+            with pytest.raises(loading.BadPictures, match=os.strerror(number)):
                 load(tmp_path, store)
     assert load(tmp_path, store).counts == {}
 
@@ -344,7 +346,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(
         Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name)).write_text("none")
     for index in range(20):
         (tmp_path / "dog" / f"{index}.png").write_text("none")
-    data._last.clear()
+    loading._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
         setup.check(compose("data=image_folder", f"data.root={tmp_path}"))
     shown = capsys.readouterr().out
@@ -366,7 +368,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
             return opened(file, **options)
 
         monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(data.BadPictures, match=r"cat/good0\.png: Permission denied"):
+    with pytest.raises(loading.BadPictures, match=r"cat/good0\.png: Permission denied"):
         load(tmp_path, store)
     (tmp_path / "cat" / "good0.png").chmod(0o600)
     load(tmp_path, store)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline import hashing, weights
-from frostline.draft import Draft
+from frostline.models import weights
+from frostline.models.draft import Draft
+from frostline.store import hashing
 
 FACTS = {"model": "small", "classes": ["ä", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
 FACTS["interpolation"] = "bilinear"

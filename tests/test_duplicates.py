@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline import duplicates
-from frostline.config import UserError
-from frostline.data import Data
-from frostline.findings import of_weights
-from frostline.results import SHARED, WITHOUT, Result
-from frostline.verdict import answer
+from frostline.core.config import UserError
+from frostline.data import duplicates
+from frostline.data.findings import of_weights
+from frostline.data.loading import Data
+from frostline.records.result import SHARED, WITHOUT, Result
+from frostline.report.verdict import answer
 from test_layouts import load, pictures
 
 

@@ -10,9 +10,10 @@ import psutil
 import pytest
 import torch
 
-from frostline import environment, provenance
-from frostline.config import UserError
-from frostline.workers import places
+from frostline.core import environment
+from frostline.core.config import UserError
+from frostline.records import provenance
+from frostline.sweeps.pool import places
 
 CPU = torch.device("cpu")
 

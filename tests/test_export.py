@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frostline import commands, formats, models, predictor
-from frostline.config import UserError
+from frostline import commands
+from frostline.core.config import UserError
+from frostline.models import build
+from frostline.runs import export, predict
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
@@ -20,7 +22,7 @@ def exported(trained, tmp_path, capsys, kind):
     assert commands.run("export", [str(trained.folder / "1"), "--format", kind, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.err == "" and said.out.splitlines()[0].endswith(f"shufflenet_v2_x0_5 with 10 classes as {kind}")
-    return tmp_path / f"model{formats.SUFFIXES[kind]}"
+    return tmp_path / f"model{export.SUFFIXES[kind]}"
 
 
 def digits(trained):
@@ -62,16 +64,16 @@ def test_torchscript_with_any_batch_and_size(trained, tmp_path, capsys):
 def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
     file = exported(trained, tmp_path, capsys, "safetensors")
     classes = [str(digit) for digit in range(10)]
-    model = models.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
-    original = predictor.load(trained.folder / "1", device="cpu").model
+    model = build.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
+    original = predict.load(trained.folder / "1", device="cpu").model
     assert model.input == original.input
     state = model.module.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in original.module.state_dict().items())
 
 
 def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsys):
-    wrong = {**formats._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
-    monkeypatch.setattr(formats, "_READ", wrong)
+    wrong = {**export._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
+    monkeypatch.setattr(export, "_READ", wrong)
     status = commands.run(
         "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x")]
     )

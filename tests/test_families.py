@@ -9,9 +9,9 @@ import torch.fx
 from torch import nn
 from torch.fx import Node
 
-from frostline.config import UserError
-from frostline.families import FAMILIES, Structure, structure_of
-from frostline.models import NAMES, Model, build
+from frostline.core.config import UserError
+from frostline.models.build import NAMES, Model, build
+from frostline.models.stages import FAMILIES, Structure, structure_of
 
 ONE_OF_EACH_FAMILY = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),

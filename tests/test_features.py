@@ -11,18 +11,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from frostline import cut, experiment, freezing, journal, learning, provenance, robustness, setup, sharing, sight
-from frostline.evaluation import evaluate
-from frostline.mapped import Rows
-from frostline.report import Screen
-from frostline.resume import Progress
-from frostline.room import Room
-from frostline.setup import Setup
-from frostline.sharing import Line
-from frostline.sight import Images
-from frostline.store import Store
-from frostline.tracking import Record
-from frostline.training import EpochResult
+from frostline.models import cut, freezing
+from frostline.records import journal, provenance
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line, robustness, setup, sight, train
+from frostline.runs.frost_line import Line
+from frostline.runs.run import announce, score, write_origin
+from frostline.runs.setup import Setup
+from frostline.runs.sight import Images
+from frostline.store.mapped import Rows
+from frostline.store.rows import Room
+from frostline.store.store import Store
+from frostline.tracking.session import Record
+from frostline.training.evaluation import evaluate
+from frostline.training.loop import EpochResult
+from frostline.training.state import Progress
 from small import compose
 
 QUICK = ("model.image_size=32", "data.limit=96", "batch_size=32", "threads=1")
@@ -45,10 +48,10 @@ class Silent:
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
     run = replace(setup.assemble(compose(*QUICK, *overrides), folder, meta=False, screen=Screen()), store=store)
-    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
-    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    return epochs, experiment.score(run, epochs[-1].phase, images).logits, images.seen
+    return epochs, score(run, epochs[-1].phase, images).logits, images.seen
 
 
 def whole_network(patch: pytest.MonkeyPatch) -> None:
@@ -56,9 +59,9 @@ def whole_network(patch: pytest.MonkeyPatch) -> None:
 
     def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
         setup.enter(phase)
-        return sharing._none(setup)
+        return frost_line._none(setup)
 
-    patch.setattr(sharing, "draw", draw)
+    patch.setattr(frost_line, "draw", draw)
 
 
 def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
@@ -112,14 +115,14 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
     run = replace(run, data=replace(run.data, val=few, test=few))
-    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
-    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
     line = robustness._line(run, epochs[-1].phase, images)
     blurred = line.read(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
     numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]
-    logits = [epochs[-1].val.logits, experiment.score(run, epochs[-1].phase, images).logits, under.logits]
+    logits = [epochs[-1].val.logits, score(run, epochs[-1].phase, images).logits, under.logits]
     return numbers, [*logits, *run.model.module.state_dict().values()]
 
 
@@ -156,8 +159,8 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     """Those below the line still differ from the others when these are frozen."""
     options = (*REFROZEN, "train.ema_decay=0.9")
     run = setup.assemble(compose(*QUICK, *options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
-    images, learner, guard = sight.look(run), learning.learner_of(run), freezing.Guard(run.model.module)
-    events = learning.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     *_, last = (event for event in events if isinstance(event, EpochResult))
     assert learner.ema is not None
     expected = evaluate(learner.ema.module, images.val, batch_size=64, autocast=None)
@@ -222,9 +225,9 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
     tmp_path: Path, overrides: tuple[str, ...], said: bool
 ) -> None:
     run = setup.assemble(compose(*QUICK, "freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
-    plan = experiment.announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
+    plan = announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
     provenance.write(tmp_path, provenance.software([]))
-    experiment.write_origin(run, plan, tmp_path, Record(tmp_path))
+    write_origin(run, plan, tmp_path, Record(tmp_path))
     assert ("an approximation, features.views=2" in screen.console.file.getvalue()) == said
     assert ('"frostline.approximation"' in (tmp_path / journal.RECORD).read_text()) == said
 
@@ -278,7 +281,7 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     images, sizes = sight.look(run), list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    passing = sharing.draw(run, 0, images, keep=False).read(images.train)
+    passing = frost_line.draw(run, 0, images, keep=False).read(images.train)
     sizes.clear()
     every = passing.inputs(torch.arange(96), 1)
     for index in torch.arange(96).flip(0).split(7):
@@ -307,7 +310,7 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
     config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
     images = sight.look(run)
-    part = sharing.part(run, 0, images, None)
+    part = frost_line.part(run, 0, images, None)
     inputs = part.train.inputs(torch.arange(4), 1)
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, inputs.bfloat16().float())
@@ -324,7 +327,7 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, room=Room(torch.device("cpu"), budget))
         images = sight.look(run)
-        part = sharing.part(run, 0, images, None)
+        part = frost_line.part(run, 0, images, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
         return run.room, torch.cat(inputs), run.room.free
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline import freezing
-from frostline.config import FreezeModeConfig, UserError
-from frostline.evaluation import evaluate
-from frostline.freezing import FrozenDrift, Guard
-from frostline.models import Model
-from frostline.training import Position
+from frostline.core.config import FreezeModeConfig, UserError
+from frostline.models import freezing
+from frostline.models.build import Model
+from frostline.models.freezing import FrozenDrift, Guard
+from frostline.training.evaluation import evaluate
+from frostline.training.loop import Position
 from small import MODES, images, mode, network, phase, resolve, train
 
 FAMILIES = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "vgg11", "convnext_tiny", "densenet121", "mobilenet_v3_small")

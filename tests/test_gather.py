@@ -9,13 +9,16 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from frostline import alive, environment, gather, looks, plots, recall, suggest
 from frostline.commands import compare, report
-from frostline.config import UserError
-from frostline.contest import contests
-from frostline.results import cells
-from frostline.run_folders import SWEEP
-from frostline.verdict import answer
+from frostline.core import environment
+from frostline.core.config import UserError
+from frostline.records import liveness
+from frostline.records.result import cells
+from frostline.records.run_folders import SWEEP
+from frostline.report import combine, plots, style, suggest
+from frostline.report.contest import contests
+from frostline.report.verdict import answer
+from frostline.sweeps import recall
 from sweeps import sweep
 
 GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
@@ -23,19 +26,19 @@ GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
 
 def test_a_run_of_a_sweep_stands_for_it(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
-    assert gather.read(folder / "1") == gather.read(folder)
+    assert combine.read(folder / "1") == combine.read(folder)
 
 
 def test_a_folder_without_a_sweep_is_refused_with_the_nearest_that_is(tmp_path):
     sweep(tmp_path / "monday", GRID)
     (tmp_path / "mondey").mkdir()
     with pytest.raises(UserError, match=r"sweep=.*mondey: expected the folder of a sweep.*did you mean .*monday"):
-        gather.read(tmp_path / "mondey")
+        combine.read(tmp_path / "mondey")
 
 
 def test_what_differs_between_sweeps_becomes_a_choice(tmp_path):
     one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=8)
-    results = gather.together([gather.read(one), gather.read(two)])
+    results = combine.together([combine.read(one), combine.read(two)])
     assert [result.choices["epochs"] for result in results] == [4] * 4 + [8] * 4
     assert len(cells(results)) == 8
 
@@ -48,14 +51,14 @@ def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
         path.write_text(json.dumps(result))
         config = yaml.safe_load(path.with_name("config.yaml").read_text())
         path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
-    found = cells(gather.together([gather.read(one), gather.read(two)]))
+    found = cells(combine.together([combine.read(one), combine.read(two)]))
     assert [len(cell.finished) for cell in found] == [2] * 4
 
 
 def test_a_run_that_was_done_twice_counts_once(tmp_path):
     one = sweep(tmp_path / "one", GRID)
     two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
-    results = gather.together([gather.read(one), gather.read(two)])
+    results = combine.together([combine.read(one), combine.read(two)])
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
     assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
 
@@ -75,7 +78,7 @@ def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys)
     folder = sweep(tmp_path / "s", GRID)
     assert compare.main([str(folder)]) == 0
     out = capsys.readouterr().out
-    said = answer(gather.read(folder).results)
+    said = answer(combine.read(folder).results)
     assert said in " ".join(out.split()) and "0.001" in out
     assert compare.main([str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -92,9 +95,9 @@ def test_runs_on_pictures_that_changed_in_between_are_not_compared(tmp_path):
     sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
     for folder, fingerprint in zip(sweeps, ("1" * 64, "1" * 64, "2" * 64), strict=True):
         (folder / "0" / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
-    same = gather.together([gather.read(folder) for folder in sweeps[:2]])
+    same = combine.together([combine.read(folder) for folder in sweeps[:2]])
     assert [contest.where for contest in contests(same)] == [""] and "data.fingerprint" not in same[0].choices
-    found = contests(gather.together([gather.read(folder) for folder in sweeps]))
+    found = contests(combine.together([combine.read(folder) for folder in sweeps]))
     assert sorted((one.where, len(one.results)) for one in found) == [
         ("data.fingerprint=11111111", 2),
         ("data.fingerprint=22222222", 2),
@@ -109,52 +112,52 @@ def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path,
 
 def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
     folder = sweep(tmp_path / "s", GRID, seeds=2)
-    files = plots.write(tmp_path / "plots", gather.read(folder).results)
+    files = plots.write(tmp_path / "plots", combine.read(folder).results)
     assert sorted(file.name for file in files) == [
         f"{name}.{kind}" for name in ("accuracy_cost", "curves", "lr_response") for kind in ("png", "svg")
     ]
     text = " ".join(ElementTree.parse(tmp_path / "plots" / "accuracy_cost.svg").getroot().itertext())
     assert "training time (s)" in text and "accuracy (%)" in text and "full" in text
-    drawn = [plots._look(style) for style in range(len(looks.COLOURS))]
+    drawn = [plots._look(style) for style in range(len(style.COLOURS))]
     for name in ("color", "marker", "linestyle"):
         assert len({str(look[name]) for look in drawn}) == len(drawn)
 
 
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
     shipped = sorted(path.stem for path in environment.config_folder().glob("freeze_mode/*.yaml"))
-    every = gather.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
-    numbers = looks.numbers(every, "freeze_mode")
-    assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(looks.COLOURS)
+    every = combine.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
+    numbers = style.numbers(every, "freeze_mode")
+    assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(style.COLOURS)
     for name in shipped:
-        two = looks.numbers([run for run in every if run.choices["freeze_mode"] in (name, "mine")], "freeze_mode")
+        two = style.numbers([run for run in every if run.choices["freeze_mode"] in (name, "mine")], "freeze_mode")
         assert two[name] == numbers[name] != two["mine"]
 
 
 def test_plots_without_anything_to_draw_are_left_out(tmp_path):
     failed = sweep(tmp_path / "failed", GRID, states=dict.fromkeys(range(4), "FAILED"))
-    assert plots.write(tmp_path / "none", gather.read(failed).results) == []
+    assert plots.write(tmp_path / "none", combine.read(failed).results) == []
     one_lr = sweep(tmp_path / "one", {"freeze_mode": ["head", "full"]})
-    drawn = plots.write(tmp_path / "some", gather.read(one_lr).results)
+    drawn = plots.write(tmp_path / "some", combine.read(one_lr).results)
     assert {file.stem for file in drawn} == {"accuracy_cost", "curves"}
 
 
 def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={0: "RUNNING", 1: "RUNNING"})
-    alive.write(folder / "0" / alive.BEAT)
-    alive.write(folder / "1" / alive.BEAT)
-    dead = json.loads((folder / "1" / alive.BEAT).read_text()) | {"pid": 2**22 + 1}
-    (folder / "1" / alive.BEAT).write_text(json.dumps(dead))
-    first, second, *_ = gather.read(folder).results
+    liveness.write(folder / "0" / liveness.BEAT)
+    liveness.write(folder / "1" / liveness.BEAT)
+    dead = json.loads((folder / "1" / liveness.BEAT).read_text()) | {"pid": 2**22 + 1}
+    (folder / "1" / liveness.BEAT).write_text(json.dumps(dead))
+    first, second, *_ = combine.read(folder).results
     assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
 def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={2: "WAITING", 3: "WAITING"})
-    alive.write(folder / alive.OWNER)
-    assert [run.status for run in gather.read(folder).results][2:] == ["WAITING"] * 2
-    dead = json.loads((folder / alive.OWNER).read_text()) | {"pid": 2**22 + 1}
-    (folder / alive.OWNER).write_text(json.dumps(dead))
-    results = gather.read(folder).results
+    liveness.write(folder / liveness.OWNER)
+    assert [run.status for run in combine.read(folder).results][2:] == ["WAITING"] * 2
+    dead = json.loads((folder / liveness.OWNER).read_text()) | {"pid": 2**22 + 1}
+    (folder / liveness.OWNER).write_text(json.dumps(dead))
+    results = combine.read(folder).results
     assert [(run.status, run.reason) for run in results[2:]] == [("KILLED", "not begun")] * 2
     assert "still to come" not in answer(results)
 
@@ -163,7 +166,7 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
     (folder / "2" / "result.json").write_text('{"job": 2, "na')
     shutil.rmtree(folder / "3")
-    assert [result.status for result in gather.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
+    assert [result.status for result in combine.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
 
 
 @pytest.mark.parametrize("said", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
@@ -171,14 +174,14 @@ def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head"]})
     (folder / SWEEP).write_text(said)
     with pytest.raises(UserError, match="expected the folder of a sweep"):
-        gather.read(folder)
+        combine.read(folder)
 
 
 @pytest.mark.parametrize("part", ["metrics", "choices", "images", "name", "status"])
 def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
-    path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / gather.RESULT
+    path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / combine.RESULT
     path.write_text(json.dumps({**json.loads(path.read_text()), part: [1]}))
-    assert gather.read(path.parents[1]).results[0].status == "RUNNING"
+    assert combine.read(path.parents[1]).results[0].status == "RUNNING"
 
 
 def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(tmp_path, monkeypatch):
@@ -186,13 +189,13 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
     folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
     overrides = folders[0] / "0" / ".hydra" / "overrides.yaml"
     overrides.write_text("- data.root=${oc.env:SECRET}\n")
-    said = suggest.command(gather.read(folders[0]).results[0], {"lr": [0.1]})
+    said = suggest.command(combine.read(folders[0]).results[0], {"lr": [0.1]})
     assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
     (folders[0] / "0" / "config.yaml").write_text(bomb)
     overrides.write_text(bomb)
-    assert suggest.command(gather.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
-    assert len(gather.together([gather.read(folder) for folder in folders])) == 2
+    assert suggest.command(combine.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
+    assert len(combine.together([combine.read(folder) for folder in folders])) == 2
 
 
 def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from frostline import glyphs
+from frostline.data import glyphs
 
 
 def test_pixels_labels_and_letters_fit_together():

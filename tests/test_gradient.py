@@ -10,8 +10,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from frostline import cut, freezing, gradient
-from frostline.gradient import Head, Targets
+from frostline.models import cut, freezing
+from frostline.training import gradient
+from frostline.training.gradient import Head, Targets
 from small import mode, network, resolve
 
 

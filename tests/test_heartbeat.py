@@ -15,12 +15,14 @@ import pytest
 
 import small
 import stores
-from frostline import alive, heartbeat, job, journal, pending, sweep
-from frostline.alive import BEAT, OWNER
-from frostline.composing import Cell
-from frostline.config import choices, digest
-from frostline.heartbeat import Busy, beating
-from frostline.results import Result
+from frostline.core.config import choices, digest
+from frostline.records import heartbeat, journal, liveness
+from frostline.records.heartbeat import Busy, beating
+from frostline.records.liveness import BEAT, OWNER
+from frostline.records.result import Result
+from frostline.sweeps import job, sweep
+from frostline.sweeps.compose import Cell
+from frostline.tracking import sync
 
 HOLD = """
 import sys
@@ -50,7 +52,7 @@ def held(folder):
 def run(tmp_path):
     """Return the folder of the only run of a sweep, which is planned."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
-    alive.write(folder.parent / OWNER)
+    liveness.write(folder.parent / OWNER)
     job.Shared(None, (job.Facts("head", {}, "0"),)).write(folder.parent)
     return folder
 
@@ -82,8 +84,8 @@ def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_tha
 
 
 def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
-    living = alive.living
-    monkeypatch.setattr(alive, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all look at the same time
+    living = liveness.living
+    monkeypatch.setattr(liveness, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all look at once
     ours, theirs = os.pipe()
     go, end = os.pipe()
     children = []
@@ -111,7 +113,7 @@ def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
 
 def elsewhere(folder, name=BEAT, age=5.0):
     """Write the sign of life of a process on another machine, so many seconds old."""
-    owner = dataclasses.replace(alive.me(), host="elsewhere", pid=1)
+    owner = dataclasses.replace(liveness.me(), host="elsewhere", pid=1)
     (folder / name).write_text(json.dumps(dataclasses.asdict(owner)))
     then = time.time() - age
     os.utime(folder / name, (then, then))
@@ -132,16 +134,16 @@ def test_who_is_elsewhere_is_waited_for_until_its_next_sign_or_its_silence(tmp_p
         with pytest.raises(Busy, match="elsewhere") as busy:
             heart.claim(tmp_path)
         assert busy.value.owner == owner and len(looks) == 3
-        elsewhere(tmp_path, age=alive.SILENT - 0.05)
+        elsewhere(tmp_path, age=liveness.SILENT - 0.05)
         monkeypatch.undo()
         monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
         heart.claim(tmp_path)
-        assert alive.read(tmp_path / BEAT) == alive.me()
+        assert liveness.read(tmp_path / BEAT) == liveness.me()
 
 
 def test_what_a_sweep_took_goes_to_its_jobs_and_to_nobody_elses(run):
     with held(run) as process:
-        sweeps = alive.read(run / BEAT)
+        sweeps = liveness.read(run / BEAT)
         assert carry_out(run).status == "RUNNING"
         (run.parent / OWNER).write_text(json.dumps(dataclasses.asdict(sweeps)))
         assert carry_out(run).reason == "RuntimeError: it began"
@@ -182,16 +184,16 @@ def test_a_folder_that_can_only_be_read_is_nobodys(tmp_path):
 
 
 def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
-    place = {"host": alive.me().host, "name": "n", "tags": {}, "time": 0}
+    place = {"host": liveness.me().host, "name": "n", "tags": {}, "time": 0}
     for folder in (tmp_path, tmp_path / "0", tmp_path / "1"):
         folder.mkdir(exist_ok=True)
         journal.note(folder, "run", uid=folder.name, **place)
-    elsewhere(tmp_path, OWNER, age=2 * alive.SILENT)
+    elsewhere(tmp_path, OWNER, age=2 * liveness.SILENT)
     elsewhere(tmp_path / "0")
-    elsewhere(tmp_path / "1", age=2 * alive.SILENT)
-    pending.end_the_dead(tmp_path)
+    elsewhere(tmp_path / "1", age=2 * liveness.SILENT)
+    sync.end_the_dead(tmp_path)
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
-    assert pending.going_on(tmp_path) == [tmp_path / "0"]
+    assert sync.going_on(tmp_path) == [tmp_path / "0"]
     facts = job.Facts("head", {}, "0")
     assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
@@ -230,20 +232,20 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
 
     def again(*, interrupted=False):
         crew = _Crew(folder, interrupted=interrupted)
-        status = sweep.run_cells(cells, crew=crew, folder=folder, named=True, resume=True)
+        status = sweep.run_cells(cells, crew=crew, folder=folder, named=True, earlier=True)
         return status, crew.ran, capsys.readouterr().out
 
     assert again(interrupted=True)[:2] == (130, [0, 1])
     (folder / "0").mkdir()
     with held(folder / "0") as process:
         tags = {"frostline.digest": digest(configs[0])}
-        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=pending.now())
+        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=sync.now())
         before = (folder / "0" / journal.RECORD).read_bytes()
         status, ran, said = again()
         assert (status, ran) == (1, [1])
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / journal.RECORD).read_bytes() == before
-        assert pending.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+        assert sync.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
-    assert pending.remembered(uri, tmp_path) == []
+    assert sync.remembered(uri, tmp_path) == []

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline import image_formats
-from frostline.image_formats import FORMATS, SUFFIXES, candidates, readable_with
-from frostline.pixels import list_images, open_image
+from frostline.data import image_formats
+from frostline.data.image_formats import FORMATS, SUFFIXES, candidates, readable_with
+from frostline.data.images import list_images, open_image
 from small import read_image, shown
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import fx, nn
 
-from frostline import cut, inference
-from frostline.models import build
+from frostline.models import cut, fuse
+from frostline.models.build import build
 from test_cut import lively
 from test_families import ONE_OF_EACH_FAMILY
 
@@ -30,7 +30,7 @@ def test_folding_changes_no_family(name: str) -> None:
     lower, images = backbone(name)
     with torch.inference_mode():
         features = lower.double()(images.double())  # some of these networks make much of float32's rounding
-        fast = inference.fast_copy(lower, torch.float64, CPU, torch.contiguous_format)(images.double())
+        fast = fuse.fast_copy(lower, torch.float64, CPU, torch.contiguous_format)(images.double())
     torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
@@ -39,9 +39,9 @@ def test_folding_changes_no_family(name: str) -> None:
 def test_fusing_changes_no_family(name: str) -> None:
     lower, images = backbone(name)
     folded, fused = (fx.symbolic_trace(copy.deepcopy(lower)) for _ in range(2))
-    inference.fold(folded)
-    inference.fold(fused)
-    inference.fuse(fused)
+    fuse.fold(folded)
+    fuse.fold(fused)
+    fuse.fuse(fused)
     with torch.inference_mode():
         features = folded(images)  # in float32: bfloat16's rounding grows up to 15% in some of these networks
         error = (fused(images) - features).norm() / features.norm()
@@ -51,8 +51,8 @@ def test_fusing_changes_no_family(name: str) -> None:
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
 def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None:
     fused = fx.symbolic_trace(backbone("resnet18")[0])
-    inference.fold(fused)
-    inference.fuse(fused)
+    fuse.fold(fused)
+    fuse.fuse(fused)
     kinds = {type(layer).__name__ for layer in fused.modules() if not list(layer.children())}
     assert not kinds & {"ReLU", "BatchNorm2d"}, kinds
     assert not [node for node in fused.graph.nodes if "add" in str(node.target)]
@@ -66,7 +66,7 @@ def test_the_fast_copy_computes_in_bfloat16_wherever_images_lie(name: str, memor
     model = build(name, weights=None, num_classes=3, seed=0)
     model.module.eval()
     lower = cut.halves(model.module, model.structure, model.structure.stages[:-1])[0]
-    fast = inference.fast_copy(lower, torch.bfloat16, CPU, memory_format)
+    fast = fuse.fast_copy(lower, torch.bfloat16, CPU, memory_format)
     for count, side in ((1, 32), (3, 64)):  # down to maps of one pixel
         images = torch.rand(count, 3, side, side).contiguous(memory_format=memory_format)
         with torch.inference_mode():
@@ -101,7 +101,7 @@ class _Block(nn.Module):
 def test_a_sum_is_written_over_a_shortcut_only_if_nobody_misses_it(otherwise: str) -> None:
     block = _Block(otherwise)
     fused = fx.symbolic_trace(copy.deepcopy(block))
-    inference.fuse(fused)
+    fuse.fuse(fused)
     images = torch.randn(2, 3, 8, 8)
     kept = images.clone()
     with torch.inference_mode():
@@ -114,7 +114,7 @@ def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was()
     model, _ = lively("resnet18")
     before = copy.deepcopy(model.module.state_dict())
     lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
-    fast = inference.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
+    fast = fuse.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
     assert {p.dtype for p in fast.parameters()} == {torch.bfloat16}
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
@@ -126,7 +126,7 @@ def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() ->
     try:
         model = build("resnet18", weights=None, num_classes=3, seed=0)
         lower, upper = cut.halves(model.module, model.structure, model.structure.stages[:-1])
-        fast = inference.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
+        fast = fuse.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
         alive = [weakref.ref(next(module.parameters())) for module in (model.module, upper, fast)]
         del model, lower, upper, fast
         assert [reference() for reference in alive] == [None, None, None]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from frostline import interrupts
-from frostline.interrupts import Terminated
+from frostline.core import interrupts
+from frostline.core.interrupts import Terminated
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline import journal
-from frostline.journal import Position
+from frostline.records import journal
+from frostline.records.journal import Position
 
 
 def test_epochs_are_read_back_as_they_were_written(tmp_path):

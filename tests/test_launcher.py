@@ -13,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra.version import _UNSPECIFIED_, VersionBase
 
-from frostline import worker
+from frostline.sweeps import worker
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from frostline import crew, data, leftovers, setup
 from frostline.commands import predict
-from frostline.config import UserError
-from frostline.data import Data
-from frostline.layouts import Layout, lay_out, roles_of
-from frostline.pixels import survey
+from frostline.core.config import UserError
+from frostline.data import leftovers, loading
+from frostline.data.images import survey
+from frostline.data.layouts import Layout, lay_out, roles_of
+from frostline.data.loading import Data
+from frostline.runs import setup
+from frostline.sweeps import executor
 from small import compose, load_data
 from test_sources import request
 
@@ -36,7 +38,7 @@ def within(tops: Iterable[str], classes: str = "abc") -> list[str]:
 
 
 def load(root: Path, **changes: object) -> Data:
-    data._last.clear()
+    loading._last.clear()
     return load_data(**request("image_folder", root=str(root), pixels="auto", **changes))
 
 
@@ -208,6 +210,6 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     pictures(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
-    crew.check(dict(enumerate(configs)))
+    executor.check(dict(enumerate(configs)))
     assert capsys.readouterr().out.count("1 .nef") == 1
     assert len(setup.check(configs[0]).findings) == 1

@@ -15,10 +15,13 @@ import torch
 from filelock import Timeout
 
 import stores
-from frostline import background, heartbeat, journal, locks, notices, server, tracking, workers
-from frostline.follower import Follower
-from frostline.sampling import sampled
-from frostline.store import Store
+from frostline.core import background, locks, notices
+from frostline.records import heartbeat, journal
+from frostline.store.store import Store
+from frostline.sweeps import pool
+from frostline.tracking import server, session
+from frostline.tracking.follower import Follower
+from frostline.tracking.system_metrics import sampled
 
 SOURCE = Path(__file__).parents[1] / "src"
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -94,14 +97,14 @@ def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said
 def open_sweep(folder, uri, say):
     folder.mkdir()
     root = folder.parent
-    return tracking.open_sweep(uri, folder=folder, root=root, experiment_name="e", name="s", tags={}, say=say)
+    return session.open_sweep(uri, folder=folder, root=root, experiment_name="e", name="s", tags={}, say=say)
 
 
 def test_a_sweep_is_recorded_where_the_file_system_has_no_locks(tmp_path, monkeypatch, said):
     refuse(monkeypatch, errno.ENOLCK)
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
-    assert tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    assert session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     run = server.client_of(uri).get_run(journal.run_id(tmp_path / "sweep"))
     assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FINISHED", "done")
     assert len(said) == 1, "that there are no locks"
@@ -121,7 +124,7 @@ def test_a_mirror_that_gets_no_lock_says_so_and_tries_again(tmp_path, monkeypatc
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
     assert time.monotonic() - began < 30 and len(said) == 1 and os.strerror(number) in said[0]
     monkeypatch.setattr(locks, "held", held)
-    assert tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    assert session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     assert journal.run_id(tmp_path / "sweep") and len(said) == 1
 
 
@@ -129,13 +132,13 @@ def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp
     monkeypatch.setattr(Follower, "_follow", lambda self: 1 / 0)
     uri, began = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", time.monotonic()
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
-    assert not tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    assert not session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert time.monotonic() - began < 30
     assert "ZeroDivisionError" in said[0] and "frostline sync" in said[-1]
 
 
 def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
-    record, run = tracking.Record(tmp_path), tmp_path / "run"
+    record, run = session.Record(tmp_path), tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(record, "metrics", lambda *_, **__: 1 / 0)
     with sampled(record, on=True):
@@ -161,8 +164,8 @@ def test_what_a_worker_prints_is_read_whatever_the_terminal_takes(monkeypatch):
         def flush(self):
             pass
 
-    monkeypatch.setattr(workers.sys, "stdout", Terminal())
-    workers._relay("worker 0", Process())
+    monkeypatch.setattr(pool.sys, "stdout", Terminal())
+    pool._relay("worker 0", Process())
     assert printed == ["[worker 0] vu\n"]
 
 

@@ -11,10 +11,12 @@ import pytest
 from mlflow import MlflowClient
 
 from faulty import Faulty, serve
-from frostline import environment, journal, pending, server, tracking
-from frostline.commands import sync
-from frostline.mirror import UID, Mirror
-from frostline.pending import Place, SweepMirror
+from frostline.commands.sync import main as sync_command
+from frostline.core import environment
+from frostline.records import journal
+from frostline.tracking import server, session, sync
+from frostline.tracking.mirror import UID, Mirror
+from frostline.tracking.sync import Place, SweepMirror
 
 EPOCHS = 3
 
@@ -45,7 +47,7 @@ def experiment(client, request) -> str:
 
 def begin(folder: Path, uid: str = "a1b2") -> None:
     folder.mkdir(exist_ok=True)
-    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=pending.now())
+    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=sync.now())
     journal.note(folder, "params", values={f"p{number}": str(number) for number in range(130)})
     journal.note(folder, "dataset", name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
 
@@ -53,14 +55,14 @@ def begin(folder: Path, uid: str = "a1b2") -> None:
 def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
     for epoch in range(first, last + 1):
         values = {"train/loss": 1 / epoch, "val/accuracy": float("nan")}
-        journal.note(folder, "metrics", step=epoch, time=pending.now(), values=values)
+        journal.note(folder, "metrics", step=epoch, time=sync.now(), values=values)
 
 
 def finish(folder: Path) -> None:
     (folder / "plan.json").write_text("{}")
     journal.note(folder, "artifact", path="plan.json", inside=None)
     journal.note(folder, "tags", values={"last": "é"})
-    journal.note(folder, "end", status="FINISHED", time=pending.now())
+    journal.note(folder, "end", status="FINISHED", time=sync.now())
 
 
 def check(client: MlflowClient, experiment: str, folder: Path) -> None:
@@ -166,10 +168,10 @@ def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, 
     begin(tmp_path), epochs(tmp_path, 1, 2)
     mirror = Mirror(tmp_path)
     mirror.bring(client, experiment, None)
-    journal.note(tmp_path, "end", status="KILLED", time=pending.now())
+    journal.note(tmp_path, "end", status="KILLED", time=sync.now())
     mirror.bring(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "KILLED"
-    journal.note(tmp_path, "resume", time=pending.now())
+    journal.note(tmp_path, "resume", time=sync.now())
     mirror.bring(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "RUNNING"
     epochs(tmp_path, 2, EPOCHS), finish(tmp_path)
@@ -193,7 +195,7 @@ def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journ
     path = tmp_path / "record.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (tmp_path / "mirrored.json").write_text("{")
-    pending.end(tmp_path, "KILLED", pending.GONE)
+    sync.end(tmp_path, "KILLED", sync.GONE)
     assert bring(Mirror(tmp_path), client, experiment)
     check(client, experiment, tmp_path)
     (run,) = client.search_runs([experiment])
@@ -206,8 +208,8 @@ def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(
     assert bring(Mirror(tmp_path), client, experiment)
     (tmp_path / "record.jsonl").unlink()
     run_id = journal.run_id(tmp_path)
-    where = tracking.Tracker("sqlite:///unused", "unused", str(tmp_path), experiment, None)
-    with tracking.record(
+    where = session.Tracker("sqlite:///unused", "unused", str(tmp_path), experiment, None)
+    with session.record(
         where, folder=tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id
     ) as record:
         record.metrics({"train/loss": 0.25}, step=4)
@@ -224,12 +226,10 @@ def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, cl
     Mirror(old).bring(client, experiment, None)
     epochs(old, 2, 2)  # written, but not mirrored
     new.mkdir()
-    journal.note(
-        new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=pending.now(), run_id=journal.run_id(old)
-    )
+    journal.note(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=sync.now(), run_id=journal.run_id(old))
     epochs(new, 2, EPOCHS), finish(new)
     Mirror(new).bring(client, experiment, None)
-    pending.end(old, "KILLED", "gone")
+    sync.end(old, "KILLED", "gone")
     Mirror(old).bring(client, experiment, None)
     check(client, experiment, new)
     assert journal.run_id(old) == journal.run_id(new)
@@ -280,7 +280,7 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
     (sweep / "sweep.json").write_text(json.dumps(told))
     for stroke in (begin, epochs, finish):
         stroke(sweep / "0")
-    assert pending.complete(SweepMirror(sweep, pending.place_of(sweep, tmp_path)))
+    assert sync.complete(SweepMirror(sweep, sync.place_of(sweep, tmp_path)))
     check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
@@ -309,7 +309,7 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
 
 def open_sweep(uri, folder, name, said):
     (folder / "0").mkdir(parents=True)
-    return tracking.open_sweep(
+    return session.open_sweep(
         uri, folder=folder, root=folder.parent, experiment_name=name, name="s", tags={}, say=said.append
     )
 
@@ -317,7 +317,7 @@ def open_sweep(uri, folder, name, said):
 def run(tracker, steps):
     """Carry out a run of one epoch per step; each is called before its epoch."""
     folder = Path(tracker.folder) / "0"
-    with tracking.record(tracker, folder=folder, name="run", tags={}, params={"lr": 0.1}) as record:
+    with session.record(tracker, folder=folder, name="run", tags={}, params={"lr": 0.1}) as record:
         for epoch, step in enumerate(steps, start=1):
             step()
             record.metrics({"train/loss": 1 / epoch}, epoch)
@@ -350,16 +350,16 @@ def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, c
         faulty.away = away in ("end", "always")
 
     run(tracker, [toggle, lambda: None, back])
-    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     assert len(said) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
     faulty.away = False
     if away in ("end", "always"):
-        assert pending.remembered(uri, tmp_path) == [tmp_path / "sweep"]
+        assert sync.remembered(uri, tmp_path) == [tmp_path / "sweep"]
         monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
-        assert sync.main([str(tmp_path / "sweep")]) == 0
+        assert sync_command([str(tmp_path / "sweep")]) == 0
         assert "complete" in capsys.readouterr().out
     check_sweep(client, name, 3)
-    assert pending.remembered(uri, tmp_path) == []
+    assert sync.remembered(uri, tmp_path) == []
 
 
 def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, client, tmp_path, request):
@@ -367,29 +367,29 @@ def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, cli
     faulty.away = True
     tracker = open_sweep(uri, tmp_path / "first", name, said)
     run(tracker, [lambda: None])
-    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     faulty.away = False
     second = open_sweep(uri, tmp_path / "second", f"{name} 2", said)
     completed = threading.Event()
     while not completed.wait(0.05):
-        if pending.remembered(uri, tmp_path) == [tmp_path / "second"]:
+        if sync.remembered(uri, tmp_path) == [tmp_path / "second"]:
             completed.set()
     check_sweep(client, name, 1)
-    tracking.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)
+    session.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)
 
 
 def test_training_waits_for_no_answer(served, faulty, client, tmp_path, request, monkeypatch):
     """Every epoch is over before the server has answered once, and the sweep ends without it."""
-    monkeypatch.setattr(tracking, "_OPEN", 0.2)
-    monkeypatch.setattr(tracking, "_CLOSE", (0.2, 0.2))
+    monkeypatch.setattr(session, "_OPEN", 0.2)
+    monkeypatch.setattr(session, "_CLOSE", (0.2, 0.2))
     uri, name, said = served[1], request.node.name, []
     faulty.held = threading.Event()
     tracker = open_sweep(uri, tmp_path / "sweep", name, said)
     run(tracker, [lambda: None] * 5)
-    tracking.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     assert not faulty.held.is_set() and len(said) == 2
     faulty.held.set()
     place = Place(uri, tmp_path, name)
-    while not pending.complete(SweepMirror(tmp_path / "sweep", place)):  # the thread left behind holds the lock
+    while not sync.complete(SweepMirror(tmp_path / "sweep", place)):  # the thread left behind holds the lock
         threading.Event().wait(0.05)
     check_sweep(client, name, 5)

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import beta, kstest
 from torch import Tensor
 
-from frostline.mixing import mix
+from frostline.training.mixup import mix
 
 NUMBERS = torch.arange(1, 7).float().reshape(-1, 1, 1, 1).expand(-1, 3, 16, 12).contiguous()
 """Six images, each of one value, so that a pixel tells where it comes from."""

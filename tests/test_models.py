@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from frostline import hashing, weights
-from frostline.config import ModelConfig, UserError
-from frostline.models import NAMES, InputSpec, Model, build, metadata
+from frostline.core.config import ModelConfig, UserError
+from frostline.models import weights
+from frostline.models.build import NAMES, InputSpec, Model, build, metadata
+from frostline.store import hashing
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 TINY = "shufflenet_v2_x0_5"

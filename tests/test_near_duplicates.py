@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from frostline import glyphs, near_duplicates, perceptual_hash
-from frostline.near_duplicates import DHASH, PHASH, closest
+from frostline.data import glyphs, near_duplicates, perceptual_hash
+from frostline.data.near_duplicates import DHASH, PHASH, closest
 from test_layouts import load
 
 SIDE = 128

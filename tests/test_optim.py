@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline import optim
-from frostline.config import FreezeModeConfig, ScheduleConfig, UserError
-from frostline.models import Model
+from frostline.core.config import FreezeModeConfig, ScheduleConfig, UserError
+from frostline.models.build import Model
+from frostline.training import optim
 from small import CONF, MODES, images, mode, network, phase, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")

@@ -9,9 +9,10 @@ import sys
 
 import torch
 
-from frostline import comparison, outcome
-from frostline.data import Split
-from frostline.mapped import Rows
+from frostline.data.loading import Split
+from frostline.report import comparison
+from frostline.runs import outcome
+from frostline.store.mapped import Rows
 
 
 def test_predictions_are_as_readable_as_the_other_files(tmp_path):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline import pictures
+from frostline.report import mistakes
 
 
 def chosen(logits, labels):
     """Return what is chosen of `(N, classes)` logits."""
     second, first = np.sort(logits, axis=1)[:, -2:].T
-    return pictures.choose(logits.argmax(1), labels, first - second)
+    return mistakes.choose(logits.argmax(1), labels, first - second)
 
 
 def test_wrong_images_are_chosen_frequent_confusions_and_certain_ones_first():
@@ -39,8 +39,8 @@ def test_pictures_come_back_by_their_image(tmp_path):
     colours = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     for shape in ((8, 8), (200, 100)):
         pixels = np.broadcast_to(colours[:, :, None, None], (3, 3, *shape))
-        pictures.write(tmp_path, pixels, np.array([7, 3, 5]))
-        found = pictures.read(tmp_path, {3, 5, 99})
+        mistakes.write(tmp_path, pixels, np.array([7, 3, 5]))
+        found = mistakes.read(tmp_path, {3, 5, 99})
         assert sorted(found) == [3, 5]
         for image, colour in ((3, colours[1]), (5, colours[2])):
             tile = Image.open(io.BytesIO(base64.b64decode(found[image].split(",")[1])))
@@ -49,8 +49,8 @@ def test_pictures_come_back_by_their_image(tmp_path):
 
 
 def test_no_mistakes_no_sheet(tmp_path):
-    pictures.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
-    assert not list(tmp_path.iterdir()) and pictures.read(tmp_path, {1}) == {}
+    mistakes.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
+    assert not list(tmp_path.iterdir()) and mistakes.read(tmp_path, {1}) == {}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_no_mistakes_no_sheet(tmp_path):
     ["[" * 10**5, "[1, 2]", '{"ids": [[3]], "columns": 8, "tile": 64}', '{"ids": [3], "columns": 0, "tile": 64}'],
 )
 def test_an_index_that_was_not_written_here_names_no_pictures(tmp_path, index):
-    pictures.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.array([3]))
+    mistakes.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.array([3]))
     (tmp_path / "mistakes.json").write_text(index)
-    assert pictures.read(tmp_path, {3}) == {}
+    assert mistakes.read(tmp_path, {3}) == {}

@@ -13,16 +13,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from frostline import data, decoding, pixel_cache
-from frostline.augment import Crop
-from frostline.data import Data, Split
-from frostline.pixel_cache import Sight
-from frostline.ragged import Ragged
-from frostline.resample import CenterCrop
-from frostline.room import Room
-from frostline.store import Store
-from frostline.undecoded import Undecoded
-from frostline.views import View, Views
+from frostline.data import decoding, loading, pixel_cache
+from frostline.data.augment import Crop
+from frostline.data.loading import Data, Split
+from frostline.data.pixel_cache import Sight
+from frostline.data.resize import CenterCrop
+from frostline.data.undecoded import Undecoded
+from frostline.data.views import View, Views
+from frostline.store.ragged import Ragged
+from frostline.store.rows import Room
+from frostline.store.store import Store
 from small import plain, silently
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
@@ -56,11 +56,11 @@ def load(
     budget: int = MUCH,
     **changes: Any,
 ) -> Data:
-    data._last.clear()
+    loading._last.clear()
     request = {**plain("data=image_folder", f"data.root={photos}")["data"], **changes}
-    fields = {key: value for key, value in request.items() if key in data.Request.__annotations__}
+    fields = {key: value for key, value in request.items() if key in loading.Request.__annotations__}
     own = Store(store, budget=budget, say=print)
-    return data.load(sight=Sight(center, side), store=own, progress=silently, **fields)
+    return loading.load(sight=Sight(center, side), store=own, progress=silently, **fields)
 
 
 def seen(split: Split, *, crop: bool = False) -> Tensor:

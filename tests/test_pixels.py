@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from frostline import pixels
-from frostline.image_formats import SUFFIXES
-from frostline.levels import Levels
-from frostline.pixels import CONVERSIONS, Facts, convert, list_images, open_image, tensor_of
+from frostline.data import images
+from frostline.data.image_formats import SUFFIXES
+from frostline.data.images import CONVERSIONS, Facts, convert, list_images, open_image, tensor_of
+from frostline.data.levels import Levels
 from small import read_image, shown
 
 RED = (250, 20, 10)
@@ -217,7 +217,7 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
 def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
-        assert pixels._plain_jpeg(opened) is not None
+        assert images._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == Facts()
 

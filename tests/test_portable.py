@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline import predictor
-from frostline.models import InputSpec
-from frostline.portable import Portable
-from frostline.resample import CenterCrop, center_crop
+from frostline.data.resize import CenterCrop, center_crop
+from frostline.models.build import InputSpec
+from frostline.runs import predict
+from frostline.runs.portable import Portable
 
 SIDES = st.integers(1, 90)
 
@@ -37,11 +37,11 @@ def test_the_view_is_that_of_the_evaluation_bit_for_bit(height, width, size, mor
 @pytest.mark.parametrize(("size", "resize"), [(32, 32), (32, 37)])
 @pytest.mark.parametrize("shape", [(8, 8), (31, 64), (70, 90)])
 def test_probabilities_are_those_of_the_evaluation(trained, size, resize, shape):
-    network = predictor.load(trained.folder / "0", device="cpu")
+    network = predict.load(trained.folder / "0", device="cpu")
     spec = replace(network.model.input, size=size, resize=resize)
     network = replace(network, model=replace(network.model, input=spec))
     pictures = noise(2, 3, *shape)
-    views = torch.stack([predictor.view(network, picture) for picture in pictures])
+    views = torch.stack([predict.view(network, picture) for picture in pictures])
     with torch.inference_mode():
         ours = Portable(network.model.module, spec).eval()(pictures)
-    assert torch.allclose(ours, predictor.logits(network, views).softmax(1), atol=1e-5)
+    assert torch.allclose(ours, predict.logits(network, views).softmax(1), atol=1e-5)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import stores
-from frostline import credentials, environment, provenance
+from frostline.core import credentials, environment
+from frostline.records import provenance
 from small import network
 
 CHECKOUT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from frostline.randomness import address, generator, uniform
+from frostline.core.randomness import address, generator, uniform
 
 MASK = 2**64 - 1
 seeds = st.integers(0, 2**63 - 1)

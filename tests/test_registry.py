@@ -17,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline import predictor, registry, server, winner
 from frostline.commands import register
-from frostline.config import UserError
-from frostline.environment import PACKAGE
+from frostline.core.config import UserError
+from frostline.core.environment import PACKAGE
+from frostline.runs import predict
+from frostline.sweeps import winner
+from frostline.tracking import registry, server
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_the_version_belongs_to_its_run_and_says_how_good_it_is(trained, registe
 def test_nothing_in_the_model_is_a_pickle(trained, registered, tmp_path):
     local = server.client_of(trained.uri).download_artifacts(registered.run_id, "model", str(tmp_path))
     names = {name for _, _, files in os.walk(local) for name in files}
-    assert {"serving.py", "best.safetensors", "config.yaml", "MLmodel"} <= names
+    assert {"serve.py", "best.safetensors", "config.yaml", "MLmodel"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib"))]
 
 
@@ -82,9 +84,9 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
-    network = predictor.load(trained.folder / "0", device="cpu")
-    for answer, (_, row) in zip(said, predictor.predict(network, files, batch=3), strict=True):
-        expected = predictor.ranked(network, row, 10)
+    network = predict.load(trained.folder / "0", device="cpu")
+    for answer, (_, row) in zip(said, predict.predict(network, files, batch=3), strict=True):
+        expected = predict.ranked(network, row, 10)
         assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
         assert answer["class"] == next(iter(expected)) and answer["probability"] == max(
             answer["probabilities"].values()
@@ -135,7 +137,7 @@ def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
 def test_serving_needs_no_more_than_it_asks_for():
     """What the package needs for sweeps alone may be missing where a model is served."""
     absent = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filelock", "plotly")
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import frostline.serving"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import frostline.runs.serve"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

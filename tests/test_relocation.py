@@ -10,9 +10,11 @@ import pytest
 from mlflow import MlflowClient
 
 import stores
-from frostline import journal, ledger, lookup, pending, server
-from frostline.pending import SweepMirror
-from frostline.tracking import Tracker
+from frostline.records import journal
+from frostline.sweeps import resume
+from frostline.tracking import query, server, sync
+from frostline.tracking.session import Tracker
+from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16
 
@@ -30,25 +32,25 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     shutil.copy(empty, root / "mlruns" / "mlflow.db")
     folder = root / "multirun" / "today" / "now"
     (run := folder / "0").mkdir(parents=True)
-    facts: Any = {"tags": {}, "time": pending.now(), "uri": server.portable(uri, root), "experiment": "moved"}
+    facts: Any = {"tags": {}, "time": sync.now(), "uri": server.portable(uri, root), "experiment": "moved"}
     journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
-    tags = {"frostline.digest": DIGEST, "frostline.source": "s", ledger.FOLDER: str(run)}
-    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=pending.now())
-    journal.note(run, "metrics", step=1, time=pending.now(), values={"val/loss": 1.0})
+    tags = {"frostline.digest": DIGEST, "frostline.source": "s", resume.FOLDER: str(run)}
+    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=sync.now())
+    journal.note(run, "metrics", step=1, time=sync.now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
     journal.note(run, "artifact", path="config.yaml", inside=None)
-    place = pending.Place(uri, root, "moved")
-    pending.remember(folder, place)
+    place = sync.Place(uri, root, "moved")
+    sync.remember(folder, place)
     if mirrored:
         SweepMirror(folder, place).bring()
     return folder
 
 
-def look(root: Path, folder: Path) -> ledger.Found:
+def look(root: Path, folder: Path) -> resume.Found:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = server.tracking_uri(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
-    return ledger.judge(ledger.look(tracker, root, [DIGEST])[DIGEST], "s", None)
+    return resume.judge(resume.look(tracker, root, [DIGEST])[DIGEST], "s", None)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -58,7 +60,7 @@ def test_a_run_in_a_folder_that_was_moved_goes_on_from_there(tmp_path: Path, emp
     old.rename(new)
     found = look(tmp_path / "project", old.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == new / "0"
-    assert pending.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
+    assert sync.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -74,11 +76,11 @@ def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_al
     found = look(new, moved.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == moved / "0"
     uri = server.tracking_uri(None, new)
-    named = ledger.named(found.interrupted, new, uri)
+    named = resume.named(found.interrupted, new, uri)
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
     assert named.run_id == run.info.run_id
     assert run.info.artifact_uri.startswith(new.as_uri())
-    assert lookup.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
+    assert query.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
     assert sorted(old.rglob("*")) == before
 
 
@@ -88,4 +90,4 @@ def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Pat
     (new := tmp_path / "new" / "mlruns").mkdir(parents=True)
     shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
     assert run_id is not None
-    assert lookup.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()
+    assert query.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()

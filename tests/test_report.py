@@ -9,10 +9,10 @@ import time
 import pytest
 from rich.console import Console
 
-from frostline.plan import PhasePlan, Plan, StagePlan
-from frostline.report import Screen
-from frostline.results import Result
-from frostline.tables import duration
+from frostline.records.result import Result
+from frostline.report.tables import duration
+from frostline.report.terminal import Screen
+from frostline.runs.plan import PhasePlan, Plan, StagePlan
 
 LINE = {"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975, "seconds": 1.5}
 

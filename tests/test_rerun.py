@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from frostline import journal, recorded, rerun
 from frostline.commands import rerun as command
-from frostline.config import UserError
-from frostline.recorded import Recorded
-from frostline.rerun import Outcome, Verdict, compare
+from frostline.core.config import UserError
+from frostline.records import journal
+from frostline.sweeps import recorded, rerun
+from frostline.sweeps.recorded import Recorded
+from frostline.sweeps.rerun import Outcome, Verdict, compare
 from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
 # --- the verdict
@@ -230,7 +231,7 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, st
 
 
 def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
-    from frostline.config import digest
+    from frostline.core.config import digest
     from small import compose
 
     (first, second) = recorded.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)

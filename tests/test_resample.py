@@ -16,11 +16,12 @@ from torchvision.models import get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from frostline import models, resample
-from frostline.resample import CenterCrop, center_boxes, center_crop, resized_crop
+from frostline.data import resize
+from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
+from frostline.models import build
 
 CENTERS = {
-    CenterCrop.of(models.input_of(name, weights=key, image_size=None)): (name, key)
+    CenterCrop.of(build.input_of(name, weights=key, image_size=None)): (name, key)
     for name in list_models(module=torchvision.models)
     for key, entry in get_model_weights(name).__members__.items()
     if entry.meta["categories"]
@@ -54,7 +55,7 @@ def tensor(image: Image.Image) -> Tensor:
 
 @pytest.mark.parametrize(("name", "key"), CENTERS.values(), ids=map(str, CENTERS))
 def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str) -> None:
-    spec = models.input_of(name, weights=key, image_size=None)
+    spec = build.input_of(name, weights=key, image_size=None)
     transforms = get_model_weights(name)[key].transforms()
     for kind, photo in photos().items():
         ours = center_crop(tensor(photo)[None], CenterCrop.of(spec))[0].float() / 255
@@ -79,7 +80,7 @@ def test_a_picture_of_any_shape_has_a_view() -> None:
 def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, interpolation: str) -> None:
     how, pixels = CenterCrop(size=24, resize=28, interpolation=interpolation), picture(height, width)
     boxes, sizes = center_boxes(torch.tensor([[width, height]]), how), torch.tensor([[width, height]])
-    ours = resample._by_matrices(pixels, boxes * sizes.repeat(1, 2), sizes, 24, interpolation, bleed=True)
+    ours = resize._by_matrices(pixels, boxes * sizes.repeat(1, 2), sizes, 24, interpolation, bleed=True)
     apart = (ours - center_crop(pixels, how).float()).abs()
     assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.01
 
@@ -107,7 +108,7 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
     how = {"interpolation": InterpolationMode(interpolation), "antialias": True}
     theirs = tv.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], **how)
     assert ours.dtype == torch.float32 and torch.equal(ours, theirs.float())
-    by_matrices = resample._by_matrices(
+    by_matrices = resize._by_matrices(
         pixels, torch.tensor([box]).float(), torch.tensor([[width, height]]), size, interpolation
     )
     apart = (by_matrices - theirs.float()).abs()
@@ -122,7 +123,7 @@ def test_outside_of_the_picture_there_are_zeros(x: int, y: int, size: int) -> No
     theirs = tv.resized_crop(pad(pixels, [40] * 4), y + 40, x + 40, 32, 32, [size, size], antialias=True)
     assert torch.equal(ours, theirs.float())
     box = torch.tensor([[x, y, x + 32, y + 32]]).float()
-    by_matrices = resample._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear")
+    by_matrices = resize._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear")
     assert (by_matrices - ours).abs().max() <= 2
 
 
@@ -134,9 +135,9 @@ def test_each_picture_has_its_own_size_box_and_mirror() -> None:
     for place, (one, box) in enumerate(zip(pictures, boxes, strict=True)):
         alone = resized_crop([one], box[None], 16, interpolation="bicubic")[0]
         assert torch.equal(together[place], alone.flip(-1) if flip[place] else alone)
-    padded, sizes = resample._padded(pictures), torch.tensor([[p.shape[2], p.shape[1]] for p in pictures])
+    padded, sizes = resize._padded(pictures), torch.tensor([[p.shape[2], p.shape[1]] for p in pictures])
     in_pixels = (boxes * sizes.repeat(1, 2)).round()
-    by_matrices = resample._by_matrices(padded, in_pixels, sizes, 16, "bicubic", flip)
+    by_matrices = resize._by_matrices(padded, in_pixels, sizes, 16, "bicubic", flip)
     assert ((by_matrices - together).abs() > LEVEL).float().mean() < 0.01
 
 

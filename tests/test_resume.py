@@ -14,9 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import checkpoint, experiment, hashing, interrupts, optim, outcome, provenance, resume
-from frostline.resume import Learner, Progress
-from frostline.tracking import Record
+from frostline.core import interrupts
+from frostline.records import provenance
+from frostline.runs import outcome
+from frostline.runs.run import execute
+from frostline.store import hashing
+from frostline.tracking.session import Record
+from frostline.training import checkpoint, optim, state
+from frostline.training.state import Learner, Progress
 from small import compose as compose_anew
 from small import silently
 
@@ -76,7 +81,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     folder.mkdir(exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Screen()
-    saves, save = 0, resume.checkpoint.save
+    saves, save = 0, state.checkpoint.save
 
     def dying(*arguments: Any) -> Path:
         nonlocal saves
@@ -88,10 +93,10 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
-        patch.setattr(resume, "_WORTH", 0)
+        patch.setattr(state, "_WORTH", 0)
         patch.setattr(outcome.confusion, "draw", lambda *arguments: None)
         try:
-            metrics, _ = experiment.run(
+            metrics, _ = execute(
                 compose(*SMALL, *overrides),
                 name="a run",
                 folder=folder,
@@ -178,10 +183,10 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
 
     first, second = learner(), learner()
     steps(first, 3, seed=1)
-    checkpoint.save(tmp_path, *resume.capture(first, Progress()))
+    checkpoint.save(tmp_path, *state.capture(first, Progress()))
     found = checkpoint.load(tmp_path, print)
     assert found is not None
-    resume.restore(second, *found)
+    state.restore(second, *found)
     for one in (first, second):
         steps(one, 3, seed=2)
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
@@ -283,10 +288,10 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
         nonlocal clock
         clock += 0.5
 
-    monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(checkpoint, "save", save)
     kept = 0
-    with resume.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
+    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
         for _ in range(100):
             clock += 1
             if keeper.worth():
@@ -301,8 +306,8 @@ def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
     size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
-    monkeypatch.setattr(resume.time, "perf_counter", lambda: clock)
-    with resume.Keeper(tmp_path, size=size, every=None, say=print) as keeper:
+    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
+    with state.Keeper(tmp_path, size=size, every=None, say=print) as keeper:
         while clock < 1000 and not keeper.worth():
             clock += 1
     assert clock == first
@@ -317,7 +322,7 @@ def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypat
         return save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with resume.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
+    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
         keeper.save({"weight": weight}, {"journal": journal})
         weight += 1
         journal.append(2)

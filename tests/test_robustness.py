@@ -9,9 +9,11 @@ from statistics import fmean
 import pytest
 import torch
 
-from frostline import corruptions, data, predictor, server
-from frostline.corruptions import corrupt
-from frostline.resample import center_crop
+from frostline.data import corruptions, loading
+from frostline.data.corruptions import corrupt
+from frostline.data.resize import center_crop
+from frostline.runs import predict
+from frostline.tracking import server
 from small import load_data
 
 
@@ -26,8 +28,8 @@ def said(run):
 
 def accuracies(run, name, batch):
     """Return what the network of a finished run reaches, worked out anew from its files, in batches of another size."""
-    network = predictor.load(run, device="cpu")
-    request = {k: v for k, v in asdict(network.config.data).items() if k in data.Request.__annotations__}
+    network = predict.load(run, device="cpu")
+    request = {k: v for k, v in asdict(network.config.data).items() if k in loading.Request.__annotations__}
     test = load_data(**request, center=network.center).test
     found = []
     for strength in corruptions.strengths(network.center.size)[name]:
@@ -35,7 +37,7 @@ def accuracies(run, name, batch):
         for rows in torch.arange(len(test)).split(batch):
             shown = center_crop(test.pixels[rows], network.center).float()
             shown = corrupt(name, strength, shown, test.ids[rows])
-            right += (predictor.logits(network, shown).argmax(1) == test.labels[rows]).sum().item()
+            right += (predict.logits(network, shown).argmax(1) == test.labels[rows]).sum().item()
         found.append(right / len(test))
     return found
 

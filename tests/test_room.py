@@ -6,8 +6,8 @@ import weakref
 
 import torch
 
-from frostline.mapped import Rows
-from frostline.room import Room
+from frostline.store.mapped import Rows
+from frostline.store.rows import Room
 
 
 def test_what_was_moved_to_a_device_is_not_kept_in_memory_too() -> None:

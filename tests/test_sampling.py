@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frostline import sampling
+from frostline.tracking import system_metrics
 
 
 class NVMLError(Exception):
@@ -19,6 +19,6 @@ def test_a_card_that_does_not_say_how_busy_it_is_is_sampled_all_the_same(monkeyp
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (25, 100))
     monkeypatch.setattr(torch.cuda, "utilization", busy)
-    found = sampling._now()
+    found = system_metrics._now()
     assert found["system/gpu_0_memory_usage_percentage"] == 75
     assert "system/gpu_0_utilization_percentage" not in found

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
 
-from frostline import data
-from frostline.config import DataConfig, UserError
-from frostline.pixels import list_images
+from frostline.core.config import DataConfig, UserError
+from frostline.data import loading
+from frostline.data.images import list_images
 from small import load_data
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -193,10 +193,10 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def request(name: str, **changes: Any) -> data.Request:
+def request(name: str, **changes: Any) -> loading.Request:
     merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(CONF / f"{name}.yaml"), changes)
     fields = OmegaConf.to_container(merged, throw_on_missing=True)
-    return {key: value for key, value in fields.items() if key in data.Request.__annotations__}
+    return {key: value for key, value in fields.items() if key in loading.Request.__annotations__}
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(
     found = load_data(**request("image_folder", root=str(tmp_path)))
     assert found.classes == ("a", "b") and len(found.val) == 6
     shutil.copytree(tmp_path / "VAL", tmp_path / "validation")
-    data._last.clear()
+    loading._last.clear()
     with pytest.raises(UserError, match="one folder for val, not VAL, validation"):
         load_data(**request("image_folder", root=str(tmp_path)))
     shutil.rmtree(tmp_path / "Train")
@@ -331,7 +331,7 @@ def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
             for index in range(4):
                 picture(tmp_path / split / name / f"{index}.png", label)
         (tmp_path / split / "a" / "0.png").write_text("none")
-    with pytest.raises(data.BadPictures) as raised:
+    with pytest.raises(loading.BadPictures) as raised:
         load_data(**request("image_folder", root=str(tmp_path)))
     assert [name for name, _ in raised.value.reasons] == ["train/a/0.png", "val/a/0.png"]
 

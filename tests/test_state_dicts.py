@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from frostline.config import UserError
-from frostline.models import Model, build
+from frostline.core.config import UserError
+from frostline.models.build import Model, build
 
 CLASSES = 3
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline import gradient, stepping
-from frostline.stepping import Part, Recipe, Step, Sums
-from frostline.timeline import batches
+from frostline.training import gradient, steps
+from frostline.training.schedule import batches
+from frostline.training.steps import Part, Recipe, Step, Sums
 from small import Samples
 
 CLASSES = 7
@@ -43,7 +43,7 @@ def learnt(
     part = Part(network, data, None, network, data, None)
     sums = Sums(0.0, 0.0, recipe.label_smoothing)
     for call in calls:
-        for count, step in enumerate(stepping.steps(part, INDICES[call], optimizer, recipe, epoch=1, first=call.start)):
+        for count, step in enumerate(steps.steps(part, INDICES[call], optimizer, recipe, epoch=1, first=call.start)):
             sums.add(step)
             if count % read == 0:
                 sums.read()
@@ -65,8 +65,8 @@ def test_work_that_steps_share_changes_no_bit(
         weights, other = learnt(network, data, calls, read=read, **options)
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
-    monkeypatch.setattr(stepping, "_TOGETHER", 40)  # two batches
-    monkeypatch.setattr(stepping, "_WAITING", 3 * 16 * CLASSES)
+    monkeypatch.setattr(steps, "_TOGETHER", 40)  # two batches
+    monkeypatch.setattr(steps, "_WAITING", 3 * 16 * CLASSES)
     weights, other = learnt(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), expected, strict=True))
@@ -83,7 +83,7 @@ def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announ
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, announced = features(known=True), list[list[int]]()
-    monkeypatch.setattr(stepping, "_TOGETHER", 40)
+    monkeypatch.setattr(steps, "_TOGETHER", 40)
     monkeypatch.setattr(Samples, "expect", lambda self, index, epoch: announced.append(index.tolist()))
     learnt(heads()[0], data, [slice(0, len(INDICES))])
     asked = [index.tolist() for _, index in data.asked]
@@ -92,7 +92,7 @@ def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announ
 
 
 def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepping, "_WAITING", 3 * 4 * CLASSES)
+    monkeypatch.setattr(steps, "_WAITING", 3 * 4 * CLASSES)
     computed, losses = list[int](), gradient.losses
     monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
     sums = Sums(0.0, 0.0, 0.0)
@@ -111,7 +111,7 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
     part = Part(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    assert all(step.loss is not None for step in stepping.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
+    assert all(step.loss is not None for step in steps.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
 
 
 def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> None:
@@ -133,7 +133,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     data = features(known=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
-    made = stepping.steps(Part(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0)
+    made = steps.steps(Part(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0)
     next(made)
     assert torch.equal(network.weight, before.weight)
     optimizer.param_groups[0]["lr"] = 1.0

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import torch
 
-from frostline import entries, mapped
 from frostline.commands.store import main as command
-from frostline.config import UserError
-from frostline.mapped import Rows
-from frostline.store import Store, Writer, open_store
+from frostline.core.config import UserError
+from frostline.store import entries, mapped
+from frostline.store.mapped import Rows
+from frostline.store.store import Store, Writer, open_store
 
 SOURCE = Path(__file__).parents[1] / "src"
 

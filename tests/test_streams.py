@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import sweeps
-from frostline import streams
-from frostline.report import Screen
+from frostline.core import streams
+from frostline.report.terminal import Screen
 
 SOURCE = Path(__file__).parent.parent / "src"
 SAY = "from frostline import streams; streams.prepare(); print('97 ± 1 % 数字 é…')"

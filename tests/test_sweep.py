@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 import stores
-from frostline import cli, job
-from frostline import sweep as sweeps
-from frostline.interrupts import Terminated
-from frostline.workers import WorkerDied
+from frostline import cli
+from frostline.core.interrupts import Terminated
+from frostline.sweeps import job
+from frostline.sweeps import sweep as sweeps
+from frostline.sweeps.pool import WorkerDied
 
 CHECKOUT = Path(__file__).parent.parent
 QUICK = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32")

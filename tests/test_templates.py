@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from frostline.environment import config_folder
-from frostline.templates import Composer
+from frostline.core.environment import config_folder
+from frostline.sweeps.templates import Composer
 
 Whole = Callable[[Sequence[str]], DictConfig]
 

@@ -15,13 +15,17 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline import alive, browse, credentials, journal, ledger, lookup, pending, server, tracking
-from frostline.config import UserError
-from frostline.ledger import Past
-from frostline.pending import SweepMirror
-from frostline.results import Result
-from frostline.sampling import sampled
-from frostline.tracking import Tracker
+from frostline.commands import browse
+from frostline.core import credentials
+from frostline.core.config import UserError
+from frostline.records import journal, liveness
+from frostline.records.result import Result
+from frostline.sweeps import resume
+from frostline.sweeps.resume import Past
+from frostline.tracking import query, server, session, sync
+from frostline.tracking.session import Tracker
+from frostline.tracking.sync import SweepMirror
+from frostline.tracking.system_metrics import sampled
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
 
@@ -36,13 +40,13 @@ def tracker(root) -> Tracker:
     """Return a sweep in the one store of this file; creating a store takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        uri = tracking.tracking_uri(None, root)
+        uri = session.tracking_uri(None, root)
     (root / "sweep").mkdir()
     return open_sweep(uri, root=root, folder=root / "sweep")
 
 
 def open_sweep(uri: str, **options) -> Tracker:
-    return tracking.open_sweep(uri, **{"experiment_name": "demo", "name": "sweep", "tags": TAGS} | options)
+    return session.open_sweep(uri, **{"experiment_name": "demo", "name": "sweep", "tags": TAGS} | options)
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def folder(tracker, request) -> Path:
 
 def mirrored(tracker, folder) -> str:
     """Return MLflow's id of a run, once MLflow has all of it."""
-    assert tracking.up_to_date(tracker)
+    assert session.up_to_date(tracker)
     return journal.run_id(folder)
 
 
@@ -68,7 +72,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
     file = folder / "config.yaml"
     file.write_text("lr: 0.001\n")
     params = {f"data.options.{i}": i for i in range(230)} | {"lr": 0.001, "long": "x" * 9000, "nothing": None}
-    with tracking.record(tracker, folder=folder, name="full lr=0.001", tags=TAGS, params=params) as record:
+    with session.record(tracker, folder=folder, name="full lr=0.001", tags=TAGS, params=params) as record:
         record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 1078, "val": 359, "test": 360})
         for epoch in (1, 2):
             record.metrics({"train/loss": 1 / epoch, "val/accuracy": 0.5}, epoch)
@@ -107,7 +111,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
 def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tmp_path_factory, error, status, why):
     folder = tmp_path_factory.mktemp("run")
     folder = folder.rename(Path(tracker.folder) / folder.name)
-    with pytest.raises(type(error)), tracking.record(tracker, folder=folder, name="run", tags={}, params={}):
+    with pytest.raises(type(error)), session.record(tracker, folder=folder, name="run", tags={}, params={}):
         raise error
     run = client.get_run(mirrored(tracker, folder))
     assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
@@ -115,11 +119,11 @@ def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tm
 
 def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, folder, tmp_path):
     (folder / "model.safetensors").write_bytes(b"weights")
-    with tracking.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+    with session.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
         record.artifact(folder / "model.safetensors", "best")
     mirrored(tracker, folder)
     name = "best/model.safetensors"
-    fetched = lookup.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
+    fetched = query.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
     for run_id, wanted in [
         (record.run_id, "../best/model.safetensors"),
@@ -130,7 +134,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         ("../../x", name),
     ]:
         with pytest.raises(UserError, match=r"^model\.weights=runs:/") as caught:
-            lookup.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
+            query.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
         assert "\n" not in str(caught.value)
 
 
@@ -166,22 +170,22 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
     assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
-    assert len(pending.remembered(uri, tmp_path)) == 3
-    for folder in pending.remembered(uri, tmp_path):
-        assert pending.complete(SweepMirror(folder, pending.place_of(folder, tmp_path)))
+    assert len(sync.remembered(uri, tmp_path)) == 3
+    for folder in sync.remembered(uri, tmp_path):
+        assert sync.complete(SweepMirror(folder, sync.place_of(folder, tmp_path)))
         sweep, run = client.get_run(journal.run_id(folder)), client.get_run(journal.run_id(folder / "0"))
         assert run.data.metrics == {"train/loss": 1.0}
         assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
         assert (sweep.info.status, run.info.status) == ("KILLED", "KILLED")
     assert {journal.run_id(tmp_path / str(job)) for job in range(3)} == {sweep for _, sweep in rows}
     assert len(client.search_runs([rows[0][0]])) == 6
-    assert pending.remembered(uri, tmp_path) == []
+    assert sync.remembered(uri, tmp_path) == []
 
 
 def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
     other = open_sweep(tracker.uri, root=root, folder=tmp_path)
-    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=pending.now())
+    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=sync.now())
     lost = Result(
         0,
         "lost",
@@ -199,7 +203,7 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
             [("head", 0.1, metrics), ("head", 0.2, metrics | {"best/val_accuracy": 0.75}), ("full", 0.1, metrics)]
         )
     ]
-    tracking.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost, *done])
+    session.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost, *done])
     closed = client.get_run(other.sweep_run_id)
     assert (closed.info.status, closed.data.tags["mlflow.note.content"]) == ("FAILED", "# Nothing won")
     assert [item.path for item in client.list_artifacts(other.sweep_run_id)] == ["results.json"]
@@ -207,32 +211,33 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     assert (closed.data.metrics["full/test_accuracy"], closed.data.metrics["full/train_seconds"]) == (0.25, 2.0)
     assert "lr=0.2" in closed.data.tags["frostline.best.head"]
     assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
-    assert pending.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
+    assert sync.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
-    code = "import sys, frostline.tracking; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
+    heavy = ("mlflow", "torch", "sqlalchemy")
+    code = f"import sys, frostline.tracking.session; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert session.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert tracking.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
+    assert session.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert session.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking.tracking_uri(None, tmp_path) == "http://server:5000"
-    assert tracking.tracking_uri("https://other", tmp_path) == "https://other"
+    assert session.tracking_uri(None, tmp_path) == "http://server:5000"
+    assert session.tracking_uri("https://other", tmp_path) == "https://other"
 
 
 def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert tracking.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
-    assert tracking.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    assert session.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert session.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
-    assert tracking.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert session.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_
 def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp_path, monkeypatch, uri, meant):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
-        tracking.tracking_uri(uri, tmp_path)
+        session.tracking_uri(uri, tmp_path)
     assert not meant or str(refused.value).endswith(f"; did you mean {meant}?")
     assert not list(tmp_path.iterdir())
 
@@ -260,7 +265,7 @@ def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
 def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
-        tracking.tracking_uri(uri, tmp_path)
+        session.tracking_uri(uri, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +281,11 @@ def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
 )
 def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
-    assert tracking.tracking_uri(None, tmp_path) == safe
-    assert "hunter2" not in tracking.ui_command(safe, tmp_path)
+    assert session.tracking_uri(None, tmp_path) == safe
+    assert "hunter2" not in session.ui_command(safe, tmp_path)
     assert credentials.restored(safe) == whole
     with pytest.raises(UserError) as caught:
-        tracking.tracking_uri(whole, tmp_path)
+        session.tracking_uri(whole, tmp_path)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
 
@@ -288,7 +293,7 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
 def test_an_address_that_nobody_can_read_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
-        tracking.tracking_uri(None, tmp_path)
+        session.tracking_uri(None, tmp_path)
 
 
 @pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])
@@ -298,10 +303,10 @@ def test_an_address_without_a_password_stays_as_it_is(plain):
 
 def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    uri = tracking.tracking_uri(None, tmp_path)
+    uri = session.tracking_uri(None, tmp_path)
     said: list[str] = []
     tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=said.append)
-    tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert [line.split(" ")[0:2] for line in said] == [["MLflow", "is"], ["MLflow", "does"]]
     assert "127.0.0.1" in said[0] and "hunter2" not in "".join(said)
     for file in tmp_path.rglob("*"):
@@ -310,9 +315,9 @@ def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_p
 
 def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_projects_own(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
-    assert tracking.ui_command(tracking.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
-    assert tracking.ui_command("http://server:5000", tmp_path) == "http://server:5000"
+    assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
+    assert session.ui_command(session.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
+    assert session.ui_command("http://server:5000", tmp_path) == "http://server:5000"
 
 
 def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root, tmp_path):
@@ -328,20 +333,20 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     for number, half in enumerate(("", "{", "[]", "{}")):  # as another process may be writing them
         (root / "mlruns" / "pending" / f"{number}.json").write_text(half)
     other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name=name)
-    with tracking.record(other, folder=tmp_path / "0", name="run", tags={}, params={}) as record:
+    with session.record(other, folder=tmp_path / "0", name="run", tags={}, params={}) as record:
         record.artifact(tmp_path / "0" / "kept.txt")
-    tracking.close_sweep(other, status="FINISHED", description="", results=[])
+    session.close_sweep(other, status="FINISHED", description="", results=[])
     (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{record.run_id}/artifacts/kept.txt")
     assert kept.is_file()
 
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = tracking.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
+    uri = session.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
         open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)
-    assert pending.remembered(uri, tmp_path) == []
+    assert sync.remembered(uri, tmp_path) == []
 
 
 @pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
@@ -351,43 +356,43 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        uri = tracking.tracking_uri(away, tmp_path)
+        uri = session.tracking_uri(away, tmp_path)
         (sweep := tmp_path / "sweep").mkdir()
         said: list[str] = []
         tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)
         (sweep / "0").mkdir()
-        with tracking.record(tracker, folder=sweep / "0", name="run", tags={}, params={}) as record:
+        with session.record(tracker, folder=sweep / "0", name="run", tags={}, params={}) as record:
             record.metrics({"train/loss": 1.0}, 1)
         assert record.run_id is None and tracker.sweep_run_id is None
-        tracking.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+        session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)
     assert any(why in said[0] for why in ("refused", "locked", "File exists", "Not a directory")), said[0]
 
 
 def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):
-    with tracking.record(tracker, folder=folder, name="run", tags={"host": "far"}, params={}):
+    with session.record(tracker, folder=folder, name="run", tags={"host": "far"}, params={}):
         run_id = mirrored(tracker, folder)
-        running = dict(lookup.running(tracker.uri, "demo"))
+        running = dict(query.running(tracker.uri, "demo"))
         assert running[run_id]["host"] == "far" and tracker.sweep_run_id in running
-        lookup.end(tracker.uri, run_id, "KILLED", "no sign of life")
-        assert run_id not in dict(lookup.running(tracker.uri, "demo"))
+        query.end(tracker.uri, run_id, "KILLED", "no sign of life")
+        assert run_id not in dict(query.running(tracker.uri, "demo"))
         assert client.get_run(run_id).data.tags["frostline.reason"] == "no sign of life"
     assert client.get_run(mirrored(tracker, folder)).info.status == "FINISHED"
-    assert lookup.running(tracker.uri, "never used") == []
+    assert query.running(tracker.uri, "never used") == []
 
 
 def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found(tracker, folder, monkeypatch):
-    elsewhere = alive.Owner("me", "far", "another boot", 1, time.time())
-    with tracking.record(tracker, folder=folder, name="run", tags=elsewhere.tags(), params={}):
+    elsewhere = liveness.Owner("me", "far", "another boot", 1, time.time())
+    with session.record(tracker, folder=folder, name="run", tags=elsewhere.tags(), params={}):
         run_id = mirrored(tracker, folder)
-        past = Past(run_id, "RUNNING", dict(lookup.running(tracker.uri, "demo"))[run_id])
+        past = Past(run_id, "RUNNING", dict(query.running(tracker.uri, "demo"))[run_id])
         assert past.holder is not None
-        monkeypatch.setattr(alive, "SILENT", -1.0)  # time goes by
+        monkeypatch.setattr(liveness, "SILENT", -1.0)  # time goes by
         assert past.holder is None
 
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
-    with tracking.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+    with session.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
         with sampled(record, on=False, every=0.01):
             assert "system" not in (folder / journal.RECORD).read_text()
         with sampled(record, on=True, every=0.01):
@@ -415,12 +420,12 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
     said = []
     for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
         sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
-        with tracking.record(sweep, folder=tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
-            assert tracking.up_to_date(sweep)
+        with session.record(sweep, folder=tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
+            assert session.up_to_date(sweep)
             said += [client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, record.run_id)]
             record.metrics({"train/loss": 0.5}, 1)
             record.metrics({"train/loss": 0.25}, epoch + 1)
-        tracking.close_sweep(sweep, status="FINISHED", description="", results=[])
+        session.close_sweep(sweep, status="FINISHED", description="", results=[])
     assert said == ["RUNNING"] * 4
     runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, record.run_id)]
     assert [(run.info.status, run.data.tags["try"]) for run in runs] == [("FINISHED", "second")] * 2
@@ -444,10 +449,10 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     place = {"uri": tracker.uri, "experiment": "demo"}
     journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.note(run, "run", sync=True, uid="b" * 32, **facts)
-    left = Past(None, "RUNNING", {ledger.FOLDER: str(run)})
-    named = ledger.named(left, root, tracker.uri)
+    left = Past(None, "RUNNING", {resume.FOLDER: str(run)})
+    named = resume.named(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
-    assert named.run_id == journal.run_id(run) == ledger.named(left, root, tracker.uri).run_id
+    assert named.run_id == journal.run_id(run) == resume.named(left, root, tracker.uri).run_id
     client = MlflowClient(tracker.uri)
     found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
     assert [one.info.run_id for one in found] == [named.run_id]
@@ -457,9 +462,9 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
     """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
     folder = tmp_path / "0"
     folder.mkdir()
-    journal.note(folder, "metrics", step=3, time=pending.now(), values={"val/loss": 1.0})
-    with tracking.record(
-        tracking.Tracker("", "e", str(tmp_path), None, None), folder=folder, name="run", tags={}, params={}
+    journal.note(folder, "metrics", step=3, time=sync.now(), values={"val/loss": 1.0})
+    with session.record(
+        session.Tracker("", "e", str(tmp_path), None, None), folder=folder, name="run", tags={}, params={}
     ):
         pass
     assert journal.uid(folder) is not None
@@ -467,9 +472,9 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
 
 def test_times_in_the_record_never_run_backward(monkeypatch):
     times = iter([1000.0, 900.0, 1001.0])
-    monkeypatch.setattr(pending, "_latest", 0)
-    monkeypatch.setattr(pending.time, "time", lambda: next(times))
-    assert [pending.now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
+    monkeypatch.setattr(sync, "_latest", 0)
+    monkeypatch.setattr(sync.time, "time", lambda: next(times))
+    assert [sync.now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
 
 
 def test_only_under_its_lock_is_a_store_created(tmp_path):

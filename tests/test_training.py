@@ -18,17 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline import freezing, learning, mixing, optim, setup, training
-from frostline.config import UserError
-from frostline.evaluation import evaluate
-from frostline.models import Model
-from frostline.report import Screen
-from frostline.resume import Progress
-from frostline.setup import assemble
-from frostline.sight import look
-from frostline.stepping import Part, Recipe
-from frostline.timeline import Span, batches, pieces, spans
-from frostline.training import Diverged, EpochResult
+from frostline.core.config import UserError
+from frostline.models import freezing
+from frostline.models.build import Model
+from frostline.report.terminal import Screen
+from frostline.runs import setup
+from frostline.runs.setup import assemble
+from frostline.runs.sight import look
+from frostline.runs.train import fit, learner_of
+from frostline.training import loop, mixup, optim
+from frostline.training.evaluation import evaluate
+from frostline.training.loop import Diverged, EpochResult
+from frostline.training.schedule import Span, batches, pieces, spans
+from frostline.training.state import Progress
+from frostline.training.steps import Part, Recipe
 from small import Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
@@ -194,7 +197,7 @@ def fit_linear(
         optimizer.param_groups[0]["lr"] = lr * (1 - step / span.end) if weight_decay else lr
 
     return list(
-        training.fit(
+        loop.fit(
             len(data.labels),
             optimizer=optimizer,
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
@@ -338,7 +341,7 @@ def test_a_mixed_batch_is_scored_with_both_its_labels(options: dict[str, float])
     (result,) = train(model, mode("head"), data, seed=3, label_smoothing=0.1, **options)
     order = data.asked[0][1]
     settings = {"mixup": 0.0, "cutmix": 0.0, **options}
-    mixed, partners, share = mixing.mix(data.tensor[order], data.labels[order], seed=3, step=0, **settings)
+    mixed, partners, share = mixup.mix(data.tensor[order], data.labels[order], seed=3, step=0, **settings)
     logits = twin(mixed)
     both = [F.cross_entropy(logits, labels, label_smoothing=0.1) for labels in (data.labels[order], partners)]
     assert 0 < share < 1
@@ -410,8 +413,8 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
             pass
 
     guard = freezing.Guard(setup.model.module)
-    learner, silent = learning.learner_of(setup), cast(Screen, Silent())
-    list(learning.fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
+    learner, silent = learner_of(setup), cast(Screen, Silent())
+    list(fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
     whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
     half = [optim.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

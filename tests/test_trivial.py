@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, autoaugment
 
-from frostline import trivial
-from frostline.randomness import uniform
-from frostline.trivial import OPERATIONS, STRENGTHS, trivial_augment
+from frostline.core.randomness import uniform
+from frostline.data.trivial_augment import MOVES, OPERATIONS, STRENGTHS, Kernel, trivial_augment
 
 SIDE = 48
 NAMES = {"autocontrast": "AutoContrast"}
@@ -65,21 +64,23 @@ def test_each_image_has_an_operation_of_its_own() -> None:
 def test_passing_all_images_through_all_kernels_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, each = images(64), uniform(0, torch.arange(64), 3)
     picked = trivial_augment(batch, each)
-    monkeypatch.setattr(trivial, "_apply", lambda kernel, family, *args: kernel(*args))  # as on a GPU
+    monkeypatch.setattr(
+        "frostline.data.trivial_augment._apply", lambda kernel, family, *args: kernel(*args)
+    )  # as on a GPU
     assert torch.equal(trivial_augment(batch, each), picked)
 
 
 def test_operations_and_strengths_are_equally_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def remember(kernel: trivial.Kernel, family: tuple[str, ...], batch: Tensor, *chosen: Tensor) -> Tensor:
+    def remember(kernel: Kernel, family: tuple[str, ...], batch: Tensor, *chosen: Tensor) -> Tensor:
         seen[family] = [values.flatten() for values in chosen]
         return batch
 
-    monkeypatch.setattr(trivial, "_apply", remember)
+    monkeypatch.setattr("frostline.data.trivial_augment._apply", remember)
     ids = torch.arange(14_000)
     trivial_augment(torch.zeros(1, 3, 2, 2), uniform(0, ids, 3))
-    operation, signed = seen[trivial.MOVES]
+    operation, signed = seen[MOVES]
     assert ((operation.long().bincount() - 1000).abs() < 150).all()  # 5 standard deviations
     assert (((30 * signed).round().long() + 30).bincount().sub_(226).abs()[torch.arange(61) != 30] < 75).all()
     assert len(operation.unique()) == len(OPERATIONS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frostline import unused_keys
-from frostline.config import UserError, flatten
+from frostline.core.config import UserError, flatten
+from frostline.sweeps import unused_keys
 from small import compose, plain
 
 MISTAKES = [

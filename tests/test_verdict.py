@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from frostline import environment
-from frostline.contest import contests, validation_interval
-from frostline.results import TEST, VAL, Result, cells, varying
-from frostline.verdict import answer
+from frostline.core import environment
+from frostline.records.result import TEST, VAL, Result, cells, varying
+from frostline.report.contest import contests, validation_interval
+from frostline.report.verdict import answer
 
 
 def result(

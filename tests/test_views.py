@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline import evaluation, mapped
-from frostline.augment import Crop
-from frostline.data import Split
-from frostline.levels import FULL
-from frostline.mapped import Rows
-from frostline.ragged import Ragged
-from frostline.resample import CenterCrop
-from frostline.room import Room
-from frostline.undecoded import Undecoded
-from frostline.views import View, Views
+from frostline.data.augment import Crop
+from frostline.data.levels import FULL
+from frostline.data.loading import Split
+from frostline.data.resize import CenterCrop
+from frostline.data.undecoded import Undecoded
+from frostline.data.views import View, Views
+from frostline.store import mapped
+from frostline.store.mapped import Rows
+from frostline.store.ragged import Ragged
+from frostline.store.rows import Room
+from frostline.training import evaluation
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")
 CPU = torch.device("cpu")

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet18
 
-from frostline import hashing, weights
-from frostline.config import UserError
-from frostline.models import NAMES, build
+from frostline.core.config import UserError
+from frostline.models import weights
+from frostline.models.build import NAMES, build
+from frostline.store import hashing
 from small import network
 
 

@@ -15,10 +15,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from frostline import commands, data, hashing, predictor, weights, winner
-from frostline.config import UserError
-from frostline.resample import center_crop
-from frostline.results import Result
+from frostline import commands
+from frostline.core.config import UserError
+from frostline.data import loading
+from frostline.data.resize import center_crop
+from frostline.models import weights
+from frostline.records.result import Result
+from frostline.runs import predict
+from frostline.store import hashing
+from frostline.sweeps import winner
 from small import load_data
 
 CPU = torch.device("cpu")
@@ -33,8 +38,8 @@ def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
 @pytest.fixture(scope="module")
 def pictures(trained, tmp_path_factory):
     """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
-    request = predictor.read_config(trained.folder / "0" / "config.yaml").data
-    fields = {key: value for key, value in asdict(request).items() if key in data.Request.__annotations__}
+    request = predict.read_config(trained.folder / "0" / "config.yaml").data
+    fields = {key: value for key, value in asdict(request).items() if key in loading.Request.__annotations__}
     test, folder = load_data(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
     for row, pixels in enumerate(test.pixels):
         Image.fromarray(pixels[0].numpy()).save(folder / f"{row:04} ñ.png")
@@ -46,7 +51,7 @@ def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(
     options = ("--top", 10, "--format", "json", "--save-views", tmp_path / "views")
     out, err = trained.command("predict", trained.folder / "0", folder, *options, cwd=tmp_path)
     rows = json.loads(out)
-    network = predictor.load(trained.folder / "0", device="cpu")
+    network = predict.load(trained.folder / "0", device="cpu")
     views = sorted((tmp_path / "views").iterdir())
     assert [view.name for view in views] == [file.name for file in sorted(folder.iterdir())]
     for view, file in zip(views[:5], sorted(folder.iterdir()), strict=False):
@@ -62,10 +67,10 @@ def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(
 
 
 def test_logits_do_not_depend_on_the_batch(trained, pictures):
-    network = predictor.load(trained.folder / "1", device="cpu")
+    network = predict.load(trained.folder / "1", device="cpu")
     recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")["logits"][:7]
     for batch in (1, 3, 7):
-        rows = predictor.predict(network, sorted(pictures[0].iterdir())[:7], batch=batch)
+        rows = predict.predict(network, sorted(pictures[0].iterdir())[:7], batch=batch)
         assert torch.allclose(torch.stack([row for _, row in rows]), recorded, atol=1e-4)
 
 
@@ -79,7 +84,7 @@ def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypat
         with winner.found(name) as run:
             assert hashing.of_file(run.folder / "best.safetensors") == expected
             assert (run.result.name, run.result.run_id) == (best["name"], best["run_id"])
-            predictor.read_config(run.folder / "config.yaml")
+            predict.read_config(run.folder / "config.yaml")
             said = f"{best['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
             assert run.note.startswith(said)
 
@@ -116,19 +121,19 @@ def test_csv_has_one_row_per_picture_from_a_list_on_stdin_and_counts_what_it_can
 
 
 def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_path):
-    network = predictor.load(trained.folder / "0", device="cpu")
+    network = predict.load(trained.folder / "0", device="cpu")
     for size, mode in (((8, 8), "L"), ((300, 17), "RGB"), ((1, 1), "1"), ((33, 64), "RGBA"), ((20, 20), "P")):
         Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
-    rows = dict(predictor.predict(network, sorted(tmp_path.iterdir()), batch=2))
+    rows = dict(predict.predict(network, sorted(tmp_path.iterdir()), batch=2))
     assert len(rows) == 5 and all(row.shape == (10,) and row.isfinite().all() for row in rows.values())
 
 
 def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
-    network = predictor.load(trained.folder / "0", device="cpu")
+    network = predict.load(trained.folder / "0", device="cpu")
     small = replace(network, config=replace(network.config, data=replace(network.config.data, max_pixels=100)))
     for side in (10, 11):
         Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
-    (_, fits), (_, error) = predictor.predict(small, sorted(tmp_path.iterdir()), batch=2)
+    (_, fits), (_, error) = predict.predict(small, sorted(tmp_path.iterdir()), batch=2)
     assert isinstance(fits, torch.Tensor) and "121 pixels, more than data.max_pixels" in str(error)
 
 
@@ -191,7 +196,7 @@ def test_a_config_is_plain_data_or_refused(trained, tmp_path, line, replacement,
     assert line in text
     (tmp_path / "config.yaml").write_text(text.replace(line, replacement))
     with pytest.raises(UserError, match=message) as error:
-        predictor.read_config(tmp_path / "config.yaml")
+        predict.read_config(tmp_path / "config.yaml")
     assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 
@@ -202,10 +207,10 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
     weights.save(file, head, meta)
     with pytest.raises(UserError, match="expected all weights of shufflenet_v2_x0_5"):
-        predictor.load(moved, device="cpu")
+        predict.load(moved, device="cpu")
     save_file(tensors, file)
     with pytest.raises(UserError, match="that a run of frostline has written"):
-        predictor.load(moved, device="cpu")
+        predict.load(moved, device="cpu")
 
 
 @pytest.mark.parametrize(

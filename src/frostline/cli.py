@@ -16,8 +16,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline import commands, environment, hydra_keys, interrupts, server, streams
-from frostline.config import UserError, unknown_key, user_error
+from frostline import commands
+from frostline.core import environment, interrupts, streams
+from frostline.core.config import UserError, unknown_key, user_error
+from frostline.sweeps import hydra_keys
+from frostline.tracking import server
 
 
 def main() -> None:
@@ -87,7 +90,7 @@ def _at_home(argument: str) -> str:
 
 
 def _job(composed: DictConfig) -> object:
-    from frostline.job import run_job
+    from frostline.sweeps.job import run_job
 
     return run_job(composed)
 

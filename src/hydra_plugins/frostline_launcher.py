@@ -15,8 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.worker import Errand
-from frostline.workers import NotStarted, Pool, Task, places
+from frostline.sweeps.pool import NotStarted, Pool, Task, places
+from frostline.sweeps.worker import Errand
 
 log = logging.getLogger(__name__)
 _ALIKE = 3

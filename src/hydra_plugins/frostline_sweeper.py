@@ -7,9 +7,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from frostline import hydra_keys
-from frostline.config import Config, user_error
-from frostline.environment import config_folder
+from frostline.core.config import Config, user_error
+from frostline.core.environment import config_folder
+from frostline.sweeps import hydra_keys
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
@@ -34,9 +34,9 @@ class FrostlineSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
-        from frostline.crew import Crew, Foreign, Workers
-        from frostline.sweep import run_sweep
-        from frostline.templates import Composer
+        from frostline.sweeps.executor import Crew, Foreign, Workers
+        from frostline.sweeps.sweep import run_sweep
+        from frostline.sweeps.templates import Composer
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher

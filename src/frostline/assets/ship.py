@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from frostline import weights
+from frostline.models import weights
 
 
 def main() -> None:

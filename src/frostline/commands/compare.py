@@ -9,13 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from frostline import environment, gather, recall, server
 from frostline.commands import Parser
-from frostline.comparison import accuracy
-from frostline.contest import Contest, contests, trials
-from frostline.report import Screen
-from frostline.results import Cell, Result, cells
-from frostline.verdict import answer, verdict
+from frostline.core import environment
+from frostline.records.result import Cell, Result, cells
+from frostline.report import combine
+from frostline.report.comparison import accuracy
+from frostline.report.contest import Contest, contests, trials
+from frostline.report.terminal import Screen
+from frostline.report.verdict import answer, verdict
+from frostline.sweeps import recall
+from frostline.tracking import server
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +30,7 @@ def main(arguments: list[str]) -> int:
     root = environment.project_root()
     with tempfile.TemporaryDirectory() as scratch:
         sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
-        results = gather.together(sweeps)
+        results = combine.together(sweeps)
         if asked.json:
             print(json.dumps(facts(results), indent=1, ensure_ascii=False))
         else:

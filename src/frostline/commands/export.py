@@ -6,30 +6,31 @@ import sys
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.config import user_error
+from frostline.core.config import user_error
 
 
 def main(arguments: list[str]) -> int:
     """Write the file and print how far it is from the original; 1, and no file, if that is too far."""
     options = _parser().parse_args(arguments)
-    from frostline import formats, predictor, winner  # imports torch
+    from frostline.runs import export, predict  # imports torch
+    from frostline.sweeps import winner  # imports torch
 
     output = Path(options.output or ".")
-    output = output / f"model{formats.SUFFIXES[options.format]}" if output.is_dir() else output
+    output = output / f"model{export.SUFFIXES[options.format]}" if output.is_dir() else output
     if not output.parent.is_dir():
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
     with winner.found(options.run) as run:
-        network = predictor.load(run.folder, device="cpu")
+        network = predict.load(run.folder, device="cpu")
     if run.note:
         print(f"frostline: {run.note}", file=sys.stderr)
     try:
-        worst = formats.export(network, options.format, output)
-    except formats.Disagreement as problem:
+        worst = export.export(network, options.format, output)
+    except export.Disagreement as problem:
         print(f"frostline: {problem}; nothing was written", file=sys.stderr)
         return 1
     except OSError as error:
         raise user_error("--output", output, f"a file that can be written ({error.strerror})") from None
-    pictures, sizes = sum(count for count, _, _ in formats.SAMPLES), len(formats.SAMPLES)
+    pictures, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
     print(f"{output}: {network.model.name} with {len(network.classes)} classes as {options.format}")
     print(f"largest difference of a probability to the original: {worst:.1e}, {pictures} pictures of {sizes} sizes")
     return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from frostline import environment, ledger, server
 from frostline.commands import Parser
-from frostline.config import user_error
+from frostline.core import environment
+from frostline.core.config import user_error
+from frostline.sweeps import resume
+from frostline.tracking import server
 
 
 def main(arguments: list[str]) -> int:
@@ -15,7 +17,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     uri = server.tracking_uri(options.uri, environment.project_root())
     try:
-        count = sum(ledger.mend(uri, experiment, print) for experiment in options.experiments)
+        count = sum(resume.mend(uri, experiment, print) for experiment in options.experiments)
     except server.Unreachable as error:
         raise user_error("uri", uri, f"a store that answers ({error})") from None
     print(f"{count} {'run' if count == 1 else 'runs'} mended")

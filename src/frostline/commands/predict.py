@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from frostline.commands import Parser, positive
-from frostline.config import user_error
+from frostline.core.config import user_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +21,11 @@ def main(arguments: list[str]) -> int:
     """Print classes and probabilities, one picture per line; 1 if some pictures could not be read."""
     options = _parser().parse_args(arguments)
     files = list(_files(options.pictures))
-    from frostline import predictor, winner  # imports torch
+    from frostline.runs import predict  # imports torch
+    from frostline.sweeps import winner  # imports torch
 
     with winner.found(options.run) as run:
-        network = predictor.load(run.folder, device=options.device)
+        network = predict.load(run.folder, device=options.device)
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)
     unread = 0
@@ -32,12 +33,12 @@ def main(arguments: list[str]) -> int:
     def rows() -> Iterator[tuple[Path, dict[str, float]]]:
         nonlocal unread
         batch, show = options.batch or network.config.eval_batch_size, _saver(options.save_views)
-        for file, row in predictor.predict(network, files, batch=batch, show=show):
+        for file, row in predict.predict(network, files, batch=batch, show=show):
             if isinstance(row, OSError):
                 unread += 1
                 print(f"frostline: not read: {_one_line(row)}", file=sys.stderr)
             else:
-                yield file, predictor.ranked(network, row, options.top)
+                yield file, predict.ranked(network, row, options.top)
 
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     _write_json(rows(), sys.stdout) if options.format == "json" else _write_csv(rows(), options.top, sys.stdout)
@@ -92,9 +93,9 @@ def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    from frostline.image_formats import SUFFIXES
-    from frostline.leftovers import told
-    from frostline.pixels import survey
+    from frostline.data.image_formats import SUFFIXES
+    from frostline.data.images import survey
+    from frostline.data.leftovers import told
 
     found = survey(folder)
     if left := told(found.other):

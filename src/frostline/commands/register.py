@@ -11,21 +11,24 @@ from frostline.commands import Parser
 def main(arguments: list[str]) -> int:
     """Register a new version and print how to serve it."""
     options = _parser().parse_args(arguments)
-    from frostline import credentials, environment, predictor, registry, tracking, winner  # imports torch
-    from frostline.config import user_error
-    from frostline.results import TEST, VAL
+    from frostline.core import credentials, environment  # imports torch
+    from frostline.core.config import user_error
+    from frostline.records.result import TEST, VAL
+    from frostline.runs import predict  # imports torch
+    from frostline.sweeps import winner  # imports torch
+    from frostline.tracking import registry, session  # imports torch
 
     with winner.found(options.run) as run:
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)
-        result, network = run.result, predictor.load(run.folder, device="cpu")
+        result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
-        uri = run.uri or tracking.tracking_uri(network.config.tracking.uri, environment.project_root())
+        uri = run.uri or session.tracking_uri(network.config.tracking.uri, environment.project_root())
         version = registry.register(
             uri,
             result.run_id,
-            [run.folder / predictor.CONFIG, run.folder / predictor.BEST],
+            [run.folder / predict.CONFIG, run.folder / predict.BEST],
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
             tags={name: f"{result.metrics[name]:.6f}" for name in (VAL, TEST) if name in result.metrics},

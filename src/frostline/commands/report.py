@@ -5,8 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from frostline import environment, gather, plots, recall, server, webpage
 from frostline.commands import Parser
+from frostline.core import environment
+from frostline.report import combine, html, plots
+from frostline.sweeps import recall
+from frostline.tracking import server
 
 
 def main(arguments: list[str]) -> int:
@@ -19,12 +22,12 @@ def main(arguments: list[str]) -> int:
     root = environment.project_root()
     with tempfile.TemporaryDirectory() as scratch:
         sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
-        results = gather.together(sweeps)
+        results = combine.together(sweeps)
         title = f"Sweep {sweeps[0].name}" if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
         alone = len(sweeps) == 1 and not sweeps[0].folder.is_relative_to(scratch)
-        path = (asked.output or (sweeps[0].folder if alone else Path()) / webpage.PAGE).absolute()
+        path = (asked.output or (sweeps[0].folder if alone else Path()) / html.PAGE).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(webpage.write(path, results, title=title, tracker=sweeps[0].tracker, scratch=Path(scratch)))
+        print(html.write(path, results, title=title, tracker=sweeps[0].tracker, scratch=Path(scratch)))
         if asked.plots:
             print(*plots.write(path.parent / plots.FOLDER, results), sep="\n")
     return 0

@@ -10,12 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from frostline import environment, job, outcome, provenance, recorded, rerun, sweep, tracking
 from frostline.commands import Parser
-from frostline.composing import Cell
-from frostline.config import Config, choices, flatten, semantic
-from frostline.recorded import Recorded
-from frostline.rerun import Report, Verdict
+from frostline.core import environment
+from frostline.core.config import Config, choices, flatten, semantic
+from frostline.records import provenance
+from frostline.runs import outcome
+from frostline.sweeps import job, recorded, rerun, sweep
+from frostline.sweeps.compose import Cell
+from frostline.sweeps.recorded import Recorded
+from frostline.sweeps.rerun import Report, Verdict
+from frostline.tracking import session
 
 T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -32,7 +36,7 @@ def main(arguments: list[str]) -> int:
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
     folder = Path(named).absolute() if named else _folder()
-    uri = tracking.tracking_uri(given.get("tracking.uri"), environment.project_root())
+    uri = session.tracking_uri(given.get("tracking.uri"), environment.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded.find(options.run, uri=uri, folder=Path(fetched))
@@ -103,7 +107,7 @@ class _Again:
             job.screen().say(f"  differs now: {line}")
         order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
-        record = tracking.Record(own)
+        record = session.Record(own)
         record.tag("frostline.rerun_of", old.identity)
         if result.status != "FINISHED":
             return

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from frostline import environment
 from frostline.commands import Parser
-from frostline.config import user_error
+from frostline.core import environment
+from frostline.core.config import user_error
 
 if TYPE_CHECKING:
-    from frostline.entries import Item
-    from frostline.store import Store
+    from frostline.store.entries import Item
+    from frostline.store.store import Store
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -47,15 +47,15 @@ def _seconds(text: str) -> float:
 
 def _open(path: str | None) -> Store:
     """Return the store that runs use: config.yaml says which and how large."""
-    from frostline.store import open_store  # imports torch
+    from frostline.store.store import open_store  # imports torch
 
     config = OmegaConf.load(environment.config_folder() / "config.yaml").store
     return open_store(enabled=True, path=path or config.path, budget_gb=config.budget_gb, say=print)
 
 
 def _list(store: Store) -> int:
-    from frostline.report import Screen
-    from frostline.tables import store_table
+    from frostline.report.tables import store_table
+    from frostline.report.terminal import Screen
 
     items = store.items()
     screen = Screen()
@@ -67,7 +67,7 @@ def _list(store: Store) -> int:
 
 
 def _verify(store: Store) -> int:
-    from frostline import entries
+    from frostline.store import entries
 
     items, damaged = store.items(), 0
     for item in items:
@@ -97,6 +97,6 @@ def _count(items: list[Item]) -> str:
 
 
 def _size(count: int) -> str:
-    from frostline.tables import size
+    from frostline.report.tables import size
 
     return size(count)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from frostline import environment, pending, server
 from frostline.commands import Parser
-from frostline.pending import SweepMirror
+from frostline.core import environment
+from frostline.tracking import server, sync
+from frostline.tracking.sync import SweepMirror
 
 
 def main(arguments: list[str]) -> int:
@@ -16,24 +17,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
     options = parser.parse_args(arguments)
     root = environment.project_root()
-    folders = options.folder or pending.remembered(server.tracking_uri(options.uri, root), root)
+    folders = options.folder or sync.remembered(server.tracking_uri(options.uri, root), root)
     if not folders:
         print("Nothing is pending.")
     return max([_sync(folder.resolve(), root, options.uri) for folder in folders], default=0)
 
 
 def _sync(folder: Path, root: Path, uri: str | None) -> int:
-    sweep = SweepMirror(folder, pending.place_of(folder, root, uri))
+    sweep = SweepMirror(folder, sync.place_of(folder, root, uri))
     waiting = sweep.pending()
     try:
-        done = pending.complete(sweep)
+        done = sync.complete(sweep)
     except server.Unreachable as problem:
         print(f"{folder}: still pending, MLflow is away ({problem})")
         return 1
     if not done:
         print(f"{folder}: its process is at work, and passes on its record itself")
     else:
-        going_on = len(pending.going_on(folder))
+        going_on = len(sync.going_on(folder))
         state = f"{going_on} run(s) go on, so it stays pending" if going_on else "complete"
         print(f"{folder}: {state}" + (f", {waiting} record(s) passed on" if waiting else ""))
     return 0

@@ -6,8 +6,9 @@ import contextlib
 import threading
 import webbrowser
 
-from frostline import browse, environment, server
-from frostline.commands import Parser
+from frostline.commands import Parser, browse
+from frostline.core import environment
+from frostline.tracking import server
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,387 @@
+"""The typed schema of a run, the digest of a config, and errors that name a key.
+
+Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
+override is answered in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
+
+
+class UserError(ValueError):
+    """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
+
+    def __init__(self, line: str) -> None:
+        """Take the line, in which signs that do not print, of a record from elsewhere say, stand escaped."""
+        super().__init__("".join(s if s.isprintable() else s.encode("unicode_escape").decode() for s in str(line)))
+
+
+_GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
+_LONGEST = 300  # characters of a value that an error shows
+
+
+def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
+    """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
+    near = "; nothing is written null" if means_null(value) and _optional(key) else _hint(str(value), choices)
+    return UserError(f"{key}={_shown(value)}: expected {expected}{near}")
+
+
+def unknown_key(key: str, value: object) -> UserError:
+    """Return the error for a key that the schema does not have, with the nearest one that it has."""
+    near = _hint(key, [*_keys(Config), *_GROUPS])
+    return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
+
+
+def means_null(value: object) -> bool:
+    """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
+    return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")
+
+
+def _optional(key: str) -> bool:
+    """Return whether the schema lets `key`, with dots, be null."""
+    hint: Any = Config
+    for part in key.split("."):
+        hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    return type(None) in get_args(hint)
+
+
+def _shown(value: object) -> str:
+    """Return `value` as text for one line: a record from elsewhere may hold megabytes."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _hint(typed: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(typed.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+@dataclass
+class ModelConfig:
+    """Which network, and what it knows before training."""
+
+    name: str
+    """torchvision's name of the network, e.g. `resnet50`."""
+    weights: str | None
+    """`DEFAULT`, a torchvision weights entry, `glyphs` (embedded), a file, `runs:/<id>`, or null for from scratch."""
+    sha256: str | None
+    """Expected sha256 of the weights file, or null where none is known."""
+    image_size: int | None
+    """Side of the square input in pixels; null takes it from the weights."""
+
+
+@dataclass
+class RuleConfig:
+    """One pattern over parameters and what it says about them; the first rule that matches a parameter decides."""
+
+    match: str
+    """Glob over `stage/layer kind/leaf/name`, e.g. `head/*`, `stage-1/*`, `*/norm/*`; `{stage}` in a stepwise phase."""
+    lr_scale: float = 1.0
+    """Multiplies the learning rate; 0 freezes."""
+    lr_decay: float = 1.0
+    """Multiplies the learning rate once more for each stage below the head."""
+
+
+@dataclass
+class PhaseConfig:
+    """A stretch of the run during which the frost line stays where it is."""
+
+    rules: list[RuleConfig]
+    """Ordered; first match wins; together they cover every parameter."""
+    share: float = 1.0
+    """Relative length of the phase among all phases (every phase gets at least one epoch)."""
+    lr_scale: float = 1.0
+    """Multiplies the learning rate of the whole phase."""
+    stepwise: bool = False
+    """Repeat the phase once per stage from the top; rules with `{stage}` then cover the stages reached so far."""
+
+
+@dataclass
+class FreezeModeConfig:
+    """Which parameters learn, and when."""
+
+    name: str
+    norm_stats: str
+    """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: none ever does."""
+    phases: list[PhaseConfig]
+
+
+@dataclass
+class OptimizerConfig:
+    """Any optimizer of `torch.optim`, by name."""
+
+    name: str
+    """Class name in `torch.optim`, in any case, e.g. `adamw`."""
+    weight_decay: float
+    decay_norm_and_bias: bool
+    """Whether weight decay also applies to norm layers and biases."""
+    options: dict[str, Any]
+    """Further keyword arguments of the optimizer, e.g. `momentum`."""
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves; all positions are fractions of the span."""
+
+    name: str
+    """`constant`, `cosine`, `onecycle` or `step`."""
+    span: str
+    """`phase`: the schedule starts anew in every phase; `run`: one schedule over all phases."""
+    warmup: float
+    """Fraction of the span over which the learning rate rises linearly (onecycle: by a cosine)."""
+    final: float
+    """Learning rate at the end of `cosine` and `onecycle`, as a fraction of `lr`."""
+    milestones: list[float]
+    """Where `step` multiplies the learning rate by `gamma`."""
+    gamma: float
+
+
+@dataclass
+class AugmentConfig:
+    """Random views of the training images; validation and test always see the plain centre view."""
+
+    name: str
+    crop: str
+    """`none`, `random_resized` (Inception crop) or `pad` (pad, then crop at random)."""
+    scale: list[float]
+    """Smallest and largest area of a random resized crop, as fractions of the image."""
+    ratio: list[float]
+    """Smallest and largest aspect ratio of a random resized crop."""
+    padding: float
+    """Padding on each side for `pad`, as a fraction of the image's side."""
+    flip: bool
+    """Mirror half of the images, where the data says that a mirrored image keeps its class."""
+    color: float
+    """Strength of brightness, contrast and saturation jitter; 0 for none."""
+    trivial: bool
+    """TrivialAugment (arXiv:2103.10158): one random operation of random strength per image."""
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they are split."""
+
+    name: str
+    source: str
+    """Class name in `torchvision.datasets`, or `digits`, `glyphs`, `folder`."""
+    root: str
+    """Folder that holds the data."""
+    layout: str
+    """How a folder of pictures is read: `classes`, one folder each; `splits` such as train and test, with the classes
+    in them or within each class; `auto` as its names say, which asks where they say two things."""
+    missing_classes: str
+    """`refuse`, or `ok` where a folder's val or test may lack pictures of some classes."""
+    download: bool
+    """Let torchvision download what is missing."""
+    splits: dict[str, dict[str, Any]]
+    """Keyword arguments of the dataset class for each split it has of its own, of `train`, `val`, `test`."""
+    val_fraction: float
+    """Part of the training split that becomes validation where the dataset has none; stratified and seeded."""
+    test_fraction: float
+    """Part of the whole that becomes the test split where the dataset has none; stratified and seeded."""
+    split_seed: int
+    fraction: float
+    """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
+    limit: int | None
+    """At most so many training images, stratified; null for all."""
+    pixels: str
+    """What random crops of training images are cut from: `exact` the originals, decoded in every epoch; `stored` what
+    is kept of them, reduced as far as the median crop allows; a shorter side in pixels; `auto` takes what is stored
+    where it fits into half of the store. Views in which nothing is random are exact in any case."""
+    skip_bad: bool
+    """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
+    max_pixels: int
+    """Largest picture, in pixels, that is decoded: what claims to be larger is reported as bad."""
+    range: Any
+    """What is black and white where values have more than 8 bits: `full` (0 and 65535), `minmax`, `percentile` (0.5 and
+    99.5 of the values), or `[low,high]`. Pictures of 8 bits stay as they are."""
+    range_of: str
+    """`set`: `minmax` and `percentile` are those of the training pictures, for all splits; `picture`: its own."""
+    flip: bool
+    """Whether a mirrored image keeps its class."""
+    options: dict[str, Any]
+    """Further settings of the source, e.g. the glyphs' images per class."""
+
+
+@dataclass
+class TrainConfig:
+    """What happens in a step, beside forward and backward."""
+
+    label_smoothing: float
+    clip_norm: float | None
+    """Largest norm of the gradient; null for no clipping."""
+    mixup: float
+    """Alpha of mixup (arXiv:1710.09412); 0 for none."""
+    cutmix: float
+    """Alpha of CutMix (arXiv:1905.04899); 0 for none. With mixup too, each batch takes one of the two."""
+    ema_decay: float | None
+    """Decay per step of an exponential moving average of the weights, which is then evaluated; null for none."""
+    patience: int | None
+    """Stop after so many epochs without a better validation accuracy; null for never."""
+    drop_last: bool
+    """Leave out the last, smaller batch of an epoch (never the only one)."""
+
+
+@dataclass
+class FeaturesConfig:
+    """What is computed once because it lies below the frost line."""
+
+    enabled: bool
+    """Keep the output of the frozen stages; false computes it whenever it is asked for, which gives the same bits."""
+    views: int | None
+    """Reuse so many random views per image in turn, an approximation; null shows a fresh view in every epoch."""
+
+
+@dataclass
+class EvalConfig:
+    """What is measured on the test split beside accuracy and loss."""
+
+    shift: bool
+    """Also measure accuracy under common corruptions (arXiv:1903.12261): noise, blur, contrast, pixelate, JPEG."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state from which a run can go on is written; at the end of every epoch in any case."""
+
+    every_seconds: float | None
+    """Also after so many seconds within an epoch; null for epochs only."""
+
+
+@dataclass
+class StoreConfig:
+    """Where decoded pixels and features are kept, for every run that asks for them."""
+
+    enabled: bool
+    path: str | None
+    """Folder; null takes FROSTLINE_STORE, else `frostline` in the user's cache directory."""
+    budget_gb: float
+    """Largest size on disk in 10**9 bytes; what was used least recently goes first."""
+    memory_gb: float | None
+    """What pixels and features may take together; the rest is read as needed. Null takes a third of the free memory."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where the record goes."""
+
+    uri: str | None
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` of the project."""
+    system_metrics: bool
+    """Also record how busy CPU, memory and GPU are, every ten seconds."""
+
+
+@dataclass
+class Config:
+    """One run, or with commas on the command line a sweep of runs."""
+
+    experiment_name: str
+    seed: int
+    epochs: int
+    lr: float
+    batch_size: int
+    eval_batch_size: int
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
+    threads: int | None
+    """CPU threads of torch, on which the last bits of a result depend; null for as many as torch takes by itself."""
+    precision: str
+    """`auto` (bf16 where a GPU has it), `fp32` or `bf16`."""
+    channels_last: bool
+    deterministic: bool
+    """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
+    compile: str
+    """`auto` compiles the network where the run is long enough to pay for it, `on`, or `off`."""
+    resume: bool
+    """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
+    dry_run: bool
+    """Print the plan, write plan.json, train nothing."""
+    model: ModelConfig
+    freeze_mode: FreezeModeConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    augment: AugmentConfig
+    data: DataConfig
+    train: TrainConfig
+    features: FeaturesConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    store: StoreConfig
+    tracking: TrackingConfig
+
+
+# What does not change a run's metrics, and so is no part of its digest. A device changes their last bits, as another
+# thread count or CPU does: the record names it, and a run on another one counts as the same. What `auto`
+# makes of a device is no last bit: `compose.settled` replaces it before any digest.
+_NOT_SEMANTIC = (
+    *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
+    *("data.root", "data.download"),
+)
+
+
+def _keys(cls: type, prefix: str = "") -> list[str]:
+    """Return every key of the schema with dots, sections included."""
+    found = []
+    for item in fields(cls):
+        found.append(prefix + item.name)
+        hint = get_type_hints(cls)[item.name]
+        if is_dataclass(hint):
+            found += _keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `values` with nested mappings flattened to keys with dots; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def is_semantic(key: str) -> bool:
+    """Return whether `key`, with dots, is one that decides a run's metrics."""
+    return not any(key == name or key.startswith(f"{name}.") for name in _NOT_SEMANTIC)
+
+
+def semantic(config: Config) -> dict[str, Any]:
+    """Return the flat part of the config that decides a run's metrics: where it runs and is written left out."""
+    return {key: value for key, value in flatten(asdict(config)).items() if is_semantic(key)}
+
+
+def digest(config: Config) -> str:
+    """Return the sha256 (hex) of the semantic config: equal for two runs that must give the same metrics."""
+    text = json.dumps(semantic(config), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config with other values, by key with dots."""
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            value, name = replace(getattr(config, section), **{name: value}), section
+        config = replace(config, **{name: value})
+    return config
+
+
+def choices(config: Config) -> dict[str, Any]:
+    """Return the short names that people filter on."""
+    return {
+        "model": config.model.name,
+        "freeze_mode": config.freeze_mode.name,
+        "optimizer": config.optimizer.name,
+        "data": config.data.name,
+        "lr": config.lr,
+        "seed": config.seed,
+    }

@@ -1,0 +1,263 @@
+"""What a run stands on: the project's folder, its source, the device, determinism, memory.
+
+torch is imported inside the functions that need it, so that a bad override is answered without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.core.config import user_error
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE = Path(__file__).parents[1]
+SHARING = "FROSTLINE_SHARING"
+"""Variable of the environment that says how many workers share a device."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # see mallopt(3)
+_KEEPING = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
+_USUAL = {_M_MMAP_MAX: 65_536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
+"""What glibc comes to by itself in a process with large blocks."""
+_malloc: dict[int, int] = {}
+"""The options of malloc that were set last."""
+
+_SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
+
+
+def project_root() -> Path:
+    """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
+    checkout = PACKAGE.parent.parent
+    return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
+
+
+def config_folder() -> Path:
+    """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
+    packaged = PACKAGE / "conf"
+    return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of a run."""
+
+    sha256: str
+    """Over the package's own Python files, as `source_sha256` returns it."""
+    commit: str | None
+    """Of the checkout, None outside one."""
+    patch: str
+    """What differs from the commit, tracked files only; empty where nothing does."""
+
+
+def source_sha256() -> str:
+    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these."""
+    code = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return code.hexdigest()
+
+
+def source() -> Source:
+    """Return the code that is running."""
+    return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
+
+
+def untracked_files() -> list[tuple[str, Path]]:
+    """Return the files of source and config that git does not know and does not ignore: name in the checkout, path."""
+    top = PACKAGE.parent.parent
+    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_SOURCES).split("\0")
+    return [(name, top / name) for name in names if name]
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints about the checkout of this package, or nothing where there is none."""
+    if not (PACKAGE.parent.parent / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    # A space at the end of a patch is a line of it.
+    return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else ""
+
+
+def device(name: str) -> torch.device:
+    """Return the device called `name` (`auto`: a GPU if there is one); raises `UserError` if it is not there."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in there:
+        raise user_error("device", name, f"a device of this machine ({', '.join(there)})", there)
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device for people: the card's name, or the number of threads on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} {'thread' if threads == 1 else 'threads'})"
+
+
+def platform(device: torch.device) -> str:
+    """Return what the last bits of a result depend on: torch, the card, or the CPU's instructions and threads."""
+    import torch
+
+    if device.type == "cuda":
+        kernels = f"cudnn {torch.backends.cudnn.version()} tf32 {torch.backends.cudnn.allow_tf32}"
+        return f"torch {torch.__version__} {torch.cuda.get_device_name(device)} {kernels}"
+    return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+
+
+def memory_budget(device: torch.device, gigabytes: float | None) -> int:
+    """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free.
+
+    What this process itself holds counts as free: it is what an earlier run left. Workers that share the device share
+    its budget too.
+    """
+    import psutil
+    import torch
+
+    if gigabytes is not None:
+        return int(gigabytes * 1e9)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    else:
+        own = psutil.Process().memory_info()  # pages of files, which are shared, count as available already
+        free = psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
+    return int(free) // 3 // int(os.environ.get(SHARING, "1"))
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the type of the mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU with it)."""
+    import torch
+
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def meaning_of_auto(name: str) -> dict[str, str]:
+    """Return what `auto` means on the device called `name`, by key, where that decides the bits of a run.
+
+    On a GPU `compile=auto` stays: what it does follows from the config and the data alone.
+    """
+    chosen = device(name)
+    precision = {"precision": "fp32" if autocast_dtype("auto", chosen) is None else "bf16"}
+    return precision | ({"compile": "off"} if chosen.type == "cpu" else {})
+
+
+def memory_format(*, channels_last: bool) -> torch.memory_format:
+    """Return how images and kernels lie in memory."""
+    import torch
+
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _default_threads() -> int:
+    """Return how many threads torch takes by itself, asked before anybody sets another number."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
+    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads."""
+    import torch
+
+    default = _default_threads()
+    torch.set_num_threads(threads or default)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # asked for by torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    # float32 means float32: TF32 has 10 bits of mantissa, and is cuDNN's default. Set by the old names, since torch
+    # refuses to read these once the new ones were set alone.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # On by default with the above; a debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let memory that is freed stay with the process until `reset_peak_memory`, on a CPU whose malloc is glibc's.
+
+    The outputs of a network's layers come and go, and to have their pages from the system anew takes a sixth of the
+    time of a forward pass. On a GPU torch does as much by itself.
+    """
+    if device.type == "cpu":
+        _set_malloc(_KEEPING)
+
+
+def _set_malloc(options: Mapping[int, int]) -> None:
+    """Set options of malloc, and give the system back what is free now, unless they are set already."""
+    libc = _glibc()
+    if libc is not None and _malloc != options:
+        _malloc.clear()
+        _malloc.update(options)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure the peak memory anew, without what was freed before; a GPU becomes the process's current one.
+
+    What names no device then means this one: to a sampler, to the look at whether it still works, to bf16.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+        torch.cuda.init()  # which a device with an index does not do by itself in what follows
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _set_malloc(_USUAL)
+        with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes since the last reset: of the GPU's allocator, or resident in the process on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,137 @@
+"""Records from anywhere, opened as data: plain values of a bounded size, with nothing in them that is carried out.
+
+A config on record is already resolved. So what would be looked up, built or expanded when it is read has no business
+there, and a record that holds such a thing is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from frostline.core.config import UserError
+
+_SMALL = 1_000_000  # bytes of a config: ours have about 2,000
+_LARGE = 64_000_000  # bytes of any other text: a journal of 100,000 epochs has about 20,000,000
+_DEEP = 20  # levels of nesting: ours have 5
+_RESERVED = re.compile(r"_\w+_")  # Hydra's own keys: _target_, _partial_, _args_, ...
+
+
+def config(path: Path) -> dict[str, Any]:
+    """Return the values of a recorded config file: plain scalars in lists and mappings.
+
+    UserError where there is anything else: tags, aliases, interpolations, Hydra's `_target_`, numbers out of range.
+    """
+    values = mapping_of(path)
+    require_plain(values, path)
+    return values
+
+
+def mapping_of(path: Path) -> dict[str, Any]:
+    """Return what `plain` does of a config file, which has keys at its top."""
+    values = plain(path)
+    if not isinstance(values, dict):
+        raise _refused(path, "the config of a run")
+    return values
+
+
+def plain(path: Path) -> Any:
+    """Return what a small YAML file says, interpolations as the text that they are; UserError for tags and aliases."""
+    try:
+        return yaml.load(_text(path, _SMALL), _Plain)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
+        raise _refused(path, f"plain YAML ({_first_line(problem)})") from None
+
+
+def value(path: Path) -> Any:
+    """Return what a JSON file says; UserError where it is none, too large, or has numbers that JSON does not know."""
+    return _json(_text(path, _LARGE), path)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Return what each line of a file of JSON objects says; UserError as for `value`."""
+    found = [_json(line, path) for line in _text(path, _LARGE).splitlines()]
+    if not all(isinstance(line, dict) for line in found):
+        raise _refused(path, "an object in every line")
+    return found
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; UserError as for `value`."""
+    found = value(path)
+    if not isinstance(found, dict):
+        raise _refused(path, "a JSON object")
+    return found
+
+
+class _Plain(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML without aliases, by which a few lines become gigabytes, and with nothing but JSON's types."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _text(path: Path, limit: int) -> str:
+    try:
+        if not path.is_file():
+            raise _refused(path, "a file that is there")
+        if path.stat().st_size > limit:
+            raise _refused(path, f"at most {limit:,} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise _refused(path, f"a readable text ({_first_line(problem)})") from None
+
+
+def _json(text: str, path: Path) -> Any:
+    try:
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as problem:
+        raise _refused(path, f"JSON ({_first_line(problem)})") from None
+    return found
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number} is no number")
+    return found
+
+
+def require_plain(found: Any, path: Path | str, key: str = "", depth: int = _DEEP) -> None:
+    """Raise UserError, in which stands `path`, unless `found` is plain scalars in lists and mappings."""
+    if depth == 0:
+        raise _refused(path, f"at most {_DEEP} levels")
+    if isinstance(found, Mapping):
+        for name, inner in found.items():
+            if not isinstance(name, str) or _RESERVED.fullmatch(name) or "${" in name:
+                raise _refused(path, f"plain values, and {name!s:.50} is none")
+            require_plain(inner, path, f"{key}.{name}", depth - 1)
+    elif isinstance(found, list):
+        for inner in found:
+            require_plain(inner, path, key, depth - 1)
+    elif not _is_plain(found):
+        raise _refused(path, f"plain values, and {key[1:]} is none ({found!s:.100})")
+
+
+def _is_plain(found: Any) -> bool:
+    """Return whether it is a scalar that means nothing but itself."""
+    if isinstance(found, str):
+        return "${" not in found
+    return found is None or (isinstance(found, int | float) and math.isfinite(found))
+
+
+def _refused(path: Path | str, expected: str) -> UserError:
+    return UserError(f"{path}: expected {expected}")
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]

@@ -1,0 +1,161 @@
+"""The checks that Hydra does not make: values that have the right type but that no run can have, and unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from math import inf, isfinite
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from frostline.core.config import Config, PhaseConfig, flatten, means_null, unknown_key, user_error
+
+_Check = Callable[[Any], bool]
+_CHECKS: tuple[tuple[str, _Check, str], ...] = (
+    ("seed", lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1"),
+    ("experiment_name", lambda v: 0 < len(v) <= 250 and v.isprintable(), "1 to 250 printable characters"),
+    ("epochs", lambda v: v >= 1, "a whole number of at least 1"),
+    ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
+    ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
+    ("eval_batch_size", lambda v: v >= 1, "a whole number of at least 1"),
+    ("threads", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("model.image_size", lambda v: 8 <= v <= 4096, "a whole number of pixels from 8 to 4096"),
+    ("model.sha256", lambda v: len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"), "64 hexadecimal digits"),
+    ("optimizer.weight_decay", lambda v: 0 <= v < inf, "a finite number from 0"),
+    ("schedule.warmup", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("schedule.final", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
+    ("schedule.gamma", lambda v: 0 < v <= 1, "a factor above 0, at most 1"),
+    (
+        "schedule.milestones",
+        lambda v: all(0 < m < 1 for m in v) and v == sorted(set(v)),
+        "rising fractions between 0 and 1",
+    ),
+    ("augment.scale", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, 0 < smallest <= largest <= 1"),
+    ("augment.ratio", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < inf, "two ratios, 0 < smallest <= largest"),
+    ("augment.padding", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("augment.color", lambda v: 0 <= v <= 1, "a strength from 0 to 1"),
+    ("data.val_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("data.test_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
+    ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
+    ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    (
+        "data.pixels",
+        lambda v: v in ("auto", "exact", "stored") or (v.isdecimal() and 8 <= int(v) <= 8192),
+        "auto, exact, stored or a whole number of pixels from 8 to 8192",
+    ),
+    ("train.label_smoothing", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("train.clip_norm", lambda v: 0 < v < inf, "a finite number above 0, or null"),
+    ("train.mixup", lambda v: 0 <= v < inf, "a finite number from 0"),
+    ("train.cutmix", lambda v: 0 <= v < inf, "a finite number from 0"),
+    ("train.ema_decay", lambda v: 0 < v < 1, "a fraction between 0 and 1, or null"),
+    ("train.patience", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("features.views", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("checkpoint.every_seconds", lambda v: 0 < v < inf, "a finite number of seconds above 0, or null"),
+    ("store.budget_gb", lambda v: 0 < v < inf, "a finite number above 0"),
+    ("store.memory_gb", lambda v: 0 < v < inf, "a finite number above 0, or null"),
+    ("data.max_pixels", lambda v: v >= 64, "a whole number of at least 64"),
+    ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
+)
+_RANGES = ("full", "minmax", "percentile")
+_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("precision", ("auto", "fp32", "bf16")),
+    ("compile", ("auto", "on", "off")),
+    ("schedule.name", ("constant", "cosine", "onecycle", "step")),
+    ("schedule.span", ("phase", "run")),
+    ("data.range_of", ("set", "picture")),
+    ("augment.crop", ("none", "random_resized", "pad")),
+    ("data.layout", ("auto", "classes", "splits")),
+    ("data.missing_classes", ("refuse", "ok")),
+    ("freeze_mode.norm_stats", ("learn", "frozen")),
+)
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
+    config: Config = _section(Config, values, "")
+    for key, check, expected in _CHECKS:
+        value = _select(config, key)
+        if value is not None and not check(value):
+            raise user_error(key, value, expected)
+    for key, names in _NAMES:
+        if _select(config, key) not in names:
+            raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
+    _check_range(config.data.range)
+    _check_phases(config.freeze_mode.phases)
+    for key, value in flatten(asdict(config)).items():
+        if not _finite(value):  # in options, which have no checks of their own
+            raise user_error(key, value, "finite numbers only")
+    return config
+
+
+def _check_range(chosen: Any) -> None:
+    if isinstance(chosen, list):
+        fits = len(chosen) == 2 and all(_fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
+    else:
+        fits = chosen in _RANGES
+    if not fits:
+        raise user_error("data.range", chosen, f"one of {', '.join(_RANGES)}, or [low,high] with low < high", _RANGES)
+
+
+def _finite(value: Any) -> bool:
+    """Return whether no number in `value`, a list or not, is nan or infinite."""
+    return all(map(_finite, value)) if isinstance(value, list) else not isinstance(value, float) or isfinite(value)
+
+
+def _check_phases(phases: Sequence[PhaseConfig]) -> None:
+    for i, phase in enumerate(phases):
+        key = f"freeze_mode.phases[{i}]"
+        for name in ("share", "lr_scale"):
+            if not 0 < getattr(phase, name) < inf:
+                raise user_error(f"{key}.{name}", getattr(phase, name), "a finite number above 0")
+        for j, rule in enumerate(phase.rules):
+            if not 0 <= rule.lr_scale < inf:
+                raise user_error(f"{key}.rules[{j}].lr_scale", rule.lr_scale, "a finite number from 0 (0 freezes)")
+            if not 0 < rule.lr_decay < inf:
+                raise user_error(f"{key}.rules[{j}].lr_decay", rule.lr_decay, "a finite number above 0")
+
+
+def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
+    if not isinstance(values, Mapping):
+        raise user_error(prefix.rstrip(".") or "config", values, "keys with values")
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise unknown_key(f"{prefix}{key}", values[key])
+    for item in fields(cls):
+        if item.name not in values and item.default is MISSING:
+            raise user_error(f"{prefix}{item.name}", "(nothing)", "a value; it must not be deleted")
+    return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        return _section(hint, value, f"{key}.")  # type: ignore[arg-type]
+    items = get_args(hint)
+    if isinstance(value, list) and items and is_dataclass(items[0]):
+        return [_section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
+    if not _fits(hint, value) or (type(None) in items and means_null(value)):
+        raise user_error(key, value, f"a value of type {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Return whether `value` has the type `hint`: Hydra sees to it on the command line, but not in a record."""
+    kind, items = get_origin(hint) or hint, get_args(hint)
+    if kind in (Any, Union, UnionType):
+        return kind is Any or any(_fits(item, value) for item in items)
+    if isinstance(value, list) and kind is list:
+        return all(_fits(items[0], item) for item in value)
+    if isinstance(value, dict) and kind is dict:
+        return all(_fits(items[0], key) and _fits(items[1], item) for key, item in value.items())
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _select(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config

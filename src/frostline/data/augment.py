@@ -1,0 +1,148 @@
+"""Random views: which box of a picture is shown in an epoch, whether it is mirrored, and how it is recoloured.
+
+All in batches, without waiting for the device. Every draw is addressed by (seed, purpose, epoch, image).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frostline.core.randomness import address, uniform
+from frostline.data.recolor import jitter
+from frostline.data.resize import CenterCrop, center_boxes
+from frostline.data.trivial_augment import trivial_augment
+
+_SURPLUS = 1.25  # what it is worth is measured in benchmarks/fidelity.py
+_TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How training views differ from the centre view: the fields of `AugmentConfig`, as checked there."""
+
+    crop: str
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    padding: float
+    flip: bool
+    """Wished for, and the data's classes bear it."""
+    color: float
+    trivial: bool
+
+    @property
+    def random(self) -> bool:
+        """Whether views differ at all; if not, training images are seen as all others are."""
+        return self.crop != "none" or self.flip or self.color > 0 or self.trivial
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is shown of each picture of a batch."""
+
+    boxes: Tensor
+    """`(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture."""
+    flip: Tensor | None
+    """`(B,)` bool: which are mirrored, if any."""
+
+
+def stored_side(policy: Policy, how: CenterCrop) -> int:
+    """Return the shorter side in pixels that a stored picture must have for what `policy` cuts out of it.
+
+    The median crop of a square picture then has `_SURPLUS` times the pixels, per side, that the network sees of it. A
+    picture that is reduced to that by Pillow's Lanczos filter keeps 95% or more of the detail that the crop of the
+    original shows (root mean square of the Laplacian: the rows of benchmarks/fidelity.py in benchmarks/RESULTS.md).
+    """
+    return math.ceil(_SURPLUS * how.size / median_extent(policy, how))
+
+
+def surplus(policy: Policy, how: CenterCrop, side: int) -> float:
+    """Return how many pixels per side the median crop of a square of `side` has for each that the network sees."""
+    return side * median_extent(policy, how) / how.size
+
+
+def median_extent(policy: Policy, how: CenterCrop) -> float:
+    """Return the side of the median crop, as a fraction of the picture's shorter side."""
+    return _median_extent(policy.scale, policy.ratio) if policy.crop == "random_resized" else how.size / how.resize
+
+
+@functools.cache
+def _median_extent(scale: tuple[float, float], ratio: tuple[float, float]) -> float:
+    """Return the root of the median area of random boxes in a square, as a fraction of its side.
+
+    Boxes that do not fit are drawn again, so that it is less than the middle of `scale`.
+    """
+    ids = torch.arange(1001)
+    squares = torch.full((len(ids), 2), 4096)
+    boxes = random_boxes(squares, _draws(0, "median", 0, ids, 2 * _TRIES + 2), scale=scale, ratio=ratio)
+    return float((boxes[:, 2:] - boxes[:, :2]).prod(1).median().sqrt())
+
+
+def random_crop(sizes: Tensor, ids: Tensor, *, policy: Policy, how: CenterCrop, seed: int, epoch: int) -> Crop:
+    """Return what is shown of pictures of `sizes` `(B, 2)`, width and height, under a `policy` that crops at random.
+
+    `ids` is `(B,)` int64. The crop of a picture depends on `seed`, `epoch` and its id, not on the rest of the batch.
+    """
+    if policy.crop == "random_resized":
+        draws = _draws(seed, "crop", epoch, ids, 2 * _TRIES + 2)
+        boxes = random_boxes(sizes, draws, scale=policy.scale, ratio=policy.ratio)
+    else:
+        draws = _draws(seed, "crop", epoch, ids, 2)
+        boxes = shift_boxes(center_boxes(sizes, how), draws, padding=policy.padding, sizes=sizes)
+    return Crop(boxes, mirrored(ids, policy=policy, seed=seed, epoch=epoch))
+
+
+def mirrored(ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor | None:
+    """Return `(B,)` bool: which pictures `policy` shows mirrored; None where it mirrors none."""
+    return _draws(seed, "flip", epoch, ids, 1)[:, 0] < 0.5 if policy.flip else None
+
+
+def recolor(views: Tensor, ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor:
+    """Return `views`, `(B, 3, S, S)` float32 in 0..255, after what `policy` does to them beside cropping."""
+    if policy.color:
+        views = jitter(views, _draws(seed, "color", epoch, ids, 3), policy.color)
+    if policy.trivial:
+        views = trivial_augment(views, _draws(seed, "trivial", epoch, ids, 3))
+    return views
+
+
+def _draws(seed: int, purpose: str, epoch: int, ids: Tensor, count: int) -> Tensor:
+    return uniform(address(seed, "augment", purpose, epoch), ids, count)
+
+
+def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """Return `(B, 4)` float32 boxes of the Inception crop (arXiv:1409.4842), distributed as torchvision draws them.
+
+    `draws` is `(B, 22)` in [0, 1). Areas are uniform in `scale`, aspect ratios log-uniform in `ratio`, in whole pixels
+    of the original picture. torchvision draws up to ten boxes until one fits; here all ten are drawn at once and the
+    first that fits is taken, or where none does the largest in the middle that has an allowed aspect ratio.
+    """
+    whole = sizes.float()
+    area = _between(*scale, draws[:, :_TRIES]) * whole.prod(1, keepdim=True)
+    aspect = _between(math.log(ratio[0]), math.log(ratio[1]), draws[:, _TRIES : 2 * _TRIES]).exp()
+    tried = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 2).round()
+    fits = ((tried >= 1) & (tried <= whole[:, None])).all(2)
+    found = fits.any(1, keepdim=True)
+    first = fits.byte().argmax(1)[:, None, None]
+    widest = torch.stack([whole[:, 1] * ratio[1], whole[:, 0] / ratio[0]], 1).round()
+    extent = torch.where(found, torch.take_along_dim(tried, first, 1)[:, 0], torch.minimum(whole, widest))
+    start = torch.where(found, draws[:, -2:] * (whole - extent + 1), (whole - extent) / 2).floor()
+    return torch.cat([start, start + extent], 1) / whole.repeat(1, 2)
+
+
+def shift_boxes(boxes: Tensor, draws: Tensor, *, padding: float, sizes: Tensor) -> Tensor:
+    """Return `(B, 4)` boxes moved by whole pixels, uniformly up to `padding` of the picture in each direction.
+
+    `draws` is `(B, 2)` in [0, 1), `sizes` `(B, 2)`, width and height in pixels. Boxes may then reach outside it.
+    """
+    furthest = (padding * sizes).round()
+    shift = ((draws * (2 * furthest + 1)).floor() - furthest) / sizes
+    return boxes + shift.repeat(1, 2)
+
+
+def _between(low: float, high: float, draws: Tensor) -> Tensor:
+    return low + (high - low) * draws

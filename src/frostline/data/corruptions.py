@@ -1,0 +1,130 @@
+"""Common corruptions of pictures in five severities: noise, blur, contrast, pixelate and JPEG (arXiv:1903.12261).
+
+They are applied to the picture that the network is shown, after resize and centre crop, as in ImageNet-C. Blur, blocks
+and JPEG are measured in its pixels, so that Hendrycks and Dietterich published other strengths for smaller pictures:
+those for the side that is nearest in ratio are taken. Noise is addressed by the picture's id alone and grows with the
+severity: every run is shown the same pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.core.randomness import address, uniform
+
+Strengths = tuple[float, float, float, float, float]
+"""From severity 1 to severity 5."""
+
+# From ImageNet-C/create_c/make_{cifar,tinyimagenet,imagenet}_c.py of github.com/hendrycks/robustness, by side.
+_PUBLISHED: dict[int, dict[str, Strengths]] = {
+    32: {
+        "noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+        "blur": (0.4, 0.6, 0.7, 0.8, 1.0),
+        "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+        "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
+        "jpeg": (80, 65, 58, 50, 40),
+    },
+    64: {
+        "noise": (0.04, 0.08, 0.12, 0.15, 0.18),
+        "blur": (0.5, 0.75, 1.0, 1.25, 1.5),
+        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
+        "pixelate": (0.9, 0.8, 0.7, 0.6, 0.5),
+        "jpeg": (65, 58, 50, 40, 25),
+    },
+    224: {
+        "noise": (0.08, 0.12, 0.18, 0.26, 0.38),
+        "blur": (1, 2, 3, 4, 6),
+        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
+        "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
+        "jpeg": (25, 18, 15, 10, 7),
+    },
+}
+_CHUNK = 16  # pictures whose noise is drawn at once: 64-bit integers by the million
+
+
+def strengths(side: int) -> dict[str, Strengths]:
+    """Return the corruptions by name, with their strengths for pictures of `side` x `side` pixels."""
+    return _PUBLISHED[min(_PUBLISHED, key=lambda published: abs(math.log(published / side)))]
+
+
+def corrupt(name: str, strength: float, pictures: Tensor, ids: Tensor) -> Tensor:
+    """Return `pictures`, `(B, 3, S, S)` float32 in 0..255, corrupted, as whole numbers; `ids` is `(B,)` int64."""
+    return _CORRUPTIONS[name](pictures.round(), strength, ids).round().clamp(0, 255)
+
+
+def _noise(pictures: Tensor, scale: float, ids: Tensor) -> Tensor:
+    """Add Gaussian noise whose standard deviation is a part `scale` of the range."""
+    count = pictures[0].numel()
+    drawn = torch.cat([_normal(part, count) for part in ids.split(_CHUNK)])
+    return pictures + 255 * scale * drawn.view_as(pictures)
+
+
+def _normal(ids: Tensor, count: int) -> Tensor:
+    """Return `(len(ids), count)` standard normal numbers, each row by its id (Box and Muller 1958)."""
+    even = uniform(address("shift", "noise"), ids, count + count % 2)
+    first, second = even.chunk(2, 1)
+    radius, angle = (-2 * (1 - first).log()).sqrt(), 2 * math.pi * second
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
+
+
+def _blur(pictures: Tensor, sigma: float, ids: Tensor) -> Tensor:
+    """Blur with a Gaussian of `sigma` pixels, cut off at four of them; the picture's edge goes on outside."""
+    side = pictures.shape[-1]
+    reach = int(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    seen = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+    weights = torch.zeros(side, side).scatter_add_(1, seen, (kernel / kernel.sum()).expand(side, -1))
+    weights = weights.to(pictures.device)
+    return weights @ pictures @ weights.T
+
+
+def _contrast(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
+    """Draw each channel towards its mean over the picture."""
+    mean = pictures.mean((2, 3), keepdim=True)
+    return mean + factor * (pictures - mean)
+
+
+def _pixelate(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
+    """Make blocks of the mean colour, as many per side as a part `factor` of the pixels: Pillow's box filter."""
+    side = pictures.shape[-1]
+    blocks = max(1, int(side * factor))
+    centres = (torch.arange(blocks) + 0.5) * (side / blocks)
+    offset = (torch.arange(side) + 0.5 - centres[:, None]) * (blocks / side)
+    inside = ((offset > -0.5) & (offset <= 0.5)).float()
+    means = (inside / inside.sum(1, keepdim=True)).to(pictures.device)
+    return F.interpolate(means @ pictures @ means.T, side, mode="nearest-exact")
+
+
+def _jpeg(pictures: Tensor, quality: float, ids: Tensor) -> Tensor:
+    """Compress and decode, with Pillow's other settings as they are."""
+    arrays = pictures.byte().permute(0, 2, 3, 1).cpu().numpy()
+    with ThreadPoolExecutor() as pool:
+        decoded = np.stack(list(pool.map(partial(_compressed, quality=int(quality)), arrays)))
+    return torch.from_numpy(decoded).to(pictures.device).permute(0, 3, 1, 2).float()
+
+
+def _compressed(array: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as picture:
+        return np.asarray(picture)
+
+
+_CORRUPTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
+    "noise": _noise,
+    "blur": _blur,
+    "contrast": _contrast,
+    "pixelate": _pixelate,
+    "jpeg": _jpeg,
+}

@@ -1,0 +1,179 @@
+"""Pictures that are there more than once: alike byte for byte before anything is decoded, or by content afterwards.
+
+A copy of a training picture among those that a network is judged by makes memory look like understanding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frostline.data.findings import Finding, named
+
+if TYPE_CHECKING:
+    from frostline.data.loading import Split
+
+_TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
+
+
+def of_files(files: Sequence[Path]) -> Tensor:
+    """Return `(N,)` int64: for each file the first one of the same bytes.
+
+    Only files of equal size are opened, and only those whose ends are alike too are read as a whole. One that cannot be
+    read is like no other.
+    """
+    first = torch.arange(len(files))
+    groups: Iterable[list[int]] = [list(range(len(files)))]
+    for fact in (_size, _tail, _content):
+        groups = [group for before in groups for group in _alike(before, files, fact)]
+    for group in groups:
+        first[group] = group[0]
+    return first
+
+
+def of_rows(array: NDArray[Any]) -> Tensor:
+    """Return `(N,)` int64: for each row of an array the first one that is equal."""
+    rows = np.ascontiguousarray(array).reshape(len(array), -1)
+    seen: dict[bytes, int] = {}
+    return torch.tensor(
+        [seen.setdefault(hashlib.sha256(row.data).digest(), index) for index, row in enumerate(rows)], dtype=torch.int64
+    )
+
+
+def shared(digests: Tensor, others: Tensor) -> Tensor:
+    """Return `(N,)` int64: for each of `(N, 32)` uint8 digests the last row of `others` that is equal, or -1."""
+    place = {row.tobytes(): index for index, row in enumerate(others.numpy())}
+    return torch.tensor([place.get(row.tobytes(), -1) for row in digests.numpy()], dtype=torch.int64)
+
+
+def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
+    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
+
+    `logits` is `(N, classes)` in the order of `test`.
+    """
+    new = shared(test.digests, train.digests) < 0
+    right = (logits.argmax(1) == test.labels)[new]
+    return int((~new).sum()), right.float().mean().item() if len(right) else None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a split's pictures are told apart by."""
+
+    digests: Tensor
+    """`(N, 32)` uint8."""
+    hashes: Tensor
+    """`(N, 2)` int64, see `perceptual_hash.of`."""
+    labels: Tensor
+    """`(N,)` int64."""
+    name: Callable[[int], str]
+    """Says which picture is in the i-th row."""
+
+    def names(self, rows: Iterable[int]) -> tuple[str, ...]:
+        """Return the names of some rows."""
+        return tuple(map(self.name, rows))
+
+
+def find(splits: Mapping[str, Shown], classes: Sequence[str]) -> list[Finding]:
+    """Return what is to be told of equal pictures in the splits `train`, `val` and `test`."""
+    return [
+        *(finding for one, two in _PAIRS for finding in _across(splits, one, two)),
+        *_contradictions(splits, classes),
+        *_copies(splits["train"]),
+    ]
+
+
+_PAIRS = (("test", "train"), ("val", "train"), ("test", "val"))
+
+
+def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding]:
+    places = shared(splits[one].digests, splits[two].digests)
+    rows = (places >= 0).nonzero()[:, 0]
+    if not len(rows):
+        return
+    pairs = zip(rows.tolist(), places[rows].tolist(), strict=True)
+    names = tuple(f"{splits[one].name(row)} = {splits[two].name(place)}" for row, place in pairs)
+    count = len(rows)
+    yield Finding(
+        f"{count:,} of {len(places):,} pictures in {one} {'is' if count == 1 else 'are'} in {two}, too "
+        f"({named(names)}): accuracy there says less than it seems to",
+        True,
+        names,
+    )
+
+
+def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iterator[Finding]:
+    """Yield what is to be said of pictures that are in two classes."""
+    where: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for split, found in splits.items():
+        for row, digest in enumerate(found.digests.numpy()):
+            where[digest.tobytes()].append((split, row))
+    groups = [
+        group
+        for group in where.values()
+        if len(group) > 1 and len({int(splits[split].labels[row]) for split, row in group}) > 1
+    ]
+    if not groups:
+        return
+
+    def shown(group: Iterable[tuple[str, int]]) -> str:
+        return " = ".join(f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in group)
+
+    count = len(groups)
+    each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
+    some = named([shown(_two_classes(group, splits)) for group in groups])
+    yield Finding(f"{count:,} {each} ({some})", True, tuple(map(shown, groups)))
+
+
+def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
+    """Return the first picture of a group of copies, and the first that is in another class."""
+    first, *others = group
+    label = splits[first[0]].labels[first[1]]
+    return [first, next((s, row) for s, row in others if splits[s].labels[row] != label)]
+
+
+def _copies(train: Shown) -> Iterator[Finding]:
+    first: dict[bytes, int] = {}
+    rows = [(row, first.setdefault(digest.tobytes(), row)) for row, digest in enumerate(train.digests.numpy())]
+    names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in rows if row != twin)
+    if names:
+        verb = "is a copy of another" if len(names) == 1 else "are copies of others"
+        yield Finding(f"{len(names):,} of {len(rows):,} pictures in train {verb} ({named(names)})", False, names)
+
+
+def _alike(group: Sequence[int], files: Sequence[Path], fact: Callable[[Path], Hashable]) -> Iterator[list[int]]:
+    """Yield the parts of a group that have a fact in common, those of one file left out."""
+    found: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index in group:
+        with suppress(OSError):
+            found[fact(files[index])].append(index)
+    yield from (alike for alike in found.values() if len(alike) > 1)
+
+
+def _size(file: Path) -> int:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")  # to open a pipe would wait for ever
+    return status.st_size
+
+
+def _tail(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - _TAIL))
+        return hashlib.sha256(opened.read(_TAIL)).digest()
+
+
+def _content(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

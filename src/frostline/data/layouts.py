@@ -1,0 +1,217 @@
+"""How a folder of pictures is laid out: which of its folders are splits, which are classes, and which are neither.
+
+Folders of strangers are read by their names and by where the pictures lie. What can be read in two ways is asked
+about, since a guess trains on the wrong classes without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.core.config import UserError, user_error
+from frostline.data.findings import Finding
+from frostline.data.images import is_hidden, survey
+
+SPLITS = ("train", "val", "test")
+_ROLES = {
+    "train": "train training trn trainval trainvalid fit",
+    "val": "val valid validation validate dev development eval evaluation",
+    "test": "test testing tst holdout heldout",
+    "unlabelled": "pred predict prediction predictions unlabeled unlabelled unsupervised unsup inference submission",
+    "annotations": "annotation annotations annot annots label labels mask masks bbox bboxes xml xmls groundtruth gt",
+    "pictures": "image images img imgs pic pics picture pictures photo photos jpegimages",
+}
+_ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
+_AFFIXES = (
+    "set sets data dataset datasets split splits folder folders dir seg segmented new my final raw the small full "
+    "crop crops cropped resize resized orig original clean cleaned aug augmented processed preprocessed sample samples "
+    "image images img imgs pic pics picture pictures photo photos jpg jpeg png"
+)
+"""What people write around the name of a split, as in `training_set` or `imgs_test`."""
+_GLUED = ("set", "data", "images", "imgs", "folder")
+_WORD = re.compile(r"[^\W\d_]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pictures of every class of every split lie."""
+
+    classes: Mapping[str, Mapping[str, Path]]
+    """For each split, `train` at least, the folder of each class by its name."""
+    findings: tuple[Finding, ...] = ()
+    """What was left out."""
+
+
+def lay_out(root: Path, layout: str) -> Layout:
+    """Return how `root` is laid out: read as `layout` says, `classes` or `splits`, or as it speaks for itself, `auto`.
+
+    Raises `UserError` where nothing or more than one thing can be read.
+    """
+    below = subfolders(root)
+    roles = dict(zip(below, roles_of([folder.name for folder in below]), strict=True))
+    tops = {split: [top for top in below if roles[top] == split] for split in SPLITS}
+    if layout == "classes":
+        return Layout({"train": _classes(root)})
+    if any(map(subfolders, tops["train"])):
+        _check_tops(root, tops, roles, layout)
+        return _splits(tops, roles)
+    if layout == "splits":
+        return _inside_out(root, below)
+    _check_nothing_else(root, below, roles)
+    _check_nested(root, below)
+    return Layout({"train": _classes(root)})
+
+
+def roles_of(names: Sequence[str]) -> list[str | None]:
+    """Return what each of the names of neighbouring folders stands for: a key of the table above, or None.
+
+    Letter case, numbers, usual words around it and what all the names have in common do not matter.
+    """
+    words = [list(map(_unglued, _WORD.findall(_HUMP.sub(" ", name).casefold()))) for name in names]
+    common = set.intersection(*map(set, words)) - set(_ROLE_OF) if len(words) > 1 else set()
+    return [_role([word for word in found if word not in common]) for found in words]
+
+
+def _role(words: Sequence[str]) -> str | None:
+    rest = [word for word in words if word not in _AFFIXES.split()]
+    return _ROLE_OF.get("".join(rest if rest else words))
+
+
+def _unglued(word: str) -> str:
+    """Return `train` of `trainset`."""
+    heads = (word.removesuffix(end) for end in _GLUED if word.endswith(end))
+    return next((head for head in heads if _ROLE_OF.get(head) in SPLITS), word)
+
+
+def _check_tops(root: Path, tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None], layout: str) -> None:
+    """Raise `UserError` where a split has two folders, or a train folder with folders stands among other classes."""
+    for split, several in tops.items():
+        if len(several) > 1:
+            raise user_error("data.root", root, f"one folder for {split}, not {some(top.name for top in several)}")
+    others = [folder for folder, role in roles.items() if role is None and survey(folder).files]
+    if layout == "auto" and others and not (tops["val"] or tops["test"]):
+        train = tops["train"][0]
+        raise _two_readings(
+            root,
+            f"classes {some(folder.name for folder in sorted([train, *others]))}",
+            f"classes {some(folder.name for folder in subfolders(train))} in the split {train.name}",
+        )
+
+
+def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]) -> Layout:
+    """Return the classes within each split, and what beside the splits is left out."""
+    reasons = {
+        "unlabelled": "its name says that it has no labels",
+        "annotations": "its name says that it holds annotations",
+        "pictures": "it is no split",
+        None: "it is no split",
+    }
+    left = [(folder, reasons[role]) for folder, role in roles.items() if role not in SPLITS]
+    flat = [top for split in ("val", "test") for top in tops[split] if not subfolders(top)]
+    left += [(top, "its pictures lie in no folders of classes") for top in flat]
+    found = {split: _classes(top) for split in SPLITS for top in tops[split] if top not in flat}
+    counted = [(folder, reason, survey(folder).files) for folder, reason in left]
+    return Layout(
+        found,
+        tuple(
+            Finding(f"folder {printable(folder.name)} with {len(files):,} pictures is left out, since {reason}", True)
+            for folder, reason, files in counted
+            if files
+        ),
+    )
+
+
+def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
+    """Return the splits that lie within each class."""
+    found: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
+    for folder in below:
+        inner = subfolders(folder)
+        for top, role in zip(inner, roles_of([top.name for top in inner]), strict=True):
+            if role in SPLITS and folder.name in found[role]:
+                raise user_error("data.root", root, f"one folder for {role} in {printable(folder.name)}")
+            if role in SPLITS:
+                found[role][folder.name] = top
+    if not found["train"]:
+        raise user_error(
+            "data.layout", "splits", f"a folder train with a folder per class, or in each class, in {root}"
+        )
+    return Layout({split: classes for split, classes in found.items() if classes})
+
+
+def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, str | None]) -> None:
+    """Raise `UserError` where all folders are called like parts of a data set, so that they are hardly classes."""
+    known = set(roles.values())
+    named = some(folder.name for folder in below)
+    if known and known <= {*SPLITS, "unlabelled"}:
+        if any(map(subfolders, below)):
+            raise user_error("data.root", root, f"a folder train beside {named}")
+        if len(below) > 1:
+            raise UserError(
+                f"data.root={root}: expected one folder per class, found {named}, which are called like splits and "
+                "hold pictures without folders of classes; data.layout=classes takes them for classes"
+            )
+    if known == {"pictures", "annotations"}:
+        inner = next(folder for folder in below if roles[folder] == "pictures")
+        raise UserError(
+            f"data.root={root}: expected one folder per class, found {named}; if the classes lie within "
+            f"{printable(inner.name)}, say data.root={inner}; data.layout=classes takes them for classes"
+        )
+
+
+def _check_nested(root: Path, below: Sequence[Path]) -> None:
+    """Raise `UserError` where every folder holds its pictures in folders of equal names: both can be classes."""
+    inner = {frozenset(top.name for top in subfolders(folder)) for folder in below}
+    if len(below) < 2 or len(inner) != 1 or len(next(iter(inner))) < 2:
+        return
+    names = sorted(next(iter(inner)))
+    listings = [(folder, survey(folder).files) for folder in below]
+    holding = {frozenset(file.relative_to(folder).parts[0] for file in files) for folder, files in listings}
+    if holding != {frozenset(names)}:
+        return
+    outer = some(folder.name for folder in below)
+    if "train" in roles_of(names):
+        raise _two_readings(root, f"classes {outer}", f"classes {outer}, each with its splits {some(names)}")
+    raise UserError(
+        f"data.root={root}: can be read in two ways: classes {outer} (data.layout=classes), or classes {some(names)} "
+        f"in each of the parts {outer} (name these train, val and test)"
+    )
+
+
+def _two_readings(root: Path, classes: str, splits: str) -> UserError:
+    return UserError(
+        f"data.root={root}: can be read in two ways: {classes} (data.layout=classes), or {splits} (data.layout=splits)"
+    )
+
+
+def _classes(top: Path) -> dict[str, Path]:
+    return {folder.name: folder for folder in subfolders(top)}
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder` that are not hidden, sorted."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if path.is_dir() and not is_hidden(path.name))
+
+
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Commands to a terminal, and bytes that are not UTF-8, as Python has them."""
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name is text in UTF-8 on one line."""
+    return not _NO_TEXT.search(name)
+
+
+def printable(name: str) -> str:
+    """Return a file's name with escapes for what is no text, ends a line or commands a terminal."""
+    return _NO_TEXT.sub(lambda sign: ascii(sign[0])[1:-1], name)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few of the names, and how many there are more."""
+    names = list(map(printable, names))
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

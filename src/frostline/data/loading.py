@@ -1,0 +1,291 @@
+"""Labelled images: any source, decoded once into the store, split into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from frostline.core.config import UserError, user_error
+from frostline.data import duplicates, findings, leftovers, near_duplicates
+from frostline.data.decoding import Progress
+from frostline.data.findings import Finding
+from frostline.data.images import CONVERSIONS
+from frostline.data.levels import Levels, of_range
+from frostline.data.pixel_cache import Decoded, PixelCache, Sight
+from frostline.data.sources import Source, open_splits
+from frostline.data.splitting import Part, divide
+from frostline.data.undecoded import Undecoded
+from frostline.store.mapped import Rows
+from frostline.store.ragged import Ragged
+from frostline.store.store import Store
+
+
+class Request(TypedDict):
+    """Which images, and how they are split: the fields of `DataConfig` of the same names."""
+
+    source: str
+    root: str
+    layout: str
+    missing_classes: str
+    download: bool
+    splits: Mapping[str, Mapping[str, Any]]
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    fraction: float
+    limit: int | None
+    pixels: str
+    skip_bad: bool
+    max_pixels: int
+    range: str | list[float]
+    range_of: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one purpose, row by row."""
+
+    pixels: Rows | Ragged | Undecoded
+    """`(N, 3, H, W)` uint8, mapped from the store or in memory; or pictures of several sizes; or files."""
+    centred: bool
+    """Whether the pixels are what is seen of the pictures where nothing is random, not whole pictures."""
+    sizes: Tensor
+    """`(N, 2)` int32: width and height of the original picture."""
+    labels: Tensor
+    """`(N,)` int64."""
+    ids: Tensor
+    """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
+    digests: Tensor
+    """`(N, 32)` uint8: sha256 of the pixels of each picture, all of them, decoded and upright."""
+    digest: str
+    """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from, is selected on, and is tested on."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+    """sha256 (hex) over all splits, their labels included, and the class names."""
+    counts: dict[str, int]
+    """Pictures of all splits that were converted, by `images.CONVERSIONS`; `skipped` as broken; and files left out
+    since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
+    crops: bool
+    """Whether random crops of the training images are shown."""
+    pixels: str
+    """What of `data.pixels` these are cut from: `exact`, `stored`, or `auto` where that is the same."""
+    reduced_to: int | None
+    """The shorter side in pixels of what these are cut from, where the originals have more."""
+    levels: Levels
+    """How values of more than 8 bits were shown."""
+    findings: tuple[Finding, ...]
+    """What a person should know before anything trains."""
+
+    @property
+    def cut_from(self) -> str:
+        """What random crops are cut from, for people; empty where there are none."""
+        reduced = f"pictures reduced to a shorter side of {self.reduced_to} pixels"
+        return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
+
+
+class BadPictures(UserError):
+    """Some pictures cannot be read."""
+
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Every one of them by name, and what is wrong with it."""
+
+
+_KEPT = {"stored": "stored", "nothing": "exact"}
+_last: dict[str, Data] = {}
+
+
+def load(*, sight: Sight, store: Store, progress: Progress, **request: Unpack[Request]) -> Data:
+    """Return the splits, decoded into `store` by whoever asks first.
+
+    A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
+    `limit` then shrink train, and what is left out is neither decoded nor checked. The last result is kept, since the
+    runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
+    split so, `BadPictures` where some are broken and `skip_bad` is not set.
+    """
+    facts = {**request, "root": str(_root(request)), "store": [str(store.folder), store.budget], "sight": asdict(sight)}
+    key = json.dumps(facts, sort_keys=True)
+    if key not in _last:
+        _last.clear()  # before loading: two data sets may not fit into memory at once
+        _last[key] = _assemble(_divide(request), request, sight, store, progress)
+    return _last[key]
+
+
+def _root(request: Request) -> Path:
+    return Path(request["root"]).expanduser().absolute()
+
+
+def _divide(request: Request) -> dict[str, Part]:
+    found = open_splits(
+        source=request["source"],
+        root=_root(request),
+        layout=request["layout"],
+        missing_classes=request["missing_classes"],
+        download=request["download"],
+        splits=request["splits"],
+        options=request["options"],
+    )
+    return divide(
+        found,
+        val_fraction=request["val_fraction"],
+        test_fraction=request["test_fraction"],
+        seed=request["split_seed"],
+        fraction=request["fraction"],
+        limit=request["limit"],
+    )
+
+
+def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: Store, progress: Progress) -> Data:
+    about = request["source"] + ("" if request["source"] == "glyphs" else f" in {request['root']}")
+    cache = PixelCache(store, progress, pixels=request["pixels"], max_pixels=request["max_pixels"], about=about)
+    sources = {id(part.source): part.source for part in parts.values()}
+    train = parts["train"]
+    levels = of_range(request["range"], request["range_of"])
+    levels = levels or cache.measure_levels(train.source, train.ids, str(request["range"]))
+    decoded: dict[str, Decoded] = {}
+    for source in sources.values():
+        own = {name: part.ids for name, part in parts.items() if part.source is source}
+        decoded |= cache.decode(source, own, sight, levels)
+    good = {name: _without(part, decoded[name].bad) for name, part in parts.items()}
+    _check_bad(parts, good, decoded, request)
+    names = ("train", "val", "test")
+    pairs = [(good[name], decoded[name]) for name in names]
+    splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
+    counts = _conversions(pairs) | _left_out(sources.values())
+    if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
+        counts["skipped"] = skipped
+    shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
+    return Data(
+        **splits,
+        classes=train.source.classes,
+        fingerprint=_fingerprint(splits.values(), train.source.classes),
+        counts=counts,
+        crops=sight.side is not None,
+        pixels=_KEPT.get(decoded["train"].keep.kind, "auto") if sight.side is not None else "auto",
+        reduced_to=decoded["train"].reduced_to,
+        levels=levels,
+        findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
+    )
+
+
+def _without(part: Part, bad: Mapping[int, str]) -> Part:
+    if not bad:
+        return part
+    keep = torch.tensor([index not in bad for index in part.ids.tolist()])
+    return replace(part, ids=part.ids[keep])
+
+
+def _check_bad(
+    parts: Mapping[str, Part], good: Mapping[str, Part], decoded: Mapping[str, Decoded], request: Request
+) -> None:
+    """Raise the error for broken pictures, or for a class or split that is lost without them."""
+    reasons = []
+    for name, part in parts.items():
+        bad = decoded[name].bad
+        reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
+        lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
+        if request["skip_bad"] and (lost if name == "train" else not len(good[name].ids)):
+            classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
+            raise user_error(
+                "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
+            )
+    if reasons and not request["skip_bad"]:
+        count = sum(len(part.ids) for part in parts.values())
+        some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
+        error = BadPictures(f"{user_error('data.root', request['root'], expected)}; data.skip_bad=true leaves them out")
+        error.reasons = tuple(sorted(reasons))
+        raise error
+
+
+def _split(part: Part, decoded: Decoded) -> Split:
+    rows = decoded.rows(part.ids)
+    sizes, digests = (decoded.entry.tensors[name][rows] for name in ("sizes", "digests"))
+    digest = hashlib.sha256()
+    for tensor in (digests, sizes, part.ids):
+        digest.update(tensor.numpy().data)
+    centred = decoded.keep.kind == "view"
+    return Split(decoded.pixels(part.ids), centred, sizes, part.labels, part.ids, digests, digest.hexdigest())
+
+
+def _conversions(pairs: Sequence[tuple[Part, Decoded]]) -> dict[str, int]:
+    done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part.ids)] for part, decoded in pairs]).long()
+    counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _span(pairs: Sequence[tuple[Part, Decoded]]) -> tuple[float, float] | None:
+    """Return the lowest and the highest of all values of more than 8 bits, None where there are none."""
+    spans = torch.cat([decoded.entry.tensors["spans"][decoded.rows(part.ids)] for part, decoded in pairs])
+    known = spans[~spans[:, 0].isnan()]
+    return (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else None
+
+
+def _left_out(sources: Iterable[Source]) -> dict[str, int]:
+    counts = Counter[str]()
+    for source in sources:
+        counts.update(source.left_out)
+    return {name: count for name, count in counts.items() if count}
+
+
+def _found(sources: Iterable[Source]) -> Iterator[Finding]:
+    """Yield what is told of whole sources: what they left out."""
+    suffixes = Counter[str]()
+    for source in sources:
+        yield from source.findings
+        suffixes.update(source.suffixes)
+    if (told := leftovers.told(suffixes)) is not None:
+        yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
+
+
+def _findings(
+    parts: Mapping[str, Part], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
+) -> Iterator[Finding]:
+    """Yield what is told of pictures and classes in the splits."""
+    labels = {name: split.labels for name, split in splits.items()}
+    classes = parts["train"].source.classes
+    yield from findings.of_classes(labels, classes)
+    shown = {
+        name: duplicates.Shown(
+            split.digests,
+            decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
+            split.labels,
+            partial(_name, parts[name]),
+        )
+        for name, split in splits.items()
+    }
+    yield from duplicates.find(shown, classes)
+    yield from near_duplicates.find(shown)
+
+
+def _name(part: Part, row: int) -> str:
+    return part.source.name(int(part.ids[row]))
+
+
+def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for split in splits:
+        digest.update(split.digest.encode())
+        digest.update(split.labels.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""What a network is shown of a picture: its centre or a box of it, resized as torchvision resizes, in whole levels.
+
+On a CPU torch does it picture by picture. A GPU is spared that loop: a resize is linear and separable, so that with one
+pair of matrices per picture, `rows @ picture @ columns.T`, every picture of a batch has a box of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Pictures = Tensor | Sequence[Tensor]
+"""A batch `(B, 3, H, W)` uint8, or pictures `(3, H, W)` uint8 of any sizes."""
+
+_LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
+
+
+class Input(Protocol):
+    """The picture that a network expects, as `build.InputSpec` says it."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square that it sees, in pixels."""
+
+    @property
+    def resize(self) -> int:
+        """What the shorter side of a picture becomes before, in pixels."""
+
+    @property
+    def interpolation(self) -> str:
+        """`bilinear` or `bicubic`."""
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """What is seen of a picture where nothing is random: torchvision's `Resize` and `CenterCrop`."""
+
+    size: int
+    """Side in pixels of the square that is seen."""
+    resize: int
+    """What the shorter side becomes before, in pixels; the longer one keeps the aspect ratio."""
+    interpolation: str
+    """`bilinear` or `bicubic`, both antialiased."""
+
+    @classmethod
+    def of(cls, spec: Input) -> CenterCrop:
+        """Return what the network of that input sees."""
+        return cls(spec.size, spec.resize, spec.interpolation)
+
+
+def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
+    """Return `(B, 3, S, S)` uint8: the centre of each picture, to a level what torchvision shows of a Pillow image."""
+    if not isinstance(pictures, Tensor):
+        return torch.cat([center_crop(picture[None], how) for picture in pictures])
+    height, width = pictures.shape[2:]
+    shorter = min(height, width)
+    resized = height * how.resize // shorter, width * how.resize // shorter
+    if pictures.device.type == "cpu" and max(resized) <= _LONG * how.size:
+        whole = _interpolate(pictures, resized, how.interpolation)
+        top, left = (round((length - how.size) / 2) for length in resized)
+        return whole[:, :, top : top + how.size, left : left + how.size]
+    sizes = torch.tensor([[width, height]], dtype=torch.int32, device=pictures.device)
+    boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
+    return _by_matrices(pictures, boxes, sizes, how.size, how.interpolation, bleed=True).byte()
+
+
+def resized_crop(
+    pictures: Pictures, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str
+) -> Tensor:
+    """Return `(B, 3, size, size)` float32 in levels 0..255: the box of each picture, as torchvision's `resized_crop`.
+
+    `boxes` is `(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture, rounded to its pixels here; where a box
+    reaches outside the picture, zeros are shown. `flip` is `(B,)` bool and mirrors left and right.
+    """
+    if boxes.device.type == "cpu":  # one by one: no bit depends on the other pictures of the batch
+        mirrored = [False] * len(boxes) if flip is None else flip.tolist()
+        cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
+        return torch.stack([_resized_crop(*one, size, interpolation) for one in cut]).float()
+    batch = pictures if isinstance(pictures, Tensor) else _padded(pictures)
+    each = pictures[:1] if isinstance(pictures, Tensor) else pictures
+    sizes = torch.tensor([(picture.shape[2], picture.shape[1]) for picture in each]).to(boxes.device)
+    return _by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip)
+
+
+def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
+    """Return `(B, 4)` float32 boxes, x0, y0, x1, y1 as fractions of the picture: what `how` leaves of each.
+
+    `sizes` is `(B, 2)`, width and height in pixels. A square picture with `resize == size` is seen whole.
+    """
+    resized = sizes * how.resize // sizes.amin(1, keepdim=True)
+    start = ((resized - how.size) / 2).round()
+    return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
+
+
+def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Return `(B, 3, *size)` uint8, resized by torch as Pillow does, which is fastest where channels come last."""
+    dense = pictures.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(dense, size=size, mode=interpolation, antialias=True)
+
+
+def _resized_crop(picture: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str) -> Tensor:
+    """Return `(3, size, size)` uint8 of one picture on the CPU."""
+    height, width = picture.shape[1:]
+    left, top, right, bottom = (round(edge * length) for edge, length in zip(box, (width, height) * 2, strict=True))
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    if min(left, top) >= 0 and right <= width and bottom <= height:
+        part = picture[:, top:bottom, left:right]
+    else:
+        part = picture.new_zeros(3, bottom - top, right - left)
+        inside = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        part[:, max(-top, 0) :, max(-left, 0) :][:, : inside.shape[1], : inside.shape[2]] = inside
+    view = _interpolate(part[None], (size, size), interpolation)[0]
+    return view.flip(2) if mirrored else view
+
+
+def _padded(pictures: Sequence[Tensor]) -> Tensor:
+    """Return `(B, 3, H, W)` uint8: the pictures in the corner of zeros, which have no weight."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    padded = torch.zeros(len(pictures), 3, height, width, dtype=torch.uint8, device=pictures[0].device)
+    for place, picture in zip(padded, pictures, strict=True):
+        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    return padded
+
+
+class _Filter(NamedTuple):
+    """What a pixel gives to a place, by their distance."""
+
+    weigh: Callable[[Tensor], Tensor]
+    """Weights of distances in steps, which may be overwritten."""
+    radius: int
+    """Distance from which on it gives nothing."""
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return distance.neg_().add_(1).clamp_(min=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2 (Keys 1981, doi:10.1109/TASSP.1981.1163711), as in Pillow."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+
+
+_FILTERS = {"bilinear": _Filter(_triangle, 1), "bicubic": _Filter(_cubic, 2)}
+
+
+def _by_matrices(
+    pictures: Tensor,
+    boxes: Tensor,
+    sizes: Tensor,
+    size: int,
+    interpolation: str,
+    flip: Tensor | None = None,
+    *,
+    bleed: bool = False,
+) -> Tensor:
+    """Return `(B, 3, size, size)` float32 in whole levels: the boxes `(B or 1, 4)`, in pixels, of a batch of pictures.
+
+    `sizes` is `(B or 1, 2)`: width and height of what is a picture in `(B, 3, H, W)`, from the top left corner. With
+    `bleed` the filter also sees what lies beside the box, as when the whole picture is resized and then cropped.
+    """
+    left, top, right, bottom = boxes.unbind(1)
+    across, down = sizes.unbind(1)
+    height, width = pictures.shape[2:]
+    rows = _weights(top, bottom, down, height, size, _FILTERS[interpolation], bleed)
+    columns = _weights(left, right, across, width, size, _FILTERS[interpolation], bleed)
+    if flip is not None:
+        columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    return _product(rows, pictures, columns)
+
+
+def _weights(
+    start: Tensor, end: Tensor, lengths: Tensor, longest: int, size: int, filter_: _Filter, bleed: bool
+) -> Tensor:
+    """Return `(B, size, longest)` float32: what each pixel of an axis gives to `size` places from start to end.
+
+    The filter reaches `radius` steps between two places to either side, a step being at least one pixel. A pixel counts
+    by how much of it lies in the box. The sum of the weights is taken over `margin` more pixels at both ends of the
+    picture, which are zeros and then left out: exact for boxes that are no longer than the picture.
+    """
+    margin = math.ceil(2 * filter_.radius * max(longest / size, 1.0)) - 1
+    pixel = torch.arange(-margin, longest + margin, device=start.device) + 0.5
+    step = ((end - start) / size)[:, None]
+    place = start[:, None] + step * (torch.arange(size, device=start.device) + 0.5)
+    weights = filter_.weigh((pixel - place[:, :, None]).abs_().div_(step.clamp(min=1)[:, :, None]))
+    inside = _covered(pixel, torch.zeros_like(start), lengths)
+    weights *= inside if bleed else _covered(pixel, start, end)
+    total = weights.sum(2, keepdim=True)
+    shown = (weights if bleed else weights.mul_(inside))[:, :, margin : margin + longest]
+    return shown / torch.where(total.abs() < 1e-12, 1e-12, total)  # a place far outside the picture sees nothing at all
+
+
+def _covered(pixel: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return `(B, 1, P)`: the part, 0 to 1, of each pixel (given by its centre) that lies between start and end."""
+    low = torch.maximum(pixel - 0.5, start[:, None])
+    high = torch.minimum(pixel + 0.5, end[:, None])
+    return (high - low).clamp_(0, 1)[:, None]
+
+
+def _product(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
+    """Return `rows @ images @ columns.T` for `(B or 1, S, H)`, `(B, 3, H, W)` and `(B or 1, S, W)`.
+
+    Both products are rounded to levels, as in torch and in Pillow, which resize along lines first and then across.
+    """
+    batch, channels, height, width = images.shape
+    size = columns.shape[1]
+    lines = images.float().reshape(batch, channels * height, width)
+    lines = lines @ columns[0].T if len(columns) == 1 else torch.bmm(lines, columns.mT)
+    pictures = lines.round_().clamp_(0, 255).view(batch, channels, height, size)
+    return ((rows[0] if len(rows) == 1 else rows[:, None]) @ pictures).round_().clamp_(0, 255)

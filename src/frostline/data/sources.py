@@ -1,0 +1,269 @@
+"""Where labelled pictures come from: each source gives its own splits, every picture still to be decoded.
+
+What a source says of itself is what its decoded pixels are kept under: for files their names, sizes and times, since
+to read them all would take as long as to decode them. A file that is changed without a trace in any of these (the
+system sets the time of the last change itself) is not noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets import VisionDataset
+
+from frostline.core import codehash
+from frostline.core.config import user_error
+from frostline.data import duplicates
+from frostline.data.class_names import check_classes, check_names
+from frostline.data.findings import Finding
+from frostline.data.images import Listing, open_image, survey
+from frostline.data.layouts import lay_out, printable, some
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split as its source has it."""
+
+    labels: Tensor
+    """`(N,)` int64."""
+    classes: tuple[str, ...]
+    read: Callable[[int], Image.Image]
+    """Opens the i-th picture; raises anything where its file is missing or broken."""
+    name: Callable[[int], str]
+    """Says which picture the i-th is, for people: its file if it has one."""
+    identity: str | None = None
+    """sha256 (hex) that stands for all pictures of the split, or None where decoding them takes no time."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files are not pictures by their names: `hidden`, `other`."""
+    suffixes: Mapping[str, int] = field(default_factory=dict)
+    """The `other` files, by suffix."""
+    twins: Callable[[], Tensor] | None = None
+    """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
+    findings: tuple[Finding, ...] = ()
+    """What is to be told of where the pictures come from."""
+
+
+def open_splits(
+    *,
+    source: str,
+    root: Path,
+    layout: str,
+    missing_classes: str,
+    download: bool,
+    splits: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> dict[str, Source]:
+    """Return the splits that the source has of its own, at least `train`, without decoding any picture.
+
+    `source` is `digits`, `glyphs`, `folder` or the name of a dataset class of `torchvision.datasets`; `splits` and
+    `options` are keyword arguments for the latter, `layout` and `missing_classes` are for folders. Raises `UserError`
+    where files are missing or do not fit.
+    """
+    if source not in ("digits", "glyphs", "folder"):
+        kind = _class(source)
+        if not {"train"} <= set(splits) <= {"train", "val", "test"}:
+            raise user_error(
+                "data.splits", dict(splits), "arguments for train, and for val and test where there are any"
+            )
+        return {name: _torchvision(kind, root, download, {**options, **splits[name]}) for name in splits}
+    if splits:
+        raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
+    if source == "glyphs":
+        return {"train": _glyphs(options)}
+    if options:
+        raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
+    return _folder(root, layout, missing_classes) if source == "folder" else {"train": _digits()}
+
+
+def _digits() -> Source:
+    """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), carried by scikit-learn."""
+    from sklearn.datasets import load_digits  # a second to import, for this source alone
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
+    return Source(
+        labels=torch.from_numpy(labels).long(),
+        classes=tuple(map(str, range(10))),
+        read=lambda index: Image.fromarray(grey[index]),
+        name="digit {}".format,
+        twins=lambda: duplicates.of_rows(grey),
+    )
+
+
+def _glyphs(options: Mapping[str, Any]) -> Source:
+    from frostline.data import glyphs  # brings Matplotlib and SciPy, for this source alone
+
+    expected = inspect.signature(glyphs.render).parameters
+    if set(options) != set(expected):
+        raise user_error("data.options", dict(options), f"values for {', '.join(expected)}")
+    drawing = Lock()  # of many threads that ask, one draws
+
+    def read(index: int) -> Image.Image:
+        with drawing:
+            pixels = glyphs.render(**options)
+        return Image.fromarray(pixels[index, 0].numpy())
+
+    return Source(
+        labels=glyphs.labels(options["images_per_class"]),
+        classes=glyphs.LETTERS,
+        read=read,
+        name="glyph {}".format,
+        identity=_hash({"glyphs": dict(options), "code": codehash.of("data.glyphs")}),
+    )
+
+
+def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
+    name = kind.__name__
+    downloads = "download" in inspect.signature(kind).parameters
+    if download and not downloads:
+        raise user_error("data.download", "true", f"false, since torchvision cannot download {name}")
+    try:
+        dataset = kind(root=root, **arguments, **({"download": download} if downloads else {}))
+    except (TypeError, ValueError) as error:
+        raise user_error("data.splits", dict(arguments), f"arguments of torchvision's {name}: {error}") from error
+    except (RuntimeError, OSError) as error:
+        hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
+        raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
+    labels = _labels(name, dataset)
+    rows = _rows(dataset)
+    names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
+    files = _files(dataset)
+    return Source(
+        labels=labels,
+        classes=tuple(map(str, names)),
+        read=lambda index: dataset[index][0],
+        name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        identity=_hash([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+        twins=_twins(rows, files),
+    )
+
+
+def _files(dataset: Any) -> list[Path]:
+    """Return the file of every picture, as far as the dataset keeps a list of them, or nothing."""
+    for kept in vars(dataset).values():
+        if isinstance(kept, list) and len(kept) == len(dataset):
+            first = [item[0] if isinstance(item, tuple) else item for item in kept]
+            if all(isinstance(item, str | Path) for item in first) and Path(first[0]).is_absolute():
+                return [Path(item) for item in first]
+    return []
+
+
+def _twins(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Tensor] | None:
+    if rows is not None:
+        return lambda: duplicates.of_rows(rows)
+    return (lambda: duplicates.of_files(files)) if files else None
+
+
+def _rows(dataset: Any) -> NDArray[Any] | None:
+    """Return the pictures as the dataset has them in memory, a row each, if it has."""
+    data = getattr(dataset, "data", None)
+    whole = isinstance(data, np.ndarray | Tensor) and len(data) == len(dataset)
+    return np.ascontiguousarray(data) if whole else None
+
+
+def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
+    """Return what stands for the pictures: their numbers if they are in memory, else their files, else all below."""
+    data = getattr(dataset, "data", None)
+    if isinstance(data, np.ndarray | Tensor):
+        array = np.ascontiguousarray(data)
+        return [list(array.shape), hashlib.sha256(array.data).hexdigest()]
+    return _manifest(files or sorted(path for path in root.rglob("*") if path.is_file()), root)
+
+
+def _class(name: str) -> type[Any]:
+    """Return the dataset class; the name is looked up among torchvision's own, so that no config can run other code."""
+    found = {key: getattr(datasets, key) for key in datasets.__all__}
+    kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
+    if name not in kinds:
+        choices = ("digits", "glyphs", "folder", *kinds)
+        raise user_error("data.source", name, "digits, glyphs, folder or a class of torchvision.datasets", choices)
+    return kinds[name]
+
+
+def _labels(name: str, dataset: Any) -> Tensor:
+    """Return `(N,)` int64: the list that the dataset keeps, or else the labels of its pictures read one by one."""
+    kept = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
+    try:
+        labels = torch.tensor([int(label) for label in (kept if kept is not None else (x[1] for x in dataset))])
+    except (TypeError, ValueError) as error:
+        raise user_error("data.source", name, "a dataset with one class per picture") from error
+    except OSError as error:
+        raise user_error("data.source", name, f"pictures that can all be read, but {error}") from error
+    if len(labels) == 0 or labels.min() < 0:
+        raise user_error("data.source", name, "pictures that all have a class")
+    return labels
+
+
+def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
+    """Return the splits that a folder is laid out in, or `train` alone; a split may lack classes if that is `ok`."""
+    if not root.is_dir():
+        raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
+    found = lay_out(root, layout)
+    listed: dict[str, dict[str, Listing]] = {}
+    for split, folders in found.classes.items():
+        check_names(folders, root)
+        listed[split] = {name: survey(folder) for name, folder in folders.items()}
+        empty = [name for name, listing in listed[split].items() if not listing.files]
+        if empty and (split == "train" or missing == "refuse"):
+            raise user_error("data.root", root, f"pictures in every class folder, but none in {some(empty)} of {split}")
+    classes = tuple(listed["train"])
+    if len(classes) < 2:
+        expected = f"a folder of pictures for each of two or more classes, found {len(classes)}"
+        raise user_error("data.root", root, expected)
+    sources = {}
+    for split, listings in listed.items():
+        full = [name for name, listing in listings.items() if listing.files]
+        check_classes(split, full, classes, root, missing)
+        sources[split] = _labelled(listings, classes, root)
+    return {**sources, "train": replace(sources["train"], findings=found.findings)}
+
+
+def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
+    """Return the pictures of a split; they are named by their place in `root`."""
+    flat = [(file, classes.index(name)) for name, listing in listings.items() for file in listing.files]
+    files = [file for file, _ in flat]
+    other = sum((listing.other for listing in listings.values()), Counter[str]())
+    return Source(
+        labels=torch.tensor([label for _, label in flat], dtype=torch.int64),
+        classes=tuple(classes),
+        read=lambda index: open_image(files[index]),
+        name=lambda index: printable(str(files[index].relative_to(root))),
+        identity=_hash(_manifest(files, root)),
+        left_out={"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()},
+        suffixes=other,
+        twins=lambda: duplicates.of_files(files),
+    )
+
+
+def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
+    """Return name, size and times of every file; those of a link are its file's."""
+    found: list[tuple[object, ...]] = []
+    for file in files:
+        name = os.fsencode(os.path.relpath(file, root)).hex()
+        facts: tuple[int, ...] = ()
+        with suppress(OSError):  # a link to nothing has its name only
+            status = file.stat()
+            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        found.append((name, *facts))
+    return found
+
+
+def _hash(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

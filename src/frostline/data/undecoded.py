@@ -1,0 +1,60 @@
+"""Pictures that are decoded whenever they are asked for, by threads that keep ahead of the training.
+
+For what is too much to keep, or where random crops are to be cut from the very pixels of the originals. Files are
+decoded whole: libjpeg at half the size is faster, but no more exact to 1/255 (a row of benchmarks/fidelity.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline.core import environment
+from frostline.data.images import tensor_of, why
+from frostline.data.levels import Levels
+
+See = Callable[[int, Tensor], Tensor]
+"""Returns `(3, S, S)`: what is shown of a picture `(3, H, W)` uint8, given its place in the batch."""
+
+
+class Undecoded:
+    """Some pictures of a source, as it has them."""
+
+    def __init__(
+        self, read: Callable[[int], Image.Image], name: Callable[[int], str], ids: Tensor, levels: Levels
+    ) -> None:
+        """Picture i is `read(ids[i])`, called `name(ids[i])`, shown by `levels`; all of them were decoded before."""
+        self._read, self._name, self._ids, self._levels = read, name, ids.tolist(), levels
+        warnings.filterwarnings("ignore", module="PIL")  # of EXIF that is odd in what we do not ask for
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def begin(self, index: Tensor, see: See) -> Callable[[], Tensor]:
+        """Begin to decode the pictures at `index`; what is returned waits for `(B, 3, S, S)`: what `see` shows of each.
+
+        It raises OSError for a picture that cannot be read any more.
+        """
+        parts = [_threads().submit(self._seen, row, see, place) for place, row in enumerate(index.tolist())]
+        return lambda: torch.stack([part.result() for part in parts])
+
+    def _seen(self, row: int, see: See, place: int) -> Tensor:
+        number = self._ids[row]
+        Image.MAX_IMAGE_PIXELS = None  # data.max_pixels was asked for when it was decoded first
+        try:
+            with self._read(number) as image:
+                picture = tensor_of(image, self._levels)[0]
+        except Exception as error:  # a broken file makes Pillow raise anything
+            raise OSError(f"{self._name(number)}: {why(error)}, though it could be read before") from error
+        return see(place, picture)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(environment.cores(), thread_name_prefix="decoder")

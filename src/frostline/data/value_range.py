@@ -1,0 +1,46 @@
+"""What is black and white in a set of pictures with more than 8 bits, by the values of the training pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline.data.decoding import threads
+from frostline.data.images import at_most, is_passing, values_of
+from frostline.data.levels import of_set, summary
+from frostline.store.store import Writer
+
+
+def measure(
+    writer: Writer,
+    ids: Sequence[int],
+    read: Callable[[int], Image.Image],
+    chosen: str,
+    *,
+    max_pixels: int,
+    progress: Callable[[int], object],
+) -> dict[str, Any]:
+    """Return `low` and `high` of the pictures `ids` by `levels.of_set`; of those of 8 bits only headers are read.
+
+    Broken ones do not count, and where some may be readable another time the entry of `writer` is not kept.
+    """
+
+    def look(index: int) -> NDArray[np.float64] | None:
+        try:
+            with read(index) as image:
+                values = values_of(image)
+                return None if values is None else summary(values)
+        except Exception as error:  # told when it is decoded
+            if is_passing(error):
+                writer.reject("some could not be read this time")
+            return None
+        finally:
+            progress(1)
+
+    with at_most(max_pixels), threads() as pool:
+        found = of_set([one for one in pool.map(look, ids) if one is not None], chosen)
+    return {"low": found.low, "high": found.high}

@@ -1,0 +1,128 @@
+"""A split as a network sees it: pictures, wherever they lie, turned into views batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frostline.data.augment import Crop
+from frostline.data.loading import Split
+from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
+from frostline.data.undecoded import Undecoded
+from frostline.store.prefetch import Prefetch
+from frostline.store.rows import Held, Room, expect, rows, streamed
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures are seen; every function gets the number of the view last."""
+
+    center: CenterCrop
+    crop: Callable[[Tensor, Tensor, int], Crop] | None
+    """Returns what is shown of pictures of sizes `(B, 2)` and ids `(B,)`; where it is None, their centre is."""
+    finish: Callable[[Tensor, Tensor, int], Tensor]
+    """Turns `(B, 3, S, S)` float32 in whole levels 0..255, of ids `(B,)`, into the network's input."""
+
+
+class Views:
+    """Owns a split's tensors on the device and counts the images that it hands out."""
+
+    known = False
+    at_once = 1
+
+    def __init__(
+        self,
+        split: Split,
+        view: View,
+        room: Room,
+        memory_format: torch.memory_format,
+        *,
+        view_of: Callable[[int], int],
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Move the split to the device of `room`, its pixels when they are asked for; views are made there.
+
+        `view_of(epoch)` numbers the views: in epochs with equal numbers every image is seen alike. `identity` says in
+        JSON-able facts what a view depends on beside the images, its number and the network's input.
+        """
+        self._pixels = split.pixels
+        self._centred = split.centred
+        self._held: Held | None = None
+        self._coming = Prefetch[Tensor]()
+        self._room = room
+        self._sizes, self._ids = split.sizes, split.ids
+        self._view = view
+        self._memory_format = memory_format
+        self.view_of = view_of
+        self.identity = {"images": split.digest, **identity}
+        self.labels = split.labels.to(room.device)
+        self._sizes_there, self._ids_there = split.sizes.to(room.device), split.ids.to(room.device)
+        self.seen = 0
+        """Number of images handed out so far."""
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the samples at `index`, which are asked for soon."""
+        if isinstance(self._pixels, Undecoded):
+            self._coming.put(index, self._begin(self._pixels, index, self.view_of(epoch)))
+        else:
+            expect(self._there(), index)
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""
+        self.seen += len(index)
+        number, row = self.view_of(epoch), index.to(self._room.device, non_blocking=True)
+        if isinstance(self._pixels, Undecoded):
+            shown = self._coming.take(index)
+            shown = self._begin(self._pixels, index, number)() if shown is None else shown
+            shown = shown.to(self._room.device)
+        else:
+            pictures = rows(self._there(), index, self._room.device)
+            crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
+            shown = self._show(pictures, crop)
+        views = self._view.finish(shown.float(), self._ids_there[row], number)
+        return views.contiguous(memory_format=self._memory_format)
+
+    def pictures(self, index: Tensor) -> Tensor:
+        """Return `(B, 3, H, W)` uint8 on the CPU: the samples at `index` as they are kept, else their centres."""
+        if isinstance(self._pixels, Undecoded):
+            return self._pixels.begin(index, self._center)()
+        found = streamed(self._pixels)[index]  # through a mapping the system would bring their neighbours
+        return found if isinstance(found, Tensor) else center_crop(found, self._view.center)
+
+    def release(self) -> None:
+        """Leave the room to others; pixels that are asked for again are fetched again."""
+        self._held = None
+
+    def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], Tensor]:
+        if self._view.crop is None:
+            return pixels.begin(index, self._center)
+        crop = self._view.crop(self._sizes[index], self._ids[index], number)
+
+        def cut(place: int, picture: Tensor) -> Tensor:
+            flip = None if crop.flip is None else crop.flip[place : place + 1]
+            return self._show([picture], Crop(crop.boxes[place : place + 1], flip))[0]
+
+        return pixels.begin(index, cut)
+
+    def _center(self, place: int, picture: Tensor) -> Tensor:
+        return center_crop(picture[None], self._view.center)[0]
+
+    def _show(self, pictures: Pictures, crop: Crop | None) -> Tensor:
+        """Return `(B, 3, S, S)` in whole levels: what is shown of the pictures."""
+        if crop is not None:
+            how = self._view.center
+            return resized_crop(pictures, crop.boxes, how.size, crop.flip, interpolation=how.interpolation)
+        if self._centred:
+            assert isinstance(pictures, Tensor)
+            return pictures
+        return center_crop(pictures, self._view.center)
+
+    def _there(self) -> Held:
+        assert not isinstance(self._pixels, Undecoded)
+        if self._held is None:
+            self._held = self._room.take(self._pixels)
+        return self._held

@@ -1,0 +1,250 @@
+"""Build torchvision's classifiers: the network, its stages, its checked weights and the input that they expect."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from frostline.core.config import user_error
+from frostline.core.randomness import address
+from frostline.models import weights as files
+from frostline.models.stages import Structure, structure_of
+from frostline.store import hashing
+
+NAMES = tuple(list_models(module=torchvision.models))
+"""torchvision's classification models, in alphabetical order."""
+
+_HALF = (0.5, 0.5, 0.5)
+_RENORMALISED = ("googlenet", "inception_v3")
+"""Ported from TensorFlow, they expect mean and std of 0.5. torchvision feeds them ImageNet's normalisation and turns
+one into the other inside (`transform_input`); we switch that off and normalise as they expect."""
+
+_SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit_": lambda size: {"image_size": size},
+    "maxvit_": lambda size: {"input_size": (size, size)},
+}
+"""Networks that are built for one input size, and the argument that says it."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The picture that a network expects."""
+
+    size: int
+    """Side in pixels of the square that the network sees."""
+    resize: int
+    """Shorter side in pixels to which a picture is resized before its centre is cut out."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
+    interpolation: str
+    """How a picture is resized: `bilinear` or `bicubic`, both antialiased."""
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> InputSpec:
+        """Return what `metadata` of saved weights says."""
+        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+        return cls(metadata["size"], metadata["resize"], mean, std, metadata["interpolation"])
+
+    def normalise(self, views: Tensor) -> Tensor:
+        """Return `views`, `(B, 3, S, S)` float32 in 0..255, as the network gets them; they are overwritten."""
+        # Plain numbers per channel: a tensor of them would be a host sync.
+        for channel, center, spread in zip(views.unbind(1), self.mean, self.std, strict=True):
+            channel.div_(255 * spread).sub_(center / spread)
+        return views
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier and what the rest of the program needs to know about it."""
+
+    name: str
+    module: nn.Module
+    structure: Structure
+    input: InputSpec
+    weights_sha256: str | None
+    """Of the weights file, as hex; None from scratch and on the meta device."""
+    loaded: str | None
+    """What was read of the weights file, in a line: where it was, whether the head is new; None as above."""
+    trained_for: tuple[str, ...] | None = None
+    """The classes that a weights file says it was trained for."""
+
+
+def build(
+    name: str,
+    *,
+    weights: str | None,
+    num_classes: int,
+    seed: int,
+    image_size: int | None = None,
+    sha256: str | None = None,
+    classes: Sequence[str] | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    meta: bool = False,
+) -> Model:
+    """Return the network with `num_classes` outputs on the CPU, in training mode, its kernels in `memory_format`.
+
+    `weights`: None for from scratch, `DEFAULT` or another entry of torchvision, `glyphs`, or a file. The head is the
+    file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights
+    depend on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no
+    weights. UserError for anything unknown or unfitting.
+    """
+    source = _source(name, weights)
+    spec = _input_spec(name, source, image_size)
+    with _Weightless() if meta or source else _seeded(seed, "init"):
+        module = _network(name, spec.size)
+    structure = structure_of(module)
+    module.to(memory_format=memory_format)
+    if meta or source:
+        module.to_empty(device="meta" if meta else "cpu")
+    with _Weightless() if meta else _seeded(seed, "init", "head"):
+        head = _head_like(module.get_submodule(structure.head), num_classes)
+    module.set_submodule(structure.head, head.to(memory_format=memory_format))
+    digest, loaded = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
+    known = files.metadata_of(source).get("classes") if isinstance(source, Path) else None
+    return Model(name, module, structure, spec, digest, loaded, tuple(known) if known is not None else None)
+
+
+def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what `weights.save` shall keep beside the weights, so that `build` can read the file again."""
+    return {"model": model.name, "classes": list(classes), **asdict(model.input)}
+
+
+def input_of(name: str, *, weights: str | None, image_size: int | None) -> InputSpec:
+    """Return the picture that `build` with the same arguments makes its network for; UserError as there."""
+    return _input_spec(name, _source(name, weights), image_size)
+
+
+def _entries(name: str) -> dict[str, WeightsEnum]:
+    """Return torchvision's weights of the network by lower-case name, `default` among them.
+
+    Weights without categories are left out: they have no values in VGG's hidden layers.
+    """
+    if name not in NAMES:
+        raise user_error("model.name", name, f"one of torchvision's {len(NAMES)} classification models", NAMES)
+    members = get_model_weights(name).__members__
+    return {key.lower(): entry for key, entry in members.items() if entry.meta["categories"]}
+
+
+def _source(name: str, weights: str | None) -> WeightsEnum | Path | None:
+    """Return the torchvision entry or the existing file that `weights` names."""
+    entries = _entries(name)
+    if weights is None:
+        return None
+    if weights.lower() in entries:
+        return entries[weights.lower()]
+    path = files.GLYPHS if weights == "glyphs" else Path(weights).expanduser()
+    if not files.is_file_name(path.name):
+        expected = f"null, glyphs, a {', '.join(files.SUFFIXES)} file or one of {', '.join(entries)}"
+        raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
+    if not path.is_file():
+        raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
+    return path
+
+
+def _input_spec(name: str, source: WeightsEnum | Path | None, image_size: int | None) -> InputSpec:
+    """Return what the weights expect (without weights of torchvision or ours, what its default ones do)."""
+    saved = files.metadata_of(source) if isinstance(source, Path) else {}
+    if saved.get("model", name) != name:
+        raise user_error("model.weights", source, f"weights of {name}, and these are of {saved['model']}")
+    if saved:
+        spec = InputSpec.of(saved)
+    else:
+        spec = _spec_of(source if isinstance(source, WeightsEnum) else get_model_weights(name).DEFAULT, name)
+    if image_size is None:
+        return spec
+    smallest = 1 if name.startswith(tuple(_SIZED)) else get_model_weights(name).DEFAULT.meta["min_size"][0]
+    if image_size < smallest:
+        raise user_error("model.image_size", image_size, f"at least {smallest} pixels for {name}")
+    return replace(spec, size=image_size, resize=round(spec.resize * image_size / spec.size))
+
+
+def _spec_of(entry: WeightsEnum, name: str) -> InputSpec:
+    view = entry.transforms()
+    mean, std = (_HALF, _HALF) if name in _RENORMALISED else (tuple(view.mean), tuple(view.std))
+    return InputSpec(view.crop_size[0], view.resize_size[0], mean, std, view.interpolation.value)
+
+
+def _network(name: str, size: int) -> nn.Module:
+    """Return torchvision's network for squares of `size` pixels, without auxiliary heads."""
+    try:
+        module: nn.Module = get_model(name, weights=None, **_arguments(name, size))
+    except (AssertionError, ValueError) as problem:
+        reason = " ".join(str(problem).split())
+        raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem
+    return module
+
+
+def _arguments(name: str, size: int) -> dict[str, Any]:
+    if name in _RENORMALISED:
+        return {"aux_logits": False, "transform_input": False, "init_weights": True}
+    for prefix, arguments in _SIZED.items():
+        if name.startswith(prefix):
+            return arguments(size)
+    return {}
+
+
+def _head_like(layer: nn.Module, num_classes: int) -> nn.Module:
+    """Return a new layer with `layer`'s inputs and `num_classes` outputs, initialised as torch does."""
+    if isinstance(layer, nn.Conv2d):
+        assert layer.kernel_size == (1, 1)
+        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
+    assert isinstance(layer, nn.Linear)
+    return nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+
+
+def _load(
+    module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
+) -> tuple[str, str]:
+    """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
+    path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else files.fetch(source.url)
+    sha256 = files.GLYPHS_SHA256 if path == files.GLYPHS and sha256 is None else sha256
+    if sha256 is not None and sha256.lower() != digest:
+        raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
+
+    def adapt(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not isinstance(module, VisionTransformer) or "encoder.pos_embedding" not in state:
+            return state
+        try:
+            return interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state))
+        except ValueError:  # positions of no square: they are refused for their shape
+            return state
+
+    known = files.metadata_of(path).get("classes") if classes is not None else None
+    ours = known is None or known == list(classes or ())
+    loaded = files.load_into(module, files.content(path), head, source=str(path), take_head=ours, adapt=adapt)
+    hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
+    return digest, loaded.said
+
+
+@contextmanager
+def _seeded(*parts: int | str) -> Iterator[None]:
+    """Draw new weights from an addressed seed; the CPU generator is as before afterwards, others stay untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(address(*parts))
+        yield
+
+
+class _Weightless(TorchFunctionMode):
+    """New parameters and buffers lie on the meta device: no memory, no time for initial values.
+
+    `torch.device("meta")` would do the same to tensors that RegNet only computes its widths with.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.empty, torch.zeros, torch.ones):
+            return func(*args, **(kwargs or {}) | {"device": "meta"})
+        return func(*args, **(kwargs or {}))

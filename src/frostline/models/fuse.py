@@ -1,0 +1,160 @@
+"""A copy of the network below the frost line that does the same, faster: for inference alone.
+
+Batch norm is folded into convolutions; and on a CPU a convolution, the sum behind it and the activation behind that are
+one operation, which writes its output once and does not read it again.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from itertools import permutations
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from frostline.models.cut import graph_of, module_of
+
+_ACTIVATIONS: dict[Any, tuple[str, tuple[float, ...]]] = {
+    nn.ReLU: ("relu", ()),
+    torch.relu: ("relu", ()),
+    functional.relu: ("relu", ()),
+    nn.ReLU6: ("hardtanh", (0.0, 6.0)),
+    nn.Hardswish: ("hardswish", ()),
+    nn.SiLU: ("swish", ()),
+}
+"""What oneDNN calls an activation, and its constants."""
+_SUMS = (operator.add, operator.iadd, torch.add)
+
+
+def fast_copy(
+    below: nn.Module, dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format
+) -> nn.Module:
+    """Return a copy of the network below the line for inference alone, computing in `dtype` on `device`.
+
+    It takes images that lie in `memory_format`.
+    """
+    layers = copy.deepcopy(below).eval()
+    traced = module_of(layers, graph_of(layers, fx.Tracer()))
+    fold(traced)
+    # oneDNN adds in bfloat16 only where channels come last, and only there it is faster.
+    if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and _cpu_fuses():
+        fuse(traced)
+    traced.to(memory_format=memory_format)
+    return traced.to(dtype)
+
+
+def fold(traced: fx.GraphModule) -> None:
+    """Make each convolution and its batch norm in eval mode one convolution (arXiv:1712.05877, section 3.2)."""
+    layers = dict(traced.named_modules())
+    for node in traced.graph.nodes:
+        norm = layers.get(str(node.target))
+        if not isinstance(norm, nn.BatchNorm2d) or not _read_once(before := node.all_input_nodes[0]):
+            continue
+        if isinstance(conv := layers.get(str(before.target)), nn.Conv2d):
+            _replace(traced, (before, node), fuse_conv_bn_eval(conv, norm))
+    _finish(traced)
+
+
+def fuse(traced: fx.GraphModule) -> None:
+    """Make each convolution, its sum with a shortcut and the activation behind them one operation of oneDNN.
+
+    These are the operations that torch.compile would choose on a CPU; they need no compiler.
+    """
+    layers = dict(traced.named_modules())
+    for node in traced.graph.nodes:
+        kind = type(layers[node.target]) if node.op == "call_module" else node.target
+        if kind not in _ACTIVATIONS or not _read_once(before := node.all_input_nodes[0]):
+            continue
+        name, constants = _ACTIVATIONS[kind]
+        if _is_plain(conv := layers.get(str(before.target))):
+            layers[str(before.target)] = _replace(traced, (before, node), _Activated(conv, name, constants))
+        elif name == "relu" and (residual := _residual(before, layers)) is not None:
+            last, shortcut = residual
+            last.args = (*last.args, shortcut)
+            layers[str(last.target)] = _replace(traced, (last, before, node), _Added(layers[str(last.target)]))
+    _finish(traced)
+
+
+class _Fused(nn.Module):
+    """A convolution of which more is computed than the convolution."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+
+class _Activated(_Fused):
+    """A convolution and its activation."""
+
+    def __init__(self, conv: nn.Conv2d, name: str, constants: tuple[float, ...]) -> None:
+        super().__init__(conv)
+        self._activation = (name, constants, "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated convolution of `x`."""
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._how, *self._activation)
+
+
+class _Added(_Fused):
+    """A convolution, its sum with a shortcut, and ReLU."""
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """Return ReLU of the convolution of `x` plus `shortcut`, over which it is written."""
+        operation = torch.ops.mkldnn._convolution_pointwise_.binary
+        return operation(shortcut, x, self.weight, self.bias, *self._how, "add", 1.0, "relu", (), "")
+
+
+def _residual(node: fx.Node, layers: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node] | None:
+    """Return the convolution and the shortcut that `node` adds, if the sum can be written over the shortcut.
+
+    It can where a layer made the shortcut and nothing but layers read it, all of them before the convolution.
+    """
+    if node.target not in _SUMS or node.kwargs:
+        return None
+    for conv, shortcut in permutations(node.args):
+        if not _read_once(conv) or not isinstance(shortcut, fx.Node):
+            continue
+        if not _is_plain(layer := layers.get(str(conv.target))) or layer.groups > 1:
+            continue
+        around = [shortcut, *(reader for reader in shortcut.users if reader is not node)]
+        if all(other < conv and isinstance(layers.get(str(other.target)), _COPYING) for other in around):
+            return conv, shortcut
+    return None
+
+
+_COPYING = (nn.Conv2d, nn.MaxPool2d, _Fused)
+"""Layers whose output shares no memory with their input."""
+
+
+def _read_once(value: Any) -> TypeGuard[fx.Node]:
+    return isinstance(value, fx.Node) and len(value.users) == 1
+
+
+def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Return whether `layer` is a convolution as oneDNN knows it."""
+    return isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _replace(traced: fx.GraphModule, nodes: tuple[fx.Node, ...], layer: nn.Module) -> nn.Module:
+    """Let the first of `nodes`, which follow each other, do with `layer` what all of them did."""
+    first, *others = nodes
+    traced.set_submodule(str(first.target), layer)
+    for node in others:
+        node.replace_all_uses_with(first)
+        traced.graph.erase_node(node)
+    return layer
+
+
+def _finish(traced: fx.GraphModule) -> None:
+    traced.graph.lint()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+
+
+def _cpu_fuses() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,200 @@
+"""Where each architecture family has its stages and its head: the one place that knows the names inside a network.
+
+A stage is what runs at one resolution of the feature map, for a vision transformer a quarter of its blocks. Its
+border is a point that a single tensor crosses, so that the forward pass can be cut there.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from torch import nn
+
+from frostline.core.config import user_error
+
+Starts = Callable[[nn.Module, Sequence[int]], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The stages of one network, bottom to top, and the one layer that is replaced for new classes."""
+
+    stages: tuple[str, ...]
+    """`("stem", "stage1", ..., "stageN", "head")`."""
+    head: str
+    """Dotted path of the head layer, e.g. `fc`, `classifier.6`, `heads.head`."""
+    _stage_by_name: dict[str, str] = field(repr=False)
+
+    def stage_of(self, name: str) -> str:
+        """Return the stage of a parameter, buffer or module by its dotted path.
+
+        KeyError for the root (`""`), for a container that spans several stages, and for unknown names.
+        """
+        return self._stage_by_name[name]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What parameter paths say about the stages of one architecture.
+
+    The units of a network form a chain and are numbered in their paths; what lies before the first start belongs to
+    the stem. A regular expression matches at the beginning of a path and ends at a dot or at the end of it.
+    """
+
+    head: str
+    """Dotted path of the head layer."""
+    units: str
+    """Regular expression of the units, whose one group is the unit's number."""
+    starts: Starts
+    """Returns the numbers of the units at which stages begin, given the network and all its numbers."""
+    stem: str | None = None
+    """What belongs to the stem and is not a unit."""
+    top: str | None = None
+    """What belongs to the last stage and is not a unit: last convolutions, the last norm before the head."""
+    hidden: str | None = None
+    """Hidden layers of a classifier with several; they form a stage of their own under the head."""
+
+
+def each(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
+    """Return `numbers`: every unit is a stage."""
+    return numbers
+
+
+def at(*starts: int) -> Starts:
+    """Return a rule with fixed starts."""
+    return lambda module, numbers: starts
+
+
+def in_parts(parts: int) -> Starts:
+    """Return a rule that divides the units evenly into `parts` stages."""
+    return lambda module, numbers: [numbers[i * len(numbers) // parts] for i in range(parts)]
+
+
+def halving(path: str) -> Starts:
+    """Return a rule for the chain at `path`: unit 1, then every unit that strides, i.e. halves the resolution."""
+
+    def starts(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
+        return [n for n in numbers[1:] if n == 1 or _strides(module.get_submodule(f"{path}.{n}"))]
+
+    return starts
+
+
+def after_pooling(path: str) -> Starts:
+    """Return a rule for the chain at `path`: the units behind a max pooling; the pooling ends the stage below."""
+
+    def starts(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
+        units = module.get_submodule(path).named_children()
+        pools = [int(n) for n, unit in units if isinstance(unit, nn.MaxPool2d)]
+        return [n + 1 for n in pools if n < numbers[-1]]
+
+    return starts
+
+
+def _strides(unit: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d) and layer.stride[0] > 1 for layer in unit.modules())
+
+
+FAMILIES = {
+    "AlexNet": Family("classifier.6", r"features\.(\d+)", after_pooling("features"), hidden=r"classifier\.[14]"),
+    "ConvNeXt": Family("classifier.2", r"features\.(\d+)", halving("features"), top=r"classifier\.0"),
+    "DenseNet": Family(
+        "classifier",
+        r"features\.(?:denseblock|transition)(\d+)",
+        each,
+        stem=r"features\.(?:conv0|norm0)",
+        top=r"features\.norm5",
+    ),
+    "EfficientNet": Family("classifier.1", r"features\.(\d+)", halving("features")),
+    "GoogLeNet": Family("fc", r"inception(\d)[a-e]", each, stem=r"conv[123]"),
+    "Inception3": Family("fc", r"Mixed_(\d)[a-e]", each, stem=r"Conv2d_\w+"),
+    "MNASNet": Family("classifier.1", r"layers\.(\d+)", at(8, 9, 10, 12)),
+    "MaxVit": Family("classifier.5", r"blocks\.(\d+)", each, stem=r"stem", top=r"classifier\.[23]"),
+    "MobileNetV2": Family("classifier.1", r"features\.(\d+)", halving("features")),
+    "MobileNetV3": Family("classifier.3", r"features\.(\d+)", halving("features"), top=r"classifier\.0"),
+    "RegNet": Family("fc", r"trunk_output\.block(\d+)", each, stem=r"stem"),
+    "ResNet": Family("fc", r"layer(\d+)", each, stem=r"conv1|bn1"),
+    "ShuffleNetV2": Family("fc", r"stage(\d+)", each, stem=r"conv1", top=r"conv5"),
+    "SqueezeNet": Family("classifier.1", r"features\.(\d+)", after_pooling("features")),
+    "SwinTransformer": Family("head", r"features\.(\d+)", at(1, 2, 4, 6), top=r"norm"),
+    "VGG": Family("classifier.6", r"features\.(\d+)", after_pooling("features"), hidden=r"classifier\.[03]"),
+    "VisionTransformer": Family(
+        "heads.head",
+        r"encoder\.layers\.encoder_layer_(\d+)",
+        in_parts(4),
+        stem=r"conv_proj|class_token|encoder\.pos_embedding",
+        top=r"encoder\.ln",
+    ),
+}
+
+
+def structure_of(module: nn.Module) -> Structure:
+    """Return the structure of a network of a known family; UserError for any other class of network."""
+    family = FAMILIES.get(type(module).__name__)
+    if family is None:
+        raise user_error("model", type(module).__name__, "an architecture of a known family", FAMILIES)
+    names = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
+    levels = _levels(family, module, names)
+    highest = max(levels.values())
+    stages = ("stem", *(f"stage{i}" for i in range(1, highest)), "head")
+    by_name = {name: stages[level] for name, level in levels.items()}
+    return Structure(stages, family.head, by_name | _stages_of_modules(module, by_name))
+
+
+def _levels(family: Family, module: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Return the level of every tensor: 0 is the stem, the highest the head."""
+    numbers = sorted({int(found[1]) for name in names if (found := _match(family.units, name))})
+    starts = family.starts(module, numbers)
+    top = len(starts)
+    head = top + (2 if family.hidden else 1)
+    fixed = {family.stem: 0, family.top: top, family.hidden: top + 1, re.escape(family.head): head}
+
+    def level(name: str) -> int:
+        unit = _match(family.units, name)
+        levels = {bisect(starts, int(unit[1]))} if unit else {fixed[p] for p in fixed if p and _match(p, name)}
+        assert len(levels) == 1, f"{name} belongs to {len(levels)} stages of {type(module).__name__}"
+        return levels.pop()
+
+    return {name: level(name) for name in names}
+
+
+def _match(pattern: str, path: str) -> re.Match[str] | None:
+    return re.match(rf"(?:{pattern})(?:\.|$)", path)
+
+
+def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str]) -> dict[str, str]:
+    """Return the stage of every module that lies in one stage.
+
+    A layer without tensors belongs to the container around it, else to the layer before it (poolings, activations);
+    a dropout belongs to the layer that it feeds.
+    """
+    spans: dict[str, set[str]] = defaultdict(set)
+    for name, stage in by_tensor.items():
+        for container in _ancestors(name):
+            spans[container].add(stage)
+    found: dict[str, str] = {}
+    fed: list[str] = []
+    last = "stem"
+    for path, layer in module.named_modules():
+        parent = path.rpartition(".")[0]
+        if len(spans[path]) == 1:
+            found[path] = last = next(iter(spans[path]))
+            found.update(dict.fromkeys(fed, last))
+            fed.clear()
+        elif not spans[path] and parent in found:
+            found[path] = found[parent]
+        elif not spans[path] and isinstance(layer, nn.Dropout):
+            fed.append(path)
+        elif not spans[path]:
+            found[path] = last
+    return found
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,139 @@
+"""What other programs put around a state dict: dicts with a checkpoint's other facts, and prefixes of its names.
+
+A network is found where exactly one reading of a file gives all that lies below its head, in name and shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frostline.core.config import user_error
+
+Tensors = Mapping[str, Tensor]
+
+_DEPTH = 4  # of dicts within dicts
+_COUNTED = "num_batches_tracked"  # unknown to files from before torch 0.4.1
+_RENAMED = (  # names in older files of torchvision, or of stages that were compiled -> names in its networks
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+    (re.compile(r"(?<=\.)_orig_mod\."), ""),
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to see a network's tensors in a file."""
+
+    place: str
+    """The keys that lead to them, joined by dots; empty where they are the file's own."""
+    prefix: str
+    """What their names begin with there, e.g. `module.`."""
+    tensors: Tensors
+    """By the network's own names."""
+    left_out: tuple[str, ...]
+    """Names of tensors beside them, without that prefix."""
+
+    def __str__(self) -> str:
+        parts = [self.place and f"under `{self.place}`", self.prefix and f"names after `{self.prefix}`"]
+        return ", ".join(filter(None, parts)) or "the file as it is"
+
+
+def tables(content: object) -> dict[str, dict[str, Tensor]]:
+    """Return every dict of tensors in the content of a file, by the keys that lead to it, joined by dots."""
+    found: dict[str, dict[str, Tensor]] = {}
+    waiting, seen = [("", content, 0)], set()
+    while waiting:
+        place, value, depth = waiting.pop(0)
+        if not isinstance(value, Mapping) or id(value) in seen or depth > _DEPTH:
+            continue
+        seen.add(id(value))
+        named = [(key, item) for key, item in value.items() if isinstance(key, str)]
+        if dense := {key: item for key, item in named if isinstance(item, Tensor) and _dense(item)}:
+            found[place] = dense
+        waiting += [(f"{place}.{key}" if place else key, item, depth + 1) for key, item in named]
+    return found
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def find(
+    content: Mapping[str, Tensors], own: Tensors, head: str, *, adapt: Callable[[Tensors], Tensors], source: str
+) -> Reading:
+    """Return the reading of a file's `content`, by place, that gives the network's `own` tensors below its head.
+
+    Where none does, the nearest one. `adapt` makes tensors those of the network's input size. UserError where several
+    do and differ.
+    """
+    below = {name: t for name, t in own.items() if not name.startswith(f"{head}.") and not name.endswith(_COUNTED)}
+    readings = [reading for place, table in content.items() for reading in _readings(place, table, below, adapt)]
+    fitting = [one for one in readings if all(name in one.tensors for name in below) and _fits(one, below)]
+    if not fitting:
+        return max(readings, key=lambda one: sum(name in one.tensors for name in below))
+    first = fitting[0]
+    if all(_same(first, other, below) for other in fitting[1:]):
+        return first
+    ways = "; ".join(map(str, fitting))
+    raise user_error(
+        "model.weights", source, f"one state dict of this network, and {len(fitting)} differ in it: {ways}"
+    )
+
+
+def _readings(place: str, table: Tensors, below: Tensors, adapt: Callable[[Tensors], Tensors]) -> Iterator[Reading]:
+    """Yield the readings of a table: its names as they are, and after each prefix that the most names of it have."""
+    given = {_current(name): tensor for name, tensor in table.items()}
+    given = given if len(given) == len(table) else dict(table)
+    counts: Counter[str] = Counter({"": 0})
+    for name in given:
+        parts = name.split(".")
+        cuts = range(len(parts))
+        counts.update(".".join([*parts[:i], ""]) if i else "" for i in cuts if ".".join(parts[i:]) in below)
+    most = max(counts.values())
+    for prefix, count in counts.items():
+        if count == most or not prefix:
+            own = {name.removeprefix(prefix): t for name, t in given.items() if name.startswith(prefix)}
+            yield Reading(place, prefix, adapt(own), tuple(name for name in given if not name.startswith(prefix)))
+
+
+def _current(name: str) -> str:
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _fits(reading: Reading, below: Tensors) -> bool:
+    return all(reading.tensors[name].shape == tensor.shape for name, tensor in below.items())
+
+
+def _same(one: Reading, other: Reading, below: Tensors) -> bool:
+    return all(torch.equal(one.tensors[name], other.tensors[name]) for name in below)
+
+
+def head_in(head: str, own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the network's head in what is `given`, by its own names, and the names of all that stands in its place.
+
+    Empty where there is none of its shape. A layer of its shape alone in the head's place, such as `fc.1` for `fc` (a
+    dropout before it), or `classifier` for `classifier.1`, is taken for it.
+    """
+    region = head
+    while "." in region and all(n.startswith(f"{head}.") for n in own if n.startswith(f"{_parent(region)}.")):
+        region = _parent(region)
+    there = [name for name in given if name.startswith(f"{region}.")]
+    wanted = {name.removeprefix(f"{head}."): t.shape for name, t in own.items() if name.startswith(f"{head}.")}
+    layers = {_parent(name) for name in there}
+    leaves = {name.rpartition(".")[2]: given[name] for name in there}
+    if len(layers) != 1 or {leaf: t.shape for leaf, t in leaves.items()} != wanted:
+        return {}, there
+    return {f"{head}.{leaf}": tensor for leaf, tensor in leaves.items()}, there
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -1,0 +1,157 @@
+"""A run's own journal: what is to be recorded stands here first, on disk, before any server hears of it.
+
+`metrics.jsonl` has a line per epoch, for people and for a run that goes on; it holds results only, so that equal runs
+have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far
+that was passed on. Lines are only added, but for a torn last one, which a crash leaves and the next writer removes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.core import files
+
+METRICS = "metrics.jsonl"
+RECORD = "record.jsonl"
+MIRRORED = "mirrored.json"
+DIGEST = "frostline.digest"  # tag
+OWN = (RECORD, MIRRORED)
+"""Files that are about the record and no part of it."""
+
+_LOCK = threading.Lock()  # training and sampling write to one journal
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a record was passed on to MLflow."""
+
+    run_id: str | None = None
+    """MLflow's id of the run, None until it has been created there."""
+    offset: int = 0
+    """Bytes of `record.jsonl` that MLflow is known to have."""
+    sure: bool = True
+    """Whether the first try to create the run succeeded; otherwise MLflow may have created more than one."""
+
+
+def append(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the line of a finished epoch to `metrics.jsonl`; it is on disk when this returns."""
+    _append(folder / METRICS, values, sync=True)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none."""
+    return [entry for entry, _ in _lines(folder / METRICS, 0)]
+
+
+def rewrite(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
+    files.write(folder / METRICS, "".join(_line(entry) for entry in entries), sync=True)
+
+
+def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
+    """Write what MLflow is to know to `record.jsonl`; with `sync` it and all before it are on disk on return."""
+    _append(folder / RECORD, {"op": op, **values}, sync=sync)
+
+
+def notes(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each note of `record.jsonl` after byte `offset`, and the offset behind it; a torn last line is not one."""
+    yield from ((entry, behind) for entry, behind in _lines(folder / RECORD, offset) if "op" in entry)
+
+
+def uid(folder: Path) -> str | None:
+    """Return the name that the record in `folder` has had since before MLflow gave it one; None without a record."""
+    return next((str(entry.get("uid")) for entry, _ in notes(folder) if entry["op"] == "run"), None)
+
+
+def digest(folder: Path) -> str | None:
+    """Return the digest of the config of the run whose record is in `folder`, None where none says so."""
+    tags = [entry.get("tags") for entry, _ in notes(folder) if entry["op"] == "run"]
+    return next((each.get(DIGEST) for each in tags if isinstance(each, dict)), None)
+
+
+def ended(folder: Path) -> bool:
+    """Return whether the last word of `record.jsonl` on its run is that it ended."""
+    words = [entry["op"] for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]
+    return bool(words) and words[-1] == "end"
+
+
+def begun(folder: Path) -> bool:
+    """Return whether anybody tried to pass the record in `folder` on."""
+    return (folder / MIRRORED).exists()
+
+
+def position(folder: Path) -> Position:
+    """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
+    try:
+        values = files.parsed((folder / MIRRORED).read_text())
+        run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return Position()
+    return Position(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else Position()
+
+
+def set_position(folder: Path, value: Position) -> None:
+    """Write down how far the record in `folder` was passed on."""
+    files.write(folder / MIRRORED, json.dumps(asdict(value)) + "\n", sync=True)
+
+
+def forget_position(folder: Path) -> None:
+    """Take back `set_position`."""
+    (folder / MIRRORED).unlink(missing_ok=True)
+
+
+def run_id(folder: Path) -> str | None:
+    """Return MLflow's id of the run whose record is in `folder`, None until it has one."""
+    return position(folder).run_id
+
+
+def _is_run_id(value: object) -> bool:
+    return value is None or (isinstance(value, str) and bool(_RUN_ID.fullmatch(value)))
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _append(path: Path, entry: Mapping[str, Any], *, sync: bool) -> None:
+    with _LOCK, path.open("a+b") as file:
+        _remove_torn_line(file.fileno())
+        file.write(_line(entry).encode())
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _remove_torn_line(descriptor: int) -> None:
+    """Cut what stands behind the last line's end: half a line, written when the process or the power went."""
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    whole = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    os.ftruncate(descriptor, whole)
+
+
+def _lines(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the whole lines after `offset` that are JSON objects, each with the offset behind it."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            offset += len(line)
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = files.parsed(line)
+            except ValueError:  # damaged: what stands around it is still true
+                continue
+            if isinstance(entry, dict):
+                yield entry, offset

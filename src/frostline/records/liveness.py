@@ -1,0 +1,135 @@
+"""Whose a folder or a run is, and whether that process is still there: host, process id, start time, heartbeat."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from frostline.core import files
+
+BEAT = "alive.json"
+"""In a run's folder, while somebody has it: who that is; touched every few seconds."""
+OWNER = "owner.json"
+"""In a sweep's folder: whose it is; touched likewise."""
+TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline.started")
+SIGN = "frostline.alive"  # tag: seconds since 1970 of the last sign of life
+SILENT = 600.0
+"""Seconds without a sign of life after which a process on another machine counts as gone."""
+
+_PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, so that it is found again or known to be gone."""
+
+    user: str
+    host: str
+    machine: str
+    """What else tells whether process ids can be compared: the installation, its boot, the namespace of process ids."""
+    pid: int
+    started: float
+    """Seconds since 1970."""
+
+    def __str__(self) -> str:
+        """Name the owner for people."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"{self.user}@{self.host} (process {self.pid}, started {when})"
+
+    def tags(self) -> dict[str, str]:
+        """Return the owner as tags of a run, a first sign of life among them."""
+        own = dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
+        return {**own, SIGN: f"{time.time():.0f}"}
+
+    @property
+    def here(self) -> bool:
+        """Whether its process id can be looked up in this process's surroundings."""
+        return (self.host, self.machine) == (me().host, me().machine)
+
+    def gone(self, sign: float | None = None) -> bool:
+        """Return whether the process is no more; of one elsewhere that is known by its last `sign` of life only."""
+        import psutil
+
+        if not self.here:
+            return self._before_this_boot() or (sign is not None and time.time() - sign > SILENT)
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def _before_this_boot(self) -> bool:
+        """Return whether it ran on this machine before it was started anew, as after a loss of power."""
+        then, now = self.machine.split(), me().machine.split()
+        same = self.host == me().host and len(then) == len(now) == _PARTS and then[0] == now[0]
+        return same and then[1] != now[1]
+
+
+@functools.cache
+def me() -> Owner:
+    """Return this process as an owner."""
+    import psutil
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        user = str(os.getuid())
+    machine = f"{psutil.boot_time():.0f}"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        installed = Path("/etc/machine-id").read_bytes()  # not to be told to others as it is, see machine-id(5)
+        if len(installed) > 30:  # 32 hex digits; an image of a container has none, or a word
+            machine = f"{hashlib.sha256(b'frostline' + installed).hexdigest()[:16]} {machine}"
+    return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
+
+
+os.register_at_fork(after_in_child=me.cache_clear)  # some launchers fork
+
+
+def of_tags(tags: Mapping[str, str]) -> Owner | None:
+    """Return the owner that a run's tags name, None where they name none."""
+    try:
+        host, machine, pid, started = (tags[key] for key in TAGS)
+        return Owner("?", host, machine, int(pid), float(started))
+    except (KeyError, ValueError):
+        return None
+
+
+def write(path: Path) -> None:
+    """Write this process as the owner into the file at `path`."""
+    files.write(path, json.dumps(asdict(me())))
+
+
+def read(path: Path) -> Owner | None:
+    """Return the owner that the file at `path` names, None where it names none."""
+    try:
+        match files.parsed(path.read_text()):
+            case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
+                return Owner(user, host, machine, pid, float(started))
+    except (OSError, ValueError, TypeError):
+        pass
+    return None
+
+
+def living(path: Path) -> Owner | None:
+    """Return the owner that the file at `path` names, if that gives signs of life; None otherwise."""
+    owner = read(path)
+    try:
+        return None if owner is None or owner.gone(path.stat().st_mtime) else owner
+    except OSError:
+        return None
+
+
+def holder(folder: Path) -> Owner | None:
+    """Return who has the run or sweep in `folder` and gives signs of life there; None where nobody does."""
+    return living(folder / BEAT) or living(folder / OWNER)

@@ -1,0 +1,156 @@
+"""What a rerun must know of a run beside its config: code, packages, machine, settings, weights before and after.
+
+All of it stands in `provenance.json` of the run's folder. torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core import credentials, environment, files
+
+if TYPE_CHECKING:
+    import torch
+
+FILE = "provenance.json"
+UNTRACKED = "untracked.json"
+
+_LARGEST = 100_000  # bytes of an untracked file that are kept; what is larger has only its sha256
+
+
+def write(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add `facts`, by topic, to those that `provenance.json` in `folder` already holds."""
+    files.write(folder / FILE, json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
+    try:
+        facts = files.parsed((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+@functools.cache
+def source() -> environment.Source:
+    """Return the code that this process runs: asked once, since what changes later on disk is not what runs."""
+    return environment.source()
+
+
+@functools.cache
+def untracked() -> dict[str, dict[str, str | None]]:
+    """Return the source files that no commit has, by path: `sha256`, and `text` where it is text of at most 100 kB."""
+    return {name: _kept(path) for name, path in environment.untracked_files() if path.is_file()}
+
+
+def software(command: Sequence[str]) -> dict[str, Any]:
+    """Return topics `source`, `packages`, `python`, `system` and `command` (the overrides, without passwords)."""
+    code, files = source(), {name: file["sha256"] for name, file in untracked().items()}
+    return {
+        "source": {
+            "sha256": code.sha256,
+            "commit": code.commit,
+            "dirty": bool(code.patch or files),
+            "untracked": files,
+        },
+        "packages": packages(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "command": [credentials.scrubbed(argument) for argument in command],
+    }
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Return the version of every installed package by name: 0.1 s the first time, nothing afterwards."""
+    found = {str(package.metadata["Name"]): package.version for package in importlib.metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return topic `hardware`: the device with its driver and libraries, the CPU with its instructions and threads."""
+    import torch
+
+    gpu = device.type == "cuda"
+    return {
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(device))) if gpu else None,
+            "driver": _driver() if gpu else None,
+            "cuda": torch.version.cuda if gpu else None,
+            "cudnn": torch.backends.cudnn.version() if gpu else None,
+            "cpu": _cpu(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        }
+    }
+
+
+def settings(autocast: torch.dtype | None) -> dict[str, Any]:
+    """Return topic `settings`: all that decides which kernels run; `autocast` is the type of the mixed precision."""
+    import torch
+
+    backends: Any = torch.backends
+    return {
+        "settings": {
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+            "cudnn_enabled": backends.cudnn.enabled,
+            "cudnn_deterministic": backends.cudnn.deterministic,
+            "cudnn_benchmark": backends.cudnn.benchmark,
+            "fp32_matmul": backends.cuda.matmul.fp32_precision,
+            "fp32_convolution": backends.cudnn.conv.fp32_precision,
+            "fp32_cpu": backends.mkldnn.fp32_precision,
+            "mkldnn": backends.mkldnn.enabled,
+            "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+            "autocast": str(autocast).removeprefix("torch.") if autocast else None,
+        }
+    }
+
+
+def tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what people filter runs by, of the facts in `provenance.json`."""
+    hardware = facts["hardware"]
+    listing = json.dumps(facts["packages"], sort_keys=True)
+    return {
+        "frostline.dirty": str(facts["source"]["dirty"]).lower(),
+        "frostline.command": " ".join(facts["command"]),
+        "frostline.packages": hashlib.sha256(listing.encode()).hexdigest(),
+        "frostline.torch": facts["packages"].get("torch", "?"),
+        "frostline.device": hardware["device"],
+        "frostline.cpu": f"{hardware['cpu']}, {hardware['instructions']}, {hardware['threads']} threads",
+        "frostline.weights.initial": facts["weights"]["initial"],
+    }
+
+
+def _kept(path: Path) -> dict[str, str | None]:
+    content = path.read_bytes()
+    try:
+        text = content.decode() if len(content) <= _LARGEST else None
+    except UnicodeDecodeError:
+        text = None
+    return {"sha256": hashlib.sha256(content).hexdigest(), "text": text}
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's kernel module (Linux), e.g. `570.86.15`."""
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
+    return found[1] if found else None
+
+
+@functools.cache
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()

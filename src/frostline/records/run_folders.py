@@ -1,0 +1,94 @@
+"""Where the runs of a sweep lie: Hydra says it once per run, `sweep.json` keeps it, and everybody reads it there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from frostline.core import files
+from frostline.core.config import user_error
+from frostline.records import journal
+
+SWEEP = "sweep.json"
+"""In a sweep's folder: what every job must know of it, the folder of each of its runs among that."""
+
+_KEY = "hydra.sweep.subdir"
+_LONGEST = 255  # bytes of a name: NAME_MAX of Linux, macOS and Windows
+_DEPTHS = ("*", "*/*")
+_LEFT = (journal.RECORD, "result.json")
+_OURS = ("report.html", "results.json", "plots", SWEEP, "owner.json", *journal.OWN)  # in the sweep's own folder
+
+
+def of(sweep: Path) -> list[Path]:
+    """Return the folders of the runs of `sweep`, begun or not, in the order of its jobs.
+
+    Where its file does not say them they are those, one or two levels down, in which a run left something.
+    """
+    try:
+        return [sweep / told(facts) for facts in files.parsed((sweep / SWEEP).read_text(encoding="utf-8"))["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = {path.parent for depth in _DEPTHS for name in _LEFT for path in sweep.glob(f"{depth}/{name}")}
+        return sorted(found, key=lambda path: (len(path.name), path))
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """Return the folder of a run, relative to its sweep's, as the sweep's file states it; ValueError for one outside.
+
+    The file may be from elsewhere.
+    """
+    name = str(facts["folder"])
+    if _outside(name):
+        raise ValueError(f"{name} is no folder within the sweep's")
+    return name
+
+
+def sweep_of(folder: Path) -> Path | None:
+    """Return the folder of the sweep that `folder` is, or is a run of; None where there is none."""
+    here = folder.absolute()
+    sweeps = (path for path in (here, *here.parents) if (path / SWEEP).is_file())
+    return next((path for path in sweeps if path == here or here in of(path)), None)
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Raise `UserError` unless the runs of a sweep lie in folders of their own within the sweep's."""
+    taken: dict[str, int] = {}
+    for number, name in enumerate(names):
+        parts = PurePosixPath(name).parts
+        if _outside(name) or parts[0] in _OURS or parts[0].startswith(".") or max(map(_bytes, parts)) > _LONGEST:
+            expected = f"a folder within the sweep's, under a name of its own (no dot first, at most {_LONGEST} bytes)"
+            raise user_error(_KEY, name, expected)
+        if (twin := taken.setdefault(str(PurePosixPath(name)), number)) != number:
+            expected = f"a folder for each run, as ${{hydra:job.num}} is; this one is that of runs {twin} and {number}"
+            raise user_error(_KEY, name, expected)
+    for name in taken:
+        if (above := next((str(path) for path in PurePosixPath(name).parents if str(path) in taken), None)) is not None:
+            raise user_error(_KEY, name, f"a folder for each run, and this one lies in that of run {taken[above]}")
+
+
+def require_free(sweep: Path) -> None:
+    """Raise `UserError` where the folder `sweep` is one in which the command is typed: it would be replaced."""
+    if sweep.resolve() in (here := Path.cwd(), *here.parents):
+        raise user_error("hydra.sweep.dir", sweep, "a folder of its own, not the one where the command is typed")
+
+
+def require_same(sweep: Path, names: Sequence[str]) -> None:
+    """Raise `UserError` if in the folder `sweep` there is one whose runs lie in other folders than `names`."""
+    if not (sweep / SWEEP).is_file():
+        return
+    before = [path.relative_to(sweep).as_posix() for path in of(sweep)]
+    if len(before) == len(names) and (moved := sorted(set(names) - set(before))):
+        expected = (
+            f"the folders that the runs of the sweep in {sweep} have, such as {before[0]}; or another hydra.sweep.dir"
+        )
+        raise user_error(_KEY, moved[0], expected)
+
+
+def _outside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name
+
+
+def _bytes(name: str) -> int:
+    return len(os.fsencode(name))

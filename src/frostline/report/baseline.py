@@ -1,0 +1,63 @@
+"""What is right without having learned anything: to name the largest class of the test split every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from frostline.core import files
+from frostline.report import statistics
+from frostline.report.comparison import Difference, Trial, predictions
+
+PER_CLASS = "per_class.json"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The largest class of a test split."""
+
+    name: str
+    label: int
+    share: float
+    """Of the test images: the accuracy of whoever always names it."""
+    untested: tuple[str, ...]
+    """Classes of which the test split has no image."""
+
+
+def of(folder: str) -> Baseline | None:
+    """Return the baseline of the test split of the run in `folder`; None where its run did not leave it."""
+    try:
+        told = files.parsed((Path(folder) / PER_CLASS).read_text(encoding="utf-8"))
+        classes = [(str(row["class"]), int(row["images"])) for row in told]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    images = [count for _, count in classes]
+    if not images or min(images) < 0 or not sum(images):
+        return None
+    label = images.index(max(images))
+    untested = tuple(name for name, count in classes if not count)
+    return Baseline(classes[label][0], label, images[label] / sum(images), untested)
+
+
+def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:
+    """Return by how much a cell is before the baseline, image by image; None where predictions are not there.
+
+    Of several seeds each image counts with the share of them that got it right: the baseline has no seeds, so that
+    chance is in the images alone.
+    """
+    every = [found for trial in trials if (found := predictions(trial.folder))]
+    said = [found for found in every if np.array_equal(found.ids, every[0].ids) and len(found.ids)]
+    if not said:
+        return None
+    largest = said[0].labels == baseline.label
+    right = [found.said == found.labels for found in said]
+    if len(right) == 1:
+        within = statistics.paired_bootstrap(right[0], largest)
+    else:
+        within = statistics.bootstrap(np.mean(right, axis=0) - largest)
+    scores = (float(np.mean(right)), float(largest.mean()))
+    how = f"paired bootstrap over {len(largest):,} test images"
+    return Difference(scores[0] - scores[1], scores, within, how, len(right), True)

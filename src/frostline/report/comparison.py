@@ -1,0 +1,136 @@
+"""One point of the grid against another: over seeds where there are several, else over the images of the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from frostline.report import statistics
+from frostline.report.statistics import Floats, Interval, Ints
+
+PREDICTIONS = "test_predictions.safetensors"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one seed did on the test split."""
+
+    seed: object
+    accuracy: float
+    images: int
+    """Number of test images; 0 where it is not known."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of the test images."""
+
+    said: Ints
+    """`(N,)`: the predicted classes."""
+    confidence: Floats
+    """`(N,)`: their probabilities, float32."""
+    labels: Ints
+    """`(N,)`: the true classes."""
+    ids: Ints
+    """`(N,)`: which image of the split's source each row is."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second, on the test split."""
+
+    gap: float
+    scores: tuple[float, float]
+    """The two accuracies: means over all seeds, or where a side has one seed only, of that seed."""
+    interval: Interval | None
+    """None where nothing is known but the two accuracies."""
+    how: str
+    """Where the interval comes from, in words."""
+    seeds: int
+    """Number of seeds of the side that has fewer."""
+    paired: bool
+    """Whether seeds, or the images of one, were compared one by one."""
+
+
+def predictions(folder: str) -> Predictions | None:
+    """Return what the run in `folder` predicted, None where that cannot be read."""
+    try:
+        found = load_file(Path(folder) / PREDICTIONS)
+        said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
+        return Predictions(said, np.exp(chances), found["labels"], found["ids"])
+    except (OSError, SafetensorError, KeyError, IndexError):
+        return None
+
+
+def accuracy(trials: Sequence[Trial]) -> Interval | None:
+    """Return the interval of the mean accuracy: over seeds, or over the test images of the only one."""
+    if len(trials) > 1:
+        return statistics.clamped(statistics.t_interval([trial.accuracy for trial in trials], _step(trials)))
+    (trial,) = trials
+    return statistics.wilson(*_counts(trial)) if trial.images else None
+
+
+def compare(first: Sequence[Trial], second: Sequence[Trial]) -> Difference:
+    """Return the difference of two cells, with the interval that their seeds allow.
+
+    Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
+    side has one seed only, that seed alone is compared, image by image.
+    """
+    scores = (_mean(first), _mean(second))
+    gap, fewer = scores[0] - scores[1], min(len(first), len(second))
+    if fewer == 1:
+        pair = _same_seed(first, second)
+        return _one_seed(*pair, which="one seed" if len(first) == len(second) else _which(*pair))
+    one, two = ({trial.seed: trial.accuracy for trial in trials} for trials in (first, second))
+    least = max(_step(first), _step(second))
+    if one.keys() == two.keys():
+        differences = [value - two[seed] for seed, value in one.items()]
+        within = statistics.t_interval(differences, least)
+        return Difference(gap, scores, within, f"{fewer} seeds, paired t-interval", fewer, True)
+    within = statistics.welch(list(one.values()), list(two.values()), least)
+    how = f"{len(first)} and {len(second)} seeds, Welch's t-interval"
+    return Difference(gap, scores, within, how, fewer, False)
+
+
+def _which(first: Trial, second: Trial) -> str:
+    """Return in words which seed was compared where not all could be."""
+    same = first.seed == second.seed
+    return f"seed {first.seed} alone" if same else f"seed {first.seed} against seed {second.seed}"
+
+
+def _one_seed(first: Trial, second: Trial, *, which: str) -> Difference:
+    scores = (first.accuracy, second.accuracy)
+    gap = scores[0] - scores[1]
+    one, two = predictions(first.folder), predictions(second.folder)
+    if one is not None and two is not None and np.array_equal(one.ids, two.ids):
+        right = [found.said == found.labels for found in (one, two)]
+        how = f"{which}, paired bootstrap over {len(one.ids):,} test images"
+        return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
+    if first.images and second.images:
+        within = statistics.unpaired(_counts(first), _counts(second))
+        return Difference(gap, scores, within, f"{which}, {first.images:,} test images each, not paired", 1, False)
+    return Difference(gap, scores, None, which, 1, False)
+
+
+def _same_seed(first: Sequence[Trial], second: Sequence[Trial]) -> tuple[Trial, Trial]:
+    """Return a trial of each side, of a seed that both have if there is one."""
+    return next(((a, b) for a in first for b in second if a.seed == b.seed), (first[0], second[0]))
+
+
+def _mean(trials: Sequence[Trial]) -> float:
+    return sum(trial.accuracy for trial in trials) / len(trials)
+
+
+def _step(trials: Sequence[Trial]) -> float:
+    """Return the smallest spread to believe in, that of counting whole test images."""
+    return max((statistics.step(trial.images) for trial in trials), default=0.0)
+
+
+def _counts(trial: Trial) -> tuple[int, int]:
+    return round(trial.accuracy * trial.images), trial.images

@@ -1,0 +1,165 @@
+"""Who is compared with whom: the best cell of each freeze mode, by validation, and the first two on the test split.
+
+Nothing heavy is imported before there is something to compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from frostline.records.result import TEST, VAL, Cell, Result, cells, named, value_text, varying
+
+if TYPE_CHECKING:
+    from frostline.report.baseline import Baseline
+    from frostline.report.comparison import Difference, Trial
+    from frostline.report.statistics import Interval
+
+PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
+"""What people call some freeze modes."""
+_TIE = 0.01  # a difference that is surely below a point is one that nobody needs to look for
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The best cell, by validation accuracy, of one value of what is compared."""
+
+    name: str
+    """For people, e.g. `fine-tuning (full)` or `augment=standard`."""
+    value: Any
+    cell: Cell
+    tried: int
+    """Number of cells that it was chosen from, failed ones included."""
+    interval: Interval | None
+    """Of its accuracy on the test split."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What the runs on one data set came to."""
+
+    where: str
+    """Settings of the data that differ within the sweep, e.g. `data.fraction=0.1`; empty where nothing does."""
+    key: str
+    """What is compared: `freeze_mode`, or where there is one only, what else differs."""
+    results: tuple[Result, ...]
+    contenders: tuple[Contender, ...]
+    """Best first, by validation accuracy."""
+    outcome: str
+    """`win`, `tie`, `undecided`, `contradiction` (validation and test disagree), `majority` (nobody surely beats the
+    largest class), `alone`, or `none` finished."""
+    difference: Difference | None
+    """Of the first two contenders, on the test split."""
+    baseline: Baseline | None
+    """The largest class of the test split; None where no run left its size."""
+    lead: Difference | None
+    """Of the first contender before the largest class, where no contender is surely before it; else None."""
+
+
+def contests(results: Sequence[Result]) -> list[Contest]:
+    """Return a contest for each data set: runs on different data (`data` and `data.*`) are not comparable."""
+    settings = [name for name in varying(results) if name == "data" or name.startswith("data.")]
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(named(result.choices, settings), []).append(result)
+    return [_contest(where, group) for where, group in groups.items()]
+
+
+def compared_key(results: Sequence[Result]) -> str:
+    """Return what the runs are compared by: the freeze mode, else the first other key that differs, lr at last."""
+    others = [name for name in varying(results) if name != "seed" and not name.startswith("data")]
+    if "freeze_mode" in others or not others:
+        return "freeze_mode"
+    return next((name for name in others if name != "lr"), "lr")
+
+
+def trials(cell: Cell) -> list[Trial]:
+    """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one."""
+    from frostline.report.comparison import Trial
+
+    found = {
+        repr(run.choices.get("seed")): Trial(
+            run.choices.get("seed"), run.metrics[TEST], run.images.get("test", 0), run.folder
+        )
+        for run in cell.finished
+        if TEST in run.metrics
+    }
+    return list(found.values())
+
+
+def validation_interval(cell: Cell) -> Interval | None:
+    """Return the interval of a cell's validation accuracy: over seeds, else over images; None if unknown."""
+    from frostline.report.statistics import clamped, step, t_interval, wilson
+
+    values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
+    if not values or any(math.isnan(value) for value in values):
+        return None
+    images = cell.finished[0].images.get("val", 0)
+    if len(values) > 1:
+        return clamped(t_interval(values, step(images)))
+    return wilson(round(values[0] * images), images) if images else None
+
+
+def _contest(where: str, results: Sequence[Result]) -> Contest:
+    key = compared_key(results)
+    found = _contenders(key, results)
+    if not found:
+        return Contest(where, key, tuple(results), found, "none", None, None, None)
+    from frostline.report import baseline
+    from frostline.report.comparison import compare
+
+    largest = baseline.of(trials(found[0].cell)[0].folder)
+    lead = _no_lead(found, largest) if largest else None
+    if len(found) < 2:
+        return Contest(where, key, tuple(results), found, "alone", None, largest, lead)
+    difference = compare(trials(found[0].cell), trials(found[1].cell))
+    outcome = "majority" if lead else _outcome(difference, found[0].cell)
+    return Contest(where, key, tuple(results), found, outcome, difference, largest, lead)
+
+
+def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:
+    """Return by how much the first contender is before the largest class; None where anybody surely is, or may be."""
+    from frostline.report import baseline
+
+    first = None
+    for one in found:
+        ahead = baseline.lead(trials(one.cell), largest)
+        if ahead is None or ahead.interval is None or ahead.interval.low > 0:
+            return None
+        first = first or ahead
+    return first
+
+
+def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
+    from frostline.report.comparison import accuracy
+
+    best: dict[str, Cell] = {}
+    tried: dict[str, int] = {}
+    for cell in cells(results):
+        value = repr(cell.choices.get(key))
+        tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
+        if trials(cell) and not math.isnan(cell.mean(VAL)):
+            best.setdefault(value, cell)
+    return tuple(
+        Contender(_name(key, cell.choices.get(key)), cell.choices.get(key), cell, tried[value], accuracy(trials(cell)))
+        for value, cell in best.items()
+    )
+
+
+def _name(key: str, value: object) -> str:
+    if key != "freeze_mode":
+        return f"{key}={value_text(value)}"
+    return f"{PLAIN[value]} ({value})" if isinstance(value, str) and value in PLAIN else str(value)
+
+
+def _outcome(difference: Difference, winner: Cell) -> str:
+    within, images, gap = difference.interval, winner.finished[0].images.get("test", 0), abs(difference.gap)
+    if gap * images < 1 - 1e-9 if images else gap < 1e-9:  # less than one image
+        return "tie"
+    if within is None:
+        return "undecided"
+    if 0 in within:
+        return "tie" if max(-within.low, within.high) < _TIE else "undecided"
+    return "win" if difference.gap > 0 else "contradiction"

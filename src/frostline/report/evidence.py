@@ -1,0 +1,125 @@
+"""How the best cells did on the test split, image by image: classes, confusions, calibration, pictures, robustness.
+
+A cell is all its seeds: counts are summed over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.core import files
+from frostline.records.result import Cell
+from frostline.report import confusion_matrix, mistakes
+from frostline.report.comparison import Predictions, predictions
+from frostline.report.confusion_matrix import Confusions
+from frostline.report.statistics import calibration
+
+SHIFT = "shift.json"
+_DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
+_PAIRS, _EXAMPLES = 8, 4
+_DISAGREEMENTS = 24
+
+
+def of_cell(cell: Cell) -> dict[str, Any]:
+    """Return what is known of a cell's test images: as far as its runs left it, as plain values for JSON."""
+    folders = [Path(result.folder) for result in cell.finished]
+    found: dict[str, Any] = {}
+    matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
+    if matrices:
+        whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
+        found |= _classes(whole) | {"pairs": _pairs(folders, whole)}
+    said = [value for folder in folders if (value := predictions(str(folder)))]
+    if said:
+        found["calibration"] = _calibration(said)
+    shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
+    if shifts:
+        names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
+        found["shift"] = {name: _rounded(np.mean([shift[name] for shift in shifts], axis=0)) for name in names}
+    return found
+
+
+def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
+    """Return the test images of which two cells say different things, of a seed that both have; None if unknown."""
+    for one in first.finished:
+        for two in second.finished:
+            if one.choices.get("seed") == two.choices.get("seed"):
+                found = _disagreements(Path(one.folder), Path(two.folder))
+                return found and {**found, "seed": one.choices.get("seed")}
+    return None
+
+
+def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
+    first, second = predictions(str(one)), predictions(str(two))
+    if first is None or second is None or not np.array_equal(first.ids, second.ids):
+        return None
+    said = [found.said for found in (first, second)]
+    rows = np.flatnonzero(said[0] != said[1])
+    right = [said[side][rows] == first.labels[rows] for side in (0, 1)]
+    wanted = set(first.ids[rows].tolist())
+    shown = mistakes.read(one, wanted) | mistakes.read(two, wanted)
+    with_picture = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
+    tiles = [
+        [shown[int(first.ids[row])], int(first.labels[row]), int(said[0][row]), int(said[1][row])]
+        for row in with_picture
+    ]
+    counts = {
+        "images": len(first.ids),
+        "differ": len(rows),
+        "first": int(right[0].sum()),
+        "second": int(right[1].sum()),
+    }
+    return {**counts, "tiles": tiles}
+
+
+def _classes(matrix: Confusions) -> dict[str, Any]:
+    """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered."""
+    images = matrix.images
+    accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    shown = matrix.foremost(_DRAWN_CLASSES)
+    cells = [part.tolist() for part in matrix.among(shown)]
+    facts = {"classes": list(matrix.classes), "accuracy": accuracy, "images": images.tolist()}
+    return {**facts, "shown": shown, "confusion": cells}
+
+
+def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
+    """Return `[true, predicted, times, pictures]` of the most frequent confusions; each picture once, of any seed."""
+    pairs = matrix.most_confused(_PAIRS)
+    examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
+    for folder in folders:
+        missing = [pair for pair, shown in examples.items() if len(shown) < _EXAMPLES]
+        said = predictions(str(folder)) if missing else None
+        if said is None:
+            continue
+        images = {pair: said.ids[(said.labels == pair[0]) & (said.said == pair[1])].tolist() for pair in missing}
+        shown = mistakes.read(folder, {image for several in images.values() for image in several})
+        for pair, several in images.items():
+            examples[pair] |= {image: shown[image] for image in several if image in shown}
+    return [[i, j, count, list(examples[i, j].values())[:_EXAMPLES]] for i, j, count in pairs]
+
+
+def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
+    right = np.concatenate([one.said == one.labels for one in said])
+    found = calibration(np.concatenate([one.confidence for one in said]), right)
+    bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
+    filled = [[count, _round(confidence), _round(right)] for count, confidence, right in bins if count]
+    return {"ece": _round(found.ece), "bins": filled}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return files.parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _round(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) else None
+
+
+def _rounded(values: Iterable[float]) -> list[float | None]:
+    return [_round(value) for value in values]

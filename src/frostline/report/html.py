@@ -1,0 +1,136 @@
+"""The report: one HTML file with its data and its libraries inside, which opens offline by a double click.
+
+The page carries plotly (charts) and DataTables (tables, by way of itables), packed with gzip, which browsers
+unpack since 2023.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from frostline.records.result import Result, percent, value_text
+from frostline.report import page_data
+
+PAGE = "report.html"
+_COMMAND = re.compile(r"`([^`]+)`")
+
+
+def write(
+    path: Path,
+    results: Sequence[Result],
+    *,
+    title: str,
+    tracker: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
+) -> Path:
+    """Write the report on `results` to `path` and return that; nothing in `scratch`, which will be gone, is linked."""
+    data = page_data.collect(results, page=path, tracker=tracker, scratch=scratch)
+    text = _asset("page.html").substitute(
+        title=escape(title),
+        about=escape(_about(results)),
+        style=_text("page.css"),
+        verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
+        contenders="\n".join(_contenders(number, group) for number, group in enumerate(data["groups"])),
+        data=_json(data),
+        plotly=_packed("plotly", "package_data/plotly.min.js"),
+        tables=_packed("itables", "html/dt_bundle.js"),
+        tables_style=_packed("itables", "html/dt_bundle.css"),
+        script=_text("page.js"),
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _about(results: Sequence[Result]) -> str:
+    """Return how many runs there are and in which state, and when the page was made."""
+    states = Counter(result.status.lower() for result in results)
+    counts = ", ".join(f"{states[state]:,} {state}" for state in sorted(states, key=lambda state: state != "finished"))
+    runs = "1 run" if len(results) == 1 else f"{len(results):,} runs"
+    return f"{runs}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
+
+
+def _verdict(number: int, group: Mapping[str, Any]) -> str:
+    """Return a verdict with its first sentence large, commands as code, and the rest below."""
+    where = f"With {group['where']}: " if group["where"] else ""
+    first, _, rest = group["verdict"].partition(". ")
+    stop = "." if rest else ""
+    then = f'<span class="then">{_marked(rest)}</span>' if rest else ""
+    return f'<p class="verdict" data-group="{number}">{_marked(where + first + stop)} {then}</p>'
+
+
+def _marked(text: str) -> str:
+    return _COMMAND.sub(r"<code>\1</code>", escape(text))
+
+
+def _contenders(number: int, group: Mapping[str, Any]) -> str:
+    """Return the table of the best cells: what a person without JavaScript sees beside the verdict."""
+    found = group["contenders"]
+    if not found:
+        return ""
+    keys = list(found[0]["at"])
+    head = ["test", "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
+    names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
+    rows = "\n".join(_row(one, keys) for one in found)
+    if group["baseline"]:
+        name, share = group["baseline"]
+        empty = '<td class="number"></td>' * (len(head) - 1)
+        always = f"always {escape(name)}, the largest class"
+        rows += f'\n<tr><td class="quiet">{always}</td><td class="number">{percent(share)}</td>{empty}</tr>'
+    table = f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="scroll" data-group="{number}">{table}</div>'
+
+
+def _row(one: Mapping[str, Any], keys: Sequence[str]) -> str:
+    name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
+    test, low, high = one["test"]
+    gap = one["behind"]
+    seconds = one["cost"][0]
+    cells = [
+        percent(test),
+        "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
+        "" if gap is None else _behind(gap),
+        percent(one["val"][0]),
+        "-" if seconds is None else f"{seconds:.3g}",
+        *(escape(value_text(one["at"][key])) for key in keys),
+        f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
+        str(one["tried"]),
+    ]
+    return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _behind(gap: Sequence[Any]) -> str:
+    within = "" if gap[1] is None else f" ({100 * gap[1]:.1f} to {100 * gap[2]:.1f})"
+    return f'<span title="{escape(gap[3])}">{100 * gap[0]:.1f}{within}</span>'
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """Return `data` so that it can stand in a `script` element, whatever names it holds."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@functools.cache
+def _packed(package: str, name: str) -> str:
+    """Return a file of an installed package, gzipped and in base64."""
+    content = resources.files(package).joinpath(name).read_bytes()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+
+
+def _text(name: str) -> str:
+    return resources.files("frostline.assets").joinpath("report", name).read_text(encoding="utf-8")
+
+
+def _asset(name: str) -> Template:
+    return Template(_text(name))

@@ -1,0 +1,156 @@
+"""What the report's page draws, as plain values for JSON: numbers rounded, curves thinned, nothing twice."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from frostline.records import journal
+from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, value_text, varying
+from frostline.report import evidence, style
+from frostline.report.comparison import accuracy, compare
+from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
+from frostline.report.statistics import Interval
+from frostline.report.suggest import rerun
+from frostline.report.verdict import verdict
+
+MEMORY = "cost/peak_memory_bytes"
+_CURVES = ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
+_POINTS = 40_000  # of all curves together: what a browser reads in a fraction of a second
+_LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+
+
+def collect(
+    results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
+) -> dict[str, Any]:
+    """Return the data of the page that will lie at `page`, from which its links start; none leads into `scratch`."""
+    swept = sorted((name for name in varying(results) if name != "seed"), key=_place)
+    key = compared_key(results)
+    points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
+    numbers = {id(result): number for number, result in enumerate(results)}
+    groups = [_group(contest, key, swept, numbers) for contest in contests(results)]
+    return {
+        "key": key,
+        "keys": [name for name in swept if name != key],
+        "swept": swept,
+        "looks": style.numbers(results, key),
+        "palette": style.COLOURS,
+        "groups": groups,
+        "runs": [
+            {**_run(result, swept, key, tracker), "folder": _link(Path(result.folder), page, scratch)}
+            for result in results
+        ],
+        "curves": [_curve(result, points) for result in results],
+        "seeds": len({repr(result.choices.get("seed")) for result in results}) > 1,
+    }
+
+
+def _place(name: str) -> int:
+    """Return where a swept key stands among the others: what everybody asks for comes first."""
+    return ("freeze_mode", "lr").index(name) if name in ("freeze_mode", "lr") else 2
+
+
+def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:
+    best = contest.contenders
+    return {
+        "where": contest.where,
+        "verdict": verdict(contest),
+        "outcome": contest.outcome,
+        "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.share)],
+        "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
+        "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
+        "disagreements": evidence.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
+    }
+
+
+def _contender(
+    one: Contender, winner: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]
+) -> dict[str, Any]:
+    against = compare(trials(winner.cell), trials(one.cell)) if one is not winner else None
+    return {
+        "name": one.name,
+        "run": numbers[id(one.cell.finished[0])],
+        "tried": one.tried,
+        "behind": against and [_round(against.gap), *_ends(against.interval), against.how],
+        **_cell(one.cell, key, swept, numbers),
+        **evidence.of_cell(one.cell),
+    }
+
+
+def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:
+    return {
+        "series": value_text(cell.choices.get(key)),
+        "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
+        "val": [_round(cell.mean(VAL)), *_ends(validation_interval(cell))],
+        "test": [_round(cell.mean(TEST)), *_ends(accuracy(found) if (found := trials(cell)) else None)],
+        "cost": [_round(cell.mean(name), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
+        "runs": [numbers[id(result)] for result in cell.results],
+        "seeds": [len(cell.finished), len(cell.results)],
+    }
+
+
+def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, str] | None) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "series": value_text(result.choices.get(key)),
+        "status": result.status,
+        "reason": result.reason,
+        "at": [_plain(result.choices.get(name)) for name in swept],
+        "seed": _plain(result.choices.get("seed")),
+        "val": _round(result.metrics.get(VAL, math.nan)),
+        "test": _round(result.metrics.get(TEST, math.nan)),
+        "epoch": _round(result.metrics.get("best/epoch", math.nan)),
+        "cost": [_round(result.metrics.get(name, math.nan), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
+        "mlflow": _mlflow(result, tracker),
+        "again": rerun(result) if result.status != "WAITING" else None,
+    }
+
+
+def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:
+    """Return the address of a run's folder: relative where it lies beside the page, so that both can be moved."""
+    if not folder.is_dir() or (scratch and folder.is_relative_to(scratch)):
+        return None
+    if folder.is_relative_to(page.parent):
+        return folder.relative_to(page.parent).as_posix()
+    return Path(os.path.abspath(folder)).as_uri()  # noqa: PTH100 - resolve() would follow links
+
+
+def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
+    if not tracker or not {"uri", "experiment_id"} <= tracker.keys() or result.run_id is None:
+        return None
+    served = urlsplit(tracker["uri"]).scheme in ("http", "https")
+    base = tracker["uri"].rstrip("/") if served else _LOCAL_UI
+    run = f"{base}/#/experiments/{tracker['experiment_id']}/runs/{result.run_id}"
+    return f"{run}?workflowType=machine_learning"  # not the menus of chatbots, as in `browse`
+
+
+def _curve(result: Result, points: int) -> dict[str, Any]:
+    """Return a run's epochs: at most about `points` of them, the best one and the last among them."""
+    lines = journal.read(Path(result.folder))
+    best = result.metrics.get("best/epoch")
+    step = -(-len(lines) // points) if lines else 1
+    kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]
+    starts = [now["epoch"] for before, now in pairwise(lines) if now["phase"] != before["phase"]]
+    values = {name: [_round(line.get(name, math.nan)) for line in kept] for name in _CURVES}
+    return {"epoch": [line["epoch"] for line in kept], "starts": starts, **values}
+
+
+def _ends(interval: Interval | None) -> list[float | None]:
+    return [_round(interval.low), _round(interval.high)] if interval else [None, None]
+
+
+def _plain(value: object) -> Any:
+    return value if isinstance(value, int | float | str | bool) and value == value else value_text(value)
+
+
+def _round(value: float, digits: int = 5) -> float | int | None:
+    """Return `value` with so many significant digits; None for what is not a number."""
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() else short

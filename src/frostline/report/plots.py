@@ -1,0 +1,149 @@
+"""Plots for papers, as PNG and SVG: told apart by markers and line styles too, so that grey and any eyes will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.records import journal
+from frostline.records.result import SECONDS, VAL, Cell, Result, cells, value_text
+from frostline.report.contest import Contest, contests, trials, validation_interval
+from frostline.report.style import COLOURS, numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FOLDER = "plots"
+_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h")
+_LINES: tuple[Any, ...] = (
+    *("-", "--", ":", "-."),
+    *((0, dashes) for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2))),
+)
+_WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
+_AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure
+
+
+def write(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Write accuracy against cost, response to the lr, and learning curves into `folder`; return their files.
+
+    A plot is left out where there is nothing to draw. Runs on different data get plots of their own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [contest for contest in contests(results) if contest.contenders]
+    plots: dict[str, Callable[[Axes, Contest], bool]] = {
+        "accuracy_cost": _cost,
+        "lr_response": _response,
+        "curves": _curves,
+    }
+    written = []
+    for name, draw in plots.items():
+        for number, contest in enumerate(found):
+            stem = name if len(found) == 1 else f"{name}_{number}"
+            written += _save(folder / stem, draw, contest)
+    return written
+
+
+def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -> list[Path]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT))
+        axes = figure.add_axes(_AXES)  # a layout that is computed takes longer than all the rest
+        if not draw(axes, contest):
+            return []
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_title(contest.where, fontsize=9, parse_math=False)
+        axes.legend(fontsize=8, frameon=False)
+        files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+        for file in files:
+            figure.savefig(file, dpi=200)
+    return files
+
+
+def _cells(contest: Contest) -> dict[str, list[Cell]]:
+    """Return the cells that have a test accuracy, by what is compared."""
+    groups: dict[str, list[Cell]] = {name: [] for name in numbers(contest.results, contest.key)}
+    for cell in cells(contest.results):
+        if trials(cell):
+            groups[value_text(cell.choices.get(contest.key))].append(cell)
+    return {name: group for name, group in groups.items() if group}
+
+
+def _cost(axes: Axes, contest: Contest) -> bool:
+    styles, groups = numbers(contest.results, contest.key), _cells(contest)
+    costs = [cell.mean(SECONDS) for group in groups.values() for cell in group]
+    for name, group in groups.items():
+        look = _look(styles[name]) | {"linestyle": "none"}
+        _bars(axes, [cell.mean(SECONDS) for cell in group], group, label=name, **look)
+    axes.set_xlabel("training time (s)")
+    if costs and 0 < 5 * min(costs) < max(costs):
+        _log(axes)
+    return bool(costs)
+
+
+def _response(axes: Axes, contest: Contest) -> bool:
+    styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
+    for name, group in _cells(contest).items():
+        best = lines.setdefault(name, {})
+        for cell in group:  # they come best first
+            if isinstance(lr := cell.choices.get("lr"), float):
+                best.setdefault(lr, cell)
+    rates = sorted({rate for best in lines.values() for rate in best})
+    for number, (name, best) in enumerate(lines.items()):
+        step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
+        beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
+        _bars(axes, beside, [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
+    axes.set_xlabel("learning rate")
+    if rates:
+        axes.set_xscale("log")
+    return len(rates) > 1
+
+
+def _bars(axes: Axes, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
+    """Draw the cells with their 95% intervals."""
+    from matplotlib.ticker import PercentFormatter
+
+    means = [cell.mean(VAL) for cell in group]
+    within = [validation_interval(cell) for cell in group]
+    # At 0% and 100% the mean is an end of the interval, but for rounding.
+    down = [max(0.0, mean - one.low) if one else 0.0 for mean, one in zip(means, within, strict=True)]
+    up = [max(0.0, one.high - mean) if one else 0.0 for mean, one in zip(means, within, strict=True)]
+    axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
+    axes.set_ylabel("validation accuracy (%), 95% interval")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+
+
+def _log(axes: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _curves(axes: Axes, contest: Contest) -> bool:
+    from matplotlib.ticker import PercentFormatter
+
+    styles, drawn = numbers(contest.results, contest.key), False
+    for one in contest.contenders:
+        lines = journal.read(Path(one.cell.finished[0].folder))
+        look = _look(styles[value_text(one.value)]) | {"markersize": 4}
+        epochs = [line["epoch"] for line in lines]
+        for split, width in (("val", 1.6), ("train", 0.8)):
+            accuracy = [line[f"{split}/accuracy"] for line in lines]
+            axes.plot(epochs, accuracy, label=f"{one.name}, {split}", linewidth=width, alpha=width / 1.6, **look)
+        drawn = drawn or bool(lines)
+    axes.locator_params(axis="x", integer=True)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy (%)")
+    return drawn
+
+
+def _look(style: int) -> dict[str, Any]:
+    kind = style % len(COLOURS)
+    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind]}

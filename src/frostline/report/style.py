@@ -1,0 +1,29 @@
+"""How each of what is compared looks, wherever it is drawn: a freeze mode has one colour in every report and plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+from frostline.records.result import Result, value_text
+
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"),
+    *("#7A5FD0", "#999933", "#A65628"),
+)
+"""Okabe and Ito's without yellow, which white paper swallows, and three more that are legible on white and black."""
+_KNOWN = (
+    *("head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias"),
+    *("last_two_stages", "layer_decay", "first_stage"),
+)
+
+
+def numbers(results: Sequence[Result], key: str) -> dict[str, int]:
+    """Return the number of the colour, marker and line of each value of `key`, the freeze modes that we know first.
+
+    Those keep their number whatever else a sweep holds; other values take what is free.
+    """
+    values = dict.fromkeys(value_text(result.choices.get(key)) for result in results)
+    known = {name: number for number, name in enumerate(_KNOWN) if key == "freeze_mode" and name in values}
+    free: Iterator[int] = (number for number in count() if number not in known.values())
+    return known | {name: next(free) for name in values if name not in known}

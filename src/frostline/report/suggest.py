@@ -1,0 +1,51 @@
+"""Commands that a person can run next: the command line of a run, with some of its keys changed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from frostline.core import environment, files, untrusted
+from frostline.core.config import UserError
+from frostline.records.result import Result, value_text
+
+
+def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
+    """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
+    given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
+    if "freeze_mode" in changes:
+        given.pop("freeze", None), given.pop("freeze_mode", None)
+    swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
+    return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in (given | swept).items())])
+
+
+def _program() -> str:
+    """Return what is typed to start the program; an installed package has no train.py."""
+    return "python train.py" if (environment.project_root() / "train.py").is_file() else "python -m frostline"
+
+
+def _short(key: str) -> str:
+    return "freeze" if key == "freeze_mode" else key
+
+
+def _overrides(result: Result) -> list[str]:
+    """Return what the command line said of a run, as Hydra or the record has it; nothing where that is gone.
+
+    What it took from the environment is still to be taken there.
+    """
+    folder = Path(result.folder)
+    found: Any = None
+    with suppress(UserError):
+        found = untrusted.plain(folder / ".hydra" / "overrides.yaml")
+    if not isinstance(found, list):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = files.parsed((folder / "provenance.json").read_text())["command"]
+    return [str(override) for override in found] if isinstance(found, list) else []
+
+
+def rerun(result: Result) -> str:
+    """Return the command that does exactly this run again."""
+    return f"{_program()} rerun={result.run_id or shlex.quote(result.folder)}"

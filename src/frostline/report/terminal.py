@@ -1,0 +1,190 @@
+"""Everything on the terminal: the plan, the progress of runs, and the table of a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from frostline.core import streams
+from frostline.records.result import Result, cells, percent, varying
+from frostline.report.tables import as_lines, cells_table, duration, facts, least_width, plan_table, unfinished, width
+
+if TYPE_CHECKING:
+    from frostline.runs.plan import Plan
+
+
+_INTERVAL = 0.1  # seconds between two drawings of a bar
+
+
+class _Terminal(Console):
+    """A console that may go: its reader leaves, as in `| head`, its terminal is closed, its log fills a disk.
+
+    The run goes on in silence instead of ending.
+    """
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to be written to nobody."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Screen:
+    """Owner of the terminal: tables and lines, and below them one progress display that leaves nothing behind.
+
+    Where the output is not a terminal only tables and lines are written.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        if console is None:
+            streams.prepare()  # a process that a launcher of somebody else's started begins here
+        self.console = console or _Terminal(markup=False, highlight=False, emoji=False)
+        self._live = self.console.is_interactive and self.console.file.isatty()
+        self._started: float | None = None
+        self._bars: _Bars | None = None
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
+        self.console.print(Text(text, style), soft_wrap=not self._live)
+
+    def verdict(self, text: str) -> None:
+        """Print an answer, a sentence to a line, so that its commands can be copied."""
+        for sentence in text.replace(". ", ".\n").split("\n"):
+            self.say(sentence)
+
+    def plan(self, plan: Plan) -> None:
+        """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
+        self.console.print(facts(plan))
+        self.show(plan_table(plan))
+
+    @contextmanager
+    def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:
+        """Show the progress of a run, the `job`-th (0-based) of `jobs`, for as long as the block lasts."""
+        self.say(f"[{job + 1}/{jobs}] {name}" if jobs > 1 else name, "bold")
+        self._started = self._started or time.monotonic()
+        self._bars = _Bars(self.console, job, jobs, epochs, self._started, shown=self._live)
+        try:
+            with self._bars.progress:
+                yield
+        finally:
+            self._bars = None
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of `total` is done for as long as the block lasts; it is told how many more were done."""
+        within = self._bars.progress if self._bars is not None else None
+        bars = within or _progress(self.console, shown=self._live)
+        task = bars.add_task(what, total=total, at=f"0/{total:,}", left="")
+
+        def advance(count: int) -> None:
+            done = bars.tasks[bars.task_ids.index(task)]
+            bars.update(task, advance=count, at=f"{int(done.completed) + count:,}/{total:,}")
+            bars.update(task, left=_left(done, done.completed / total))
+
+        with bars if within is None else nullcontext():
+            yield advance
+        bars.remove_task(task)
+
+    def advance(self, epochs: float) -> None:
+        """Set the bars to `epochs` finished epochs of the run; a fraction stands for a part of the next one."""
+        if self._bars is not None:
+            self._bars.advance(epochs)
+
+    def epoch(
+        self,
+        *,
+        epoch: int,
+        epochs: int,
+        phase: str,
+        train_loss: float,
+        train_accuracy: float,
+        val_loss: float,
+        val_accuracy: float,
+        seconds: float,
+    ) -> None:
+        """Print the line of a finished epoch (1-based; accuracies as fractions; `phase` may be empty) and advance."""
+        self.advance(epoch)
+        self.say(
+            f"  epoch {epoch:>{len(str(epochs))}}/{epochs}{phase and f'  {phase}'}"
+            f"  train {train_loss:.4f} {percent(train_accuracy):>7}"
+            f"  val {val_loss:.4f} {percent(val_accuracy):>7}  {duration(seconds)}"
+        )
+
+    def table(self, results: Sequence[Result]) -> None:
+        """Print a sweep's cells, best first by validation accuracy, then a line for every run that did not finish."""
+        done = [cell for cell in cells(results) if cell.finished]
+        if done:
+            self.show(cells_table(done, varying(results), limit=self.console.width if self._live else None))
+        for result in sorted(results, key=lambda result: result.job):
+            if result.status != "FINISHED":
+                self.say(unfinished(result))
+
+    def show(self, table: Table) -> None:
+        """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""
+        if self._live and least_width(table) > self.console.width:
+            for line in as_lines(table):
+                self.say(line)
+            return
+        before = self.console.width
+        if not self._live:
+            self.console.width = max(before, width(table))
+        self.console.print(table)
+        self.console.width = before
+
+
+class _Bars:
+    """The bar of a run and, where it is one of several, above it the bar of the sweep."""
+
+    def __init__(
+        self, console: Console, job: int, jobs: int, epochs: int, sweep_started: float, *, shown: bool
+    ) -> None:
+        self.progress = _progress(console, shown=shown)
+        self._job, self._jobs, self._epochs = job, jobs, epochs
+        self._shown, self._next = shown, 0.0
+        self._sweep = self.progress.add_task("sweep", total=jobs, at=f"run {job + 1}/{jobs}", left="", visible=jobs > 1)
+        self.progress.tasks[0].start_time = sweep_started
+        self._run = self.progress.add_task("run", total=epochs, at="", left="")
+        self.advance(0)
+
+    def advance(self, epochs: float) -> None:
+        """Move the bars; within an epoch not more often than they are drawn, since steps may take less."""
+        now = time.monotonic()
+        if not self._shown or (epochs % 1 and now < self._next):
+            return
+        self._next = now + _INTERVAL
+        at = f"epoch {min(int(epochs) + 1, self._epochs)}/{self._epochs}"
+        done = self._job + min(epochs / self._epochs, 1)
+        run, sweep = self.progress.tasks[1], self.progress.tasks[0]
+        self.progress.update(self._run, completed=epochs, at=at, left=_left(run, epochs / self._epochs))
+        self.progress.update(self._sweep, completed=done, left=_left(sweep, done / self._jobs))
+
+
+def _progress(console: Console, *, shown: bool) -> Progress:
+    """Return a display whose tasks have two fields, `at` and `left`; it leaves nothing behind."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[at]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    return Progress(*columns, console=console, transient=True, expand=True, disable=not shown)
+
+
+def _left(task: Task, share: float) -> str:
+    """Return the time left at the pace so far, once there is a pace."""
+    return f"{duration((task.elapsed or 0) * (1 - share) / share)} left" if 0 < share < 1 else ""

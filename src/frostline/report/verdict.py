@@ -1,0 +1,250 @@
+"""The answer to a sweep's question in plain words: which freeze mode, how surely, at what cost, and what next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Cell, Result, named, value_text, varying
+from frostline.report.contest import PLAIN, Contender, Contest, contests
+from frostline.report.edges import both, edges
+from frostline.report.suggest import command
+
+if TYPE_CHECKING:
+    from frostline.report.baseline import Baseline
+    from frostline.report.comparison import Difference
+
+_NAMES = 3  # of classes in a sentence
+_MANY_SEEDS = 20  # more than that is no advice
+_ALIKE = 1.1  # training times within a tenth differ by what else the machine does
+
+
+def answer(results: Sequence[Result]) -> str:
+    """Return the verdicts in plain words, one for each data set; commands stand between backticks."""
+    if all(result.status == "PLANNED" for result in results):
+        return f"Nothing was trained: a plan of {_count(len(results), 'run')}."
+    found = contests(results)
+    sentences = [(contest.where, verdict(contest)) for contest in found]
+    return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
+
+
+def verdict(contest: Contest) -> str:
+    """Return in plain words how a contest ended, and what it takes to know more."""
+    key, found, results = contest.key, contest.contenders, contest.results
+    tuned = [name for name in varying(results) if name not in ("seed", key) and not name.startswith("data")]
+    if not found:
+        return f"No answer: none of {_count(len(results), 'run')} finished."
+    untested = _untested(contest.baseline)
+    if contest.difference is None:
+        alone = _alone(key, found[0], results, tuned)
+        return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *untested])
+    if contest.lead:
+        first = _majority(found[0], contest)
+    else:
+        first = _comparison(found[0], found[1], contest.difference, contest.outcome)
+    coming = _coming(results)
+    parts = [
+        f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
+        *([] if coming else _next_step(contest, contest.difference, tuned)),
+        *_without_shared(found[:2]),
+        *([] if contest.lead else _best_settings(found[:2], tuned)),
+        *([] if coming else edges(key, found[:2], results, tuned)),
+        *_budget(found),
+        *_unfinished(key, found, results),
+        *untested,
+    ]
+    return " ".join(parts)
+
+
+def _majority(first: Contender, contest: Contest) -> str:
+    """Return the sentence on a contest in which nobody is surely before the largest class."""
+    assert contest.baseline and contest.lead and contest.lead.interval
+    digits, lead, within = _digits(first.cell), contest.lead, contest.lead.interval
+    share, score = (f"{100 * value:.{digits}f}%" for value in (contest.baseline.share, lead.scores[0]))
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; {lead.how}"
+    return (
+        f"Nobody surely beats the largest class: {contest.baseline.name} is {share} of the test split, and "
+        f"{first.name} comes to {score} ({100 * lead.gap:+.{digits}f} points, {sure})."
+    )
+
+
+def _untested(baseline: Baseline | None) -> list[str]:
+    """Return the warning that no accuracy says anything of some classes."""
+    names = baseline.untested if baseline else ()
+    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+    return [f"Not tested, having no test image: {', '.join(names[:_NAMES])}{more}."] if names else []
+
+
+def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
+    """Return the sentence on the two, with its full stop."""
+    digits = _digits(first.cell)
+    scores = [f"{100 * score:.{digits}f}%" for score in difference.scores]
+    within = difference.interval
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
+    gap = f"({100 * difference.gap:+.{digits}f} points, {sure}{difference.how})"
+    one, two = first.name, second.name
+    if outcome == "win":
+        cost = _cost(first, second, ", for", ", and trains")
+        return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} on the test split {gap}{cost}."
+    cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
+    if outcome == "contradiction":
+        return (
+            f"No clear winner: {one} is best on validation, yet behind {two} on the test split, "
+            f"{scores[0]} against {scores[1]} {gap}{cost}."
+        )
+    head = "A tie" if outcome == "tie" else "Undecided"
+    return f"{head}: {one} {scores[0]}, {two} {scores[1]} on the test split {gap}{cost}."
+
+
+def _without_shared(found: Sequence[Contender]) -> list[str]:
+    """Return how the first contenders do on the test images that are not in train, too, where some are."""
+    if not (count := found[0].cell.mean(SHARED)) > 0:
+        return []
+    digits = _digits(found[0].cell)
+    scores = [100 * one.cell.mean(WITHOUT) for one in found]
+    if not all(score == score for score in scores):  # nan where no other image is left
+        return ["Every test image is in train, too: this says nothing of new images."]
+    each = " against ".join(f"{score:.{digits}f}%" for score in scores)
+    return [f"Without the {count:,.0f} test images that are in train, too, it is {each}."]
+
+
+def _digits(cell: Cell) -> int:
+    """Return how many decimals of a percentage say something, given the number of test images."""
+    return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
+
+
+def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
+    """Return the clause on training time, of the first against the second; empty where it was not measured.
+
+    It begins with `slower` or `faster`, which say whose time it is.
+    """
+    mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
+    if not (mine > 0 and yours > 0):
+        return ""
+    if mine >= yours * _ALIKE:
+        return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
+    if yours >= mine * _ALIKE:
+        return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
+    return ", for about the same training time"
+
+
+def _stored(faster: Contender) -> str:
+    """Return the remark that a time is short since another run had computed the features."""
+    if faster.cell.mean(IMAGES) != 0:
+        return ""
+    return f" ({value_text(faster.value)} found its features in the store)"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
+
+
+def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
+    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
+    if contest.outcome in ("win", "majority"):
+        return []
+    first, second = contest.contenders[:2]
+    if contest.outcome == "tie":
+        return _cheaper(first, second)
+    seeds = _seeds_needed(difference)
+    if seeds > _MANY_SEEDS:
+        return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
+    changes = {contest.key: [first.value, second.value]}
+    changes |= {name: both(name, first.cell, second.cell) for name in tuned}
+    return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
+
+
+def _cheaper(first: Contender, second: Contender) -> list[str]:
+    one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
+    clear = other.cell.mean(SECONDS) >= _ALIKE * one.cell.mean(SECONDS) > 0
+    return [f"{_capital(one.name)} is the cheaper."] if clear else []
+
+
+def _seeds_needed(difference: Difference) -> int:
+    """Return how many seeds to try: those that would shrink the interval to the gap, or twice as many; at least 5."""
+    if difference.seeds == 1 or difference.interval is None:
+        return 5
+    from frostline.report.statistics import seeds_to_resolve
+
+    if 0 not in difference.interval:
+        return max(5, 2 * difference.seeds)
+    gap, within = difference.gap, difference.interval
+    return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))
+
+
+def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str]:
+    """Return which values of the tuned keys the best cells have."""
+    parts = []
+    for name in tuned:
+        values = [value_text(one.cell.choices.get(name)) for one in found]
+        if len(set(values)) == 1:
+            parts.append(f"{name} {values[0]} is best in both.")
+        else:
+            each = [f"{value} for {value_text(one.value)}" for value, one in zip(values, found, strict=True)]
+            parts.append(f"The best {name} is {' and '.join(each)}.")
+    return parts
+
+
+def _budget(found: Sequence[Contender]) -> list[str]:
+    """Return the warning that one had more cells to choose its best from, which favours it."""
+    if len({one.tried for one in found}) == 1:
+        return []
+    counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in found)
+    return [f"Not the same tuning budget: cells to choose from were {counts}."]
+
+
+def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
+    """Return what the answer lacks: values of which no run finished, and runs that did not."""
+    there = {repr(one.value) for one in found}
+    coming = _coming(results)
+    missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
+    ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
+    parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
+    lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING")]
+    if any(repr(run.choices.get(key)) in there for run in lost):
+        parts.append(f"{_count(len(lost), 'run')} of {len(results):,} did not finish.")
+    return parts
+
+
+def _to_come(results: Sequence[Result]) -> str:
+    return f"{_count(len(_coming(results)), 'run')} of {len(results):,} still to come"
+
+
+def _coming(results: Sequence[Result]) -> list[Result]:
+    return [run for run in results if run.status in ("RUNNING", "WAITING")]
+
+
+def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
+    """Return what one contender came to, and how to find it a rival."""
+    missing = _unfinished(key, [only], results)
+    digits, within, count = _digits(only.cell), only.interval, len(only.cell.finished)
+    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
+    how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
+    inside = named(only.cell.choices, tuned)
+    settings = f" with {inside}" if inside else ""
+    name = only.name if missing or _coming(results) else _capital(only.name)
+    score = f"{name} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
+    if _coming(results):
+        return " ".join([f"No comparison: {score}.", *missing, f"{_to_come(results)}."])
+    if missing:
+        grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
+        again = command(only.cell.finished[0], {key: [only.value], **grid})
+        return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
+    modes = [only.value, "head" if only.value == "full" else "full"]
+    again = command(only.cell.finished[0], {"freeze_mode": modes})
+    aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
+    return f"{score}; nothing was there to compare it with.{aside} Try: `{again}`."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:] if text.split(" (")[0] in PLAIN.values() else text
+
+
+def _small(sentence: str) -> str:
+    """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
+    capital = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
+    return sentence[0].lower() + sentence[1:] if capital else sentence
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

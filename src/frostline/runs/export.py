@@ -1,0 +1,154 @@
+"""A trained network as a file for other programs, preprocessing inside; kept only if it agrees with the original."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.config import user_error
+from frostline.core.randomness import generator
+from frostline.models import build, weights
+from frostline.models.build import InputSpec
+from frostline.runs import predict
+from frostline.runs.portable import Portable
+from frostline.runs.predict import Predictor
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+TOLERANCE = 1e-4
+"""Largest difference of a probability that is float32 arithmetic in another order."""
+SAMPLES = ((1, 8, 8), (2, 70, 33), (3, 224, 224), (1, 200, 301))
+"""Pictures, height and width of the batches on which an exported network is compared."""
+
+_FACTS = "frostline.json"  # name of the facts within a TorchScript file
+_LARGE = 1_900_000_000  # bytes; protobuf, and so a single ONNX file, ends at 2 GiB
+_Run = Callable[[Tensor], Tensor]
+
+
+class Disagreement(Exception):
+    """The exported network says something else than the original."""
+
+
+def export(network: Predictor, kind: str, output: Path) -> float:
+    """Write `network` (on the CPU) to `output` as `onnx`, `torchscript` or `safetensors`.
+
+    Return the largest difference between a probability of the original and of the file, read again, over `SAMPLES`;
+    raises `Disagreement` where it is above `TOLERANCE`, and leaves no file then. UserError where a package is missing
+    or the format cannot hold the network.
+    """
+    network = replace(network, config=replace(network.config, precision="fp32"))
+    portable = Portable(network.model.module, network.model.input).eval()
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
+        file = Path(folder) / output.name
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, and says so call by call
+            try:
+                _WRITE[kind](network, portable, file)
+                run = _READ[kind](file)
+            except ImportError as error:
+                raise user_error("format", kind, f"the packages onnx, onnxscript and onnxruntime ({error})") from None
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise user_error("format", kind, f"a format that can hold {network.model.name} ({reason})") from error
+            worst = max(_difference(network, run, pictures) for pictures in samples())
+        if not worst <= TOLERANCE:
+            raise Disagreement(f"{kind} differs from the original by {worst:.1e}, more than {TOLERANCE:.0e}")
+        for part in Path(folder).iterdir():  # a large ONNX file has its weights beside it
+            part.replace(output.parent / part.name)
+    return worst
+
+
+def samples() -> list[Tensor]:
+    """Return batches of pictures `(N, 3, H, W)` uint8, half noise and half shades, the sizes of `SAMPLES`."""
+    random, batches = generator("export"), []
+    for count, height, width in SAMPLES:
+        noise = torch.rand(count, 3, height, width, generator=random)
+        shades = torch.linspace(0, 1, width) * torch.rand(count, 3, height, 1, generator=random)
+        batches.append(((noise + shades) * 127.5).byte())
+    return batches
+
+
+def facts(network: Predictor) -> dict[str, Any]:
+    """Return what a program must know to use the network, JSON-able; also what `build.build` reads of a file."""
+    return {
+        **build.metadata(network.model, network.classes),
+        "levels": asdict(network.levels),
+        "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
+        "output": "probabilities: float32 (N, classes)",
+        "preprocessing": "resize the shorter side, antialiased, to 8 bits; centre crop to size; normalise",
+    }
+
+
+def _difference(network: Predictor, run: _Run, pictures: Tensor) -> float:
+    views = torch.stack([predict.view(network, picture) for picture in pictures])
+    return float((run(pictures) - predict.logits(network, views).softmax(1)).abs().max())
+
+
+def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
+    import onnxscript  # noqa: F401 (torch needs it, and would say so in many lines)
+    from torch.export import Dim
+
+    program = torch.onnx.export(
+        portable,
+        (samples()[1],),
+        dynamo=True,
+        input_names=["pictures"],
+        output_names=["probabilities"],
+        dynamic_shapes={"pictures": {0: Dim("pictures"), 2: Dim("height"), 3: Dim("width")}},
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props.update({key: _text(value) for key, value in facts(network).items()})
+    size = sum(tensor.numel() * tensor.element_size() for tensor in portable.state_dict().values())
+    program.save(str(file), external_data=size > _LARGE)
+
+
+def _read_onnx(file: Path) -> _Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda pictures: torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0])
+
+
+def _write_torchscript(network: Predictor, portable: nn.Module, file: Path) -> None:
+    traced = torch.jit.trace(portable, samples()[1], check_trace=False)  # it is compared on more than this below
+    torch.jit.save(traced, str(file), _extra_files={_FACTS: json.dumps(facts(network))})
+
+
+def _read_torchscript(file: Path) -> _Run:
+    script: _Run = torch.jit.load(str(file), map_location="cpu")
+    return script
+
+
+def _write_safetensors(network: Predictor, portable: nn.Module, file: Path) -> None:
+    weights.save(file, network.model.module.state_dict(), facts(network))
+
+
+def _read_safetensors(file: Path) -> _Run:
+    said = weights.metadata_of(file)
+    count = len(said["classes"])
+    module = build.build(said["model"], weights=str(file), num_classes=count, seed=0, meta=True).module
+    module.load_state_dict(weights.read(file), assign=True)
+    return Portable(module, InputSpec.of(said)).eval()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_WRITE: dict[str, Callable[[Predictor, nn.Module, Path], None]] = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "safetensors": _write_safetensors,
+}
+_READ: dict[str, Callable[[Path], _Run]] = {
+    "onnx": _read_onnx,
+    "torchscript": _read_torchscript,
+    "safetensors": _read_safetensors,
+}

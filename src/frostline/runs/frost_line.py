@@ -1,0 +1,136 @@
+"""The frost line of a phase: where it cuts the network, and what is computed once because it lies below."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from frostline.core import codehash, environment
+from frostline.data.views import Views
+from frostline.models import cut, fuse
+from frostline.runs.setup import Setup
+from frostline.runs.sight import Images
+from frostline.store import hashing
+from frostline.training.evaluation import Dataset, evaluating
+from frostline.training.features import Backbone, Features, Passing
+from frostline.training.steps import Part
+
+_CODE = ("runs.frost_line", "runs.sight", "models.build")
+"""What draws the line and computes below it, what makes the views, and what builds the network."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The frost line of one phase; where nothing lies below, everything is as if there were none."""
+
+    above: Callable[[nn.Module], nn.Module]
+    """Returns what is left of a network above the line."""
+    read: Callable[[Views], Dataset]
+    """Returns what goes into that: the features of a split, or its images."""
+    autocast: torch.dtype | None
+    """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
+
+
+def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
+    """Put the model into the state of a phase, and return the line that this draws through it.
+
+    Whether features are kept, which they are with `keep` and where there is room, makes no difference to a bit.
+    """
+    setup.enter(phase)
+    module, structure = setup.model.module, setup.model.structure
+    below = cut.stages_below(structure, setup.phases[phase])
+    if not below:
+        return _none(setup)
+    head_alone = len(below) == len(structure.stages) - 1
+    lower, upper = cut.halves(module, structure, below)
+    kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
+    backbone = functools.cache(functools.partial(_backbone, setup, lower))
+    identity = _identity(setup, below, lower) if kept else {}
+
+    def above(network: nn.Module) -> nn.Module:
+        return upper if network is module else cut.halves(network, structure, below)[1]
+
+    def read(views: Views) -> Dataset:
+        if not kept:
+            return Passing(views, backbone)
+        about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
+        every = {**identity, **views.identity}
+        return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about)
+
+    return Line(above, read, None if head_alone else setup.autocast)
+
+
+def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> Part:
+    """Enter a phase and return what is trained there; `averaged` is evaluated if there is one.
+
+    Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
+    """
+    line = draw(setup, phase, images)
+    module, options = setup.model.module, setup.config.train
+    train = _none(setup) if options.mixup or options.cutmix else line
+    scored = module if averaged is None else averaged
+    val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup)
+    return Part(
+        network=train.above(module),
+        train=train.read(images.train),
+        autocast=train.autocast,
+        scored=val.above(scored),
+        val=val.read(images.val),
+        val_autocast=val.autocast,
+    )
+
+
+def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
+    """Return whether averaged weights are those of the network below the line: not after these have learned."""
+    module, structure = setup.model.module, setup.model.structure
+    below, theirs = cut.stages_below(structure, setup.phases[phase]), averaged.state_dict()
+    mine = {name: tensor for name, tensor in module.state_dict().items() if structure.stage_of(name) in below}
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def _none(setup: Setup) -> Line:
+    environment.keep_freed_memory(setup.device)
+    return Line(lambda network: network, lambda views: views, setup.autocast)
+
+
+def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
+    """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
+    environment.keep_freed_memory(setup.device)
+    if setup.autocast is None:
+        return Backbone(lower, setup.device, torch.float32)
+    fast = fuse.fast_copy(lower, setup.autocast, setup.device, setup.memory_format)
+    return Backbone(fast, setup.device, setup.autocast)
+
+
+@torch.inference_mode()
+def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
+    """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
+    side = setup.model.input.size
+    with evaluating(lower):
+        one = lower(torch.zeros(1, 3, side, side, device=setup.device))
+    samples = len(images.train.labels) + len(images.val.labels)
+    size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
+    distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
+    return size <= setup.room.budget and size * distinct <= setup.config.store.budget_gb * 1e9 / 2
+
+
+def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:
+    """Return what features depend on beside the views, as JSON-able facts."""
+    return {
+        "model": setup.model.name,
+        "input": asdict(setup.model.input),
+        "below": below,
+        "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
+        "precision": str(setup.autocast or torch.float32),
+        "channels_last": setup.config.channels_last,
+        "code": codehash.of(*_CODE),
+        "deterministic": setup.config.deterministic,
+        "platform": environment.platform(setup.device),
+        "torchvision": torchvision.__version__,
+    }

@@ -1,0 +1,65 @@
+"""The files that a run leaves in its folder, beside its log: plan, journal, best weights, and how the test went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frostline.data.loading import Split
+from frostline.models import weights
+from frostline.report import confusion_matrix, confusion_plot, mistakes
+from frostline.report.comparison import PREDICTIONS
+
+BEST = "best.safetensors"
+_LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
+_FIRST = 5  # classes kept of every image in any case
+_AT_ONCE = 2**22  # logits worked on at once: 16 MB
+
+
+def write(
+    folder: Path, logits: Tensor, test: Split, classes: Sequence[str], pictures_at: Callable[[Tensor], Tensor]
+) -> None:
+    """Write the predictions for the test split, per-class accuracy, the confusion matrix, and pictures of mistakes.
+
+    `logits` is `(N, classes)` float32 in the order of `test`. Of every image the most probable classes are kept with
+    their log-probabilities, which is all that is read here again; the logits too unless they take more than 4 MB.
+    `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
+    """
+    first, chances = most_probable(logits, min(_FIRST, len(classes)))
+    said = {"labels": test.labels, "ids": test.ids, "top_classes": first, "top_log_probabilities": chances}
+    kept = {"logits": logits} if logits.numel() <= _LOGITS else {}
+    weights.save(folder / PREDICTIONS, said | kept, {})
+    matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
+    confusion_matrix.write(folder, matrix)
+    rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
+    per_class = [{"class": name, "images": n, "accuracy": right / n if n else None} for name, n, right in rows]
+    write_json(folder / "per_class.json", per_class)
+    confusion_plot.draw(matrix, folder / "confusion_matrix.png")
+    margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
+    wrong = torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
+    if len(wrong):
+        mistakes.write(folder, pictures_at(wrong).numpy(), test.ids[wrong].numpy())
+
+
+def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` most probable classes of each row of `(N, classes)` logits, and their log-probabilities.
+
+    Both are `(N, count)`, int32 and float32, most probable first; the first is what `argmax` says, ties and all.
+    """
+    classes, chances = [], []
+    for part in logits.split(max(1, _AT_ONCE // logits.shape[1])):
+        first = part.argmax(1, keepdim=True)
+        others = part.scatter(1, first, -torch.inf).topk(count - 1, 1).indices
+        classes.append(torch.cat([first, others], 1))
+        chances.append(part.log_softmax(1).gather(1, classes[-1]))
+    return torch.cat(classes).int(), torch.cat(chances)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""What a run is about to do, as facts that can be drawn as a table and written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from frostline.models import freezing
+from frostline.models.stages import Structure
+from frostline.training.schedule import Span
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of the network during one phase."""
+
+    stage: str
+    parameters: int
+    learning: int
+    """Number of parameters that learn."""
+    lr: tuple[float, float] | None
+    """Smallest and largest peak learning rate in the stage; None where nothing learns."""
+    weight_decay: tuple[float, float] | None
+    norm: str
+    """`batch` (batch statistics, running ones updated), `frozen` (running statistics) or `-` (no such layer)."""
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A stretch of epochs (1-based, both ends included) in which the frost line stays where it is."""
+
+    first_epoch: int
+    last_epoch: int
+    stages: tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a person wants to check before a run spends time."""
+
+    name: str
+    """What differs between this run and its neighbours, e.g. `full lr=0.001 seed=0`."""
+    model: str
+    weights: str
+    loaded: str | None
+    """What was read of the weights' file, in a line; None from scratch, and where nothing was read yet."""
+    freeze_mode: str
+    optimizer: str
+    schedule: str
+    augment: str
+    data: str
+    images: dict[str, int]
+    """Number of images per split."""
+    classes: tuple[str, ...]
+    image_size: int
+    resize: int
+    """What a picture's shorter side becomes, in pixels, before its centre is cut out."""
+    interpolation: str
+    cut_from: str
+    """What random crops of training images are cut from; empty where there are none."""
+    batch_size: int
+    device: str
+    precision: str
+    deterministic: bool
+    parameters: int
+    trainable_parameters: int
+    """Parameters that learn in at least one phase."""
+    phases: tuple[PhasePlan, ...]
+
+
+def phase_plans(
+    module: nn.Module,
+    structure: Structure,
+    *,
+    timeline: Sequence[Span],
+    enter: Callable[[int], None],
+    groups: Sequence[Mapping[str, Any]],
+    lr: float,
+    steps_per_epoch: int,
+) -> tuple[PhasePlan, ...]:
+    """Return the plan of every phase of `timeline`: what `module` looks like once `enter(phase)` was called."""
+    group_of = {id(parameter): group for group in groups for parameter in group["params"]}
+    plans = []
+    for span in timeline:
+        enter(span.phase)
+        stages = tuple(_stage_plan(module, structure, stage, group_of, span.phase, lr) for stage in structure.stages)
+        plans.append(PhasePlan(span.start // steps_per_epoch + 1, (span.end - 1) // steps_per_epoch + 1, stages))
+    return tuple(plans)
+
+
+def _stage_plan(
+    module: nn.Module,
+    structure: Structure,
+    stage: str,
+    group_of: Mapping[int, Mapping[str, Any]],
+    phase: int,
+    lr: float,
+) -> StagePlan:
+    own = [p for name, p in module.named_parameters() if structure.stage_of(name) == stage]
+    learning = [p for p in own if p.requires_grad]
+    groups = [group_of[id(p)] for p in learning]
+    return StagePlan(
+        stage=stage,
+        parameters=sum(p.numel() for p in own),
+        learning=sum(p.numel() for p in learning),
+        lr=_range(lr * group["scales"][phase] for group in groups),
+        weight_decay=_range(group["weight_decay"] for group in groups),
+        norm=_norm_mode(module, structure, stage),
+    )
+
+
+def _range(values: Iterable[float]) -> tuple[float, float] | None:
+    every = list(values)
+    return (min(every), max(every)) if every else None
+
+
+def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
+    """Return what the layers of `stage` that keep running statistics do."""
+    modes = {
+        part.training
+        for path, part in module.named_modules()
+        if freezing.is_norm(part) and hasattr(part, "running_mean") and structure.stage_of(path) == stage
+    }
+    return "/".join("batch" if mode else "frozen" for mode in sorted(modes)) or "-"

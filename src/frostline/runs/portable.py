@@ -1,0 +1,86 @@
+"""A network with its preprocessing inside, made of operations that every export format has.
+
+It computes what `predict.view` and the softmax compute: the resize of the picture, with its roundings to whole
+levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never Python
+numbers, so that no size is frozen into an exported graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from frostline.models.build import InputSpec
+
+
+class Portable(nn.Module):
+    """Turns pictures `(N, 3, H, W)` uint8, RGB, N >= 1, of any height and width, into probabilities `(N, classes)`."""
+
+    mean: Tensor
+    std: Tensor
+    places: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        # A buffer, since what is made within a graph stays on the device on which it was traced.
+        self.register_buffer("places", torch.arange(spec.size, dtype=torch.float64))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return `(N, classes)` float32, each row a sum of one."""
+        return torch.softmax(self.network((self.view(pictures) / 255 - self.mean) / self.std), 1)
+
+    def view(self, pictures: Tensor) -> Tensor:
+        """Return `(N, 3, S, S)` float32 in whole levels, resized along lines and then across them, as torch does."""
+        rows, columns = _pixels(pictures[0, 0, :, 0]), _pixels(pictures[0, 0, 0, :])
+        shorter = torch.minimum(_count(rows), _count(columns))
+        lines = _rounded(pictures.double() @ self._weights(columns, shorter).mT)
+        return _rounded(self._weights(rows, shorter) @ lines).float()
+
+    def _weights(self, pixels: Tensor, shorter: Tensor) -> Tensor:
+        """Return `(places, pixels)` float64: the weights of the resize for the places that the centre crop leaves.
+
+        They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
+        (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may stand at the very edge.
+        """
+        length = _count(pixels)
+        resized = torch.div(length * self.spec.resize, shorter, rounding_mode="floor").double()
+        start = ((resized - self.spec.size) / 2).round()
+        edge = torch.zeros_like(self.places[:1])
+        shown = torch.cat([edge, self.places + start, edge + resized - 1]) + 0.5
+        step = length / resized
+        weights = _FILTERS[self.spec.interpolation]((pixels - step * shown[:, None]).abs() / step.clamp(min=1))
+        weights = weights / weights.sum(1, keepdim=True)
+        steps = torch.exp2(torch.log2((2**15 - 0.5) / weights.max()).ceil() - 1).clamp(max=2**22)
+        return (weights.sign() * (weights.abs() * steps + 0.5).floor() / steps)[1:-1]
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp(min=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2, as in `resample`."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+
+
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def _pixels(line: Tensor) -> Tensor:
+    """Return the centres 0.5, 1.5, ... of the pixels of a line, float64."""
+    return torch.ones_like(line, dtype=torch.float64).cumsum(0) - 0.5
+
+
+def _count(pixels: Tensor) -> Tensor:
+    return torch.ones_like(pixels).sum().long()
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Return `values` as 8 bits hold them."""
+    return (values + 0.5).floor().clamp(0, 255)

@@ -1,0 +1,139 @@
+"""A trained network as its run left it, and what it says of pictures: the decoding and the view of the evaluation.
+
+Nothing that a run left can run code: its config is read as plain YAML, its weights as safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from frostline.core import environment, untrusted
+from frostline.core.config import Config, UserError
+from frostline.core.validation import parse
+from frostline.data.images import at_most, read_picture
+from frostline.data.levels import Levels, of_record
+from frostline.data.resize import CenterCrop, center_crop
+from frostline.models import build, weights
+from frostline.models.build import Model
+from frostline.records import provenance
+from frostline.store import hashing
+from frostline.training import gradient
+
+CONFIG = "config.yaml"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network in eval mode on its device, and how pictures are shown to it."""
+
+    model: Model
+    classes: tuple[str, ...]
+    config: Config
+    device: torch.device
+    levels: Levels
+    """How values of more than 8 bits were shown to it."""
+
+    @property
+    def center(self) -> CenterCrop:
+        """What of a picture is shown to it."""
+        return CenterCrop.of(self.model.input)
+
+
+def load(folder: Path, *, device: str) -> Predictor:
+    """Return the network of the run in `folder` with the weights of its best epoch.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:<n>`. UserError where the files are missing, damaged, or not a run's.
+    """
+    config = read_config(folder / CONFIG)
+    place = environment.device(device)
+    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    file = folder / BEST
+    meta = weights.metadata_of(file)
+    if meta.get("model") != config.model.name or not meta.get("classes"):
+        raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
+    classes = tuple(map(str, meta["classes"]))
+    try:
+        shown = of_record(meta.get("levels"))
+    except ValueError as error:
+        raise UserError(f"{file}: expected weights that a run of frostline has written, and it says {error}") from None
+    model = build.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
+    try:
+        model.module.load_state_dict(weights.read(file), assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
+    told = untrusted.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
+    if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
+        raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
+    memory_format = environment.memory_format(channels_last=config.channels_last)
+    model.module.eval().to(place).to(memory_format=memory_format)
+    return Predictor(model, classes, config, place, shown)
+
+
+def read_config(path: Path) -> Config:
+    """Return the config that a run has written, read as plain data; UserError for anything else."""
+    try:
+        return parse(untrusted.config(path))
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
+
+
+def view(predictor: Predictor, picture: Tensor) -> Tensor:
+    """Return `(3, S, S)` uint8: what the network is shown of a picture `(3, H, W)` uint8 of any size."""
+    return center_crop(picture[None], predictor.center)[0]
+
+
+@torch.inference_mode()
+def logits(predictor: Predictor, views: Tensor) -> Tensor:
+    """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
+    dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
+    memory_format = environment.memory_format(channels_last=predictor.config.channels_last)
+    inputs = predictor.model.input.normalise(views.to(predictor.device).float())
+    inputs = inputs.contiguous(memory_format=memory_format)
+    with gradient.mixed(predictor.device, dtype):
+        outputs: Tensor = predictor.model.module(inputs)
+    return outputs.float().cpu()
+
+
+def predict(
+    predictor: Predictor, files: Sequence[Path], *, batch: int, show: Callable[[Path, Tensor], object] | None = None
+) -> Iterator[tuple[Path, Tensor | OSError]]:
+    """Yield each file with its logits `(classes,)`, or with the error where it is no picture that can be read.
+
+    Pictures are decoded side by side and kept as views only, so that memory holds `batch` of them however large.
+    `show` is given each file with the `(3, S, S)` uint8 that the network sees of it.
+    """
+
+    def look(file: Path) -> Tensor | OSError:
+        try:
+            return view(predictor, read_picture(file, predictor.levels))
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), batch):
+            part = files[start : start + batch]
+            with at_most(predictor.config.data.max_pixels):
+                seen = list(pool.map(look, part))
+            readable = [views for views in seen if isinstance(views, Tensor)]
+            for file, views in zip(part, seen, strict=True):
+                if show is not None and isinstance(views, Tensor):
+                    show(file, views)
+            rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
+            for file, views in zip(part, seen, strict=True):
+                yield file, next(rows) if isinstance(views, Tensor) else views
+
+
+def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:
+    """Return the `top` classes of one row of logits with their probabilities, the most probable first."""
+    best = row.softmax(0).topk(min(top, len(predictor.classes)))
+    return {predictor.classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}

@@ -1,0 +1,72 @@
+"""How a trained network does on the test split when its pictures are corrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+import PIL
+from torch import Tensor
+
+from frostline.core import codehash
+from frostline.data import corruptions
+from frostline.data.views import Views
+from frostline.models import cut
+from frostline.records.result import percent
+from frostline.runs import frost_line
+from frostline.runs.frost_line import Line
+from frostline.runs.setup import Setup
+from frostline.runs.sight import Images, centre_view
+from frostline.training.evaluation import evaluate
+
+FILE = "shift.json"
+
+
+def measure(setup: Setup, phase: int, images: Images, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.
+
+    Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
+    as others are. What this costs is no part of the run's costs.
+    """
+    line = _line(setup, phase, images)
+    network = line.above(setup.model.module)
+    found: dict[str, list[float]] = {}
+    for name, strengths in corruptions.strengths(setup.model.input.size).items():
+        found[name] = []
+        for strength in strengths:
+            data = line.read(_views(setup, name, strength))
+            size = setup.recipe.eval_batch_size
+            scored = evaluate(network, data, batch_size=size, autocast=line.autocast)
+            found[name].append(scored.accuracy)
+        say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
+    return found
+
+
+def metrics(found: dict[str, list[float]]) -> dict[str, float]:
+    """Return `shift/<corruption>`, each the mean over its severities, and `shift/mean` over all."""
+    means = {f"shift/{name}": fmean(accuracies) for name, accuracies in found.items()}
+    return {**means, "shift/mean": fmean(means.values())}
+
+
+def _line(setup: Setup, phase: int, images: Images) -> Line:
+    """Return the frost line of the phase; features of 25 splits are kept where they are small, right under the head."""
+    below = cut.stages_below(setup.model.structure, setup.phases[phase])
+    return frost_line.draw(setup, phase, images, keep=len(below) == len(setup.model.structure.stages) - 1)
+
+
+def _views(setup: Setup, name: str, strength: float) -> Views:
+    """Return the test split with its centre views corrupted."""
+    spec = setup.model.input
+
+    def corrupted(views: Tensor, ids: Tensor, number: int) -> Tensor:
+        return spec.normalise(corruptions.corrupt(name, strength, views, ids))
+
+    identity = {
+        "split": f"test with {name} {strength}",
+        "corruptions": codehash.of("runs.robustness"),
+        "pillow": PIL.__version__,
+    }
+    place = (setup.room, setup.memory_format)
+    view = replace(centre_view(spec), finish=corrupted)
+    return Views(setup.data.test, view, *place, view_of=lambda epoch: 0, identity=identity)

@@ -1,0 +1,137 @@
+"""One run, from its config to its metrics: the only place where all parts meet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from frostline.core import environment
+from frostline.core.config import Config
+from frostline.data import duplicates
+from frostline.models import build
+from frostline.models.draft import Draft
+from frostline.models.freezing import Guard
+from frostline.records import heartbeat, journal, provenance
+from frostline.records.result import SHARED, WITHOUT
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line, outcome, robustness
+from frostline.runs.plan import Plan
+from frostline.runs.setup import Setup, assemble, describe
+from frostline.runs.sight import Images, approximations, look
+from frostline.runs.train import handing_over, learn, learner_of
+from frostline.store import hashing
+from frostline.tracking.session import Record
+from frostline.training import state
+from frostline.training.evaluation import Evaluation, evaluate
+from frostline.training.state import Progress
+
+
+def execute(
+    config: Config,
+    *,
+    name: str,
+    folder: Path,
+    record: Record | None,
+    screen: Screen,
+    previous: Path | None = None,
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Carry out one run in `folder` and return its final metrics and its number of images per split.
+
+    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
+    `folder`, else in the folder `previous`, if one is there.
+    """
+    setup = assemble(config, folder, meta=record is None, screen=screen)
+    plan = announce(setup, name, folder, screen)
+    if record is None:
+        return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
+    write_origin(setup, plan, folder, record)
+    images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
+    with handing_over(folder, record), draft_of(setup, folder) as draft:
+        draft.begin(learner.still)
+        progress = learn(setup, learner, images, guard, folder, previous, record, screen)
+        scored, final = conclude(setup, progress, images, folder, draft)
+    shared, others = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
+    metrics = {
+        "best/epoch": float(progress.best_epoch),
+        "best/val_accuracy": progress.best_accuracy,
+        "test/accuracy": scored.accuracy,
+        "test/loss": scored.loss,
+        "cost/train_seconds": progress.seconds,
+        "cost/images_per_second": progress.images / progress.seconds,
+        "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
+        "cost/trainable_parameters": float(plan.trainable_parameters),
+        "cost/backbone_images": float(images.seen),
+    }
+    if shared:
+        metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
+    if config.eval.shift:
+        under = robustness.measure(setup, progress.best_phase, images, screen.say)
+        outcome.write_json(folder / robustness.FILE, under)
+        metrics |= robustness.metrics(under)
+    record.metrics(metrics)
+    record.tag("frostline.frozen", guard.verdict())
+    record.tag("frostline.weights.final", final)
+    provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in (*journal.OWN, *heartbeat.OWN):
+            record.artifact(path)
+    return metrics, plan.images
+
+
+def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
+    """Return what the run is about to do, shown on `screen` and written to `plan.json`."""
+    plan = describe(setup, name)
+    screen.plan(plan)
+    if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
+        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+    for approximated in approximations(setup):
+        screen.say(f"  note: an approximation, {approximated}", "yellow")
+    if skipped := setup.data.counts.get("skipped"):
+        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
+    outcome.write_json(folder / "plan.json", asdict(plan))
+    return plan
+
+
+def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:
+    """Write down what the run starts from: data, weights, machine and settings."""
+    data, fingerprint = setup.config.data, setup.data.fingerprint
+    record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
+    record.tag("frostline.fingerprint", fingerprint)
+    record.tag("frostline.data", json.dumps(setup.data.counts))
+    if approximated := approximations(setup):
+        record.tag("frostline.approximation", "; ".join(approximated))
+    if setup.data.findings:
+        outcome.write_json(folder / "findings.json", [asdict(finding) for finding in setup.data.findings])
+    initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
+    facts = {
+        "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
+        "weights": {"initial": initial, "final": None},
+        **provenance.hardware(setup.device),
+        **provenance.settings(setup.autocast),
+    }
+    provenance.write(folder, facts)
+    for key, value in provenance.tags(provenance.read(folder)).items():
+        record.tag(key, value)
+
+
+def draft_of(setup: Setup, folder: Path) -> Draft:
+    """Return the file of the best weights, to be written."""
+    facts = {**build.metadata(setup.model, setup.data.classes), "levels": asdict(setup.data.levels)}
+    return Draft(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+
+
+def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft) -> tuple[Evaluation, str]:
+    """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file."""
+    saved = draft.finish(progress.best)
+    state.put(setup.model.module, progress.best)
+    scored = score(setup, progress.best_phase, images)
+    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
+    return scored, saved.result()
+
+
+def score(setup: Setup, phase: int, images: Images) -> Evaluation:
+    """Return how the model, as it is and with the line of `phase`, does on the test split."""
+    line = frost_line.draw(setup, phase, images)
+    network, test = line.above(setup.model.module), line.read(images.test)
+    return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)

@@ -1,0 +1,59 @@
+"""The model that MLflow serves: pictures as base64 text in, class names and probabilities out.
+
+MLflow copies this file and the package beside the weights and runs it where the model is served ("models from code"),
+so that nothing is pickled. It needs torch, torchvision, safetensors, Pillow, NumPy and PyYAML there.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from PIL import Image
+from torch import Tensor
+
+from frostline.data.image_formats import candidates
+from frostline.data.images import at_most, tensor_of, why
+from frostline.runs import predict
+
+
+class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Owner of a run's network in a serving process."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the network of the run in the artifact `run`."""
+        self._network = predict.load(Path(context.artifacts["run"]), device="auto")
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return one answer per row of the column `image`, whose text is the base64 of a file that Pillow can read.
+
+        A request in which one picture cannot be read is refused as a whole, with the number of its row.
+        """
+        if (top := params["top"]) < 1:
+            raise MlflowException(f"top: expected a whole number of at least 1, not {top}", INVALID_PARAMETER_VALUE)
+        with at_most(self._network.config.data.max_pixels):
+            views = [self._view(row, text) for row, text in enumerate(model_input["image"])]
+        rows = predict.logits(self._network, torch.stack(views)) if views else ()
+        answers = [predict.ranked(self._network, row, top) for row in rows]
+        return [{"class": next(iter(p)), "probability": max(p.values()), "probabilities": p} for p in answers]
+
+    def _view(self, row: int, text: str) -> Tensor:
+        try:
+            data = base64.b64decode(
+                text.rpartition(",")[2], validate=True
+            )  # a browser writes data:image/png;base64,...
+            with Image.open(io.BytesIO(data), formats=candidates()) as picture:
+                return predict.view(self._network, tensor_of(picture, self._network.levels)[0])
+        except Exception as error:  # broken pictures make Pillow raise anything
+            refused = f"row {row}: expected a picture as base64 text ({why(error)})"
+            raise MlflowException(refused, INVALID_PARAMETER_VALUE) from None
+
+
+mlflow.models.set_model(Classifier())

@@ -1,0 +1,295 @@
+"""What a run works with: from its config to its data, model, phases, views and plan, and the checks on the way."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from frostline.core import credentials, environment
+from frostline.core.config import Config, UserError, user_error
+from frostline.data import findings, loading
+from frostline.data.augment import Policy, stored_side
+from frostline.data.findings import Finding
+from frostline.data.loading import BadPictures, Data
+from frostline.data.pixel_cache import Sight
+from frostline.data.resize import CenterCrop
+from frostline.models import build, freezing
+from frostline.models.build import InputSpec, Model
+from frostline.models.freezing import Phase
+from frostline.models.weights import is_file_name
+from frostline.report.terminal import Screen
+from frostline.runs import outcome
+from frostline.runs.plan import Plan, phase_plans
+from frostline.store.rows import Room
+from frostline.store.store import Store, open_store
+from frostline.tracking import query, session
+from frostline.training import optim, schedule
+from frostline.training.schedule import Span
+from frostline.training.steps import Recipe
+
+_SHOWN = 20  # broken pictures on the screen
+RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with, once its data, model and phases are known."""
+
+    config: Config
+    data: Data
+    device: torch.device
+    model: Model
+    phases: tuple[Phase, ...]
+    timeline: tuple[Span, ...]
+    groups: list[dict[str, Any]]
+    steps_per_epoch: int
+    recipe: Recipe
+    autocast: torch.dtype | None
+    """Type of the mixed precision, None for float32 throughout."""
+    room: Room
+    """What pixels and features may take of the device; what is larger is read as needed."""
+    store: Store
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images lie in memory."""
+        return environment.memory_format(channels_last=self.config.channels_last)
+
+    def enter(self, phase: int) -> None:
+        """Put the model into the state of a phase."""
+        norm_stats = self.config.freeze_mode.norm_stats
+        freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
+
+
+def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Setup:
+    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
+    device = environment.device(config.device)
+    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    environment.reset_peak_memory(device)
+    source = weights_of(config, folder)
+    images = load_data(config, input_of(config, source), screen)
+    model = build_model(config, source, images.classes, meta=meta and not _on_disk(config.model.weights))
+    if not meta:
+        model.module.to(device)
+    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+    steps = len(schedule.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
+    return Setup(
+        config=config,
+        data=images,
+        device=device,
+        model=model,
+        phases=phases,
+        timeline=schedule.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
+        groups=optim.param_groups(
+            model.module,
+            model.structure,
+            phases,
+            weight_decay=config.optimizer.weight_decay,
+            decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
+        ),
+        steps_per_epoch=steps,
+        recipe=recipe(config),
+        autocast=environment.autocast_dtype(config.precision, device),
+        room=Room(device, environment.memory_budget(device, config.store.memory_gb)),
+        store=store_of(config, screen.say),
+    )
+
+
+def store_of(config: Config, say: Callable[[str], None]) -> Store:
+    """Return the store of shared work; `say` shows a line to the person."""
+    options = config.store
+    return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
+
+
+def load_data(config: Config, spec: InputSpec, screen: Screen) -> Data:
+    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the store.
+
+    What cannot be read is listed on `screen`.
+    """
+    store = store_of(config, screen.say)
+    fields = {key: value for key, value in asdict(config.data).items() if key in loading.Request.__annotations__}
+    sight = Sight(CenterCrop.of(spec), _side(config, spec))
+    try:
+        return loading.load(sight=sight, store=store, progress=screen.progress, **cast(loading.Request, fields))
+    except PermissionError as error:
+        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
+    except BadPictures as error:
+        _list(error.reasons, screen)
+        raise
+
+
+def fingerprint(config: Config, screen: Screen) -> str | None:
+    """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_data(config, input_of(config, weights_of(config, Path(folder))), screen).fingerprint
+    except (UserError, OSError):
+        return None
+
+
+def _side(config: Config, spec: InputSpec) -> int | None:
+    """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
+    policy = augment_policy(config)
+    if policy.crop == "none":
+        return None
+    return int(config.data.pixels) if config.data.pixels.isdecimal() else stored_side(policy, CenterCrop.of(spec))
+
+
+def augment_policy(config: Config) -> Policy:
+    """Return how training views differ; images are mirrored only where the data allows it."""
+    options = config.augment
+    return Policy(
+        crop=options.crop,
+        scale=(options.scale[0], options.scale[1]),
+        ratio=(options.ratio[0], options.ratio[1]),
+        padding=options.padding,
+        flip=options.flip and config.data.flip,
+        color=options.color,
+        trivial=options.trivial,
+    )
+
+
+def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
+    """Say which pictures are broken: the first ones on the screen, all in a file."""
+    lines = [f"{name}: {reason}" for name, reason in reasons]
+    for line in lines[:_SHOWN]:
+        screen.say(f"  {line}")
+    if len(lines) > _SHOWN:
+        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-pictures-", suffix=".txt", delete=False) as file:
+            file.write("\n".join(lines) + "\n")
+        screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")
+
+
+def weights_of(config: Config, folder: Path) -> str | None:
+    """Return `config.model.weights`; those of an MLflow run are fetched into `folder`, and are a file from then on."""
+    source = config.model.weights
+    if not source or not source.startswith(RUNS):
+        return source
+    uri = session.tracking_uri(config.tracking.uri, environment.project_root())
+    (initial := folder / "initial").mkdir(exist_ok=True)
+    return str(query.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), outcome.BEST, initial))
+
+
+def input_of(config: Config, source: str | None) -> InputSpec:
+    """Return the picture that the network of `config` with the weights `source` expects."""
+    return build.input_of(config.model.name, weights=source, image_size=config.model.image_size)
+
+
+def build_model(config: Config, source: str | None, classes: Sequence[str], *, meta: bool) -> Model:
+    """Return the network of `config.model` with the weights `source` and a head for `classes`."""
+    return build.build(
+        config.model.name,
+        weights=source,
+        num_classes=len(classes),
+        classes=classes,
+        seed=config.seed,
+        image_size=config.model.image_size,
+        sha256=config.model.sha256,
+        memory_format=environment.memory_format(channels_last=config.channels_last),
+        meta=meta,
+    )
+
+
+def recipe(config: Config) -> Recipe:
+    """Return how a step is made."""
+    options = config.train
+    return Recipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        seed=config.seed,
+        label_smoothing=options.label_smoothing,
+        clip_norm=options.clip_norm,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        drop_last=options.drop_last,
+    )
+
+
+def describe(setup: Setup, name: str) -> Plan:
+    """Return what the run is about to do."""
+    config, images = setup.config, setup.data
+    module = setup.model.module
+    return Plan(
+        name=name,
+        model=config.model.name,
+        weights=credentials.scrubbed(config.model.weights or "scratch"),
+        loaded=setup.model.loaded,
+        freeze_mode=config.freeze_mode.name,
+        optimizer=config.optimizer.name,
+        schedule=config.schedule.name,
+        augment=config.augment.name,
+        data=config.data.name,
+        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
+        classes=images.classes,
+        image_size=setup.model.input.size,
+        resize=setup.model.input.resize,
+        interpolation=setup.model.input.interpolation,
+        cut_from=images.cut_from,
+        batch_size=config.batch_size,
+        device=environment.device_name(setup.device),
+        precision=str(setup.autocast or torch.float32).removeprefix("torch."),
+        deterministic=config.deterministic,
+        parameters=sum(p.numel() for p in module.parameters()),
+        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
+        phases=phase_plans(
+            module,
+            setup.model.structure,
+            timeline=setup.timeline,
+            enter=setup.enter,
+            groups=setup.groups,
+            lr=config.lr,
+            steps_per_epoch=setup.steps_per_epoch,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a run that was looked at before anything trains."""
+
+    findings: list[Finding]
+    """What is to be told of data and weights."""
+    auto: dict[str, str]
+    """What `auto` means, by key, where that decides the bits of the run."""
+
+
+def check(config: Config) -> Checked:
+    """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
+
+    Raises the `UserError` that a run would meet before its first step.
+    """
+    environment.device(config.device)
+    optim.check_options(config.optimizer.name, config.optimizer.options)
+    with tempfile.TemporaryDirectory() as folder:
+        source = weights_of(config, Path(folder))
+        images = load_data(config, input_of(config, source), Screen())
+        model = build_model(config, source, ("", ""), meta=not _on_disk(config.model.weights))
+    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+    batches = schedule.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
+    if any(batch.stop - batch.start == 1 for batch in batches):
+        _check_single(config, model, phases)
+    told = [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
+    return Checked(told, {**environment.meaning_of_auto(config.device), "data.pixels": images.pixels})
+
+
+def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
+    """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
+    module, side = model.module.to("meta"), model.input.size
+    for phase in phases:
+        freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
+        try:
+            module(torch.empty(1, 3, side, side, device="meta"))
+        except ValueError as problem:
+            expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
+            raise user_error("batch_size", config.batch_size, expected) from problem
+
+
+def _on_disk(weights: str | None) -> bool:
+    """Return whether the weights can be tried on the network at once, with nothing to download."""
+    return weights is not None and (weights.startswith(RUNS) or is_file_name(weights))

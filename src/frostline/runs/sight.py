@@ -1,0 +1,98 @@
+"""The splits as the network sees them: which views of which images, for training, selection and the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frostline.data import augment
+from frostline.data.augment import Crop
+from frostline.data.loading import Split
+from frostline.data.resize import CenterCrop
+from frostline.data.views import View, Views
+from frostline.models.build import InputSpec
+from frostline.runs.setup import Setup, augment_policy
+
+
+@dataclass(frozen=True)
+class Images:
+    """The splits as the network sees them."""
+
+    train: Views
+    val: Views
+    test: Views
+
+    @property
+    def seen(self) -> int:
+        """Number of images that went through any part of the backbone."""
+        return self.train.seen + self.val.seen + self.test.seen
+
+
+def look(setup: Setup) -> Images:
+    """Return the splits as the network sees them, on its device."""
+    config, images = setup.config, setup.data
+    policy = augment_policy(config)
+
+    def views(name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any) -> Views:
+        identity = {"split": name, **facts}
+        return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
+
+    plain = centre_view(setup.model.input)
+    if policy.random:
+        view, number = random_view(setup.model.input, policy, config.seed), _view_of(config.features.views)
+        facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": images.cut_from}
+        train = views("train", images.train, view, view_of=number, **facts)
+    else:
+        train = views("train", images.train, plain)
+    return Images(train, views("val", images.val, plain), views("test", images.test, plain))
+
+
+def centre_view(spec: InputSpec) -> View:
+    """Return the view of a picture in which nothing is random: the weights' own preprocessing."""
+    return View(CenterCrop.of(spec), None, lambda views, ids, number: spec.normalise(views))
+
+
+def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
+    """Return the views of `policy`, one for each number."""
+    how = CenterCrop.of(spec)
+
+    def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
+        return augment.random_crop(sizes, ids, policy=policy, how=how, seed=seed, epoch=number)
+
+    def finish(views: Tensor, ids: Tensor, number: int) -> Tensor:
+        if policy.crop == "none":
+            views = _mirror(views, augment.mirrored(ids, policy=policy, seed=seed, epoch=number))
+        return spec.normalise(augment.recolor(views, ids, policy=policy, seed=seed, epoch=number))
+
+    return View(how, None if policy.crop == "none" else crop, finish)
+
+
+def _mirror(views: Tensor, flip: Tensor | None) -> Tensor:
+    return views if flip is None else torch.where(flip[:, None, None, None], views.flip(3), views)
+
+
+def _always(epoch: int) -> int:
+    """Return the number of the only view."""
+    return 0
+
+
+def _view_of(distinct: int | None) -> Callable[[int], int]:
+    """Return which random view of an image is shown in an epoch: a fresh one, or one of `distinct` in turn."""
+    return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
+
+
+def approximations(setup: Setup) -> list[str]:
+    """Return in what a run is not the one with `features.views=null` and `data.pixels=exact`; nothing where it is."""
+    config, found = setup.config, []
+    policy, distinct = augment_policy(config), config.features.views
+    if distinct is not None and distinct < config.epochs and policy.random:
+        found.append(f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image")
+    if setup.data.reduced_to is not None:
+        pixels = augment.surplus(policy, CenterCrop.of(setup.model.input), setup.data.reduced_to)
+        told = f"for each pixel of the network the median crop has {pixels:.2f} of them a side"
+        found.append(f"random crops are cut from {setup.data.cut_from}: {told}")
+    return found

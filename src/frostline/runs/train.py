@@ -1,0 +1,188 @@
+"""The training of one run: from its newest checkpoint, epoch by epoch, to its best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from frostline.core import environment, interrupts
+from frostline.core.config import digest
+from frostline.models.freezing import Guard
+from frostline.records import journal
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line
+from frostline.runs.compiling import compiled
+from frostline.runs.setup import Setup
+from frostline.runs.sight import Images
+from frostline.store import hashing
+from frostline.tracking.session import Record
+from frostline.training import checkpoint, loop, optim, state
+from frostline.training.loop import EpochResult, Position
+from frostline.training.schedule import Span
+from frostline.training.state import Learner, Progress
+from frostline.training.steps import Part
+
+
+@contextmanager
+def handing_over(folder: Path, record: Record) -> Iterator[None]:
+    """Put the newest checkpoint into the record when the block does not end well: another machine can go on from it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # what ended the run matters more
+            for path in checkpoint.newest(folder):
+                record.artifact(path, checkpoint.FOLDER)
+        raise
+
+
+def learn(
+    setup: Setup,
+    learner: Learner,
+    images: Images,
+    guard: Guard,
+    folder: Path,
+    previous: Path | None,
+    record: Record,
+    screen: Screen,
+) -> Progress:
+    """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to."""
+    whose = {
+        "config": digest(setup.config),
+        "data": setup.data.fingerprint,
+        "source": environment.source_sha256(),
+        "still": hashing.of_tensors(learner.still),
+    }
+    progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
+    catch_up(progress, folder, record)
+    every = setup.config.checkpoint.every_seconds
+    keeping = state.Keeper(folder, size=learner.size, every=every, say=screen.say)
+    with keeping as keeper, interrupts.deferred():
+        for event in fit(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
+            if isinstance(event, EpochResult):
+                progress.add(event, learner)
+                keep(event, progress.journal[-1], setup, folder, record, screen)
+            else:
+                progress.position = event
+            if isinstance(event, Position) or keeper.worth():
+                tensors, facts = state.capture(learner, progress)
+                counts = [images.train.seen, images.val.seen, guard.compared]
+                keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
+            interrupts.obey()
+    return progress
+
+
+def go_on(
+    learner: Learner,
+    whose: Mapping[str, str],
+    images: Images,
+    guard: Guard,
+    places: Sequence[Path],
+    screen: Screen,
+) -> Progress:
+    """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
+    for place in places:
+        for tensors, facts in checkpoint.intact(place, screen.say):
+            try:
+                then = facts.get("whose") or {}
+                if other := [key for key, value in whose.items() if then.get(key) != value]:
+                    raise state.Unfit(f"it was made with another {' and '.join(other)}")
+                progress = state.restore(learner, tensors, facts)
+            except state.Unfit as problem:
+                screen.say(f"  passed over: the checkpoint in {place}: {problem}")
+                continue
+            images.train.seen, images.val.seen, guard.compared = facts["counts"]
+            at = progress.position
+            screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
+            return progress
+    return Progress()
+
+
+def catch_up(progress: Progress, folder: Path, record: Record) -> None:
+    """Have the journal and the record say what the checkpoint says, and nothing of what came after it."""
+    journal.rewrite(folder, progress.journal)
+    for line in progress.journal:
+        record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
+
+
+def learner_of(setup: Setup) -> Learner:
+    """Return the network with its optimizer and, where asked for, the moving average of its weights."""
+    config, module = setup.config, setup.model.module
+    optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
+    decay = config.train.ema_decay
+    ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    return Learner(module, optimizer, ema, state.moving(module, setup.enter, setup.phases))
+
+
+def fit(
+    setup: Setup,
+    learner: Learner,
+    images: Images,
+    guard: Guard,
+    screen: Screen,
+    *,
+    progress: Progress,
+    pause: Callable[[], bool],
+) -> Iterator[EpochResult | Position]:
+    """Yield what `loop.fit` yields, from where `progress` is until the last epoch or the end of the patience."""
+    config = setup.config
+    total = config.epochs * setup.steps_per_epoch
+
+    def enter(phase: int) -> Part:
+        part = frost_line.part(setup, phase, images, learner.ema and learner.ema.module)
+        span = next(span for span in setup.timeline if span.phase == phase)
+        seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
+        counted = images.train.seen
+        part = compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)
+        if not part.train.known:  # what was only tried on is no image of the run
+            images.train.seen = counted
+        return part
+
+    def before_step(step: int, span: Span) -> None:
+        at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
+        optim.set_lr(learner.optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
+        screen.advance(step / setup.steps_per_epoch)
+
+    def after_step() -> None:
+        if learner.ema is not None:
+            learner.ema.update_parameters(learner.module)
+
+    events = loop.fit(
+        len(setup.data.train),
+        optimizer=learner.optimizer,
+        timeline=setup.timeline,
+        enter=enter,
+        before_step=before_step,
+        after_step=after_step,
+        recipe=setup.recipe,
+        guard=guard,
+        start=progress.position,
+        pause=pause,
+    )
+    patience = config.train.patience
+    while not progress.exhausted(patience) and (event := next(events, None)):
+        yield event
+    guard.check()
+    if progress.exhausted(patience) and len(progress.journal) < config.epochs:
+        screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
+
+
+def keep(
+    epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
+) -> None:
+    """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
+    journal.append(folder, line)
+    record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
+    screen.epoch(
+        epoch=epoch.epoch,
+        epochs=setup.config.epochs,
+        phase=f"phase {epoch.phase + 1}/{len(setup.phases)}" if len(setup.phases) > 1 else "",
+        train_loss=epoch.train_loss,
+        train_accuracy=epoch.train_accuracy,
+        val_loss=epoch.val.loss,
+        val_accuracy=epoch.val.accuracy,
+        seconds=epoch.seconds,
+    )

@@ -1,0 +1,84 @@
+"""Pictures of different sizes, one after the other in one flat tensor, perhaps a file: gathered when asked for."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from frostline.store import mapped
+from frostline.store.prefetch import Prefetch
+
+_MOVED = 1 << 26  # bytes that go to a device at once
+
+
+class Ragged:
+    """Some pictures `(3, H, W)` uint8 of any sizes, kept with their channels last."""
+
+    def __init__(self, whole: Tensor, starts: Tensor, shapes: Tensor, *, streamed: bool = False) -> None:
+        """Picture i has the shape `shapes[i]` `(N, 2)`, height and width, and begins at the number `starts[i]`.
+
+        If `streamed`, what is read of a mapped tensor is read anew and leaves no trace in memory.
+        """
+        self.whole = whole
+        self._starts, self._shapes = starts, shapes
+        self._file = mapped.file_of(whole) if streamed else None
+        self._coming = Prefetch[list[Tensor]]()
+        self.device = whole.device
+        self.nbytes = int(3 * shapes.long().prod(1).sum())
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: Tensor) -> list[Tensor]:
+        """Return the pictures at `index`."""
+        if (found := self._coming.take(index)) is not None:
+            return found
+        return self._gather(index)
+
+    def expect(self, index: Tensor) -> None:
+        """Begin to read the pictures at `index`, aside, if they have to come from a file: they are asked for soon."""
+        if self._file is not None:
+            self._coming.put(index, mapped.reader().submit(self._gather, index).result)
+
+    def streamed(self) -> Ragged:
+        """Return the same pictures without a trace in memory of those that were read before."""
+        return Ragged(self.whole, self._starts, self._shapes, streamed=True)
+
+    def to(self, device: torch.device) -> Ragged:
+        """Return the pictures on `device`, moved there piece by piece; these where they are there already."""
+        if device == self.device:
+            return self
+        lengths = 3 * self._shapes.long().prod(1)
+        starts = lengths.cumsum(0) - lengths
+        moved, source = torch.empty(self.nbytes, dtype=torch.uint8, device=device), self.streamed()
+        for index in torch.arange(len(self)).split(max(1, _MOVED // max(1, int(lengths.max())))):
+            dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in source[index]])
+            first = int(starts[index[0]])
+            moved[first : first + len(dense)] = dense.to(device)
+        return Ragged(moved, starts, self._shapes)
+
+    def _gather(self, index: Tensor) -> list[Tensor]:
+        places = zip(self._starts[index].tolist(), self._shapes[index].tolist(), strict=True)
+        return [self._picture(start, *shape) for start, shape in places]
+
+    def _picture(self, start: int, height: int, width: int) -> Tensor:
+        size = 3 * height * width
+        if self._file is None:
+            flat = self.whole[start : start + size]
+        else:
+            flat = torch.empty(size, dtype=torch.uint8)
+            if os.preadv(self._file, [flat.numpy().data], start) != size:
+                raise OSError("a file of the store has become shorter")
+        return flat.view(height, width, 3).permute(2, 0, 1)
+
+
+def moved(pictures: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Return pictures that lie on the CPU on `device`, with one copy for all."""
+    dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in pictures])
+    parts = dense.pin_memory().to(device, non_blocking=True).split([picture.numel() for picture in pictures])
+    return [
+        part.view(picture.shape[1], picture.shape[2], 3).permute(2, 0, 1)
+        for part, picture in zip(parts, pictures, strict=True)
+    ]

@@ -1,0 +1,141 @@
+"""The cells of a sweep: one run each, composed and checked before any of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
+
+from frostline.core.config import Config, UserError, choices, digest, flatten, user_error, with_values
+from frostline.records import run_folders
+from frostline.records.result import value_text
+from frostline.sweeps import job
+
+_NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
+Overrides = Sequence[str]
+"""What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep before it starts."""
+
+    config: Config
+    name: str
+    """e.g. `head lr=0.001 seed=0`."""
+    choices: dict[str, Any]
+    """The short names, and what else differs within the sweep."""
+    folder: str
+    """Where it lies, relative to the sweep's folder."""
+
+
+def compose_all(
+    jobs: Sequence[Overrides],
+    compose: Callable[[Overrides], DictConfig],
+    after_first: Callable[[Config], object] = lambda config: None,
+) -> tuple[Path, list[Cell]]:
+    """Return the sweep's folder and the cells of the jobs.
+
+    Raises `UserError` for values that no run can have, for a cell given twice, and for folders that runs would share.
+    `after_first` is called as soon as the first config has passed.
+    """
+    settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
+    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
+    cells: list[Cell] = []
+    sweeps: list[str] = []
+    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+        config, sweep, folder = _compose(overrides, compose, number)
+        if not cells:
+            after_first(config)
+        extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
+        short = choices(config)
+        name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
+        cells.append(Cell(config, name, {**short, **extras}, folder))
+        sweeps.append(sweep)
+    _require_distinct(cells)
+    if len(set(sweeps)) > 1:
+        expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
+        raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
+    run_folders.require_distinct([cell.folder for cell in cells])
+    return Path(sweeps[0]).absolute(), cells
+
+
+def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """Return the cells with what `auto` means to each kind (`to_check`), by key, in its place.
+
+    A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a cell
+    that is there twice now.
+    """
+    found = []
+    for cell in cells:
+        values = flatten(asdict(cell.config))
+        said = {key: value for key, value in meaning[_kind(cell.config)].items() if values[key] == "auto"}
+        named = {key: value for key, value in said.items() if key in cell.choices}
+        found.append(replace(cell, config=with_values(cell.config, said), choices={**cell.choices, **named}))
+    _require_distinct(found)
+    return found
+
+
+def _require_distinct(cells: Sequence[Cell]) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for number, cell in enumerate(cells):
+        if (twin := seen.setdefault((digest(cell.config), cell.config.data.root), number)) != number:
+            raise UserError(
+                f"{cell.name}: expected once in a sweep, but its runs {twin} and {number} are both this one"
+            )
+
+
+def _assignments(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={value_text(value)}" for key, value in values.items()]
+
+
+def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig], number: int) -> tuple[Config, str, str]:
+    """Return the config of a job, and what Hydra says of the sweep's folder and of the job's within it."""
+    composed = compose(overrides)
+    chosen = composed.hydra.runtime.choices
+    if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
+        raise user_error(
+            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
+        )
+    with read_write(composed), open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    with _current(composed):
+        return (
+            job.config_of(composed),
+            str(composed.hydra.sweep.dir),
+            str(PurePosixPath(str(composed.hydra.sweep.subdir))),
+        )
+
+
+@contextmanager
+def _current(composed: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` read this config for as long as the block lasts."""
+    state, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    state.cfg = composed  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        state.cfg = before
+
+
+def to_check(cells: Sequence[Cell]) -> dict[str, Config]:
+    """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
+    return {_kind(cell.config): cell.config for cell in cells}
+
+
+def _kind(config: Config) -> str:
+    parts = (config.device, config.model, config.freeze_mode, config.optimizer, config.augment, config.data)
+    return repr(parts)
+
+
+def in_order(cells: Sequence[Cell]) -> list[int]:
+    """Return the numbers of the cells in the order in which they run: those that share features after each other."""
+    groups: dict[str, list[int]] = {}
+    for number, config in enumerate(cell.config for cell in cells):
+        groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)
+    return [number for group in groups.values() for number in group]

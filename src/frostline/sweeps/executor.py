@@ -1,0 +1,151 @@
+"""Who carries out a sweep's jobs: our own workers, or whatever launcher Hydra was told to use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, open_dict, read_write
+
+from frostline.core.config import Config
+from frostline.sweeps import job
+from frostline.sweeps.worker import Errand
+
+T = TypeVar("T")
+
+
+class Crew(Protocol):
+    """What a sweep asks of those who carry out its jobs."""
+
+    def start(self, config: Config) -> None:
+        """Begin to get ready, given the config of the first job."""
+
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
+
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Be told, before any job is carried out, where the sweep lies and where in it each of its runs."""
+
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
+        """Carry out the jobs of these numbers, and return why some did not come to an end, by number."""
+
+    def close(self, *, now: bool) -> None:
+        """Let go of what is still there, in good order or `now`."""
+
+
+class Workers:
+    """Our own launcher: long-lived processes that import torch while the rest of the sweep is still composed."""
+
+    def __init__(self, launcher: Any, jobs: Sequence[Sequence[str]]) -> None:
+        self._launcher, self._jobs = launcher, jobs
+
+    def start(self, config: Config) -> None:
+        """Start the workers; a device that is named is everybody's, others get a GPU each."""
+        self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
+        gpus = config.device in ("auto", "cuda")
+        self._pool = self._launcher.start(gpus=gpus, errands=[Errand(importlib.import_module, ("frostline.runs.run",))])
+
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Have the first worker call the function."""
+        self._launcher.pool.begin(function)
+        meanwhile()
+        answer: T = self._launcher.pool.finish()
+        return answer
+
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Write it into the configs that the workers are given."""
+        _pin(self._launcher.config, folder)
+        for job_overrides, run in zip(self._jobs, runs, strict=True):
+            _pin(self._launcher.compose(job_overrides), folder, run)
+
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
+        """Hand the jobs to the workers in this order."""
+        return _reasons(self._launcher.run({number: self._jobs[number] for number in numbers}))
+
+    def close(self, *, now: bool) -> None:
+        """End the workers."""
+        self._launcher.close(now=now)
+
+
+class Foreign:
+    """Another launcher, which is given whole batches and numbers their jobs itself."""
+
+    def __init__(self, launcher: Any, batches: Sequence[Sequence[Sequence[str]]], config: DictConfig) -> None:
+        self._launcher, self._batches, self._config = launcher, batches, config
+        self._places: list[list[str]] = []
+
+    def start(self, config: Config) -> None:
+        """Leave it to the launcher."""
+
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Call the function in this process."""
+        return function()
+
+    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+        """Say it with every job, whose config the launcher composes itself."""
+        _pin(self._config, folder)
+        self._places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
+
+    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
+        """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
+        first, returned = 0, dict[int, JobReturn]()
+        for batch in self._batches:
+            if not set(numbers).isdisjoint(range(first, first + len(batch))):
+                jobs = [[*one, *self._places[number]] for number, one in enumerate(batch, first)]
+                returned |= enumerate(self._launcher.launch(jobs, initial_job_idx=first), first)
+            first += len(batch)
+        return _reasons(returned)
+
+    def close(self, *, now: bool) -> None:
+        """Leave it to the launcher."""
+
+
+def _pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
+    """Write the sweep's `folder`, and that of the `run` in it, into what Hydra composed."""
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        if run is not None:
+            config.hydra.sweep.subdir = run
+
+
+def _override(key: str, value: str) -> str:
+    return f"hydra.sweep.{key}={QuotedString(value, Quote.double).with_quotes()}"
+
+
+def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
+    """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
+
+    Returns what `auto` means to each, by its key and the key of the config.
+    """
+    from frostline.runs import setup  # imports torch
+
+    told: set[str] = set()
+    auto: dict[str, dict[str, str]] = {}
+    for kind, config in configs.items():
+        checked = setup.check(config)
+        auto[kind] = checked.auto
+        for finding in checked.findings:
+            if finding.about not in told:
+                job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
+                told.add(finding.about)
+    return auto
+
+
+def fingerprints(configs: Sequence[Config]) -> list[str | None]:
+    """Return the fingerprint of each config's data, None where they cannot be read."""
+    from frostline.runs import setup
+
+    found: dict[str, str | None] = {}
+    for config in configs:
+        if repr(config.data) not in found:
+            found[repr(config.data)] = setup.fingerprint(config, job.screen())
+    return [found[repr(config.data)] for config in configs]
+
+
+def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, Exception]:
+    """Return what was raised by the jobs, or by the process they ran in."""
+    return {number: done._return_value for number, done in returned.items() if done.status == JobStatus.FAILED}

@@ -1,0 +1,65 @@
+"""Hydra's own keys that a sweep cannot follow: refused before anything starts, since Hydra itself takes any of them.
+
+What is not named here works as Hydra's documentation has it. This module needs nothing but Hydra's config.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from frostline.core.config import UserError, user_error
+
+_ONE = "since a single run is a sweep of one"
+_TYPED = {  # what must be seen before Hydra does it, and what else may be said there
+    "hydra.mode": ("MULTIRUN", f"MULTIRUN, {_ONE}"),
+    "hydra/sweeper": ("frostline", "frostline, which checks every run before the first starts"),
+    "hydra.run.dir": (
+        None,
+        f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies",
+    ),
+}
+_OUTPUT = re.compile(r"\.\w[\w.-]*")
+
+
+def check_typed(arguments: Iterable[str]) -> None:
+    """Raise `UserError` for what would have Hydra pass our sweeper by, or has no effect, in the command line."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key in _TYPED and value != _TYPED[key][0]:
+            raise user_error(key, value, _TYPED[key][1])
+
+
+def check(config: DictConfig, *, own_launcher: bool) -> None:
+    """Raise `UserError` for a value in the config of a sweep that its runs cannot follow."""
+    hydra = config.hydra
+    if hydra.job.chdir:
+        expected = (
+            "false: what a run writes goes into its folder, and relative paths are from where the command is typed"
+        )
+        raise user_error("hydra.job.chdir", "true", expected)
+    if hydra.output_subdir is not None and not _OUTPUT.fullmatch(str(hydra.output_subdir)):
+        expected = "null, or a name that begins with a dot, as .hydra does, for a folder among a run's own files"
+        raise user_error("hydra.output_subdir", hydra.output_subdir, expected)
+    batch = hydra.sweeper.max_batch_size
+    if batch is not None and own_launcher:
+        expected = "null with hydra/launcher=frostline, of which hydra.launcher.workers runs go on at the same time"
+        raise user_error("hydra.sweeper.max_batch_size", batch, expected)
+    if batch is not None and batch < 1:
+        raise user_error("hydra.sweeper.max_batch_size", batch, "a whole number of at least 1, or null")
+
+
+def require_points(overrides: Sequence[Override]) -> None:
+    """Raise `UserError` for an override that stands for no value at all, so that the sweep would have no run."""
+    for override in overrides:
+        if override.is_discrete_sweep() and next(iter(override.sweep_string_iterator()), None) is None:
+            typed = str(override.input_line).partition("=")[2]
+            raise user_error(str(override.key_or_group), typed, "at least one value, and this stands for none")
+
+
+def not_ours() -> UserError:
+    """Return the error for a job that no sweep of ours began."""
+    return UserError(f"hydra.mode, hydra/sweeper: expected MULTIRUN and frostline, {_ONE}")

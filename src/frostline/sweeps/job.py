@@ -1,0 +1,269 @@
+"""One job of a sweep, in whatever process a launcher runs it: whatever happens to it is recorded and written down."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.core import credentials, files, interrupts, notices
+from frostline.core.config import Config, choices, digest, flatten, semantic, with_values
+from frostline.core.validation import parse
+from frostline.records import heartbeat, journal, liveness, provenance, run_folders
+from frostline.records.heartbeat import Busy, Heart
+from frostline.records.result import Result
+from frostline.report.terminal import Screen
+from frostline.sweeps import hydra_keys, resume
+from frostline.tracking import session
+from frostline.tracking.session import Record, Tracker
+from frostline.tracking.system_metrics import sampled
+
+log = logging.getLogger(__name__)
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is called within its sweep."""
+
+    name: str
+    """e.g. `head lr=0.001 seed=0`."""
+    choices: dict[str, Any]
+    """The short names, and what else differs within the sweep."""
+    folder: str
+    """Where it lies, relative to the sweep's folder."""
+    digest: str = ""
+    """Of the config."""
+    settled: dict[str, Any] = field(default_factory=dict)
+    """What `auto` stands for in this sweep, by key: decided once, wherever its jobs run."""
+    finished: dict[str, Any] | None = None
+    """The result, where an earlier sweep had this run."""
+    busy: dict[str, Any] | None = None
+    """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
+    previous: dict[str, str | None] | None = None
+    """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether the run is this sweep's to carry out."""
+        return self.finished is None and self.busy is None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job is to do."""
+
+    config: Config
+    values: Mapping[str, Any]
+    """The config as it may be written down."""
+    command: Sequence[str]
+    """What the person typed for it."""
+
+    def settled(self, values: Mapping[str, Any]) -> Order:
+        """Return the order with `values`, by key, in the config and in what is written down of it."""
+        written = deepcopy(dict(self.values))
+        for key, value in values.items():
+            *sections, name = key.split(".")
+            functools.reduce(dict.__getitem__, sections, written)[name] = value
+        return replace(self, config=with_values(self.config, values), values=written)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
+
+    tracker: Tracker | None
+    """None in a dry run."""
+    runs: tuple[Facts, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the sweep's `folder`."""
+        files.write(folder / run_folders.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
+
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Return whether the sweep's `folder` is where it was written."""
+        return (folder / run_folders.SWEEP).is_file()
+
+    @classmethod
+    def read(cls, folder: Path) -> Shared:
+        """Return what was written into the sweep's `folder`."""
+        values = files.parsed((folder / run_folders.SWEEP).read_text())
+        tracker = values["tracker"] and Tracker(**values["tracker"])
+        return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
+
+
+def run_job(composed: DictConfig) -> Result:
+    """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
+    hydra = HydraConfig.get()
+    sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
+    if not Shared.there(sweep):
+        raise hydra_keys.not_ours()
+
+    def order() -> Order:
+        config = config_of(composed)
+        return Order(config, recordable(composed, config), hydra.overrides.task)
+
+    return carry_out(order, number=hydra.job.num, sweep=sweep, folder=folder)
+
+
+def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder: Path) -> Result:
+    """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done.
+
+    Whatever launcher brought it here: a run that somebody else has, or has finished since the sweep was planned, is
+    left as it is, and how it stands is returned.
+    """
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for pages on the screen
+    shared = Shared.read(sweep)
+    facts = shared.runs[number]
+    if known := facts.finished or facts.busy:  # only a launcher that takes whole batches brings us here
+        return Result(**known)
+    sweeps = liveness.read(sweep / liveness.OWNER)  # what the sweep's process took it took for its jobs
+    try:
+        with heartbeat.beating() as heart:
+            heart.claim(folder, heir_of=sweeps)
+            return _done_since(sweep, folder) or _carry_out(ordered, number, shared, sweep, folder, heart)
+    except Busy as busy:
+        log.info("%s is left alone: %s", facts.name, busy)
+        return busy_result(number, facts, folder, busy.owner)
+
+
+def busy_result(number: int, facts: Facts, folder: Path | None, owner: liveness.Owner) -> Result:
+    """Return how a run stands that `owner` has, in `folder` if that is here."""
+    reason, run_id = f"{owner} has it at this moment", journal.run_id(folder) if folder else None
+    return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
+
+
+def _done_since(sweep: Path, folder: Path) -> Result | None:
+    """Return the result of a run that was finished after its sweep was planned, by a job that came late; else None."""
+    found = read_result(folder)
+    if found is None or found.status != "FINISHED":
+        return None
+    written, planned = (path.stat().st_mtime_ns for path in (folder / _RESULT, sweep / run_folders.SWEEP))
+    return found if written > planned else None
+
+
+def _carry_out(
+    ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heart
+) -> Result:
+    """Carry out a run whose folder `heart` has taken."""
+    from frostline.runs.run import execute  # imports torch
+    from frostline.training import checkpoint  # imports torch
+
+    facts = shared.runs[number]
+    result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
+    (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
+    before = (facts.previous or {}).get("folder")
+    try:
+        if before:  # two that go on with it would write under one id
+            heart.claim(Path(before), heir_of=liveness.read(sweep / liveness.OWNER))
+        order = ordered().settled(facts.settled)
+        with (
+            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
+            _recording(order, facts, shared.tracker, sweep, folder) as record,
+            sampled(record, on=order.config.tracking.system_metrics),
+            heart.telling(functools.partial(record.tag, liveness.SIGN)) if record else nullcontext(),
+        ):
+            metrics, images = execute(
+                order.config,
+                name=facts.name,
+                folder=folder,
+                record=record,
+                screen=screen(),
+                previous=Path(before) if before else None,
+            )
+            status = "FINISHED" if record else "PLANNED"
+            result = replace(result, status=status, metrics=metrics, images=images)
+    except Busy as busy:
+        result = busy_result(number, facts, busy.folder, busy.owner)
+    except KeyboardInterrupt as interrupt:
+        result = replace(result, status="KILLED", reason=interrupts.name(interrupt))
+        raise
+    except (Exception, SystemExit) as error:
+        log.exception("%s failed", facts.name)
+        result = replace(result, status="FAILED", reason=session.reason(error))
+    finally:
+        result = replace(result, run_id=journal.run_id(folder) or result.run_id)
+        write_result(folder, result)
+    if result.status == "FINISHED":
+        checkpoint.clear(folder)
+    return result
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of the job in `folder`, whole or not at all."""
+    files.write(folder / _RESULT, json.dumps(asdict(result), indent=1), sync=True)
+
+
+def read_result(folder: Path) -> Result | None:
+    """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
+    try:
+        result = Result.of(files.parsed((folder / _RESULT).read_text()))
+    except (OSError, ValueError):
+        return None
+    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
+
+
+def config_of(composed: DictConfig) -> Config:
+    """Return the checked config of what Hydra composed, its own section left out."""
+    values = {str(key): composed[key] for key in composed if key != "hydra"}
+    return parse(
+        {
+            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(value)
+            else value
+            for key, value in values.items()
+        }
+    )
+
+
+@functools.cache
+def screen() -> Screen:
+    """Return the owner of this process's terminal, who also says what is noticed beside the runs."""
+    terminal = Screen()
+    notices.to(lambda line: terminal.say(f"  {line}", "yellow"))
+    return terminal
+
+
+def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
+    """Return the config as it may be written down: what came from the environment stands as `${oc.env:NAME}`."""
+    raw = OmegaConf.to_container(composed, resolve=False)
+    return credentials.unresolved(asdict(config), raw)  # type: ignore[arg-type]
+
+
+def _recording(
+    order: Order, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path
+) -> AbstractContextManager[Record | None]:
+    """Return the run's record, with what is known before it starts, or nothing in a dry run."""
+    code, untracked = provenance.source(), provenance.untracked()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(order.values))
+    if code.patch:
+        (folder / "source.patch").write_text(code.patch + "\n")
+    if untracked:
+        (folder / provenance.UNTRACKED).write_text(json.dumps(untracked, indent=1))
+    if tracker is None:
+        return nullcontext()
+    tags = {
+        "frostline.sweep": sweep.name,
+        "frostline.digest": digest(order.config),
+        "frostline.source": code.sha256,
+        resume.FOLDER: str(folder),
+        **liveness.me().tags(),
+        **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
+    }
+    provenance.write(folder, provenance.software(order.command))
+    config, written = order.config, flatten(order.values)
+    params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
+    resumed = (facts.previous or {}).get("run_id")
+    if resumed and tracker.sweep_run_id:
+        tags["mlflow.parentRunId"] = tracker.sweep_run_id
+    return session.record(tracker, folder=folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)

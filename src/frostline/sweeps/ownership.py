@@ -1,0 +1,84 @@
+"""The folder of a sweep belongs to one process: made by it, or taken over from one that is gone."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from frostline.core import files, locks
+from frostline.core.config import user_error
+from frostline.records import journal, liveness, run_folders
+from frostline.records.run_folders import SWEEP
+
+_LOCK = ".owner.lock"
+_TRIES = 1000
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+def claim(folder: Path, digests: Sequence[str], *, again: bool, elsewhere: Callable[[Path], object] | None) -> Path:
+    """Return the folder, which is this process's from now on.
+
+    One that is there is another sweep's, unless that is gone, was to do the same (`digests`), and may be gone on with
+    `again`. Instead of refusing it, `elsewhere` is told of a new one beside it, if given. Raises `UserError`.
+    """
+    for number in range(_TRIES):
+        own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            made = _make(own)
+        except OSError as error:
+            raise user_error("hydra.sweep.dir", own, f"a folder that can be created ({error.strerror})") from None
+        if not made and elsewhere is not None:
+            continue
+        if not made:
+            _take_over(own, digests, again=again)
+        if own != folder and elsewhere is not None:
+            elsewhere(own)
+        return own
+    raise user_error("hydra.sweep.dir", folder, "a new folder")
+
+
+def _make(folder: Path) -> bool:
+    """Return whether the folder is there from now on, with its owner; False if there is one with something in it.
+
+    It appears with its owner at once: a process that is killed here, or another one that wants it, finds no half of it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    new.mkdir()
+    try:
+        liveness.write(new / liveness.OWNER)
+        new.rename(folder)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True
+
+
+def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
+    """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
+    if not folder.is_dir():
+        raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
+    with locks.held(folder / _LOCK):
+        owner = liveness.read(folder / liveness.OWNER)
+        whose = f"{owner}" if owner else "somebody"
+        if owner is not None and not owner.gone((folder / liveness.OWNER).stat().st_mtime) and owner != liveness.me():
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
+        if owner is None or not _does(folder, digests):
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
+        if not again:
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
+        liveness.write(folder / liveness.OWNER)
+
+
+def _does(folder: Path, digests: Sequence[str]) -> bool:
+    """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
+    try:
+        told = files.parsed((folder / SWEEP).read_text())
+        return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

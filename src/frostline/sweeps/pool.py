@@ -1,0 +1,254 @@
+"""The workers of a sweep, seen from the process that starts them: a dead or hung one costs one task and is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import Any
+
+from frostline.core import background, interrupts, notices
+from frostline.core.environment import SHARING
+from frostline.core.interrupts import Terminated
+from frostline.sweeps.worker import STOP, Answer, Errand
+
+GRACE = 25.0
+"""Seconds that SIGTERM leaves a worker to write its checkpoint: 5 less than Kubernetes and Slurm leave us."""
+_PARTING = 10.0  # seconds for a worker that has nothing left to do
+_TICK = 1.0
+_BEGUN = -1  # key of what `finish` waits for, as tasks are numbered from 0
+_START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main()"
+
+Task = tuple[Any, ...]
+"""A function and its arguments."""
+
+
+class WorkerDied(RuntimeError):
+    """The process that carried out a task is gone, and why."""
+
+
+class NotStarted(WorkerDied):
+    """A task that nobody was given, and why."""
+
+
+class _Worker:
+    """Owner of one process, which is started at once and sees of the machine what `place` says."""
+
+    def __init__(self, name: str, place: Mapping[str, str], errands: Sequence[Errand], *, prefixed: bool) -> None:
+        self.place = place
+        self.silent = 0.0
+        self.connection, theirs = Pipe()
+        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START.format(path=path), str(theirs.fileno()), *sys.argv],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **place},
+            stdin=subprocess.DEVNULL if prefixed else None,
+            stdout=subprocess.PIPE if prefixed else None,
+            stderr=subprocess.STDOUT if prefixed else None,
+        )
+        theirs.close()
+        if prefixed:
+            background.start(lambda: _relay(name, self.process), name=f"output of {name}", died=_unheard)
+        self.key: int | None = None
+        for errand in errands:
+            self.send(errand)
+
+    def give(self, key: int, task: Task) -> None:
+        """Hand over a task; a worker that is gone already is noticed when its answer is waited for."""
+        self.key, self.silent = key, 0.0
+        self.send(task)
+
+    def send(self, task: Task | Errand) -> None:
+        """Send something to do."""
+        import cloudpickle
+
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(cloudpickle.dumps(task))
+
+    def answer(self) -> Answer | None:
+        """Return what the worker says next, None for a sign of life."""
+        self.silent = 0.0
+        try:
+            message = self.connection.recv_bytes()
+        except (EOFError, OSError):
+            return Answer(error=WorkerDied(self._epitaph()), last=True)
+        try:
+            said: Answer | None = pickle.loads(message)
+        except Exception as error:
+            return Answer(error=RuntimeError(f"an answer that cannot be read: {error}"))
+        if said is None or not said.last:
+            return said
+        if isinstance(said.error, KeyboardInterrupt):
+            time.sleep(_TICK)  # this process hears of its own end, if it is to end too
+            return Answer(error=WorkerDied(f"its worker was told to end ({interrupts.name(said.error)})"), last=True)
+        return Answer(error=WorkerDied("its GPU can no longer be used; see the log of the run"), last=True)
+
+    def _epitaph(self) -> str:
+        try:
+            status = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return "its worker hung up"
+        if status >= 0:
+            return f"its worker exited with status {status}"
+        with contextlib.suppress(ValueError):
+            hint = " (out of memory?)" if status == -signal.SIGKILL else f" ({signal.Signals(-status).name})"
+            return f"its worker was killed by signal {-status}{hint}"
+        return f"its worker was killed by signal {-status}"
+
+    def end(self, grace: float = 0) -> None:
+        """Wait for the end of the process, which is killed after `grace` seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace)
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+class Pool:
+    """Owner of the workers: one for every place, which is what its process finds in its environment."""
+
+    def __init__(
+        self, places: Sequence[Mapping[str, str]], *, limit: float | None, errands: Sequence[Errand] = ()
+    ) -> None:
+        """Start the workers with their `errands`; one without a sign of life for `limit` seconds is killed."""
+        self._limit, self._errands, self._prefixed = limit, [*errands], len(places) > 1
+        self._workers = [self._hire(number, place) for number, place in enumerate(places)]
+
+    def _hire(self, number: int, place: Mapping[str, str]) -> _Worker:
+        return _Worker(f"worker {number}", place, self._errands, prefixed=self._prefixed)
+
+    def begin(self, function: Callable[[], object]) -> None:
+        """Give the first worker something to do, whose value `finish` returns."""
+        self._begun = (function,)
+        self._workers[0].give(_BEGUN, self._begun)
+
+    def finish(self) -> Any:
+        """Return what came of what was begun, or raise what it raised; after the death of its worker it is repeated."""
+        tried = 1
+        while True:
+            for worker, answer in self._answers():
+                key, worker.key = worker.key, None
+                self._replace_if_gone(worker, answer)
+                if key != _BEGUN:
+                    continue
+                if answer.error is None:
+                    return answer.value
+                if not answer.last or tried > 1:
+                    raise answer.error
+                tried += 1
+                self._workers[0].give(_BEGUN, self._begun)
+
+    def run(
+        self, waiting: deque[int], task: Callable[[int], Task], *, retries: int, say: Callable[[str], object]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield what came of each task as it ends; one whose worker dies is tried again up to `retries` times.
+
+        What the caller takes from `waiting` meanwhile is not started.
+        """
+        deaths = Counter[int]()
+        while waiting or any(worker.key is not None for worker in self._workers):
+            for worker in self._workers:
+                if worker.key is None and waiting:
+                    worker.give(key := waiting.popleft(), task(key))
+            for worker, answer in self._answers():
+                key_done, worker.key = worker.key, None
+                self._replace_if_gone(worker, answer)
+                if key_done is None:
+                    continue
+                if answer.last and deaths[key_done] < retries:
+                    deaths[key_done] += 1
+                    say(f"job {key_done}: {answer.error}; it is started again")
+                    waiting.appendleft(key_done)
+                else:
+                    yield key_done, answer
+
+    def _answers(self) -> Iterator[tuple[_Worker, Answer]]:
+        """Yield the answers of the next moment, none if it brings none."""
+        before = time.monotonic()
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
+        ready = wait(list(by_connection), timeout=_TICK)
+        # Never more than two ticks at once: while this process was itself suspended, so were its workers.
+        passed = min(time.monotonic() - before, 2 * _TICK)
+        for connection, worker in by_connection.items():
+            if connection in ready and (answer := worker.answer()) is not None:
+                yield worker, answer
+            elif connection not in ready and worker.key is not None:
+                worker.silent += passed
+                if self._limit is not None and worker.silent > self._limit:
+                    worker.end()
+                    reason = f"no sign of life for {self._limit:g} s, so its worker was killed"
+                    yield worker, Answer(error=WorkerDied(reason), last=True)
+
+    def _replace_if_gone(self, worker: _Worker, answer: Answer) -> None:
+        if answer.last:
+            number = self._workers.index(worker)
+            worker.end(_PARTING)
+            self._workers[number] = self._hire(number, worker.place)
+
+    def interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """Make the workers stop their tasks in good order; a second interrupt ends them at once, as does `GRACE`."""
+        terminated = isinstance(interrupt, Terminated)
+        deadline = time.monotonic() + GRACE if terminated else float("inf")
+        try:
+            for worker in self._workers:
+                worker.process.send_signal(signal.SIGTERM if terminated else STOP)
+            while any(worker.process.poll() is None for worker in self._workers) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        finally:
+            for worker in self._workers:
+                worker.end()
+
+    def close(self, *, now: bool = False) -> None:
+        """Let the workers go, in good order or `now`, and wait until they are gone."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.connection.send_bytes(b"")
+        for worker in self._workers:
+            worker.end(0 if now else _PARTING)
+        self._workers = []
+
+
+def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
+    """Print what a worker prints, with its name in front of every line."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or has not these letters
+            sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
+            sys.stdout.flush()
+
+
+def _unheard(error: Exception) -> None:
+    notices.tell(f"What a worker prints is shown no more ({type(error).__name__}: {error})")
+
+
+def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:
+    """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
+
+    `workers` None stands for one per GPU, or one on a CPU. Those that share a device are told how many they are.
+    """
+    cards = _cards() if gpus else []
+    count = workers or max(len(cards), 1)
+    mine = [{"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {} for number in range(count)]
+    return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
+
+
+def _cards() -> list[str]:
+    """Return the names of the GPUs that this process may use, asked without loading CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU ")]

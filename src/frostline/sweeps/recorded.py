@@ -1,0 +1,238 @@
+"""A run on record, in a folder or in MLflow: its config, what it came to, and what it stood on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline.core import untrusted
+from frostline.core.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
+from frostline.core.environment import config_folder
+from frostline.core.validation import parse
+from frostline.records import journal, run_folders
+from frostline.records.result import TEST, VAL, Result
+from frostline.runs.predict import BEST, CONFIG
+from frostline.store import hashing
+from frostline.sweeps.rerun import Outcome
+from frostline.tracking import query, registry
+
+PROVENANCE = "provenance.json"
+METRICS = "metrics.jsonl"
+RESULT, RESULTS = "result.json", "results.json"  # of a run, and of all of a sweep
+_RUN_ID = re.compile("[0-9a-f]{32}")
+_FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
+_FROM_RECORD = ("device", "data.root", "data.download")
+_LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A finished run on record."""
+
+    name: str
+    identity: str
+    """Its MLflow id, else its folder."""
+    config: Mapping[str, Any]
+    """The recorded values, read as data and not yet checked."""
+    outcome: Outcome
+    seeds: Mapping[str, Sequence[float]]
+    """The accuracies of all seeds of its cell, by metric."""
+
+
+def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
+    """Return the finished runs that `target` names: a run or all of a sweep, by folder or MLflow id.
+
+    What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
+    or a record that is not plain data.
+    """
+    here, run_id = Path(target).expanduser(), re.fullmatch(rf"(?:runs:/)?({_RUN_ID.pattern})/?", target)
+    if here.is_dir():
+        found = _in_folder(here.resolve(), uri, folder)
+    elif run_id:
+        found = _in_mlflow(uri, run_id[1], folder)
+    else:
+        raise user_error("rerun", target, "the MLflow id or the folder of a run or sweep")
+    if not found:
+        raise user_error("rerun", target, "a run that is FINISHED, or a sweep with one")
+    return found
+
+
+def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Return the checked config of a record, to be run here and now with `overrides`.
+
+    What decides its metrics comes from the record, as do `device` and `data.root`; where it is written and kept does
+    not. UserError for what is no plain value or the schema does not allow, and for an override of something that
+    decides the metrics. What was taken from the environment must be said again.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
+            raise user_error(*_pair(override), f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed: Any = hydra.compose("config", overrides=["resume=false", *overrides])
+    given = {override.partition("=")[0] for override in overrides}
+    try:
+        for key, value in _settings(values):
+            if key not in given and (key in _FROM_RECORD or is_semantic(key)):
+                untrusted.require_plain(value, "the recorded config", f".{key}")
+                if isinstance(value, Mapping):  # what the defaults have is not added to what is on record
+                    OmegaConf.update(composed, key, {}, merge=False)
+                composed = OmegaConf.merge(composed, _nested(key, value))
+        return parse(OmegaConf.to_container(composed, throw_on_missing=True))  # type: ignore[arg-type]
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"the recorded config: {' '.join(str(problem).split())[:200]}") from None
+
+
+def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of the schema, with a dot inside a section, and their values; UserError for any other key."""
+    sections = {item.name for item in fields(Config) if is_dataclass(get_type_hints(Config)[item.name])}
+    for key, value in values.items():
+        inside = value if key in sections and isinstance(value, Mapping) else {"": value}
+        for name, inner in inside.items():
+            if not (f"{key}{name}").isidentifier():
+                raise unknown_key(f"{key}.{name}", inner)
+            yield (f"{key}.{name}" if name else key), inner
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    section, _, name = key.rpartition(".")
+    return {section: {name: value}} if section else {name: value}
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key, value
+
+
+def _in_folder(here: Path, uri: str, fetched: Path) -> list[Recorded]:
+    single = (here / CONFIG).exists() or (here / RESULT).exists()
+    sweep = run_folders.sweep_of(here) or here
+    results = {path: result for path in run_folders.of(sweep) if (result := _result(path)) is not None}
+    if single and here not in results and (own := _result(here)) is not None:
+        results[here] = own
+    wanted = [here] if single else list(results)
+    return [_of_result(path, results, uri, fetched) for path in wanted if path in results]
+
+
+def _result(path: Path) -> Result | None:
+    """Return the result of the run in a folder, None unless it finished."""
+    if not (path / RESULT).is_file():
+        return None
+    try:
+        result = Result.of(untrusted.mapping(path / RESULT))
+    except UserError:
+        raise
+    except ValueError as problem:
+        raise UserError(f"{path / RESULT}: {problem}") from None
+    return result if result.status == "FINISHED" else None
+
+
+def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Path) -> Recorded:
+    """Return the run whose result is in `path`; a sweep that left a run out has only that of it, and says whose."""
+    own = results[path]
+    mates = [other for other in results.values() if _but_seed(other.choices) == _but_seed(own.choices)]
+    told = Path(own.folder)
+    where = next((folder for folder in (path, told) if (folder / CONFIG).is_file()), None)
+    if where is None and _RUN_ID.fullmatch(own.run_id or ""):
+        return replace(_of_mlflow(uri, own, results.values(), fetched), seeds=_seeds(mates))
+    where = where or path
+    return Recorded(
+        own.name,
+        journal.run_id(where) or own.run_id or str(where),
+        untrusted.mapping_of(where / CONFIG),
+        outcome(where, own.metrics),
+        _seeds(mates),
+    )
+
+
+def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
+    results = _finished(uri, run_id)
+    if [result.run_id for result in results] == [run_id] and (parent := query.parent(uri, run_id)):
+        family = _finished(uri, parent)
+    else:
+        results = family = _of_sweep(uri, run_id, folder) or results
+    return [_of_mlflow(uri, result, family or results, folder) for result in results]
+
+
+def _finished(uri: str, run_id: str) -> list[Result]:
+    return [result for result in registry.results(uri, run_id) if result.status == "FINISHED"]
+
+
+def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
+    """Return the finished runs that a sweep names at its end, those of earlier sweeps that it left out among them."""
+    if query.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
+        return []
+    told: Iterable[object] = untrusted.value(query.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
+    named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
+    return [result for one in named if _RUN_ID.fullmatch(one) for result in _finished(uri, one)]
+
+
+def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:
+    assert own.run_id is not None
+    place = folder / own.run_id
+    sizes = query.files(uri, own.run_id)
+    for name in (CONFIG, METRICS, PROVENANCE, BEST):
+        if name in sizes:
+            if sizes[name] > _LARGEST:
+                raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
+            query.fetch_artifact(uri, own.run_id, name, place)
+    if CONFIG not in sizes:
+        raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
+    journals = {"MLflow": query.history(uri, own.run_id)}
+    if METRICS in sizes:
+        journals[METRICS] = _epochs(place / METRICS)
+    mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
+    return Recorded(
+        own.name,
+        own.run_id,
+        untrusted.mapping_of(place / CONFIG),
+        Outcome(journals, _once(own.metrics), _weights(place), environment(place)),
+        _seeds(mates),
+    )
+
+
+def _seeds(mates: Iterable[Result]) -> dict[str, list[float]]:
+    """Return the accuracies of the runs of a cell, by metric."""
+    return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
+
+
+def _once(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that a run has once, of all that MLflow has."""
+    return {key: value for key, value in metrics.items() if not key.startswith(("train/", "val/"))}
+
+
+def _but_seed(choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in choices.items() if key != "seed"}
+
+
+def _weights(folder: Path) -> str | None:
+    return hashing.of_file(folder / BEST) if (folder / BEST).is_file() else None
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """Return what a run in `folder` stood on, flat; that it is not known where that was not written down."""
+    path = folder / PROVENANCE
+    return flatten(untrusted.mapping(path)) if path.exists() else {"environment": "not on record"}
+
+
+def outcome(folder: Path, metrics: Mapping[str, float]) -> Outcome:
+    """Return what the run in `folder` came to, given its `metrics` once per run."""
+    return Outcome({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the metrics of every epoch; UserError where a line does not say of which epoch it is."""
+    lines = untrusted.lines(path)
+    if not all(type(line.get("epoch")) is int for line in lines):
+        raise UserError(f"{path}: expected the number of its epoch in every line")
+    return lines

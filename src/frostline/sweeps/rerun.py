@@ -1,0 +1,154 @@
+"""Whether a run did the same when it ran again: what differs in its results and around it, and the verdict.
+
+Pure Python: neither torch nor MLflow is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from frostline.records.result import TEST, VAL, percent
+
+TOLERANCE = 0.01
+"""How far accuracies may be apart, as a fraction, where no seeds say more: one point, as 3 images of 359 digits."""
+
+_OWN = ("command", "weights.final")  # said of every run, and no part of what it stands on
+_SHOWN = ("source.commit", "source.dirty", "source.untracked")  # beside the hash of the code that ran
+Line = Mapping[str, Any]
+"""The metrics of one epoch, with its number as `epoch`."""
+
+
+class Verdict(Enum):
+    """What a rerun shows; the value is the exit status."""
+
+    IDENTICAL = 0
+    WITHIN = 3
+    OUTSIDE = 4
+    UNEXPLAINED = 5
+
+    @property
+    def text(self) -> str:
+        """The verdict in words, as in the tag `frostline.verdict`."""
+        return {
+            Verdict.IDENTICAL: "identical",
+            Verdict.WITHIN: "environment differs, within tolerance",
+            Verdict.OUTSIDE: "environment differs, outside tolerance",
+            Verdict.UNEXPLAINED: "same environment, different result",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    journals: Mapping[str, Sequence[Line]]
+    """The metrics of every epoch, by where they are written: `metrics.jsonl`, `MLflow`."""
+    metrics: Mapping[str, float]
+    """The metrics once per run."""
+    weights: str | None
+    """sha256 of the best weights, None where they were not kept."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """What it stood on, flat."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rerun found."""
+
+    verdict: Verdict
+    environment: tuple[str, ...]
+    """What differs around the run, a line each."""
+    results: tuple[str, ...]
+    """What differs in its results, the first epoch and metric first."""
+    tolerance: str
+    """What is within tolerance, and why; empty where that did not matter."""
+
+    def lines(self, shown: Sequence[str] = ()) -> list[str]:
+        """Return the report for people, without what was `shown` before; the verdict is the last line."""
+        found = [f"  differs now: {line}" for line in self.environment if line not in shown]
+        found += [f"  other result: {line}" for line in self.results[:10]]
+        found += [f"  other result: and {len(self.results) - 10} more"] if len(self.results) > 10 else []
+        if self.verdict is Verdict.UNEXPLAINED:
+            return [*found, f"VERDICT: {self.verdict.text.upper()}: {self.results[0]}"]
+        return [*found, f"verdict: {self.verdict.text}" + (f" ({self.tolerance})" if self.tolerance else "")]
+
+
+def compare(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> Report:
+    """Return how `new` compares with `old`, which it was to repeat.
+
+    `seeds` has the accuracies of all seeds of the same cell, by metric: with two or more of them, accuracies within
+    their spread are within tolerance.
+    """
+    environment = tuple(differences(old.environment, new.environment))
+    results = tuple(_results(old, new))
+    if not results:
+        return Report(Verdict.IDENTICAL, environment, (), "")
+    if not environment:
+        return Report(Verdict.UNEXPLAINED, (), results, "")
+    within, why = _tolerated(old, new, seeds)
+    return Report(Verdict.WITHIN if within else Verdict.OUTSIDE, environment, results, why)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], *, shown: bool = False) -> list[str]:
+    """Return what differs between two environments, e.g. `packages.torch: 2.14.0, now 2.15.0`.
+
+    With `shown` also what can have no part in a result, since the hash of the code says more.
+    """
+    hidden = _OWN if shown else (*_OWN, *_SHOWN)
+    keys = [key for key in {**then, **now} if not any(key == name or key.startswith(f"{name}.") for name in hidden)]
+    return [
+        f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}" for key in keys if then.get(key) != now.get(key)
+    ]
+
+
+def _short(value: object) -> str:
+    text = "not there" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:12]}..."
+
+
+def _results(old: Outcome, new: Outcome) -> Iterable[str]:
+    """Yield what differs in the results, in the order of the epochs."""
+    again = next(iter(new.journals.values()))
+    for where, lines in old.journals.items():
+        yield from _epochs(where, lines, again)
+    for key in sorted(_shown(old.metrics) | _shown(new.metrics)):
+        if old.metrics.get(key) != new.metrics.get(key):
+            yield f"{key} was {old.metrics.get(key)}, is {new.metrics.get(key)}"
+    if old.weights is not None and old.weights != new.weights:
+        yield f"best.safetensors was {_short(old.weights)}, is {_short(new.weights)}"
+    said = old.environment.get("weights.final")
+    if said is not None and said != new.environment.get("weights.final"):
+        yield f"the final weights were {_short(said)}, are {_short(new.environment.get('weights.final'))}"
+
+
+def _epochs(where: str, then: Sequence[Line], now: Sequence[Line]) -> Iterable[str]:
+    was, there = ({int(line["epoch"]): line for line in lines} for lines in (then, now))
+    for epoch in sorted(was.keys() | there.keys()):
+        a, b = was.get(epoch, {}), there.get(epoch, {})
+        for key in sorted(_shown(a) | _shown(b)):
+            if a.get(key) != b.get(key):
+                yield f"epoch {epoch}, {key} was {a.get(key)}, is {b.get(key)} ({where})"
+    if len(then) != len(was):
+        yield f"{where} has an epoch twice"
+
+
+def _shown(values: Mapping[str, Any]) -> set[str]:
+    """Return the metrics that a rerun must have again: what it cost may differ every time."""
+    return {key for key in values if "/" in key and not key.startswith(("cost/", "system/"))}
+
+
+def _tolerated(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
+    """Return whether the accuracies are near enough, and what that means in words."""
+    near, words = True, []
+    for key in (VAL, TEST):
+        values = seeds.get(key, ())
+        limit = max(values) - min(values) if len(values) > 1 else TOLERANCE
+        source = f"spread of {len(values)} seeds" if len(values) > 1 else "default, as there are no other seeds"
+        then, now = old.metrics.get(key), new.metrics.get(key)
+        gap = abs(then - now) if then is not None and now is not None else float("inf")
+        near = near and gap <= limit + 1e-12
+        words.append(f"{key} {percent(gap)} apart, tolerance {percent(limit)}: {source}")
+    return near, "; ".join(words)

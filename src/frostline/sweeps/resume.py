@@ -1,0 +1,210 @@
+"""What earlier sweeps did of a new one: runs that need not run again, and runs that can go on.
+
+A run is the same if its config, its source and its data are. MLflow knows of most; what it does not have yet stands in
+the journals of sweeps that never ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from frostline.core import files
+from frostline.core.config import UserError
+from frostline.records import journal, liveness, run_folders
+from frostline.tracking import query, relocation, server, sync
+from frostline.tracking.mirror import UID
+from frostline.tracking.session import Tracker
+from frostline.tracking.sync import SweepMirror
+
+CHECKPOINT = "checkpoint"  # folder among a run's files and artifacts
+_PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
+FOLDER = "frostline.folder"  # tag: where the run wrote, on its own host
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that was there before."""
+
+    run_id: str | None
+    status: str
+    tags: Mapping[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path | None:
+        """Its folder, None where that is not on this machine, or another run's by now."""
+        place = self._place
+        return place if place is not None and (place / "config.yaml").is_file() else None
+
+    @property
+    def _place(self) -> Path | None:
+        """Where its journal is on this machine, None where that is not, or another run's by now."""
+        told, uid = self.tags.get(FOLDER), self.tags.get(UID)
+        return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
+
+    @property
+    def source(self) -> str | None:
+        """The sha256 of the code that it ran."""
+        return self.tags.get("frostline.source")
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its data; None where it did not come to reading them."""
+        return self.tags.get("frostline.fingerprint")
+
+    @property
+    def holder(self) -> liveness.Owner | None:
+        """Who works on it, None where nobody does any more.
+
+        Its own signs of life are in its folder; those in its tags are passed on by its sweep, which may be gone.
+        """
+        if self._place is not None and (there := liveness.holder(self._place)) is not None:
+            return there
+        owner, sign = liveness.of_tags(self.tags), self.tags.get(liveness.SIGN)
+        if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None):
+            return None
+        return owner
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        where = self.tags.get(FOLDER) or "another place"
+        return f"{where} as run {self.run_id}" if self.run_id else where
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to do about one run of the new sweep; all None: run it."""
+
+    finished: Past | None = None
+    interrupted: Past | None = None
+    busy: Past | None = None
+    """Somebody works on it."""
+    note: str | None = None
+    """What the person should know."""
+
+
+def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list[Past]]:
+    """Return what there was before, by digest, whatever its source and data."""
+    wanted = set(digests)
+    by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
+    for past in _all(tracker, root, wanted):
+        by_digest[past.tags["frostline.digest"]].setdefault(past.run_id or past.tags.get(FOLDER), past)
+    if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
+        lying = relocation.runs([root / "multirun", Path(tracker.folder).parent])
+        by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
+    return {digest: list(runs.values()) for digest, runs in by_digest.items()}
+
+
+def _found(past: Past, lying: Mapping[str, Path]) -> Past:
+    """Return the run with its folder, if that was moved to where it is known to be `lying`."""
+    where = lying.get(past.tags.get(UID, "")) if past.folder is None else None
+    return replace(past, tags={**past.tags, FOLDER: str(where)}) if where else past
+
+
+def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
+    """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
+    for sweep in sync.remembered(tracker.uri, root):
+        if sync.experiment(sweep) not in (None, tracker.experiment):
+            continue
+        for folder in sync.records(sweep):
+            past = _of_folder(folder)
+            if past is not None and past.tags.get("frostline.digest") in digests:
+                yield past
+    if tracker.experiment_id is not None:
+        try:
+            yield from (Past(**facts) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
+        except server.Unreachable:
+            return
+
+
+def _of_folder(folder: Path) -> Past | None:
+    """Return the run that the journal in `folder` is about."""
+    tags: dict[str, str] = {}
+    status = "RUNNING"
+    for entry, _ in journal.notes(folder):
+        match entry:
+            case {"op": "run", "tags": dict(first)}:
+                tags |= first
+            case {"op": "tags", "values": dict(more)}:
+                tags |= more
+            case {"op": "resume"}:
+                status = "RUNNING"
+            case {"op": "end", "status": str(last)}:
+                status = last
+    tags[FOLDER] = str(folder)  # wherever it was when it began
+    numbers = _numbers(folder) if status == "FINISHED" else {}
+    return None if numbers is None else Past(journal.run_id(folder), status, tags, **numbers)
+
+
+def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
+    try:
+        result = files.parsed((folder / "result.json").read_text())
+        found = {key: dict(result[key]) for key in ("metrics", "images")}
+        whole = result["status"] == "FINISHED"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    plain = all(isinstance(value, int | float) for values in found.values() for value in values.values())
+    return found if plain and whole else None
+
+
+def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Found:
+    """Return what to do about a run of this `source`, given earlier `runs` of its config.
+
+    `fingerprint` is that of its data, None where they cannot be read.
+    """
+    same = [run for run in runs if run.source == source]
+    own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
+    finished = next((run for run in own if run.status == "FINISHED"), None)
+    if finished is not None:
+        return Found(finished=finished)
+    if (busy := next((run for run in own if run.holder is not None), None)) is not None:
+        return Found(busy=busy)
+    if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
+        return Found(interrupted=left)
+    if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
+        return Found(note=f"not skipped: the data changed since it ran in {past}")
+    other = next((run for run in runs if run.status == "FINISHED"), None)
+    return Found(note=f"not skipped: the source changed since it finished in {other}") if other else Found()
+
+
+def _can_go_on(run: Past) -> bool:
+    return run.folder is not None and any((run.folder / CHECKPOINT).glob("*.safetensors"))
+
+
+def named(past: Past, root: Path, uri: str) -> Past:
+    """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
+
+    Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow
+    cannot be reached it stays without.
+    """
+    folder, deadline = past.folder, time.monotonic() + _PATIENCE
+    with suppress(server.Unreachable, UserError, OSError):
+        while folder and not journal.run_id(folder) and time.monotonic() < deadline:
+            sweep = run_folders.sweep_of(folder) or folder.parent
+            if not sync.complete(SweepMirror(sweep, sync.place_of(sweep, root, uri))):
+                time.sleep(0.1)  # somebody else is at it
+    return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
+
+
+def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
+    """End every run as KILLED that MLflow believes to be running and whose process is gone; returns their number.
+
+    Raises `server.Unreachable`.
+    """
+    mended = 0
+    for run_id, tags in query.running(uri, experiment):
+        past = Past(run_id, "RUNNING", tags)
+        owner = liveness.of_tags(tags)
+        if owner is not None and past.holder is None:
+            why = f"process {owner.pid} on {owner.host} is gone"
+            query.end(uri, run_id, "KILLED", why)
+            say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")
+            mended += 1
+    return mended

@@ -1,0 +1,260 @@
+"""A sweep, from its cells to its answer: every run is composed and checked before the first one starts."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from frostline.core import environment, interrupts
+from frostline.core.config import Config, digest
+from frostline.records import heartbeat, journal, liveness, run_folders
+from frostline.records.heartbeat import Heart
+from frostline.records.result import Result
+from frostline.report.verdict import answer
+from frostline.sweeps import job, resume, unused_keys
+from frostline.sweeps.compose import Cell, Overrides, compose_all, in_order, settled, to_check
+from frostline.sweeps.executor import Crew, check, fingerprints
+from frostline.sweeps.ownership import claim
+from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.resume import Found
+from frostline.tracking import query, server, session, sync
+from frostline.tracking.session import Record, Tracker
+
+_NOT_FETCHED = ("best.safetensors", *journal.OWN, *heartbeat.OWN)  # large, or what only the process that runs it writes
+
+
+def run_sweep(
+    jobs: Sequence[Overrides],
+    *,
+    compose: Callable[[Overrides], DictConfig],
+    crew: Crew,
+    named: bool,
+) -> int:
+    """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
+
+    `compose` returns the config of a job, `crew` carries jobs out. A folder that the person `named` must be free, for
+    another one beside it is taken. Raises `UserError` before any run starts.
+    """
+    folder, cells = compose_all(jobs, compose, crew.start)
+    typed = {
+        key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
+    }
+    for line in unused_keys.check(typed, [cell.config for cell in cells]):
+        job.screen().say(line, "yellow")
+    return run_cells(cells, crew=crew, folder=folder, named=named, earlier=cells[0].config.resume)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    *,
+    crew: Crew,
+    folder: Path,
+    named: bool,
+    earlier: bool = False,
+) -> int:
+    """Check and run the cells, draw the result, and return the exit status as `run_sweep` does.
+
+    With `earlier` what earlier sweeps did is left out or gone on with.
+    """
+    config = cells[0].config
+    root = environment.project_root()
+    uri = session.tracking_uri(config.tracking.uri, root)
+    names = [cell.folder for cell in cells]
+    run_folders.require_free(folder)
+    run_folders.require_same(folder, names)
+    auto = crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
+    cells = settled(cells, auto)
+    folder = claim(
+        folder,
+        [digest(cell.config) for cell in cells],
+        again=earlier and not config.dry_run,
+        elsewhere=None if named else lambda own: None,
+    )
+    crew.settle(folder, names)
+    tracker = None if config.dry_run else _open(config, uri, root, folder)
+    with (
+        heartbeat.beating(folder / liveness.OWNER) as heart,
+        heart.telling(partial(Record(folder).tag, liveness.SIGN)) if tracker else nullcontext(),
+    ):
+        runs = _plan(cells, tracker if earlier else None, crew, root, folder, heart)
+        job.Shared(tracker, runs).write(folder)
+        reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].to_do])
+    if not job.Shared.there(folder):  # what is written here now would say of every run that it never was
+        raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
+    results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
+    recorded = _close(folder, tracker, results, interrupt)
+    if interrupt is not None:
+        return interrupts.status(interrupt)
+    return 0 if recorded and all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
+
+
+def _plan(
+    cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
+) -> tuple[job.Facts, ...]:
+    """Return what each job has to know; says what is left out, and what goes on, since it was there before.
+
+    What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
+    """
+    if tracker is None:
+        return tuple(_named(cell) for cell in cells)
+    with suppress(server.Unreachable):
+        resume.mend(tracker.uri, tracker.experiment, job.screen().say)
+    keys, source = [digest(cell.config) for cell in cells], environment.source_sha256()
+    before = resume.look(tracker, root, keys)
+    prints: list[str | None] = [None] * len(cells)
+    if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
+        told = crew.ask(partial(fingerprints, [cells[number].config for number in known]))
+        for number, fingerprint in zip(known, told, strict=True):
+            prints[number] = fingerprint
+    facts = []
+    for number, (cell, key) in enumerate(zip(cells, keys, strict=True)):
+        found = resume.judge(before[key], source, prints[number])
+        # Cells whose data alone differ share a digest; a run from before it knew its data is gone on with once.
+        before[key] = [past for past in before[key] if past is not found.interrupted]
+        facts.append(_facts(number, cell, found, tracker, folder, heart))
+    return tuple(facts)
+
+
+def _named(cell: Cell) -> job.Facts:
+    """Return what every job has to know, whatever was there before."""
+    auto = {"precision": cell.config.precision, "compile": cell.config.compile, "data.pixels": cell.config.data.pixels}
+    return job.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
+
+
+def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> job.Facts:
+    """Return what one job has to know, given what was there before."""
+    facts = _named(cell)
+    own, say = folder / cell.folder, job.screen().say
+    here = liveness.holder(own)
+    if found.note:
+        say(f"{cell.name}: {found.note}")
+    if (past := found.finished) is not None:
+        say(f"{cell.name}: skipped, finished in {past}")
+        where = str(past.folder or own)
+        result = Result(
+            number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
+        )
+        if here is None:
+            own.mkdir(parents=True, exist_ok=True)
+            if past.folder is None and past.run_id:  # the answer and the report need more than numbers
+                query.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
+            job.write_result(own, result)
+        return replace(facts, finished=asdict(result))
+    if found.busy is not None and (who := found.busy.holder) is not None:
+        return _left(number, facts, found.busy.folder, who)
+    if here is not None:  # what it does there is another run: of other code, say
+        return _left(number, facts, own, here)
+    if (interrupted := found.interrupted) is not None:
+        past = resume.named(interrupted, environment.project_root(), tracker.uri)
+        at = past.folder
+        if at is not None and (who := heart.take(at)) is not None:
+            return _left(number, facts, at, who)
+        if (
+            at is None
+            and past.run_id
+            and query.fetch_checkpoint(tracker.uri, past.run_id, resume.CHECKPOINT, own / "previous")
+        ):
+            at = own / "previous"
+        say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")
+        return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
+    return facts
+
+
+def _left(number: int, facts: job.Facts, where: Path | None, who: liveness.Owner) -> job.Facts:
+    """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
+    how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
+    job.screen().say(
+        f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
+    )
+    return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
+
+
+def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
+    name = f"{folder.parent.name} {folder.name}"
+    sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    tags = {"frostline.sweep": sweep, resume.FOLDER: str(folder), **liveness.me().tags()}
+    return session.open_sweep(
+        uri,
+        folder=folder,
+        root=root,
+        experiment_name=config.experiment_name,
+        name=name,
+        tags=tags,
+        say=job.screen().say,
+    )
+
+
+def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
+    """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
+    try:
+        return crew.run(numbers), None
+    except KeyboardInterrupt as interrupt:
+        return {}, interrupt
+
+
+def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None) -> Result:
+    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
+
+    A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
+    """
+    own = folder / facts.folder
+    if facts.busy and not facts.busy["folder"]:
+        return Result(**facts.busy)
+    where = Path(facts.busy["folder"]) if facts.busy else own
+    written = job.read_result(where)
+    if written is not None and (where == own or written.status == "FINISHED"):
+        return replace(written, job=number, name=facts.name, choices=facts.choices)
+    if (who := liveness.holder(where)) is not None:
+        return job.busy_result(number, facts, where, who)
+    silent = "ended without a result" if own.exists() else "not started"
+    reason = silent if error is None else session.reason(error)
+    status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
+    if (own / journal.RECORD).exists() and not journal.ended(own):
+        sync.end(own, status, reason)
+    return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
+
+
+def _close(
+    folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
+) -> bool:
+    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
+    terminal, sentence = job.screen(), answer(results)
+    terminal.say("")
+    terminal.table(results)
+    terminal.verdict(sentence)
+    if tracker is None:
+        return True
+    page = _report(folder, tracker, results)
+    statuses = {result.status for result in results}
+    failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
+    status = "FINISHED" if statuses == {"FINISHED"} else "FAILED" if failed else "KILLED"
+    recorded = session.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
+    if page is not None:
+        terminal.say(f"Report: {page}")
+    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, environment.project_root())}")
+    return recorded
+
+
+def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:
+    """Write the report and plots and keep them in the sweep's record; their failure must not cost the record its end.
+
+    A sweep of one run is spared the plots, which show nothing that the report does not.
+    """
+    from frostline.report import html, plots
+
+    record, title = session.Record(folder), f"Sweep {folder.parent.name} {folder.name}"
+    try:
+        page = html.write(folder / html.PAGE, results, title=title, tracker=asdict(tracker))
+        record.artifact(page)
+        for file in plots.write(folder / plots.FOLDER, results) if len(results) > 1 else []:
+            record.artifact(file, plots.FOLDER)
+    except Exception as error:
+        job.screen().say(f"The report could not be written: {session.reason(error)}", "yellow")
+        return None
+    return page

@@ -1,0 +1,151 @@
+"""Keys that were typed and that nothing reads, given the options that were chosen: a mistake, or worth a word.
+
+A key of the schema that only some options read has its rule here, so that none comes to nothing in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from frostline.core.config import Config, user_error
+
+_EMBEDDED = ("digits", "glyphs")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Who reads some keys."""
+
+    keys: tuple[str, ...]
+    read: Callable[[Config], bool]
+    wanted: str
+    """What would have them read."""
+    group: str
+    """The key that decides."""
+    mistake: bool = False
+    """Whether the run would be another one than the person believes."""
+
+
+def _mirrors(config: Config) -> bool:
+    return config.augment.flip and config.data.flip
+
+
+def _random(config: Config) -> bool:
+    how = config.augment
+    return how.crop != "none" or _mirrors(config) or how.color > 0 or how.trivial
+
+
+_RULES = (
+    _Rule(
+        ("data.root",),
+        lambda c: c.data.source not in _EMBEDDED,
+        "data=image_folder or another data set that lies in a folder",
+        "data.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("data.download",),
+        lambda c: c.data.source not in (*_EMBEDDED, "folder"),
+        "a data set of torchvision, as data=cifar10",
+        "data.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("data.skip_bad", "data.max_pixels", "data.range", "data.range_of"),
+        lambda c: c.data.source not in _EMBEDDED,
+        "a data set of picture files, as data=image_folder",
+        "data.name",
+    ),
+    _Rule(
+        ("data.pixels",),
+        lambda c: c.augment.crop != "none",
+        "an augmentation that crops at random, as augment=standard: other views are exact in any case",
+        "augment.name",
+    ),
+    _Rule(
+        ("augment.scale", "augment.ratio"),
+        lambda c: c.augment.crop == "random_resized",
+        "augment=standard, augment=trivial or augment.crop=random_resized",
+        "augment.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("augment.padding",),
+        lambda c: c.augment.crop == "pad",
+        "augment=crop_flip or augment.crop=pad",
+        "augment.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("augment.flip",),
+        _mirrors,
+        "data.flip=true, which says that a mirrored image keeps its class",
+        "data.name",
+        mistake=True,
+    ),
+    _Rule(("data.flip",), _mirrors, "augment.flip=true", "augment.name"),
+    _Rule(("features.views",), _random, "an augmentation with something random, as augment=standard", "augment.name"),
+    _Rule(
+        ("schedule.final",),
+        lambda c: c.schedule.name in ("cosine", "onecycle"),
+        "schedule=cosine or schedule=onecycle",
+        "schedule.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("schedule.milestones", "schedule.gamma"),
+        lambda c: c.schedule.name == "step",
+        "schedule=step",
+        "schedule.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("schedule.span",),
+        lambda c: c.schedule.name != "constant" or c.schedule.warmup > 0,
+        "a schedule that moves, as schedule=cosine",
+        "schedule.name",
+    ),
+    _Rule(
+        ("model.sha256",),
+        lambda c: c.model.weights is not None,
+        "model.weights=<file or name>",
+        "model.weights",
+        mistake=True,
+    ),
+    _Rule(
+        ("optimizer.decay_norm_and_bias",),
+        lambda c: c.optimizer.weight_decay > 0,
+        "an optimizer.weight_decay above 0",
+        "optimizer.weight_decay",
+    ),
+    _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
+    _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
+)
+
+
+def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
+    """Return a line for each of the keys `typed`, with its value, that no run of the sweep reads.
+
+    `configs` are those of its runs. Raises `UserError` where the key is there by mistake. What switches something off
+    is no mistake anywhere.
+    """
+    lines = []
+    for rule in _RULES:
+        for key in rule.keys:
+            value = typed.get(key)
+            if value is None or value.lower() in ("false", "null") or any(map(rule.read, configs)):
+                continue
+            chosen = " and ".join(sorted({str(_select(config, rule.group)) for config in configs}))
+            why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
+            if rule.mistake:
+                raise user_error(key, value, f"to be given with {why}")
+            lines.append(f"{key}={value} has no effect: it wants {why}")
+    return lines
+
+
+def _select(config: Config, key: str) -> object:
+    found: object = config
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found

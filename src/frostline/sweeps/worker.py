@@ -1,0 +1,171 @@
+"""A worker: the process that carries out one task after the other for the process that started it.
+
+It talks through one pipe, ends at once when the other end goes away, and reports that it is alive for as long as its
+main thread moves. Nothing heavy is imported before a task asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, NoReturn
+
+from frostline.core import background, interrupts, notices, streams
+
+PULSE = 1.0
+"""Seconds between two looks at whether the main thread has moved."""
+STOP = signal.SIGUSR1
+"""What Ctrl-C is to a worker: the terminal sends SIGINT to workers too, so that one is not it."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Something to do before the next task that nobody waits for: if it fails, the task will say so."""
+
+    function: Callable[..., object]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task."""
+
+    value: Any = None
+    error: BaseException | None = None
+    last: bool = False
+    """Whether the worker ends now, since its GPU can no longer be used or it was told to stop."""
+
+
+class _Line:
+    """Owner of the pipe to the process that started this one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.idle = True
+
+    def send(self, message: Answer | None) -> None:
+        """Send an answer, or None for a sign of life."""
+        with self._lock:
+            self._connection.send_bytes(_pickled(message))
+
+    def listen(self) -> None:
+        """Queue what arrives; end the process when the other end is gone, whatever the main thread is doing."""
+        try:
+            while True:
+                message = self._connection.recv_bytes()
+                self.tasks.put(message or None)
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def pulse(self) -> None:
+        """Send a sign of life whenever the main thread has moved since the last look, or waits for a task."""
+        main, before = threading.main_thread().ident, None
+        while True:
+            time.sleep(PULSE)
+            if (here := _position(sys._current_frames().get(main or 0))) != before or self.idle:
+                before = here
+                with contextlib.suppress(OSError):
+                    self.send(None)
+
+
+def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
+    """Return where a thread is: file and line of every call on its stack."""
+    where = []
+    while frame is not None:
+        where.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(where)
+
+
+def main() -> None:
+    """Carry out tasks from the pipe whose file descriptor is the first argument, until told to stop."""
+    streams.prepare()
+    descriptor = int(sys.argv.pop(1))
+    os.set_inheritable(descriptor, False)
+    line = _Line(Connection(descriptor))
+    signal.signal(signal.SIGINT, lambda *_: None)  # the process that started this one hears it too, and decides
+    interrupts.install(STOP, once=True)
+    for target in (line.listen, line.pulse):
+        background.start(target, name=target.__name__, died=_give_up)
+    with contextlib.suppress(KeyboardInterrupt):
+        while (message := line.tasks.get()) is not None:
+            line.idle = False
+            answer = _carry_out(message)
+            if answer is not None:
+                line.send(answer)
+                if answer.last:
+                    break
+            line.idle = True
+    _leave()
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """End the process: without one of its threads it would neither hear of its end nor be taken for alive."""
+    notices.tell(f"A worker ends by a fault of its own ({type(error).__name__}: {error})")
+    os._exit(1)
+
+
+def _leave() -> NoReturn:
+    """End the process without taking torch apart, for which the sweep would wait a second."""
+    logging.shutdown()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+def _carry_out(message: bytes) -> Answer | None:
+    """Return what came of a task; of an errand nothing."""
+    task: Any = None
+    try:
+        task = pickle.loads(message)
+        if isinstance(task, Errand):
+            with contextlib.suppress(Exception):
+                task.function(*task.arguments)
+            return None
+        function, *arguments = task
+        value = function(*arguments)
+        return Answer(value, last=_gpu_is_lost())
+    except KeyboardInterrupt as interrupt:
+        return Answer(error=interrupt, last=True)
+    except SystemExit as error:
+        return Answer(error=RuntimeError(f"sys.exit({error.code!r})"))
+    except Exception as error:
+        return Answer(error=error, last=_gpu_is_lost())
+
+
+def _gpu_is_lost() -> bool:
+    """Return whether this process's CUDA context is broken: after an illegal access every later call fails too."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _pickled(message: Answer | None) -> bytes:
+    """Return the message in bytes; what cannot be pickled is replaced by what it prints as."""
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(message)
+    except Exception as error:
+        assert message is not None
+        text = f"{error} ({message.error or message.value!r:.200})"
+        return pickle.dumps(Answer(error=RuntimeError(text), last=message.last))

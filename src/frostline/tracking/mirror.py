@@ -1,0 +1,244 @@
+"""The mirror of a run's journal in MLflow: what the journal says and MLflow does not have yet is sent, once.
+
+Sending can break off anywhere, and an answer can be lost after the server did its work. So nothing is assumed after a
+problem: the run is searched by an id of our own before it is created, and metrics are compared with those that are
+there. Everything else may be sent twice without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.records import journal
+from frostline.tracking import server
+from frostline.tracking.news import News, news_of, resumed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+UID = "frostline.uid"  # tag: the name that we give a run before MLflow gives it one
+
+_METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
+_BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
+_PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
+_TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
+_DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
+_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+class Mirror:
+    """The mirror of one folder's record. Not for several threads or processes at once."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Mirror the record in `folder`; a `fresh` one began in this process, and nobody else ever passed it on."""
+        self.folder = folder
+        self._fresh = fresh
+        self._doubt = True
+        self._elsewhere = False
+        """Whether the run went on in another folder, whose journal now says how it stands."""
+
+    def pending(self) -> bool:
+        """Return whether the journal holds what MLflow does not have."""
+        path = self.folder / journal.RECORD
+        return path.exists() and path.stat().st_size > journal.position(self.folder).offset
+
+    def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
+        """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what it raises.
+
+        What was sent is noted, so that the next call goes on from there, whichever process makes it.
+        """
+        try:
+            at = self._trusted_position(client)
+            news, offset = news_of(self.folder, at.offset)
+            run_id = at.run_id or self._open(client, experiment, parent, news)
+            if run_id is not None:
+                if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
+                    news.without_end()  # MLflow has what was lost of a damaged journal
+                self._send(client, run_id, news)
+                sure = journal.position(self.folder).sure
+                if news.ended is not None and not sure:
+                    _delete_twins(client, experiment, run_id, journal.uid(self.folder))
+                journal.set_position(self.folder, journal.Position(run_id, offset, sure))
+        except BaseException:
+            self._doubt = True
+            raise
+        self._doubt = False
+
+    def _trusted_position(self, client: MlflowClient) -> journal.Position:
+        """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
+        at = journal.position(self.folder)
+        size = (self.folder / journal.RECORD).stat().st_size
+        run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None
+        if at.run_id is None or (run is None and self._doubt):
+            return journal.Position()
+        if run is not None:
+            self._elsewhere = run.data.tags.get(UID) != journal.uid(self.folder)
+            if run.info.lifecycle_stage != "active":
+                return replace(at, offset=size)
+        return replace(at, offset=min(at.offset, size))
+
+    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: News) -> str | None:
+        """Return the id of the run, created unless it is there; None where the journal names none."""
+        start = news.start
+        if start is None:
+            return None
+        first = not journal.begun(self.folder)
+        run_id = start.get("run_id") or next(
+            iter([] if first and self._fresh else _search(client, experiment, start["uid"])), None
+        )
+        if run_id is None or _found(client, run_id) is None:
+            journal.set_position(self.folder, journal.Position(sure=first))
+            tags = {**_tags(start["tags"]), UID: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
+            run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
+            run_id, self._doubt = _named(run).info.run_id, False
+        else:
+            news.tags = {**start["tags"], UID: start["uid"], **news.tags}
+            news.status = news.status or "RUNNING"
+        journal.set_position(self.folder, journal.Position(run_id, 0, sure=first))
+        return run_id
+
+    def _send(self, client: MlflowClient, run_id: str, news: News) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        if self._elsewhere:
+            news.tags, news.status, news.ended = {}, None, None
+        metrics = [Metric(key, value, time, step) for key, value, time, step in news.metrics]
+        if metrics and (self._doubt or resumed(self.folder)):
+            metrics = _missing(client, run_id, metrics)
+        tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
+        steps: list[Callable[[], object]] = [
+            partial(_write_params, client, run_id, news.params),
+            *(partial(client.log_batch, run_id, tags=some) for some in _parts(tags, _BATCH)),
+            *(partial(client.log_batch, run_id, metrics=points) for points in _parts(metrics, _METRICS)),
+            *(partial(_write_dataset, client, run_id, dataset) for dataset in news.datasets),
+            *self._copies(client, run_id, news.artifacts),
+        ]
+        if news.ended is not None:
+            steps.append(partial(client.set_terminated, run_id, news.status, news.ended))
+        elif news.status is not None:
+            steps.append(partial(client.update_run, run_id, status=news.status))
+        _do_all(steps)
+
+    def _copies(
+        self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]
+    ) -> Iterator[Callable[[], object]]:
+        """Yield what copies a file of the run's folder; a journal from elsewhere gets no other file of this machine."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        top = self.folder.resolve()
+        there = [((top / path).resolve(), inside) for path, inside in artifacts]
+        there = [(file, inside) for file, inside in there if file.is_relative_to(top) and file.is_file()]
+        if not there:
+            return
+        # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
+        where = _named(client.get_run(run_id)).info.artifact_uri
+        kept = get_artifact_repository(where, tracking_uri=client.tracking_uri)
+        yield from (partial(kept.log_artifact, str(file), inside) for file, inside in there)
+
+
+def _do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Carry out every step. One that MLflow refuses, a file that is too large say, is raised when the others are done.
+
+    So a run that ended has ended in MLflow too, whatever of its record was not taken.
+    """
+    refused = None
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if not server.refused(error):
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
+
+
+def _found(client: MlflowClient, run_id: str) -> Any | None:
+    """Return the run, deleted or not; None where MLflow knows nothing of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _named(client.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _named(run: Any) -> Any:
+    """Return the run; raises ValueError where an answer without content, of a broken proxy say, was taken for one."""
+    if not run.info.run_id:
+        raise ValueError("MLflow's answer names no run")
+    return run
+
+
+def _search(client: MlflowClient, experiment: str, uid: str | None) -> list[str]:
+    """Return the runs that were created for `uid`, oldest first, whether or not anybody heard of it."""
+    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", order_by=["start_time ASC"])
+    return [run.info.run_id for run in runs]
+
+
+def _delete_twins(client: MlflowClient, experiment: str, run_id: str, uid: str | None) -> None:
+    """Delete what a slow server created for a call that was given up, beside the run that became the record."""
+    for twin in _search(client, experiment, uid):
+        if twin != run_id:
+            client.delete_run(twin)
+
+
+def _missing(client: MlflowClient, run_id: str, metrics: Iterable[Any]) -> list[Any]:
+    """Return the metrics that the run does not have yet with this value at this step."""
+    metrics = list(metrics)
+    there = {
+        (key, point.step, repr(point.value))
+        for key in dict.fromkeys(metric.key for metric in metrics)
+        for point in client.get_metric_history(run_id, key)
+    }
+    missing = []
+    for metric in metrics:
+        if (point := (metric.key, metric.step, repr(metric.value))) not in there:
+            there.add(point)
+            missing.append(metric)
+    return missing
+
+
+def _write_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
+    """Write the params; one that is there with another value, or that MLflow has no name for, stays as it is."""
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    for rows in _parts([Param(key, str(value)[:_PARAM]) for key, value in params.items()], _BATCH):
+        try:
+            client.log_batch(run_id, params=rows)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            if len(rows) > 1:
+                for row in rows:
+                    _write_params(client, run_id, {row.key: row.value})
+
+
+def _write_dataset(client: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
+    """Write which data the run saw: one input per split."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest, source = entry["name"], entry["digest"], json.dumps({"source": entry["source"]})
+    inputs = []
+    for split, count in entry["images"].items():
+        profile = json.dumps({"images": count, "fingerprint": digest})
+        data = Dataset(f"{name} {split}", digest[:_DIGEST], "code", source, profile=profile)
+        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXTS[split])]))
+    client.log_inputs(run_id, datasets=inputs)
+
+
+def _tags(tags: dict[str, str]) -> dict[str, str]:
+    return {key: str(value)[:_TAG] for key, value in tags.items()}
+
+
+def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

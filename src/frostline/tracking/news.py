@@ -1,0 +1,69 @@
+"""What a run's journal says that MLflow does not have yet, folded together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frostline.records import journal
+
+GONE = "the process of this run ended without a word"
+"""Reason of an end that others wrote, since the process was gone."""
+REASON = "frostline.reason"  # tag
+
+
+@dataclass
+class News:
+    """Of a tag or status that changed only the last one counts."""
+
+    start: dict[str, Any] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Key, value, milliseconds, step."""
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[tuple[str, str | None], None] = field(default_factory=dict)
+    status: str | None = None
+    ended: int | None = None
+    """Milliseconds."""
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nothing but the absence of its process tells that the run ended."""
+        return self.status == "KILLED" and self.tags.get(REASON) == GONE
+
+    def without_end(self) -> None:
+        """Take the end back."""
+        self.status = self.ended = None
+        self.tags.pop(REASON, None)
+
+
+def news_of(folder: Path, offset: int) -> tuple[News, int]:
+    """Return what the journal says after `offset`, and the offset behind it."""
+    news = News()
+    for entry, behind in journal.notes(folder, offset):
+        offset = behind
+        match entry:
+            case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
+                news.start = entry
+            case {"op": "resume"}:
+                news.status, news.ended = "RUNNING", None
+            case {"op": "params", "values": dict(values)}:
+                news.params.update(values)
+            case {"op": "tags", "values": dict(values)}:
+                news.tags.update(values)
+            case {"op": "metrics", "values": dict(values), "time": int(time), "step": int(step)}:
+                news.metrics += [(key, float(value), time, step) for key, value in values.items()]
+            case {"op": "dataset"}:
+                news.datasets.append(entry)
+            case {"op": "artifact", "path": str(path)}:
+                news.artifacts[path, entry.get("inside")] = None
+            case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
+                news.status, news.ended = status, time
+    return news, offset
+
+
+def resumed(folder: Path) -> bool:
+    """Return whether the run went on after an end: what it then did again is there already."""
+    return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.notes(folder))

@@ -1,0 +1,138 @@
+"""What MLflow has of runs: which there are, their sweep, their metrics epoch by epoch, their files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from frostline.core.config import UserError, user_error
+from frostline.tracking.news import REASON
+from frostline.tracking.server import Unreachable, client_of, first_line, problems
+
+_FEW = 10  # digests that are asked for one by one
+
+
+def parent(uri: str, run_id: str) -> str | None:
+    """Return the id of the sweep that a run belongs to, None where it has none."""
+    with problems(uri):
+        found: str | None = client_of(uri).get_run(run_id).data.tags.get("mlflow.parentRunId")
+    return found
+
+
+def history(uri: str, run_id: str) -> list[dict[str, float]]:
+    """Return the metrics that a run has per epoch, a dict with its number as `epoch` for each; a point twice, twice."""
+    found: list[dict[str, float]] = []
+    with problems(uri):
+        client = client_of(uri)
+        points = [p for key in client.get_run(run_id).data.metrics for p in client.get_metric_history(run_id, key)]
+    for point in points:
+        if point.step >= 1:  # others are written once per run
+            line = next((line for line in found if line["epoch"] == point.step and point.key not in line), None)
+            if line is None:
+                found.append(line := {"epoch": point.step})
+            line[point.key] = point.value
+    return sorted(found, key=lambda line: line["epoch"])
+
+
+def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
+    """Return the names of the files in `folder` of a run's artifacts, or at their top, and their sizes in bytes."""
+    with problems(uri):
+        listed = client_of(uri).list_artifacts(run_id, folder)
+    return {file.path: file.file_size or 0 for file in listed if not file.is_dir}
+
+
+def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
+    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
+    try:
+        with problems(uri):
+            client = client_of(uri)
+            if not client.list_artifacts(run_id, name):
+                return False
+            into.mkdir(parents=True, exist_ok=True)
+            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
+    except (Unreachable, UserError, OSError):
+        return False
+
+
+def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
+    """Put the files at the top of a run's artifacts into `folder`, `but` those of these names, as far as they come."""
+    with suppress(Unreachable, UserError, OSError):
+        for name in files(uri, run_id):
+            if name not in but:
+                fetch_artifact(uri, run_id, name, folder)
+
+
+def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
+    """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
+
+    Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
+    """
+    path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
+    try:
+        with problems(uri):
+            local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
+    except (Unreachable, UserError) as error:
+        where = f"a run with the artifact {name} in {uri} ({first_line(error)})"
+        raise user_error("model.weights", wanted, where) from None
+    if not local.is_file() or not local.is_relative_to(folder.resolve()):
+        raise user_error("model.weights", wanted, "a file among the run's artifacts")
+    return local
+
+
+def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the id and tags of every run that MLflow believes to be running; raises `server.Unreachable`."""
+    with problems(uri):
+        experiment = client_of(uri).get_experiment_by_name(experiment_name)
+        if experiment is None:
+            return []
+        found = _search(uri, experiment.experiment_id, "attributes.status = 'RUNNING'")
+        return [(run.info.run_id, dict(run.data.tags)) for run in found]
+
+
+def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield `run_id`, `status`, `tags`, `metrics` and `images` of the runs with one of the `digests`, newest first.
+
+    Raises `server.Unreachable`.
+    """
+    few = len(digests) <= _FEW  # of many all runs are fetched at once
+    wanted = [f"tags.`frostline.digest` = '{digest}'" for digest in digests] if few else [""]
+    with problems(uri):
+        for chosen in wanted:
+            found = _search(uri, experiment_id, chosen)
+            yield from (_facts(run) for run in found if run.data.tags.get("frostline.digest") in digests)
+
+
+def end(uri: str, run_id: str, status: str, why: str) -> None:
+    """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
+    with problems(uri):
+        client_of(uri).set_tag(run_id, REASON, why)
+        client_of(uri).set_terminated(run_id, status)
+
+
+def _search(uri: str, experiment_id: str, chosen: str) -> Iterator[Any]:
+    """Yield the runs of an experiment that MLflow's filter `chosen` lets pass, newest first, a thousand at a time."""
+    token = None
+    while True:
+        page = client_of(uri).search_runs(
+            [experiment_id], chosen, max_results=1000, page_token=token, order_by=["start_time DESC"]
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _facts(run: Any) -> dict[str, Any]:
+    images: dict[str, int] = {}
+    for given in run.inputs.dataset_inputs if run.inputs else ():
+        with suppress(ValueError, KeyError, TypeError):
+            images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
+    once = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/", "test/", "cost/"))}
+    tags = dict(run.data.tags)
+    return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}

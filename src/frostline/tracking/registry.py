@@ -1,0 +1,146 @@
+"""MLflow's runs and models seen from outside: what a run id names, and a run's network in the model registry."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.config import UserError, user_error
+from frostline.core.environment import PACKAGE
+from frostline.records.result import Result
+from frostline.tracking import server
+from frostline.tracking.news import REASON
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_MODEL = "model"  # folder of the model among the run's artifacts
+_WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
+"""A white picture of 8x8 pixels, PNG as base64: the example of a request."""
+_REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pyyaml")
+"""What `serving` imports, itself and through the modules of ours that it uses."""
+
+
+def results(uri: str, run_id: str) -> list[Result]:
+    """Return the run `run_id` of the store at `uri`, or where that is a sweep all runs of it, in their order.
+
+    Their choices are all their params. UserError where the store has no such run or does not answer.
+    """
+    with _client(uri) as client:
+        run = _run(client, uri, run_id)
+        of_sweep = f"tags.mlflow.parentRunId = '{run_id}'"
+        order = ["attributes.start_time ASC"]
+        children = client.search_runs([run.info.experiment_id], of_sweep, max_results=50_000, order_by=order)
+    return [_result(number, each) for number, each in enumerate(children or [run])]
+
+
+def register(
+    uri: str, run_id: str, files: Sequence[Path], *, name: str, description: str, tags: Mapping[str, str]
+) -> str:
+    """Put the network whose config and weights are `files` into the registry as `name`; return its new version.
+
+    It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `serving` as the model,
+    and `files`. UserError for an unknown run and for a name that MLflow does not take.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _client(uri) as client:
+        run = _run(client, uri, run_id)
+        try:
+            _ensure(client, name)
+        except MlflowException as error:
+            raise user_error("--name", name, f"a name for the registry ({server.first_line(error)})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        _save(Path(folder), files, run_id)
+        with _client(uri) as client:
+            client.log_artifacts(run_id, str(Path(folder) / _MODEL), _MODEL)
+            source = f"{run.info.artifact_uri}/{_MODEL}"
+            made = client.create_model_version(name, source, run_id, tags=dict(tags), description=description)
+    return str(made.version)
+
+
+def _save(folder: Path, files: Sequence[Path], run_id: str) -> None:
+    """Write the model into `folder/model`."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import Model
+
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it would say that it looks at the example
+    (own := folder / "run").mkdir()
+    for file in files:
+        shutil.copyfile(file, own / file.name)
+    with warnings.catch_warnings(action="ignore"):  # it warns of type hints that it does not use, given a signature
+        mlflow.pyfunc.save_model(
+            folder / _MODEL,
+            mlflow_model=Model(artifact_path=_MODEL, run_id=run_id),
+            python_model=str(PACKAGE / "runs" / "serve.py"),
+            artifacts={"run": str(own)},
+            code_paths=[str(PACKAGE)],
+            signature=_signature(),
+            input_example=pd.DataFrame({"image": [_WHITE]}),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+        )
+
+
+def _signature() -> Any:
+    """Return what the model takes and gives. Stated, since MLflow needs seconds to infer it, and guesses."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Map
+
+    output = [
+        ColSpec(DataType.string, "class"),
+        ColSpec(DataType.double, "probability"),
+        ColSpec(Map(DataType.double), "probabilities"),
+    ]
+    top = ParamSchema([ParamSpec("top", DataType.long, 5)])
+    return ModelSignature(Schema([ColSpec(DataType.string, "image")]), Schema(output), top)
+
+
+def _ensure(client: MlflowClient, name: str) -> None:
+    """Create the registered model `name` unless it is there; MlflowException for a name that is not allowed."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def _client(uri: str) -> Iterator[MlflowClient]:
+    """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
+    try:
+        with server.problems(uri):
+            yield server.client_of(uri)
+    except server.Unreachable as error:
+        raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({server.first_line(error)})") from error
+
+
+def _run(client: MlflowClient, uri: str, run_id: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        expected = f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)"
+        raise user_error("run", run_id, expected) from None
+
+
+def _result(number: int, run: Run) -> Result:
+    why = run.data.tags.get(REASON)
+    params, metrics = dict(run.data.params), dict(run.data.metrics)
+    return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

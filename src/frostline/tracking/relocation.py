@@ -1,0 +1,83 @@
+"""What was moved to another place since it was written down: an MLflow store with its artifacts, and runs' folders."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from frostline.records import journal, run_folders
+
+_PLACES = (  # columns of MLflow's tables that say where files lie, or that the run whose files they are says it
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+
+
+def follow(file: Path) -> None:
+    """Have the SQLite store in `file` look for its artifacts beside it, where they came along when it was moved.
+
+    MLflow writes absolute paths down: it would go on to write into the folder that was left, and find nothing. A store
+    that was copied looks into the copy, if that has all that the original has of its runs.
+    """
+    with closing(sqlite3.connect(file, timeout=5.0)) as database, database:
+        if "experiments" not in _tables(database):
+            return
+        for name, old in database.execute("select experiment_id, artifact_location from experiments").fetchall():
+            new = _beside(file, old or "")
+            if new is not None and _came_along(Path(unquote(urlsplit(old).path)), new):
+                _move(database, name, old, new.as_uri())
+
+
+def _beside(file: Path, old: str) -> Path | None:
+    """Return where artifacts at `old`, in a folder beside their store, lie now; None unless that is elsewhere."""
+    path = Path(unquote(urlsplit(old).path))
+    if urlsplit(old).scheme != "file" or path.parent.name != "artifacts":
+        return None
+    new = file.resolve().parent / "artifacts" / path.name
+    return None if new == path else new
+
+
+def _came_along(old: Path, new: Path) -> bool:
+    """Return whether `new` has all that `old` has."""
+    return not old.is_dir() or (new.is_dir() and _names(old) <= _names(new))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def _move(database: sqlite3.Connection, experiment: int, old: str, new: str) -> None:
+    """Write `new` for `old` wherever the store says where files of the experiment lie."""
+    database.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
+    for table, column in _PLACES:
+        if table in _tables(database):
+            database.execute(
+                f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+
+
+def runs(tops: Iterable[Path]) -> dict[str, Path]:
+    """Return where runs lie, by the uid of their record: all in sweeps in one of the `tops`, or two folders deeper."""
+    return {uid: folder for folder in sorted(_records(tops), key=_age) if (uid := journal.uid(folder))}
+
+
+def _records(tops: Iterable[Path]) -> Iterator[Path]:
+    for top in tops:
+        sweeps = (file.parent for depth in ("*", "*/*") for file in top.glob(f"{depth}/{run_folders.SWEEP}"))
+        yield from (run for sweep in sweeps for run in run_folders.of(sweep) if (run / journal.RECORD).exists())
+        for depth in ("*", "*/*", "*/*/*"):
+            yield from (path.parent for path in top.glob(f"{depth}/{journal.RECORD}"))
+
+
+def _age(folder: Path) -> float:
+    return (folder / journal.RECORD).stat().st_mtime

@@ -1,0 +1,247 @@
+"""Where MLflow keeps its records: a database or a server, opened with short time limits, and its experiments.
+
+MLflow is imported when a store is opened, not when this module is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from frostline.core import credentials, locks
+from frostline.core.config import UserError, user_error
+from frostline.tracking import relocation
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_SQLITE = "sqlite:///"
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; 120 by default
+    # A request that is sent again may be carried out twice; the mirror looks first at what the server has.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what is raised anyway
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
+_HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_LATER = (404, 408, 425, 429)  # said of all requests, by what stands before a server that is away or has too much to do
+
+
+class Unreachable(Exception):
+    """MLflow does not answer now, and may later."""
+
+
+def tracking_uri(configured: str | None, root: Path, *, start: Path | None = None) -> str:
+    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
+
+    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default where the
+    command was typed. A password in `configured` is refused (it would be copied into every run's config), as is what
+    MLflow cannot track to or would take for another file than it looks like; all raise UserError.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve()}"
+    safe = credentials.removed(uri)
+    if configured and safe != configured:
+        raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
+    parts = urlsplit(safe)
+    key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
+    if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
+        raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
+    if not _is_sqlite(safe):
+        return safe
+    file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)
+    if not safe.startswith(_SQLITE) or parts.query or file.is_dir() or file.name == ":memory:":
+        expected = f"three slashes and a file, {_SQLITE}here.db or {_SQLITE}/from/the/top.db"
+        raise user_error(key, safe, expected, [f"{_SQLITE}{_after(safe)}"])
+    return f"{_SQLITE}{file.resolve()}"
+
+
+def _after(uri: str) -> str:
+    """Return the file that somebody may have meant by an SQLite address with other slashes, or with options."""
+    rest = uri.partition(":")[2].partition("?")[0]
+    return rest.removeprefix("//") if rest.startswith("//") and not rest.startswith("///") else rest.removeprefix("///")
+
+
+def is_server(uri: str) -> bool:
+    """Return whether the record is kept by a tracking server, not in a database that is opened here."""
+    return urlsplit(uri).scheme in _SERVERS
+
+
+def load() -> None:
+    """Import MLflow, set up as it is used here: 1.3 to 2.3 s the first time in a process."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    import mlflow
+    import mlflow.store.artifact.artifact_repository_registry
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+@functools.cache
+def client_of(uri: str) -> MlflowClient:
+    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards.
+
+    Only `experiment` creates a store; one that is not there yet is `Unreachable`.
+    """
+    load()
+    from mlflow import MlflowClient
+
+    with problems(uri):
+        if _is_sqlite(uri):
+            _probe(_file(uri))
+            if _file(uri).stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
+                raise Unreachable(f"{uri}: nothing has been recorded there")
+            relocation.follow(_file(uri))
+        opened = MlflowClient(credentials.restored(uri))
+        opened.search_experiments(max_results=1)
+    return opened
+
+
+def experiment(uri: str, root: Path, name: str) -> str:
+    """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing.
+
+    A fresh store is created under a file lock, so that any number of processes may come at once. Raises UserError
+    where the store or the experiment can never be used, Unreachable where it can perhaps be later.
+    """
+    with problems(uri), _creation_lock(uri, root):
+        if _is_sqlite(uri):
+            _create(_file(uri))
+        opened = client_of(uri)
+        found = opened.get_experiment_by_name(name)
+        if found is None:
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
+            return opened.create_experiment(name, artifact_location=_artifact_location(uri, root, name), tags=kind)
+    if found.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore -x {found.experiment_id}"
+        expected = f"an experiment that is not deleted (`{restore}` brings it back)"
+        raise user_error("experiment_name", name, expected)
+    return found.experiment_id
+
+
+def name(uri: str) -> str:
+    """Return what the store is called among those that are kept beside each other, wherever they are moved."""
+    return _file(uri).name if _is_sqlite(uri) else uri
+
+
+def portable(uri: str, root: Path) -> str:
+    """Return the URI as `tracking_uri` understands it wherever `root` is moved: of a file in it relative to it."""
+    inside = _is_sqlite(uri) and _file(uri).is_relative_to(root.resolve())
+    return f"sqlite:///{_file(uri).relative_to(root.resolve())}" if inside else uri
+
+
+def beside(uri: str, root: Path) -> Path:
+    """Return the folder for what belongs to the store: that of an SQLite file, else the project's `mlruns`."""
+    return _file(uri).parent.resolve() if _is_sqlite(uri) else (root / "mlruns").resolve()
+
+
+@contextmanager
+def problems(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one line that names the store: UserError if it can never work, else Unreachable."""
+    try:
+        yield
+    except (UserError, Unreachable):
+        raise
+    except Exception as error:
+        line = first_line(error)
+        if _hopeless(error):
+            raise user_error("tracking.uri", uri, f"a store that MLflow can open ({line})") from error
+        raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
+
+
+def refused(error: BaseException | None) -> bool:
+    """Return whether this one thing is not taken, by a server or disk that is there and may take another."""
+    asked = getattr(error, "get_http_status_code", None)  # of MLflow; the other is of `requests`
+    status = asked() if asked else getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return 400 <= status < 500 and status not in (401, 403, *_LATER)
+    local = isinstance(error, OSError) and not hasattr(error, "response")
+    return local and not isinstance(error, ConnectionError | TimeoutError)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line of at most 200 characters, without passwords."""
+    return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what came first, e.g. that a connection was refused, of which the others say that it happened."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
+
+
+def _hopeless(error: Exception) -> bool:
+    """Return whether to wait would not help: a driver that is missing, a file that is no database, a wrong password."""
+    if isinstance(error, sqlite3.Error):
+        return "not a database" in str(error) or "malformed" in str(error)
+    if getattr(error, "error_code", None) in _HOPELESS or "out-of-date database schema" in str(error):
+        return True
+    return isinstance(error, ImportError | UnicodeError)
+
+
+def _probe(file: Path) -> None:
+    """Raise sqlite3.Error at once where the file cannot be written; MLflow would try for minutes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=_BUSY, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+
+
+def _create(file: Path) -> None:
+    """Have MLflow make a database that is not there yet, and put it there whole: half of one it never opens again."""
+    _probe(file)
+    if file.stat().st_size > 0:
+        return
+    load()
+    from mlflow import MlflowClient
+
+    partial = file.with_name(f"{file.name}.new")
+    for old in (partial, partial.with_name(f"{partial.name}-journal")):  # of a process that was killed here
+        old.unlink(missing_ok=True)
+    opened = MlflowClient(f"sqlite:///{partial}")
+    opened.search_experiments(max_results=1)
+    opened._tracking_client.store.engine.dispose()
+    partial.replace(file)
+
+
+def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
+    """Return the lock under which a store is created; a server looks after itself."""
+    if is_server(uri):
+        return nullcontext()
+    file = _file(uri) if _is_sqlite(uri) else root / "mlruns" / "store"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return locks.held(file.with_name(f"{file.name}.lock"))
+
+
+def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
+    """Return where the experiment's artifacts go, as a URI; None leaves the choice to a tracking server."""
+    if is_server(uri):
+        return None
+    folder = re.sub(r"[^\w.-]", "_", experiment_name, flags=re.ASCII).lstrip(".")
+    if folder != experiment_name:  # MLflow decodes what an address has to encode, a second time in places
+        folder += f"-{hashlib.sha256(experiment_name.encode()).hexdigest()[:8]}"
+    return (beside(uri, root) / "artifacts" / folder).as_uri()
+
+
+def _is_sqlite(uri: str) -> bool:
+    return urlsplit(uri).scheme.split("+")[0] == "sqlite"
+
+
+def _file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///"))

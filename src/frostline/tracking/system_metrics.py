@@ -1,0 +1,62 @@
+"""How busy the machine is while a run lasts: samples for MLflow's page on system metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from frostline.core import background, notices
+from frostline.tracking.session import Record
+
+_EVERY = 10.0  # seconds, as MLflow's own sampling
+
+
+@contextmanager
+def sampled(record: Record | None, *, on: bool, every: float = _EVERY) -> Iterator[None]:
+    """Write `system/...` metrics to the record at once and every so many seconds, for as long as the block lasts."""
+    if record is None or not on:
+        yield
+        return
+    stop = threading.Event()
+    thread = background.start(lambda: _sample(record, every, stop), name="sampling", died=_ended)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _sample(record: Record, every: float, stop: threading.Event) -> None:
+    step = 0
+    while True:
+        record.metrics(_now(), step=step)
+        step += 1
+        if stop.wait(every):
+            return
+
+
+def _ended(error: Exception) -> None:
+    notices.tell(f"How busy the machine is, is recorded no more ({type(error).__name__}: {error})")
+
+
+def _now() -> dict[str, float]:
+    """Return the metrics by MLflow's names: percent, and megabytes of 10**6 bytes."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    found = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 1e6,
+        "system/system_memory_usage_percentage": memory.percent,
+        "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
+    }
+    if torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
+        found["system/gpu_0_memory_usage_megabytes"] = (total - free) / 1e6
+        found["system/gpu_0_memory_usage_percentage"] = 100 * (total - free) / total
+        with contextlib.suppress(Exception):  # needs nvidia-ml-py, whose errors on divided cards are of its own kind
+            found["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+    return found

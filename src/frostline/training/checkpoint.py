@@ -1,0 +1,194 @@
+"""The state from which a run can go on, on disk: whole or not at all, checked before it is used, never a pickle.
+
+A checkpoint is one safetensors file with its facts in the header, numbered upward, and its sha256 beside it. The one
+before the newest stays, so that a damaged file costs the work since then and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from frostline.models import weights
+from frostline.store import hashing
+
+FOLDER = "checkpoint"
+"""Where in a run's folder its checkpoints are."""
+_KEPT = 2
+_FACTS = "facts"  # the one entry of the header, as in `weights`
+_ORDERS = "orders"
+_PIECE = 1 << 20  # bytes
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was written."""
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write `tensors` and the JSON-able `facts` into `folder/checkpoint` and return the new file.
+
+    It is on disk, read back and found equal before any older one goes. Raises `Damaged` where it is not equal, and
+    OSError where it cannot be written; the older ones then stay.
+    """
+    (home := folder / FOLDER).mkdir(exist_ok=True)
+    number = max((_number(path) for path in home.glob("*.safetensors")), default=0) + 1
+    path = home / f"{number:06d}.safetensors"
+    dense, orders = _dense(tensors)
+    header = {_FACTS: json.dumps({**facts, _ORDERS: orders}, allow_nan=False)}
+    partial, beside = path.with_suffix(".partial"), _beside(path)
+    try:
+        save_file(dense, partial, header)
+    except SafetensorError as problem:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{partial}: {problem}") from problem
+    with ThreadPoolExecutor(1) as aside:  # a disk works while the processor hashes
+        synced = aside.submit(_sync, partial)
+        digest = _verified(partial, dense, header)
+        synced.result()
+    if digest is None:
+        raise Damaged(f"{partial}: not what was written into it")
+    partial.replace(path)
+    note = beside.with_suffix(".partial")
+    note.write_text(_line(digest, path))
+    _sync(note)
+    note.replace(beside)
+    _sync(home)
+    _forget(home, before=number - _KEPT + 1)
+    return path
+
+
+def load(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the tensors and facts of the newest intact checkpoint in `folder/checkpoint`; None where there is none."""
+    return next(intact(folder, say), None)
+
+
+def intact(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Yield the tensors and facts of each checkpoint in `folder/checkpoint`, the newest first.
+
+    Damaged and incomplete ones are passed over, each with one line to `say`.
+    """
+    for path in _newest_first(folder):
+        try:
+            yield read(path)
+        except Damaged as problem:
+            say(f"  passed over: {problem}")
+
+
+def newest(folder: Path) -> list[Path]:
+    """Return the files of the newest checkpoint that is complete: it and the sha256 beside it; empty without one."""
+    return next(([path, _beside(path)] for path in _newest_first(folder) if _beside(path).exists()), [])
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and facts of one checkpoint; raises `Damaged` unless its bytes have the sha256 beside it."""
+    try:
+        if _beside(path).read_bytes() != _line(hashing.of_file(path), path).encode():
+            raise Damaged(f"{path}: its sha256 is not the one beside it")
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
+        orders = facts.pop(_ORDERS)
+        return {name: _undo(tensor, orders.get(name)) for name, tensor in tensors.items()}, facts
+    except Damaged:
+        raise
+    except FileNotFoundError:
+        raise Damaged(f"{path}: incomplete, its sha256 is missing") from None
+    except Exception as problem:  # hostile bytes can make a parser raise anything
+        raise Damaged(f"{path}: not a checkpoint ({type(problem).__name__})") from problem
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoints of a run that needs none any more."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((folder / FOLDER).glob("*.safetensors"), key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem) if path.stem.isdecimal() else 0
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _line(digest: str, path: Path) -> str:
+    return f"{digest}  {path.name}\n"  # what `sha256sum --check` reads
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _forget(home: Path, *, before: int) -> None:
+    """Remove what is older than `before`, and what a killed process left half-written."""
+    for path in home.iterdir():
+        if path.suffix == ".partial" or _number(path) < before:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Return the tensors on the CPU in the order of their memory, and the dimensions' order where it is not theirs.
+
+    Copying channels_last weights into plain order would take longer than writing them.
+    """
+    dense, orders = {}, {}
+    for name, tensor in tensors.items():
+        order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+        if order != sorted(order) and not tensor.is_contiguous() and tensor.permute(order).is_contiguous():
+            orders[name] = order
+            tensor = tensor.permute(order)
+        dense[name] = tensor.detach().cpu().contiguous()
+    return dense, orders
+
+
+def _undo(tensor: Tensor, order: list[int] | None) -> Tensor:
+    return tensor if order is None else tensor.permute([order.index(i) for i in range(len(order))])
+
+
+def _verified(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str | None:
+    """Return the sha256 of the file, read once; None unless it says `header` and holds `tensors`, bit for bit."""
+    try:
+        with safe_open(path, framework="pt") as file:  # of the tensors themselves nothing is read here
+            types = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if file.metadata() != header or types != {name: tensor.dtype for name, tensor in tensors.items()}:
+                return None
+    except SafetensorError:
+        return None
+    digest, buffer, end = hashlib.sha256(), np.empty(_PIECE, np.uint8), 0
+    with path.open("rb", buffering=0) as raw:
+        told = weights.header(raw)
+        digest.update(os.pread(raw.fileno(), raw.tell(), 0))
+        del told["__metadata__"]
+        for name, facts in sorted(told.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor, begin = tensors[name], end
+            end += tensor.nbytes
+            if facts["shape"] != [*tensor.shape] or facts["data_offsets"] != [begin, end]:
+                return None
+            for piece in tensor.flatten().view(torch.uint8).split(_PIECE):  # as bytes nan is equal to itself
+                found = buffer[: len(piece)]
+                if raw.readinto(found.data) != len(piece) or not np.array_equal(found, piece.numpy()):
+                    return None
+                digest.update(found.data)
+    return digest.hexdigest()

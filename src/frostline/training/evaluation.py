@@ -1,0 +1,96 @@
+"""What a network is trained and scored on, and how it does on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.training import gradient
+from frostline.training.schedule import batches
+
+_AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
+_NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
+
+
+class Dataset(Protocol):
+    """What can be trained on: images seen through views, or features; tensors live on the training device."""
+
+    labels: Tensor
+    """`(N,)` int64."""
+    known: bool
+    """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
+    at_once: int
+    """Of so many samples, or some less, inputs are best asked for at once where they are computed."""
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
+        ...
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on a split."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    accuracy: float
+    """Top-1 accuracy, a fraction in 0..1."""
+    logits: Tensor
+    """`(N, classes)` float32 on the CPU."""
+
+
+def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
+    for index, coming in zip_longest(indices, indices[1:]):
+        if coming is not None:
+            data.expect(coming, epoch)
+        yield index
+
+
+def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the indices of all samples batch by batch, as `announced` does."""
+    parts = batches(len(data.labels), batch_size)
+    return announced(data, [torch.arange(part.start, part.stop) for part in parts], epoch)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for a block; the modes of all its layers are as before afterwards."""
+    training = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
+
+
+@torch.inference_mode()
+def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
+    """Return how `module` does on `data`; the modes of its layers are as before afterwards."""
+    every, done = torch.empty(0), 0
+    with evaluating(module):
+        for index in in_order(data, batch_size, _NO_EPOCH):
+            inputs = data.inputs(index, _NO_EPOCH)
+            with gradient.mixed(inputs.device, autocast):
+                logits = module(inputs).float()
+            every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
+            every[done : done + len(index)] = logits  # in place: with many classes it does not fit twice
+            done += len(index)
+    rows = max(1, _AT_ONCE // every.shape[1])
+    parts = list(zip(every.split(rows), data.labels.split(rows), strict=True))
+    losses = [F.cross_entropy(part, labels, reduction="sum") for part, labels in parts]
+    right = (every.argmax(1) == data.labels).sum().item()
+    count = len(data.labels)
+    return Evaluation(torch.stack(losses).double().sum().item() / count, right / count, every.cpu())

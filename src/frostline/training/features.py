@@ -1,0 +1,194 @@
+"""What the frozen stages make of a split, computed once and read by every run that asks: just another dataset.
+
+Below the frost line the network is a pure function of the view, and the view of (seed, epoch, image) alone. So the
+output at the cut is kept in the store under what it depends on: images, weights, cut, views and precision.
+
+Kernels are chosen by the size of a batch, and with them the last bits. So the frozen stages always see batches of one
+size, filled up where images are few: then it makes no difference to a bit in which batches features are asked for, and
+whether they are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core import interrupts
+from frostline.data.views import Views
+from frostline.store import mapped
+from frostline.store.mapped import Rows
+from frostline.store.prefetch import Prefetch
+from frostline.store.rows import Room, expect, rows
+from frostline.store.store import Store, Writer
+from frostline.training.evaluation import announced
+
+_BATCH = {"cpu": 32}
+_BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
+_FILLED = 4  # such batches of which the last may be filled up to little loss, and whose features a device has room for
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network below the frost line, for inference alone."""
+
+    module: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    """In which it computes and its output is kept."""
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Tensor:
+        """Return the features `(B, ...)` of views `(B, 3, S, S)`."""
+        return self.module(views.to(self.dtype))
+
+
+class Passing:
+    """The features of a split where none are kept: computed whenever they are asked for, they are the same."""
+
+    known = False
+
+    def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
+        """Put views through what `backbone` returns."""
+        self.labels = views.labels
+        self.at_once = _FILLED * _batch_size(self.labels.device)
+        self._views = views
+        self._backbone = backbone
+        self._coming = Prefetch[list[Tensor]]()
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the samples at `index`, which are asked for soon."""
+        batches = _filled(index, self.labels.device)
+        self._coming.put(index, lambda: batches)
+        self._views.expect(batches[0], epoch)
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        batches = self._coming.take(index) or _filled(index, self.labels.device)
+
+        def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, device=self.labels.device)
+
+        found, channels_last = _compute(self._views, self._backbone(), batches, len(index), epoch, allocate)
+        return found.permute(0, 3, 1, 2) if channels_last else found
+
+
+class Features:
+    """Owns the features of one split for one epoch at a time, and fetches those of another when they are asked for."""
+
+    known = True
+    at_once = 1
+
+    def __init__(
+        self,
+        views: Views,
+        backbone: Callable[[], Backbone],
+        *,
+        store: Store,
+        room: Room,
+        identity: Mapping[str, Any],
+        about: str,
+    ) -> None:
+        """Take features from `store`, where `backbone` puts them if they are missing.
+
+        `identity` says what they depend on beside the number of the view, `about` says it to people.
+        Those of a view lie on the device if there is room, and the pixels make it for them.
+        """
+        self.labels = views.labels
+        self._views = views
+        self._backbone = backbone
+        self._store = store
+        self._identity = identity
+        self._room = room
+        self._about = about
+        self._held: tuple[int, Tensor | Rows] | None = None
+        self._channels_last = False
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the features of the samples at `index`, which are asked for soon."""
+        if self._held is not None and self._held[0] == self._views.view_of(epoch):
+            expect(self._held[1], index)
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        view = self._views.view_of(epoch)
+        if self._held is None or self._held[0] != view:
+            self._held = None  # before the next ones: two epochs at once may not fit
+            self._held = (view, self._fetch(epoch))
+        found = rows(self._held[1], index, self.labels.device).float()
+        return found.permute(0, 3, 1, 2) if self._channels_last else found
+
+    def _fetch(self, epoch: int) -> Tensor | Rows:
+        text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        with interrupts.welcome():
+            entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
+        features = entry.tensors["features"]
+        self._channels_last = bool(entry.meta["channels_last"])
+        size = features.numel() * torch.float32.itemsize
+        if size > self._room.free:
+            self._views.release()
+        if size <= self._room.free:
+            features = features.float()  # once, and not at every step
+        return self._room.take(features)
+
+    def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
+        count = len(self.labels)
+        batches = _filled(torch.arange(count), self.labels.device)
+        allocate = partial(writer.tensor, "features")
+        _, channels_last = _compute(self._views, self._backbone(), batches, count, epoch, allocate)
+        return {"channels_last": channels_last}
+
+
+def _batch_size(device: torch.device) -> int:
+    return _BATCH.get(device.type, _BATCH_ELSEWHERE)
+
+
+def _filled(index: Tensor, device: torch.device) -> list[Tensor]:
+    """Return the samples at `index` in batches of the one size, the last filled up with the last sample."""
+    size = _batch_size(device)
+    return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
+
+
+def _compute(
+    views: Views,
+    backbone: Backbone,
+    batches: Sequence[Tensor],
+    count: int,
+    epoch: int,
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+) -> tuple[Tensor, bool]:
+    """Return the features of the first `count` samples of `batches`, and whether they lie there with channels last.
+
+    `allocate` returns the tensor that they are written into, given its shape and their type.
+    """
+    found: Tensor | None = None
+    start, channels_last = 0, False
+    for index in announced(views, batches, epoch):
+        output = backbone(views.inputs(index, epoch))
+        if found is None:
+            channels_last = _are_channels_last(output)
+        rows = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
+        if found is None:
+            found = allocate((count, *rows.shape[1:]), rows.dtype)
+        found[start : start + len(rows)] = rows
+        start += len(rows)
+        mapped.release(found)
+    assert found is not None
+    views.seen -= sum(map(len, batches)) - count  # what fills the last batch up was not asked for
+    return found, channels_last
+
+
+def _are_channels_last(features: Tensor) -> bool:
+    """Return whether `(B, C, H, W)` features lie in memory as `(B, H, W, C)`.
+
+    They are kept as they lie: a dropout's mask and the last bits of what follows depend on it.
+    """
+    last = torch.channels_last
+    return features.dim() == 4 and not features.is_contiguous() and features.is_contiguous(memory_format=last)

@@ -1,0 +1,43 @@
+"""Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): a batch mixed with itself, moved on by one sample."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from frostline.core.randomness import address
+
+
+def mix(
+    inputs: Tensor, labels: Tensor, *, mixup: float, cutmix: float, seed: int, step: int
+) -> tuple[Tensor, Tensor, float]:
+    """Return the mixed inputs, the partners' labels `(N,)`, and the share in 0..1 that the own labels keep.
+
+    `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The
+    batch is in random order already, so the next sample is as good a partner as any.
+    """
+    methods = [(_mixup, mixup)] * (mixup > 0) + [(_cutmix, cutmix)] * (cutmix > 0)
+    if not methods:
+        return inputs, labels, 1.0
+    draws = np.random.default_rng(address(seed, "mix", step))
+    method, alpha = methods[draws.integers(len(methods))]
+    mixed, share = method(inputs, float(draws.beta(alpha, alpha)), draws)
+    return mixed, labels.roll(1), share
+
+
+def _mixup(inputs: Tensor, share: float, _: np.random.Generator) -> tuple[Tensor, float]:
+    return inputs.lerp(inputs.roll(1, 0), 1 - share), share
+
+
+def _cutmix(inputs: Tensor, share: float, draws: np.random.Generator) -> tuple[Tensor, float]:
+    """Return `(N, C, H, W)` inputs with a box of about `1 - share` of the area from the partner, and the true share."""
+    height, width = inputs.shape[-2:]
+    side = math.sqrt(1 - share) / 2
+    y, x = draws.random(2)
+    rows = slice(max(round((y - side) * height), 0), min(round((y + side) * height), height))
+    columns = slice(max(round((x - side) * width), 0), min(round((x + side) * width), width))
+    mixed = inputs.clone()
+    mixed[..., rows, columns] = inputs.roll(1, 0)[..., rows, columns]
+    return mixed, 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)

@@ -1,0 +1,130 @@
+"""Optimizers by name, param groups that exist from step 0, and learning rate schedules that know about phases."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import increment_version
+
+from frostline.core.config import ScheduleConfig, user_error
+from frostline.models.freezing import Phase, is_norm
+from frostline.models.stages import Structure
+
+ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
+
+# The base class; one that evaluates the loss several times a step; for matrices alone; for sparse gradients alone.
+_UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """Return the class of `torch.optim` called `name`, in any case; raises `UserError` for anything else there."""
+    found = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and key.lower() not in _UNFIT
+    }
+    if name.lower() not in found:
+        raise user_error("optimizer.name", name, f"an optimizer of torch.optim ({', '.join(sorted(found))})", found)
+    return found[name.lower()]
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an option that the optimizer called `name` does not take, or does not take so."""
+    known = sorted(set(inspect.signature(optimizer_class(name)).parameters) - {"params", "lr", "weight_decay"})
+    for key, value in options.items():
+        if key not in known:
+            raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
+    try:
+        _new(name, [torch.zeros(1)], lr=1.0, options=options)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise user_error("optimizer.options", dict(options), f"what {name} takes ({problem})") from problem
+
+
+def param_groups(
+    module: nn.Module, structure: Structure, phases: Sequence[Phase], *, weight_decay: float, decay_norm_and_bias: bool
+) -> list[dict[str, Any]]:
+    """Return one named param group per stage, decay and scale, over the parameters that learn in at least one phase.
+
+    Each group holds `name`, `params`, `weight_decay` and `scales`: its learning rate scale in each phase.
+    """
+    groups: dict[tuple[str, bool, tuple[float, ...]], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        scales = tuple(phase.scales[name] for phase in phases)
+        if any(scales):
+            decays = bool(weight_decay) and (decay_norm_and_bias or not _is_norm_or_bias(module, name))
+            groups.setdefault((structure.stage_of(name), decays, scales), []).append(parameter)
+    names: set[str] = set()
+    return [
+        {
+            "name": _unused(f"{stage}.{'decay' if decays else 'no_decay'}", names),
+            "params": params,
+            "weight_decay": weight_decay if decays else 0.0,
+            "scales": scales,
+        }
+        for (stage, decays, scales), params in groups.items()
+    ]
+
+
+def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    return leaf.endswith("bias") or is_norm(module.get_submodule(owner))
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """Return `name`, with a number if it is among `names` already, and add it there."""
+    count = 1
+    unused = name
+    while unused in names:
+        count += 1
+        unused = f"{name}.{count}"
+    names.add(unused)
+    return unused
+
+
+def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimizer over `groups`, fused where it can be."""
+    check_options(name, options)
+    optimizer = _new(name, groups, lr=lr, options=options)
+    optimizer.register_step_post_hook(_count_writes)
+    return optimizer
+
+
+def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Have torch count a step as a write to the parameters, which fused kernels do not; hashes trust the count."""
+    for group in optimizer.param_groups:
+        increment_version([parameter for parameter in group["params"] if parameter.grad is not None])
+
+
+def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    cls = optimizer_class(name)
+    fused = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
+    arguments: dict[str, Any] = {"lr": lr, **fused, **options}
+    return cls(params, **arguments)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:
+    """Set the learning rate of every group to `lr` times its scale in `phase` times the schedule's `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scales"][phase] * factor
+
+
+def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
+    warm = round(schedule.warmup * steps)
+    if step < warm:
+        rise = (step + 1) / warm
+        return _cosine(ONECYCLE_START, 1.0, rise) if schedule.name == "onecycle" else rise
+    if schedule.name in ("cosine", "onecycle"):
+        return _cosine(1.0, schedule.final, (step - warm) / max(steps - warm, 1))
+    if schedule.name == "step":
+        return schedule.gamma ** sum(step >= milestone * steps for milestone in schedule.milestones)
+    return 1.0
+
+
+def _cosine(start: float, end: float, at: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * at)) / 2

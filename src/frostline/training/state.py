@@ -1,0 +1,258 @@
+"""What continues a run: taken from its network, optimizer and moving average, and put back bit for bit.
+
+Only tensors that can change are kept; the others come again from the weights, and their hash says whether they did.
+Randomness is addressed by epoch, step and sample, so there is no generator to keep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from frostline.core import interrupts
+from frostline.models import freezing
+from frostline.training import checkpoint
+from frostline.training.loop import EpochResult, Position
+
+_WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
+_GUESS = 0.02  # seconds that the first save may take at least: what is shorter than `_WORTH` is as well done again
+_RATE = 3e8  # bytes per second at which the first save may be written, read back and hashed beside the training
+
+
+class Unfit(ValueError):
+    """A checkpoint is intact, but another run's."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What changes while a run trains."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: AveragedModel | None
+    moving: frozenset[str]
+    """The names of the network's tensors that can change."""
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is evaluated."""
+        return self.module if self.ema is None else self.ema.module
+
+    @property
+    def size(self) -> int:
+        """Bytes of a checkpoint: of what can change, of its best state and of the two moments that Adam keeps."""
+        return 4 * sum(tensor.nbytes for name, tensor in self.module.state_dict().items() if name in self.moving)
+
+    @property
+    def still(self) -> dict[str, Tensor]:
+        """The network's tensors that cannot change."""
+        state = self.module.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if name not in self.moving}
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    position: Position = field(default_factory=Position)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    """On the validation split, as a fraction; -1 before the first epoch."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The moving tensors of the best epoch, on the CPU."""
+    seconds: float = 0.0
+    """Of training, over the epochs that are done, as are `images`."""
+    images: int = 0
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    """The metrics of every epoch so far."""
+
+    @property
+    def best_phase(self) -> int:
+        """The phase (0-based) of the best epoch."""
+        phase: int = self.journal[self.best_epoch - 1]["phase"]
+        return phase - 1
+
+    def add(self, epoch: EpochResult, learner: Learner) -> None:
+        """Count an epoch that is done, and keep its weights if they are the best so far."""
+        self.position = Position(epoch.epoch + 1)
+        self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
+        self.journal.append(_line(epoch))
+        if epoch.val.accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = epoch.epoch, epoch.val.accuracy
+            self.best = copy(learner.scored, learner.moving)
+
+    def exhausted(self, patience: int | None) -> bool:
+        """Return whether the best epoch is `patience` epochs old."""
+        return bool(patience) and len(self.journal) - self.best_epoch >= (patience or 0)
+
+
+def _line(epoch: EpochResult) -> dict[str, Any]:
+    return {
+        "epoch": epoch.epoch,
+        "phase": epoch.phase + 1,
+        "train/loss": epoch.train_loss,
+        "train/accuracy": epoch.train_accuracy,
+        "val/loss": epoch.val.loss,
+        "val/accuracy": epoch.val.accuracy,
+    }
+
+
+class Keeper:
+    """Owns the checkpoints of one run: decides when one is worth its time, and has it written while the run goes on.
+
+    Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
+    """
+
+    def __init__(self, folder: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
+        """Keep them in `folder`, each of some `size` bytes; `every` so many seconds also within an epoch."""
+        self._folder, self._every, self._say = folder, every, say
+        self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
+        self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the disk."""
+        with self._aside:
+            self.settle()
+
+    def due(self) -> bool:
+        """Return whether one must be written within an epoch: the time has come, or somebody wants the run to end."""
+        late = self._every is not None and time.perf_counter() - self._last >= self._every
+        return late or interrupts.requested()
+
+    def worth(self) -> bool:
+        """Return whether one should be written at the end of an epoch."""
+        since = time.perf_counter() - self._last
+        writing = self._writing is not None and not self._writing.done()
+        return self.due() or since >= _WORTH * (since if writing else self._cost)
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Have one written of what is there now; where the disk does not take it, that is said and the run goes on."""
+        self.settle()
+        self._last = time.perf_counter()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._writing = self._aside.submit(self._write, copies, deepcopy(facts))
+
+    def settle(self) -> None:
+        """Wait until the newest one is on the disk."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except (OSError, checkpoint.Damaged) as problem:
+            self._say(f"  no checkpoint could be written: {problem}")
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+        try:
+            return checkpoint.save(self._folder, tensors, facts)
+        finally:
+            self._cost = time.perf_counter() - self._last
+
+
+def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:
+    """Return the names of the tensors of `module` that can change in any of its phases; `enter(phase)` goes there."""
+    found: set[str] = set()
+    for phase in range(len(phases)):
+        enter(phase)
+        found |= module.state_dict().keys() - freezing.frozen_tensors(module).keys()
+    return frozenset(found)
+
+
+def copy(module: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
+    """Return copies of the tensors of `module` called `names`, on the CPU."""
+    return {name: tensor.cpu().clone() for name, tensor in module.state_dict().items() if name in names}
+
+
+def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into those of `module` by name."""
+    own = module.state_dict()
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and facts that `restore` needs."""
+    tensors = {f"model/{name}": t for name, t in learner.module.state_dict().items() if name in learner.moving}
+    if learner.ema is not None:
+        tensors |= {f"ema/{name}": t for name, t in learner.ema.state_dict().items() if _averaged(name, learner.moving)}
+    scalars: dict[str, dict[str, Any]] = {}
+    for name, parameter in _optimized(learner).items():
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+            else:
+                scalars.setdefault(name, {})[key] = value
+    tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
+    facts = {key: value for key, value in vars(progress).items() if key not in ("best", "position")}
+    return tensors, {**facts, "position": asdict(progress.position), "optimizer": scalars}
+
+
+def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Progress:
+    """Put back what `capture` took and return the progress; raises `Unfit` if it is another's."""
+    kinds: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "best": {}}
+    try:
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            kinds[kind][rest] = tensor
+        progress = _progress(facts, kinds["best"])
+        _require(learner.module.state_dict(), kinds["model"], learner.moving)
+        if learner.ema is not None:
+            own = learner.ema.state_dict()
+            _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.moving)})
+        if kinds["best"]:
+            _require(learner.scored.state_dict(), kinds["best"], learner.moving)
+        _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # well-formed, but not by `capture`
+        raise Unfit(f"it does not say what this run needs ({type(problem).__name__}: {problem})") from problem
+    put(learner.module, kinds["model"])
+    if learner.ema is not None:
+        put(learner.ema, kinds["ema"])
+    return progress
+
+
+def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
+    position = Position(**facts["position"])
+    if [line["epoch"] for line in facts["journal"]] != [*range(1, position.epoch)]:
+        raise Unfit("its journal does not fit its position")
+    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")}
+    return Progress(position, best=best, **numbers)
+
+
+def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
+    """Put back its state; what its groups say comes from the config, and the learning rates with every step."""
+    own, state = learner.optimizer.state_dict(), {}
+    numbers = [number for group in own["param_groups"] for number in group["params"]]
+    for number, name in zip(numbers, _optimized(learner), strict=True):
+        found = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == name}
+        if found or name in scalars:
+            state[number] = {**found, **scalars.get(name, {})}
+    learner.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+
+def _optimized(learner: Learner) -> dict[str, nn.Parameter]:
+    """Return the optimizer's parameters by name, in the optimizer's order."""
+    names = {parameter: name for name, parameter in learner.module.named_parameters()}
+    return {names[p]: p for group in learner.optimizer.param_groups for p in group["params"]}
+
+
+def _averaged(name: str, names: frozenset[str]) -> bool:
+    """Return whether `name` of an average is one of the moving `names`, or its count of updates."""
+    return name == "n_averaged" or name.removeprefix("module.") in names
+
+
+def _require(own: Mapping[str, Tensor], given: Mapping[str, Tensor], names: Set[str]) -> None:
+    if set(given) != names or any(own[name].shape != given[name].shape for name in names):
+        raise Unfit("it holds other tensors than this run has")

@@ -1,0 +1,168 @@
+"""How steps are made, and what they add up to.
+
+The step of a head is so small that to launch its operations is what takes the time. So what does not depend on the
+weights is done for many steps at once: their inputs are fetched, and their losses computed, together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.randomness import address
+from frostline.training import gradient, mixup
+from frostline.training.evaluation import Dataset, announced
+from frostline.training.gradient import Targets
+
+_TOGETHER = 2048  # samples that are looked up at once: 16 MB with the features of ResNet-50
+_WAITING = 1_000_000  # outputs of steps that wait for their losses
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training goes: plain facts, with nothing to decide left."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_last: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained in a phase: the whole network on images, or what lies above the frost line on features."""
+
+    network: nn.Module
+    train: Dataset
+    autocast: torch.dtype | None
+    """Type of the mixed precision, None for float32 throughout."""
+    scored: nn.Module
+    """What is evaluated: the network up from where `val` begins, perhaps with averaged weights."""
+    val: Dataset
+    val_autocast: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step made of its batch, on the device until somebody reads it."""
+
+    logits: Tensor
+    """`(B, classes)`."""
+    labels: Tensor
+    """`(B,)` int64."""
+    loss: Tensor | None
+    """Mean over the batch; None where it is the cross-entropy of the two, which is computed for many steps at once."""
+
+
+def steps(
+    part: Part, indices: Sequence[Tensor], optimizer: torch.optim.Optimizer, recipe: Recipe, *, epoch: int, first: int
+) -> Iterator[Step]:
+    """Yield a step on each of the batches at `indices` (on the CPU), made when it is asked for.
+
+    `first` is the number of the first one in the run. It makes no difference to a bit where the batches are cut into
+    several calls.
+    """
+    plain = part.autocast is None and not (recipe.mixup or recipe.cutmix)
+    head = gradient.head_of(part.network) if plain else None
+    samples = _TOGETHER if head is not None and part.train.known else part.train.at_once
+    together = max(samples // recipe.batch_size, 1)
+    for step, (inputs, labels) in enumerate(_batches(part.train, indices, together, epoch), first):
+        _seed(labels.device, address(recipe.seed, "step", step))
+        if head is not None:
+            with gradient.threads_for(head, len(inputs)):
+                loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
+                _update(part.network, optimizer, recipe)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            loss, logits = _by_autograd(part, inputs, labels, recipe, step)
+            _update(part.network, optimizer, recipe)
+        yield Step(logits, labels, loss)
+
+
+def _batches(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and labels of each batch, fetched for `together` of them at once while the next ones are read."""
+    groups = [indices[start : start + together] for start in range(0, len(indices), together)]
+    joined = [torch.cat(list(group)) for group in groups]
+    for group, index in zip(groups, announced(data, joined, epoch), strict=True):
+        labels = data.labels[index.to(data.labels.device, non_blocking=True)]
+        inputs = data.inputs(index, epoch)
+        sizes = [len(batch) for batch in group]
+        yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
+
+
+def _by_autograd(part: Part, inputs: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    mixed, partners, share = mixup.mix(
+        inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
+    )
+    targets = Targets(labels, partners, share, recipe.label_smoothing)
+    return gradient.by_autograd(part.network, mixed, targets, part.autocast)
+
+
+def _update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    if recipe.clip_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+    optimizer.step()
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
+    generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    generator.manual_seed(seed)
+
+
+class Sums:
+    """What the steps of an epoch add up to."""
+
+    def __init__(self, loss: float, right: float, smoothing: float) -> None:
+        """Begin with a loss, summed over images, and a number of right answers; labels are smoothed by `smoothing`."""
+        self._loss, self._right, self._smoothing = loss, right, smoothing
+        self._waiting: list[Step] = []
+        self._done: list[tuple[Tensor, int, Tensor]] = []
+
+    def add(self, step: Step) -> None:
+        """Add a step, which waits for others of its kind."""
+        if self._waiting and not self._joins(step):
+            self._compute()
+        self._waiting.append(step)
+
+    def read(self) -> tuple[float, float]:
+        """Return the loss, summed over images, and the number of right answers so far.
+
+        Steps are added one after the other, in float64, and those of a head image by image: then it makes no difference
+        to a bit where an epoch is resumed.
+        """
+        self._compute()
+        for losses, weight, right in self._done:
+            for loss in losses.tolist():
+                self._loss += math.fsum(loss) * weight
+            self._right += right.item()
+        self._done.clear()
+        return self._loss, self._right
+
+    def _joins(self, step: Step) -> bool:
+        last = self._waiting[-1]
+        room = len(self._waiting) * last.logits.numel() < _WAITING
+        return room and step.logits.shape == last.logits.shape and (step.loss is None) == (last.loss is None)
+
+    def _compute(self) -> None:
+        """Compute, on the device, what is still unknown of the steps that wait."""
+        if not self._waiting:
+            return
+        logits = torch.stack([step.logits for step in self._waiting])
+        labels = torch.stack([step.labels for step in self._waiting])
+        right = (logits.argmax(2) == labels).sum()
+        means = [step.loss for step in self._waiting if step.loss is not None]
+        if means:
+            self._done.append((torch.stack(means)[:, None], labels.shape[1], right))
+        else:
+            self._done.append((gradient.losses(logits, labels, self._smoothing), 1, right))
+        self._waiting.clear()

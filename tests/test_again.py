@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import stores
-from frostline.records import liveness
+from frostline.records import layout, liveness
 from test_sweep import QUICK, Done, command, environment, sweep, where
 
 EPOCHS = ("epochs=40", "seed=0,1")
@@ -55,7 +55,7 @@ def lines(run):
 
 
 def worker_of(run):
-    return liveness.read(run / liveness.BEAT).pid
+    return liveness.read(run / layout.BEAT).pid
 
 
 @pytest.fixture(scope="module")

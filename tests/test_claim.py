@@ -15,8 +15,8 @@ import pytest
 
 from frostline.commands import mend
 from frostline.core.config import UserError
-from frostline.records import journal, liveness
-from frostline.records.liveness import OWNER
+from frostline.records import journal, layout, liveness
+from frostline.records.layout import OWNER
 from frostline.sweeps import resume
 from frostline.sweeps.ownership import claim
 from frostline.tracking import session
@@ -86,10 +86,10 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     experiment = client.create_experiment("mended")
     dead = dataclasses.replace(liveness.me(), started=1.0)
     elsewhere = dataclasses.replace(liveness.me(), host="elsewhere")
-    silent = {**elsewhere.tags(), liveness.SIGN: f"{time.time() - 2 * liveness.SILENT:.0f}"}  # its sweep is gone
-    (tmp_path / liveness.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    silent = {**elsewhere.tags(), layout.SIGN_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}  # its sweep is gone
+    (tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
     tags = {"dead": dead.tags(), "alive": liveness.me().tags(), "foreign": {}, "silent": silent}
-    tags["beating"] = {**silent, resume.FOLDER: str(tmp_path)}
+    tags["beating"] = {**silent, layout.FOLDER_TAG: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
     assert mend.main(["mended", "--uri", uri]) == 0
     assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
@@ -131,16 +131,16 @@ def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
 def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
     working = past("RUNNING", owner=liveness.me())
     assert resume.judge([working], "s", "f") == resume.Found(busy=working)
-    ended = past("KILLED", **{resume.FOLDER: str(tmp_path)})  # so somebody said who did not know better
+    ended = past("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # so somebody said who did not know better
     assert resume.judge([ended], "s", "f") == resume.Found(interrupted=ended)
-    liveness.write(tmp_path / liveness.BEAT)
+    liveness.write(tmp_path / layout.BEAT)
     assert resume.judge([ended], "s", "f") == resume.Found(busy=ended)
 
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     journal.note(tmp_path, "run", uid="new", tags={})
-    place = {resume.FOLDER: str(tmp_path)}
+    place = {layout.FOLDER_TAG: str(tmp_path)}
     assert past(**place, **{resume.UID: "new"}).folder == tmp_path
     assert past(**place, **{resume.UID: "old"}).folder is None
 

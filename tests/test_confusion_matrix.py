@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix as whole
 
+from frostline.records import layout
 from frostline.report import confusion_matrix
 from frostline.report.confusion_matrix import Confusions
 
@@ -54,7 +55,7 @@ def test_it_is_read_as_it_was_written(tmp_path):
 )
 def test_what_was_not_written_here_is_no_matrix(tmp_path, changes):
     confusion_matrix.write(tmp_path, found(0))
-    path = tmp_path / confusion_matrix.FILE
+    path = tmp_path / layout.CONFUSION
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert confusion_matrix.read(tmp_path) is None
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from frostline.models import cut, freezing
-from frostline.records import journal, provenance
+from frostline.records import layout, provenance
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness, setup, sight, train
 from frostline.runs.frost_line import Line
@@ -229,7 +229,7 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
     provenance.write(tmp_path, provenance.software([]))
     write_origin(run, plan, tmp_path, Record(tmp_path))
     assert ("an approximation, features.views=2" in screen.console.file.getvalue()) == said
-    assert ('"frostline.approximation"' in (tmp_path / journal.RECORD).read_text()) == said
+    assert ('"frostline.approximation"' in (tmp_path / layout.RECORD).read_text()) == said
 
 
 def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:

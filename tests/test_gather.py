@@ -12,9 +12,9 @@ import yaml
 from frostline.commands import compare, report
 from frostline.core import environment
 from frostline.core.config import UserError
-from frostline.records import liveness
+from frostline.records import layout, liveness
+from frostline.records.layout import SWEEP
 from frostline.records.result import cells
-from frostline.records.run_folders import SWEEP
 from frostline.report import combine, plots, style, suggest
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
@@ -143,20 +143,20 @@ def test_plots_without_anything_to_draw_are_left_out(tmp_path):
 
 def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={0: "RUNNING", 1: "RUNNING"})
-    liveness.write(folder / "0" / liveness.BEAT)
-    liveness.write(folder / "1" / liveness.BEAT)
-    dead = json.loads((folder / "1" / liveness.BEAT).read_text()) | {"pid": 2**22 + 1}
-    (folder / "1" / liveness.BEAT).write_text(json.dumps(dead))
+    liveness.write(folder / "0" / layout.BEAT)
+    liveness.write(folder / "1" / layout.BEAT)
+    dead = json.loads((folder / "1" / layout.BEAT).read_text()) | {"pid": 2**22 + 1}
+    (folder / "1" / layout.BEAT).write_text(json.dumps(dead))
     first, second, *_ = combine.read(folder).results
     assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
 def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={2: "WAITING", 3: "WAITING"})
-    liveness.write(folder / liveness.OWNER)
+    liveness.write(folder / layout.OWNER)
     assert [run.status for run in combine.read(folder).results][2:] == ["WAITING"] * 2
-    dead = json.loads((folder / liveness.OWNER).read_text()) | {"pid": 2**22 + 1}
-    (folder / liveness.OWNER).write_text(json.dumps(dead))
+    dead = json.loads((folder / layout.OWNER).read_text()) | {"pid": 2**22 + 1}
+    (folder / layout.OWNER).write_text(json.dumps(dead))
     results = combine.read(folder).results
     assert [(run.status, run.reason) for run in results[2:]] == [("KILLED", "not begun")] * 2
     assert "still to come" not in answer(results)
@@ -179,7 +179,7 @@ def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
 
 @pytest.mark.parametrize("part", ["metrics", "choices", "images", "name", "status"])
 def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
-    path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / combine.RESULT
+    path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / layout.RESULT
     path.write_text(json.dumps({**json.loads(path.read_text()), part: [1]}))
     assert combine.read(path.parents[1]).results[0].status == "RUNNING"
 

@@ -16,9 +16,9 @@ import pytest
 import small
 import stores
 from frostline.core.config import choices, digest
-from frostline.records import heartbeat, journal, liveness
+from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
-from frostline.records.liveness import BEAT, OWNER
+from frostline.records.layout import BEAT, OWNER
 from frostline.records.result import Result
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import Cell
@@ -58,7 +58,7 @@ def run(tmp_path):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in heartbeat.OWN}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in layout.OF_OWNER}
 
 
 def began():
@@ -240,12 +240,12 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
     with held(folder / "0") as process:
         tags = {"frostline.digest": digest(configs[0])}
         journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=sync.now())
-        before = (folder / "0" / journal.RECORD).read_bytes()
+        before = (folder / "0" / layout.RECORD).read_bytes()
         status, ran, said = again()
         assert (status, ran) == (1, [1])
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
-        assert (folder / "0" / journal.RECORD).read_bytes() == before
+        assert (folder / "0" / layout.RECORD).read_bytes() == before
         assert sync.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
     assert sync.remembered(uri, tmp_path) == []

@@ -1,4 +1,4 @@
-"""The house beyond the contracts in pyproject.toml: what must start fast loads nothing heavy, and packages hold no code."""
+"""The house beyond the contracts in pyproject.toml: rooms hold no code, what must start fast loads nothing heavy."""
 
 from __future__ import annotations
 

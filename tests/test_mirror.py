@@ -13,9 +13,10 @@ from mlflow import MlflowClient
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
 from frostline.core import environment
-from frostline.records import journal
+from frostline.records import journal, layout
+from frostline.records.layout import UID_TAG
 from frostline.tracking import server, session, sync
-from frostline.tracking.mirror import UID, Mirror
+from frostline.tracking.mirror import Mirror
 from frostline.tracking.sync import Place, SweepMirror
 
 EPOCHS = 3
@@ -70,7 +71,7 @@ def check(client: MlflowClient, experiment: str, folder: Path) -> None:
     (run,) = client.search_runs([experiment])
     assert run.info.run_id == journal.run_id(folder)
     assert run.info.status == "FINISHED"
-    assert {"first": "1", "last": "é", UID: "a1b2"}.items() <= run.data.tags.items()
+    assert {"first": "1", "last": "é", UID_TAG: "a1b2"}.items() <= run.data.tags.items()
     assert run.data.params == {f"p{number}": str(number) for number in range(130)}
     for key, wanted in (("train/loss", [1 / e for e in range(1, EPOCHS + 1)]), ("val/accuracy", ["nan"] * EPOCHS)):
         history = client.get_metric_history(run.info.run_id, key)
@@ -182,7 +183,7 @@ def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, 
 def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
     Mirror(tmp_path, fresh=True).bring(client, experiment, None)
-    (tmp_path / journal.MIRRORED).unlink()
+    (tmp_path / layout.MIRRORED).unlink()
     epochs(tmp_path, 3, EPOCHS), finish(tmp_path)
     Mirror(tmp_path).bring(client, experiment, None)
     check(client, experiment, tmp_path)

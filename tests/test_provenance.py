@@ -13,7 +13,7 @@ import torch
 
 import stores
 from frostline.core import credentials, environment
-from frostline.records import provenance
+from frostline.records import layout, provenance
 from small import network
 
 CHECKOUT = Path(__file__).parent.parent
@@ -144,7 +144,7 @@ cli.main()
 
 
 def test_facts_that_a_kill_cut_short_do_not_hinder_the_next_attempt(tmp_path: Path) -> None:
-    (tmp_path / provenance.FILE).write_text('{"data": {"na')
+    (tmp_path / layout.PROVENANCE).write_text('{"data": {"na')
     provenance.write(tmp_path, {"weights": {"final": None}})
     assert provenance.read(tmp_path) == {"weights": {"final": None}}
-    assert [path.name for path in tmp_path.iterdir()] == [provenance.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [layout.PROVENANCE]

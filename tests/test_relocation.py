@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 import stores
-from frostline.records import journal
+from frostline.records import journal, layout
 from frostline.sweeps import resume
 from frostline.tracking import query, server, sync
 from frostline.tracking.session import Tracker
@@ -34,7 +34,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     (run := folder / "0").mkdir(parents=True)
     facts: Any = {"tags": {}, "time": sync.now(), "uri": server.portable(uri, root), "experiment": "moved"}
     journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
-    tags = {"frostline.digest": DIGEST, "frostline.source": "s", resume.FOLDER: str(run)}
+    tags = {"frostline.digest": DIGEST, "frostline.source": "s", layout.FOLDER_TAG: str(run)}
     journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=sync.now())
     journal.note(run, "metrics", step=1, time=sync.now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from frostline.commands import browse
 from frostline.core import credentials
 from frostline.core.config import UserError
-from frostline.records import journal, liveness
+from frostline.records import journal, layout, liveness
 from frostline.records.result import Result
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
@@ -394,13 +394,13 @@ def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
     with session.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
         with sampled(record, on=False, every=0.01):
-            assert "system" not in (folder / journal.RECORD).read_text()
+            assert "system" not in (folder / layout.RECORD).read_text()
         with sampled(record, on=True, every=0.01):
-            while (folder / journal.RECORD).read_text().count("system/cpu") < 3:
+            while (folder / layout.RECORD).read_text().count("system/cpu") < 3:
                 record.metrics({"train/loss": 1.0})
     metrics = client.get_run(mirrored(tracker, folder)).data.metrics
     assert metrics["system/system_memory_usage_megabytes"] > 0
-    assert len(list(journal.notes(folder))) == len((folder / journal.RECORD).read_text().splitlines())
+    assert len(list(journal.notes(folder))) == len((folder / layout.RECORD).read_text().splitlines())
 
 
 def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tracker, client):
@@ -449,7 +449,7 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     place = {"uri": tracker.uri, "experiment": "demo"}
     journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.note(run, "run", sync=True, uid="b" * 32, **facts)
-    left = Past(None, "RUNNING", {resume.FOLDER: str(run)})
+    left = Past(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
     named = resume.named(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
     assert named.run_id == journal.run_id(run) == resume.named(left, root, tracker.uri).run_id

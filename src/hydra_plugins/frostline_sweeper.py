@@ -30,7 +30,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="frostline", node=Frost
 
 
 class FrostlineSweeper(BasicSweeper):
-    """Hydra's own grid, run by `frostline.sweep`."""
+    """Hydra's own grid, run by `frostline.sweeps.sweep`."""
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from frostline.commands import Parser
+from frostline.records import layout
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
         version = registry.register(
             uri,
             result.run_id,
-            [run.folder / predict.CONFIG, run.folder / predict.BEST],
+            [run.folder / layout.CONFIG, run.folder / layout.BEST],
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
             tags={name: f"{result.metrics[name]:.6f}" for name in (VAL, TEST) if name in result.metrics},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from frostline.commands import Parser
 from frostline.core import environment
+from frostline.records import layout
 from frostline.report import combine, html, plots
 from frostline.sweeps import recall
 from frostline.tracking import server
@@ -25,9 +26,9 @@ def main(arguments: list[str]) -> int:
         results = combine.together(sweeps)
         title = f"Sweep {sweeps[0].name}" if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
         alone = len(sweeps) == 1 and not sweeps[0].folder.is_relative_to(scratch)
-        path = (asked.output or (sweeps[0].folder if alone else Path()) / html.PAGE).absolute()
+        path = (asked.output or (sweeps[0].folder if alone else Path()) / layout.REPORT).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         print(html.write(path, results, title=title, tracker=sweeps[0].tracker, scratch=Path(scratch)))
         if asked.plots:
-            print(*plots.write(path.parent / plots.FOLDER, results), sep="\n")
+            print(*plots.write(path.parent / layout.PLOTS, results), sep="\n")
     return 0

@@ -13,7 +13,7 @@ from typing import TypeVar
 from frostline.commands import Parser
 from frostline.core import environment
 from frostline.core.config import Config, choices, flatten, semantic
-from frostline.records import provenance
+from frostline.records import layout, provenance
 from frostline.runs import outcome
 from frostline.sweeps import job, recorded, rerun, sweep
 from frostline.sweeps.compose import Cell
@@ -113,8 +113,8 @@ class _Again:
             return
         report = rerun.compare(old.outcome, recorded.outcome(own, result.metrics), old.seeds)
         self.reports[number] = report
-        outcome.write_json(own / "rerun.json", {"rerun_of": old.identity, **_plain(report)})
-        record.artifact(own / "rerun.json")
+        outcome.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
+        record.artifact(own / layout.RERUN)
         record.tag("frostline.verdict", report.verdict.text)
         for line in report.lines(shown):
             job.screen().say(f"  {line.strip()}")

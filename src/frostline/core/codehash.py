@@ -32,6 +32,7 @@ DECIDE_NONE = {
     "store.mapped": "where bytes lie",
     "store.prefetch": "when something is fetched, not what",
     "store.ragged": "where bytes lie",
+    "records.layout": "what files are called",
     "records.result": "what people are shown",
     "store.rows": "where bytes lie",
     "runs.setup": "puts together what others make of settings that stand in the key",

@@ -15,12 +15,8 @@ from pathlib import Path
 
 from frostline.core import background, locks, notices
 from frostline.records import liveness
-from frostline.records.liveness import BEAT, Owner
-
-LOCK = ".alive.lock"
-"""In a run's folder: held for as long as it takes to look who has it, and to take it."""
-OWN = (BEAT, LOCK)
-"""Files in a run's folder that are about its process and no part of its record."""
+from frostline.records.layout import BEAT, RUN_LOCK
+from frostline.records.liveness import Owner
 
 _EVERY = 5.0  # seconds between two touches of a file
 _TOLD = 60.0  # seconds between two updates of the tag
@@ -53,7 +49,7 @@ class Heart:
         One in a folder that cannot be written to, or is not there, is nobody's, and is not taken.
         """
         try:
-            with locks.held(folder / LOCK):
+            with locks.held(folder / RUN_LOCK):
                 owner = liveness.living(folder / BEAT)
                 if owner not in (None, liveness.me(), heir_of):
                     return owner
@@ -95,7 +91,7 @@ class Heart:
         self._done.set()
         self._thread.join()
         for folder in self._taken:
-            with suppress(OSError), locks.held(folder / LOCK):
+            with suppress(OSError), locks.held(folder / RUN_LOCK):
                 if liveness.read(folder / BEAT) == liveness.me():  # else it was passed on
                     (folder / BEAT).unlink()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,16 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files
-
-METRICS = "metrics.jsonl"
-RECORD = "record.jsonl"
-MIRRORED = "mirrored.json"
-DIGEST = "frostline.digest"  # tag
-OWN = (RECORD, MIRRORED)
-"""Files that are about the record and no part of it."""
+from frostline.records.layout import DIGEST_TAG, METRICS, MIRRORED, RECORD, RUN_ID
 
 _LOCK = threading.Lock()  # training and sampling write to one journal
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def uid(folder: Path) -> str | None:
 def digest(folder: Path) -> str | None:
     """Return the digest of the config of the run whose record is in `folder`, None where none says so."""
     tags = [entry.get("tags") for entry, _ in notes(folder) if entry["op"] == "run"]
-    return next((each.get(DIGEST) for each in tags if isinstance(each, dict)), None)
+    return next((each.get(DIGEST_TAG) for each in tags if isinstance(each, dict)), None)
 
 
 def ended(folder: Path) -> bool:
@@ -114,7 +106,7 @@ def run_id(folder: Path) -> str | None:
 
 
 def _is_run_id(value: object) -> bool:
-    return value is None or (isinstance(value, str) and bool(_RUN_ID.fullmatch(value)))
+    return value is None or (isinstance(value, str) and bool(RUN_ID.fullmatch(value)))
 
 
 def _line(entry: Mapping[str, Any]) -> str:

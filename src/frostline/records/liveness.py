@@ -15,13 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from frostline.core import files
+from frostline.records.layout import BEAT, OWNER, OWNER_TAGS, SIGN_TAG
 
-BEAT = "alive.json"
-"""In a run's folder, while somebody has it: who that is; touched every few seconds."""
-OWNER = "owner.json"
-"""In a sweep's folder: whose it is; touched likewise."""
-TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline.started")
-SIGN = "frostline.alive"  # tag: seconds since 1970 of the last sign of life
 SILENT = 600.0
 """Seconds without a sign of life after which a process on another machine counts as gone."""
 
@@ -47,8 +42,8 @@ class Owner:
 
     def tags(self) -> dict[str, str]:
         """Return the owner as tags of a run, a first sign of life among them."""
-        own = dict(zip(TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
-        return {**own, SIGN: f"{time.time():.0f}"}
+        own = dict(zip(OWNER_TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
+        return {**own, SIGN_TAG: f"{time.time():.0f}"}
 
     @property
     def here(self) -> bool:
@@ -99,7 +94,7 @@ os.register_at_fork(after_in_child=me.cache_clear)  # some launchers fork
 def of_tags(tags: Mapping[str, str]) -> Owner | None:
     """Return the owner that a run's tags name, None where they name none."""
     try:
-        host, machine, pid, started = (tags[key] for key in TAGS)
+        host, machine, pid, started = (tags[key] for key in OWNER_TAGS)
         return Owner("?", host, machine, int(pid), float(started))
     except (KeyError, ValueError):
         return None

@@ -17,25 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core import credentials, environment, files
+from frostline.records.layout import PROVENANCE
 
 if TYPE_CHECKING:
     import torch
 
-FILE = "provenance.json"
-UNTRACKED = "untracked.json"
 
 _LARGEST = 100_000  # bytes of an untracked file that are kept; what is larger has only its sha256
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Add `facts`, by topic, to those that `provenance.json` in `folder` already holds."""
-    files.write(folder / FILE, json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n")
+    files.write(folder / PROVENANCE, json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
     try:
-        facts = files.parsed((folder / FILE).read_text(encoding="utf-8"))
+        facts = files.parsed((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

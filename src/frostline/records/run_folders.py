@@ -9,16 +9,13 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.config import user_error
-from frostline.records import journal
-
-SWEEP = "sweep.json"
-"""In a sweep's folder: what every job must know of it, the folder of each of its runs among that."""
+from frostline.records import layout
+from frostline.records.layout import OF_SWEEP, SWEEP
 
 _KEY = "hydra.sweep.subdir"
 _LONGEST = 255  # bytes of a name: NAME_MAX of Linux, macOS and Windows
 _DEPTHS = ("*", "*/*")
-_LEFT = (journal.RECORD, "result.json")
-_OURS = ("report.html", "results.json", "plots", SWEEP, "owner.json", *journal.OWN)  # in the sweep's own folder
+_LEFT = (layout.RECORD, layout.RESULT)
 
 
 def of(sweep: Path) -> list[Path]:
@@ -56,7 +53,7 @@ def require_distinct(names: Sequence[str]) -> None:
     taken: dict[str, int] = {}
     for number, name in enumerate(names):
         parts = PurePosixPath(name).parts
-        if _outside(name) or parts[0] in _OURS or parts[0].startswith(".") or max(map(_bytes, parts)) > _LONGEST:
+        if _outside(name) or parts[0] in OF_SWEEP or parts[0].startswith(".") or max(map(_bytes, parts)) > _LONGEST:
             expected = f"a folder within the sweep's, under a name of its own (no dot first, at most {_LONGEST} bytes)"
             raise user_error(_KEY, name, expected)
         if (twin := taken.setdefault(str(PurePosixPath(name)), number)) != number:

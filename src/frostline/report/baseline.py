@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from frostline.core import files
+from frostline.records.layout import PER_CLASS
 from frostline.report import statistics
 from frostline.report.comparison import Difference, Trial, predictions
-
-PER_CLASS = "per_class.json"
 
 
 @dataclass(frozen=True)

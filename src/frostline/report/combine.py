@@ -9,11 +9,10 @@ from typing import Any
 
 from frostline.core import files, untrusted
 from frostline.core.config import UserError, flatten, user_error
-from frostline.records import liveness, run_folders
+from frostline.records import layout, liveness, run_folders
+from frostline.records.layout import RESULT, SWEEP
 from frostline.records.result import Result, varying
-from frostline.records.run_folders import SWEEP
 
-RESULT = "result.json"
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
@@ -44,7 +43,7 @@ def read(folder: Path) -> Sweep:
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
     runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
-    if _gone(folder / liveness.OWNER):
+    if _gone(folder / layout.OWNER):
         runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
     return Sweep(folder, tuple(runs), tracker or None)
 
@@ -67,7 +66,7 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
 
 def _begun(folder: Path, waiting: Result) -> Result:
     """Return a run without a result as running, unless its process is known to be gone."""
-    if _gone(folder / liveness.BEAT):
+    if _gone(folder / layout.BEAT):
         return replace(waiting, status="KILLED", reason="its process is gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
 
@@ -122,7 +121,7 @@ def _data_settings(result: Result) -> str:
 def _fingerprint(folder: Path) -> str | None:
     """Return the fingerprint of a run's data; None where the run did not come to reading them."""
     try:
-        return str(files.parsed((folder / "provenance.json").read_text(encoding="utf-8"))["data"]["fingerprint"])
+        return str(files.parsed((folder / layout.PROVENANCE).read_text(encoding="utf-8"))["data"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -130,7 +129,7 @@ def _fingerprint(folder: Path) -> str | None:
 def _config(folder: Path) -> dict[str, Any]:
     """Return what decided a run, flat; nothing where it cannot be read."""
     try:
-        values = untrusted.plain(folder / "config.yaml")
+        values = untrusted.plain(folder / layout.CONFIG)
     except UserError:
         return {}
     return flatten(values) if isinstance(values, dict) else {}

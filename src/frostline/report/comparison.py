@@ -10,10 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from frostline.records.layout import PREDICTIONS
 from frostline.report import statistics
 from frostline.report.statistics import Floats, Interval, Ints
-
-PREDICTIONS = "test_predictions.safetensors"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from frostline.core import files
+from frostline.records.layout import CONFUSION
 from frostline.report.statistics import Ints
 
-FILE = "confusion_matrix.json"
 _PARTS = ("rows", "columns", "counts")
 
 
@@ -86,13 +86,13 @@ def write(folder: Path, found: Confusions) -> None:
     """Write `confusion_matrix.json`: class names, and `rows`, `columns` and `counts` of the cells that are not zero."""
     parts = {"classes": list(found.classes), **{name: getattr(found, name).tolist() for name in _PARTS}}
     lines = (f"{json.dumps(name)}: {json.dumps(values, ensure_ascii=False)}" for name, values in parts.items())
-    (folder / FILE).write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
+    (folder / CONFUSION).write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Confusions | None:
     """Return the matrix of the run in `folder`; None where there is none that was written here."""
     try:
-        match files.parsed((folder / FILE).read_text(encoding="utf-8")):
+        match files.parsed((folder / CONFUSION).read_text(encoding="utf-8")):
             case {"classes": [str(), *_] as classes, "rows": list(), "columns": list(), "counts": list()} as told:
                 rows, columns, counts = (np.array(told[name], np.int64) for name in _PARTS)
             case _:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from frostline.core import files
+from frostline.records.layout import SHIFT
 from frostline.records.result import Cell
 from frostline.report import confusion_matrix, mistakes
 from frostline.report.comparison import Predictions, predictions
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.statistics import calibration
 
-SHIFT = "shift.json"
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
 _DISAGREEMENTS = 24

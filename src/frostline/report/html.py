@@ -23,7 +23,6 @@ from typing import Any
 from frostline.records.result import Result, percent, value_text
 from frostline.report import page_data
 
-PAGE = "report.html"
 _COMMAND = re.compile(r"`([^`]+)`")
 
 

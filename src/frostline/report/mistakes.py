@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from frostline.core import files
+from frostline.records.layout import MISTAKES, MISTAKES_INDEX
 
-SHEET = "mistakes.jpg"
-_INDEX = "mistakes.json"
 _TILE = 64  # pixels: enough to see what a picture shows, about 2 kB each
 _COLUMNS, _MOST = 8, 64
 _PER_PAIR = 6  # of one true and one predicted class
@@ -43,8 +42,8 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
         sheet.paste(tile, (place % _COLUMNS * _TILE, place // _COLUMNS * _TILE))
-    sheet.save(folder / SHEET, quality=88, subsampling=0)
-    (folder / _INDEX).write_text(json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
+    sheet.save(folder / MISTAKES, quality=88, subsampling=0)
+    (folder / MISTAKES_INDEX).write_text(json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
 
 
 def choose(said: Array, labels: Array, margin: Array) -> Array:
@@ -69,8 +68,8 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
     from PIL import Image
 
     try:
-        index = files.parsed((folder / _INDEX).read_text())
-        with Image.open(folder / SHEET) as file:
+        index = files.parsed((folder / MISTAKES_INDEX).read_text())
+        with Image.open(folder / MISTAKES) as file:
             sheet = file.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return {}

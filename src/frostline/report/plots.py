@@ -14,7 +14,6 @@ from frostline.report.style import COLOURS, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FOLDER = "plots"
 _MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h")
 _LINES: tuple[Any, ...] = (
     *("-", "--", ":", "-."),

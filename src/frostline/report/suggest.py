@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline.core import environment, files, untrusted
 from frostline.core.config import UserError
+from frostline.records import layout
 from frostline.records.result import Result, value_text
 
 
@@ -42,7 +43,7 @@ def _overrides(result: Result) -> list[str]:
         found = untrusted.plain(folder / ".hydra" / "overrides.yaml")
     if not isinstance(found, list):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = files.parsed((folder / "provenance.json").read_text())["command"]
+            found = files.parsed((folder / layout.PROVENANCE).read_text())["command"]
     return [str(override) for override in found] if isinstance(found, list) else []
 
 

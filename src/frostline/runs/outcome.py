@@ -12,10 +12,10 @@ from torch import Tensor
 
 from frostline.data.loading import Split
 from frostline.models import weights
+from frostline.records import layout
+from frostline.records.layout import PREDICTIONS
 from frostline.report import confusion_matrix, confusion_plot, mistakes
-from frostline.report.comparison import PREDICTIONS
 
-BEST = "best.safetensors"
 _LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
 _FIRST = 5  # classes kept of every image in any case
 _AT_ONCE = 2**22  # logits worked on at once: 16 MB
@@ -38,8 +38,8 @@ def write(
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
     per_class = [{"class": name, "images": n, "accuracy": right / n if n else None} for name, n, right in rows]
-    write_json(folder / "per_class.json", per_class)
-    confusion_plot.draw(matrix, folder / "confusion_matrix.png")
+    write_json(folder / layout.PER_CLASS, per_class)
+    confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     wrong = torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
     if len(wrong):

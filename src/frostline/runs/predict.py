@@ -21,12 +21,10 @@ from frostline.data.levels import Levels, of_record
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, weights
 from frostline.models.build import Model
-from frostline.records import provenance
+from frostline.records import layout
+from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
 from frostline.training import gradient
-
-CONFIG = "config.yaml"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,9 @@ def load(folder: Path, *, device: str) -> Predictor:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
-    told = untrusted.mapping(folder / provenance.FILE).get("weights") if (folder / provenance.FILE).exists() else None
+    told = (
+        untrusted.mapping(folder / layout.PROVENANCE).get("weights") if (folder / layout.PROVENANCE).exists() else None
+    )
     if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     memory_format = environment.memory_format(channels_last=config.channels_last)

@@ -20,8 +20,6 @@ from frostline.runs.setup import Setup
 from frostline.runs.sight import Images, centre_view
 from frostline.training.evaluation import evaluate
 
-FILE = "shift.json"
-
 
 def measure(setup: Setup, phase: int, images: Images, say: Callable[[str], None]) -> dict[str, list[float]]:
     """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.

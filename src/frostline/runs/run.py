@@ -12,7 +12,7 @@ from frostline.data import duplicates
 from frostline.models import build
 from frostline.models.draft import Draft
 from frostline.models.freezing import Guard
-from frostline.records import heartbeat, journal, provenance
+from frostline.records import layout, provenance
 from frostline.records.result import SHARED, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
@@ -67,14 +67,14 @@ def execute(
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say)
-        outcome.write_json(folder / robustness.FILE, under)
+        outcome.write_json(folder / layout.SHIFT, under)
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag("frostline.frozen", guard.verdict())
     record.tag("frostline.weights.final", final)
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in (*journal.OWN, *heartbeat.OWN):
+        if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)
     return metrics, plan.images
 
@@ -89,7 +89,7 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
-    outcome.write_json(folder / "plan.json", asdict(plan))
+    outcome.write_json(folder / layout.PLAN, asdict(plan))
     return plan
 
 
@@ -97,12 +97,12 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     """Write down what the run starts from: data, weights, machine and settings."""
     data, fingerprint = setup.config.data, setup.data.fingerprint
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
-    record.tag("frostline.fingerprint", fingerprint)
+    record.tag(layout.FINGERPRINT_TAG, fingerprint)
     record.tag("frostline.data", json.dumps(setup.data.counts))
     if approximated := approximations(setup):
         record.tag("frostline.approximation", "; ".join(approximated))
     if setup.data.findings:
-        outcome.write_json(folder / "findings.json", [asdict(finding) for finding in setup.data.findings])
+        outcome.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
@@ -118,7 +118,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
 def draft_of(setup: Setup, folder: Path) -> Draft:
     """Return the file of the best weights, to be written."""
     facts = {**build.metadata(setup.model, setup.data.classes), "levels": asdict(setup.data.levels)}
-    return Draft(folder / outcome.BEST, setup.model.module.state_dict(), facts)
+    return Draft(folder / layout.BEST, setup.model.module.state_dict(), facts)
 
 
 def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft) -> tuple[Evaluation, str]:

@@ -22,8 +22,8 @@ from frostline.models import build, freezing
 from frostline.models.build import InputSpec, Model
 from frostline.models.freezing import Phase
 from frostline.models.weights import is_file_name
+from frostline.records import layout
 from frostline.report.terminal import Screen
-from frostline.runs import outcome
 from frostline.runs.plan import Plan, phase_plans
 from frostline.store.rows import Room
 from frostline.store.store import Store, open_store
@@ -172,7 +172,7 @@ def weights_of(config: Config, folder: Path) -> str | None:
         return source
     uri = session.tracking_uri(config.tracking.uri, environment.project_root())
     (initial := folder / "initial").mkdir(exist_ok=True)
-    return str(query.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), outcome.BEST, initial))
+    return str(query.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), layout.BEST, initial))
 
 
 def input_of(config: Config, source: str | None) -> InputSpec:

@@ -18,17 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core import credentials, files, interrupts, notices
 from frostline.core.config import Config, choices, digest, flatten, semantic, with_values
 from frostline.core.validation import parse
-from frostline.records import heartbeat, journal, liveness, provenance, run_folders
+from frostline.records import heartbeat, journal, layout, liveness, provenance
 from frostline.records.heartbeat import Busy, Heart
+from frostline.records.layout import RESULT
 from frostline.records.result import Result
 from frostline.report.terminal import Screen
-from frostline.sweeps import hydra_keys, resume
+from frostline.sweeps import hydra_keys
 from frostline.tracking import session
 from frostline.tracking.session import Record, Tracker
 from frostline.tracking.system_metrics import sampled
 
 log = logging.getLogger(__name__)
-_RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ class Shared:
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
-        files.write(folder / run_folders.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
+        files.write(folder / layout.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
 
     @staticmethod
     def there(folder: Path) -> bool:
         """Return whether the sweep's `folder` is where it was written."""
-        return (folder / run_folders.SWEEP).is_file()
+        return (folder / layout.SWEEP).is_file()
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""
-        values = files.parsed((folder / run_folders.SWEEP).read_text())
+        values = files.parsed((folder / layout.SWEEP).read_text())
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
 
@@ -127,7 +127,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
     facts = shared.runs[number]
     if known := facts.finished or facts.busy:  # only a launcher that takes whole batches brings us here
         return Result(**known)
-    sweeps = liveness.read(sweep / liveness.OWNER)  # what the sweep's process took it took for its jobs
+    sweeps = liveness.read(sweep / layout.OWNER)  # what the sweep's process took it took for its jobs
     try:
         with heartbeat.beating() as heart:
             heart.claim(folder, heir_of=sweeps)
@@ -148,7 +148,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
     found = read_result(folder)
     if found is None or found.status != "FINISHED":
         return None
-    written, planned = (path.stat().st_mtime_ns for path in (folder / _RESULT, sweep / run_folders.SWEEP))
+    written, planned = (path.stat().st_mtime_ns for path in (folder / RESULT, sweep / layout.SWEEP))
     return found if written > planned else None
 
 
@@ -161,17 +161,17 @@ def _carry_out(
 
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
-    (folder / _RESULT).unlink(missing_ok=True)  # of an attempt whose process died
+    (folder / RESULT).unlink(missing_ok=True)  # of an attempt whose process died
     before = (facts.previous or {}).get("folder")
     try:
         if before:  # two that go on with it would write under one id
-            heart.claim(Path(before), heir_of=liveness.read(sweep / liveness.OWNER))
+            heart.claim(Path(before), heir_of=liveness.read(sweep / layout.OWNER))
         order = ordered().settled(facts.settled)
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
             _recording(order, facts, shared.tracker, sweep, folder) as record,
             sampled(record, on=order.config.tracking.system_metrics),
-            heart.telling(functools.partial(record.tag, liveness.SIGN)) if record else nullcontext(),
+            heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
         ):
             metrics, images = execute(
                 order.config,
@@ -201,13 +201,13 @@ def _carry_out(
 
 def write_result(folder: Path, result: Result) -> None:
     """Write the result of the job in `folder`, whole or not at all."""
-    files.write(folder / _RESULT, json.dumps(asdict(result), indent=1), sync=True)
+    files.write(folder / RESULT, json.dumps(asdict(result), indent=1), sync=True)
 
 
 def read_result(folder: Path) -> Result | None:
     """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
     try:
-        result = Result.of(files.parsed((folder / _RESULT).read_text()))
+        result = Result.of(files.parsed((folder / RESULT).read_text()))
     except (OSError, ValueError):
         return None
     return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
@@ -245,18 +245,18 @@ def _recording(
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
     code, untracked = provenance.source(), provenance.untracked()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(order.values))
+    (folder / layout.CONFIG).write_text(OmegaConf.to_yaml(order.values))
     if code.patch:
-        (folder / "source.patch").write_text(code.patch + "\n")
+        (folder / layout.PATCH).write_text(code.patch + "\n")
     if untracked:
-        (folder / provenance.UNTRACKED).write_text(json.dumps(untracked, indent=1))
+        (folder / layout.UNTRACKED).write_text(json.dumps(untracked, indent=1))
     if tracker is None:
         return nullcontext()
     tags = {
-        "frostline.sweep": sweep.name,
-        "frostline.digest": digest(order.config),
+        layout.SWEEP_TAG: sweep.name,
+        layout.DIGEST_TAG: digest(order.config),
         "frostline.source": code.sha256,
-        resume.FOLDER: str(folder),
+        layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
         **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
     }

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from frostline.core import files, locks
 from frostline.core.config import user_error
-from frostline.records import journal, liveness, run_folders
-from frostline.records.run_folders import SWEEP
+from frostline.records import journal, layout, liveness, run_folders
+from frostline.records.layout import OWNER_LOCK, SWEEP
 
-_LOCK = ".owner.lock"
 _TRIES = 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -49,7 +48,7 @@ def _make(folder: Path) -> bool:
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     new.mkdir()
     try:
-        liveness.write(new / liveness.OWNER)
+        liveness.write(new / layout.OWNER)
         new.rename(folder)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -63,16 +62,16 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
     """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
     if not folder.is_dir():
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
-    with locks.held(folder / _LOCK):
-        owner = liveness.read(folder / liveness.OWNER)
+    with locks.held(folder / OWNER_LOCK):
+        owner = liveness.read(folder / layout.OWNER)
         whose = f"{owner}" if owner else "somebody"
-        if owner is not None and not owner.gone((folder / liveness.OWNER).stat().st_mtime) and owner != liveness.me():
+        if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         if owner is None or not _does(folder, digests):
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
-        liveness.write(folder / liveness.OWNER)
+        liveness.write(folder / layout.OWNER)
 
 
 def _does(folder: Path, digests: Sequence[str]) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import user_error
-from frostline.records import run_folders
-from frostline.records.run_folders import SWEEP
+from frostline.records import layout, run_folders
+from frostline.records.layout import RUN_ID, SWEEP
 from frostline.report import combine
 from frostline.report.combine import Sweep
 from frostline.tracking import registry, server
@@ -19,8 +18,6 @@ from frostline.tracking import registry, server
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def find_all(names: Sequence[str], *, uri: str, root: Path, scratch: Path) -> list[Sweep]:
@@ -47,9 +44,9 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
     except server.Unreachable as problem:
         raise user_error("sweep", name, f"a folder, or what is in a store that answers ({problem})") from None
     with server.problems(uri):
-        runs = [_parent(client, uri, name)] if _RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
+        runs = [_parent(client, uri, name)] if RUN_ID.fullmatch(name) else _of_experiment(client, uri, name)
     for run in runs:
-        told = root / run.data.tags.get("frostline.sweep", ".")
+        told = root / run.data.tags.get(layout.SWEEP_TAG, ".")
         if not (told / SWEEP).is_file():
             with server.problems(uri):
                 told = _fetch(client, uri, run, scratch / run.info.run_id)
@@ -76,7 +73,7 @@ def _of_experiment(client: MlflowClient, uri: str, name: str) -> list[Run]:
         raise user_error("sweep", name, f"a folder, a run id, or an experiment of {uri}", near)
     order = ["attributes.start_time ASC"]
     found = client.search_runs([experiment.experiment_id], max_results=50_000, order_by=order)
-    runs = [run for run in found if "mlflow.parentRunId" not in run.data.tags and "frostline.sweep" in run.data.tags]
+    runs = [run for run in found if "mlflow.parentRunId" not in run.data.tags and layout.SWEEP_TAG in run.data.tags]
     if not runs:
         raise user_error("sweep", name, "an experiment with sweeps in it")
     return runs
@@ -98,15 +95,15 @@ def _fetch(client: MlflowClient, uri: str, run: Run, folder: Path) -> Path:
         if result["run_id"]:
             client.download_artifacts(result["run_id"], "", str(own))
         text = json.dumps({**result, "folder": str(own)})
-        (own / combine.RESULT).write_text(text, encoding="utf-8")
+        (own / layout.RESULT).write_text(text, encoding="utf-8")
     return folder
 
 
 def _recorded(client: MlflowClient, run_id: str, folder: Path) -> list[Mapping[str, Any]]:
     """Return the results that the sweep wrote at its end; none where it did not come to that."""
-    if not any(item.path == "results.json" for item in client.list_artifacts(run_id)):
+    if not any(item.path == layout.RESULTS for item in client.list_artifacts(run_id)):
         return []
     found: list[Mapping[str, Any]] = json.loads(
-        Path(client.download_artifacts(run_id, "results.json", str(folder))).read_text(encoding="utf-8")
+        Path(client.download_artifacts(run_id, layout.RESULTS, str(folder))).read_text(encoding="utf-8")
     )
     return found

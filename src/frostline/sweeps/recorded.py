@@ -18,16 +18,12 @@ from frostline.core.config import Config, UserError, flatten, is_semantic, unkno
 from frostline.core.environment import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
+from frostline.records.layout import BEST, CONFIG, METRICS, PROVENANCE, RESULT, RESULTS, RUN_ID
 from frostline.records.result import TEST, VAL, Result
-from frostline.runs.predict import BEST, CONFIG
 from frostline.store import hashing
 from frostline.sweeps.rerun import Outcome
 from frostline.tracking import query, registry
 
-PROVENANCE = "provenance.json"
-METRICS = "metrics.jsonl"
-RESULT, RESULTS = "result.json", "results.json"  # of a run, and of all of a sweep
-_RUN_ID = re.compile("[0-9a-f]{32}")
 _FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
 _FROM_RECORD = ("device", "data.root", "data.download")
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
@@ -53,7 +49,7 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
     What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
     or a record that is not plain data.
     """
-    here, run_id = Path(target).expanduser(), re.fullmatch(rf"(?:runs:/)?({_RUN_ID.pattern})/?", target)
+    here, run_id = Path(target).expanduser(), re.fullmatch(rf"(?:runs:/)?({RUN_ID.pattern})/?", target)
     if here.is_dir():
         found = _in_folder(here.resolve(), uri, folder)
     elif run_id:
@@ -143,7 +139,7 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
     mates = [other for other in results.values() if _but_seed(other.choices) == _but_seed(own.choices)]
     told = Path(own.folder)
     where = next((folder for folder in (path, told) if (folder / CONFIG).is_file()), None)
-    if where is None and _RUN_ID.fullmatch(own.run_id or ""):
+    if where is None and RUN_ID.fullmatch(own.run_id or ""):
         return replace(_of_mlflow(uri, own, results.values(), fetched), seeds=_seeds(mates))
     where = where or path
     return Recorded(
@@ -174,7 +170,7 @@ def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
         return []
     told: Iterable[object] = untrusted.value(query.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
     named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
-    return [result for one in named if _RUN_ID.fullmatch(one) for result in _finished(uri, one)]
+    return [result for one in named if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
 
 
 def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:

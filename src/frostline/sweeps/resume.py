@@ -15,15 +15,13 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.config import UserError
-from frostline.records import journal, liveness, run_folders
+from frostline.records import journal, layout, liveness, run_folders
+from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.tracking import query, relocation, server, sync
-from frostline.tracking.mirror import UID
 from frostline.tracking.session import Tracker
 from frostline.tracking.sync import SweepMirror
 
-CHECKPOINT = "checkpoint"  # folder among a run's files and artifacts
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
-FOLDER = "frostline.folder"  # tag: where the run wrote, on its own host
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,12 @@ class Past:
     def folder(self) -> Path | None:
         """Its folder, None where that is not on this machine, or another run's by now."""
         place = self._place
-        return place if place is not None and (place / "config.yaml").is_file() else None
+        return place if place is not None and (place / layout.CONFIG).is_file() else None
 
     @property
     def _place(self) -> Path | None:
         """Where its journal is on this machine, None where that is not, or another run's by now."""
-        told, uid = self.tags.get(FOLDER), self.tags.get(UID)
+        told, uid = self.tags.get(FOLDER_TAG), self.tags.get(UID_TAG)
         return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
 
     @property
@@ -56,7 +54,7 @@ class Past:
     @property
     def fingerprint(self) -> str | None:
         """Of its data; None where it did not come to reading them."""
-        return self.tags.get("frostline.fingerprint")
+        return self.tags.get(layout.FINGERPRINT_TAG)
 
     @property
     def holder(self) -> liveness.Owner | None:
@@ -66,14 +64,14 @@ class Past:
         """
         if self._place is not None and (there := liveness.holder(self._place)) is not None:
             return there
-        owner, sign = liveness.of_tags(self.tags), self.tags.get(liveness.SIGN)
+        owner, sign = liveness.of_tags(self.tags), self.tags.get(layout.SIGN_TAG)
         if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None):
             return None
         return owner
 
     def __str__(self) -> str:
         """Name it for people."""
-        where = self.tags.get(FOLDER) or "another place"
+        where = self.tags.get(FOLDER_TAG) or "another place"
         return f"{where} as run {self.run_id}" if self.run_id else where
 
 
@@ -94,7 +92,7 @@ def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list
     wanted = set(digests)
     by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
     for past in _all(tracker, root, wanted):
-        by_digest[past.tags["frostline.digest"]].setdefault(past.run_id or past.tags.get(FOLDER), past)
+        by_digest[past.tags[layout.DIGEST_TAG]].setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
         lying = relocation.runs([root / "multirun", Path(tracker.folder).parent])
         by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
@@ -103,8 +101,8 @@ def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list
 
 def _found(past: Past, lying: Mapping[str, Path]) -> Past:
     """Return the run with its folder, if that was moved to where it is known to be `lying`."""
-    where = lying.get(past.tags.get(UID, "")) if past.folder is None else None
-    return replace(past, tags={**past.tags, FOLDER: str(where)}) if where else past
+    where = lying.get(past.tags.get(UID_TAG, "")) if past.folder is None else None
+    return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
 def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
@@ -114,7 +112,7 @@ def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
             continue
         for folder in sync.records(sweep):
             past = _of_folder(folder)
-            if past is not None and past.tags.get("frostline.digest") in digests:
+            if past is not None and past.tags.get(layout.DIGEST_TAG) in digests:
                 yield past
     if tracker.experiment_id is not None:
         try:
@@ -137,7 +135,7 @@ def _of_folder(folder: Path) -> Past | None:
                 status = "RUNNING"
             case {"op": "end", "status": str(last)}:
                 status = last
-    tags[FOLDER] = str(folder)  # wherever it was when it began
+    tags[FOLDER_TAG] = str(folder)  # wherever it was when it began
     numbers = _numbers(folder) if status == "FINISHED" else {}
     return None if numbers is None else Past(journal.run_id(folder), status, tags, **numbers)
 
@@ -145,7 +143,7 @@ def _of_folder(folder: Path) -> Past | None:
 def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
     try:
-        result = files.parsed((folder / "result.json").read_text())
+        result = files.parsed((folder / layout.RESULT).read_text())
         found = {key: dict(result[key]) for key in ("metrics", "images")}
         whole = result["status"] == "FINISHED"
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from frostline.core import environment, interrupts
 from frostline.core.config import Config, digest
-from frostline.records import heartbeat, journal, liveness, run_folders
+from frostline.records import heartbeat, journal, layout, liveness, run_folders
 from frostline.records.heartbeat import Heart
 from frostline.records.result import Result
 from frostline.report.verdict import answer
@@ -26,7 +26,12 @@ from frostline.sweeps.resume import Found
 from frostline.tracking import query, server, session, sync
 from frostline.tracking.session import Record, Tracker
 
-_NOT_FETCHED = ("best.safetensors", *journal.OWN, *heartbeat.OWN)  # large, or what only the process that runs it writes
+# large, or what only the process that runs it writes
+_NOT_FETCHED = (
+    layout.BEST,
+    *layout.OF_RECORD,
+    *layout.OF_OWNER,
+)
 
 
 def run_sweep(
@@ -79,8 +84,8 @@ def run_cells(
     crew.settle(folder, names)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
-        heartbeat.beating(folder / liveness.OWNER) as heart,
-        heart.telling(partial(Record(folder).tag, liveness.SIGN)) if tracker else nullcontext(),
+        heartbeat.beating(folder / layout.OWNER) as heart,
+        heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
         runs = _plan(cells, tracker if earlier else None, crew, root, folder, heart)
         job.Shared(tracker, runs).write(folder)
@@ -158,7 +163,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         if (
             at is None
             and past.run_id
-            and query.fetch_checkpoint(tracker.uri, past.run_id, resume.CHECKPOINT, own / "previous")
+            and query.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / "previous")
         ):
             at = own / "previous"
         say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")
@@ -178,7 +183,7 @@ def _left(number: int, facts: job.Facts, where: Path | None, who: liveness.Owner
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-    tags = {"frostline.sweep": sweep, resume.FOLDER: str(folder), **liveness.me().tags()}
+    tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **liveness.me().tags()}
     return session.open_sweep(
         uri,
         folder=folder,
@@ -215,7 +220,7 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
     silent = "ended without a result" if own.exists() else "not started"
     reason = silent if error is None else session.reason(error)
     status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
-    if (own / journal.RECORD).exists() and not journal.ended(own):
+    if (own / layout.RECORD).exists() and not journal.ended(own):
         sync.end(own, status, reason)
     return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
 
@@ -250,10 +255,10 @@ def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path |
 
     record, title = session.Record(folder), f"Sweep {folder.parent.name} {folder.name}"
     try:
-        page = html.write(folder / html.PAGE, results, title=title, tracker=asdict(tracker))
+        page = html.write(folder / layout.REPORT, results, title=title, tracker=asdict(tracker))
         record.artifact(page)
-        for file in plots.write(folder / plots.FOLDER, results) if len(results) > 1 else []:
-            record.artifact(file, plots.FOLDER)
+        for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
+            record.artifact(file, layout.PLOTS)
     except Exception as error:
         job.screen().say(f"The report could not be written: {session.reason(error)}", "yellow")
         return None

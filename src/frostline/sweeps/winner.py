@@ -12,10 +12,9 @@ from pathlib import Path
 from frostline.core import environment
 from frostline.core.config import UserError, user_error
 from frostline.records import run_folders
+from frostline.records.layout import BEST, CONFIG, SWEEP
 from frostline.records.result import VAL, Result, cells, percent
-from frostline.records.run_folders import SWEEP
 from frostline.report import combine
-from frostline.runs.predict import BEST, CONFIG
 from frostline.sweeps import job
 from frostline.tracking import query, registry, session
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from filelock import Timeout
 
 from frostline.core import background, locks, notices
+from frostline.records import layout
 from frostline.tracking import server, sync
 from frostline.tracking.sync import SweepMirror
 
@@ -68,7 +69,7 @@ class Follower:
         failures = 0
         while not self._stop.is_set():
             try:
-                with locks.held(self.sweep.folder / sync.LOCK, timeout=1.0):
+                with locks.held(self.sweep.folder / layout.MIRROR_LOCK, timeout=1.0):
                     self._follow()
             except Timeout:
                 continue

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.records import journal
+from frostline.records import journal, layout
+from frostline.records.layout import UID_TAG
 from frostline.tracking import server
 from frostline.tracking.news import News, news_of, resumed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-UID = "frostline.uid"  # tag: the name that we give a run before MLflow gives it one
 
 _METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
 _BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
@@ -44,7 +44,7 @@ class Mirror:
 
     def pending(self) -> bool:
         """Return whether the journal holds what MLflow does not have."""
-        path = self.folder / journal.RECORD
+        path = self.folder / layout.RECORD
         return path.exists() and path.stat().st_size > journal.position(self.folder).offset
 
     def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
@@ -72,12 +72,12 @@ class Mirror:
     def _trusted_position(self, client: MlflowClient) -> journal.Position:
         """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
         at = journal.position(self.folder)
-        size = (self.folder / journal.RECORD).stat().st_size
+        size = (self.folder / layout.RECORD).stat().st_size
         run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None
         if at.run_id is None or (run is None and self._doubt):
             return journal.Position()
         if run is not None:
-            self._elsewhere = run.data.tags.get(UID) != journal.uid(self.folder)
+            self._elsewhere = run.data.tags.get(UID_TAG) != journal.uid(self.folder)
             if run.info.lifecycle_stage != "active":
                 return replace(at, offset=size)
         return replace(at, offset=min(at.offset, size))
@@ -93,11 +93,11 @@ class Mirror:
         )
         if run_id is None or _found(client, run_id) is None:
             journal.set_position(self.folder, journal.Position(sure=first))
-            tags = {**_tags(start["tags"]), UID: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
+            tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
             run_id, self._doubt = _named(run).info.run_id, False
         else:
-            news.tags = {**start["tags"], UID: start["uid"], **news.tags}
+            news.tags = {**start["tags"], UID_TAG: start["uid"], **news.tags}
             news.status = news.status or "RUNNING"
         journal.set_position(self.folder, journal.Position(run_id, 0, sure=first))
         return run_id
@@ -179,7 +179,7 @@ def _named(run: Any) -> Any:
 
 def _search(client: MlflowClient, experiment: str, uid: str | None) -> list[str]:
     """Return the runs that were created for `uid`, oldest first, whether or not anybody heard of it."""
-    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", order_by=["start_time ASC"])
+    runs = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{uid}'", order_by=["start_time ASC"])
     return [run.info.run_id for run in runs]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from frostline.records import journal
+from frostline.records.layout import REASON_TAG
 
 GONE = "the process of this run ended without a word"
 """Reason of an end that others wrote, since the process was gone."""
-REASON = "frostline.reason"  # tag
 
 
 @dataclass
@@ -31,12 +31,12 @@ class News:
     @property
     def guessed(self) -> bool:
         """Whether nothing but the absence of its process tells that the run ended."""
-        return self.status == "KILLED" and self.tags.get(REASON) == GONE
+        return self.status == "KILLED" and self.tags.get(REASON_TAG) == GONE
 
     def without_end(self) -> None:
         """Take the end back."""
         self.status = self.ended = None
-        self.tags.pop(REASON, None)
+        self.tags.pop(REASON_TAG, None)
 
 
 def news_of(folder: Path, offset: int) -> tuple[News, int]:

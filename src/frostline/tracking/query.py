@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frostline.core.config import UserError, user_error
-from frostline.tracking.news import REASON
+from frostline.records import layout
+from frostline.records.layout import REASON_TAG
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
 
 _FEW = 10  # digests that are asked for one by one
@@ -101,17 +102,17 @@ def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dic
     Raises `server.Unreachable`.
     """
     few = len(digests) <= _FEW  # of many all runs are fetched at once
-    wanted = [f"tags.`frostline.digest` = '{digest}'" for digest in digests] if few else [""]
+    wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests] if few else [""]
     with problems(uri):
         for chosen in wanted:
             found = _search(uri, experiment_id, chosen)
-            yield from (_facts(run) for run in found if run.data.tags.get("frostline.digest") in digests)
+            yield from (_facts(run) for run in found if run.data.tags.get(layout.DIGEST_TAG) in digests)
 
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:
     """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
     with problems(uri):
-        client_of(uri).set_tag(run_id, REASON, why)
+        client_of(uri).set_tag(run_id, REASON_TAG, why)
         client_of(uri).set_terminated(run_id, status)
 
 

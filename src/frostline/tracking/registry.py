@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import UserError, user_error
 from frostline.core.environment import PACKAGE
+from frostline.records.layout import REASON_TAG
 from frostline.records.result import Result
 from frostline.tracking import server
-from frostline.tracking.news import REASON
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -141,6 +141,6 @@ def _run(client: MlflowClient, uri: str, run_id: str) -> Run:
 
 
 def _result(number: int, run: Run) -> Result:
-    why = run.data.tags.get(REASON)
+    why = run.data.tags.get(REASON_TAG)
     params, metrics = dict(run.data.params), dict(run.data.metrics)
     return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from frostline.records import journal, run_folders
+from frostline.records import journal, layout, run_folders
 
 _PLACES = (  # columns of MLflow's tables that say where files lie, or that the run whose files they are says it
     ("runs", "artifact_uri"),
@@ -73,11 +73,11 @@ def runs(tops: Iterable[Path]) -> dict[str, Path]:
 
 def _records(tops: Iterable[Path]) -> Iterator[Path]:
     for top in tops:
-        sweeps = (file.parent for depth in ("*", "*/*") for file in top.glob(f"{depth}/{run_folders.SWEEP}"))
-        yield from (run for sweep in sweeps for run in run_folders.of(sweep) if (run / journal.RECORD).exists())
+        sweeps = (file.parent for depth in ("*", "*/*") for file in top.glob(f"{depth}/{layout.SWEEP}"))
+        yield from (run for sweep in sweeps for run in run_folders.of(sweep) if (run / layout.RECORD).exists())
         for depth in ("*", "*/*", "*/*/*"):
-            yield from (path.parent for path in top.glob(f"{depth}/{journal.RECORD}"))
+            yield from (path.parent for path in top.glob(f"{depth}/{layout.RECORD}"))
 
 
 def _age(folder: Path) -> float:
-    return (folder / journal.RECORD).stat().st_mtime
+    return (folder / layout.RECORD).stat().st_mtime

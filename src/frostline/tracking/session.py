@@ -20,7 +20,7 @@ from typing import Any
 
 from frostline.core import credentials, files
 from frostline.core.config import UserError
-from frostline.records import journal, liveness
+from frostline.records import journal, layout, liveness
 from frostline.records.result import Result
 from frostline.report import cells
 from frostline.tracking import server, sync
@@ -148,8 +148,8 @@ def close_sweep(
         sweep.metrics(best)
     for key, value in cells.tags(results).items():
         sweep.tag(key, value)
-    files.write(folder / "results.json", json.dumps([asdict(result) for result in results], indent=1, default=str))
-    sweep.artifact(folder / "results.json")
+    files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
+    sweep.artifact(folder / layout.RESULTS)
     sync.end(folder, status, None)
     follower = _followers.pop(tracker.folder)
     patience, limit = _CLOSE

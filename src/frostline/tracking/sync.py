@@ -15,16 +15,14 @@ from filelock import Timeout
 
 from frostline.core import files, locks
 from frostline.core.config import UserError, user_error
-from frostline.records import journal, liveness, run_folders
-from frostline.records.run_folders import SWEEP
+from frostline.records import journal, layout, liveness, run_folders
+from frostline.records.layout import MIRROR_LOCK, REASON_TAG, SWEEP
 from frostline.tracking import relocation, server
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.news import GONE, REASON
+from frostline.tracking.news import GONE
 
 log = logging.getLogger(__name__)
 
-LOCK = ".mirror.lock"
-"""In a sweep's folder: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
 _latest = 0
 
@@ -85,13 +83,13 @@ class SweepMirror:
 
 def records(sweep: Path) -> list[Path]:
     """Return the folders with a record: the sweep's own first, then those of its runs."""
-    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / journal.RECORD).exists()]
+    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
 
 
 def end(folder: Path, status: str, reason: str | None) -> None:
     """Write into the journal in `folder` that its run ended as `status`, and why."""
     if reason:
-        journal.note(folder, "tags", values={REASON: reason})
+        journal.note(folder, "tags", values={REASON_TAG: reason})
     journal.note(folder, "end", sync=True, status=status, time=now())
 
 
@@ -117,7 +115,7 @@ def complete(sweep: SweepMirror) -> bool:
     `SweepMirror.bring` does.
     """
     try:
-        with locks.held(sweep.folder / LOCK, timeout=0):
+        with locks.held(sweep.folder / MIRROR_LOCK, timeout=0):
             if _host(sweep.folder) == socket.gethostname():
                 end_the_dead(sweep.folder)
             sweep.bring()

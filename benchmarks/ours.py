@@ -29,12 +29,13 @@ from frostline.core.validation import parse
 from frostline.data import images
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
+from frostline.records.recording import Record, recording
 from frostline.records.result import Result
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, setup, sight
 from frostline.runs.run import execute
 from frostline.tracking import session
-from frostline.tracking.session import Record, Tracker
+from frostline.tracking.session import Tracker
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 ROOT = environment.project_root()
@@ -129,7 +130,7 @@ def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractCo
     if tracker is None:
         return nullcontext(Record(folder))  # the journal alone
     params = {**semantic(parsed), **choices(parsed)}
-    return session.record(tracker, folder=folder, name=folder.name, tags={}, params=params)
+    return recording(folder, name=folder.name, tags={}, params=params)
 
 
 @contextmanager

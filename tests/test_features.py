@@ -13,6 +13,7 @@ from rich.console import Console
 
 from frostline.models import cut, freezing
 from frostline.records import layout, provenance
+from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness, setup, sight, train
 from frostline.runs.frost_line import Line
@@ -22,7 +23,6 @@ from frostline.runs.sight import Images
 from frostline.store.mapped import Rows
 from frostline.store.rows import Room
 from frostline.store.store import Store
-from frostline.tracking.session import Record
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress

@@ -19,6 +19,7 @@ from frostline.core.config import choices, digest
 from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
+from frostline.records.recording import now
 from frostline.records.result import Result
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import Cell
@@ -239,7 +240,7 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
     (folder / "0").mkdir()
     with held(folder / "0") as process:
         tags = {"frostline.digest": digest(configs[0])}
-        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=sync.now())
+        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=now())
         before = (folder / "0" / layout.RECORD).read_bytes()
         status, ran, said = again()
         assert (status, ran) == (1, [1])

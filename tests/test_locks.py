@@ -17,11 +17,12 @@ from filelock import Timeout
 import stores
 from frostline.core import background, locks, notices
 from frostline.records import heartbeat, journal
+from frostline.records.recording import Record
+from frostline.records.system_metrics import sampled
 from frostline.store.store import Store
 from frostline.sweeps import pool
 from frostline.tracking import server, session
 from frostline.tracking.follower import Follower
-from frostline.tracking.system_metrics import sampled
 
 SOURCE = Path(__file__).parents[1] / "src"
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -138,7 +139,7 @@ def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp
 
 
 def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
-    record, run = session.Record(tmp_path), tmp_path / "run"
+    record, run = Record(tmp_path), tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(record, "metrics", lambda *_, **__: 1 / 0)
     with sampled(record, on=True):

@@ -15,6 +15,7 @@ from frostline.commands.sync import main as sync_command
 from frostline.core import environment
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
+from frostline.records.recording import GONE, end, now, recording
 from frostline.tracking import server, session, sync
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.sync import Place, SweepMirror
@@ -48,7 +49,7 @@ def experiment(client, request) -> str:
 
 def begin(folder: Path, uid: str = "a1b2") -> None:
     folder.mkdir(exist_ok=True)
-    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=sync.now())
+    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=now())
     journal.note(folder, "params", values={f"p{number}": str(number) for number in range(130)})
     journal.note(folder, "dataset", name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
 
@@ -56,14 +57,14 @@ def begin(folder: Path, uid: str = "a1b2") -> None:
 def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
     for epoch in range(first, last + 1):
         values = {"train/loss": 1 / epoch, "val/accuracy": float("nan")}
-        journal.note(folder, "metrics", step=epoch, time=sync.now(), values=values)
+        journal.note(folder, "metrics", step=epoch, time=now(), values=values)
 
 
 def finish(folder: Path) -> None:
     (folder / "plan.json").write_text("{}")
     journal.note(folder, "artifact", path="plan.json", inside=None)
     journal.note(folder, "tags", values={"last": "é"})
-    journal.note(folder, "end", status="FINISHED", time=sync.now())
+    journal.note(folder, "end", status="FINISHED", time=now())
 
 
 def check(client: MlflowClient, experiment: str, folder: Path) -> None:
@@ -169,10 +170,10 @@ def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, 
     begin(tmp_path), epochs(tmp_path, 1, 2)
     mirror = Mirror(tmp_path)
     mirror.bring(client, experiment, None)
-    journal.note(tmp_path, "end", status="KILLED", time=sync.now())
+    journal.note(tmp_path, "end", status="KILLED", time=now())
     mirror.bring(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "KILLED"
-    journal.note(tmp_path, "resume", time=sync.now())
+    journal.note(tmp_path, "resume", time=now())
     mirror.bring(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "RUNNING"
     epochs(tmp_path, 2, EPOCHS), finish(tmp_path)
@@ -196,7 +197,7 @@ def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journ
     path = tmp_path / "record.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (tmp_path / "mirrored.json").write_text("{")
-    sync.end(tmp_path, "KILLED", sync.GONE)
+    end(tmp_path, "KILLED", GONE)
     assert bring(Mirror(tmp_path), client, experiment)
     check(client, experiment, tmp_path)
     (run,) = client.search_runs([experiment])
@@ -209,10 +210,7 @@ def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(
     assert bring(Mirror(tmp_path), client, experiment)
     (tmp_path / "record.jsonl").unlink()
     run_id = journal.run_id(tmp_path)
-    where = session.Tracker("sqlite:///unused", "unused", str(tmp_path), experiment, None)
-    with session.record(
-        where, folder=tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id
-    ) as record:
+    with recording(tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id) as record:
         record.metrics({"train/loss": 0.25}, step=4)
     assert bring(Mirror(tmp_path), client, experiment)
     (run,) = client.search_runs([experiment])
@@ -227,10 +225,10 @@ def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, cl
     Mirror(old).bring(client, experiment, None)
     epochs(old, 2, 2)  # written, but not mirrored
     new.mkdir()
-    journal.note(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=sync.now(), run_id=journal.run_id(old))
+    journal.note(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=now(), run_id=journal.run_id(old))
     epochs(new, 2, EPOCHS), finish(new)
     Mirror(new).bring(client, experiment, None)
-    sync.end(old, "KILLED", "gone")
+    end(old, "KILLED", "gone")
     Mirror(old).bring(client, experiment, None)
     check(client, experiment, new)
     assert journal.run_id(old) == journal.run_id(new)
@@ -318,7 +316,7 @@ def open_sweep(uri, folder, name, said):
 def run(tracker, steps):
     """Carry out a run of one epoch per step; each is called before its epoch."""
     folder = Path(tracker.folder) / "0"
-    with session.record(tracker, folder=folder, name="run", tags={}, params={"lr": 0.1}) as record:
+    with recording(folder, name="run", tags={}, params={"lr": 0.1}) as record:
         for epoch, step in enumerate(steps, start=1):
             step()
             record.metrics({"train/loss": 1 / epoch}, epoch)

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 import stores
 from frostline.records import journal, layout
+from frostline.records.recording import now
 from frostline.sweeps import resume
 from frostline.tracking import query, server, sync
 from frostline.tracking.session import Tracker
@@ -32,11 +33,11 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     shutil.copy(empty, root / "mlruns" / "mlflow.db")
     folder = root / "multirun" / "today" / "now"
     (run := folder / "0").mkdir(parents=True)
-    facts: Any = {"tags": {}, "time": sync.now(), "uri": server.portable(uri, root), "experiment": "moved"}
+    facts: Any = {"tags": {}, "time": now(), "uri": server.portable(uri, root), "experiment": "moved"}
     journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
     tags = {"frostline.digest": DIGEST, "frostline.source": "s", layout.FOLDER_TAG: str(run)}
-    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=sync.now())
-    journal.note(run, "metrics", step=1, time=sync.now(), values={"val/loss": 1.0})
+    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=now())
+    journal.note(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
     journal.note(run, "artifact", path="config.yaml", inside=None)
     place = sync.Place(uri, root, "moved")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from frostline.core import interrupts
 from frostline.records import provenance
+from frostline.records.recording import Record
 from frostline.runs import outcome
 from frostline.runs.run import execute
 from frostline.store import hashing
-from frostline.tracking.session import Record
 from frostline.training import checkpoint, optim, state
 from frostline.training.state import Learner, Progress
 from small import compose as compose_anew

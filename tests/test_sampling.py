@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frostline.tracking import system_metrics
+from frostline.records import system_metrics
 
 
 class NVMLError(Exception):

@@ -19,13 +19,14 @@ from frostline.commands import browse
 from frostline.core import credentials
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness
+from frostline.records.recording import now, recording
 from frostline.records.result import Result
+from frostline.records.system_metrics import sampled
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
 from frostline.tracking import query, server, session, sync
 from frostline.tracking.session import Tracker
 from frostline.tracking.sync import SweepMirror
-from frostline.tracking.system_metrics import sampled
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
 
@@ -72,7 +73,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
     file = folder / "config.yaml"
     file.write_text("lr: 0.001\n")
     params = {f"data.options.{i}": i for i in range(230)} | {"lr": 0.001, "long": "x" * 9000, "nothing": None}
-    with session.record(tracker, folder=folder, name="full lr=0.001", tags=TAGS, params=params) as record:
+    with recording(folder, name="full lr=0.001", tags=TAGS, params=params) as record:
         record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 1078, "val": 359, "test": 360})
         for epoch in (1, 2):
             record.metrics({"train/loss": 1 / epoch, "val/accuracy": 0.5}, epoch)
@@ -111,7 +112,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
 def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tmp_path_factory, error, status, why):
     folder = tmp_path_factory.mktemp("run")
     folder = folder.rename(Path(tracker.folder) / folder.name)
-    with pytest.raises(type(error)), session.record(tracker, folder=folder, name="run", tags={}, params={}):
+    with pytest.raises(type(error)), recording(folder, name="run", tags={}, params={}):
         raise error
     run = client.get_run(mirrored(tracker, folder))
     assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
@@ -119,7 +120,7 @@ def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tm
 
 def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, folder, tmp_path):
     (folder / "model.safetensors").write_bytes(b"weights")
-    with session.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+    with recording(folder, name="run", tags={}, params={}) as record:
         record.artifact(folder / "model.safetensors", "best")
     mirrored(tracker, folder)
     name = "best/model.safetensors"
@@ -149,7 +150,7 @@ folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
 uri = tracking.tracking_uri(None, root)
 tracker = tracking.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
-with tracking.record(tracker, folder=folder / "0", name="run", tags={}, params={}) as record:
+with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
     print(tracker.experiment_id, tracker.sweep_run_id, flush=True)
     os._exit(0)
@@ -185,7 +186,7 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
 def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
     other = open_sweep(tracker.uri, root=root, folder=tmp_path)
-    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=sync.now())
+    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=now())
     lost = Result(
         0,
         "lost",
@@ -333,7 +334,7 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     for number, half in enumerate(("", "{", "[]", "{}")):  # as another process may be writing them
         (root / "mlruns" / "pending" / f"{number}.json").write_text(half)
     other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name=name)
-    with session.record(other, folder=tmp_path / "0", name="run", tags={}, params={}) as record:
+    with recording(tmp_path / "0", name="run", tags={}, params={}) as record:
         record.artifact(tmp_path / "0" / "kept.txt")
     session.close_sweep(other, status="FINISHED", description="", results=[])
     (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{record.run_id}/artifacts/kept.txt")
@@ -361,7 +362,7 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
         said: list[str] = []
         tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)
         (sweep / "0").mkdir()
-        with session.record(tracker, folder=sweep / "0", name="run", tags={}, params={}) as record:
+        with recording(sweep / "0", name="run", tags={}, params={}) as record:
             record.metrics({"train/loss": 1.0}, 1)
         assert record.run_id is None and tracker.sweep_run_id is None
         session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
@@ -370,7 +371,7 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
 
 
 def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):
-    with session.record(tracker, folder=folder, name="run", tags={"host": "far"}, params={}):
+    with recording(folder, name="run", tags={"host": "far"}, params={}):
         run_id = mirrored(tracker, folder)
         running = dict(query.running(tracker.uri, "demo"))
         assert running[run_id]["host"] == "far" and tracker.sweep_run_id in running
@@ -383,7 +384,7 @@ def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, fold
 
 def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found(tracker, folder, monkeypatch):
     elsewhere = liveness.Owner("me", "far", "another boot", 1, time.time())
-    with session.record(tracker, folder=folder, name="run", tags=elsewhere.tags(), params={}):
+    with recording(folder, name="run", tags=elsewhere.tags(), params={}):
         run_id = mirrored(tracker, folder)
         past = Past(run_id, "RUNNING", dict(query.running(tracker.uri, "demo"))[run_id])
         assert past.holder is not None
@@ -392,7 +393,7 @@ def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found
 
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
-    with session.record(tracker, folder=folder, name="run", tags={}, params={}) as record:
+    with recording(folder, name="run", tags={}, params={}) as record:
         with sampled(record, on=False, every=0.01):
             assert "system" not in (folder / layout.RECORD).read_text()
         with sampled(record, on=True, every=0.01):
@@ -420,7 +421,7 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
     said = []
     for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
         sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
-        with session.record(sweep, folder=tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
+        with recording(tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
             assert session.up_to_date(sweep)
             said += [client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, record.run_id)]
             record.metrics({"train/loss": 0.5}, 1)
@@ -462,10 +463,8 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
     """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
     folder = tmp_path / "0"
     folder.mkdir()
-    journal.note(folder, "metrics", step=3, time=sync.now(), values={"val/loss": 1.0})
-    with session.record(
-        session.Tracker("", "e", str(tmp_path), None, None), folder=folder, name="run", tags={}, params={}
-    ):
+    journal.note(folder, "metrics", step=3, time=now(), values={"val/loss": 1.0})
+    with recording(folder, name="run", tags={}, params={}):
         pass
     assert journal.uid(folder) is not None
 
@@ -474,7 +473,7 @@ def test_times_in_the_record_never_run_backward(monkeypatch):
     times = iter([1000.0, 900.0, 1001.0])
     monkeypatch.setattr(sync, "_latest", 0)
     monkeypatch.setattr(sync.time, "time", lambda: next(times))
-    assert [sync.now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
+    assert [now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
 
 
 def test_only_under_its_lock_is_a_store_created(tmp_path):

@@ -14,6 +14,7 @@ from frostline.commands import Parser
 from frostline.core import environment
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
+from frostline.records.recording import Record
 from frostline.runs import outcome
 from frostline.sweeps import job, recorded, rerun, sweep
 from frostline.sweeps.compose import Cell
@@ -107,7 +108,7 @@ class _Again:
             job.screen().say(f"  differs now: {line}")
         order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
-        record = session.Record(own)
+        record = Record(own)
         record.tag("frostline.rerun_of", old.identity)
         if result.status != "FINISHED":
             return

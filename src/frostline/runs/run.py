@@ -13,6 +13,7 @@ from frostline.models import build
 from frostline.models.draft import Draft
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
+from frostline.records.recording import Record
 from frostline.records.result import SHARED, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
@@ -21,7 +22,6 @@ from frostline.runs.setup import Setup, assemble, describe
 from frostline.runs.sight import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing
-from frostline.tracking.session import Record
 from frostline.training import state
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.state import Progress

@@ -13,13 +13,13 @@ from frostline.core import environment, interrupts
 from frostline.core.config import digest
 from frostline.models.freezing import Guard
 from frostline.records import journal
+from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line
 from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.sight import Images
 from frostline.store import hashing
-from frostline.tracking.session import Record
 from frostline.training import checkpoint, loop, optim, state
 from frostline.training.loop import EpochResult, Position
 from frostline.training.schedule import Span

@@ -21,12 +21,12 @@ from frostline.core.validation import parse
 from frostline.records import heartbeat, journal, layout, liveness, provenance
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
+from frostline.records.recording import Record, reason_of, recording
 from frostline.records.result import Result
+from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
 from frostline.sweeps import hydra_keys
-from frostline.tracking import session
-from frostline.tracking.session import Record, Tracker
-from frostline.tracking.system_metrics import sampled
+from frostline.tracking.session import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def _carry_out(
         raise
     except (Exception, SystemExit) as error:
         log.exception("%s failed", facts.name)
-        result = replace(result, status="FAILED", reason=session.reason(error))
+        result = replace(result, status="FAILED", reason=reason_of(error))
     finally:
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
@@ -266,4 +266,4 @@ def _recording(
     resumed = (facts.previous or {}).get("run_id")
     if resumed and tracker.sweep_run_id:
         tags["mlflow.parentRunId"] = tracker.sweep_run_id
-    return session.record(tracker, folder=folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)
+    return recording(folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)

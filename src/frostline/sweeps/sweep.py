@@ -15,6 +15,7 @@ from frostline.core import environment, interrupts
 from frostline.core.config import Config, digest
 from frostline.records import heartbeat, journal, layout, liveness, run_folders
 from frostline.records.heartbeat import Heart
+from frostline.records.recording import Record, end, reason_of
 from frostline.records.result import Result
 from frostline.report.verdict import answer
 from frostline.sweeps import job, resume, unused_keys
@@ -23,8 +24,8 @@ from frostline.sweeps.executor import Crew, check, fingerprints
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.resume import Found
-from frostline.tracking import query, server, session, sync
-from frostline.tracking.session import Record, Tracker
+from frostline.tracking import query, server, session
+from frostline.tracking.session import Tracker
 
 # large, or what only the process that runs it writes
 _NOT_FETCHED = (
@@ -218,10 +219,10 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
     if (who := liveness.holder(where)) is not None:
         return job.busy_result(number, facts, where, who)
     silent = "ended without a result" if own.exists() else "not started"
-    reason = silent if error is None else session.reason(error)
+    reason = silent if error is None else reason_of(error)
     status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
     if (own / layout.RECORD).exists() and not journal.ended(own):
-        sync.end(own, status, reason)
+        end(own, status, reason)
     return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
 
 
@@ -253,13 +254,13 @@ def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path |
     """
     from frostline.report import html, plots
 
-    record, title = session.Record(folder), f"Sweep {folder.parent.name} {folder.name}"
+    record, title = Record(folder), f"Sweep {folder.parent.name} {folder.name}"
     try:
         page = html.write(folder / layout.REPORT, results, title=title, tracker=asdict(tracker))
         record.artifact(page)
         for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
             record.artifact(file, layout.PLOTS)
     except Exception as error:
-        job.screen().say(f"The report could not be written: {session.reason(error)}", "yellow")
+        job.screen().say(f"The report could not be written: {reason_of(error)}", "yellow")
         return None
     return page

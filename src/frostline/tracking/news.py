@@ -8,9 +8,7 @@ from typing import Any
 
 from frostline.records import journal
 from frostline.records.layout import REASON_TAG
-
-GONE = "the process of this run ended without a word"
-"""Reason of an end that others wrote, since the process was gone."""
+from frostline.records.recording import GONE
 
 
 @dataclass

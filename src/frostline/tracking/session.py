@@ -1,35 +1,26 @@
-"""The record of sweeps and runs: written to journals in their folders, and mirrored from there to MLflow.
-
-A run needs no MLflow: it writes, and the process that opened the sweep passes on. So a server that is slow or away
-delays nothing, and a killed process loses nothing that it has written.
-"""
+"""A sweep's record while the sweep runs: opened, mirrored to MLflow by a thread meanwhile, and closed."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import socket
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from frostline.core import credentials, files
+from frostline.core import files
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness
+from frostline.records.recording import GONE, Record, begin, end
 from frostline.records.result import Result
 from frostline.report import cells
 from frostline.tracking import server, sync
 from frostline.tracking.follower import Follower
-from frostline.tracking.news import GONE
 from frostline.tracking.server import tracking_uri as tracking_uri
 from frostline.tracking.sync import Place, SweepMirror
 
-_REASON = 500  # characters of a failure's reason that are kept: enough for one line that a person reads
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
 _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
 _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
@@ -52,36 +43,6 @@ class Tracker:
     """None where MLflow was away when the sweep began."""
     sweep_run_id: str | None
     """MLflow's id of the parent run; None as above."""
-
-
-class Record:
-    """The record of one run while it is being written, in the journal of its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run, None until MLflow has heard of it."""
-        return journal.run_id(self._folder)
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan: SQL stores would clip it."""
-        finite = {key: float(value) if math.isfinite(value) else math.nan for key, value in values.items()}
-        journal.note(self._folder, "metrics", sync=True, step=step, time=sync.now(), values=finite)
-
-    def dataset(self, *, name: str, source: str, digest: str, images: Mapping[str, int]) -> None:
-        """Write which data the run saw: one input per split of `images` (counts by `train`, `val`, `test`)."""
-        journal.note(self._folder, "dataset", name=name, source=source, digest=digest, images=dict(images))
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of the file at `path`, in the run's folder, under its own name in `folder` of the artifacts."""
-        inside = path.resolve().relative_to(self._folder.resolve())
-        journal.note(self._folder, "artifact", path=str(inside), inside=folder)
-
-    def tag(self, key: str, value: str) -> None:
-        """Write one tag."""
-        journal.note(self._folder, "tags", values={key: value})
 
 
 def open_sweep(
@@ -107,7 +68,7 @@ def open_sweep(
         "pid": os.getpid(),
     }
     fresh = journal.uid(folder) is None
-    _begin(folder, name, tags, **facts)
+    begin(folder, name, tags, **facts)
     _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
@@ -141,7 +102,7 @@ def close_sweep(
     folder = Path(tracker.folder)
     for run in sync.records(folder)[1:]:
         if not journal.ended(run) and liveness.holder(run) is None:
-            sync.end(run, "KILLED", GONE)
+            end(run, "KILLED", GONE)
     sweep = Record(folder)
     sweep.tag("mlflow.note.content", description)
     if best := cells.metrics(results):
@@ -150,7 +111,7 @@ def close_sweep(
         sweep.tag(key, value)
     files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
     sweep.artifact(folder / layout.RESULTS)
-    sync.end(folder, status, None)
+    end(folder, status, None)
     follower = _followers.pop(tracker.folder)
     patience, limit = _CLOSE
     complete = follower.complete(patience=patience, limit=limit)
@@ -171,62 +132,12 @@ def up_to_date(tracker: Tracker) -> bool:
     return _followers[tracker.folder].complete(patience=patience, limit=limit)
 
 
-@contextmanager
-def record(
-    tracker: Tracker,
-    *,
-    folder: Path,
-    name: str,
-    tags: Mapping[str, str],
-    params: Mapping[str, Any],
-    resume_run_id: str | None = None,
-) -> Iterator[Record]:
-    """Yield the record of a run of the sweep, in `folder` below the sweep's; when the block ends, so does the run.
-
-    A `folder` that has a record, and `resume_run_id`, go on with that run: metrics that it has are not doubled. It
-    ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
-    `frostline.reason`; whatever was raised is raised again.
-    """
-    _begin(folder, name, tags, run_id=resume_run_id)
-    journal.note(folder, "params", sync=True, values={key: str(value) for key, value in params.items()})
-    running = Record(folder)
-    try:
-        if isinstance(params.get("lr"), float):
-            running.metrics({"lr": params["lr"]})  # params are text, which cannot be filtered by number
-        yield running
-    except BaseException as error:
-        sync.end(folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", reason(error))
-        raise
-    sync.end(folder, "FINISHED", None)
-
-
-def reason(error: BaseException) -> str:
-    """Return why a run ended in one line: a person's mistake as it stands, anything else with its type in front."""
-    kind = "" if isinstance(error, UserError) else type(error).__name__
-    text = credentials.scrubbed(" ".join(str(error).split()))
-    return ": ".join(part for part in (kind, text) if part)[:_REASON]
-
-
 def ui_command(uri: str, root: Path) -> str:
     """Return the shell command that shows the record at `uri`; for a tracking server its address."""
     if server.is_server(uri):
         return uri
     own = server.tracking_uri(None, root) == uri  # what the command opens by itself
     return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")
-
-
-def _begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:
-    """Write the first line of a journal, or that its run goes on.
-
-    The uid finds the run in MLflow if the answer to its creation is lost.
-    """
-    if journal.uid(folder) is not None:
-        journal.note(folder, "resume", time=sync.now())
-        journal.note(folder, "tags", sync=True, values=dict(tags))
-    else:
-        journal.forget_position(folder)  # of a journal that is gone: it says nothing of the new one
-        uid = uuid.uuid4().hex
-        journal.note(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=sync.now(), **facts)
 
 
 def _remember(folder: Path, place: Place) -> None:

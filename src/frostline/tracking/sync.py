@@ -16,15 +16,12 @@ from filelock import Timeout
 from frostline.core import files, locks
 from frostline.core.config import UserError, user_error
 from frostline.records import journal, layout, liveness, run_folders
-from frostline.records.layout import MIRROR_LOCK, REASON_TAG, SWEEP
+from frostline.records.layout import MIRROR_LOCK, SWEEP
+from frostline.records.recording import GONE, end
 from frostline.tracking import relocation, server
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.news import GONE
 
 log = logging.getLogger(__name__)
-
-
-_latest = 0
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,6 @@ class SweepMirror:
 def records(sweep: Path) -> list[Path]:
     """Return the folders with a record: the sweep's own first, then those of its runs."""
     return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
-
-
-def end(folder: Path, status: str, reason: str | None) -> None:
-    """Write into the journal in `folder` that its run ended as `status`, and why."""
-    if reason:
-        journal.note(folder, "tags", values={REASON_TAG: reason})
-    journal.note(folder, "end", sync=True, status=status, time=now())
 
 
 def end_the_dead(sweep: Path) -> None:
@@ -196,13 +186,6 @@ def _entry(file: Path) -> dict[str, str] | None:
     except (OSError, ValueError):
         return None
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
-
-
-def now() -> int:
-    """Return the time in milliseconds, as MLflow counts it and orders by it; it stands still while a clock lags."""
-    global _latest
-    _latest = max(_latest, int(time.time() * 1000))
-    return _latest
 
 
 def _register(uri: str, root: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from frostline.core import background, notices
-from frostline.tracking.session import Record
+from frostline.records.recording import Record
 
 _EVERY = 10.0  # seconds, as MLflow's own sampling
 

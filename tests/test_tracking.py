@@ -22,6 +22,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.recording import now, recording
 from frostline.records.result import Result
 from frostline.records.system_metrics import sampled
+from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
 from frostline.tracking import query, server, session, sync
@@ -204,7 +205,9 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
             [("head", 0.1, metrics), ("head", 0.2, metrics | {"best/val_accuracy": 0.75}), ("full", 0.1, metrics)]
         )
     ]
-    session.close_sweep(other, status="FAILED", description="# Nothing won", results=[lost, *done])
+    results = [lost, *done]
+    best = {"metrics": cells.metrics(results), "tags": cells.tags(results)}
+    session.close_sweep(other, status="FAILED", description="# Nothing won", results=results, **best)
     closed = client.get_run(other.sweep_run_id)
     assert (closed.info.status, closed.data.tags["mlflow.note.content"]) == ("FAILED", "# Nothing won")
     assert [item.path for item in client.list_artifacts(other.sweep_run_id)] == ["results.json"]

@@ -18,7 +18,7 @@ from frostline.records.result import SHARED, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
 from frostline.runs.plan import Plan
-from frostline.runs.setup import Setup, assemble, describe
+from frostline.runs.setup import Fetch, Setup, assemble, describe, no_runs
 from frostline.runs.sight import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing
@@ -35,13 +35,14 @@ def execute(
     record: Record | None,
     screen: Screen,
     previous: Path | None = None,
+    fetch: Fetch = no_runs,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there.
     """
-    setup = assemble(config, folder, meta=record is None, screen=screen)
+    setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
     if record is None:
         return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images

@@ -22,18 +22,19 @@ from frostline.models import build, freezing
 from frostline.models.build import InputSpec, Model
 from frostline.models.freezing import Phase
 from frostline.models.weights import is_file_name
-from frostline.records import layout
 from frostline.report.terminal import Screen
 from frostline.runs.plan import Plan, phase_plans
 from frostline.store.rows import Room
 from frostline.store.store import Store, open_store
-from frostline.tracking import query, session
 from frostline.training import optim, schedule
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
 _SHOWN = 20  # broken pictures on the screen
-RUNS = "runs:/"  # prefix of model.weights that names an MLflow run
+RUNS = "runs:/"
+"""How `model.weights` begins where it names a run on record."""
+Fetch = Callable[[Config, Path], Path]
+"""Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,17 @@ class Setup:
         freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
 
 
-def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen) -> Setup:
+def no_runs(config: Config, folder: Path) -> Path:
+    """Fetch nothing: for whoever has no records at hand."""
+    raise user_error("model.weights", config.model.weights, "a file or a name of weights: no records are at hand")
+
+
+def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
     device = environment.device(config.device)
     environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     environment.reset_peak_memory(device)
-    source = weights_of(config, folder)
+    source = weights_of(config, folder, fetch)
     images = load_data(config, input_of(config, source), screen)
     model = build_model(config, source, images.classes, meta=meta and not _on_disk(config.model.weights))
     if not meta:
@@ -123,11 +129,11 @@ def load_data(config: Config, spec: InputSpec, screen: Screen) -> Data:
         raise
 
 
-def fingerprint(config: Config, screen: Screen) -> str | None:
+def fingerprint(config: Config, screen: Screen, fetch: Fetch) -> str | None:
     """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return load_data(config, input_of(config, weights_of(config, Path(folder))), screen).fingerprint
+            return load_data(config, input_of(config, weights_of(config, Path(folder), fetch)), screen).fingerprint
     except (UserError, OSError):
         return None
 
@@ -165,14 +171,13 @@ def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
         screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")
 
 
-def weights_of(config: Config, folder: Path) -> str | None:
-    """Return `config.model.weights`; those of an MLflow run are fetched into `folder`, and are a file from then on."""
+def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
+    """Return `config.model.weights`; those of a run are fetched into `folder`, and are a file from then on."""
     source = config.model.weights
     if not source or not source.startswith(RUNS):
         return source
-    uri = session.tracking_uri(config.tracking.uri, environment.project_root())
     (initial := folder / "initial").mkdir(exist_ok=True)
-    return str(query.fetch_artifact(uri, source.removeprefix(RUNS).strip("/"), layout.BEST, initial))
+    return str(fetch(config, initial))
 
 
 def input_of(config: Config, source: str | None) -> InputSpec:
@@ -259,7 +264,7 @@ class Checked:
     """What `auto` means, by key, where that decides the bits of the run."""
 
 
-def check(config: Config) -> Checked:
+def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
 
     Raises the `UserError` that a run would meet before its first step.
@@ -267,7 +272,7 @@ def check(config: Config) -> Checked:
     environment.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
     with tempfile.TemporaryDirectory() as folder:
-        source = weights_of(config, Path(folder))
+        source = weights_of(config, Path(folder), fetch)
         images = load_data(config, input_of(config, source), Screen())
         model = build_model(config, source, ("", ""), meta=not _on_disk(config.model.weights))
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)

@@ -25,7 +25,7 @@ from frostline.records.recording import Record, reason_of, recording
 from frostline.records.result import Result
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import catalog, hydra_keys
 from frostline.tracking.session import Tracker
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,7 @@ def _carry_out(
                 record=record,
                 screen=screen(),
                 previous=Path(before) if before else None,
+                fetch=catalog.fetch_weights,
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)

@@ -17,6 +17,7 @@ from frostline.records import heartbeat, journal, layout, liveness, run_folders
 from frostline.records.heartbeat import Heart
 from frostline.records.recording import Record, end, reason_of
 from frostline.records.result import Result
+from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job, resume, unused_keys
 from frostline.sweeps.compose import Cell, Overrides, compose_all, in_order, settled, to_check
@@ -240,7 +241,15 @@ def _close(
     statuses = {result.status for result in results}
     failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
     status = "FINISHED" if statuses == {"FINISHED"} else "FAILED" if failed else "KILLED"
-    recorded = session.close_sweep(tracker, status=status, description=sentence, results=results, say=terminal.say)
+    recorded = session.close_sweep(
+        tracker,
+        status=status,
+        description=sentence,
+        results=results,
+        metrics=best.metrics(results),
+        tags=best.tags(results),
+        say=terminal.say,
+    )
     if page is not None:
         terminal.say(f"Report: {page}")
     terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, environment.project_root())}")

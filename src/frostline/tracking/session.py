@@ -9,13 +9,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from frostline.core import files
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records.recording import GONE, Record, begin, end
 from frostline.records.result import Result
-from frostline.report import cells
 from frostline.tracking import server, sync
 from frostline.tracking.follower import Follower
 from frostline.tracking.server import tracking_uri as tracking_uri
@@ -91,9 +91,11 @@ def close_sweep(
     status: str,
     description: str,
     results: Sequence[Result],
+    metrics: Mapping[str, float] = MappingProxyType({}),
+    tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], object] = lambda line: None,
 ) -> bool:
-    """Write the sweep's `description` (Markdown) and `results.json`, and end it and every run of it still open.
+    """Write the sweep's `description` (Markdown), `metrics`, `tags` and results, and end it and all its open runs.
 
     A run that is still open and gives no sign of life belongs to a process that was killed without a chance to say so.
     Waits until MLflow has it all, or for a bounded time; then one line says how the record is completed later. Returns
@@ -105,9 +107,9 @@ def close_sweep(
             end(run, "KILLED", GONE)
     sweep = Record(folder)
     sweep.tag("mlflow.note.content", description)
-    if best := cells.metrics(results):
-        sweep.metrics(best)
-    for key, value in cells.tags(results).items():
+    if metrics:
+        sweep.metrics(metrics)
+    for key, value in tags.items():
         sweep.tag(key, value)
     files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
     sweep.artifact(folder / layout.RESULTS)

@@ -26,16 +26,16 @@ from torch import Tensor
 from frostline.core import environment
 from frostline.core.config import Config, choices, semantic
 from frostline.core.validation import parse
-from frostline.data import images
+from frostline.data.images import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
 from frostline.records.recording import Record, recording
 from frostline.records.result import Result
+from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, setup, sight
 from frostline.runs.run import execute
 from frostline.tracking import session
-from frostline.tracking.session import Tracker
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 ROOT = environment.project_root()
@@ -216,8 +216,8 @@ def decode_rate(chosen: Choices) -> float:
 
 def decoded(file: str) -> Tensor:
     """Return `(3, H, W)` uint8: a picture as the program decodes it."""
-    with images.open_image(Path(file)) as image:
-        return images.tensor_of(image)[0]
+    with open_image(Path(file)) as image:
+        return tensor_of(image)[0]
 
 
 def seen(picture: Tensor, side: int) -> Tensor:

@@ -12,9 +12,8 @@ import yaml
 
 from frostline.core import environment
 from frostline.core.config import UserError, choices, digest
-from frostline.records import journal
+from frostline.records import journal, sweep_record
 from frostline.sweeps import compose as composing
-from frostline.sweeps import job
 from frostline.sweeps.compose import Cell, to_check
 from small import compose
 
@@ -68,7 +67,7 @@ def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
-    shared = job.Shared.read(trained.folder)
+    shared = sweep_record.Shared.read(trained.folder)
     for number, facts in enumerate(shared.runs):
         folder: Path = trained.folder / str(number)
         written = yaml.safe_load((folder / "config.yaml").read_text())

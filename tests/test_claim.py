@@ -17,9 +17,9 @@ from frostline.commands import mend
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
+from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
 from frostline.sweeps.ownership import claim
-from frostline.tracking import session
 
 
 def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
@@ -141,8 +141,8 @@ def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_b
     (tmp_path / "config.yaml").write_text("")
     journal.note(tmp_path, "run", uid="new", tags={})
     place = {layout.FOLDER_TAG: str(tmp_path)}
-    assert past(**place, **{resume.UID: "new"}).folder == tmp_path
-    assert past(**place, **{resume.UID: "old"}).folder is None
+    assert past(**place, **{layout.UID_TAG: "new"}).folder == tmp_path
+    assert past(**place, **{layout.UID_TAG: "old"}).folder is None
 
 
 def ended(tmp_path, process, *, tracker=(), runs=1):
@@ -196,8 +196,9 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         run.mkdir(parents=True)
         journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
         journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
-    monkeypatch.setattr(resume.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
-    found = resume.look(session.Tracker("", "mine", str(tmp_path / "new"), None, None), tmp_path, ["mine", "other"])
+    monkeypatch.setattr(resume.sync, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
+    tracker = Tracker("", "mine", str(tmp_path / "new"), None, None)
+    found = resume.look(tracker, tmp_path, ["mine", "other"])
     assert found["mine"] and not found["other"]
 
 

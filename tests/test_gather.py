@@ -12,10 +12,10 @@ import yaml
 from frostline.commands import compare, report
 from frostline.core import environment
 from frostline.core.config import UserError
-from frostline.records import layout, liveness
+from frostline.records import layout, liveness, sweep_record
 from frostline.records.layout import SWEEP
-from frostline.records.result import cells
 from frostline.report import combine, plots, style, suggest
+from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 from frostline.sweeps import recall
@@ -26,19 +26,19 @@ GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
 
 def test_a_run_of_a_sweep_stands_for_it(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
-    assert combine.read(folder / "1") == combine.read(folder)
+    assert sweep_record.read(folder / "1") == sweep_record.read(folder)
 
 
 def test_a_folder_without_a_sweep_is_refused_with_the_nearest_that_is(tmp_path):
     sweep(tmp_path / "monday", GRID)
     (tmp_path / "mondey").mkdir()
     with pytest.raises(UserError, match=r"sweep=.*mondey: expected the folder of a sweep.*did you mean .*monday"):
-        combine.read(tmp_path / "mondey")
+        sweep_record.read(tmp_path / "mondey")
 
 
 def test_what_differs_between_sweeps_becomes_a_choice(tmp_path):
     one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=8)
-    results = combine.together([combine.read(one), combine.read(two)])
+    results = combine.together([sweep_record.read(one), sweep_record.read(two)])
     assert [result.choices["epochs"] for result in results] == [4] * 4 + [8] * 4
     assert len(cells(results)) == 8
 
@@ -51,14 +51,14 @@ def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
         path.write_text(json.dumps(result))
         config = yaml.safe_load(path.with_name("config.yaml").read_text())
         path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
-    found = cells(combine.together([combine.read(one), combine.read(two)]))
+    found = cells(combine.together([sweep_record.read(one), sweep_record.read(two)]))
     assert [len(cell.finished) for cell in found] == [2] * 4
 
 
 def test_a_run_that_was_done_twice_counts_once(tmp_path):
     one = sweep(tmp_path / "one", GRID)
     two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
-    results = combine.together([combine.read(one), combine.read(two)])
+    results = combine.together([sweep_record.read(one), sweep_record.read(two)])
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
     assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
 
@@ -78,7 +78,7 @@ def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys)
     folder = sweep(tmp_path / "s", GRID)
     assert compare.main([str(folder)]) == 0
     out = capsys.readouterr().out
-    said = answer(combine.read(folder).results)
+    said = answer(sweep_record.read(folder).results)
     assert said in " ".join(out.split()) and "0.001" in out
     assert compare.main([str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -95,9 +95,9 @@ def test_runs_on_pictures_that_changed_in_between_are_not_compared(tmp_path):
     sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
     for folder, fingerprint in zip(sweeps, ("1" * 64, "1" * 64, "2" * 64), strict=True):
         (folder / "0" / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
-    same = combine.together([combine.read(folder) for folder in sweeps[:2]])
+    same = combine.together([sweep_record.read(folder) for folder in sweeps[:2]])
     assert [contest.where for contest in contests(same)] == [""] and "data.fingerprint" not in same[0].choices
-    found = contests(combine.together([combine.read(folder) for folder in sweeps]))
+    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
     assert sorted((one.where, len(one.results)) for one in found) == [
         ("data.fingerprint=11111111", 2),
         ("data.fingerprint=22222222", 2),
@@ -112,7 +112,7 @@ def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path,
 
 def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
     folder = sweep(tmp_path / "s", GRID, seeds=2)
-    files = plots.write(tmp_path / "plots", combine.read(folder).results)
+    files = plots.write(tmp_path / "plots", sweep_record.read(folder).results)
     assert sorted(file.name for file in files) == [
         f"{name}.{kind}" for name in ("accuracy_cost", "curves", "lr_response") for kind in ("png", "svg")
     ]
@@ -125,7 +125,7 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
 
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
     shipped = sorted(path.stem for path in environment.config_folder().glob("freeze_mode/*.yaml"))
-    every = combine.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
+    every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
     numbers = style.numbers(every, "freeze_mode")
     assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(style.COLOURS)
     for name in shipped:
@@ -135,9 +135,9 @@ def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(t
 
 def test_plots_without_anything_to_draw_are_left_out(tmp_path):
     failed = sweep(tmp_path / "failed", GRID, states=dict.fromkeys(range(4), "FAILED"))
-    assert plots.write(tmp_path / "none", combine.read(failed).results) == []
+    assert plots.write(tmp_path / "none", sweep_record.read(failed).results) == []
     one_lr = sweep(tmp_path / "one", {"freeze_mode": ["head", "full"]})
-    drawn = plots.write(tmp_path / "some", combine.read(one_lr).results)
+    drawn = plots.write(tmp_path / "some", sweep_record.read(one_lr).results)
     assert {file.stem for file in drawn} == {"accuracy_cost", "curves"}
 
 
@@ -147,17 +147,17 @@ def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
     liveness.write(folder / "1" / layout.BEAT)
     dead = json.loads((folder / "1" / layout.BEAT).read_text()) | {"pid": 2**22 + 1}
     (folder / "1" / layout.BEAT).write_text(json.dumps(dead))
-    first, second, *_ = combine.read(folder).results
+    first, second, *_ = sweep_record.read(folder).results
     assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
 def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={2: "WAITING", 3: "WAITING"})
     liveness.write(folder / layout.OWNER)
-    assert [run.status for run in combine.read(folder).results][2:] == ["WAITING"] * 2
+    assert [run.status for run in sweep_record.read(folder).results][2:] == ["WAITING"] * 2
     dead = json.loads((folder / layout.OWNER).read_text()) | {"pid": 2**22 + 1}
     (folder / layout.OWNER).write_text(json.dumps(dead))
-    results = combine.read(folder).results
+    results = sweep_record.read(folder).results
     assert [(run.status, run.reason) for run in results[2:]] == [("KILLED", "not begun")] * 2
     assert "still to come" not in answer(results)
 
@@ -166,7 +166,8 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
     (folder / "2" / "result.json").write_text('{"job": 2, "na')
     shutil.rmtree(folder / "3")
-    assert [result.status for result in combine.read(folder).results] == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
+    statuses = [result.status for result in sweep_record.read(folder).results]
+    assert statuses == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
 
 
 @pytest.mark.parametrize("said", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
@@ -174,14 +175,14 @@ def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head"]})
     (folder / SWEEP).write_text(said)
     with pytest.raises(UserError, match="expected the folder of a sweep"):
-        combine.read(folder)
+        sweep_record.read(folder)
 
 
 @pytest.mark.parametrize("part", ["metrics", "choices", "images", "name", "status"])
 def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
     path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / layout.RESULT
     path.write_text(json.dumps({**json.loads(path.read_text()), part: [1]}))
-    assert combine.read(path.parents[1]).results[0].status == "RUNNING"
+    assert sweep_record.read(path.parents[1]).results[0].status == "RUNNING"
 
 
 def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(tmp_path, monkeypatch):
@@ -189,13 +190,13 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
     folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
     overrides = folders[0] / "0" / ".hydra" / "overrides.yaml"
     overrides.write_text("- data.root=${oc.env:SECRET}\n")
-    said = suggest.command(combine.read(folders[0]).results[0], {"lr": [0.1]})
+    said = suggest.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
     assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
     (folders[0] / "0" / "config.yaml").write_text(bomb)
     overrides.write_text(bomb)
-    assert suggest.command(combine.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
-    assert len(combine.together([combine.read(folder) for folder in folders])) == 2
+    assert suggest.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
+    assert len(combine.together([sweep_record.read(folder) for folder in folders])) == 2
 
 
 def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path):

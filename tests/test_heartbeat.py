@@ -20,7 +20,8 @@ from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
-from frostline.records.result import Result
+from frostline.records.result import Result, read_result, write_result
+from frostline.records.sweep_record import Facts, Shared, end_the_dead, going_on
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import Cell
 from frostline.tracking import sync
@@ -54,7 +55,7 @@ def run(tmp_path):
     """Return the folder of the only run of a sweep, which is planned."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
     liveness.write(folder.parent / OWNER)
-    job.Shared(None, (job.Facts("head", {}, "0"),)).write(folder.parent)
+    Shared(None, (Facts("head", {}, "0"),)).write(folder.parent)
     return folder
 
 
@@ -162,20 +163,20 @@ def test_what_was_passed_on_lives_by_its_own_signs(run):
 
 def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
-    facts = job.Facts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
-    job.Shared(None, (facts,)).write(run.parent)
+    facts = Facts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
+    Shared(None, (facts,)).write(run.parent)
     with held(before):
         left = carry_out(run)
         assert (left.status, left.folder) == ("RUNNING", str(before))
-        assert job.read_result(run) == left
+        assert read_result(run) == left
     assert carry_out(run).reason == "RuntimeError: it began"
 
 
 def test_a_job_that_comes_late_finds_the_run_done(run):
     done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
-    job.write_result(run, done)
+    write_result(run, done)
     assert carry_out(run) == done
-    job.Shared(None, (job.Facts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
+    Shared(None, (Facts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
     assert carry_out(run).reason == "RuntimeError: it began"
 
 
@@ -192,10 +193,10 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     elsewhere(tmp_path, OWNER, age=2 * liveness.SILENT)
     elsewhere(tmp_path / "0")
     elsewhere(tmp_path / "1", age=2 * liveness.SILENT)
-    sync.end_the_dead(tmp_path)
+    end_the_dead(tmp_path)
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
-    assert sync.going_on(tmp_path) == [tmp_path / "0"]
-    facts = job.Facts("head", {}, "0")
+    assert going_on(tmp_path) == [tmp_path / "0"]
+    facts = Facts("head", {}, "0")
     assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
@@ -218,7 +219,7 @@ class _Crew:
             raise KeyboardInterrupt
         for number in numbers:
             (own := self.folder / str(number)).mkdir(exist_ok=True)
-            job.write_result(own, Result(number, str(number), str(own), None, "FINISHED", None, {}, {}))
+            write_result(own, Result(number, str(number), str(own), None, "FINISHED", None, {}, {}))
         return {}
 
 

@@ -22,7 +22,7 @@ from frostline.core.config import UserError
 from frostline.core.environment import PACKAGE
 from frostline.runs import predict
 from frostline.sweeps import winner
-from frostline.tracking import registry, server
+from frostline.tracking import query, server
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,9 @@ def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
 
 def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
     sweep = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
-    runs = registry.results(trained.uri, sweep)
+    runs = query.results(trained.uri, sweep)
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]
-    assert [run.run_id for run in registry.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
+    assert [run.run_id for run in query.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
 
 
 def test_serving_needs_no_more_than_it_asks_for():

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 import stores
 from frostline.records import journal, layout
 from frostline.records.recording import now
+from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
 from frostline.tracking import query, server, sync
-from frostline.tracking.session import Tracker
 from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16

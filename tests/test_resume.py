@@ -94,7 +94,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(state, "_WORTH", 0)
-        patch.setattr(outcome.confusion, "draw", lambda *arguments: None)
+        patch.setattr(outcome.confusion_plot, "draw", lambda *arguments: None)
         try:
             metrics, _ = execute(
                 compose(*SMALL, *overrides),

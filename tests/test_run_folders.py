@@ -20,12 +20,10 @@ from omegaconf import OmegaConf
 
 from frostline.core.config import UserError
 from frostline.core.environment import config_folder
-from frostline.records import journal, run_folders
-from frostline.report import combine
+from frostline.records import journal, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
 from frostline.sweeps.templates import Composer
-from frostline.tracking import relocation, sync
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -109,8 +107,8 @@ def test_everybody_finds_a_run_where_the_sweep_says_it_lies(tmp_path):
     sweep = nested(tmp_path / "day" / "sweep")
     run = sweep / "head" / "0.1"
     assert run_folders.of(sweep) == [run, sweep / "full" / "0.1"]
-    assert [Path(result.folder) for result in combine.read(run).results] == run_folders.of(sweep)
-    assert sync.records(sweep) == [run] and relocation.runs([tmp_path]) == {"u": run}
+    assert [Path(result.folder) for result in sweep_record.read(run).results] == run_folders.of(sweep)
+    assert sweep_record.with_record(sweep) == [run] and run_folders.by_uid([tmp_path]) == {"u": run}
     assert run_folders.sweep_of(run) == sweep and run_folders.sweep_of(sweep / "head") is None
     (sweep / "sweep.json").write_text("{")
     assert run_folders.of(sweep) == [run]
@@ -173,7 +171,7 @@ def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launche
     assert [run.parent.name for run in runs] == ["head", "full"] and all("freeze=" in run.name for run in runs)
     assert all((run / "plan.json").is_file() for run in runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b c"]
-    assert [result.status for result in combine.read(runs[0]).results] == ["PLANNED", "PLANNED"]
+    assert [result.status for result in sweep_record.read(runs[0]).results] == ["PLANNED", "PLANNED"]
 
 
 @pytest.mark.parametrize("typed", ["seed=range(0)", "freeze=glob(x*)", "lr=range(3,1)"])

@@ -18,7 +18,8 @@ import yaml
 import stores
 from frostline import cli
 from frostline.core.interrupts import Terminated
-from frostline.sweeps import job
+from frostline.records import sweep_record
+from frostline.records.result import read_result
 from frostline.sweeps import sweep as sweeps
 from frostline.sweeps.pool import WorkerDied
 
@@ -48,7 +49,7 @@ class Done:
 
     def results(self):
         """What programs read of the runs: a run may end before MLflow has given it an id."""
-        return [asdict(job.read_result(path.parent)) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
+        return [asdict(read_result(path.parent)) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
 
     def client(self):
         from mlflow import MlflowClient
@@ -314,7 +315,7 @@ def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_r
     ("error", "status"), [(OSError("disk"), "FAILED"), (WorkerDied("x"), "KILLED"), (None, "KILLED")]
 )
 def test_a_run_that_could_not_write_its_end_has_a_true_status(error, status, tmp_path):
-    found = sweeps._result(tmp_path, 0, job.Facts("head", {}, "0"), error)
+    found = sweeps._result(tmp_path, 0, sweep_record.Facts("head", {}, "0"), error)
     assert found.status == status
 
 

@@ -19,14 +19,15 @@ from frostline.commands import browse
 from frostline.core import credentials
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness
+from frostline.records import recording as recording_module
 from frostline.records.recording import now, recording
 from frostline.records.result import Result
+from frostline.records.sweep_record import Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
 from frostline.tracking import query, server, session, sync
-from frostline.tracking.session import Tracker
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -474,8 +475,8 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
 
 def test_times_in_the_record_never_run_backward(monkeypatch):
     times = iter([1000.0, 900.0, 1001.0])
-    monkeypatch.setattr(sync, "_latest", 0)
-    monkeypatch.setattr(sync.time, "time", lambda: next(times))
+    monkeypatch.setattr(recording_module, "_latest", 0)
+    monkeypatch.setattr(recording_module.time, "time", lambda: next(times))
     assert [now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from frostline.core import environment
-from frostline.records.result import TEST, VAL, Result, cells, varying
+from frostline.records.result import TEST, VAL, Result
+from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
 from frostline.report.verdict import answer
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
-from frostline.report import combine, html, statistics
+from frostline.report import html, statistics
 from frostline.report.comparison import predictions
 from frostline.report.verdict import answer
 from sweeps import CLASSES, sweep
@@ -47,13 +48,13 @@ class Page(HTMLParser):
 
 
 def page(folder: Path) -> Page:
-    found = combine.read(folder)
+    found = sweep_record.read(folder)
     return Page(html.write(folder / "report.html", found.results, title=f"<b>{folder.name}", tracker=found.tracker))
 
 
 def test_numbers_are_those_of_the_runs(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]}, seeds=2)
-    shown, results = page(folder).data, combine.read(folder).results
+    shown, results = page(folder).data, sweep_record.read(folder).results
     for run, result in zip(shown["runs"], results, strict=True):
         assert run["name"] == result.name and run["status"] == "FINISHED"
         assert run["val"] == pytest.approx(result.metrics[VAL], abs=1e-5)
@@ -82,7 +83,7 @@ def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry
 def test_the_verdict_stands_in_the_page_itself(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]})
     plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
-    said = answer(combine.read(folder).results).replace("`", "")
+    said = answer(sweep_record.read(folder).results).replace("`", "")
     assert " ".join(plain.split()) == said
 
 

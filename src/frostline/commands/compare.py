@@ -11,8 +11,9 @@ from typing import Any
 
 from frostline.commands import Parser
 from frostline.core import environment
-from frostline.records.result import Cell, Result, cells
+from frostline.records.result import Result
 from frostline.report import combine
+from frostline.report.cells import Cell, cells
 from frostline.report.comparison import accuracy
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.terminal import Screen

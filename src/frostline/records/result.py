@@ -1,16 +1,16 @@
-"""What runs came to, grouped into cells: one point of a sweep's grid with all its seeds.
-
-Cells and freeze modes are compared by validation accuracy; test accuracy is only reported. Pure Python: neither torch
-nor MLflow is imported.
-"""
+"""What a run came to, as it stands in its folder, and how its numbers are shown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, stdev
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from frostline.core import files
+from frostline.records import journal
+from frostline.records.layout import RESULT
 
 VAL = "best/val_accuracy"
 TEST = "test/accuracy"
@@ -57,49 +57,6 @@ class Result:
         return found
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grid: all results that differ in nothing but the seed."""
-
-    choices: dict[str, Any]
-    results: tuple[Result, ...]
-
-    @property
-    def finished(self) -> tuple[Result, ...]:
-        """The results that mean and spread are taken over."""
-        return tuple(result for result in self.results if result.status == "FINISHED")
-
-    def mean(self, metric: str) -> float:
-        """Return the mean of `metric` over the finished seeds; nan where there is none."""
-        values = self._values(metric)
-        return fmean(values) if values else math.nan
-
-    def spread(self, metric: str) -> float | None:
-        """Return the sample standard deviation of `metric` over the finished seeds; None for fewer than two."""
-        values = self._values(metric)
-        return stdev(values) if len(values) > 1 else None
-
-    def _values(self, metric: str) -> list[float]:
-        return [result.metrics[metric] for result in self.finished if metric in result.metrics]
-
-
-def cells(results: Iterable[Result]) -> list[Cell]:
-    """Return the cells, highest mean validation accuracy first; of equals the one that trains fewer parameters first.
-
-    Cells in which no seed finished come last, in the order of their jobs.
-    """
-    groups: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda result: result.job):
-        groups.setdefault(repr(sorted(_without_seed(result).items())), []).append(result)
-    return sorted((Cell(_without_seed(group[0]), tuple(group)) for group in groups.values()), key=_rank)
-
-
-def varying(results: Sequence[Result]) -> list[str]:
-    """Return the names of the choices that differ within the sweep, in the order in which runs state them."""
-    names = dict.fromkeys(name for result in results for name in result.choices)
-    return [name for name in names if len({repr(result.choices.get(name)) for result in results}) > 1]
-
-
 def percent(fraction: float) -> str:
     """Return an accuracy for people, e.g. `97.50%`."""
     return f"{100 * fraction:.2f}%"
@@ -115,16 +72,15 @@ def named(choices: Mapping[str, Any], names: Sequence[str]) -> str:
     return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
 
 
-def _without_seed(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.choices.items() if name != "seed"}
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of the job in `folder`, whole or not at all."""
+    files.write(folder / RESULT, json.dumps(asdict(result), indent=1), sync=True)
 
 
-def _rank(cell: Cell) -> tuple[bool, float, float, int]:
-    accuracy = cell.mean(VAL)
-    parameters = cell.mean(PARAMETERS)
-    return (
-        not cell.finished,
-        math.inf if math.isnan(accuracy) else -accuracy,
-        math.inf if math.isnan(parameters) else parameters,
-        cell.results[0].job,
-    )
+def read_result(folder: Path) -> Result | None:
+    """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
+    try:
+        result = Result.of(files.parsed((folder / RESULT).read_text()))
+    except (OSError, ValueError):
+        return None
+    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frostline.core import files
 from frostline.core.config import user_error
-from frostline.records import layout
+from frostline.records import journal, layout
 from frostline.records.layout import OF_SWEEP, SWEEP
 
 _KEY = "hydra.sweep.subdir"
@@ -89,3 +89,20 @@ def _outside(name: str) -> bool:
 
 def _bytes(name: str) -> int:
     return len(os.fsencode(name))
+
+
+def by_uid(tops: Iterable[Path]) -> dict[str, Path]:
+    """Return where runs lie, by the uid of their record: all in sweeps in one of the `tops`, or two folders deeper."""
+    return {uid: folder for folder in sorted(_records(tops), key=_age) if (uid := journal.uid(folder))}
+
+
+def _records(tops: Iterable[Path]) -> Iterator[Path]:
+    for top in tops:
+        sweeps = (file.parent for depth in ("*", "*/*") for file in top.glob(f"{depth}/{layout.SWEEP}"))
+        yield from (run for sweep in sweeps for run in of(sweep) if (run / layout.RECORD).exists())
+        for depth in ("*", "*/*", "*/*/*"):
+            yield from (path.parent for path in top.glob(f"{depth}/{layout.RECORD}"))
+
+
+def _age(folder: Path) -> float:
+    return (folder / layout.RECORD).stat().st_mtime

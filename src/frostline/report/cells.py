@@ -1,13 +1,62 @@
-"""What a sweep's own record says of its runs: the best cell of every freeze mode, as metrics and tags."""
+"""Cells of a sweep, each a point of its grid with all its seeds, and the best of them for every freeze mode.
+
+They are compared by validation accuracy; test accuracy is only reported.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
 
-from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, named, varying
+from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, named
 
 _METRICS = {"val_accuracy": VAL, "test_accuracy": TEST, "train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: all results that differ in nothing but the seed."""
+
+    choices: dict[str, Any]
+    results: tuple[Result, ...]
+
+    @property
+    def finished(self) -> tuple[Result, ...]:
+        """The results that mean and spread are taken over."""
+        return tuple(result for result in self.results if result.status == "FINISHED")
+
+    def mean(self, metric: str) -> float:
+        """Return the mean of `metric` over the finished seeds; nan where there is none."""
+        values = self._values(metric)
+        return fmean(values) if values else math.nan
+
+    def spread(self, metric: str) -> float | None:
+        """Return the sample standard deviation of `metric` over the finished seeds; None for fewer than two."""
+        values = self._values(metric)
+        return stdev(values) if len(values) > 1 else None
+
+    def _values(self, metric: str) -> list[float]:
+        return [result.metrics[metric] for result in self.finished if metric in result.metrics]
+
+
+def cells(results: Iterable[Result]) -> list[Cell]:
+    """Return the cells, highest mean validation accuracy first; of equals the one that trains fewer parameters first.
+
+    Cells in which no seed finished come last, in the order of their jobs.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: result.job):
+        groups.setdefault(repr(sorted(_without_seed(result).items())), []).append(result)
+    return sorted((Cell(_without_seed(group[0]), tuple(group)) for group in groups.values()), key=_rank)
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """Return the names of the choices that differ within the sweep, in the order in which runs state them."""
+    names = dict.fromkeys(name for result in results for name in result.choices)
+    return [name for name in names if len({repr(result.choices.get(name)) for result in results}) > 1]
 
 
 def metrics(results: Sequence[Result]) -> dict[str, float]:
@@ -43,3 +92,18 @@ def _best(results: Sequence[Result]) -> dict[str, Cell]:
         if cell.finished:
             best.setdefault(name, cell)
     return best
+
+
+def _without_seed(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in result.choices.items() if name != "seed"}
+
+
+def _rank(cell: Cell) -> tuple[bool, float, float, int]:
+    accuracy = cell.mean(VAL)
+    parameters = cell.mean(PARAMETERS)
+    return (
+        not cell.finished,
+        math.inf if math.isnan(accuracy) else -accuracy,
+        math.inf if math.isnan(parameters) else parameters,
+        cell.results[0].job,
+    )

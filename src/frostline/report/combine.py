@@ -3,72 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from frostline.core import files, untrusted
-from frostline.core.config import UserError, flatten, user_error
-from frostline.records import layout, liveness, run_folders
-from frostline.records.layout import RESULT, SWEEP
-from frostline.records.result import Result, varying
+from frostline.core.config import UserError, flatten
+from frostline.records import layout
+from frostline.records.result import Result
+from frostline.records.sweep_record import Sweep
+from frostline.report.cells import varying
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep as its folder tells it."""
-
-    folder: Path
-    results: tuple[Result, ...]
-    """In the order of its jobs; the status of a run without a result is `RUNNING` or `WAITING`."""
-    tracker: Mapping[str, str] | None
-    """`uri`, `experiment_id` and `sweep_run_id` of its record."""
-
-    @property
-    def name(self) -> str:
-        """The name for people, which its record has too."""
-        return f"{self.folder.parent.name} {self.folder.name}"
-
-
-def read(folder: Path) -> Sweep:
-    """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
-    folder = run_folders.sweep_of(folder) or folder
-    try:
-        shared = files.parsed((folder / SWEEP).read_text(encoding="utf-8"))
-        told = [(run_folders.told(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
-        tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
-        raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
-    runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
-    if _gone(folder / layout.OWNER):
-        runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
-    return Sweep(folder, tuple(runs), tracker or None)
-
-
-def _gone(beat: Path) -> bool:
-    """Return whether it is known that the process which gives this sign of life does so no more."""
-    owner = liveness.read(beat)
-    return owner is not None and owner.gone(beat.stat().st_mtime)
-
-
-def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any]) -> Result:
-    own = sweep / folder
-    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
-    try:
-        found = Result.of(files.parsed((own / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return _begun(own, waiting) if own.is_dir() else waiting
-    return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
-
-
-def _begun(folder: Path, waiting: Result) -> Result:
-    """Return a run without a result as running, unless its process is known to be gone."""
-    if _gone(folder / layout.BEAT):
-        return replace(waiting, status="KILLED", reason="its process is gone")
-    return replace(waiting, status="RUNNING", reason="no result yet")
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from frostline.records.result import TEST, VAL, Cell, Result, cells, named, value_text, varying
+from frostline.records.result import TEST, VAL, Result, named, value_text
+from frostline.report.cells import Cell, cells, varying
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from frostline.records.result import Cell, Result, value_text
+from frostline.records.result import Result, value_text
+from frostline.report.cells import Cell
 from frostline.report.contest import Contender
 from frostline.report.suggest import command
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from frostline.core import files
 from frostline.records.layout import SHIFT
-from frostline.records.result import Cell
 from frostline.report import confusion_matrix, mistakes
+from frostline.report.cells import Cell
 from frostline.report.comparison import Predictions, predictions
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.statistics import calibration

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from frostline.records import journal
-from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Cell, Result, cells, value_text, varying
+from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Result, value_text
 from frostline.report import evidence, style
+from frostline.report.cells import Cell, cells, varying
 from frostline.report.comparison import accuracy, compare
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
 from frostline.report.statistics import Interval

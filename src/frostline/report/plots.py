@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.records import journal
-from frostline.records.result import SECONDS, VAL, Cell, Result, cells, value_text
+from frostline.records.result import SECONDS, VAL, Result, value_text
+from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials, validation_interval
 from frostline.report.style import COLOURS, numbers
 

@@ -14,7 +14,8 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Cell, Result, percent, value_text
+from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, percent, value_text
+from frostline.report.cells import Cell
 
 if TYPE_CHECKING:
     from frostline.runs.plan import PhasePlan, Plan, StagePlan

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from frostline.core import streams
-from frostline.records.result import Result, cells, percent, varying
+from frostline.records.result import Result, percent
+from frostline.report.cells import cells, varying
 from frostline.report.tables import as_lines, cells_table, duration, facts, least_width, plan_table, unfinished, width
 
 if TYPE_CHECKING:

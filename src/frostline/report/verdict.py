@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Cell, Result, named, value_text, varying
+from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Result, named, value_text
+from frostline.report.cells import Cell, varying
 from frostline.report.contest import PLAIN, Contender, Contest, contests
 from frostline.report.edges import both, edges
 from frostline.report.suggest import command

@@ -8,54 +8,27 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.core import credentials, files, interrupts, notices
+from frostline.core import credentials, interrupts, notices
 from frostline.core.config import Config, choices, digest, flatten, semantic, with_values
 from frostline.core.validation import parse
 from frostline.records import heartbeat, journal, layout, liveness, provenance
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Record, reason_of, recording
-from frostline.records.result import Result
+from frostline.records.result import Result, read_result, write_result
+from frostline.records.sweep_record import Facts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
 from frostline.sweeps import catalog, hydra_keys
-from frostline.tracking.session import Tracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a run is called within its sweep."""
-
-    name: str
-    """e.g. `head lr=0.001 seed=0`."""
-    choices: dict[str, Any]
-    """The short names, and what else differs within the sweep."""
-    folder: str
-    """Where it lies, relative to the sweep's folder."""
-    digest: str = ""
-    """Of the config."""
-    settled: dict[str, Any] = field(default_factory=dict)
-    """What `auto` stands for in this sweep, by key: decided once, wherever its jobs run."""
-    finished: dict[str, Any] | None = None
-    """The result, where an earlier sweep had this run."""
-    busy: dict[str, Any] | None = None
-    """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
-    previous: dict[str, str | None] | None = None
-    """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
-
-    @property
-    def to_do(self) -> bool:
-        """Whether the run is this sweep's to carry out."""
-        return self.finished is None and self.busy is None
 
 
 @dataclass(frozen=True)
@@ -75,31 +48,6 @@ class Order:
             *sections, name = key.split(".")
             functools.reduce(dict.__getitem__, sections, written)[name] = value
         return replace(self, config=with_values(self.config, values), values=written)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
-
-    tracker: Tracker | None
-    """None in a dry run."""
-    runs: tuple[Facts, ...]
-
-    def write(self, folder: Path) -> None:
-        """Write it into the sweep's `folder`."""
-        files.write(folder / layout.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
-
-    @staticmethod
-    def there(folder: Path) -> bool:
-        """Return whether the sweep's `folder` is where it was written."""
-        return (folder / layout.SWEEP).is_file()
-
-    @classmethod
-    def read(cls, folder: Path) -> Shared:
-        """Return what was written into the sweep's `folder`."""
-        values = files.parsed((folder / layout.SWEEP).read_text())
-        tracker = values["tracker"] and Tracker(**values["tracker"])
-        return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
 
 
 def run_job(composed: DictConfig) -> Result:
@@ -198,20 +146,6 @@ def _carry_out(
     if result.status == "FINISHED":
         checkpoint.clear(folder)
     return result
-
-
-def write_result(folder: Path, result: Result) -> None:
-    """Write the result of the job in `folder`, whole or not at all."""
-    files.write(folder / RESULT, json.dumps(asdict(result), indent=1), sync=True)
-
-
-def read_result(folder: Path) -> Result | None:
-    """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
-    try:
-        result = Result.of(files.parsed((folder / RESULT).read_text()))
-    except (OSError, ValueError):
-        return None
-    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
 
 
 def config_of(composed: DictConfig) -> Config:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import user_error
-from frostline.records import layout, run_folders
+from frostline.records import layout, run_folders, sweep_record
 from frostline.records.layout import RUN_ID, SWEEP
-from frostline.report import combine
-from frostline.report.combine import Sweep
-from frostline.tracking import registry, server
+from frostline.records.sweep_record import Sweep
+from frostline.tracking import query, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +33,7 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        yield combine.read(folder.absolute())
+        yield sweep_record.read(folder.absolute())
         return
     if "/" in name:
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
@@ -50,7 +49,7 @@ def find(name: str, *, uri: str, root: Path, scratch: Path) -> Iterator[Sweep]:
         if not (told / SWEEP).is_file():
             with server.problems(uri):
                 told = _fetch(client, uri, run, scratch / run.info.run_id)
-        yield combine.read(told)
+        yield sweep_record.read(told)
 
 
 def _parent(client: MlflowClient, uri: str, run_id: str) -> Run:
@@ -83,7 +82,7 @@ def _fetch(client: MlflowClient, uri: str, run: Run, folder: Path) -> Path:
     """Return a folder like that of the sweep, filled with what MLflow has of it."""
     run_id = run.info.run_id
     folder.mkdir(parents=True)
-    results = _recorded(client, run_id, folder) or [asdict(result) for result in registry.results(uri, run_id)]
+    results = _recorded(client, run_id, folder) or [asdict(result) for result in query.results(uri, run_id)]
     facts = [
         {"name": result["name"], "choices": result["choices"], "folder": str(number)}
         for number, result in enumerate(results)

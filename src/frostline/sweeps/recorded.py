@@ -22,7 +22,7 @@ from frostline.records.layout import BEST, CONFIG, METRICS, PROVENANCE, RESULT, 
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps.rerun import Outcome
-from frostline.tracking import query, registry
+from frostline.tracking import query
 
 _FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
 _FROM_RECORD = ("device", "data.root", "data.download")
@@ -161,7 +161,7 @@ def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
 
 
 def _finished(uri: str, run_id: str) -> list[Result]:
-    return [result for result in registry.results(uri, run_id) if result.status == "FINISHED"]
+    return [result for result in query.results(uri, run_id) if result.status == "FINISHED"]
 
 
 def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:

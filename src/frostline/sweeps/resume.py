@@ -17,8 +17,8 @@ from frostline.core import files
 from frostline.core.config import UserError
 from frostline.records import journal, layout, liveness, run_folders
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
-from frostline.tracking import query, relocation, server, sync
-from frostline.tracking.session import Tracker
+from frostline.records.sweep_record import Tracker
+from frostline.tracking import query, server, sync
 from frostline.tracking.sync import SweepMirror
 
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
@@ -94,7 +94,7 @@ def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list
     for past in _all(tracker, root, wanted):
         by_digest[past.tags[layout.DIGEST_TAG]].setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
-        lying = relocation.runs([root / "multirun", Path(tracker.folder).parent])
+        lying = run_folders.by_uid([root / "multirun", Path(tracker.folder).parent])
         by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
     return {digest: list(runs.values()) for digest, runs in by_digest.items()}
 
@@ -110,7 +110,7 @@ def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
     for sweep in sync.remembered(tracker.uri, root):
         if sync.experiment(sweep) not in (None, tracker.experiment):
             continue
-        for folder in sync.records(sweep):
+        for folder in sweep.with_record(sweep):
             past = _of_folder(folder)
             if past is not None and past.tags.get(layout.DIGEST_TAG) in digests:
                 yield past

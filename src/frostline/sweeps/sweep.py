@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 from frostline.core import environment, interrupts
 from frostline.core.config import Config, digest
-from frostline.records import heartbeat, journal, layout, liveness, run_folders
+from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
 from frostline.records.heartbeat import Heart
 from frostline.records.recording import Record, end, reason_of
-from frostline.records.result import Result
+from frostline.records.result import Result, read_result, write_result
+from frostline.records.sweep_record import Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job, resume, unused_keys
@@ -26,7 +27,6 @@ from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.resume import Found
 from frostline.tracking import query, server, session
-from frostline.tracking.session import Tracker
 
 # large, or what only the process that runs it writes
 _NOT_FETCHED = (
@@ -90,9 +90,9 @@ def run_cells(
         heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
         runs = _plan(cells, tracker if earlier else None, crew, root, folder, heart)
-        job.Shared(tracker, runs).write(folder)
+        sweep_record.Shared(tracker, runs).write(folder)
         reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].to_do])
-    if not job.Shared.there(folder):  # what is written here now would say of every run that it never was
+    if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
     recorded = _close(folder, tracker, results, interrupt)
@@ -103,7 +103,7 @@ def run_cells(
 
 def _plan(
     cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
-) -> tuple[job.Facts, ...]:
+) -> tuple[sweep_record.Facts, ...]:
     """Return what each job has to know; says what is left out, and what goes on, since it was there before.
 
     What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
@@ -128,13 +128,13 @@ def _plan(
     return tuple(facts)
 
 
-def _named(cell: Cell) -> job.Facts:
+def _named(cell: Cell) -> sweep_record.Facts:
     """Return what every job has to know, whatever was there before."""
     auto = {"precision": cell.config.precision, "compile": cell.config.compile, "data.pixels": cell.config.data.pixels}
-    return job.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
+    return sweep_record.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
 
 
-def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> job.Facts:
+def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> sweep_record.Facts:
     """Return what one job has to know, given what was there before."""
     facts = _named(cell)
     own, say = folder / cell.folder, job.screen().say
@@ -151,7 +151,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
             own.mkdir(parents=True, exist_ok=True)
             if past.folder is None and past.run_id:  # the answer and the report need more than numbers
                 query.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
-            job.write_result(own, result)
+            write_result(own, result)
         return replace(facts, finished=asdict(result))
     if found.busy is not None and (who := found.busy.holder) is not None:
         return _left(number, facts, found.busy.folder, who)
@@ -173,7 +173,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     return facts
 
 
-def _left(number: int, facts: job.Facts, where: Path | None, who: liveness.Owner) -> job.Facts:
+def _left(number: int, facts: sweep_record.Facts, where: Path | None, who: liveness.Owner) -> sweep_record.Facts:
     """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
     how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
     job.screen().say(
@@ -205,7 +205,7 @@ def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], K
         return {}, interrupt
 
 
-def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None) -> Result:
+def _result(folder: Path, number: int, facts: sweep_record.Facts, error: Exception | None) -> Result:
     """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
 
     A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
@@ -214,7 +214,7 @@ def _result(folder: Path, number: int, facts: job.Facts, error: Exception | None
     if facts.busy and not facts.busy["folder"]:
         return Result(**facts.busy)
     where = Path(facts.busy["folder"]) if facts.busy else own
-    written = job.read_result(where)
+    written = read_result(where)
     if written is not None and (where == own or written.status == "FINISHED"):
         return replace(written, job=number, name=facts.name, choices=facts.choices)
     if (who := liveness.holder(where)) is not None:

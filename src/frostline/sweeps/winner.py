@@ -13,10 +13,9 @@ from frostline.core import environment
 from frostline.core.config import UserError, user_error
 from frostline.records import run_folders
 from frostline.records.layout import BEST, CONFIG, SWEEP
-from frostline.records.result import VAL, Result, cells, percent
-from frostline.report import combine
-from frostline.sweeps import job
-from frostline.tracking import query, registry, session
+from frostline.records.result import VAL, Result, percent, read_result
+from frostline.report.cells import cells
+from frostline.tracking import query, session
 
 _RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})/?")
 
@@ -87,7 +86,7 @@ def best(target: str, results: Sequence[Result]) -> tuple[Result, str]:
 
 def _in_mlflow(target: str, run_id: str, folder: Path) -> Found:
     uri = session.tracking_uri(None, environment.project_root())
-    results = registry.results(uri, run_id)
+    results = query.results(uri, run_id)
     if [result.run_id for result in results] == [run_id]:
         result, note = results[0], _unfinished(results[0])
     else:
@@ -98,7 +97,7 @@ def _in_mlflow(target: str, run_id: str, folder: Path) -> Found:
 def _elsewhere(target: str, result: Result, note: str, sweep: Path, fetched: Path) -> Found:
     """Return a run that the `sweep` left out, since it had been finished where its record alone tells of it."""
     try:
-        tracker = combine.read(sweep).tracker or {}
+        tracker = sweep.read(sweep).tracker or {}
     except UserError:
         tracker = {}
     if "uri" not in tracker or result.run_id is None:
@@ -119,7 +118,7 @@ def _fetched(target: str, result: Result, note: str, uri: str, folder: Path) -> 
 def _read(folder: Path) -> Result | None:
     """Return the result of the run in `folder`, None where there is none or only a part of one."""
     try:
-        result = job.read_result(folder)
+        result = read_result(folder)
     except (ValueError, TypeError, OSError):
         return None
     here = result is not None and ((folder / BEST).exists() or not Path(result.folder).is_dir())

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import UserError, user_error
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
+from frostline.records.result import Result
+from frostline.tracking import server
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _FEW = 10  # digests that are asked for one by one
 
@@ -137,3 +143,47 @@ def _facts(run: Any) -> dict[str, Any]:
     once = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/", "test/", "cost/"))}
     tags = dict(run.data.tags)
     return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
+
+
+def results(uri: str, run_id: str) -> list[Result]:
+    """Return the run `run_id` of the store at `uri`, or where that is a sweep all runs of it, in their order.
+
+    Their choices are all their params. UserError where the store has no such run or does not answer.
+    """
+    with open_client(uri) as client:
+        run = run_of(client, uri, run_id)
+        of_sweep = f"tags.mlflow.parentRunId = '{run_id}'"
+        order = ["attributes.start_time ASC"]
+        children = client.search_runs([run.info.experiment_id], of_sweep, max_results=50_000, order_by=order)
+    return [_result_of(number, each) for number, each in enumerate(children or [run])]
+
+
+@contextmanager
+def open_client(uri: str) -> Iterator[MlflowClient]:
+    """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
+    try:
+        with server.problems(uri):
+            yield server.client_of(uri)
+    except server.Unreachable as error:
+        raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({server.first_line(error)})") from error
+
+
+def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:
+    """Return a run of the store at `uri`; UserError where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        expected = f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)"
+        raise user_error("run", run_id, expected) from None
+
+
+def _result_of(number: int, run: Run) -> Result:
+    why = run.data.tags.get(REASON_TAG)
+    params, metrics = dict(run.data.params), dict(run.data.metrics)
+    return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

@@ -6,40 +6,24 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.config import UserError, user_error
+from frostline.core.config import user_error
 from frostline.core.environment import PACKAGE
-from frostline.records.layout import REASON_TAG
-from frostline.records.result import Result
 from frostline.tracking import server
+from frostline.tracking.query import open_client, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _MODEL = "model"  # folder of the model among the run's artifacts
 _WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
 """A white picture of 8x8 pixels, PNG as base64: the example of a request."""
 _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pyyaml")
 """What `serving` imports, itself and through the modules of ours that it uses."""
-
-
-def results(uri: str, run_id: str) -> list[Result]:
-    """Return the run `run_id` of the store at `uri`, or where that is a sweep all runs of it, in their order.
-
-    Their choices are all their params. UserError where the store has no such run or does not answer.
-    """
-    with _client(uri) as client:
-        run = _run(client, uri, run_id)
-        of_sweep = f"tags.mlflow.parentRunId = '{run_id}'"
-        order = ["attributes.start_time ASC"]
-        children = client.search_runs([run.info.experiment_id], of_sweep, max_results=50_000, order_by=order)
-    return [_result(number, each) for number, each in enumerate(children or [run])]
 
 
 def register(
@@ -52,15 +36,15 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
-    with _client(uri) as client:
-        run = _run(client, uri, run_id)
+    with open_client(uri) as client:
+        run = run_of(client, uri, run_id)
         try:
             _ensure(client, name)
         except MlflowException as error:
             raise user_error("--name", name, f"a name for the registry ({server.first_line(error)})") from None
     with tempfile.TemporaryDirectory() as folder:
         _save(Path(folder), files, run_id)
-        with _client(uri) as client:
+        with open_client(uri) as client:
             client.log_artifacts(run_id, str(Path(folder) / _MODEL), _MODEL)
             source = f"{run.info.artifact_uri}/{_MODEL}"
             made = client.create_model_version(name, source, run_id, tags=dict(tags), description=description)
@@ -114,33 +98,3 @@ def _ensure(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-@contextmanager
-def _client(uri: str) -> Iterator[MlflowClient]:
-    """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
-    try:
-        with server.problems(uri):
-            yield server.client_of(uri)
-    except server.Unreachable as error:
-        raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({server.first_line(error)})") from error
-
-
-def _run(client: MlflowClient, uri: str, run_id: str) -> Run:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        expected = f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)"
-        raise user_error("run", run_id, expected) from None
-
-
-def _result(number: int, run: Run) -> Result:
-    why = run.data.tags.get(REASON_TAG)
-    params, metrics = dict(run.data.params), dict(run.data.metrics)
-    return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-from frostline.records import journal, layout, run_folders
 
 _PLACES = (  # columns of MLflow's tables that say where files lie, or that the run whose files they are says it
     ("runs", "artifact_uri"),
@@ -64,20 +61,3 @@ def _move(database: sqlite3.Connection, experiment: int, old: str, new: str) -> 
 
 def _tables(database: sqlite3.Connection) -> set[str]:
     return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-
-
-def runs(tops: Iterable[Path]) -> dict[str, Path]:
-    """Return where runs lie, by the uid of their record: all in sweeps in one of the `tops`, or two folders deeper."""
-    return {uid: folder for folder in sorted(_records(tops), key=_age) if (uid := journal.uid(folder))}
-
-
-def _records(tops: Iterable[Path]) -> Iterator[Path]:
-    for top in tops:
-        sweeps = (file.parent for depth in ("*", "*/*") for file in top.glob(f"{depth}/{layout.SWEEP}"))
-        yield from (run for sweep in sweeps for run in run_folders.of(sweep) if (run / layout.RECORD).exists())
-        for depth in ("*", "*/*", "*/*/*"):
-            yield from (path.parent for path in top.glob(f"{depth}/{layout.RECORD}"))
-
-
-def _age(folder: Path) -> float:
-    return (folder / layout.RECORD).stat().st_mtime

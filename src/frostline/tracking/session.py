@@ -7,15 +7,16 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
 from frostline.core import files
 from frostline.core.config import UserError
-from frostline.records import journal, layout, liveness
+from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records.recording import GONE, Record, begin, end
 from frostline.records.result import Result
+from frostline.records.sweep_record import Tracker
 from frostline.tracking import server, sync
 from frostline.tracking.follower import Follower
 from frostline.tracking.server import tracking_uri as tracking_uri
@@ -27,22 +28,6 @@ _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing mo
 
 _followers: dict[str, Follower] = {}
 """By sweep folder: those that this process opened."""
-
-
-@dataclass(frozen=True)
-class Tracker:
-    """Where a sweep's record is: plain facts that a launcher can carry to any process."""
-
-    uri: str
-    """Tracking URI without credentials; those stay in MLFLOW_TRACKING_URI."""
-    experiment: str
-    """Name of the experiment."""
-    folder: str
-    """The sweep's folder, which holds its journal."""
-    experiment_id: str | None
-    """None where MLflow was away when the sweep began."""
-    sweep_run_id: str | None
-    """MLflow's id of the parent run; None as above."""
 
 
 def open_sweep(
@@ -102,7 +87,7 @@ def close_sweep(
     False where a fault of ours, not of MLflow's, kept it back.
     """
     folder = Path(tracker.folder)
-    for run in sync.records(folder)[1:]:
+    for run in sweep_record.with_record(folder)[1:]:
         if not journal.ended(run) and liveness.holder(run) is None:
             end(run, "KILLED", GONE)
     sweep = Record(folder)
@@ -121,7 +106,7 @@ def close_sweep(
     later = f"the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
     if not complete:
         say(f"MLflow does not have all of it yet ({follower.problem or 'it is too slow'}): {later}")
-    elif going_on := len(sync.going_on(folder)):
+    elif going_on := len(sweep_record.going_on(folder)):
         say(f"MLflow will not hear of the rest of {going_on} run(s) that go on by itself: {later}")
     else:
         sync.forget(folder, follower.sweep.place)

@@ -15,10 +15,10 @@ from filelock import Timeout
 
 from frostline.core import files, locks
 from frostline.core.config import UserError, user_error
-from frostline.records import journal, layout, liveness, run_folders
+from frostline.records import journal, run_folders
 from frostline.records.layout import MIRROR_LOCK, SWEEP
-from frostline.records.recording import GONE, end
-from frostline.tracking import relocation, server
+from frostline.records.sweep_record import end_the_dead, going_on, with_record
+from frostline.tracking import server
 from frostline.tracking.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class SweepMirror:
         if self.experiment_id is None:
             self.experiment_id = server.experiment(uri, self.place.root, self.place.experiment)
             self.moved = time.monotonic()
-        for folder in records(self.folder):
+        for folder in with_record(self.folder):
             mirror = self._mirrors.setdefault(folder, Mirror(folder, fresh=self._fresh))
             if not mirror.pending():
                 continue
@@ -75,27 +75,7 @@ class SweepMirror:
 
     def pending(self) -> int:
         """Return how many of its records MLflow does not have in full."""
-        return sum(Mirror(folder).pending() for folder in records(self.folder))
-
-
-def records(sweep: Path) -> list[Path]:
-    """Return the folders with a record: the sweep's own first, then those of its runs."""
-    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
-
-
-def end_the_dead(sweep: Path) -> None:
-    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more.
-
-    Nobody's word but its own says that a run goes on: jobs of a cluster outlive the sweep that sent them there.
-    """
-    for folder in records(sweep):
-        if not journal.ended(folder) and liveness.holder(folder) is None:
-            end(folder, "KILLED", GONE)
-
-
-def going_on(sweep: Path) -> list[Path]:
-    """Return the folders of the runs of a `sweep` in which somebody gives signs of life."""
-    return [folder for folder in records(sweep)[1:] if liveness.holder(folder) is not None]
+        return sum(Mirror(folder).pending() for folder in with_record(self.folder))
 
 
 def complete(sweep: SweepMirror) -> bool:
@@ -174,7 +154,7 @@ def remembered(uri: str, root: Path) -> list[Path]:
     entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
     told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
     gone = {folder.parent for folder in told.values() if not folder.is_dir()}
-    lying = relocation.runs([root / "multirun", *gone]) if gone else {}
+    lying = run_folders.by_uid([root / "multirun", *gone]) if gone else {}
     folders = [folder if folder.is_dir() else lying.get(uid) for uid, folder in told.items()]
     return [folder for folder in folders if folder is not None]
 

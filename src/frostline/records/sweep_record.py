@@ -1,0 +1,159 @@
+"""A sweep as its folder tells it: what its jobs must know, and what they came to, finished or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from frostline.core import files
+from frostline.core.config import user_error
+from frostline.records import journal, layout, liveness, run_folders
+from frostline.records.layout import RESULT, SWEEP
+from frostline.records.recording import GONE, end
+from frostline.records.result import Result
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where a sweep's record is: plain facts that a launcher can carry to any process."""
+
+    uri: str
+    """Tracking URI without credentials; those stay in MLFLOW_TRACKING_URI."""
+    experiment: str
+    """Name of the experiment."""
+    folder: str
+    """The sweep's folder, which holds its journal."""
+    experiment_id: str | None
+    """None where MLflow was away when the sweep began."""
+    sweep_run_id: str | None
+    """MLflow's id of the parent run; None as above."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is called within its sweep."""
+
+    name: str
+    """e.g. `head lr=0.001 seed=0`."""
+    choices: dict[str, Any]
+    """The short names, and what else differs within the sweep."""
+    folder: str
+    """Where it lies, relative to the sweep's folder."""
+    digest: str = ""
+    """Of the config."""
+    settled: dict[str, Any] = field(default_factory=dict)
+    """What `auto` stands for in this sweep, by key: decided once, wherever its jobs run."""
+    finished: dict[str, Any] | None = None
+    """The result, where an earlier sweep had this run."""
+    busy: dict[str, Any] | None = None
+    """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
+    previous: dict[str, str | None] | None = None
+    """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether the run is this sweep's to carry out."""
+        return self.finished is None and self.busy is None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
+
+    tracker: Tracker | None
+    """None in a dry run."""
+    runs: tuple[Facts, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the sweep's `folder`."""
+        files.write(folder / layout.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
+
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Return whether the sweep's `folder` is where it was written."""
+        return (folder / layout.SWEEP).is_file()
+
+    @classmethod
+    def read(cls, folder: Path) -> Shared:
+        """Return what was written into the sweep's `folder`."""
+        values = files.parsed((folder / layout.SWEEP).read_text())
+        tracker = values["tracker"] and Tracker(**values["tracker"])
+        return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its folder tells it."""
+
+    folder: Path
+    results: tuple[Result, ...]
+    """In the order of its jobs; the status of a run without a result is `RUNNING` or `WAITING`."""
+    tracker: Mapping[str, str] | None
+    """`uri`, `experiment_id` and `sweep_run_id` of its record."""
+
+    @property
+    def name(self) -> str:
+        """The name for people, which its record has too."""
+        return f"{self.folder.parent.name} {self.folder.name}"
+
+
+def read(folder: Path) -> Sweep:
+    """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
+    folder = run_folders.sweep_of(folder) or folder
+    try:
+        shared = files.parsed((folder / SWEEP).read_text(encoding="utf-8"))
+        told = [(run_folders.told(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
+        tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
+        raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
+    runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
+    if _gone(folder / layout.OWNER):
+        runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
+    return Sweep(folder, tuple(runs), tracker or None)
+
+
+def _gone(beat: Path) -> bool:
+    """Return whether it is known that the process which gives this sign of life does so no more."""
+    owner = liveness.read(beat)
+    return owner is not None and owner.gone(beat.stat().st_mtime)
+
+
+def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any]) -> Result:
+    own = sweep / folder
+    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
+    try:
+        found = Result.of(files.parsed((own / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return _begun(own, waiting) if own.is_dir() else waiting
+    return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
+
+
+def _begun(folder: Path, waiting: Result) -> Result:
+    """Return a run without a result as running, unless its process is known to be gone."""
+    if _gone(folder / layout.BEAT):
+        return replace(waiting, status="KILLED", reason="its process is gone")
+    return replace(waiting, status="RUNNING", reason="no result yet")
+
+
+def with_record(sweep: Path) -> list[Path]:
+    """Return the folders with a record: the sweep's own first, then those of its runs."""
+    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
+
+
+def end_the_dead(sweep: Path) -> None:
+    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more.
+
+    Nobody's word but its own says that a run goes on: jobs of a cluster outlive the sweep that sent them there.
+    """
+    for folder in with_record(sweep):
+        if not journal.ended(folder) and liveness.holder(folder) is None:
+            end(folder, "KILLED", GONE)
+
+
+def going_on(sweep: Path) -> list[Path]:
+    """Return the folders of the runs of a `sweep` in which somebody gives signs of life."""
+    return [folder for folder in with_record(sweep)[1:] if liveness.holder(folder) is not None]

@@ -28,8 +28,9 @@ from frostline.report import comparison
 from frostline.report.terminal import Screen
 from frostline.runs import predict, setup
 from frostline.store.store import Store
-from frostline.sweeps import recorded, winner
-from frostline.tracking import mirror, query
+from frostline.sweeps import recorded
+from frostline.sweeps.trained import found
+from frostline.tracking import download, mirror
 from frostline.training import checkpoint, state
 from small import compose, plain
 
@@ -153,8 +154,8 @@ def a_torch_archive_whose_second_pickle_is_evil(nest: Nest) -> None:
 def a_pickle_as_best_weights_of_a_run_to_predict_with(nest: Nest) -> None:
     nest.run()
     nest.pickle("best.safetensors")
-    with winner.found(str(nest.folder)) as found:
-        refused(lambda: predict.load(found.folder, device="cpu"))
+    with found(str(nest.folder)) as run:
+        refused(lambda: predict.load(run.folder, device="cpu"))
 
 
 @canary
@@ -350,7 +351,7 @@ for _name, _line in NAMES.items():
 
 
 def _fetch_refused(nest: Nest, run_id: str, name: str) -> None:
-    refused(lambda: query.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
+    refused(lambda: download.fetch_artifact(f"sqlite:///{nest.root}/none.db", run_id, name, nest.folder))
 
 
 @canary

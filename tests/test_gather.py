@@ -18,7 +18,7 @@ from frostline.report import combine, plots, style, suggest
 from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
-from frostline.sweeps import recall
+from frostline.sweeps import catalog
 from sweeps import sweep
 
 GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
@@ -199,6 +199,7 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
     assert len(combine.together([sweep_record.read(folder) for folder in folders])) == 2
 
 
-def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path):
+def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="sweep=abc: expected a folder, or what is in a store that answers"):
-        list(recall.find("abc", uri=f"sqlite:///{tmp_path}/mlflow.db", root=tmp_path, scratch=tmp_path))
+        catalog.sweeps(["abc"], tmp_path)

@@ -21,7 +21,7 @@ from frostline.commands import register
 from frostline.core.config import UserError
 from frostline.core.environment import PACKAGE
 from frostline.runs import predict
-from frostline.sweeps import winner
+from frostline.sweeps.trained import found
 from frostline.tracking import query, server
 
 
@@ -122,7 +122,7 @@ def test_a_name_that_mlflow_refuses_and_a_run_that_it_lacks_are_named(trained, r
 
 def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none' / 'mlflow.db'}")
-    with pytest.raises(UserError, match="expected a store of MLflow, and there is none"), winner.found("0" * 32):
+    with pytest.raises(UserError, match="expected a store of MLflow, and there is none"), found("0" * 32):
         pass
     assert not list(tmp_path.iterdir())
 

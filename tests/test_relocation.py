@@ -14,7 +14,7 @@ from frostline.records import journal, layout
 from frostline.records.recording import now
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
-from frostline.tracking import query, server, sync
+from frostline.tracking import download, server, sync
 from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16
@@ -81,7 +81,7 @@ def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_al
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
     assert named.run_id == run.info.run_id
     assert run.info.artifact_uri.startswith(new.as_uri())
-    assert query.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
+    assert download.fetch_artifact(uri, run.info.run_id, "config.yaml", tmp_path / "got").read_text() == "x"
     assert sorted(old.rglob("*")) == before
 
 
@@ -91,4 +91,4 @@ def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Pat
     (new := tmp_path / "new" / "mlruns").mkdir(parents=True)
     shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
     assert run_id is not None
-    assert query.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()
+    assert download.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()

@@ -27,7 +27,7 @@ from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
-from frostline.tracking import query, server, session, sync
+from frostline.tracking import download, query, server, session, sync
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -126,7 +126,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         record.artifact(folder / "model.safetensors", "best")
     mirrored(tracker, folder)
     name = "best/model.safetensors"
-    fetched = query.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
+    fetched = download.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
     for run_id, wanted in [
         (record.run_id, "../best/model.safetensors"),
@@ -137,7 +137,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         ("../../x", name),
     ]:
         with pytest.raises(UserError, match=r"^model\.weights=runs:/") as caught:
-            query.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
+            download.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
         assert "\n" not in str(caught.value)
 
 

@@ -23,7 +23,8 @@ from frostline.models import weights
 from frostline.records.result import Result
 from frostline.runs import predict
 from frostline.store import hashing
-from frostline.sweeps import winner
+from frostline.sweeps.catalog import Name
+from frostline.sweeps.trained import best, found
 from small import load_data
 
 CPU = torch.device("cpu")
@@ -77,15 +78,15 @@ def test_logits_do_not_depend_on_the_batch(trained, pictures):
 def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     results = [json.loads(path.read_text()) for path in sorted(trained.folder.glob("*/result.json"))]
-    best = max(results, key=lambda each: each["metrics"]["best/val_accuracy"])
-    expected = hashing.of_file(Path(best["folder"], "best.safetensors"))
+    winner = max(results, key=lambda each: each["metrics"]["best/val_accuracy"])
+    expected = hashing.of_file(Path(winner["folder"], "best.safetensors"))
     sweep_id = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
-    for name in (str(trained.folder), sweep_id, f"runs:/{best['run_id']}", best["folder"]):
-        with winner.found(name) as run:
+    for name in (str(trained.folder), sweep_id, f"runs:/{winner['run_id']}", winner["folder"]):
+        with found(name) as run:
             assert hashing.of_file(run.folder / "best.safetensors") == expected
-            assert (run.result.name, run.result.run_id) == (best["name"], best["run_id"])
+            assert (run.result.name, run.result.run_id) == (winner["name"], winner["run_id"])
             predict.read_config(run.folder / "config.yaml")
-            said = f"{best['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
+            said = f"{winner['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
             assert run.note.startswith(said)
 
 
@@ -97,13 +98,13 @@ def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(train
         told = json.loads((sweep / run / "result.json").read_text())
         (sweep / run / "result.json").write_text(json.dumps({**told, "folder": str(sweep / run)}))
     for target in (sweep, sweep / "1"):
-        with winner.found(str(target)) as run:
+        with found(str(target)) as run:
             assert run.folder not in (sweep / "0", sweep / "1") and run.uri == trained.uri
             assert hashing.of_file(run.folder / "best.safetensors") in {
                 hashing.of_file(trained.folder / number / "best.safetensors") for number in ("0", "1")
             }
     (sweep / "sweep.json").unlink()
-    with pytest.raises(UserError, match="a run that kept its weights"), winner.found(str(sweep)):
+    with pytest.raises(UserError, match="a run that kept its weights"), found(str(sweep)):
         pass
 
 
@@ -145,16 +146,16 @@ def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_f
         result(3, "full", 0.96, seed=1),
         result(4, "norm", 0.0, status="FAILED"),
     ]
-    chosen, note = winner.best("sweep", results)
+    chosen, note = best(Name("sweep"), results)
     assert chosen.job == 2
     assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
 
 
 def test_a_sweep_without_a_winner_says_why():
     with pytest.raises(UserError, match="none of its 1 is"):
-        winner.best("sweep", [result(0, "head", 0, status="KILLED")])
+        best(Name("sweep"), [result(0, "head", 0, status="KILLED")])
     with pytest.raises(UserError, match=r"whose data differ \(cifar10, digits\)"):
-        winner.best("sweep", [result(0, "head", 0.9), result(1, "head", 0.95, data="cifar10")])
+        best(Name("sweep"), [result(0, "head", 0.9), result(1, "head", 0.95, data="cifar10")])
 
 
 def copied(trained, tmp_path):
@@ -163,7 +164,7 @@ def copied(trained, tmp_path):
 
 def test_a_sweep_that_was_moved_is_found_where_it_is_now(trained, tmp_path):
     moved = copied(trained, tmp_path)
-    with winner.found(str(moved)) as run:
+    with found(str(moved)) as run:
         assert run.folder.parent == moved
 
 
@@ -174,9 +175,9 @@ def test_failed_and_half_written_runs_do_not_hide_the_others(trained, tmp_path):
     failed = {**json.loads((moved / "0" / "result.json").read_text()), "status": "FAILED", "reason": "Diverged: nan"}
     (moved / "0" / "result.json").write_text(json.dumps(failed))
     (moved / "0" / "best.safetensors").unlink()
-    with winner.found(str(moved)) as run:
+    with found(str(moved)) as run:
         assert run.folder == moved / "1" and "1 of 2 runs unfinished" in run.note
-    with pytest.raises(UserError, match=r"is FAILED \(Diverged: nan\)"), winner.found(str(moved / "0")):
+    with pytest.raises(UserError, match=r"is FAILED \(Diverged: nan\)"), found(str(moved / "0")):
         pass
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import Parser
-from frostline.core import environment
 from frostline.records.result import Result
 from frostline.report import combine
 from frostline.report.cells import Cell, cells
@@ -18,8 +17,7 @@ from frostline.report.comparison import accuracy
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
-from frostline.sweeps import recall
-from frostline.tracking import server
+from frostline.sweeps import catalog
 
 
 def main(arguments: list[str]) -> int:
@@ -28,10 +26,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = parser.parse_args(arguments)
-    root = environment.project_root()
     with tempfile.TemporaryDirectory() as scratch:
-        sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
-        results = combine.together(sweeps)
+        results = combine.together(catalog.sweeps(asked.sweep, Path(scratch)))
         if asked.json:
             print(json.dumps(facts(results), indent=1, ensure_ascii=False))
         else:

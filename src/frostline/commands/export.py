@@ -13,13 +13,13 @@ def main(arguments: list[str]) -> int:
     """Write the file and print how far it is from the original; 1, and no file, if that is too far."""
     options = _parser().parse_args(arguments)
     from frostline.runs import export, predict  # imports torch
-    from frostline.sweeps import winner  # imports torch
+    from frostline.sweeps.trained import found  # imports torch
 
     output = Path(options.output or ".")
     output = output / f"model{export.SUFFIXES[options.format]}" if output.is_dir() else output
     if not output.parent.is_dir():
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
-    with winner.found(options.run) as run:
+    with found(options.run) as run:
         network = predict.load(run.folder, device="cpu")
     if run.note:
         print(f"frostline: {run.note}", file=sys.stderr)

@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     files = list(_files(options.pictures))
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps import winner  # imports torch
+    from frostline.sweeps.trained import found  # imports torch
 
-    with winner.found(options.run) as run:
+    with found(options.run) as run:
         network = predict.load(run.folder, device=options.device)
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)

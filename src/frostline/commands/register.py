@@ -16,10 +16,10 @@ def main(arguments: list[str]) -> int:
     from frostline.core.config import user_error
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps import winner  # imports torch
+    from frostline.sweeps.trained import found  # imports torch
     from frostline.tracking import registry, session  # imports torch
 
-    with winner.found(options.run) as run:
+    with found(options.run) as run:
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)
         result, network = run.result, predict.load(run.folder, device="cpu")

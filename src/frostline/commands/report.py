@@ -6,11 +6,9 @@ import tempfile
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.core import environment
 from frostline.records import layout
 from frostline.report import combine, html, plots
-from frostline.sweeps import recall
-from frostline.tracking import server
+from frostline.sweeps import catalog
 
 
 def main(arguments: list[str]) -> int:
@@ -20,9 +18,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, help="file of the report; of one sweep its own report.html")
     parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")
     asked = parser.parse_args(arguments)
-    root = environment.project_root()
     with tempfile.TemporaryDirectory() as scratch:
-        sweeps = recall.find_all(asked.sweep, uri=server.tracking_uri(None, root), root=root, scratch=Path(scratch))
+        sweeps = catalog.sweeps(asked.sweep, Path(scratch))
         results = combine.together(sweeps)
         title = f"Sweep {sweeps[0].name}" if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
         alone = len(sweeps) == 1 and not sweeps[0].folder.is_relative_to(scratch)

@@ -71,7 +71,7 @@ class ModelConfig:
     name: str
     """torchvision's name of the network, e.g. `resnet50`."""
     weights: str | None
-    """`DEFAULT`, a torchvision weights entry, `glyphs` (embedded), a file, `runs:/<id>`, or null for from scratch."""
+    """`DEFAULT`, a torchvision entry, `glyphs` (embedded), a file, `runs:/<run>` or a run's folder, or null: none."""
     sha256: str | None
     """Expected sha256 of the weights file, or null where none is known."""
     image_size: int | None

@@ -174,7 +174,7 @@ def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
 def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
     """Return `config.model.weights`; those of a run are fetched into `folder`, and are a file from then on."""
     source = config.model.weights
-    if not source or not source.startswith(RUNS):
+    if not source or not _is_run(source):
         return source
     (initial := folder / "initial").mkdir(exist_ok=True)
     return str(fetch(config, initial))
@@ -297,4 +297,9 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
 
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (weights.startswith(RUNS) or is_file_name(weights))
+    return weights is not None and (_is_run(weights) or is_file_name(weights))
+
+
+def _is_run(weights: str) -> bool:
+    """Return whether the weights are those of a run."""
+    return weights.startswith(RUNS) or Path(weights).expanduser().is_dir()

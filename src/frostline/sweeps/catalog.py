@@ -1,19 +1,110 @@
-"""Which run is meant: what `model.weights` names, found wherever its record is."""
+"""Which run or sweep is meant: one answer for every command, for `rerun=` and for `model.weights=`.
+
+What a person types is the folder of a run or sweep; MLflow's id of one, alone, as `runs:/<id>`, or its first digits
+where no other begins so; the name of a sweep; or that of an experiment, which stands for all its sweeps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.core import environment
-from frostline.core.config import Config
-from frostline.records import layout
-from frostline.tracking import query, session
+from frostline.core.config import UserError, user_error
+from frostline.records import layout, sweep_record
+from frostline.records.layout import RUN_ID
+from frostline.records.sweep_record import Sweep
+from frostline.tracking import download, query, server
 
-_RUNS = "runs:/"
+RUNS = "runs:/"
+"""May stand before MLflow's id of a run."""
+_EXPECTED = "a folder, an MLflow run id or its beginning, or the name of a sweep or an experiment"
 
 
-def fetch_weights(config: Config, folder: Path) -> Path:
-    """Return where in `folder` the weights of the run were put that `model.weights` names."""
-    uri = session.tracking_uri(config.tracking.uri, environment.project_root())
-    run_id = str(config.model.weights).removeprefix(_RUNS).strip("/")
-    return query.fetch_artifact(uri, run_id, layout.BEST, folder)
+@dataclass(frozen=True)
+class Name:
+    """What a person typed for a run or sweep."""
+
+    text: str
+    key: str = "run"
+    """What it was typed for, to say so where it is wrong."""
+
+    def wrong(self, expected: str, near: Sequence[str] = ()) -> UserError:
+        """Return the mistake, in one line."""
+        return user_error(self.key, self.text, expected, list(near))
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a name stands for: a folder that is here, or else runs and sweeps on record in a store."""
+
+    uri: str
+    folder: Path | None
+    ids: tuple[str, ...] = ()
+    """MLflow's; several of an experiment alone."""
+
+
+def meant(name: Name, uri: str | None = None) -> Meant:
+    """Return what a name stands for; what is not here is looked for in MLflow's store at `uri`, by default our own.
+
+    UserError where it stands for nothing, or for several things.
+    """
+    root = environment.project_root()
+    uri = uri or server.tracking_uri(None, root)
+    called = name.text.removeprefix(RUNS).strip("/")
+    here, lying = Path(name.text).expanduser(), root / "multirun" / called.replace(" ", "/")
+    if here.is_dir():
+        return Meant(uri, here.absolute())
+    if (lying / layout.SWEEP).is_file():
+        return Meant(uri, lying)
+    if RUN_ID.fullmatch(called):
+        return Meant(uri, None, (called,))
+    if not called or "/" in called:
+        raise name.wrong(_EXPECTED, _beside(here))
+    return Meant(uri, None, tuple(_on_record(name, called, uri)))
+
+
+def _on_record(name: Name, called: str, uri: str) -> list[str]:
+    try:
+        sweeps = query.sweeps_of(uri, called)
+        found = query.called(uri, called) if sweeps is None else sweeps
+        near = [] if found else query.experiments(uri)
+    except UserError as problem:
+        raise name.wrong(f"a folder, or what is in a store that answers ({problem})", _beside(Path(called))) from None
+    if not found and sweeps is not None:
+        raise name.wrong("an experiment with sweeps in it")
+    if not found:
+        raise name.wrong(_EXPECTED, [*_beside(Path(called)), *near])
+    if len(found) > 1 and sweeps is None:
+        raise name.wrong(f"one run or sweep, and {len(found)} are called so: {', '.join(found[:3])}")
+    return found
+
+
+def _beside(folder: Path) -> list[str]:
+    """Return the runs and sweeps beside where one was looked for."""
+    return [str(path.parent) for file in (layout.BEST, layout.SWEEP) for path in folder.parent.glob(f"*/{file}")]
+
+
+def sweeps(names: Sequence[str], scratch: Path) -> list[Sweep]:
+    """Return the sweeps that are called so, or have runs that are, each once.
+
+    Of one whose folder is not here that is made below `scratch`, as far as MLflow has it.
+    """
+    found = [sweep for name in names for sweep in _sweeps(meant(Name(name, "sweep")), scratch)]
+    return list({sweep.folder: sweep for sweep in found}.values())
+
+
+def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
+    if found.folder is not None:
+        return [sweep_record.read(found.folder)]
+    return [sweep_record.read(_folder(found.uri, run_id, scratch)) for run_id in found.ids]
+
+
+def _folder(uri: str, run_id: str, scratch: Path) -> Path:
+    """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
+    sweep, told = query.sweep_of(uri, run_id)
+    here, fetched = environment.project_root() / told, scratch / sweep
+    if (here / layout.SWEEP).is_file():
+        return here
+    return fetched if fetched.is_dir() else download.sweep(uri, sweep, fetched)

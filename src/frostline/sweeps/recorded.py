@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -21,8 +20,10 @@ from frostline.records import journal, run_folders
 from frostline.records.layout import BEST, CONFIG, METRICS, PROVENANCE, RESULT, RESULTS, RUN_ID
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import Name
 from frostline.sweeps.rerun import Outcome
-from frostline.tracking import query
+from frostline.tracking import download, query
 
 _FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
 _FROM_RECORD = ("device", "data.root", "data.download")
@@ -44,18 +45,16 @@ class Recorded:
 
 
 def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
-    """Return the finished runs that `target` names: a run or all of a sweep, by folder or MLflow id.
+    """Return the finished runs that `target` stands for (see `catalog`): a run, or all of a sweep or an experiment.
 
     What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
     or a record that is not plain data.
     """
-    here, run_id = Path(target).expanduser(), re.fullmatch(rf"(?:runs:/)?({RUN_ID.pattern})/?", target)
-    if here.is_dir():
-        found = _in_folder(here.resolve(), uri, folder)
-    elif run_id:
-        found = _in_mlflow(uri, run_id[1], folder)
+    meant = catalog.meant(Name(target, "rerun"), uri)
+    if meant.folder is not None:
+        found = _in_folder(meant.folder.resolve(), uri, folder)
     else:
-        raise user_error("rerun", target, "the MLflow id or the folder of a run or sweep")
+        found = [run for run_id in meant.ids for run in _in_mlflow(uri, run_id, folder)]
     if not found:
         raise user_error("rerun", target, "a run that is FINISHED, or a sweep with one")
     return found
@@ -166,9 +165,9 @@ def _finished(uri: str, run_id: str) -> list[Result]:
 
 def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
     """Return the finished runs that a sweep names at its end, those of earlier sweeps that it left out among them."""
-    if query.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
+    if download.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
         return []
-    told: Iterable[object] = untrusted.value(query.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
+    told: Iterable[object] = untrusted.value(download.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
     named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
     return [result for one in named if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
 
@@ -176,12 +175,12 @@ def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
 def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:
     assert own.run_id is not None
     place = folder / own.run_id
-    sizes = query.files(uri, own.run_id)
+    sizes = download.files(uri, own.run_id)
     for name in (CONFIG, METRICS, PROVENANCE, BEST):
         if name in sizes:
             if sizes[name] > _LARGEST:
                 raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
-            query.fetch_artifact(uri, own.run_id, name, place)
+            download.fetch_artifact(uri, own.run_id, name, place)
     if CONFIG not in sizes:
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
     journals = {"MLflow": query.history(uri, own.run_id)}

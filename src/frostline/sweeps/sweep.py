@@ -26,7 +26,7 @@ from frostline.sweeps.executor import Crew, check, fingerprints
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.resume import Found
-from frostline.tracking import query, server, session
+from frostline.tracking import download, server, session
 
 # large, or what only the process that runs it writes
 _NOT_FETCHED = (
@@ -150,7 +150,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         if here is None:
             own.mkdir(parents=True, exist_ok=True)
             if past.folder is None and past.run_id:  # the answer and the report need more than numbers
-                query.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
+                download.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
             write_result(own, result)
         return replace(facts, finished=asdict(result))
     if found.busy is not None and (who := found.busy.holder) is not None:
@@ -165,7 +165,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
         if (
             at is None
             and past.run_id
-            and query.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / "previous")
+            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / "previous")
         ):
             at = own / "previous"
         say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")

@@ -1,12 +1,12 @@
-"""What MLflow has of runs: which there are, their sweep, their metrics epoch by epoch, their files."""
+"""What MLflow is asked of runs: which there are, by whatever name, of which sweep, and their metrics."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import UserError, user_error
@@ -14,20 +14,58 @@ from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.result import Result
 from frostline.tracking import server
-from frostline.tracking.server import Unreachable, client_of, first_line, problems
+from frostline.tracking.server import client_of, problems
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather a name
 _FEW = 10  # digests that are asked for one by one
 
 
-def parent(uri: str, run_id: str) -> str | None:
-    """Return the id of the sweep that a run belongs to, None where it has none."""
-    with problems(uri):
-        found: str | None = client_of(uri).get_run(run_id).data.tags.get("mlflow.parentRunId")
-    return found
+def sweep_of(uri: str, run_id: str) -> tuple[str, str]:
+    """Return MLflow's id of the sweep that a run belongs to, or is, and where its folder lies, seen from the project.
+
+    UserError where the store has no such run or does not answer.
+    """
+    with open_client(uri) as client:
+        run = run_of(client, uri, run_id)
+        parent = run.data.tags.get("mlflow.parentRunId")
+        run = run_of(client, uri, parent) if parent else run
+    return run.info.run_id, run.data.tags.get(layout.SWEEP_TAG, ".")
+
+
+def sweeps_of(uri: str, experiment_name: str) -> list[str] | None:
+    """Return MLflow's ids of the sweeps of an experiment, oldest first; None where there is no such experiment."""
+    with open_client(uri) as client:
+        experiment = client.get_experiment_by_name(experiment_name)
+        found = [] if experiment is None else _search(uri, [experiment.experiment_id], "")
+        sweeps = [run.info.run_id for run in found if _is_sweep(run)]
+    return None if experiment is None else sweeps[::-1]
+
+
+def called(uri: str, name: str) -> list[str]:
+    """Return MLflow's ids of the sweeps with the name `name`, or else of the runs and sweeps whose ids begin so."""
+    with open_client(uri) as client:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        quoted = name.replace("'", "''")
+        named = [
+            run.info.run_id for run in _search(uri, experiments, f"attributes.run_name = '{quoted}'") if _is_sweep(run)
+        ]
+        if named or not _BEGINNING.fullmatch(name):
+            return named
+        return [run.info.run_id for run in _search(uri, experiments, f"attributes.run_id LIKE '{name}%'")]
+
+
+def experiments(uri: str) -> list[str]:
+    """Return the names of the experiments of a store."""
+    with open_client(uri) as client:
+        return [experiment.name for experiment in client.search_experiments()]
+
+
+def _is_sweep(run: Run) -> bool:
+    return "mlflow.parentRunId" not in run.data.tags and layout.SWEEP_TAG in run.data.tags
 
 
 def history(uri: str, run_id: str) -> list[dict[str, float]]:
@@ -45,60 +83,13 @@ def history(uri: str, run_id: str) -> list[dict[str, float]]:
     return sorted(found, key=lambda line: line["epoch"])
 
 
-def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
-    """Return the names of the files in `folder` of a run's artifacts, or at their top, and their sizes in bytes."""
-    with problems(uri):
-        listed = client_of(uri).list_artifacts(run_id, folder)
-    return {file.path: file.file_size or 0 for file in listed if not file.is_dir}
-
-
-def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
-    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
-    try:
-        with problems(uri):
-            client = client_of(uri)
-            if not client.list_artifacts(run_id, name):
-                return False
-            into.mkdir(parents=True, exist_ok=True)
-            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
-    except (Unreachable, UserError, OSError):
-        return False
-
-
-def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
-    """Put the files at the top of a run's artifacts into `folder`, `but` those of these names, as far as they come."""
-    with suppress(Unreachable, UserError, OSError):
-        for name in files(uri, run_id):
-            if name not in but:
-                fetch_artifact(uri, run_id, name, folder)
-
-
-def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
-    """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
-
-    Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
-    """
-    path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
-    if not re.fullmatch(r"[0-9a-f]{32}", run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
-    try:
-        with problems(uri):
-            local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
-    except (Unreachable, UserError) as error:
-        where = f"a run with the artifact {name} in {uri} ({first_line(error)})"
-        raise user_error("model.weights", wanted, where) from None
-    if not local.is_file() or not local.is_relative_to(folder.resolve()):
-        raise user_error("model.weights", wanted, "a file among the run's artifacts")
-    return local
-
-
 def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
     """Return the id and tags of every run that MLflow believes to be running; raises `server.Unreachable`."""
     with problems(uri):
         experiment = client_of(uri).get_experiment_by_name(experiment_name)
         if experiment is None:
             return []
-        found = _search(uri, experiment.experiment_id, "attributes.status = 'RUNNING'")
+        found = _search(uri, [experiment.experiment_id], "attributes.status = 'RUNNING'")
         return [(run.info.run_id, dict(run.data.tags)) for run in found]
 
 
@@ -111,7 +102,7 @@ def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dic
     wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests] if few else [""]
     with problems(uri):
         for chosen in wanted:
-            found = _search(uri, experiment_id, chosen)
+            found = _search(uri, [experiment_id], chosen)
             yield from (_facts(run) for run in found if run.data.tags.get(layout.DIGEST_TAG) in digests)
 
 
@@ -122,12 +113,12 @@ def end(uri: str, run_id: str, status: str, why: str) -> None:
         client_of(uri).set_terminated(run_id, status)
 
 
-def _search(uri: str, experiment_id: str, chosen: str) -> Iterator[Any]:
-    """Yield the runs of an experiment that MLflow's filter `chosen` lets pass, newest first, a thousand at a time."""
+def _search(uri: str, experiments: Sequence[str], chosen: str) -> Iterator[Any]:
+    """Yield the runs of `experiments` that MLflow's filter `chosen` lets pass, newest first, a thousand at a time."""
     token = None
     while True:
         page = client_of(uri).search_runs(
-            [experiment_id], chosen, max_results=1000, page_token=token, order_by=["start_time DESC"]
+            list(experiments), chosen, max_results=1000, page_token=token, order_by=["start_time DESC"]
         )
         yield from page
         token = page.token

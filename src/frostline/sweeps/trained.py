@@ -1,0 +1,153 @@
+"""The trained network that a name stands for: a run's own, or of a sweep that of its best cell by validation."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from frostline.core import environment
+from frostline.core.config import Config, UserError
+from frostline.records import run_folders, sweep_record
+from frostline.records.layout import BEST, CONFIG
+from frostline.records.result import VAL, Result, percent, read_result
+from frostline.report.cells import cells
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import RUNS, Name
+from frostline.tracking import download, query, server
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run whose weights can be used."""
+
+    folder: Path
+    """Holds `config.yaml` and `best.safetensors`; of a run that lies in MLflow alone only until the search is left."""
+    result: Result
+    note: str
+    """What the person should know of the choice, in one line; empty where there was none."""
+    uri: str | None
+    """The store in which the run was found; None where it was found in a folder."""
+    chosen: bool = False
+    """Whether it is the best of several."""
+
+
+@contextmanager
+def found(name: str) -> Iterator[Trained]:
+    """Yield the run that `name` stands for (see `catalog`); of a sweep its best cell's first seed.
+
+    The best cell is that of the highest mean validation accuracy among what is finished. UserError where there is no
+    such run, none that kept weights, or none that is better than another since their data differ.
+    """
+    with tempfile.TemporaryDirectory() as fetched:
+        yield find(Name(name), Path(fetched))
+
+
+def weights(config: Config, folder: Path) -> Path:
+    """Return where in `folder` the weights of the run were put that `model.weights` names.
+
+    UserError for a sweep: which of its runs is the best may change with every run of it.
+    """
+    name = Name(str(config.model.weights), "model.weights")
+    with tempfile.TemporaryDirectory() as fetched:
+        run = find(name, Path(fetched), server.tracking_uri(config.tracking.uri, environment.project_root()))
+        if run.chosen:
+            one = f"{RUNS}{run.result.run_id}" if run.result.run_id else run.folder
+            raise name.wrong(f"one run: the best of these by validation is {one}")
+        return Path(shutil.copyfile(run.folder / BEST, folder / BEST))
+
+
+def find(name: Name, fetched: Path, uri: str | None = None) -> Trained:
+    """Return the run that a name stands for; what MLflow alone has of it is put into `fetched`."""
+    meant = catalog.meant(name, uri)
+    if meant.folder is not None:
+        return _in_folder(name, meant.folder, fetched)
+    if len(meant.ids) > 1:
+        raise name.wrong(f"one run or sweep, and this experiment has {len(meant.ids)} sweeps")
+    return _in_mlflow(name, meant.uri, meant.ids[0], fetched)
+
+
+def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
+    own = _read(folder)
+    if (folder / BEST).is_file():
+        own = own or Result(0, folder.name, str(folder), None, "RUNNING", None, {}, {})
+        return Trained(folder, own, _unfinished(own), None)
+    if own is not None and own.status == "FINISHED":
+        return _elsewhere(name, own, _unfinished(own), folder, fetched)
+    if own is not None:
+        raise _weightless(name, own)
+    results = [result for path in run_folders.of(folder) if (result := _read(path))]
+    if not results:
+        raise name.wrong(f"a run with {BEST}, or a sweep with finished runs")
+    result, note = best(name, results)
+    if (Path(result.folder) / BEST).is_file():
+        run = Trained(Path(result.folder), result, note, None)
+    else:
+        run = _elsewhere(name, result, note, folder, fetched)
+    return replace(run, chosen=len(results) > 1)
+
+
+def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
+    """Return the first seed of the best cell by validation, and a line that says so."""
+    ranked = [cell for cell in cells(results) if cell.finished and VAL in cell.finished[0].metrics]
+    if not ranked:
+        reasons = [result.reason for result in results if result.reason]
+        why = f": {reasons[0]}" if reasons else ""
+        raise name.wrong(f"a sweep with finished runs, and none of its {len(results)} is{why}")
+    if len(sets := {str(cell.choices.get("data")) for cell in ranked}) > 1:
+        raise name.wrong(f"one run of this sweep, whose data differ ({', '.join(sorted(sets))})")
+    first = ranked[0].finished[0]
+    of = f"the best of {len(ranked)} cells by validation ({percent(ranked[0].mean(VAL))})"
+    unfinished = sum(result.status != "FINISHED" for result in results)
+    return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
+
+
+def _in_mlflow(name: Name, uri: str, run_id: str, folder: Path) -> Trained:
+    results = query.results(uri, run_id)
+    if [result.run_id for result in results] == [run_id]:
+        return _fetched(name, results[0], _unfinished(results[0]), uri, folder)
+    result, note = best(name, results)
+    return replace(_fetched(name, result, note, uri, folder), chosen=len(results) > 1)
+
+
+def _elsewhere(name: Name, result: Result, note: str, sweep: Path, fetched: Path) -> Trained:
+    """Return a run that the `sweep` left out, since it had been finished where its record alone tells of it."""
+    try:
+        tracker = sweep_record.read(sweep).tracker or {}
+    except UserError:
+        tracker = {}
+    if "uri" not in tracker or result.run_id is None:
+        raise _weightless(name, result)
+    return _fetched(name, result, note, tracker["uri"], fetched)
+
+
+def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> Trained:
+    """Return the run with what its record in the store `uri` has of it, put into `folder`."""
+    try:
+        for file in (CONFIG, BEST):
+            download.fetch_artifact(uri, result.run_id or "", file, folder)
+    except UserError:
+        raise _weightless(name, result) from None
+    return Trained(folder, replace(result, folder=str(folder)), note, uri)
+
+
+def _read(folder: Path) -> Result | None:
+    """Return the result of the run in `folder`, None where there is none or only a part of one."""
+    try:
+        result = read_result(folder)
+    except (ValueError, TypeError, OSError):
+        return None
+    here = result is not None and ((folder / BEST).exists() or not Path(result.folder).is_dir())
+    return replace(result, folder=str(folder)) if result is not None and here else result
+
+
+def _weightless(name: Name, result: Result) -> UserError:
+    why = f" ({result.reason})" if result.reason else ""
+    return name.wrong(f"a run that kept its weights, and {result.name} is {result.status}{why}")
+
+
+def _unfinished(result: Result) -> str:
+    return "" if result.status == "FINISHED" else f"{result.name} is {result.status}: its best weights until then"

@@ -1,0 +1,94 @@
+"""Files that MLflow has of runs, put into folders here: one of them, a checkpoint, or a whole sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from frostline.core.config import UserError, user_error
+from frostline.records import layout, run_folders
+from frostline.records.layout import RUN_ID
+from frostline.tracking import query
+from frostline.tracking.server import Unreachable, client_of, first_line, problems
+
+
+def sweep(uri: str, run_id: str, folder: Path) -> Path:
+    """Return `folder`, made like that of the sweep `run_id` and filled with what MLflow has of it."""
+    folder.mkdir(parents=True)
+    with problems(uri):
+        client = client_of(uri)
+        results = _results(uri, run_id, folder) or [asdict(result) for result in query.results(uri, run_id)]
+        facts = [
+            {"name": result["name"], "choices": result["choices"], "folder": str(number)}
+            for number, result in enumerate(results)
+        ]
+        experiment = client.get_run(run_id).info.experiment_id
+        tracker = {"uri": uri, "experiment_id": experiment, "sweep_run_id": run_id}
+        (folder / layout.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
+        for own, result in zip(run_folders.of(folder), results, strict=True):
+            own.mkdir()
+            if result["run_id"]:
+                client.download_artifacts(result["run_id"], "", str(own))
+            text = json.dumps({**result, "folder": str(own)})
+            (own / layout.RESULT).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _results(uri: str, run_id: str, folder: Path) -> list[Mapping[str, Any]]:
+    """Return the results that the sweep wrote at its end; none where it did not come to that."""
+    if layout.RESULTS not in files(uri, run_id):
+        return []
+    text = fetch_artifact(uri, run_id, layout.RESULTS, folder).read_text(encoding="utf-8")
+    found: list[Mapping[str, Any]] = json.loads(text)
+    return found
+
+
+def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
+    """Return the names of the files in `folder` of a run's artifacts, or at their top, and their sizes in bytes."""
+    with problems(uri):
+        listed = client_of(uri).list_artifacts(run_id, folder)
+    return {file.path: file.file_size or 0 for file in listed if not file.is_dir}
+
+
+def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
+    """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
+
+    Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
+    """
+    path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
+    if not RUN_ID.fullmatch(run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
+    try:
+        with problems(uri):
+            local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
+    except (Unreachable, UserError) as error:
+        where = f"a run with the artifact {name} in {uri} ({first_line(error)})"
+        raise user_error("model.weights", wanted, where) from None
+    if not local.is_file() or not local.is_relative_to(folder.resolve()):
+        raise user_error("model.weights", wanted, "a file among the run's artifacts")
+    return local
+
+
+def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
+    """Put the files at the top of a run's artifacts into `folder`, `but` those of these names, as far as they come."""
+    with suppress(Unreachable, UserError, OSError):
+        for name in files(uri, run_id):
+            if name not in but:
+                fetch_artifact(uri, run_id, name, folder)
+
+
+def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
+    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
+    try:
+        with problems(uri):
+            client = client_of(uri)
+            if not client.list_artifacts(run_id, name):
+                return False
+            into.mkdir(parents=True, exist_ok=True)
+            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
+    except (Unreachable, UserError, OSError):
+        return False

@@ -27,7 +27,7 @@ import pictures
 import safety
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
-from frostline.core import environment
+from frostline.core import machine
 from pictures import CIFAR, PHOTO, Kind
 from table import Row, figures
 
@@ -142,14 +142,14 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
 def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours.Sweep) -> Iterator[Row]:
     batch, images = bench.scale.forward_batch, sum(bench.scale.counts)
     defaults(benchmark=True)
-    environment.reset_peak_memory(bench.device)  # malloc is as usual
+    machine.reset_peak_memory(bench.device)  # malloc is as usual
     each = {
         dtype: median_seconds(bench, limit.forward_pass(network, batch, bench.side, bench.device, dtype)) / batch
         for dtype in (torch.bfloat16, torch.float32)
     }
     once = each[bench.precision] * images
     in_fp32 = cold.seconds / (each[torch.float32] * images)
-    environment.keep_freed_memory(bench.device)
+    machine.keep_freed_memory(bench.device)
     work = limit.forward_pass(network, batch, bench.side, bench.device, bench.precision)
     kept = cold.seconds / (median_seconds(bench, work) / batch * images)
     yield bench.row(

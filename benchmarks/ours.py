@@ -23,7 +23,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from frostline.core import environment
+from frostline.core import project
 from frostline.core.config import Config, choices, semantic
 from frostline.core.validation import parse
 from frostline.data.images import open_image, tensor_of
@@ -38,7 +38,7 @@ from frostline.runs.run import execute
 from frostline.tracking import session
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
-ROOT = environment.project_root()
+ROOT = project.project_root()
 Choices = Mapping[str, Any]
 """What a person would type: groups and keys, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
 
@@ -69,7 +69,7 @@ def _read(name: str) -> dict[str, Any]:
 
 @functools.cache
 def _file(name: str) -> dict[str, Any]:
-    return yaml.safe_load((environment.config_folder() / f"{name}.yaml").read_text())
+    return yaml.safe_load((project.config_folder() / f"{name}.yaml").read_text())
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
     """Flip single bits in checkpoints, in entries of the store, and in the best weights of runs."""
     import torch
 
-    from frostline.core.config import UserError
+    from frostline.core.errors import UserError
     from frostline.runs import predict
     from frostline.store.store import Store
     from frostline.training import checkpoint

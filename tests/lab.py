@@ -177,11 +177,11 @@ def preload() -> None:
 
     torch.set_num_threads(1)
     import frostline.runs.run  # noqa: F401
-    from frostline.core import environment
+    from frostline.core import machine
     from frostline.report import html, plots  # noqa: F401
     from frostline.tracking import server
 
-    environment._default_threads()
+    machine._default_threads()
     server.load()
     load_digits()
 

@@ -29,7 +29,7 @@ from frostline.models import freezing
 from frostline.models.build import Model, build
 from frostline.models.freezing import Guard, Phase
 from frostline.store.store import Store
-from frostline.training import loop, optim, schedule
+from frostline.training import dataset, loop, optim, schedule
 from frostline.training.loop import BEGINNING, EpochResult, Position
 from frostline.training.schedule import Span
 from frostline.training.steps import Part, Recipe
@@ -134,7 +134,7 @@ def train(
         model.module, model.structure, phases, weight_decay=weight_decay, decay_norm_and_bias=False
     )
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
-    steps = len(schedule.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
+    steps = len(dataset.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
     def enter(number: int) -> Part:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
@@ -147,7 +147,7 @@ def train(
             ema.update_parameters(model.module)
 
     def before(step: int, span: Span) -> None:
-        optim.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
+        schedule.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
         before_step(step, span)
 
     yield from loop.fit(

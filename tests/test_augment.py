@@ -18,8 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from frostline.core.config import AugmentConfig
 from frostline.core.randomness import uniform
-from frostline.data.augment import Policy, random_boxes, stored_side
-from frostline.data.recolor import jitter
+from frostline.data.augment import Policy, jitter, random_boxes, stored_side
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
 from frostline.models.build import InputSpec
 from frostline.runs.sight import random_view

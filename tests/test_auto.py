@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
-from frostline.core import environment
-from frostline.core.config import UserError, choices, digest
+from frostline.core import machine
+from frostline.core.config import choices, digest
+from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
 from frostline.sweeps import compose as composing
 from frostline.sweeps.compose import Cell, to_check
@@ -57,13 +58,13 @@ def test_what_random_crops_are_cut_from_is_another_run_where_it_is_chosen() -> N
 
 
 def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.meaning_of_auto("auto") == environment.meaning_of_auto("cpu") == CPU
+    assert machine.meaning_of_auto("auto") == machine.meaning_of_auto("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for fast in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
-        assert environment.meaning_of_auto("auto") == {"precision": "bf16" if fast else "fp32"}
-        assert environment.meaning_of_auto("cpu") == CPU
+        assert machine.meaning_of_auto("auto") == {"precision": "bf16" if fast else "fp32"}
+        assert machine.meaning_of_auto("cpu") == CPU
 
 
 def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from frostline.core import untrusted
-from frostline.core.config import UserError, digest
+from frostline.core.config import digest
+from frostline.core.errors import UserError
 from frostline.models.build import build
 from frostline.report import comparison
 from frostline.report.terminal import Screen

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import mend
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
 from frostline.records.sweep_record import Tracker

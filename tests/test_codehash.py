@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.core import codehash, environment
+from frostline.core import codehash, machine, project
 from frostline.data import pixel_cache
 from frostline.runs import frost_line
 
@@ -47,8 +47,8 @@ ROOTS = {"features": frost_line._CODE, "pixels": pixel_cache._CODE}
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package, which is looked at instead of it."""
-    here = shutil.copytree(environment.PACKAGE, tmp_path / "frostline", ignore=shutil.ignore_patterns("assets"))
-    monkeypatch.setattr(environment, "PACKAGE", here)
+    here = shutil.copytree(project.PACKAGE, tmp_path / "frostline", ignore=shutil.ignore_patterns("assets"))
+    monkeypatch.setattr(project, "PACKAGE", here)
     codehash.of.cache_clear()
     return here
 
@@ -70,7 +70,7 @@ def test_whatever_a_computation_imports_is_known_to_decide_bits_or_not_to(kind: 
 
 
 def test_what_decides_nothing_is_there() -> None:
-    modules = set(names(environment.PACKAGE))
+    modules = set(names(project.PACKAGE))
     assert codehash.DECIDE_NONE.keys() <= modules
     assert all(codehash.DECIDE_NONE.values())
 
@@ -99,7 +99,7 @@ def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> No
 
 
 def test_every_import_of_every_module_is_found() -> None:
-    for path in environment.PACKAGE.rglob("*.py"):
+    for path in project.PACKAGE.rglob("*.py"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         expected = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
         expected |= {str(node.module) for node in nodes}

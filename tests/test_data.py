@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.resize import CenterCrop
 from small import load_data

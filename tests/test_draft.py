@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from frostline.models import weights
-from frostline.models.draft import Draft
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
+from frostline.store.tensorfile import Draft
 
 FACTS = {"model": "small", "classes": ["ä", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
 FACTS["interpolation"] = "bilinear"
@@ -30,7 +30,7 @@ def tensors() -> dict[str, Tensor]:
 def test_it_does_not_matter_how_much_is_written_before_the_end(tmp_path: Path, moving: list[str]) -> None:
     early, late = tensors(), tensors()
     moved = {name: late[name] + 1 for name in moving}
-    weights.save(tmp_path / "expected.safetensors", {**late, **moved}, FACTS)
+    tensorfile.save(tmp_path / "expected.safetensors", {**late, **moved}, FACTS)
     with Draft(tmp_path / "best.safetensors", early, FACTS) as draft:
         draft.begin({name: tensor for name, tensor in early.items() if name not in moving})
         digest = draft.finish(moved).result()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.data import duplicates
 from frostline.data.findings import of_weights
 from frostline.data.loading import Data

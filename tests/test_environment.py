@@ -10,8 +10,8 @@ import psutil
 import pytest
 import torch
 
-from frostline.core import environment
-from frostline.core.config import UserError
+from frostline.core import machine, project
+from frostline.core.errors import UserError
 from frostline.records import provenance
 from frostline.sweeps.pool import places
 
@@ -27,7 +27,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "two.py").write_text("b = 2\n")
     git(tmp_path, "init", "-q")
     commit(tmp_path)
-    monkeypatch.setattr(environment, "PACKAGE", package)
+    monkeypatch.setattr(project, "PACKAGE", package)
     return package
 
 
@@ -51,10 +51,10 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_checkout_is_the_project_and_holds_the_configs() -> None:
-    root = environment.project_root()
+    root = project.project_root()
     assert (root / "train.py").is_file()
-    assert environment.config_folder() == root / "conf"
-    assert (environment.config_folder() / "config.yaml").is_file()
+    assert project.config_folder() == root / "conf"
+    assert (project.config_folder() / "config.yaml").is_file()
 
 
 def test_an_installed_package_has_its_configs_inside_and_works_in_the_current_folder(
@@ -63,29 +63,29 @@ def test_an_installed_package_has_its_configs_inside_and_works_in_the_current_fo
     package = tmp_path / "site-packages" / "frostline"
     (package / "conf").mkdir(parents=True)
     (tmp_path / "work").mkdir()
-    monkeypatch.setattr(environment, "PACKAGE", package)
+    monkeypatch.setattr(project, "PACKAGE", package)
     monkeypatch.chdir(tmp_path / "work")
-    assert environment.config_folder() == package / "conf"
-    assert environment.project_root() == tmp_path / "work"
-    assert environment.source().commit is None
-    assert environment.source().patch == ""
+    assert project.config_folder() == package / "conf"
+    assert project.project_root() == tmp_path / "work"
+    assert project.source().commit is None
+    assert project.source().patch == ""
 
 
 def test_the_source_is_named_by_its_content(checkout: Path) -> None:
-    first = environment.source()
-    assert first == environment.source()
+    first = project.source()
+    assert first == project.source()
     (checkout / "one.py").write_text("a = 2\n\n")
-    changed = environment.source()
+    changed = project.source()
     (checkout / "one.py").rename(checkout / "six.py")
-    assert len({first.sha256, changed.sha256, environment.source().sha256}) == 3
+    assert len({first.sha256, changed.sha256, project.source().sha256}) == 3
 
 
 def test_the_source_names_its_commit_and_what_differs_from_it(checkout: Path) -> None:
-    clean = environment.source()
+    clean = project.source()
     assert clean.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert clean.patch == ""
     (checkout / "two.py").write_text("b = 3\n")
-    dirty = environment.source()
+    dirty = project.source()
     assert dirty.commit == clean.commit
     assert "-b = 2" in dirty.patch
     assert "+b = 3" in dirty.patch
@@ -95,7 +95,7 @@ def test_the_patch_of_a_run_can_be_applied(checkout: Path) -> None:
     """Also if it ends with an empty line of context, which is a space in a patch."""
     (checkout / "one.py").write_text("a = 5\n\n")
     wanted = (checkout / "one.py").read_text()
-    patch = environment.source().patch
+    patch = project.source().patch
     git(checkout, "checkout", "-q", "--", ".")
     (checkout / "source.patch").write_text(patch + "\n")
     git(checkout.parents[1], "apply", str(checkout / "source.patch"))
@@ -104,96 +104,96 @@ def test_the_patch_of_a_run_can_be_applied(checkout: Path) -> None:
 
 def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert environment.source().commit is None
-    assert environment.source().patch == ""
+    assert project.source().commit is None
+    assert project.source().patch == ""
 
 
 def test_auto_takes_a_gpu_where_there_is_one(gpus: list[int]) -> None:
-    assert environment.device("auto") == CPU
+    assert machine.device("auto") == CPU
     gpus[0] = 2
-    assert environment.device("auto") == torch.device("cuda")
-    assert environment.device("cuda:1") == torch.device("cuda:1")
-    assert environment.device("cpu") == CPU
+    assert machine.device("auto") == torch.device("cuda")
+    assert machine.device("cuda:1") == torch.device("cuda:1")
+    assert machine.device("cpu") == CPU
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("tpu", 0)])
 def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int], name: str, count: int) -> None:
     gpus[0] = count
     with pytest.raises(UserError, match=rf"^device={name}: expected .*\(auto, cpu") as caught:
-        environment.device(name)
+        machine.device(name)
     assert "\n" not in str(caught.value)
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
 
 
 def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
-    environment.prepare_torch(deterministic=False, threads=None)
+    machine.prepare_torch(deterministic=False, threads=None)
     own = torch.get_num_threads()
-    environment.prepare_torch(deterministic=False, threads=own + 1)
+    machine.prepare_torch(deterministic=False, threads=own + 1)
     assert torch.get_num_threads() == own + 1
-    environment.prepare_torch(deterministic=False, threads=None)
+    machine.prepare_torch(deterministic=False, threads=None)
     assert torch.get_num_threads() == own
 
 
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
 def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert environment.device_name(CPU) == name
+    assert machine.device_name(CPU) == name
 
 
 def test_precision_on_a_cpu_is_float32_unless_asked_for() -> None:
-    found = [environment.autocast_dtype(precision, CPU) for precision in ("auto", "fp32", "bf16")]
+    found = [machine.autocast_dtype(precision, CPU) for precision in ("auto", "fp32", "bf16")]
     assert found == [None, None, torch.bfloat16]
 
 
 def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
-        assert environment.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if there else None)
+        assert machine.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if there else None)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_determinism_is_switched_on_and_off(deterministic: bool) -> None:
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        environment.prepare_torch(deterministic=deterministic, threads=None)
+        machine.prepare_torch(deterministic=deterministic, threads=None)
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.deterministic is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
     finally:
-        environment.prepare_torch(deterministic=before, threads=None)
+        machine.prepare_torch(deterministic=before, threads=None)
 
 
 def test_the_peak_counts_what_was_used_since_the_reset() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux can reset the peak of resident memory")
     size = 300_000_000
-    environment.reset_peak_memory(CPU)
-    environment.keep_freed_memory(CPU)
+    machine.reset_peak_memory(CPU)
+    machine.keep_freed_memory(CPU)
     torch.ones(size, dtype=torch.uint8)
-    high = environment.peak_memory(CPU)
+    high = machine.peak_memory(CPU)
     assert high > size
-    environment.reset_peak_memory(CPU)
-    low = environment.peak_memory(CPU)
+    machine.reset_peak_memory(CPU)
+    low = machine.peak_memory(CPU)
     assert low < high - size // 2
     torch.ones(size, dtype=torch.uint8)
-    assert environment.peak_memory(CPU) > low + size // 2
+    assert machine.peak_memory(CPU) > low + size // 2
 
 
 def test_the_source_in_folders_of_the_package_is_the_source_too(checkout: Path) -> None:
     (checkout / "inner").mkdir()
-    found = {environment.source_sha256()}
+    found = {project.source_sha256()}
     for path, text in (("inner/one.py", "a = 1\n"), ("inner/one.py", "a = 2\n"), ("other/one.py", "a = 2\n")):
         (checkout / path).parent.mkdir(exist_ok=True)
         (checkout / path).write_text(text)
-        found.add(environment.source_sha256())
+        found.add(project.source_sha256())
     (checkout / "inner" / "one.py").rename(checkout / "inner" / "two.py")
-    found.add(environment.source_sha256())
+    found.add(project.source_sha256())
     assert len(found) == 5
 
 
 def test_float32_is_float32_on_a_card_too() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    environment.prepare_torch(deterministic=False, threads=1)
+    machine.prepare_torch(deterministic=False, threads=1)
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
     found = provenance.settings(None)["settings"]
@@ -211,18 +211,18 @@ def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytes
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
         for device in (CPU, torch.device("cuda:1")):
-            assert environment.memory_budget(device, None) == 4 * gigabyte
-    monkeypatch.setenv(environment.SHARING, "2")
-    assert environment.memory_budget(CPU, None) == 2 * gigabyte
-    assert environment.memory_budget(CPU, 7.5) == 7_500_000_000
+            assert machine.memory_budget(device, None) == 4 * gigabyte
+    monkeypatch.setenv(machine.SHARING, "2")
+    assert machine.memory_budget(CPU, None) == 2 * gigabyte
+    assert machine.memory_budget(CPU, 7.5) == 7_500_000_000
 
 
 @pytest.mark.parametrize(
     ("visible", "workers", "expected"),
     [
         ("0,1", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", environment.SHARING: "2"}] * 2),
-        ("", 2, [{environment.SHARING: "2"}] * 2),
+        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", machine.SHARING: "2"}] * 2),
+        ("", 2, [{machine.SHARING: "2"}] * 2),
         ("", None, [{}]),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
     called: list[tuple[object, ...]] = []
     for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
-    environment.reset_peak_memory(torch.device(name))
+    machine.reset_peak_memory(torch.device(name))
     assert called[:2] == [("set_device", number), ("init",)]
     assert called[-1] == ("reset_peak_memory_stats", torch.device(name))
 

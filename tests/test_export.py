@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from frostline import commands
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.models import build
 from frostline.runs import export, predict
 

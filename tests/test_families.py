@@ -9,7 +9,7 @@ import torch.fx
 from torch import nn
 from torch.fx import Node
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.models.build import NAMES, Model, build
 from frostline.models.stages import FAMILIES, Structure, structure_of
 

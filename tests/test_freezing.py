@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline.core.config import FreezeModeConfig, UserError
+from frostline.core.config import FreezeModeConfig
+from frostline.core.errors import UserError
 from frostline.models import freezing
 from frostline.models.build import Model
 from frostline.models.freezing import FrozenDrift, Guard

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from frostline.commands import compare, report
-from frostline.core import environment
-from frostline.core.config import UserError
+from frostline.core import project
+from frostline.core.errors import UserError
 from frostline.records import layout, liveness, sweep_record
 from frostline.records.layout import SWEEP
 from frostline.report import combine, plots, style, suggest
@@ -124,7 +124,7 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
 
 
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
-    shipped = sorted(path.stem for path in environment.config_folder().glob("freeze_mode/*.yaml"))
+    shipped = sorted(path.stem for path in project.config_folder().glob("freeze_mode/*.yaml"))
     every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
     numbers = style.numbers(every, "freeze_mode")
     assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(style.COLOURS)

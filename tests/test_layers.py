@@ -45,7 +45,7 @@ def test_below_a_run_functions_take_plain_arguments_and_no_config() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["frostline.core.config", "frostline.cli", "frostline.core.environment", "hydra_plugins.frostline_sweeper"],
+    ["frostline.core.config", "frostline.cli", "frostline.core.machine", "hydra_plugins.frostline_sweeper"],
 )
 def test_a_mistake_is_answered_without_loading_what_trains_or_records(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas'}} & set(sys.modules))"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from frostline.commands import predict
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.data import leftovers, loading
 from frostline.data.images import survey
 from frostline.data.layouts import Layout, lay_out, roles_of

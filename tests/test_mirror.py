@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
-from frostline.core import environment
+from frostline.core import machine
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
@@ -354,7 +354,7 @@ def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, c
     faulty.away = False
     if away in ("end", "always"):
         assert sync.remembered(uri, tmp_path) == [tmp_path / "sweep"]
-        monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
+        monkeypatch.setattr(project, "project_root", lambda: tmp_path)
         assert sync_command([str(tmp_path / "sweep")]) == 0
         assert "complete" in capsys.readouterr().out
     check_sweep(client, name, 3)

@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from frostline.core.config import ModelConfig, UserError
+from frostline.core.config import ModelConfig
+from frostline.core.errors import UserError
 from frostline.models import weights
 from frostline.models.build import NAMES, InputSpec, Model, build, metadata
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 TINY = "shufflenet_v2_x0_5"
@@ -27,7 +28,7 @@ def saved(tmp_path: Path) -> Path:
     """A file of ours, with 3 classes and made for 64 pixels."""
     path = tmp_path / "tiny.safetensors"
     model = scratch(seed=7, num_classes=3, image_size=64)
-    weights.save(path, model.module.state_dict(), metadata(model, ["a", "b", "c"]))
+    tensorfile.save(path, model.module.state_dict(), metadata(model, ["a", "b", "c"]))
     return path
 
 
@@ -144,7 +145,7 @@ def test_networks_from_tensorflow_see_what_torchvision_shows_them(name: str) -> 
 
 def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
     small = scratch("vit_b_32", image_size=64)
-    weights.save(tmp_path / "w.safetensors", small.module.state_dict(), metadata(small, ["a", "b", "c"]))
+    tensorfile.save(tmp_path / "w.safetensors", small.module.state_dict(), metadata(small, ["a", "b", "c"]))
     large = build("vit_b_32", weights=str(tmp_path / "w.safetensors"), num_classes=3, seed=1, image_size=128)
     assert large.module.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 768)
     assert torch.equal(large.module.encoder.pos_embedding[:, 0], small.module.encoder.pos_embedding[:, 0])
@@ -176,7 +177,7 @@ def test_mistakes_are_one_line_that_says_what_was_expected(
 def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
     trained = build("squeezenet1_1", weights=None, num_classes=2, seed=0)
     path = tmp_path / "cats_and_dogs.safetensors"
-    weights.save(path, trained.module.state_dict(), metadata(trained, ["cat", "dog"]))
+    tensorfile.save(path, trained.module.state_dict(), metadata(trained, ["cat", "dog"]))
     arguments = {"weights": str(path), "num_classes": 2, "seed": 1}
     same = build("squeezenet1_1", classes=["cat", "dog"], **arguments).module.state_dict()
     other = build("squeezenet1_1", classes=["car", "bus"], **arguments).module.state_dict()

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline.core.config import FreezeModeConfig, ScheduleConfig, UserError
+from frostline.core.config import FreezeModeConfig, ScheduleConfig
+from frostline.core.errors import UserError
 from frostline.models.build import Model
-from frostline.training import optim
+from frostline.training import optim, schedule
 from small import CONF, MODES, images, mode, network, phase, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
@@ -171,17 +172,17 @@ def test_torch_counts_every_step_as_a_write(name: str) -> None:
 def test_set_lr_multiplies_lr_scale_and_factor() -> None:
     built = optim.build("sgd", groups_of(network(), mode("lp_ft")), lr=1.0, options={})
     for number, scales in ((0, {"head": 1.0, "stem": 0.0}), (1, {"head": 0.1, "stem": 0.1})):
-        optim.set_lr(built, lr=0.5, phase=number, factor=0.25)
+        schedule.set_lr(built, lr=0.5, phase=number, factor=0.25)
         found = {group["name"].split(".")[0]: group["lr"] for group in built.param_groups}
         assert {stage: found[stage] for stage in scales} == pytest.approx({s: 0.125 * v for s, v in scales.items()})
 
 
-def schedule(name: str, **changes: Any) -> ScheduleConfig:
+def scheduled(name: str, **changes: Any) -> ScheduleConfig:
     return ScheduleConfig(**{**vars(SCHEDULES[name]), **changes})
 
 
 def curve(chosen: ScheduleConfig, steps: int) -> list[float]:
-    return [optim.factor(chosen, step, steps) for step in range(steps)]
+    return [schedule.factor(chosen, step, steps) for step in range(steps)]
 
 
 def test_constant_stays() -> None:
@@ -201,7 +202,7 @@ def test_cosine_is_torchs_own_after_its_warm_up() -> None:
         expected.append(theirs.param_groups[0]["lr"])
         theirs.step()
         scheduler.step()
-    ours = curve(schedule("cosine", warmup=0.2, final=0.1), 100)
+    ours = curve(scheduled("cosine", warmup=0.2, final=0.1), 100)
     assert ours[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
     assert ours[20:] == pytest.approx(expected)
 
@@ -240,13 +241,13 @@ def test_every_schedule_rises_to_lr_and_then_only_falls(
     elif name != "step":
         assert ours[0] == 1.0
     if name in ("cosine", "onecycle"):
-        assert optim.factor(chosen, steps, steps) == pytest.approx(final if steps > warm else 1.0)
+        assert schedule.factor(chosen, steps, steps) == pytest.approx(final if steps > warm else 1.0)
 
 
 @given(st.sampled_from(["cosine", "onecycle", "step"]), st.lists(st.integers(2, 40), min_size=2, max_size=4))
 def test_a_schedule_per_phase_starts_anew_and_one_over_the_run_does_not(name: str, lengths: list[int]) -> None:
     """`before_step` of an experiment counts from the phase's start, or from the run's."""
-    chosen = schedule(name, warmup=0.0)
+    chosen = scheduled(name, warmup=0.0)
     total, parts = sum(lengths), [curve(chosen, length) for length in lengths]
     assert all(part[0] == 1.0 for part in parts)
     over_the_run = curve(chosen, total)

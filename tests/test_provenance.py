@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stores
-from frostline.core import credentials, environment
+from frostline.core import credentials, machine
 from frostline.records import layout, provenance
 from small import network
 
@@ -28,12 +28,12 @@ def test_facts_are_added_topic_by_topic(tmp_path):
 
 
 def test_the_machine_and_its_settings_are_named():
-    environment.prepare_torch(deterministic=True, threads=1)
+    machine.prepare_torch(deterministic=True, threads=1)
     hardware, settings = provenance.hardware(CPU)["hardware"], provenance.settings(torch.bfloat16)["settings"]
     assert hardware["threads"] == 1 and hardware["cpu"] and hardware["instructions"]
     assert settings["deterministic"] and settings["cudnn_deterministic"] and not settings["cudnn_benchmark"]
     assert settings["autocast"] == "bfloat16"
-    environment.prepare_torch(deterministic=False, threads=1)
+    machine.prepare_torch(deterministic=False, threads=1)
     assert not provenance.settings(None)["settings"]["deterministic"]
     json.dumps([hardware, settings])
 
@@ -57,7 +57,7 @@ def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "src" / "frostline")
+    monkeypatch.setattr(project, "PACKAGE", tmp_path / "src" / "frostline")
     provenance.untracked.cache_clear()
     kept = provenance.untracked()
     provenance.untracked.cache_clear()

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from frostline.commands import register
-from frostline.core.config import UserError
-from frostline.core.environment import PACKAGE
+from frostline.core.errors import UserError
+from frostline.core.project import PACKAGE
 from frostline.runs import predict
 from frostline.sweeps.trained import found
 from frostline.tracking import query, server

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from frostline.commands import rerun as command
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal
 from frostline.sweeps import recorded, rerun
 from frostline.sweeps.recorded import Recorded

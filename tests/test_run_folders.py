@@ -18,8 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from frostline.core.config import UserError
-from frostline.core.environment import config_folder
+from frostline.core.errors import UserError
+from frostline.core.project import config_folder
 from frostline.records import journal, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
 
-from frostline.core.config import DataConfig, UserError
+from frostline.core.config import DataConfig
+from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.images import list_images
 from small import load_data

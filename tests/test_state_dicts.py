@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.models.build import Model, build
 
 CLASSES = 3

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.training import gradient, steps
-from frostline.training.schedule import batches
+from frostline.training.dataset import batches
 from frostline.training.steps import Part, Recipe, Step, Sums
 from small import Samples
 

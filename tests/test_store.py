@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from frostline.commands.store import main as command
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.store import entries, mapped
 from frostline.store.mapped import Rows
 from frostline.store.store import Store, Writer, open_store

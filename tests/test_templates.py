@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from frostline.core.environment import config_folder
+from frostline.core.project import config_folder
 from frostline.sweeps.templates import Composer
 
 Whole = Callable[[Sequence[str]], DictConfig]

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from frostline.commands import browse
 from frostline.core import credentials
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records import recording as recording_module
 from frostline.records.recording import now, recording

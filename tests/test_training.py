@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.models import freezing
 from frostline.models.build import Model
 from frostline.report.terminal import Screen
@@ -26,10 +26,11 @@ from frostline.runs import setup
 from frostline.runs.setup import assemble
 from frostline.runs.sight import look
 from frostline.runs.train import fit, learner_of
-from frostline.training import loop, mixup, optim
+from frostline.training import loop, mixup, schedule
+from frostline.training.dataset import batches
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
-from frostline.training.schedule import Span, batches, pieces, spans
+from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
 from frostline.training.steps import Part, Recipe
 from small import Samples, compose, images, mode, network, train
@@ -403,7 +404,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
     setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []
-    monkeypatch.setattr(optim, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
+    monkeypatch.setattr(schedule, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
 
     class Silent:
         def advance(self, done: float) -> None:
@@ -415,6 +416,6 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     guard = freezing.Guard(setup.model.module)
     learner, silent = learner_of(setup), cast(Screen, Silent())
     list(fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
-    whole = [optim.factor(config.schedule, step, 12) for step in range(12)]
-    half = [optim.factor(config.schedule, step, 6) for step in range(6)]
+    whole = [schedule.factor(config.schedule, step, 12) for step in range(12)]
+    half = [schedule.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from frostline.core import environment
+from frostline.core import machine
 from frostline.records.result import TEST, VAL, Result
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
@@ -324,7 +324,7 @@ def test_a_time_that_is_short_since_features_were_in_the_store_is_said_to_be():
 
 
 def test_an_installed_package_has_no_train_py_to_be_typed(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     assert "Try: `python -m frostline -m freeze=head,full`." in answer([result(0, "head", 0.9, 0.8)])
 
 

@@ -22,7 +22,7 @@ from frostline.store import mapped
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Room
-from frostline.training import evaluation
+from frostline.training import dataset
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     views = Views(
         from_file, View(CENTER, None, plain), Room(CPU, 0), torch.contiguous_format, view_of=same, identity={}
     )
-    found = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
+    found = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels[torch.arange(5)].float())
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 
@@ -138,7 +138,7 @@ def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
                 *(Room(CPU, budget), torch.contiguous_format),
                 **{"view_of": same, "identity": {}},
             )
-            ahead = [views.inputs(index, 1) for index in evaluation.in_order(views, 2, 1)]
+            ahead = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
             assert torch.equal(torch.cat(ahead), views.inputs(torch.arange(5), 1))
             found.append(torch.cat(ahead))
             assert views.pictures(torch.tensor([2])).shape == (1, 3, 4, 4)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet18
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.models import weights
 from frostline.models.build import NAMES, build
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 from small import network
 
 
@@ -100,7 +100,7 @@ def test_every_entry_of_torchvision_names_its_sha256(hub: Path) -> None:
 
 def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    digest = weights.save(path, resnet18(num_classes=2).state_dict(), {})
+    digest = tensorfile.save(path, resnet18(num_classes=2).state_dict(), {})
     assert build("resnet18", weights=str(path), num_classes=2, seed=0, sha256=digest).weights_sha256 == digest
     with pytest.raises(UserError, match="model.sha256=00ff: expected the sha256 of .*, which is " + digest):
         build("resnet18", weights=str(path), num_classes=2, seed=0, sha256="00ff")
@@ -111,7 +111,7 @@ def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
     facts = {"classes": ["a", "ü"], "size": 64, "resize": 70, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "model": "net"}
     facts["interpolation"] = "bicubic"
     module = net().to(memory_format=torch.channels_last)
-    digest = weights.save(path, module.state_dict(), facts)
+    digest = tensorfile.save(path, module.state_dict(), facts)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert weights.metadata_of(path) == facts
     state = weights.read(path)
@@ -123,15 +123,15 @@ def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
     module = net()
     facts = {key: key for key in ("model", "classes", "size", "resize", "mean", "std")}
-    assert len({weights.save(tmp_path / f"{i}.safetensors", module.state_dict(), facts) for i in range(4)}) == 1
+    assert len({tensorfile.save(tmp_path / f"{i}.safetensors", module.state_dict(), facts) for i in range(4)}) == 1
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
-    digest = weights.save(path, net().state_dict(), {})
+    digest = tensorfile.save(path, net().state_dict(), {})
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        weights.save(path, net().state_dict(), {})
+        tensorfile.save(path, net().state_dict(), {})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert hashing.of_file(path) == digest
 
@@ -139,7 +139,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("cut", [0, 5, 200])
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
     for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
-        weights.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(
+        tensorfile.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(
             net().state_dict(), path
         )
         path.write_bytes(path.read_bytes()[:cut])
@@ -235,7 +235,7 @@ def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
 
 
 def test_parameters_of_a_file_are_read_once_for_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.save(tmp_path / "w.safetensors", network(classes=10, seed=3).module.state_dict(), {})
+    tensorfile.save(tmp_path / "w.safetensors", network(classes=10, seed=3).module.state_dict(), {})
     read: list[Tensor] = []
     hashed = hashing._hash
     monkeypatch.setattr(hashing, "_hash", lambda tensor: (read.append(tensor), hashed(tensor))[1])

@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from frostline import commands
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.resize import center_crop
 from frostline.models import weights
 from frostline.records.result import Result
 from frostline.runs import predict
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 from frostline.sweeps.catalog import Name
 from frostline.sweeps.trained import best, found
 from small import load_data
@@ -206,7 +206,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
     file = moved / "best.safetensors"
     tensors, meta = weights.read(file), weights.metadata_of(file)
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    weights.save(file, head, meta)
+    tensorfile.save(file, head, meta)
     with pytest.raises(UserError, match="expected all weights of shufflenet_v2_x0_5"):
         predict.load(moved, device="cpu")
     save_file(tensors, file)

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline import commands
-from frostline.core import environment, interrupts, streams
-from frostline.core.config import UserError, unknown_key, user_error
+from frostline.core import interrupts, project, streams
+from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.sweeps import hydra_keys
 from frostline.tracking import server
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
     streams.prepare()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
-    OmegaConf.register_new_resolver("project_root", lambda: str(environment.project_root()), replace=True)
+    OmegaConf.register_new_resolver("project_root", lambda: str(project.project_root()), replace=True)
     interrupts.install()
     sys.argv[1:] = map(_at_home, sys.argv[1:])
     with _one_line():
@@ -40,7 +40,7 @@ def main() -> None:
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
             _refuse(_unreadable(stray[0]))  # Hydra takes the missing key for a group
         hydra_keys.check_typed(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(environment.config_folder()), config_name="config")(_job)()
+        hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from frostline.core.config import Config, user_error
-from frostline.core.environment import config_folder
+from frostline.core.config import Config
+from frostline.core.errors import user_error
+from frostline.core.project import config_folder
 from frostline.sweeps import hydra_keys
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 

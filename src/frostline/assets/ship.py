@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from frostline.models import weights
+from frostline.store import tensorfile
 
 
 def main() -> None:
     """Write the file named on the command line without its head, and print the sha256 of the result."""
     source = Path(sys.argv[1])
     backbone = {name: tensor for name, tensor in weights.read(source).items() if not name.startswith("fc.")}
-    print(weights.save(weights.GLYPHS, backbone, weights.metadata_of(source)))
+    print(tensorfile.save(weights.GLYPHS, backbone, weights.metadata_of(source)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

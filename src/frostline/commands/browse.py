@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from frostline.core import credentials
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.tracking import server
 
 _VIEW = "frostline"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 
 
 def main(arguments: list[str]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from frostline.commands import Parser
-from frostline.core import environment
-from frostline.core.config import user_error
+from frostline.core import project
+from frostline.core.errors import user_error
 from frostline.sweeps import resume
 from frostline.tracking import server
 
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("experiments", nargs="*", default=["frostline"], help="names of experiments (frostline)")
     parser.add_argument("--uri", help="tracking URI; else MLFLOW_TRACKING_URI, else the project's own store")
     options = parser.parse_args(arguments)
-    uri = server.tracking_uri(options.uri, environment.project_root())
+    uri = server.tracking_uri(options.uri, project.project_root())
     try:
         count = sum(resume.mend(uri, experiment, print) for experiment in options.experiments)
     except server.Unreachable as error:

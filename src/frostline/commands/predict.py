@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from frostline.commands import Parser, positive
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
     from torch import Tensor

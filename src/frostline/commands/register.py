@@ -6,14 +6,15 @@ import shlex
 import sys
 
 from frostline.commands import Parser
+from frostline.core import project
 from frostline.records import layout
 
 
 def main(arguments: list[str]) -> int:
     """Register a new version and print how to serve it."""
     options = _parser().parse_args(arguments)
-    from frostline.core import credentials, environment  # imports torch
-    from frostline.core.config import user_error
+    from frostline.core import credentials  # imports torch
+    from frostline.core.errors import user_error
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
     from frostline.sweeps.trained import found  # imports torch
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
-        uri = run.uri or session.tracking_uri(network.config.tracking.uri, environment.project_root())
+        uri = run.uri or session.tracking_uri(network.config.tracking.uri, project.project_root())
         version = registry.register(
             uri,
             result.run_id,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from frostline.commands import Parser
-from frostline.core import environment
+from frostline.core import machine, project
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
     folder = Path(named).absolute() if named else _folder()
-    uri = session.tracking_uri(given.get("tracking.uri"), environment.project_root())
+    uri = session.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded.find(options.run, uri=uri, folder=Path(fetched))
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _folder() -> Path:
-    return environment.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
+    return project.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
 def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
@@ -123,8 +123,8 @@ class _Again:
 
 def _here(config: Config) -> dict[str, object]:
     """Return what is known before the run of what it will stand on."""
-    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
-    device = environment.device(config.device)
+    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    device = machine.device(config.device)
     return flatten({**provenance.software([]), **provenance.hardware(device)})
 
 

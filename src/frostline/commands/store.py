@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from frostline.commands import Parser
-from frostline.core import environment
-from frostline.core.config import user_error
+from frostline.core import project
+from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
     from frostline.store.entries import Item
@@ -49,7 +49,7 @@ def _open(path: str | None) -> Store:
     """Return the store that runs use: config.yaml says which and how large."""
     from frostline.store.store import open_store  # imports torch
 
-    config = OmegaConf.load(environment.config_folder() / "config.yaml").store
+    config = OmegaConf.load(project.config_folder() / "config.yaml").store
     return open_store(enabled=True, path=path or config.path, budget_gb=config.budget_gb, say=print)
 
 

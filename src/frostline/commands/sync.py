@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.core import environment
+from frostline.core import project
 from frostline.tracking import server, sync
 from frostline.tracking.sync import SweepMirror
 
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", nargs="*", type=Path, help="a sweep's folder; default: all that are pending")
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
     options = parser.parse_args(arguments)
-    root = environment.project_root()
+    root = project.project_root()
     folders = options.folder or sync.remembered(server.tracking_uri(options.uri, root), root)
     if not folders:
         print("Nothing is pending.")

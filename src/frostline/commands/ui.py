@@ -7,7 +7,7 @@ import threading
 import webbrowser
 
 from frostline.commands import Parser, browse
-from frostline.core import environment
+from frostline.core import project
 from frostline.tracking import server
 
 
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=5000, help="on this machine; 0 takes a free one (default: 5000)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     options = parser.parse_args(arguments)
-    uri = server.tracking_uri(options.uri, environment.project_root())
+    uri = server.tracking_uri(options.uri, project.project_root())
     experiment = browse.newest_experiment(uri, options.experiment)
     browse.set_columns(uri, experiment)
     with contextlib.nullcontext(uri) if server.is_server(uri) else browse.pages(uri, options.port) as base:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from frostline.core import environment
+from frostline.core import project
 
 DECIDE_NONE = {
     "data.class_names": "what classes are called",
@@ -67,7 +67,7 @@ def deciding(*modules: str) -> set[str]:
 
 
 def _file(module: str) -> Path:
-    return environment.PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    return project.PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _imports(path: Path) -> Iterator[str]:

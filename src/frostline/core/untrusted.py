@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 
 _SMALL = 1_000_000  # bytes of a config: ours have about 2,000
 _LARGE = 64_000_000  # bytes of any other text: a journal of 100,000 epochs has about 20,000,000

@@ -8,7 +8,8 @@ from math import inf, isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from frostline.core.config import Config, PhaseConfig, flatten, means_null, unknown_key, user_error
+from frostline.core.config import Config, PhaseConfig, flatten
+from frostline.core.errors import means_null, unknown_key, user_error
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from frostline.core.randomness import address, uniform
-from frostline.data.recolor import jitter
 from frostline.data.resize import CenterCrop, center_boxes
-from frostline.data.trivial_augment import trivial_augment
+from frostline.data.trivial_augment import blend, gray, trivial_augment
 
 _SURPLUS = 1.25  # what it is worth is measured in benchmarks/fidelity.py
 _TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
@@ -146,3 +145,16 @@ def shift_boxes(boxes: Tensor, draws: Tensor, *, padding: float, sizes: Tensor) 
 
 def _between(low: float, high: float, draws: Tensor) -> Tensor:
     return low + (high - low) * draws
+
+
+def jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Return `images` with brightness, contrast and saturation each scaled by a factor of the image's own.
+
+    `draws` is `(B, 3)` in [0, 1); factors are uniform in 1 - `strength` (at least 0) to 1 + `strength`, as in
+    torchvision's `ColorJitter`, but always in this order.
+    """
+    lowest = max(0.0, 1 - strength)
+    brightness, contrast, saturation = (lowest + (1 + strength - lowest) * draws)[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp_(0, 255)
+    images = blend(images, gray(images).mean((2, 3), keepdim=True), contrast)
+    return blend(images, gray(images), saturation)

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.data.layouts import is_text, printable, some
 
 

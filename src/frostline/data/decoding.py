@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline.core import environment
+from frostline.core import machine
 from frostline.data import perceptual_hash
 from frostline.data.images import at_most, convert, is_passing, tensor_of, why
 from frostline.data.levels import FULL, Levels
@@ -102,7 +102,7 @@ def decode_all(
             spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
         )
         job = _Job(read, _keeper(writer, ids, read, keep), keep.levels, columns, {}, writer)
-        with _keeping_blocks(4 * environment.cores()), threads() as pool:
+        with _keeping_blocks(4 * machine.cores()), threads() as pool:
             for count in pool.map(partial(_decode_chunk, job, ids), _chunks(len(ids))):
                 progress(count)
     return {"bad": sorted(job.bad.items())}
@@ -198,7 +198,7 @@ def _chunks(count: int) -> list[range]:
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
     """Give threads, which decode as fast as processes since Pillow lets go of Python's lock; an interrupt ends them."""
-    pool = ThreadPoolExecutor(environment.cores())
+    pool = ThreadPoolExecutor(machine.cores())
     try:
         yield pool
     finally:

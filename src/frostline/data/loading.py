@@ -14,7 +14,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.decoding import Progress
 from frostline.data.findings import Finding

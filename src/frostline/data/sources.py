@@ -29,7 +29,7 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from frostline.core import codehash
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.data import duplicates
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.findings import Finding

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.core.randomness import address, uniform
 from frostline.data.sources import Source
 

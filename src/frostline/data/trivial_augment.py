@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from frostline.data.recolor import blend, gray
-
 MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 BLENDS = ("brightness", "color", "contrast", "sharpness")
 TABLES = ("posterize", "solarize", "autocontrast", "equalize")
@@ -118,3 +116,17 @@ def _equalized(old: Tensor, index: Tensor) -> Tensor:
     step = (index.shape[3] - highest) // 255
     below = counts.cumsum(3) - counts
     return torch.where(step > 0, ((below + step // 2) // step.clamp(min=1)).clamp(max=255), old)
+
+
+def blend(images: Tensor, toward: Tensor, factors: Tensor) -> Tensor:
+    """Return `toward + factors * (images - toward)` within 0..255: 0 gives `toward`, 1 the images, 2 as far beyond.
+
+    `factors` is `(B, 1, 1, 1)`, and `toward` has any shape that broadcasts against the images.
+    """
+    return torch.lerp(toward.expand_as(images), images, factors).clamp_(0, 255)
+
+
+def gray(images: Tensor) -> Tensor:
+    """Return `(B, 1, S, S)`: luma by ITU-R BT.601, the weights that Pillow and torchvision use."""
+    red, green, blue = images.split(1, dim=1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.core import environment
+from frostline.core import machine
 from frostline.data.images import tensor_of, why
 from frostline.data.levels import Levels
 
@@ -57,4 +57,4 @@ class Undecoded:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(environment.cores(), thread_name_prefix="decoder")
+    return ThreadPoolExecutor(machine.cores(), thread_name_prefix="decoder")

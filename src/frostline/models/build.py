@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.core.randomness import address
 from frostline.models import weights as files
 from frostline.models.stages import Structure, structure_of
@@ -117,7 +117,7 @@ def build(
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what `weights.save` shall keep beside the weights, so that `build` can read the file again."""
+    """Return what `tensorfile.save` shall keep beside the weights, so that `build` can read the file again."""
     return {"model": model.name, "classes": list(classes), **asdict(model.input)}
 
 

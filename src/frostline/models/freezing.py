@@ -15,7 +15,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from frostline.core.config import PhaseConfig, RuleConfig, user_error
+from frostline.core.config import PhaseConfig, RuleConfig
+from frostline.core.errors import user_error
 from frostline.models.stages import Structure
 
 # torch keeps no common base of its norm layers; torchvision's own ones derive from these.

@@ -15,7 +15,7 @@ from itertools import chain
 
 from torch import nn
 
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 
 Starts = Callable[[nn.Module, Sequence[int]], Sequence[int]]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 
 Tensors = Mapping[str, Tensor]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 import re
 import sys
@@ -13,23 +12,22 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.models import state_dicts
 from frostline.store import hashing
+from frostline.store.tensorfile import METADATA
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
 GLYPHS = Path(__file__).parents[1] / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
 GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
 
-_METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
 _LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
 
@@ -101,7 +99,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):
@@ -126,57 +124,6 @@ def _describes_a_network(metadata: object) -> bool:
             sides = 0 < size <= resize <= _LARGEST_SIDE
             return numbers and sides and min(std) > 0 and all(isinstance(name, str) for name in classes)
     return False
-
-
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """Write `tensors` and the JSON-able `metadata` as safetensors; return the file's sha256 as hex.
-
-    The file appears whole or not at all (temporary file, fsync, rename). Equal weights give equal bytes.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(partial, tensors, metadata)
-        digest = hashing.of_file(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
-
-
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk."""
-    dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
-    path.touch()
-    mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
-    save_file(dense, path, {_METADATA: json.dumps(dict(metadata), sort_keys=True)})
-    path.chmod(mode)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Put `tensors` into a file of `write` in place of those of the same names, types and shapes, on the disk."""
-    with path.open("r+b") as file:
-        told = header(file)
-        data = file.tell()
-        for name, tensor in tensors.items():
-            start, end = told[name]["data_offsets"]
-            assert tensor.nbytes == end - start, name
-            file.seek(data + start)
-            file.write(hashing.bytes_of(tensor))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def header(file: IO[bytes]) -> dict[str, Any]:
-    """Return what a safetensors file that was written here says of its tensors, and leave it where they begin.
-
-    By name `dtype`, `shape` and, in bytes from there, `data_offsets`; `__metadata__` is what `save_file` was given
-    (https://github.com/huggingface/safetensors#format).
-    """
-    length = int.from_bytes(file.read(8), "little")
-    told: dict[str, Any] = json.loads(file.read(length))
-    return told
 
 
 def cached(url: str) -> tuple[Path, str]:

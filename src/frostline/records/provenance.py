@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import credentials, environment, files
+from frostline.core import credentials, files, project
 from frostline.records.layout import PROVENANCE
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def source() -> environment.Source:
+def source() -> project.Source:
     """Return the code that this process runs: asked once, since what changes later on disk is not what runs."""
-    return environment.source()
+    return project.source()
 
 
 @functools.cache
 def untracked() -> dict[str, dict[str, str | None]]:
     """Return the source files that no commit has, by path: `sha256`, and `text` where it is text of at most 100 kB."""
-    return {name: _kept(path) for name, path in environment.untracked_files() if path.is_file()}
+    return {name: _kept(path) for name, path in project.untracked_files() if path.is_file()}
 
 
 def software(command: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import credentials
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal
 from frostline.records.layout import REASON_TAG
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frostline.core import files
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.records import journal, layout
 from frostline.records.layout import OF_SWEEP, SWEEP
 

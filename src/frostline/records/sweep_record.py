@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.records import journal, layout, liveness, run_folders
 from frostline.records.layout import RESULT, SWEEP
 from frostline.records.recording import GONE, end

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files, untrusted
-from frostline.core.config import UserError, flatten
+from frostline.core.config import flatten
+from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
 from frostline.records.sweep_record import Sweep

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.core import environment, files, untrusted
-from frostline.core.config import UserError
+from frostline.core import files, project, untrusted
+from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result, value_text
 
@@ -25,7 +25,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
 
 def _program() -> str:
     """Return what is typed to start the program; an installed package has no train.py."""
-    return "python train.py" if (environment.project_root() / "train.py").is_file() else "python -m frostline"
+    return "python train.py" if (project.project_root() / "train.py").is_file() else "python -m frostline"
 
 
 def _short(key: str) -> str:

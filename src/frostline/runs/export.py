@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.core.randomness import generator
 from frostline.models import build, weights
 from frostline.models.build import InputSpec
 from frostline.runs import predict
 from frostline.runs.portable import Portable
 from frostline.runs.predict import Predictor
+from frostline.store import tensorfile
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4
@@ -127,7 +128,7 @@ def _read_torchscript(file: Path) -> _Run:
 
 
 def _write_safetensors(network: Predictor, portable: nn.Module, file: Path) -> None:
-    weights.save(file, network.model.module.state_dict(), facts(network))
+    tensorfile.save(file, network.model.module.state_dict(), facts(network))
 
 
 def _read_safetensors(file: Path) -> _Run:

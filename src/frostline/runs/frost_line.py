@@ -11,13 +11,14 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline.core import codehash, environment
+from frostline.core import codehash, machine
 from frostline.data.views import Views
 from frostline.models import cut, fuse
 from frostline.runs.setup import Setup
 from frostline.runs.sight import Images
 from frostline.store import hashing
-from frostline.training.evaluation import Dataset, evaluating
+from frostline.training.dataset import Dataset
+from frostline.training.evaluation import evaluating
 from frostline.training.features import Backbone, Features, Passing
 from frostline.training.steps import Part
 
@@ -95,13 +96,13 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
 
 
 def _none(setup: Setup) -> Line:
-    environment.keep_freed_memory(setup.device)
+    machine.keep_freed_memory(setup.device)
     return Line(lambda network: network, lambda views: views, setup.autocast)
 
 
 def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
     """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
-    environment.keep_freed_memory(setup.device)
+    machine.keep_freed_memory(setup.device)
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
     fast = fuse.fast_copy(lower, setup.autocast, setup.device, setup.memory_format)
@@ -131,6 +132,6 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "channels_last": setup.config.channels_last,
         "code": codehash.of(*_CODE),
         "deterministic": setup.config.deterministic,
-        "platform": environment.platform(setup.device),
+        "platform": machine.platform(setup.device),
         "torchvision": torchvision.__version__,
     }

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from frostline.data.loading import Split
-from frostline.models import weights
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
 from frostline.report import confusion_matrix, confusion_plot, mistakes
+from frostline.store import tensorfile
 
 _LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
 _FIRST = 5  # classes kept of every image in any case
@@ -33,7 +33,7 @@ def write(
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
     said = {"labels": test.labels, "ids": test.ids, "top_classes": first, "top_log_probabilities": chances}
     kept = {"logits": logits} if logits.numel() <= _LOGITS else {}
-    weights.save(folder / PREDICTIONS, said | kept, {})
+    tensorfile.save(folder / PREDICTIONS, said | kept, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)

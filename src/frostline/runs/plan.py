@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+
+from frostline.core import credentials, machine
+
+if TYPE_CHECKING:
+    from frostline.runs.setup import Setup
 
 from frostline.models import freezing
 from frostline.models.stages import Structure
@@ -125,3 +131,41 @@ def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
         if freezing.is_norm(part) and hasattr(part, "running_mean") and structure.stage_of(path) == stage
     }
     return "/".join("batch" if mode else "frozen" for mode in sorted(modes)) or "-"
+
+
+def describe(setup: Setup, name: str) -> Plan:
+    """Return what the run is about to do."""
+    config, images = setup.config, setup.data
+    module = setup.model.module
+    return Plan(
+        name=name,
+        model=config.model.name,
+        weights=credentials.scrubbed(config.model.weights or "scratch"),
+        loaded=setup.model.loaded,
+        freeze_mode=config.freeze_mode.name,
+        optimizer=config.optimizer.name,
+        schedule=config.schedule.name,
+        augment=config.augment.name,
+        data=config.data.name,
+        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
+        classes=images.classes,
+        image_size=setup.model.input.size,
+        resize=setup.model.input.resize,
+        interpolation=setup.model.input.interpolation,
+        cut_from=images.cut_from,
+        batch_size=config.batch_size,
+        device=machine.device_name(setup.device),
+        precision=str(setup.autocast or torch.float32).removeprefix("torch."),
+        deterministic=config.deterministic,
+        parameters=sum(p.numel() for p in module.parameters()),
+        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
+        phases=phase_plans(
+            module,
+            setup.model.structure,
+            timeline=setup.timeline,
+            enter=setup.enter,
+            groups=setup.groups,
+            lr=config.lr,
+            steps_per_epoch=setup.steps_per_epoch,
+        ),
+    )

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frostline.core import environment, untrusted
-from frostline.core.config import Config, UserError
+from frostline.core import machine, untrusted
+from frostline.core.config import Config
+from frostline.core.errors import UserError
 from frostline.core.validation import parse
 from frostline.data.images import at_most, read_picture
 from frostline.data.levels import Levels, of_record
@@ -24,7 +25,6 @@ from frostline.models.build import Model
 from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
-from frostline.training import gradient
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def load(folder: Path, *, device: str) -> Predictor:
     `device` is `auto`, `cpu`, `cuda` or `cuda:<n>`. UserError where the files are missing, damaged, or not a run's.
     """
     config = read_config(folder / CONFIG)
-    place = environment.device(device)
-    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    place = machine.device(device)
+    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     file = folder / BEST
     meta = weights.metadata_of(file)
     if meta.get("model") != config.model.name or not meta.get("classes"):
@@ -72,7 +72,7 @@ def load(folder: Path, *, device: str) -> Predictor:
     )
     if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
-    memory_format = environment.memory_format(channels_last=config.channels_last)
+    memory_format = machine.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
     return Predictor(model, classes, config, place, shown)
 
@@ -95,11 +95,11 @@ def view(predictor: Predictor, picture: Tensor) -> Tensor:
 @torch.inference_mode()
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
     """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
-    dtype = environment.autocast_dtype(predictor.config.precision, predictor.device)
-    memory_format = environment.memory_format(channels_last=predictor.config.channels_last)
+    dtype = machine.autocast_dtype(predictor.config.precision, predictor.device)
+    memory_format = machine.memory_format(channels_last=predictor.config.channels_last)
     inputs = predictor.model.input.normalise(views.to(predictor.device).float())
     inputs = inputs.contiguous(memory_format=memory_format)
-    with gradient.mixed(predictor.device, dtype):
+    with machine.mixed(predictor.device, dtype):
         outputs: Tensor = predictor.model.module(inputs)
     return outputs.float().cpu()
 

@@ -6,22 +6,22 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from frostline.core import environment
+from frostline.core import machine
 from frostline.core.config import Config
 from frostline.data import duplicates
 from frostline.models import build
-from frostline.models.draft import Draft
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import SHARED, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
-from frostline.runs.plan import Plan
-from frostline.runs.setup import Fetch, Setup, assemble, describe, no_runs
+from frostline.runs.plan import Plan, describe
+from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.sight import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing
+from frostline.store.tensorfile import Draft
 from frostline.training import state
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.state import Progress
@@ -60,7 +60,7 @@ def execute(
         "test/loss": scored.loss,
         "cost/train_seconds": progress.seconds,
         "cost/images_per_second": progress.images / progress.seconds,
-        "cost/peak_memory_bytes": float(environment.peak_memory(setup.device)),
+        "cost/peak_memory_bytes": float(machine.peak_memory(setup.device)),
         "cost/trainable_parameters": float(plan.trainable_parameters),
         "cost/backbone_images": float(images.seen),
     }

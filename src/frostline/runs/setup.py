@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import torch
 
-from frostline.core import credentials, environment
-from frostline.core.config import Config, UserError, user_error
+from frostline.core import machine
+from frostline.core.config import Config
+from frostline.core.errors import UserError, user_error
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.findings import Finding
@@ -23,10 +24,9 @@ from frostline.models.build import InputSpec, Model
 from frostline.models.freezing import Phase
 from frostline.models.weights import is_file_name
 from frostline.report.terminal import Screen
-from frostline.runs.plan import Plan, phase_plans
 from frostline.store.rows import Room
 from frostline.store.store import Store, open_store
-from frostline.training import optim, schedule
+from frostline.training import dataset, optim, schedule
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
@@ -59,7 +59,7 @@ class Setup:
     @property
     def memory_format(self) -> torch.memory_format:
         """How images lie in memory."""
-        return environment.memory_format(channels_last=self.config.channels_last)
+        return machine.memory_format(channels_last=self.config.channels_last)
 
     def enter(self, phase: int) -> None:
         """Put the model into the state of a phase."""
@@ -74,16 +74,16 @@ def no_runs(config: Config, folder: Path) -> Path:
 
 def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
-    device = environment.device(config.device)
-    environment.prepare_torch(deterministic=config.deterministic, threads=config.threads)
-    environment.reset_peak_memory(device)
+    device = machine.device(config.device)
+    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    machine.reset_peak_memory(device)
     source = weights_of(config, folder, fetch)
     images = load_data(config, input_of(config, source), screen)
     model = build_model(config, source, images.classes, meta=meta and not _on_disk(config.model.weights))
     if not meta:
         model.module.to(device)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    steps = len(schedule.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
+    steps = len(dataset.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
     return Setup(
         config=config,
         data=images,
@@ -100,8 +100,8 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
         ),
         steps_per_epoch=steps,
         recipe=recipe(config),
-        autocast=environment.autocast_dtype(config.precision, device),
-        room=Room(device, environment.memory_budget(device, config.store.memory_gb)),
+        autocast=machine.autocast_dtype(config.precision, device),
+        room=Room(device, machine.memory_budget(device, config.store.memory_gb)),
         store=store_of(config, screen.say),
     )
 
@@ -195,7 +195,7 @@ def build_model(config: Config, source: str | None, classes: Sequence[str], *, m
         seed=config.seed,
         image_size=config.model.image_size,
         sha256=config.model.sha256,
-        memory_format=environment.memory_format(channels_last=config.channels_last),
+        memory_format=machine.memory_format(channels_last=config.channels_last),
         meta=meta,
     )
 
@@ -216,44 +216,6 @@ def recipe(config: Config) -> Recipe:
     )
 
 
-def describe(setup: Setup, name: str) -> Plan:
-    """Return what the run is about to do."""
-    config, images = setup.config, setup.data
-    module = setup.model.module
-    return Plan(
-        name=name,
-        model=config.model.name,
-        weights=credentials.scrubbed(config.model.weights or "scratch"),
-        loaded=setup.model.loaded,
-        freeze_mode=config.freeze_mode.name,
-        optimizer=config.optimizer.name,
-        schedule=config.schedule.name,
-        augment=config.augment.name,
-        data=config.data.name,
-        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
-        classes=images.classes,
-        image_size=setup.model.input.size,
-        resize=setup.model.input.resize,
-        interpolation=setup.model.input.interpolation,
-        cut_from=images.cut_from,
-        batch_size=config.batch_size,
-        device=environment.device_name(setup.device),
-        precision=str(setup.autocast or torch.float32).removeprefix("torch."),
-        deterministic=config.deterministic,
-        parameters=sum(p.numel() for p in module.parameters()),
-        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
-        phases=phase_plans(
-            module,
-            setup.model.structure,
-            timeline=setup.timeline,
-            enter=setup.enter,
-            groups=setup.groups,
-            lr=config.lr,
-            steps_per_epoch=setup.steps_per_epoch,
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class Checked:
     """What is known of a run that was looked at before anything trains."""
@@ -269,18 +231,18 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
 
     Raises the `UserError` that a run would meet before its first step.
     """
-    environment.device(config.device)
+    machine.device(config.device)
     optim.check_options(config.optimizer.name, config.optimizer.options)
     with tempfile.TemporaryDirectory() as folder:
         source = weights_of(config, Path(folder), fetch)
         images = load_data(config, input_of(config, source), Screen())
         model = build_model(config, source, ("", ""), meta=not _on_disk(config.model.weights))
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    batches = schedule.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
+    batches = dataset.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
     told = [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
-    return Checked(told, {**environment.meaning_of_auto(config.device), "data.pixels": images.pixels})
+    return Checked(told, {**machine.meaning_of_auto(config.device), "data.pixels": images.pixels})
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

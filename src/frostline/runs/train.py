@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline.core import environment, interrupts
+from frostline.core import interrupts, project
 from frostline.core.config import digest
 from frostline.models.freezing import Guard
 from frostline.records import journal
@@ -20,7 +20,7 @@ from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.sight import Images
 from frostline.store import hashing
-from frostline.training import checkpoint, loop, optim, state
+from frostline.training import checkpoint, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, Position
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -53,7 +53,7 @@ def learn(
     whose = {
         "config": digest(setup.config),
         "data": setup.data.fingerprint,
-        "source": environment.source_sha256(),
+        "source": project.source_sha256(),
         "still": hashing.of_tensors(learner.still),
     }
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
@@ -143,7 +143,9 @@ def fit(
 
     def before_step(step: int, span: Span) -> None:
         at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
-        optim.set_lr(learner.optimizer, lr=config.lr, phase=span.phase, factor=optim.factor(config.schedule, at, of))
+        schedule.set_lr(
+            learner.optimizer, lr=config.lr, phase=span.phase, factor=schedule.factor(config.schedule, at, of)
+        )
         screen.advance(step / setup.steps_per_epoch)
 
     def after_step() -> None:

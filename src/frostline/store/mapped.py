@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from frostline.core import environment
+from frostline.core import machine
 from frostline.store.prefetch import Prefetch
 
 DTYPES = {
@@ -141,7 +141,7 @@ def checksum(path: Path) -> list[int]:
     pieces = range(0, path.stat().st_size, _PIECE)
     if len(pieces) < 2:
         return [_crc(path, start) for start in pieces]
-    with ThreadPoolExecutor(environment.cores()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         return list(pool.map(functools.partial(_crc, path), pieces))
 
 

@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from frostline.core import locks
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.store import entries, mapped
 from frostline.store.entries import Damaged, Entry, Item
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.core import environment
-from frostline.core.config import UserError, user_error
+from frostline.core import project
+from frostline.core.errors import UserError, user_error
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID
 from frostline.records.sweep_record import Sweep
@@ -50,7 +50,7 @@ def meant(name: Name, uri: str | None = None) -> Meant:
 
     UserError where it stands for nothing, or for several things.
     """
-    root = environment.project_root()
+    root = project.project_root()
     uri = uri or server.tracking_uri(None, root)
     called = name.text.removeprefix(RUNS).strip("/")
     here, lying = Path(name.text).expanduser(), root / "multirun" / called.replace(" ", "/")
@@ -104,7 +104,7 @@ def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
 def _folder(uri: str, run_id: str, scratch: Path) -> Path:
     """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
     sweep, told = query.sweep_of(uri, run_id)
-    here, fetched = environment.project_root() / told, scratch / sweep
+    here, fetched = project.project_root() / told, scratch / sweep
     if (here / layout.SWEEP).is_file():
         return here
     return fetched if fetched.is_dir() else download.sweep(uri, sweep, fetched)

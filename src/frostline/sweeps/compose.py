@@ -11,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.core.config import Config, UserError, choices, digest, flatten, user_error, with_values
+from frostline.core.config import Config, choices, digest, flatten, with_values
+from frostline.core.errors import UserError, user_error
 from frostline.records import run_folders
 from frostline.records.result import value_text
 from frostline.sweeps import job

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 
 _ONE = "since a single run is a sweep of one"
 _TYPED = {  # what must be seen before Hydra does it, and what else may be said there

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from frostline.core import files, locks
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 from frostline.records import journal, layout, liveness, run_folders
 from frostline.records.layout import OWNER_LOCK, SWEEP
 

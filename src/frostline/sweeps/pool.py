@@ -16,8 +16,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from frostline.core import background, interrupts, notices
-from frostline.core.environment import SHARING
 from frostline.core.interrupts import Terminated
+from frostline.core.machine import SHARING
 from frostline.sweeps.worker import STOP, Answer, Errand
 
 GRACE = 25.0

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
-from frostline.core.config import Config, UserError, flatten, is_semantic, unknown_key, user_error
-from frostline.core.environment import config_folder
+from frostline.core.config import Config, flatten, is_semantic
+from frostline.core.errors import UserError, unknown_key, user_error
+from frostline.core.project import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
 from frostline.records.layout import BEST, CONFIG, METRICS, PROVENANCE, RESULT, RESULTS, RUN_ID

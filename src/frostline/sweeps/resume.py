@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, run_folders
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker

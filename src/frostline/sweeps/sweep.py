@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from frostline.core import environment, interrupts
+from frostline.core import interrupts, project
 from frostline.core.config import Config, digest
 from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
 from frostline.records.heartbeat import Heart
@@ -70,7 +70,7 @@ def run_cells(
     With `earlier` what earlier sweeps did is left out or gone on with.
     """
     config = cells[0].config
-    root = environment.project_root()
+    root = project.project_root()
     uri = session.tracking_uri(config.tracking.uri, root)
     names = [cell.folder for cell in cells]
     run_folders.require_free(folder)
@@ -112,7 +112,7 @@ def _plan(
         return tuple(_named(cell) for cell in cells)
     with suppress(server.Unreachable):
         resume.mend(tracker.uri, tracker.experiment, job.screen().say)
-    keys, source = [digest(cell.config) for cell in cells], environment.source_sha256()
+    keys, source = [digest(cell.config) for cell in cells], project.source_sha256()
     before = resume.look(tracker, root, keys)
     prints: list[str | None] = [None] * len(cells)
     if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
@@ -158,7 +158,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     if here is not None:  # what it does there is another run: of other code, say
         return _left(number, facts, own, here)
     if (interrupted := found.interrupted) is not None:
-        past = resume.named(interrupted, environment.project_root(), tracker.uri)
+        past = resume.named(interrupted, project.project_root(), tracker.uri)
         at = past.folder
         if at is not None and (who := heart.take(at)) is not None:
             return _left(number, facts, at, who)
@@ -252,7 +252,7 @@ def _close(
     )
     if page is not None:
         terminal.say(f"Report: {page}")
-    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, environment.project_root())}")
+    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
     return recorded
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.core import environment
-from frostline.core.config import Config, UserError
+from frostline.core import project
+from frostline.core.config import Config
+from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG
 from frostline.records.result import VAL, Result, percent, read_result
@@ -53,7 +54,7 @@ def weights(config: Config, folder: Path) -> Path:
     """
     name = Name(str(config.model.weights), "model.weights")
     with tempfile.TemporaryDirectory() as fetched:
-        run = find(name, Path(fetched), server.tracking_uri(config.tracking.uri, environment.project_root()))
+        run = find(name, Path(fetched), server.tracking_uri(config.tracking.uri, project.project_root()))
         if run.chosen:
             one = f"{RUNS}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")

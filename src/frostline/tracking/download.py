@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.records import layout, run_folders
 from frostline.records.layout import RUN_ID
 from frostline.tracking import query

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.result import Result

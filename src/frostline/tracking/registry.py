@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.config import user_error
-from frostline.core.environment import PACKAGE
+from frostline.core.errors import user_error
+from frostline.core.project import PACKAGE
 from frostline.tracking import server
 from frostline.tracking.query import open_client, run_of
 

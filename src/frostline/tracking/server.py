@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from frostline.core import credentials, locks
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.tracking import relocation
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from frostline.core import files
-from frostline.core.config import UserError
+from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records.recording import GONE, Record, begin, end
 from frostline.records.result import Result

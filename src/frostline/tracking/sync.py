@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from frostline.core import files, locks
-from frostline.core.config import UserError, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.records import journal, run_folders
 from frostline.records.layout import MIRROR_LOCK, SWEEP
 from frostline.records.sweep_record import end_the_dead, going_on, with_record

@@ -22,8 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from frostline.models import weights
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 
 FOLDER = "checkpoint"
 """Where in a run's folder its checkpoints are."""
@@ -178,7 +177,7 @@ def _verified(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, st
         return None
     digest, buffer, end = hashlib.sha256(), np.empty(_PIECE, np.uint8), 0
     with path.open("rb", buffering=0) as raw:
-        told = weights.header(raw)
+        told = tensorfile.header(raw)
         digest.update(os.pread(raw.fileno(), raw.tell(), 0))
         del told["__metadata__"]
         for name, facts in sorted(told.items(), key=lambda item: item[1]["data_offsets"]):

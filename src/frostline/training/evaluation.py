@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline.training import gradient
-from frostline.training.schedule import batches
+from frostline.core import machine
+from frostline.training.dataset import Dataset, in_order
 
 _AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
 _NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
-
-
-class Dataset(Protocol):
-    """What can be trained on: images seen through views, or features; tensors live on the training device."""
-
-    labels: Tensor
-    """`(N,)` int64."""
-    known: bool
-    """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
-    at_once: int
-    """Of so many samples, or some less, inputs are best asked for at once where they are computed."""
-
-    def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
-        ...
-
-    def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,20 +27,6 @@ class Evaluation:
     """Top-1 accuracy, a fraction in 0..1."""
     logits: Tensor
     """`(N, classes)` float32 on the CPU."""
-
-
-def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-    """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
-    for index, coming in zip_longest(indices, indices[1:]):
-        if coming is not None:
-            data.expect(coming, epoch)
-        yield index
-
-
-def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the indices of all samples batch by batch, as `announced` does."""
-    parts = batches(len(data.labels), batch_size)
-    return announced(data, [torch.arange(part.start, part.stop) for part in parts], epoch)
 
 
 @contextmanager
@@ -83,7 +48,7 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
     with evaluating(module):
         for index in in_order(data, batch_size, _NO_EPOCH):
             inputs = data.inputs(index, _NO_EPOCH)
-            with gradient.mixed(inputs.device, autocast):
+            with machine.mixed(inputs.device, autocast):
                 logits = module(inputs).float()
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
             every[done : done + len(index)] = logits  # in place: with many classes it does not fit twice

@@ -27,7 +27,7 @@ from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.rows import Room, expect, rows
 from frostline.store.store import Store, Writer
-from frostline.training.evaluation import announced
+from frostline.training.dataset import announced
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from frostline.core.machine import mixed
+
 _FEW = 2_000  # classes whose table of targets takes 16 MB; for more it is no longer to launch that takes the time
 _SMALL = 2_000_000  # products of a matrix multiplication that one core makes in some 50 microseconds
 
@@ -114,11 +116,6 @@ def _chain(network: nn.Module) -> list[nn.Module]:
         chain += _chain(network.get_submodule(str(node.target)))
         before = node
     return chain if output.args == (before,) else [network]
-
-
-def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Return the context of mixed precision in `dtype`; None stands for float32 throughout."""
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _loss(logits: Tensor, targets: Targets) -> Tensor:

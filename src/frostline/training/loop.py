@@ -15,8 +15,9 @@ import torch
 
 from frostline.core.randomness import generator
 from frostline.models import freezing
+from frostline.training.dataset import batches
 from frostline.training.evaluation import Evaluation, evaluate
-from frostline.training.schedule import Span, batches, pieces, span_of
+from frostline.training.schedule import Span, pieces, span_of
 from frostline.training.steps import Part, Recipe, Sums, steps
 
 

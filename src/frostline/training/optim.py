@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +10,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from frostline.core.config import ScheduleConfig, user_error
+from frostline.core.errors import user_error
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
-
-ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
 
 # The base class; one that evaluates the loss several times a step; for matrices alone; for sparse gradients alone.
 _UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
@@ -105,26 +102,3 @@ def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, A
     fused = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
     arguments: dict[str, Any] = {"lr": lr, **fused, **options}
     return cls(params, **arguments)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:
-    """Set the learning rate of every group to `lr` times its scale in `phase` times the schedule's `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["scales"][phase] * factor
-
-
-def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
-    warm = round(schedule.warmup * steps)
-    if step < warm:
-        rise = (step + 1) / warm
-        return _cosine(ONECYCLE_START, 1.0, rise) if schedule.name == "onecycle" else rise
-    if schedule.name in ("cosine", "onecycle"):
-        return _cosine(1.0, schedule.final, (step - warm) / max(steps - warm, 1))
-    if schedule.name == "step":
-        return schedule.gamma ** sum(step >= milestone * steps for milestone in schedule.milestones)
-    return 1.0
-
-
-def _cosine(start: float, end: float, at: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * at)) / 2

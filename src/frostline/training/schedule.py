@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import torch
+
+from frostline.core.config import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,27 @@ def pieces(timeline: Sequence[Span], start: int, end: int) -> Iterator[tuple[Spa
             yield span, here
 
 
-def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
-    """Return the slices that cut `count` samples into batches of `size`, the last one smaller unless it is dropped.
+ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
 
-    A last batch of one sample joins the one before it, since batch norm cannot learn from a single value.
-    """
-    edges = [*range(0, count, size), count]
-    rest = count - edges[-2]
-    if len(edges) > 2 and drop_last and rest < size:
-        edges.pop()
-    elif len(edges) > 2 and rest == 1 < size:
-        edges.pop(-2)
-    return [slice(a, b) for a, b in pairwise(edges)]
+
+def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:
+    """Set the learning rate of every group to `lr` times its scale in `phase` times the schedule's `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scales"][phase] * factor
+
+
+def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
+    warm = round(schedule.warmup * steps)
+    if step < warm:
+        rise = (step + 1) / warm
+        return _cosine(ONECYCLE_START, 1.0, rise) if schedule.name == "onecycle" else rise
+    if schedule.name in ("cosine", "onecycle"):
+        return _cosine(1.0, schedule.final, (step - warm) / max(steps - warm, 1))
+    if schedule.name == "step":
+        return schedule.gamma ** sum(step >= milestone * steps for milestone in schedule.milestones)
+    return 1.0
+
+
+def _cosine(start: float, end: float, at: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * at)) / 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
-from frostline.training.evaluation import Dataset, announced
+from frostline.training.dataset import Dataset, announced
 from frostline.training.gradient import Targets
 
 _TOGETHER = 2048  # samples that are looked up at once: 16 MB with the features of ResNet-50

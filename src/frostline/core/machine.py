@@ -9,22 +9,18 @@ import contextlib
 import ctypes
 import functools
 import gc
-import hashlib
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.core.config import user_error
+from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).parents[1]
 SHARING = "FROSTLINE_SHARING"
 """Variable of the environment that says how many workers share a device."""
 
@@ -34,64 +30,6 @@ _USUAL = {_M_MMAP_MAX: 65_536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 6
 """What glibc comes to by itself in a process with large blocks."""
 _malloc: dict[int, int] = {}
 """The options of malloc that were set last."""
-
-_SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
-
-
-def project_root() -> Path:
-    """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
-    checkout = PACKAGE.parent.parent
-    return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
-
-
-def config_folder() -> Path:
-    """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
-    packaged = PACKAGE / "conf"
-    return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The code of a run."""
-
-    sha256: str
-    """Over the package's own Python files, as `source_sha256` returns it."""
-    commit: str | None
-    """Of the checkout, None outside one."""
-    patch: str
-    """What differs from the commit, tracked files only; empty where nothing does."""
-
-
-def source_sha256() -> str:
-    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these."""
-    code = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return code.hexdigest()
-
-
-def source() -> Source:
-    """Return the code that is running."""
-    return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
-
-
-def untracked_files() -> list[tuple[str, Path]]:
-    """Return the files of source and config that git does not know and does not ignore: name in the checkout, path."""
-    top = PACKAGE.parent.parent
-    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_SOURCES).split("\0")
-    return [(name, top / name) for name in names if name]
-
-
-def _git(*arguments: str) -> str:
-    """Return what git prints about the checkout of this package, or nothing where there is none."""
-    if not (PACKAGE.parent.parent / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    # A space at the end of a patch is a line of it.
-    return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else ""
 
 
 def device(name: str) -> torch.device:
@@ -261,3 +199,8 @@ def peak_memory(device: torch.device) -> int:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Return the context of mixed precision in `dtype`; None stands for float32 throughout."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -1,0 +1,71 @@
+"""A person's mistakes: one line that names the key, the value, what was expected and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from frostline.core.config import Config
+
+
+class UserError(ValueError):
+    """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
+
+    def __init__(self, line: str) -> None:
+        """Take the line, in which signs that do not print, of a record from elsewhere say, stand escaped."""
+        super().__init__("".join(s if s.isprintable() else s.encode("unicode_escape").decode() for s in str(line)))
+
+
+_GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
+_LONGEST = 300  # characters of a value that an error shows
+
+
+def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
+    """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
+    near = "; nothing is written null" if means_null(value) and _optional(key) else _hint(str(value), choices)
+    return UserError(f"{key}={_shown(value)}: expected {expected}{near}")
+
+
+def unknown_key(key: str, value: object) -> UserError:
+    """Return the error for a key that the schema does not have, with the nearest one that it has."""
+    near = _hint(key, [*_keys(Config), *_GROUPS])
+    return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
+
+
+def means_null(value: object) -> bool:
+    """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
+    return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")
+
+
+def _optional(key: str) -> bool:
+    """Return whether the schema lets `key`, with dots, be null."""
+    hint: Any = Config
+    for part in key.split("."):
+        hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    return type(None) in get_args(hint)
+
+
+def _keys(cls: type, prefix: str = "") -> list[str]:
+    """Return every key of the schema with dots, sections included."""
+    found = []
+    for item in fields(cls):
+        found.append(prefix + item.name)
+        hint = get_type_hints(cls)[item.name]
+        if is_dataclass(hint):
+            found += _keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+    return found
+
+
+def _shown(value: object) -> str:
+    """Return `value` as text for one line: a record from elsewhere may hold megabytes."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _hint(typed: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(typed.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""

@@ -1,0 +1,67 @@
+"""Where the project lies, and which source of it is running."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+_SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
+
+
+def project_root() -> Path:
+    """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
+    checkout = PACKAGE.parent.parent
+    return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
+
+
+def config_folder() -> Path:
+    """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
+    packaged = PACKAGE / "conf"
+    return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of a run."""
+
+    sha256: str
+    """Over the package's own Python files, as `source_sha256` returns it."""
+    commit: str | None
+    """Of the checkout, None outside one."""
+    patch: str
+    """What differs from the commit, tracked files only; empty where nothing does."""
+
+
+def source_sha256() -> str:
+    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these."""
+    code = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return code.hexdigest()
+
+
+def source() -> Source:
+    """Return the code that is running."""
+    return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
+
+
+def untracked_files() -> list[tuple[str, Path]]:
+    """Return the files of source and config that git does not know and does not ignore: name in the checkout, path."""
+    top = PACKAGE.parent.parent
+    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_SOURCES).split("\0")
+    return [(name, top / name) for name in names if name]
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints about the checkout of this package, or nothing where there is none."""
+    if not (PACKAGE.parent.parent / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    # A space at the end of a patch is a line of it.
+    return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else ""

@@ -1,0 +1,117 @@
+"""Files of tensors: safetensors, there whole or not at all, or written in part while the rest still changes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from frostline.store import hashing
+
+METADATA = "frostline"  # one entry only: safetensors writes several in random order, and equal weights hash alike
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Write `tensors` and the JSON-able `metadata` as safetensors; return the file's sha256 as hex.
+
+    The file appears whole or not at all (temporary file, fsync, rename). Equal weights give equal bytes.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial, tensors, metadata)
+        digest = hashing.of_file(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk."""
+    dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
+    path.touch()
+    mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
+    save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    path.chmod(mode)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put `tensors` into a file of `write` in place of those of the same names, types and shapes, on the disk."""
+    with path.open("r+b") as file:
+        told = header(file)
+        data = file.tell()
+        for name, tensor in tensors.items():
+            start, end = told[name]["data_offsets"]
+            assert tensor.nbytes == end - start, name
+            file.seek(data + start)
+            file.write(hashing.bytes_of(tensor))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def header(file: IO[bytes]) -> dict[str, Any]:
+    """Return what a safetensors file that was written here says of its tensors, and leave it where they begin.
+
+    By name `dtype`, `shape` and, in bytes from there, `data_offsets`; `__metadata__` is what `save_file` was given
+    (https://github.com/huggingface/safetensors#format).
+    """
+    length = int.from_bytes(file.read(8), "little")
+    told: dict[str, Any] = json.loads(file.read(length))
+    return told
+
+
+class Draft:
+    """Owner of a file of weights that is being written; it appears at its path, whole, once it is finished.
+
+    Leaving the block without that removes what was written.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write `tensors` and `metadata`, see `save`, to `path`."""
+        self._path, self._tensors, self._metadata = path, tensors, metadata
+        self._partial = path.with_name(f".{path.name}.part")
+        self._aside = ThreadPoolExecutor(1)  # a disk works while the processor trains
+        self._begun: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def begin(self, still: Mapping[str, Tensor]) -> None:
+        """Begin with what is there, if most of it is `still`, i.e. will not change until the file is finished."""
+        if 2 * _size(still) > _size(self._tensors):
+            self._begun = self._aside.submit(write, self._partial, self._tensors, self._metadata)
+
+    def finish(self, moved: Mapping[str, Tensor]) -> Future[str]:
+        """Put `moved` in place of the tensors of these names; the file's sha256 (hex) comes when it is on the disk."""
+        return self._aside.submit(self._finish, moved)
+
+    def _finish(self, moved: Mapping[str, Tensor]) -> str:
+        if self._begun is None:
+            write(self._partial, {**self._tensors, **moved}, self._metadata)
+        else:
+            self._begun.result()
+            overwrite(self._partial, moved)
+        digest = hashing.of_file(self._partial)
+        self._partial.replace(self._path)
+        return digest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the disk, and remove what is not finished."""
+        self._aside.shutdown()
+        self._partial.unlink(missing_ok=True)
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,57 @@
+"""What a network is trained and scored on: pictures or what was made of them, handed out batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
+    """Return the slices that cut `count` samples into batches of `size`, the last one smaller unless it is dropped.
+
+    A last batch of one sample joins the one before it, since batch norm cannot learn from a single value.
+    """
+    edges = [*range(0, count, size), count]
+    rest = count - edges[-2]
+    if len(edges) > 2 and drop_last and rest < size:
+        edges.pop()
+    elif len(edges) > 2 and rest == 1 < size:
+        edges.pop(-2)
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+class Dataset(Protocol):
+    """What can be trained on: images seen through views, or features; tensors live on the training device."""
+
+    labels: Tensor
+    """`(N,)` int64."""
+    known: bool
+    """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
+    at_once: int
+    """Of so many samples, or some less, inputs are best asked for at once where they are computed."""
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
+        ...
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
+        ...
+
+
+def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
+    for index, coming in zip_longest(indices, indices[1:]):
+        if coming is not None:
+            data.expect(coming, epoch)
+        yield index
+
+
+def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the indices of all samples batch by batch, as `announced` does."""
+    parts = batches(len(data.labels), batch_size)
+    return announced(data, [torch.arange(part.start, part.stop) for part in parts], epoch)

@@ -33,7 +33,7 @@ from frostline.records.recording import Record, recording
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, setup, sight
+from frostline.runs import frost_line, setup, split_views
 from frostline.runs.run import execute
 from frostline.tracking import session
 
@@ -194,7 +194,7 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     """
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
-    images = sight.look(assembled)
+    images = split_views.look(assembled)
     line = frost_line.draw(assembled, 0, images)
     line.read(images.val).inputs(torch.arange(1), 0)
     images.train.inputs(torch.arange(1), 1)

@@ -30,9 +30,9 @@ from frostline.models.build import Model, build
 from frostline.models.freezing import Guard, Phase
 from frostline.store.store import Store
 from frostline.training import dataset, loop, optim, schedule
-from frostline.training.loop import BEGINNING, EpochResult, Position
+from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
-from frostline.training.steps import Part, Recipe
+from frostline.training.steps import Recipe, TrainedPart
 
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
@@ -125,7 +125,7 @@ def train(
     autocast: torch.dtype | None = None,
     entered: Callable[[int], None] = lambda phase: None,
     before_step: Callable[[int, Span], None] = lambda step, span: None,
-    start: Position = BEGINNING,
+    start: TrainingPosition = BEGINNING,
     **recipe: Any,
 ) -> Iterator[EpochResult]:
     """Train a model as an experiment does; `entered` is called after a phase was entered."""
@@ -136,11 +136,11 @@ def train(
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
     steps = len(dataset.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
-    def enter(number: int) -> Part:
+    def enter(number: int) -> TrainedPart:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
         entered(number)
         scored = ema.module if ema else model.module
-        return Part(model.module, data, autocast, scored, val or data, autocast)
+        return TrainedPart(model.module, data, autocast, scored, val or data, autocast)
 
     def after() -> None:
         if ema is not None:

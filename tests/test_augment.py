@@ -21,7 +21,7 @@ from frostline.core.randomness import uniform
 from frostline.data.augment import Policy, jitter, random_boxes, stored_side
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
 from frostline.models.build import InputSpec
-from frostline.runs.sight import random_view
+from frostline.runs.split_views import random_view
 
 CONF = Path(__file__).parents[1] / "conf" / "augment"
 NONE = Policy(crop="none", scale=(1, 1), ratio=(1, 1), padding=0, flip=False, color=0, trivial=False)

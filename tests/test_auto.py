@@ -15,18 +15,18 @@ from frostline.core.config import choices, digest
 from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
 from frostline.sweeps import compose as composing
-from frostline.sweeps.compose import Cell, to_check
+from frostline.sweeps.compose import PlannedRun, to_check
 from small import compose
 
 CPU, CARD = {"precision": "fp32", "compile": "off"}, {"precision": "bf16"}
 
 
-def cell(*overrides: str) -> Cell:
+def cell(*overrides: str) -> PlannedRun:
     config = compose("freeze=head", *overrides)
-    return Cell(config, " ".join(overrides), choices(config), "0")
+    return PlannedRun(config, " ".join(overrides), choices(config), "0")
 
 
-def meant(meaning: dict[str, str], *cells: Cell) -> dict[str, dict[str, str]]:
+def meant(meaning: dict[str, str], *cells: PlannedRun) -> dict[str, dict[str, str]]:
     """Return what checking the cells tells where `auto` means that to all of them."""
     return dict.fromkeys(to_check(cells), meaning)
 

@@ -194,7 +194,7 @@ def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, mon
 
     monkeypatch.setattr(checkpoint, "save_file", forgetful)
     for _ in range(150):
-        with pytest.raises(checkpoint.Damaged):
+        with pytest.raises(checkpoint.DamagedCheckpoint):
             checkpoint.save(tmp_path, some(), {"number": 2})
     monkeypatch.undo()
     found = checkpoint.load(tmp_path, silent)

@@ -118,7 +118,7 @@ def test_only_the_same_source_and_data_are_skipped():
     other = resume.judge([of("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
     assert resume.judge([of("f", "KILLED")], "s", "g").interrupted is None
-    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Found()
+    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Earlier()
 
 
 def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
@@ -130,11 +130,11 @@ def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
 
 def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
     working = past("RUNNING", owner=liveness.me())
-    assert resume.judge([working], "s", "f") == resume.Found(busy=working)
+    assert resume.judge([working], "s", "f") == resume.Earlier(busy=working)
     ended = past("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # so somebody said who did not know better
-    assert resume.judge([ended], "s", "f") == resume.Found(interrupted=ended)
+    assert resume.judge([ended], "s", "f") == resume.Earlier(interrupted=ended)
     liveness.write(tmp_path / layout.BEAT)
-    assert resume.judge([ended], "s", "f") == resume.Found(busy=ended)
+    assert resume.judge([ended], "s", "f") == resume.Earlier(busy=ended)
 
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):

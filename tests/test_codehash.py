@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.core import codehash, machine, project
+from frostline.core import codehash, project
 from frostline.data import pixel_cache
 from frostline.runs import frost_line
 
@@ -16,7 +16,7 @@ DECIDING = {
     "features": {
         *(
             "runs.frost_line",
-            "runs.sight",
+            "runs.split_views",
             "data.views",
             "training.features",
             "models.cut",
@@ -25,7 +25,7 @@ DECIDING = {
             "models.fuse",
             "models.build",
         ),
-        *("data.augment", "data.trivial_augment", "data.recolor", "data.resize", "core.randomness"),
+        *("data.augment", "data.trivial_augment", "data.resize", "core.randomness"),
     },
     "pixels": {
         *(

@@ -12,14 +12,14 @@ from torch import nn
 from frostline.runs import compiling
 from frostline.runs.compiling import compiled
 from frostline.training.evaluation import evaluate
-from frostline.training.steps import Part
+from frostline.training.steps import TrainedPart
 from small import Samples
 
 
-def part() -> Part:
+def part() -> TrainedPart:
     samples = Samples(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3)
     network = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Dropout(), nn.Linear(4, 3, bias=False))
-    return Part(network, samples, None, network, samples, None)
+    return TrainedPart(network, samples, None, network, samples, None)
 
 
 def test_operations_are_counted_layer_by_layer_and_change_nothing() -> None:

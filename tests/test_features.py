@@ -15,11 +15,11 @@ from frostline.models import cut, freezing
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, robustness, setup, sight, train
+from frostline.runs import frost_line, robustness, setup, split_views, train
 from frostline.runs.frost_line import Line
 from frostline.runs.run import announce, score, write_origin
 from frostline.runs.setup import Setup
-from frostline.runs.sight import Images
+from frostline.runs.split_views import Images
 from frostline.store.mapped import Rows
 from frostline.store.rows import Room
 from frostline.store.store import Store
@@ -48,8 +48,10 @@ class Silent:
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
     run = replace(setup.assemble(compose(*QUICK, *overrides), folder, meta=False, screen=Screen()), store=store)
-    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
-    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit_phases(
+        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
+    )
     epochs = [event for event in events if isinstance(event, EpochResult)]
     return epochs, score(run, epochs[-1].phase, images).logits, images.seen
 
@@ -115,8 +117,10 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
     run = replace(run, data=replace(run.data, val=few, test=few))
-    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
-    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit_phases(
+        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
+    )
     epochs = [event for event in events if isinstance(event, EpochResult)]
     line = robustness._line(run, epochs[-1].phase, images)
     blurred = line.read(robustness._views(run, "blur", 1.0))
@@ -159,8 +163,10 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     """Those below the line still differ from the others when these are frozen."""
     options = (*REFROZEN, "train.ema_decay=0.9")
     run = setup.assemble(compose(*QUICK, *options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
-    images, learner, guard = sight.look(run), train.learner_of(run), freezing.Guard(run.model.module)
-    events = train.fit(run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    events = train.fit_phases(
+        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
+    )
     *_, last = (event for event in events if isinstance(event, EpochResult))
     assert learner.ema is not None
     expected = evaluate(learner.ema.module, images.val, batch_size=64, autocast=None)
@@ -278,7 +284,7 @@ def test_what_there_is_room_for_changes_no_bit(
 
 def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     run = setup.assemble(compose(*QUICK, "freeze=head"), tmp_path, meta=False, screen=Screen())
-    images, sizes = sight.look(run), list[int]()
+    images, sizes = split_views.look(run), list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     passing = frost_line.draw(run, 0, images, keep=False).read(images.train)
@@ -309,7 +315,7 @@ def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
 def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
     config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
-    images = sight.look(run)
+    images = split_views.look(run)
     part = frost_line.part(run, 0, images, None)
     inputs = part.train.inputs(torch.arange(4), 1)
     assert inputs.dtype == torch.float32
@@ -326,7 +332,7 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
         """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, room=Room(torch.device("cpu"), budget))
-        images = sight.look(run)
+        images = split_views.look(run)
         part = frost_line.part(run, 0, images, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
         return run.room, torch.cat(inputs), run.room.free

@@ -14,7 +14,7 @@ from frostline.models import freezing
 from frostline.models.build import Model
 from frostline.models.freezing import FrozenDrift, Guard
 from frostline.training.evaluation import evaluate
-from frostline.training.loop import Position
+from frostline.training.loop import TrainingPosition
 from small import MODES, images, mode, network, phase, resolve, train
 
 FAMILIES = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "vgg11", "convnext_tiny", "densenet121", "mobilenet_v3_small")
@@ -296,8 +296,10 @@ def test_the_guard_lets_the_head_learn() -> None:
     guard.check()
 
 
-@pytest.mark.parametrize("start", [Position(), Position(1, 1), Position(1, 2), Position(2)])
-def test_a_run_with_a_drift_fails_wherever_it_goes_on(start: Position) -> None:
+@pytest.mark.parametrize(
+    "start", [TrainingPosition(), TrainingPosition(1, 1), TrainingPosition(1, 2), TrainingPosition(2)]
+)
+def test_a_run_with_a_drift_fails_wherever_it_goes_on(start: TrainingPosition) -> None:
     model = network()
 
     def drift(step: int, span: object) -> None:

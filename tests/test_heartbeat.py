@@ -21,9 +21,9 @@ from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
 from frostline.records.result import Result, read_result, write_result
-from frostline.records.sweep_record import Facts, Shared, end_the_dead, going_on
+from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on
 from frostline.sweeps import job, sweep
-from frostline.sweeps.compose import Cell
+from frostline.sweeps.compose import PlannedRun
 from frostline.tracking import sync
 
 HOLD = """
@@ -55,7 +55,7 @@ def run(tmp_path):
     """Return the folder of the only run of a sweep, which is planned."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
     liveness.write(folder.parent / OWNER)
-    Shared(None, (Facts("head", {}, "0"),)).write(folder.parent)
+    Shared(None, (RunFacts("head", {}, "0"),)).write(folder.parent)
     return folder
 
 
@@ -163,7 +163,7 @@ def test_what_was_passed_on_lives_by_its_own_signs(run):
 
 def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
-    facts = Facts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
+    facts = RunFacts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
     Shared(None, (facts,)).write(run.parent)
     with held(before):
         left = carry_out(run)
@@ -176,7 +176,7 @@ def test_a_job_that_comes_late_finds_the_run_done(run):
     done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
     write_result(run, done)
     assert carry_out(run) == done
-    Shared(None, (Facts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
+    Shared(None, (RunFacts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
     assert carry_out(run).reason == "RuntimeError: it began"
 
 
@@ -196,7 +196,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     end_the_dead(tmp_path)
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
     assert going_on(tmp_path) == [tmp_path / "0"]
-    facts = Facts("head", {}, "0")
+    facts = RunFacts("head", {}, "0")
     assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
@@ -230,7 +230,7 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         small.compose("precision=fp32", "compile=off", "data.limit=60", f"seed={seed}", f"tracking.uri={uri}")
         for seed in (0, 1)
     ]
-    cells = [Cell(one, f"head seed={one.seed}", choices(one), str(i)) for i, one in enumerate(configs)]
+    cells = [PlannedRun(one, f"head seed={one.seed}", choices(one), str(i)) for i, one in enumerate(configs)]
 
     def again(*, interrupted=False):
         crew = _Crew(folder, interrupted=interrupted)

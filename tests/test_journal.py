@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.records import journal
-from frostline.records.journal import Position
+from frostline.records.journal import MirrorPosition
 
 
 def test_epochs_are_read_back_as_they_were_written(tmp_path):
@@ -80,13 +80,13 @@ def test_the_last_word_says_whether_a_run_ended(tmp_path):
 
 
 def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
-    assert journal.position(tmp_path) == Position(None, 0)
-    there = Position("0123456789abcdef" * 2, 70, sure=False)
+    assert journal.position(tmp_path) == MirrorPosition(None, 0)
+    there = MirrorPosition("0123456789abcdef" * 2, 70, sure=False)
     journal.set_position(tmp_path, there)
     assert journal.position(tmp_path) == there and journal.run_id(tmp_path) == there.run_id
     for text in ("", "[]", "{}", '{"run_id": "../x", "offset": 1}', '{"run_id": null, "offset": -1}', "\xff"):
         (tmp_path / "mirrored.json").write_text(text)
-        assert journal.position(tmp_path) == Position(None, 0), text
+        assert journal.position(tmp_path) == MirrorPosition(None, 0), text
 
 
 # Writes lines with a counter until it is killed.

@@ -92,7 +92,7 @@ def run(folder, *overrides, always=False):
 
 
 def test_a_task_that_cannot_be_read_costs_itself_and_not_the_worker():
-    answer = worker._carry_out(b"nonsense")
+    answer = worker._answer_to(b"nonsense")
     assert answer is not None and isinstance(answer.error, pickle.UnpicklingError) and not answer.last
 
 

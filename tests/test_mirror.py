@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
-from frostline.core import machine
+from frostline.core import project
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
@@ -240,7 +240,7 @@ def test_a_record_that_mlflow_has_lost_is_written_anew_and_a_deleted_one_stays_d
     begin(tmp_path), epochs(tmp_path)
     Mirror(tmp_path).bring(client, experiment, None)
     at = journal.position(tmp_path)
-    journal.set_position(tmp_path, journal.Position("0" * 32, at.offset))
+    journal.set_position(tmp_path, journal.MirrorPosition("0" * 32, at.offset))
     client.delete_run(at.run_id)
     finish(tmp_path)
     Mirror(tmp_path).bring(client, experiment, None)

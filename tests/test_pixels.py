@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image
 
 from frostline.data import images
 from frostline.data.image_formats import SUFFIXES
-from frostline.data.images import CONVERSIONS, Facts, convert, list_images, open_image, tensor_of
+from frostline.data.images import CONVERSIONS, PictureFacts, convert, list_images, open_image, tensor_of
 from frostline.data.levels import Levels
 from small import read_image, shown
 
@@ -219,7 +219,7 @@ def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options
     with Image.open(file) as opened, Image.open(file) as known:
         assert images._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
-        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == Facts()
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == PictureFacts()
 
 
 @pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])

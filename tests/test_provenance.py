@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stores
-from frostline.core import credentials, machine
+from frostline.core import credentials, machine, project
 from frostline.records import layout, provenance
 from small import network
 

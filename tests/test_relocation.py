@@ -47,7 +47,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     return folder
 
 
-def look(root: Path, folder: Path) -> resume.Found:
+def look(root: Path, folder: Path) -> resume.Earlier:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = server.tracking_uri(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from frostline.training import gradient, steps
 from frostline.training.dataset import batches
-from frostline.training.steps import Part, Recipe, Step, Sums
+from frostline.training.steps import Recipe, Step, Sums, TrainedPart
 from small import Samples
 
 CLASSES = 7
@@ -40,7 +40,7 @@ def learnt(
     network = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-    part = Part(network, data, None, network, data, None)
+    part = TrainedPart(network, data, None, network, data, None)
     sums = Sums(0.0, 0.0, recipe.label_smoothing)
     for call in calls:
         for count, step in enumerate(steps.steps(part, INDICES[call], optimizer, recipe, epoch=1, first=call.start)):
@@ -109,7 +109,7 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     data.tensor = data.tensor.view(150, 1, 4, 6)
     options = {change: 0.5} if change != "autocast" else {}
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-    part = Part(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
+    part = TrainedPart(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     assert all(step.loss is not None for step in steps.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
 
@@ -133,7 +133,9 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     data = features(known=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
-    made = steps.steps(Part(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0)
+    made = steps.steps(
+        TrainedPart(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0
+    )
     next(made)
     assert torch.equal(network.weight, before.weight)
     optimizer.param_groups[0]["lr"] = 1.0

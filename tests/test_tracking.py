@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from frostline.commands import browse
+from frostline.commands import ui
 from frostline.core import credentials
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
@@ -409,15 +409,15 @@ def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker
 
 
 def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tracker, client):
-    experiment = browse.newest_experiment(tracker.uri, "demo")
+    experiment = ui._newest_experiment(tracker.uri, "demo")
     assert experiment == tracker.experiment_id
-    assert browse.newest_experiment(tracker.uri, None) != "0"
-    browse.set_columns(tracker.uri, experiment)
+    assert ui._newest_experiment(tracker.uri, None) != "0"
+    ui._set_columns(tracker.uri, experiment)
     state = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.frostline"])
     assert {"metrics.`test/accuracy`", "params.`freeze_mode`", "metrics.`lr`"} <= set(state["selectedColumns"])
-    assert browse.address("http://h:1/", "7").startswith("http://h:1/#/experiments/7/runs?viewStateShareKey=frostline")
+    assert ui._address("http://h:1/", "7").startswith("http://h:1/#/experiments/7/runs?viewStateShareKey=frostline")
     with pytest.raises(UserError, match=r"^experiment=demmo: .*did you mean demo\?"):
-        browse.newest_experiment(tracker.uri, "demmo")
+        ui._newest_experiment(tracker.uri, "demmo")
 
 
 def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tracker, client, root, tmp_path):

@@ -24,15 +24,15 @@ from frostline.models.build import Model
 from frostline.report.terminal import Screen
 from frostline.runs import setup
 from frostline.runs.setup import assemble
-from frostline.runs.sight import look
-from frostline.runs.train import fit, learner_of
+from frostline.runs.split_views import look
+from frostline.runs.train import fit_phases, learner_of
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
-from frostline.training.steps import Part, Recipe
+from frostline.training.steps import Recipe, TrainedPart
 from small import Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
@@ -202,7 +202,7 @@ def fit_linear(
             len(data.labels),
             optimizer=optimizer,
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
-            enter=lambda phase: Part(layer, data, None, layer, val, None),
+            enter=lambda phase: TrainedPart(layer, data, None, layer, val, None),
             before_step=lower,
             after_step=lambda: None,
             recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0),
@@ -415,7 +415,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 
     guard = freezing.Guard(setup.model.module)
     learner, silent = learner_of(setup), cast(Screen, Silent())
-    list(fit(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
+    list(fit_phases(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
     whole = [schedule.factor(config.schedule, step, 12) for step in range(12)]
     half = [schedule.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

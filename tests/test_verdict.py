@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from frostline.core import machine
+from frostline.core import project
 from frostline.records.result import TEST, VAL, Result
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval

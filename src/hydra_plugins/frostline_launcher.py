@@ -106,10 +106,10 @@ class FrostlineLauncher(Launcher):
         config = self.compose(overrides)
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        return (_carry_out, self.hydra_context, self.task_function, config, Singleton.get_state())
+        return (_call, self.hydra_context, self.task_function, config, Singleton.get_state())
 
 
-def _carry_out(context: HydraContext, function: TaskFunction, config: DictConfig, state: Any) -> JobReturn:
+def _call(context: HydraContext, function: TaskFunction, config: DictConfig, state: Any) -> JobReturn:
     """Run one job in a worker, as Hydra's own launchers do in their processes."""
     setup_globals()
     Singleton.set_state(state)

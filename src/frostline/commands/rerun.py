@@ -17,7 +17,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.runs import outcome
 from frostline.sweeps import job, recorded, rerun, sweep
-from frostline.sweeps.compose import Cell
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.recorded import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import session
@@ -53,13 +53,13 @@ def _folder() -> Path:
     return project.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
-def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Cell]:
+def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
     """Return the cells of the new sweep; beside the short names they state what else differs within it."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        Cell(config, run.name, {**short, **{key: values[key] for key in untold}}, str(number))
+        PlannedRun(config, run.name, {**short, **{key: values[key] for key in untold}}, str(number))
         for number, (run, config, values, short) in enumerate(zip(found, configs, settings, names, strict=True))
     ]
 
@@ -74,7 +74,7 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 class _Again:
     """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
 
-    def __init__(self, found: Sequence[Recorded], cells: Sequence[Cell]) -> None:
+    def __init__(self, found: Sequence[Recorded], cells: Sequence[PlannedRun]) -> None:
         self._found, self._cells = found, cells
         self.reports: dict[int, Report] = {}
 

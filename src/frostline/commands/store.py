@@ -73,7 +73,7 @@ def _verify(store: Store) -> int:
     for item in items:
         try:
             entries.find(item.place, trusted=False)
-        except entries.Damaged as damage:
+        except entries.DamagedEntry as damage:
             damaged += 1
             print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is made again when asked for")
     print(f"{_count(items)} checked, {damaged} damaged")

@@ -1,14 +1,39 @@
-"""`python -m frostline ui`: open MLflow at the newest experiment, with the columns that answer."""
+"""Open MLflow's own pages where they show something: the newest experiment, with the columns that answer."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
+import time
+import urllib.request
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from frostline.commands import Parser, browse
-from frostline.core import project
+from frostline.commands import Parser
+from frostline.core import credentials, project
+from frostline.core.errors import UserError, user_error
 from frostline.tracking import server
+
+_VIEW = "frostline"
+_TAG = f"mlflow.sharedViewState.{_VIEW}"  # where MLflow's UI finds what `viewStateShareKey` in its address names
+_COLUMNS = (
+    "metrics.`best/val_accuracy`",
+    "metrics.`test/accuracy`",
+    "metrics.`lr`",
+    "params.`freeze_mode`",
+    "params.`model`",
+    "params.`data`",
+    "params.`seed`",
+    "metrics.`cost/train_seconds`",
+)
+_START = 60.0  # seconds that MLflow's UI may take to answer
 
 
 def main(arguments: list[str]) -> int:
@@ -20,10 +45,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     options = parser.parse_args(arguments)
     uri = server.tracking_uri(options.uri, project.project_root())
-    experiment = browse.newest_experiment(uri, options.experiment)
-    browse.set_columns(uri, experiment)
-    with contextlib.nullcontext(uri) if server.is_server(uri) else browse.pages(uri, options.port) as base:
-        where = browse.address(base, experiment)
+    experiment = _newest_experiment(uri, options.experiment)
+    _set_columns(uri, experiment)
+    with contextlib.nullcontext(uri) if server.is_server(uri) else _pages(uri, options.port) as base:
+        where = _address(base, experiment)
         print(where, flush=True)
         if not options.no_browser:
             webbrowser.open(where)
@@ -31,3 +56,79 @@ def main(arguments: list[str]) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     return 0
+
+
+def _newest_experiment(uri: str, name: str | None) -> str:
+    """Return the id of the experiment `name`, else of the one that changed last; `UserError` where there is none."""
+    try:
+        with server.problems(uri):
+            client = server.client_of(uri)
+            found = client.search_experiments(order_by=["last_update_time DESC"])
+    except server.Unreachable as problem:
+        raise UserError(f"tracking.uri={uri}: expected MLflow to answer ({problem})") from None
+    names = [experiment.name for experiment in found]
+    for experiment in found:
+        if experiment.name == name or (name is None and experiment.name != "Default"):
+            return experiment.experiment_id
+    raise user_error("experiment", name or "(any)", f"an experiment of {uri}", names)
+
+
+def _set_columns(uri: str, experiment_id: str) -> None:
+    """Store in the experiment which columns its list of runs shows, best run first, when it is opened by `address`."""
+    state = {
+        "selectedColumns": list(_COLUMNS),
+        "orderByKey": _COLUMNS[0],  # sorted by time, runs would be folded below their sweeps
+        "orderByAsc": False,
+        "searchFilter": "",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "startTime": "ALL",
+        "viewMaximized": True,
+    }
+    with server.problems(uri):
+        server.client_of(uri).set_experiment_tag(experiment_id, _TAG, json.dumps(state))
+
+
+def _address(base: str, experiment_id: str) -> str:
+    """Return the address of the experiment's runs on the MLflow server at `base`."""
+    view = f"viewStateShareKey={_VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"  # not the menus of chatbots
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
+
+
+@contextmanager
+def _pages(uri: str, port: int) -> Iterator[str]:
+    """Yield the address of a server for the database `uri`, on this machine only; raises `UserError` if none starts."""
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": credentials.restored(uri)}  # not on the command line
+    port = port or _free_port()
+    arguments = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "-m", "mlflow", *arguments]
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        try:
+            if not _answers(process, f"http://127.0.0.1:{port}"):
+                said.seek(0)
+                lines = said.read().decode(errors="replace").strip().splitlines() or ["no answer"]
+                raise UserError(f"port={port}: expected one on which MLflow can show its pages ({lines[-1]})")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], base: str) -> bool:
+    """Return whether the server that `process` starts comes to answer at `base`."""
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=1):
+                return process.poll() is None  # another program may answer there
+        except OSError:
+            time.sleep(0.1)
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -24,7 +24,7 @@ def config_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceCode:
     """The code of a run."""
 
     sha256: str
@@ -43,9 +43,9 @@ def source_sha256() -> str:
     return code.hexdigest()
 
 
-def source() -> Source:
+def source() -> SourceCode:
     """Return the code that is running."""
-    return Source(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
+    return SourceCode(source_sha256(), _git("rev-parse", "HEAD") or None, _git("diff", "HEAD"))
 
 
 def untracked_files() -> list[tuple[str, Path]]:

@@ -88,7 +88,7 @@ def decode_all(
 
     The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
     pixels, all of them), `hashes` `(N, 2)` int64 (see `perceptual_hash.of`), `done` `(N,)` int16 and `spans` `(N, 2)`
-    float64 (see `images.Facts`; NaN for 8 bits); for views and originals `pixels` `(N, 3, H, W)` uint8; for what is
+    float64 (see `PictureFacts`; NaN for 8 bits); for views and originals `pixels` `(N, 3, H, W)` uint8; for what is
     stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and
     width. Those of a broken picture stay zero. An entry without pictures that may be readable another time is not kept.
     `read(id)` opens a picture. Raises `Differing` for originals of several sizes.

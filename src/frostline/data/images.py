@@ -57,7 +57,7 @@ _PASSING = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class PictureFacts:
     """What a picture was, beside its pixels."""
 
     done: int = 0
@@ -166,7 +166,7 @@ def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
         raise OSError(f"{file}: {why(error)}") from error
 
 
-def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Facts]:
+def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, PictureFacts]:
     """Return the picture as sRGB, upright by its EXIF orientation, on white where transparent, and what it was.
 
     Values of more than 8 bits become 8 by `levels`, those of 8 are not touched by them. `ValueError` where nothing
@@ -200,7 +200,9 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Fac
         done |= told
     if done["alpha"]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), Facts(sum(1 << i for i, name in enumerate(CONVERSIONS) if done.get(name)), *span)
+    return image.convert("RGB"), PictureFacts(
+        sum(1 << i for i, name in enumerate(CONVERSIONS) if done.get(name)), *span
+    )
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -278,10 +280,10 @@ def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool
     return grey
 
 
-def tensor_of(image: Image.Image, levels: Levels = FULL) -> tuple[Tensor, Facts]:
+def tensor_of(image: Image.Image, levels: Levels = FULL) -> tuple[Tensor, PictureFacts]:
     """Return `(3, H, W)` uint8 of a picture that was opened, as `convert` makes it, and what it was."""
     if (plain := _plain_jpeg(image)) is not None:
-        return plain, Facts()
+        return plain, PictureFacts()
     picture, facts = convert(image, levels)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1), facts
 

@@ -22,7 +22,7 @@ from frostline.data.images import CONVERSIONS
 from frostline.data.levels import Levels, of_range
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
 from frostline.data.sources import Source, open_splits
-from frostline.data.splitting import Part, divide
+from frostline.data.splitting import Selection, divide
 from frostline.data.undecoded import Undecoded
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
@@ -136,7 +136,7 @@ def _root(request: Request) -> Path:
     return Path(request["root"]).expanduser().absolute()
 
 
-def _divide(request: Request) -> dict[str, Part]:
+def _divide(request: Request) -> dict[str, Selection]:
     found = open_splits(
         source=request["source"],
         root=_root(request),
@@ -156,7 +156,7 @@ def _divide(request: Request) -> dict[str, Part]:
     )
 
 
-def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: Store, progress: Progress) -> Data:
+def _assemble(parts: Mapping[str, Selection], request: Request, sight: Sight, store: Store, progress: Progress) -> Data:
     about = request["source"] + ("" if request["source"] == "glyphs" else f" in {request['root']}")
     cache = PixelCache(store, progress, pixels=request["pixels"], max_pixels=request["max_pixels"], about=about)
     sources = {id(part.source): part.source for part in parts.values()}
@@ -189,7 +189,7 @@ def _assemble(parts: Mapping[str, Part], request: Request, sight: Sight, store: 
     )
 
 
-def _without(part: Part, bad: Mapping[int, str]) -> Part:
+def _without(part: Selection, bad: Mapping[int, str]) -> Selection:
     if not bad:
         return part
     keep = torch.tensor([index not in bad for index in part.ids.tolist()])
@@ -197,7 +197,7 @@ def _without(part: Part, bad: Mapping[int, str]) -> Part:
 
 
 def _check_bad(
-    parts: Mapping[str, Part], good: Mapping[str, Part], decoded: Mapping[str, Decoded], request: Request
+    parts: Mapping[str, Selection], good: Mapping[str, Selection], decoded: Mapping[str, Decoded], request: Request
 ) -> None:
     """Raise the error for broken pictures, or for a class or split that is lost without them."""
     reasons = []
@@ -219,7 +219,7 @@ def _check_bad(
         raise error
 
 
-def _split(part: Part, decoded: Decoded) -> Split:
+def _split(part: Selection, decoded: Decoded) -> Split:
     rows = decoded.rows(part.ids)
     sizes, digests = (decoded.entry.tensors[name][rows] for name in ("sizes", "digests"))
     digest = hashlib.sha256()
@@ -229,13 +229,13 @@ def _split(part: Part, decoded: Decoded) -> Split:
     return Split(decoded.pixels(part.ids), centred, sizes, part.labels, part.ids, digests, digest.hexdigest())
 
 
-def _conversions(pairs: Sequence[tuple[Part, Decoded]]) -> dict[str, int]:
+def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:
     done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part.ids)] for part, decoded in pairs]).long()
     counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
     return {name: count for name, count in counts.items() if count}
 
 
-def _span(pairs: Sequence[tuple[Part, Decoded]]) -> tuple[float, float] | None:
+def _span(pairs: Sequence[tuple[Selection, Decoded]]) -> tuple[float, float] | None:
     """Return the lowest and the highest of all values of more than 8 bits, None where there are none."""
     spans = torch.cat([decoded.entry.tensors["spans"][decoded.rows(part.ids)] for part, decoded in pairs])
     known = spans[~spans[:, 0].isnan()]
@@ -260,7 +260,7 @@ def _found(sources: Iterable[Source]) -> Iterator[Finding]:
 
 
 def _findings(
-    parts: Mapping[str, Part], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
+    parts: Mapping[str, Selection], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
 ) -> Iterator[Finding]:
     """Yield what is told of pictures and classes in the splits."""
     labels = {name: split.labels for name, split in splits.items()}
@@ -279,7 +279,7 @@ def _findings(
     yield from near_duplicates.find(shown)
 
 
-def _name(part: Part, row: int) -> str:
+def _name(part: Selection, row: int) -> str:
     return part.source.name(int(part.ids[row]))
 
 

@@ -17,7 +17,7 @@ from frostline.data.sources import Source
 
 
 @dataclass(frozen=True)
-class Part:
+class Selection:
     """A split before it is decoded: some of the pictures of a source, by index."""
 
     source: Source
@@ -38,14 +38,14 @@ def divide(
     seed: int,
     fraction: float,
     limit: int | None,
-) -> dict[str, Part]:
+) -> dict[str, Selection]:
     """Return `train`, `val` and `test` of the splits that a source has, `train` at least.
 
     What is missing is taken from train, first test, then val, copies of one picture together; then `fraction` and
     `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every class for
     train.
     """
-    parts = {name: Part(source, torch.arange(len(source.labels))) for name, source in sources.items()}
+    parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     train = sources["train"]
     twins = train.twins() if train.twins is not None and not {"test", "val"} <= set(sources) else None
     for name, share in (("test", test_fraction), ("val", val_fraction)):
@@ -54,7 +54,9 @@ def divide(
     return {**parts, "train": _shrink(parts["train"], seed, fraction, limit)}
 
 
-def _split_off(part: Part, name: str, fraction: float, seed: int, twins: Tensor | None) -> tuple[Part, Part]:
+def _split_off(
+    part: Selection, name: str, fraction: float, seed: int, twins: Tensor | None
+) -> tuple[Selection, Selection]:
     """Return a stratified `fraction` of the pictures, and the rest, which keeps at least one of every class.
 
     Pictures that are `twins`, `(N,)` int64, have the same number there and stay together.
@@ -68,16 +70,16 @@ def _split_off(part: Part, name: str, fraction: float, seed: int, twins: Tensor 
     )
     if not chosen.any():
         raise _too_few(part, name, fraction, quotas)
-    rest = Part(part.source, part.ids[~chosen])
+    rest = Selection(part.source, part.ids[~chosen])
     if lost := sorted(set(part.labels.tolist()) - set(rest.labels.tolist())):
         names = ", ".join(part.source.classes[label] for label in lost[:5])
         raise user_error(
             f"data.{name}_fraction", fraction, f"pictures of {names} for train that are no copies of those of {name}"
         )
-    return Part(part.source, part.ids[chosen]), rest
+    return Selection(part.source, part.ids[chosen]), rest
 
 
-def _too_few(part: Part, name: str, fraction: float, quotas: Tensor) -> UserError:
+def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> UserError:
     """Return the error for a split that would get no picture: since too few are asked for, or too few are there."""
     key, counts = f"data.{name}_fraction", part.labels.bincount()
     if quotas.any():
@@ -91,7 +93,7 @@ def _too_few(part: Part, name: str, fraction: float, quotas: Tensor) -> UserErro
     )
 
 
-def _shrink(part: Part, seed: int, fraction: float, limit: int | None) -> Part:
+def _shrink(part: Selection, seed: int, fraction: float, limit: int | None) -> Selection:
     """Return the training images that `fraction` and `limit` leave, at least one of every class."""
     counts = part.labels.bincount()
     classes = int((counts > 0).sum())
@@ -102,7 +104,7 @@ def _shrink(part: Part, seed: int, fraction: float, limit: int | None) -> Part:
     least = counts.clamp(max=1)
     quotas = least + _quotas(counts - least, wanted - classes, counts - least)
     chosen = _choose(part, quotas, address(seed, "subset"))
-    return Part(part.source, part.ids[chosen])
+    return Selection(part.source, part.ids[chosen])
 
 
 def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
     return quotas.long().minimum(most.clamp(min=0))
 
 
-def _choose(part: Part, quotas: Tensor, seed: int) -> Tensor:
+def _choose(part: Selection, quotas: Tensor, seed: int) -> Tensor:
     """Return `(N,)` bool: the first images of each class in an order that hangs on `seed` and each image's id alone."""
     order = uniform(seed, part.ids, 1)[:, 0].argsort(stable=True)
     order = order[part.labels[order].argsort(stable=True)]
@@ -128,7 +130,7 @@ def _choose(part: Part, quotas: Tensor, seed: int) -> Tensor:
     return chosen
 
 
-def _choose_groups(part: Part, quotas: Tensor, seed: int, twins: Tensor) -> Tensor:
+def _choose_groups(part: Selection, quotas: Tensor, seed: int, twins: Tensor) -> Tensor:
     """Return `(N,)` bool like `_choose`, but whole groups of twins: those that bring each class nearest to its quota.
 
     A group counts for the class of its first picture. One group of every class is not chosen.

@@ -22,7 +22,7 @@ _LOCK = threading.Lock()  # training and sampling write to one journal
 
 
 @dataclass(frozen=True)
-class Position:
+class MirrorPosition:
     """How far a record was passed on to MLflow."""
 
     run_id: str | None = None
@@ -80,17 +80,17 @@ def begun(folder: Path) -> bool:
     return (folder / MIRRORED).exists()
 
 
-def position(folder: Path) -> Position:
+def position(folder: Path) -> MirrorPosition:
     """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
     try:
         values = files.parsed((folder / MIRRORED).read_text())
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
     except (OSError, ValueError, KeyError, TypeError):
-        return Position()
-    return Position(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else Position()
+        return MirrorPosition()
+    return MirrorPosition(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else MirrorPosition()
 
 
-def set_position(folder: Path, value: Position) -> None:
+def set_position(folder: Path, value: MirrorPosition) -> None:
     """Write down how far the record in `folder` was passed on."""
     files.write(folder / MIRRORED, json.dumps(asdict(value)) + "\n", sync=True)
 

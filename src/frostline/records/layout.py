@@ -89,3 +89,5 @@ OWNER_TAGS = ("frostline.host", "frostline.machine", "frostline.pid", "frostline
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 """MLflow's id of a run."""
+RUN_PREFIX = "runs:/"
+"""May stand before it, as MLflow writes it."""

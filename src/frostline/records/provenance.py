@@ -41,7 +41,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def source() -> project.Source:
+def source() -> project.SourceCode:
     """Return the code that this process runs: asked once, since what changes later on disk is not what runs."""
     return project.source()
 

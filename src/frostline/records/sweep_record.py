@@ -33,7 +33,7 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """What a run is called within its sweep."""
 
     name: str
@@ -65,7 +65,7 @@ class Shared:
 
     tracker: Tracker | None
     """None in a dry run."""
-    runs: tuple[Facts, ...]
+    runs: tuple[RunFacts, ...]
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
@@ -81,7 +81,7 @@ class Shared:
         """Return what was written into the sweep's `folder`."""
         values = files.parsed((folder / layout.SWEEP).read_text())
         tracker = values["tracker"] and Tracker(**values["tracker"])
-        return cls(tracker, tuple(Facts(**facts) for facts in values["runs"]))
+        return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]))
 
 
 @dataclass(frozen=True)

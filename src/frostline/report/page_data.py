@@ -127,7 +127,7 @@ def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
     served = urlsplit(tracker["uri"]).scheme in ("http", "https")
     base = tracker["uri"].rstrip("/") if served else _LOCAL_UI
     run = f"{base}/#/experiments/{tracker['experiment_id']}/runs/{result.run_id}"
-    return f"{run}?workflowType=machine_learning"  # not the menus of chatbots, as in `browse`
+    return f"{run}?workflowType=machine_learning"  # not the menus of chatbots, as in `commands.ui`
 
 
 def _curve(result: Result, points: int) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.training.evaluation import evaluating
-from frostline.training.steps import Part
+from frostline.training.steps import TrainedPart
 
 WORTH = 5e16
 """Floating point operations from which compiling pays on a GPU: half a minute of compiling is earned back by a gain of
 a tenth on 300 s of training at some 150 TFLOP/s. An estimate, to be replaced by a measurement."""
 
 
-def compiled(part: Part, choice: str, *, images: int, epoch: int, say: Callable[[str], None]) -> Part:
+def compiled(part: TrainedPart, choice: str, *, images: int, epoch: int, say: Callable[[str], None]) -> TrainedPart:
     """Return `part` with its network compiled, or as it is, and `say` so where that was for us to decide.
 
     `on` and `off` decide; `auto` compiles what is long enough to pay for it, on a GPU: `images` is how many are still
@@ -33,7 +33,7 @@ def compiled(part: Part, choice: str, *, images: int, epoch: int, say: Callable[
     return replace(part, network=cast(nn.Module, torch.compile(part.network)))
 
 
-def operations(part: Part, epoch: int) -> int:
+def operations(part: TrainedPart, epoch: int) -> int:
     """Return the floating point operations of one forward pass for one sample, counted layer by layer."""
     inputs = part.train.inputs(torch.arange(1), epoch)
     with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:

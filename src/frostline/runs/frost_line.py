@@ -15,14 +15,14 @@ from frostline.core import codehash, machine
 from frostline.data.views import Views
 from frostline.models import cut, fuse
 from frostline.runs.setup import Setup
-from frostline.runs.sight import Images
+from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training.dataset import Dataset
 from frostline.training.evaluation import evaluating
 from frostline.training.features import Backbone, Features, Passing
-from frostline.training.steps import Part
+from frostline.training.steps import TrainedPart
 
-_CODE = ("runs.frost_line", "runs.sight", "models.build")
+_CODE = ("runs.frost_line", "runs.split_views", "models.build")
 """What draws the line and computes below it, what makes the views, and what builds the network."""
 
 
@@ -67,7 +67,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     return Line(above, read, None if head_alone else setup.autocast)
 
 
-def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> Part:
+def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> TrainedPart:
     """Enter a phase and return what is trained there; `averaged` is evaluated if there is one.
 
     Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
@@ -77,7 +77,7 @@ def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -
     train = _none(setup) if options.mixup or options.cutmix else line
     scored = module if averaged is None else averaged
     val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup)
-    return Part(
+    return TrainedPart(
         network=train.above(module),
         train=train.read(images.train),
         autocast=train.autocast,

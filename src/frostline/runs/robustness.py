@@ -17,7 +17,7 @@ from frostline.records.result import percent
 from frostline.runs import frost_line
 from frostline.runs.frost_line import Line
 from frostline.runs.setup import Setup
-from frostline.runs.sight import Images, centre_view
+from frostline.runs.split_views import Images, centre_view
 from frostline.training.evaluation import evaluate
 
 

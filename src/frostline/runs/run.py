@@ -18,7 +18,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
-from frostline.runs.sight import Images, approximations, look
+from frostline.runs.split_views import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing
 from frostline.store.tensorfile import Draft

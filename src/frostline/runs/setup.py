@@ -23,6 +23,7 @@ from frostline.models import build, freezing
 from frostline.models.build import InputSpec, Model
 from frostline.models.freezing import Phase
 from frostline.models.weights import is_file_name
+from frostline.records.layout import RUN_PREFIX
 from frostline.report.terminal import Screen
 from frostline.store.rows import Room
 from frostline.store.store import Store, open_store
@@ -31,8 +32,6 @@ from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
 _SHOWN = 20  # broken pictures on the screen
-RUNS = "runs:/"
-"""How `model.weights` begins where it names a run on record."""
 Fetch = Callable[[Config, Path], Path]
 """Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
 
@@ -264,4 +263,4 @@ def _on_disk(weights: str | None) -> bool:
 
 def _is_run(weights: str) -> bool:
     """Return whether the weights are those of a run."""
-    return weights.startswith(RUNS) or Path(weights).expanduser().is_dir()
+    return weights.startswith(RUN_PREFIX) or Path(weights).expanduser().is_dir()

@@ -18,13 +18,13 @@ from frostline.report.terminal import Screen
 from frostline.runs import frost_line
 from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
-from frostline.runs.sight import Images
+from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training import checkpoint, loop, optim, schedule, state
-from frostline.training.loop import EpochResult, Position
+from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import Part
+from frostline.training.steps import TrainedPart
 
 
 @contextmanager
@@ -61,13 +61,13 @@ def learn(
     every = setup.config.checkpoint.every_seconds
     keeping = state.Keeper(folder, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
-        for event in fit(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
+        for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)
                 keep(event, progress.journal[-1], setup, folder, record, screen)
             else:
                 progress.position = event
-            if isinstance(event, Position) or keeper.worth():
+            if isinstance(event, TrainingPosition) or keeper.worth():
                 tensors, facts = state.capture(learner, progress)
                 counts = [images.train.seen, images.val.seen, guard.compared]
                 keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
@@ -117,7 +117,7 @@ def learner_of(setup: Setup) -> Learner:
     return Learner(module, optimizer, ema, state.moving(module, setup.enter, setup.phases))
 
 
-def fit(
+def fit_phases(
     setup: Setup,
     learner: Learner,
     images: Images,
@@ -126,12 +126,12 @@ def fit(
     *,
     progress: Progress,
     pause: Callable[[], bool],
-) -> Iterator[EpochResult | Position]:
+) -> Iterator[EpochResult | TrainingPosition]:
     """Yield what `loop.fit` yields, from where `progress` is until the last epoch or the end of the patience."""
     config = setup.config
     total = config.epochs * setup.steps_per_epoch
 
-    def enter(phase: int) -> Part:
+    def enter(phase: int) -> TrainedPart:
         part = frost_line.part(setup, phase, images, learner.ema and learner.ema.module)
         span = next(span for span in setup.timeline if span.phase == phase)
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1

@@ -25,7 +25,7 @@ _ODD = (ValueError, KeyError, TypeError, AttributeError)
 """Whatever an edited seal makes of those who read it."""
 
 
-class Damaged(Exception):
+class DamagedEntry(Exception):
     """An entry is not what was written."""
 
 
@@ -84,7 +84,7 @@ def exists(place: Path) -> bool:
 
 
 def find(place: Path, *, trusted: bool = True) -> Entry | None:
-    """Return the entry at `place`, None where there is none; raises `Damaged`.
+    """Return the entry at `place`, None where there is none; raises `DamagedEntry`.
 
     What this process has checked before is not read again if `trusted`, unless its files were written since.
     """
@@ -102,11 +102,11 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
     except FileNotFoundError as error:
         if not place.exists():
             return None
-        raise Damaged(f"{Path(error.filename).name} is missing") from error
+        raise DamagedEntry(f"{Path(error.filename).name} is missing") from error
     except OSError as error:
-        raise Damaged(f"{Path(error.filename or place).name}: {error.strerror}") from error
+        raise DamagedEntry(f"{Path(error.filename or place).name}: {error.strerror}") from error
     except (*_ODD, RuntimeError) as error:
-        raise Damaged(str(error)) from error
+        raise DamagedEntry(str(error)) from error
     if trusted:
         with suppress(OSError):
             os.utime(place / _SEAL)  # says when the entry was last used
@@ -119,7 +119,7 @@ def item(place: Path) -> Item | None:
     try:
         used = (place / _SEAL).stat().st_mtime
         about = str(_facts((place / _SEAL).read_bytes(), place.name)["about"])
-    except (OSError, *_ODD, Damaged):
+    except (OSError, *_ODD, DamagedEntry):
         if not place.exists():
             return None
     return Item(place, place.parent.parent.name, about, size(place), used)
@@ -142,7 +142,7 @@ def _state(place: Path, names: Iterable[str]) -> _State:
 def _compare(place: Path, tensors: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if mapped.checksum(place / name) != tensor["crc32"]:
-            raise Damaged(f"{name} has changed")
+            raise DamagedEntry(f"{name} has changed")
 
 
 def _sealed(text: str) -> bytes:
@@ -155,11 +155,11 @@ def _digest(content: bytes) -> str:
 
 
 def _facts(content: bytes, key: str) -> dict[str, Any]:
-    """Return what a seal says; raises `Damaged` where it is not what was written, or is another entry's."""
+    """Return what a seal says; raises `DamagedEntry` where it is not what was written, or is another entry's."""
     text = content.decode(errors="replace").partition("\n")[0]
     if content != _sealed(text):
-        raise Damaged(f"{_SEAL} has changed")
+        raise DamagedEntry(f"{_SEAL} has changed")
     facts: dict[str, Any] = files.parsed(text)
     if facts["key"] != key or not all(name.isidentifier() for name in facts["tensors"]):
-        raise Damaged(f"{_SEAL} is not this entry's")
+        raise DamagedEntry(f"{_SEAL} is not this entry's")
     return facts

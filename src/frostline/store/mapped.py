@@ -102,13 +102,13 @@ def file_of(tensor: Tensor) -> int | None:
     return None if memory is None else memory.file
 
 
-class Part(Protocol):
+class TensorPart(Protocol):
     """Some of a tensor."""
 
     whole: Tensor
 
 
-def release(held: Tensor | Part) -> None:
+def release(held: Tensor | TensorPart) -> None:
     """Take what was read or filled of a mapped tensor out of this process's memory; it is found again when needed.
 
     The pages stay in the file, and in the system's cache while there is room. Does nothing to other tensors.

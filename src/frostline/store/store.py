@@ -24,7 +24,7 @@ from torch import Tensor
 from frostline.core import locks
 from frostline.core.errors import user_error
 from frostline.store import entries, mapped
-from frostline.store.entries import Damaged, Entry, Item
+from frostline.store.entries import DamagedEntry, Entry, Item
 
 _KEY = "[0-9a-f]{64}"
 _PATIENCE = 1.0  # seconds of waiting for another process after which the person is told
@@ -99,7 +99,7 @@ class Store:
             return _in_memory(make)
         place = self._place(kind, key)
         try:
-            with suppress(Damaged):  # looked at again under the lock: it may just be being removed
+            with suppress(DamagedEntry):  # looked at again under the lock: it may just be being removed
                 if found := entries.find(place):
                     return found
             with self._locked(place, about):
@@ -164,7 +164,7 @@ class Store:
         """Return the entry at `place`, None where there is none to be trusted; its lock is held."""
         try:
             return entries.find(place)
-        except Damaged as damage:
+        except DamagedEntry as damage:
             self._say(f"store: {about} is damaged ({damage}) and is made again")
             return None
 
@@ -191,7 +191,7 @@ class Store:
                 entries.seal(part, key=place.name, about=about, meta=meta, tensors=writer.tensors)
                 part.rename(place)
                 found = entries.find(place)
-            except (OSError, Damaged) as error:
+            except (OSError, DamagedEntry) as error:
                 self._say(f"store: {about} is not kept, since {self.folder} cannot take it ({error})")
                 return Entry(writer.tensors, meta, made=True)
             return Entry(found.tensors if found else writer.tensors, meta, made=True)

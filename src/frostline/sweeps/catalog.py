@@ -13,12 +13,10 @@ from pathlib import Path
 from frostline.core import project
 from frostline.core.errors import UserError, user_error
 from frostline.records import layout, sweep_record
-from frostline.records.layout import RUN_ID
+from frostline.records.layout import RUN_ID, RUN_PREFIX
 from frostline.records.sweep_record import Sweep
 from frostline.tracking import download, query, server
 
-RUNS = "runs:/"
-"""May stand before MLflow's id of a run."""
 _EXPECTED = "a folder, an MLflow run id or its beginning, or the name of a sweep or an experiment"
 
 
@@ -52,7 +50,7 @@ def meant(name: Name, uri: str | None = None) -> Meant:
     """
     root = project.project_root()
     uri = uri or server.tracking_uri(None, root)
-    called = name.text.removeprefix(RUNS).strip("/")
+    called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = Path(name.text).expanduser(), root / "multirun" / called.replace(" ", "/")
     if here.is_dir():
         return Meant(uri, here.absolute())
@@ -103,7 +101,7 @@ def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
 
 def _folder(uri: str, run_id: str, scratch: Path) -> Path:
     """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
-    sweep, told = query.sweep_of(uri, run_id)
+    sweep, told = query.parent_sweep(uri, run_id)
     here, fetched = project.project_root() / told, scratch / sweep
     if (here / layout.SWEEP).is_file():
         return here

@@ -23,7 +23,7 @@ Overrides = Sequence[str]
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of the sweep before it starts."""
 
     config: Config
@@ -39,7 +39,7 @@ def compose_all(
     jobs: Sequence[Overrides],
     compose: Callable[[Overrides], DictConfig],
     after_first: Callable[[Config], object] = lambda config: None,
-) -> tuple[Path, list[Cell]]:
+) -> tuple[Path, list[PlannedRun]]:
     """Return the sweep's folder and the cells of the jobs.
 
     Raises `UserError` for values that no run can have, for a cell given twice, and for folders that runs would share.
@@ -47,7 +47,7 @@ def compose_all(
     """
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
-    cells: list[Cell] = []
+    cells: list[PlannedRun] = []
     sweeps: list[str] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         config, sweep, folder = _compose(overrides, compose, number)
@@ -56,7 +56,7 @@ def compose_all(
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        cells.append(Cell(config, name, {**short, **extras}, folder))
+        cells.append(PlannedRun(config, name, {**short, **extras}, folder))
         sweeps.append(sweep)
     _require_distinct(cells)
     if len(set(sweeps)) > 1:
@@ -66,7 +66,7 @@ def compose_all(
     return Path(sweeps[0]).absolute(), cells
 
 
-def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+def settled(cells: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
     """Return the cells with what `auto` means to each kind (`to_check`), by key, in its place.
 
     A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a cell
@@ -82,7 +82,7 @@ def settled(cells: Sequence[Cell], meaning: Mapping[str, Mapping[str, Any]]) -> 
     return found
 
 
-def _require_distinct(cells: Sequence[Cell]) -> None:
+def _require_distinct(cells: Sequence[PlannedRun]) -> None:
     seen: dict[tuple[str, str], int] = {}
     for number, cell in enumerate(cells):
         if (twin := seen.setdefault((digest(cell.config), cell.config.data.root), number)) != number:
@@ -124,7 +124,7 @@ def _current(composed: DictConfig) -> Iterator[None]:
         state.cfg = before
 
 
-def to_check(cells: Sequence[Cell]) -> dict[str, Config]:
+def to_check(cells: Sequence[PlannedRun]) -> dict[str, Config]:
     """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
     return {_kind(cell.config): cell.config for cell in cells}
 
@@ -134,7 +134,7 @@ def _kind(config: Config) -> str:
     return repr(parts)
 
 
-def in_order(cells: Sequence[Cell]) -> list[int]:
+def in_order(cells: Sequence[PlannedRun]) -> list[int]:
     """Return the numbers of the cells in the order in which they run: those that share features after each other."""
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(cell.config for cell in cells):

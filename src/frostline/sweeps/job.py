@@ -23,7 +23,7 @@ from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Record, reason_of, recording
 from frostline.records.result import Result, read_result, write_result
-from frostline.records.sweep_record import Facts, Shared, Tracker
+from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
 from frostline.sweeps import hydra_keys, trained
@@ -85,7 +85,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
         return busy_result(number, facts, folder, busy.owner)
 
 
-def busy_result(number: int, facts: Facts, folder: Path | None, owner: liveness.Owner) -> Result:
+def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Owner) -> Result:
     """Return how a run stands that `owner` has, in `folder` if that is here."""
     reason, run_id = f"{owner} has it at this moment", journal.run_id(folder) if folder else None
     return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
@@ -176,7 +176,7 @@ def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
 
 
 def _recording(
-    order: Order, facts: Facts, tracker: Tracker | None, sweep: Path, folder: Path
+    order: Order, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
     code, untracked = provenance.source(), provenance.untracked()

@@ -76,7 +76,7 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Found:
+class Earlier:
     """What to do about one run of the new sweep; all None: run it."""
 
     finished: Past | None = None
@@ -152,7 +152,7 @@ def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     return found if plain and whole else None
 
 
-def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Found:
+def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Earlier:
     """Return what to do about a run of this `source`, given earlier `runs` of its config.
 
     `fingerprint` is that of its data, None where they cannot be read.
@@ -161,15 +161,15 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Found:
     own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
     finished = next((run for run in own if run.status == "FINISHED"), None)
     if finished is not None:
-        return Found(finished=finished)
+        return Earlier(finished=finished)
     if (busy := next((run for run in own if run.holder is not None), None)) is not None:
-        return Found(busy=busy)
+        return Earlier(busy=busy)
     if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
-        return Found(interrupted=left)
+        return Earlier(interrupted=left)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
-        return Found(note=f"not skipped: the data changed since it ran in {past}")
+        return Earlier(note=f"not skipped: the data changed since it ran in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
-    return Found(note=f"not skipped: the source changed since it finished in {other}") if other else Found()
+    return Earlier(note=f"not skipped: the source changed since it finished in {other}") if other else Earlier()
 
 
 def _can_go_on(run: Past) -> bool:

@@ -21,11 +21,11 @@ from frostline.records.sweep_record import Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job, resume, unused_keys
-from frostline.sweeps.compose import Cell, Overrides, compose_all, in_order, settled, to_check
+from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, to_check
 from frostline.sweeps.executor import Crew, check, fingerprints
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.resume import Found
+from frostline.sweeps.resume import Earlier
 from frostline.tracking import download, server, session
 
 # large, or what only the process that runs it writes
@@ -58,7 +58,7 @@ def run_sweep(
 
 
 def run_cells(
-    cells: Sequence[Cell],
+    cells: Sequence[PlannedRun],
     *,
     crew: Crew,
     folder: Path,
@@ -102,8 +102,8 @@ def run_cells(
 
 
 def _plan(
-    cells: Sequence[Cell], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
-) -> tuple[sweep_record.Facts, ...]:
+    cells: Sequence[PlannedRun], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
+) -> tuple[sweep_record.RunFacts, ...]:
     """Return what each job has to know; says what is left out, and what goes on, since it was there before.
 
     What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
@@ -128,13 +128,15 @@ def _plan(
     return tuple(facts)
 
 
-def _named(cell: Cell) -> sweep_record.Facts:
+def _named(cell: PlannedRun) -> sweep_record.RunFacts:
     """Return what every job has to know, whatever was there before."""
     auto = {"precision": cell.config.precision, "compile": cell.config.compile, "data.pixels": cell.config.data.pixels}
-    return sweep_record.Facts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
+    return sweep_record.RunFacts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
 
 
-def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path, heart: Heart) -> sweep_record.Facts:
+def _facts(
+    number: int, cell: PlannedRun, found: Earlier, tracker: Tracker, folder: Path, heart: Heart
+) -> sweep_record.RunFacts:
     """Return what one job has to know, given what was there before."""
     facts = _named(cell)
     own, say = folder / cell.folder, job.screen().say
@@ -173,7 +175,7 @@ def _facts(number: int, cell: Cell, found: Found, tracker: Tracker, folder: Path
     return facts
 
 
-def _left(number: int, facts: sweep_record.Facts, where: Path | None, who: liveness.Owner) -> sweep_record.Facts:
+def _left(number: int, facts: sweep_record.RunFacts, where: Path | None, who: liveness.Owner) -> sweep_record.RunFacts:
     """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
     how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
     job.screen().say(
@@ -205,7 +207,7 @@ def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], K
         return {}, interrupt
 
 
-def _result(folder: Path, number: int, facts: sweep_record.Facts, error: Exception | None) -> Result:
+def _result(folder: Path, number: int, facts: sweep_record.RunFacts, error: Exception | None) -> Result:
     """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
 
     A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.

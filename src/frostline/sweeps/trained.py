@@ -13,11 +13,11 @@ from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
-from frostline.records.layout import BEST, CONFIG
+from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import VAL, Result, percent, read_result
 from frostline.report.cells import cells
 from frostline.sweeps import catalog
-from frostline.sweeps.catalog import RUNS, Name
+from frostline.sweeps.catalog import Name
 from frostline.tracking import download, query, server
 
 
@@ -56,7 +56,7 @@ def weights(config: Config, folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as fetched:
         run = find(name, Path(fetched), server.tracking_uri(config.tracking.uri, project.project_root()))
         if run.chosen:
-            one = f"{RUNS}{run.result.run_id}" if run.result.run_id else run.folder
+            one = f"{RUN_PREFIX}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")
         return Path(shutil.copyfile(run.folder / BEST, folder / BEST))
 

@@ -103,7 +103,7 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while (message := line.tasks.get()) is not None:
             line.idle = False
-            answer = _carry_out(message)
+            answer = _answer_to(message)
             if answer is not None:
                 line.send(answer)
                 if answer.last:
@@ -127,7 +127,7 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _carry_out(message: bytes) -> Answer | None:
+def _answer_to(message: bytes) -> Answer | None:
     """Return what came of a task; of an errand nothing."""
     task: Any = None
     try:

@@ -63,19 +63,19 @@ class Mirror:
                 sure = journal.position(self.folder).sure
                 if news.ended is not None and not sure:
                     _delete_twins(client, experiment, run_id, journal.uid(self.folder))
-                journal.set_position(self.folder, journal.Position(run_id, offset, sure))
+                journal.set_position(self.folder, journal.MirrorPosition(run_id, offset, sure))
         except BaseException:
             self._doubt = True
             raise
         self._doubt = False
 
-    def _trusted_position(self, client: MlflowClient) -> journal.Position:
+    def _trusted_position(self, client: MlflowClient) -> journal.MirrorPosition:
         """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
         at = journal.position(self.folder)
         size = (self.folder / layout.RECORD).stat().st_size
         run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None
         if at.run_id is None or (run is None and self._doubt):
-            return journal.Position()
+            return journal.MirrorPosition()
         if run is not None:
             self._elsewhere = run.data.tags.get(UID_TAG) != journal.uid(self.folder)
             if run.info.lifecycle_stage != "active":
@@ -92,14 +92,14 @@ class Mirror:
             iter([] if first and self._fresh else _search(client, experiment, start["uid"])), None
         )
         if run_id is None or _found(client, run_id) is None:
-            journal.set_position(self.folder, journal.Position(sure=first))
+            journal.set_position(self.folder, journal.MirrorPosition(sure=first))
             tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
             run_id, self._doubt = _named(run).info.run_id, False
         else:
             news.tags = {**start["tags"], UID_TAG: start["uid"], **news.tags}
             news.status = news.status or "RUNNING"
-        journal.set_position(self.folder, journal.Position(run_id, 0, sure=first))
+        journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=first))
         return run_id
 
     def _send(self, client: MlflowClient, run_id: str, news: News) -> None:

@@ -24,7 +24,7 @@ _BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather 
 _FEW = 10  # digests that are asked for one by one
 
 
-def sweep_of(uri: str, run_id: str) -> tuple[str, str]:
+def parent_sweep(uri: str, run_id: str) -> tuple[str, str]:
     """Return MLflow's id of the sweep that a run belongs to, or is, and where its folder lies, seen from the project.
 
     UserError where the store has no such run or does not answer.

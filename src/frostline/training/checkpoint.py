@@ -32,15 +32,15 @@ _ORDERS = "orders"
 _PIECE = 1 << 20  # bytes
 
 
-class Damaged(ValueError):
+class DamagedCheckpoint(ValueError):
     """A checkpoint is not what was written."""
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Write `tensors` and the JSON-able `facts` into `folder/checkpoint` and return the new file.
 
-    It is on disk, read back and found equal before any older one goes. Raises `Damaged` where it is not equal, and
-    OSError where it cannot be written; the older ones then stay.
+    It is on disk, read back and found equal before any older one goes. Raises `DamagedCheckpoint` where it is not
+    equal, and OSError where it cannot be written; the older ones then stay.
     """
     (home := folder / FOLDER).mkdir(exist_ok=True)
     number = max((_number(path) for path in home.glob("*.safetensors")), default=0) + 1
@@ -58,7 +58,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
         digest = _verified(partial, dense, header)
         synced.result()
     if digest is None:
-        raise Damaged(f"{partial}: not what was written into it")
+        raise DamagedCheckpoint(f"{partial}: not what was written into it")
     partial.replace(path)
     note = beside.with_suffix(".partial")
     note.write_text(_line(digest, path))
@@ -82,7 +82,7 @@ def intact(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str,
     for path in _newest_first(folder):
         try:
             yield read(path)
-        except Damaged as problem:
+        except DamagedCheckpoint as problem:
             say(f"  passed over: {problem}")
 
 
@@ -92,21 +92,21 @@ def newest(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and facts of one checkpoint; raises `Damaged` unless its bytes have the sha256 beside it."""
+    """Return the tensors and facts of a checkpoint; `DamagedCheckpoint` unless its bytes have the sha256 beside it."""
     try:
         if _beside(path).read_bytes() != _line(hashing.of_file(path), path).encode():
-            raise Damaged(f"{path}: its sha256 is not the one beside it")
+            raise DamagedCheckpoint(f"{path}: its sha256 is not the one beside it")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
         orders = facts.pop(_ORDERS)
         return {name: _undo(tensor, orders.get(name)) for name, tensor in tensors.items()}, facts
-    except Damaged:
+    except DamagedCheckpoint:
         raise
     except FileNotFoundError:
-        raise Damaged(f"{path}: incomplete, its sha256 is missing") from None
+        raise DamagedCheckpoint(f"{path}: incomplete, its sha256 is missing") from None
     except Exception as problem:  # hostile bytes can make a parser raise anything
-        raise Damaged(f"{path}: not a checkpoint ({type(problem).__name__})") from problem
+        raise DamagedCheckpoint(f"{path}: not a checkpoint ({type(problem).__name__})") from problem
 
 
 def clear(folder: Path) -> None:

@@ -18,7 +18,7 @@ from frostline.models import freezing
 from frostline.training.dataset import batches
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.schedule import Span, pieces, span_of
-from frostline.training.steps import Part, Recipe, Sums, steps
+from frostline.training.steps import Recipe, Sums, TrainedPart, steps
 
 
 class Diverged(RuntimeError):
@@ -44,7 +44,7 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """Where in a run its steps are, between two of them: with the tensors of that moment, all that goes on from it."""
 
     epoch: int = 1
@@ -57,7 +57,7 @@ class Position:
     seconds: float = 0.0
 
 
-BEGINNING = Position()
+BEGINNING = TrainingPosition()
 
 
 def fit(
@@ -65,14 +65,14 @@ def fit(
     *,
     optimizer: torch.optim.Optimizer,
     timeline: Sequence[Span],
-    enter: Callable[[int], Part],
+    enter: Callable[[int], TrainedPart],
     before_step: Callable[[int, Span], None],
     after_step: Callable[[], None],
     recipe: Recipe,
     guard: freezing.Guard,
-    start: Position = BEGINNING,
+    start: TrainingPosition = BEGINNING,
     pause: Callable[[], bool] = lambda: False,
-) -> Iterator[EpochResult | Position]:
+) -> Iterator[EpochResult | TrainingPosition]:
     """Train from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
 
     `enter(phase)` puts the network into the state of a phase and returns what is trained there, on `samples` samples;
@@ -83,14 +83,14 @@ def fit(
     slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
     part = None
 
-    def begin(phase: int) -> Part:
+    def begin(phase: int) -> TrainedPart:
         guard.check()
         begun = enter(phase)
         guard.watch()
         return begun
 
     for epoch in range(start.epoch, recipe.epochs + 1):
-        at = start if epoch == start.epoch else Position(epoch)
+        at = start if epoch == start.epoch else TrainingPosition(epoch)
         first = (epoch - 1) * len(slices)
         order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
         indices = [order[batch] for batch in slices]
@@ -109,7 +109,7 @@ def fit(
                     guard.check()
                     loss, right = sums.read()
                     seconds = time.perf_counter() - began
-                    yield Position(epoch, step + 1 - first, loss, right, seconds)
+                    yield TrainingPosition(epoch, step + 1 - first, loss, right, seconds)
                     began = time.perf_counter() - seconds
         images = slices[-1].stop
         loss, accuracy = (total / images for total in sums.read())

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from frostline.core import interrupts
 from frostline.models import freezing
 from frostline.training import checkpoint
-from frostline.training.loop import EpochResult, Position
+from frostline.training.loop import EpochResult, TrainingPosition
 
 _WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
 _GUESS = 0.02  # seconds that the first save may take at least: what is shorter than `_WORTH` is as well done again
@@ -63,7 +63,7 @@ class Learner:
 class Progress:
     """How far a run has come."""
 
-    position: Position = field(default_factory=Position)
+    position: TrainingPosition = field(default_factory=TrainingPosition)
     best_epoch: int = 0
     best_accuracy: float = -1.0
     """On the validation split, as a fraction; -1 before the first epoch."""
@@ -83,7 +83,7 @@ class Progress:
 
     def add(self, epoch: EpochResult, learner: Learner) -> None:
         """Count an epoch that is done, and keep its weights if they are the best so far."""
-        self.position = Position(epoch.epoch + 1)
+        self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
         self.journal.append(_line(epoch))
         if epoch.val.accuracy > self.best_accuracy:
@@ -152,7 +152,7 @@ class Keeper:
         try:
             if writing is not None:
                 writing.result()
-        except (OSError, checkpoint.Damaged) as problem:
+        except (OSError, checkpoint.DamagedCheckpoint) as problem:
             self._say(f"  no checkpoint could be written: {problem}")
 
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -224,7 +224,7 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
-    position = Position(**facts["position"])
+    position = TrainingPosition(**facts["position"])
     if [line["epoch"] for line in facts["journal"]] != [*range(1, position.epoch)]:
         raise Unfit("its journal does not fit its position")
     numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")}

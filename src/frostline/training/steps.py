@@ -38,7 +38,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainedPart:
     """What is trained in a phase: the whole network on images, or what lies above the frost line on features."""
 
     network: nn.Module
@@ -64,7 +64,13 @@ class Step:
 
 
 def steps(
-    part: Part, indices: Sequence[Tensor], optimizer: torch.optim.Optimizer, recipe: Recipe, *, epoch: int, first: int
+    part: TrainedPart,
+    indices: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    epoch: int,
+    first: int,
 ) -> Iterator[Step]:
     """Yield a step on each of the batches at `indices` (on the CPU), made when it is asked for.
 
@@ -99,7 +105,7 @@ def _batches(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
 
-def _by_autograd(part: Part, inputs: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+def _by_autograd(part: TrainedPart, inputs: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     mixed, partners, share = mixup.mix(
         inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )

@@ -34,7 +34,7 @@ def _sync(folder: Path, root: Path, uri: str | None) -> int:
     if not done:
         print(f"{folder}: its process is at work, and passes on its record itself")
     else:
-        going_on = len(sweep.going_on(folder))
+        going_on = len(sweep_record.going_on(folder))
         state = f"{going_on} run(s) go on, so it stays pending" if going_on else "complete"
         print(f"{folder}: {state}" + (f", {waiting} record(s) passed on" if waiting else ""))
     return 0

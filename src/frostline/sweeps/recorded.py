@@ -153,8 +153,8 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
 
 def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
     results = _finished(uri, run_id)
-    if [result.run_id for result in results] == [run_id] and (parent := query.parent(uri, run_id)):
-        family = _finished(uri, parent)
+    if [result.run_id for result in results] == [run_id]:
+        family = _finished(uri, query.parent_sweep(uri, run_id)[0])
     else:
         results = family = _of_sweep(uri, run_id, folder) or results
     return [_of_mlflow(uri, result, family or results, folder) for result in results]

@@ -110,7 +110,7 @@ def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
     for sweep in sync.remembered(tracker.uri, root):
         if sync.experiment(sweep) not in (None, tracker.experiment):
             continue
-        for folder in sweep.with_record(sweep):
+        for folder in sweep_record.with_record(sweep):
             past = _of_folder(folder)
             if past is not None and past.tags.get(layout.DIGEST_TAG) in digests:
                 yield past

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from frostline.commands import Parser
 from frostline.core import project
+from frostline.records import sweep_record
 from frostline.tracking import server, sync
 from frostline.tracking.sync import SweepMirror
 

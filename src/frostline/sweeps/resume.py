@@ -15,7 +15,7 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, liveness, run_folders
+from frostline.records import journal, layout, liveness, run_folders, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import query, server, sync

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits, load_sample_images
+from test_layouts import load
 from torch import Tensor
 
 from frostline.data import glyphs, near_duplicates, perceptual_hash
 from frostline.data.near_duplicates import DHASH, PHASH, closest
-from test_layouts import load
 
 SIDE = 128
 

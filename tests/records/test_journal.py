@@ -93,7 +93,7 @@ def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
 WRITER = """
 import sys, itertools
 from pathlib import Path
-from frostline import journal
+from frostline.records import journal
 for number in itertools.count():
     journal.append(Path(sys.argv[1]), {"epoch": number, "filler": "x" * 1000})
     print(number, flush=True)

@@ -27,7 +27,7 @@ from frostline.store import entries, mapped
 from frostline.store.mapped import Rows
 from frostline.store.store import Store, Writer, open_store
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 def key(text: str) -> str:
@@ -246,7 +246,7 @@ def test_what_is_no_folder_in_an_entrys_place_hinders_nothing(
 SCRIPT = """
 import os, sys, time, torch
 from pathlib import Path
-from frostline.store import Store
+from frostline.store.store import Store
 
 folder, log, seconds, processes = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 

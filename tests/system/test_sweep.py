@@ -23,15 +23,15 @@ from frostline.records.result import read_result
 from frostline.sweeps import sweep as sweeps
 from frostline.sweeps.pool import WorkerDied
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 QUICK = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32")
 INJECT = """
 import sys
-from frostline import training
-evaluate = training.evaluate
+from frostline.training import loop
+evaluate = loop.evaluate
 def broken(module, data, **options):
     {code}
-training.evaluate = broken
+loop.evaluate = broken
 from frostline.cli import main
 main()
 """
@@ -172,7 +172,7 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
 
 
 def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, tmp_path):
-    broken = "from frostline import webpage; webpage.write = lambda *a, **k: 1 / 0"
+    broken = "from frostline.report import html; html.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
     arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", store)]
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)

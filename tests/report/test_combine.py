@@ -19,7 +19,7 @@ from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 from frostline.sweeps import catalog
-from sweeps import sweep
+from written_sweeps import sweep
 
 GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
 

@@ -24,7 +24,7 @@ from frostline.sweeps import pool
 from frostline.tracking import server, session
 from frostline.tracking.follower import Follower
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

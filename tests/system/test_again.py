@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import stores
 from frostline.records import layout, liveness
-from test_sweep import QUICK, Done, command, environment, sweep, where
 
 EPOCHS = ("epochs=40", "seed=0,1")
 

@@ -25,7 +25,7 @@ from frostline.data import loading
 from frostline.data.images import list_images
 from small import load_data
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
+CONF = Path(__file__).parents[2] / "conf" / "data"
 COUNTS = {"train": 10, "val": 4, "test": 6}
 
 

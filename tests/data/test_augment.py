@@ -23,7 +23,7 @@ from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized
 from frostline.models.build import InputSpec
 from frostline.runs.split_views import random_view
 
-CONF = Path(__file__).parents[1] / "conf" / "augment"
+CONF = Path(__file__).parents[2] / "conf" / "augment"
 NONE = Policy(crop="none", scale=(1, 1), ratio=(1, 1), padding=0, flip=False, color=0, trivial=False)
 CROP = replace(NONE, crop="random_resized", scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
 ALL = replace(CROP, flip=True, color=0.4, trivial=True)

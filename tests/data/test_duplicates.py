@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_layouts import load, pictures
 
 from frostline.core.errors import UserError
 from frostline.data import duplicates
@@ -17,7 +18,6 @@ from frostline.data.findings import of_weights
 from frostline.data.loading import Data
 from frostline.records.result import SHARED, WITHOUT, Result
 from frostline.report.verdict import answer
-from test_layouts import load, pictures
 
 
 def copies(root: Path, count: int, times: int) -> None:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from frostline.training import checkpoint
 
-SOURCE = str(Path(__file__).parents[1] / "src")
+SOURCE = str(Path(__file__).parents[2] / "src")
 KILLER = """
 import os, sys
 from pathlib import Path
 import torch
-from frostline import checkpoint
+from frostline.training import checkpoint
 def dying(function):
     def call(*arguments, **options):
         global calls

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import sweeps
+import written_sweeps
 from frostline.core import streams
 from frostline.report.terminal import Screen
 
-SOURCE = Path(__file__).parent.parent / "src"
-SAY = "from frostline import streams; streams.prepare(); print('97 ± 1 % 数字 é…')"
+SOURCE = Path(__file__).parents[2] / "src"
+SAY = "from frostline.core import streams; streams.prepare(); print('97 ± 1 % 数字 é…')"
 
 
 def shell(line, **environment):
@@ -56,7 +56,7 @@ def test_the_screen_of_a_run_shows_what_it_can_on_whatever_stream(monkeypatch):
 
 
 def test_every_stream_of_a_command_may_be_missing_or_narrow(tmp_path):
-    folder = sweeps.sweep(tmp_path / "sweep", {"freeze_mode": ["head", "full"], "数": ["数字", "七"]}, seeds=2)
+    folder = written_sweeps.sweep(tmp_path / "sweep", {"freeze_mode": ["head", "full"], "数": ["数字", "七"]}, seeds=2)
     narrow = shell(f'"$0" -m frostline compare "{folder}"', PYTHONIOENCODING="ascii")
     assert narrow.returncode == 0 and rb"\u6570\u5b57" in narrow.stdout and b" +/-" in narrow.stdout, narrow.stderr
     assert shell(f'"$0" -m frostline compare "{folder}" >&- 2>&-').returncode == 0

@@ -42,9 +42,13 @@ def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_o
 _MANY = """
 import resource, sys, torch
 from pathlib import Path
-from frostline import evaluation, evidence, mapped, outcome
-from frostline.data import Split
-from frostline.results import Cell, Result
+from frostline.data.loading import Split
+from frostline.records.result import Result
+from frostline.report import evidence
+from frostline.report.cells import Cell
+from frostline.runs import outcome
+from frostline.store import mapped
+from frostline.training import evaluation
 
 class Rows:
     known, labels = True, torch.arange(10_000)

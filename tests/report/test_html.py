@@ -18,7 +18,7 @@ from frostline.records.result import TEST, VAL
 from frostline.report import html, statistics
 from frostline.report.comparison import predictions
 from frostline.report.verdict import answer
-from sweeps import CLASSES, sweep
+from written_sweeps import CLASSES, sweep
 
 MODES = ("head", "full")
 

@@ -16,7 +16,7 @@ from frostline.core import credentials, machine, project
 from frostline.records import layout, provenance
 from small import network
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -115,11 +115,12 @@ def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tm
     save_file(network("shufflenet_v2_x0_5", classes=10).module.state_dict(), weights)
     code = """
 import os, sys
-from frostline import cli, experiment
+from frostline import cli
+from frostline.runs import run
 if {broken}:
     def assemble(*arguments, **options):
         raise OSError(os.environ["MY_SECRET"])
-    experiment.assemble = assemble
+    run.assemble = assemble
 cli.main()
 """
     overrides = [

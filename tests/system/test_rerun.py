@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
 from frostline.commands import rerun as command
 from frostline.core.errors import UserError
@@ -19,7 +20,6 @@ from frostline.records import journal
 from frostline.sweeps import recorded, rerun
 from frostline.sweeps.recorded import Recorded
 from frostline.sweeps.rerun import Outcome, Verdict, compare
-from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
 # --- the verdict
 

@@ -145,13 +145,14 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
 JOB = """
 import logging, os, sys
 from pathlib import Path
-from frostline import tracking
+from frostline.records.recording import recording
+from frostline.tracking import session
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
-uri = tracking.tracking_uri(None, root)
-tracker = tracking.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
+uri = session.tracking_uri(None, root)
+tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
     print(tracker.experiment_id, tracker.sweep_run_id, flush=True)

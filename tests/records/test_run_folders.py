@@ -25,7 +25,7 @@ from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
 from frostline.sweeps.templates import Composer
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 
 def composed(*overrides, lrs=(0.01, 0.001)):

@@ -29,7 +29,7 @@ from frostline.tracking import sync
 HOLD = """
 import sys
 from pathlib import Path
-from frostline import heartbeat
+from frostline.records import heartbeat
 heartbeat._EVERY = 0.05
 with heartbeat.beating() as heart:
     heart.claim(Path(sys.argv[1]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_sources import request
 
 from frostline.commands import predict
 from frostline.core.errors import UserError
@@ -19,7 +20,6 @@ from frostline.data.loading import Data
 from frostline.runs import setup
 from frostline.sweeps import executor
 from small import compose, load_data
-from test_sources import request
 
 NUMBERS = count()
 

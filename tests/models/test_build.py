@@ -18,7 +18,7 @@ from frostline.models import weights
 from frostline.models.build import NAMES, InputSpec, Model, build, metadata
 from frostline.store import hashing, tensorfile
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
+CONF = Path(__file__).parents[2] / "conf" / "model"
 TINY = "shufflenet_v2_x0_5"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bilinear"}
 

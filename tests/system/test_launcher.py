@@ -20,7 +20,7 @@ from hydra_plugins.frostline_launcher import FrostlineLauncher
 @pytest.fixture(autouse=True)
 def _anywhere(monkeypatch):
     """Hydra's suites start programs in other folders, and expect a process that asked for no version of its rules."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
     monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
 
 

@@ -8,12 +8,12 @@ import weakref
 
 import pytest
 import torch
+from test_cut import lively
+from test_stages import ONE_OF_EACH_FAMILY
 from torch import fx, nn
 
 from frostline.models import cut, fuse
 from frostline.models.build import build
-from test_cut import lively
-from test_families import ONE_OF_EACH_FAMILY
 
 CPU = torch.device("cpu")
 FUSES = torch.backends.mkldnn.is_available()

@@ -1,3 +1,26 @@
 """Sweeps that answer which layers of a pretrained image classifier should learn."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from frostline.api import Classifier, Run, Sweep, compose, load, open, plan, sweep
+    from frostline.core.config import Config
+    from frostline.core.errors import UserError
+
 __version__ = "0.1.0"
+__all__ = ["Classifier", "Config", "Run", "Sweep", "UserError", "compose", "load", "open", "plan", "sweep"]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name when it is asked for first: a mistake on the command line needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from frostline import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from frostline import commands
+from frostline.core import validation
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.resize import center_crop
@@ -39,7 +40,7 @@ def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
 @pytest.fixture(scope="module")
 def pictures(trained, tmp_path_factory):
     """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
-    request = predict.read_config(trained.folder / "0" / "config.yaml").data
+    request = validation.read_config(trained.folder / "0" / "config.yaml").data
     fields = {key: value for key, value in asdict(request).items() if key in loading.Request.__annotations__}
     test, folder = load_data(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
     for row, pixels in enumerate(test.pixels):
@@ -85,7 +86,7 @@ def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypat
         with found(name) as run:
             assert hashing.of_file(run.folder / "best.safetensors") == expected
             assert (run.result.name, run.result.run_id) == (winner["name"], winner["run_id"])
-            predict.read_config(run.folder / "config.yaml")
+            validation.read_config(run.folder / "config.yaml")
             said = f"{winner['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
             assert run.note.startswith(said)
 
@@ -197,7 +198,7 @@ def test_a_config_is_plain_data_or_refused(trained, tmp_path, line, replacement,
     assert line in text
     (tmp_path / "config.yaml").write_text(text.replace(line, replacement))
     with pytest.raises(UserError, match=message) as error:
-        predict.read_config(tmp_path / "config.yaml")
+        validation.read_config(tmp_path / "config.yaml")
     assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 

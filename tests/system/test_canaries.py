@@ -21,7 +21,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from frostline.core import untrusted
+from frostline.core import untrusted, validation
 from frostline.core.config import digest
 from frostline.core.errors import UserError
 from frostline.models.build import build
@@ -311,7 +311,7 @@ OPTIONS = {
 
 def _config_refused(nest: Nest, *lines: str, **replaced: str) -> None:
     path = nest.config(*(line.replace("RAN", str(nest.ran)) for line in lines), **replaced)
-    refused(lambda: predict.read_config(path))
+    refused(lambda: validation.read_config(path))
     refused(lambda: recorded.config_of(untrusted.config(path), []))
 
 
@@ -326,7 +326,7 @@ def a_config_of_a_gigabyte(nest: Nest) -> None:
     path = nest.config()
     with path.open("r+b") as file:
         file.truncate(10**9)
-    refused(lambda: predict.read_config(path))
+    refused(lambda: validation.read_config(path))
 
 
 NAMES = {
@@ -480,7 +480,7 @@ def test_a_record_never_runs(name: str, tmp_path: Path) -> None:
 
 def test_a_record_without_a_canary_is_taken(tmp_path: Path) -> None:
     path = Nest(tmp_path).config()
-    assert predict.read_config(path) == compose("epochs=1")
+    assert validation.read_config(path) == compose("epochs=1")
     assert digest(recorded.config_of(untrusted.config(path), [])) == digest(compose("epochs=1"))
 
 

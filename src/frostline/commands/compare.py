@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from frostline import api
 from frostline.commands import Parser
 from frostline.records.result import Result
-from frostline.report import combine
 from frostline.report.cells import Cell, cells
 from frostline.report.comparison import accuracy
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
-from frostline.sweeps import catalog
 
 
 def main(arguments: list[str]) -> int:
@@ -26,14 +23,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        results = combine.together(catalog.sweeps(asked.sweep, Path(scratch)))
-        if asked.json:
-            print(json.dumps(facts(results), indent=1, ensure_ascii=False))
-        else:
-            screen = Screen()
-            screen.table(results)
-            screen.verdict(answer(results))
+    results = api.open(*asked.sweep).results
+    if asked.json:
+        print(json.dumps(facts(results), indent=1, ensure_ascii=False))
+    else:
+        screen = Screen()
+        screen.table(results)
+        screen.verdict(answer(results))
     return 0 if any(result.status == "FINISHED" for result in results) else 1
 
 

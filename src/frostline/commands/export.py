@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from frostline import api
 from frostline.commands import Parser
 from frostline.core.errors import user_error
 
@@ -12,17 +13,16 @@ from frostline.core.errors import user_error
 def main(arguments: list[str]) -> int:
     """Write the file and print how far it is from the original; 1, and no file, if that is too far."""
     options = _parser().parse_args(arguments)
-    from frostline.runs import export, predict  # imports torch
-    from frostline.sweeps.trained import found  # imports torch
+    from frostline.runs import export  # imports torch
 
     output = Path(options.output or ".")
     output = output / f"model{export.SUFFIXES[options.format]}" if output.is_dir() else output
     if not output.parent.is_dir():
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
-    with found(options.run) as run:
-        network = predict.load(run.folder, device="cpu")
-    if run.note:
-        print(f"frostline: {run.note}", file=sys.stderr)
+    found = api.load(options.run, device="cpu")
+    network = found.network
+    if found.note:
+        print(f"frostline: {found.note}", file=sys.stderr)
     try:
         worst = export.export(network, options.format, output)
     except export.Disagreement as problem:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from frostline import api
 from frostline.commands import Parser, positive
 from frostline.core.errors import user_error
 
@@ -22,12 +23,11 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     files = list(_files(options.pictures))
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps.trained import found  # imports torch
 
-    with found(options.run) as run:
-        network = predict.load(run.folder, device=options.device)
-        if run.note:
-            print(f"frostline: {run.note}", file=sys.stderr)
+    found = api.load(options.run, device=options.device)
+    network = found.network
+    if found.note:
+        print(f"frostline: {found.note}", file=sys.stderr)
     unread = 0
 
     def rows() -> Iterator[tuple[Path, dict[str, float]]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from math import inf, isfinite
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from frostline.core import untrusted
 from frostline.core.config import Config, PhaseConfig, flatten
-from frostline.core.errors import means_null, unknown_key, user_error
+from frostline.core.errors import UserError, means_null, unknown_key, user_error
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (
@@ -160,3 +162,13 @@ def _select(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = getattr(config, part)
     return config
+
+
+def read_config(path: Path) -> Config:
+    """Return the config that a run has written, read as plain data; UserError for anything else."""
+    try:
+        return parse(untrusted.config(path))
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None

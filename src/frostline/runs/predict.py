@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
-from frostline.core.errors import UserError
-from frostline.core.validation import parse
-from frostline.data.images import at_most, read_picture
+from frostline.core.errors import UserError, user_error
+from frostline.core.validation import read_config
+from frostline.data.images import at_most, read_picture, tensor_of
 from frostline.data.levels import Levels, of_record
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, weights
@@ -77,16 +80,6 @@ def load(folder: Path, *, device: str) -> Predictor:
     return Predictor(model, classes, config, place, shown)
 
 
-def read_config(path: Path) -> Config:
-    """Return the config that a run has written, read as plain data; UserError for anything else."""
-    try:
-        return parse(untrusted.config(path))
-    except UserError as error:
-        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
-
-
 def view(predictor: Predictor, picture: Tensor) -> Tensor:
     """Return `(3, S, S)` uint8: what the network is shown of a picture `(3, H, W)` uint8 of any size."""
     return center_crop(picture[None], predictor.center)[0]
@@ -131,6 +124,37 @@ def predict(
             rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
             for file, views in zip(part, seen, strict=True):
                 yield file, next(rows) if isinstance(views, Tensor) else views
+
+
+@torch.inference_mode()
+def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int | None = None) -> Tensor:
+    """Return `(N, classes)` float32 for files, Pillow's pictures, `(H, W, 3)` arrays or `(3, H, W)` tensors of uint8.
+
+    They are shown as `predict` shows files, `batch` at once, by default as many as the run was evaluated on. UserError
+    for what is no picture.
+    """
+    size, rows = batch or predictor.config.eval_batch_size, [torch.empty(0, len(predictor.classes))]
+    with at_most(predictor.config.data.max_pixels):
+        for start in range(0, len(pictures), size):
+            views = [view(predictor, _pixels(predictor, picture)) for picture in pictures[start : start + size]]
+            rows.append(logits(predictor, torch.stack(views)).softmax(1))
+    return torch.cat(rows)
+
+
+def _pixels(predictor: Predictor, picture: Any) -> Tensor:
+    """Return `(3, H, W)` uint8 of a picture in any of the forms that `probabilities` takes."""
+    if isinstance(picture, Image.Image):
+        return tensor_of(picture, predictor.levels)[0]
+    if isinstance(picture, str | Path):
+        try:
+            return read_picture(Path(picture), predictor.levels)
+        except OSError as error:
+            raise UserError(str(error)) from None
+    pixels = picture if isinstance(picture, Tensor) else torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+        found = f"{pixels.dtype} of shape {tuple(picture.shape)}"
+        raise user_error("pictures", found, "files, pictures of Pillow, (H, W, 3) arrays or (3, H, W) tensors of uint8")
+    return pixels
 
 
 def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:

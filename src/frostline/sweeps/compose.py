@@ -8,11 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import hydra
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core.config import Config, choices, digest, flatten, with_values
 from frostline.core.errors import UserError, user_error
+from frostline.core.hydra_errors import explain
+from frostline.core.project import config_folder
 from frostline.records import run_folders
 from frostline.records.result import value_text
 from frostline.sweeps import job
@@ -64,6 +70,16 @@ def compose_all(
         raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
     run_folders.require_distinct([cell.folder for cell in cells])
     return Path(sweeps[0]).absolute(), cells
+
+
+def compose_one(overrides: Overrides) -> Config:
+    """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra.compose("config", overrides=[*overrides], return_hydra_config=True)
+            return _compose(overrides, lambda _: composed, 0)[0]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from None
 
 
 def settled(cells: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:

@@ -1,0 +1,318 @@
+"""The public door: sweeps, runs and networks as Python objects, for notebooks and programs; the commands use it too.
+
+`import frostline` hands these names on when they are asked for, and loads neither torch nor MLflow.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core import project
+from frostline.core.config import Config
+from frostline.core.errors import UserError, user_error
+from frostline.core.validation import read_config
+from frostline.records import journal, layout
+from frostline.records.result import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    from frostline.report.cells import Cell
+    from frostline.report.comparison import Predictions
+    from frostline.report.contest import Contest
+    from frostline.runs.plan import Plan
+    from frostline.runs.predict import Predictor
+
+    Picture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
+    """A file; or a picture as Pillow has it, `(H, W, 3)` uint8, or as a tensor `(3, H, W)` uint8."""
+
+
+def compose(*overrides: str) -> Config:
+    """Return the checked config of one run, as `python train.py` composes it: `compose("freeze=head", "lr=1e-3")`.
+
+    Needs no torch, and leaves Hydra as it was. UserError for what no run can have.
+    """
+    from frostline.sweeps.compose import compose_one
+
+    return compose_one(overrides)
+
+
+def plan(config: Config) -> Plan:
+    """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
+    from rich.console import Console
+
+    from frostline.report.terminal import Screen
+    from frostline.runs.plan import describe
+    from frostline.runs.setup import assemble
+    from frostline.sweeps import trained
+
+    with tempfile.TemporaryDirectory() as folder:
+        screen = Screen(Console(quiet=True))
+        setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=trained.weights)
+        return describe(setup, config.freeze_mode.name)
+
+
+def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
+    """Run a sweep, as `python train.py -m` does, and return it: `sweep("freeze=head,full", "lr=1e-3,1e-4")`.
+
+    It runs in processes of its own, and what they say is printed as it comes; `folder` is where it lies, by default a
+    new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
+    KeyboardInterrupt where it was interrupted; the same call then goes on from there.
+    """
+    place = Path(folder or project.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}").absolute()
+    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
+    command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                sys.stdout.write(line)
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        complaints.seek(0)
+        said = complaints.read().strip()
+    if (place / layout.SWEEP).is_file() and status in (0, 1):
+        return open(str(place))
+    if status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    raise UserError(said.splitlines()[-1].removeprefix("frostline: ") if said else f"the sweep ended with {status}")
+
+
+def open(*names: str) -> Sweep:
+    """Return the sweep that a name stands for; several are put together, and what differs between them is a choice.
+
+    A name is that of a folder, MLflow's id of a run or sweep or its beginning, or the name of a sweep or an experiment.
+    UserError where it stands for nothing.
+    """
+    from frostline.report import combine
+    from frostline.sweeps import catalog
+
+    scratch = tempfile.TemporaryDirectory(prefix="frostline-")
+    found = catalog.sweeps(names, Path(scratch.name))
+    if not found:
+        raise user_error("sweep", "", "the name of a sweep")
+    alone = found[0] if len(found) == 1 else None
+    name = f"Sweep {alone.name}" if alone else f"{len(found)} sweeps"
+    own = alone.folder if alone and not alone.folder.is_relative_to(scratch.name) else None
+    return Sweep(name, tuple(combine.together(found)), own, found[0].tracker, scratch)
+
+
+def load(name: str | Path | Run | Sweep, *, device: str = "auto") -> Classifier:
+    """Return the trained network of a run; a sweep stands for its best cell by validation, first seed.
+
+    Names are those of `open`. UserError where there is none, or none that kept its weights.
+    """
+    from frostline.runs import predict
+    from frostline.sweeps import trained
+
+    if isinstance(name, Sweep):
+        name = name.best
+    if isinstance(name, Run):
+        name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
+    with trained.found(str(name)) as run:
+        return Classifier(predict.load(run.folder, device=device), run.note)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on record."""
+
+    result: Result
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others, e.g. `head lr=0.001 seed=0`."""
+        return self.result.name
+
+    @property
+    def status(self) -> str:
+        """`FINISHED`, `FAILED`, `KILLED`, `RUNNING`, `WAITING` or, of a dry run, `PLANNED`."""
+        return self.result.status
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen, by short name."""
+        return self.result.choices
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics that a run has once: `best/...`, `test/...`, `cost/...`; accuracies in 0..1, times in seconds."""
+        return self.result.metrics
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(self.result.folder)
+
+    @cached_property
+    def config(self) -> Config:
+        """Everything it was told."""
+        return read_config(self.folder / layout.CONFIG)
+
+    def epochs(self) -> pd.DataFrame:
+        """Return its metrics, a row per epoch."""
+        import pandas as pd
+
+        lines = journal.read(self.folder)
+        return pd.DataFrame(lines).set_index("epoch") if lines else pd.DataFrame()
+
+    def predictions(self) -> Predictions | None:
+        """Return what it said of the test images; None where it did not come to that."""
+        from frostline.report.comparison import predictions
+
+        return predictions(self.result.folder)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on record, finished or not, or several put together."""
+
+    name: str
+    """For people: `Sweep` and when it began, or how many there are."""
+    results: tuple[Result, ...]
+    folder: Path | None
+    """Where it lies; None for several, and for one that was fetched from MLflow."""
+    tracker: Any = None
+    """Where it is in MLflow."""
+    _scratch: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of its runs, in the order of its jobs."""
+        return [Run(result) for result in self.results]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Its points, each with all seeds: the best by validation first."""
+        from frostline.report.cells import cells
+
+        return cells(self.results)
+
+    @property
+    def best(self) -> Run:
+        """The first seed of the best cell by validation; UserError where none is better than the others."""
+        from frostline.sweeps import trained
+        from frostline.sweeps.catalog import Name
+
+        return Run(trained.best(Name(self.name, "sweep"), self.results)[0])
+
+    @property
+    def verdict(self) -> str:
+        """The answer in plain words."""
+        from frostline.report.verdict import answer
+
+        return answer(self.results)
+
+    @property
+    def contests(self) -> list[Contest]:
+        """The answer as data: one contest for each data set."""
+        from frostline.report.contest import contests
+
+        return contests(self.results)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per run: its choices, status and metrics."""
+        import pandas as pd
+
+        rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
+        return pd.DataFrame(rows)
+
+    def report(self, path: Path | str | None = None) -> Report:
+        """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""
+        from frostline.report import html
+
+        file = Path(path or (self.folder or Path()) / layout.REPORT).absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        gone = Path(self._scratch.name) if self._scratch else None
+        return Report(html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=gone))
+
+    def plots(self, folder: Path | str | None = None) -> list[Path]:
+        """Draw plots as PNG and SVG and return the files."""
+        from frostline.report import plots
+
+        return plots.write(Path(folder or (self.folder or Path()) / layout.PLOTS), self.results)
+
+    def _repr_html_(self) -> str:
+        """Return the verdict, the table of runs and the plots, for a notebook."""
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = [file.read_text() for file in self.plots(folder) if file.suffix == ".svg"]
+        table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
+        pictures = "".join(text[text.index("<svg") :] for text in drawn)
+        return f"<p>{escape(self.verdict)}</p>{table}<div>{pictures}</div>"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        """Return it in a frame, for a notebook."""
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0"></iframe>'
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, and how pictures are shown to it."""
+
+    network: Predictor
+    note: str = ""
+    """What is to be known of the choice of it; empty where there was none."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        return self.network.classes
+
+    def probabilities(self, pictures: Picture | Sequence[Picture], *, batch: int | None = None) -> Tensor:
+        """Return `(N, classes)` float32; UserError names a file that is no picture. `batch` pictures at once."""
+        from frostline.runs import predict
+
+        return predict.probabilities(self.network, _listed(pictures), batch=batch)
+
+    def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 1) -> list[dict[str, float]]:
+        """Return for each picture its `top` classes with their probabilities, the most probable first."""
+        names = self.classes
+        best = self.probabilities(pictures).topk(min(top, len(names)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{names[i]: p for p, i in zip(*row, strict=True)} for row in pairs]
+
+    def export(self, path: Path | str, kind: str | None = None) -> float:
+        """Write it for other programs and return the largest difference of a probability to the original.
+
+        `kind` is `onnx`, `torchscript` or `safetensors`; by default what the suffix says. UserError where it cannot be
+        written so.
+        """
+        from frostline.runs import export
+
+        file = Path(path)
+        kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
+        chosen = kind or kinds.get(file.suffix)
+        if chosen not in export.SUFFIXES:
+            raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
+        return export.export(self.network, chosen, file)
+
+
+def _listed(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
+    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]

@@ -1,0 +1,177 @@
+"""The public door: what a notebook can do, and that it costs nothing until it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import frostline
+import stores
+from frostline.core import project
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import Name
+
+
+@pytest.fixture
+def store(trained, monkeypatch):
+    """Let the store of the small sweep be the one in which names are looked for."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    return trained
+
+
+def shared(trained):
+    return json.loads((trained.folder / "sweep.json").read_text())["tracker"]
+
+
+def test_the_names_are_there_and_nothing_heavy_is_loaded_for_them():
+    code = (
+        "import sys, frostline; assert set(frostline.__all__) <= set(dir(frostline));"
+        "frostline.compose, frostline.Sweep, frostline.Config;"
+        "print(*{'torch', 'torchvision', 'mlflow', 'pandas', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    with pytest.raises(AttributeError, match="has no attribute 'swep'"):
+        frostline.swep  # noqa: B018
+    assert (Path(frostline.__file__).parent / "py.typed").is_file()
+
+
+def test_a_config_is_composed_as_on_the_command_line_and_hydra_is_left_as_it_was():
+    config = frostline.compose("freeze=last_stage", "lr=0.5", "model=resnet50")
+    assert (config.freeze_mode.name, config.lr, config.model.name) == ("last_stage", 0.5, "resnet50")
+    assert isinstance(config, frostline.Config) and not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("freeze=heda", "freeze=heda: expected one of .*; did you mean head?"),
+        ("lrr=1", "lrr=1: expected a key of the config, see --help; did you mean lr?"),
+        ("lr=fast", "lr=fast: expected a value of type float"),
+        ("epochs=0", "epochs=0: expected a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(override, line):
+    with pytest.raises(frostline.UserError) as mistake:
+        frostline.compose(override)
+    assert re.match(line.replace("?", r"\?"), str(mistake.value)) and "\n" not in str(mistake.value)
+
+
+def test_a_plan_says_who_would_learn():
+    plan = frostline.plan(frostline.compose("freeze=head", "data.limit=200", "model.image_size=32"))
+    learning = {stage.stage: stage.learning for stage in plan.phases[0].stages}
+    assert learning.pop("head") == plan.trainable_parameters > 0 and set(learning.values()) == {0}
+
+
+def test_a_sweep_on_record_is_read_whole(store, tmp_path):
+    sweep = frostline.open(str(store.folder))
+    table = sweep.to_pandas()
+    assert list(table["freeze_mode"]) == ["head", "full"] and set(table["status"]) == {"FINISHED"}
+    best = table.loc[table["best/val_accuracy"].idxmax()]
+    assert sweep.best.name == best["name"] and sweep.best.metrics["test/accuracy"] == best["test/accuracy"]
+    assert sweep.cells[0].choices["freeze_mode"] == sweep.best.choices["freeze_mode"]
+    said = subprocess.run(
+        [sys.executable, "-m", "frostline", "compare", "--json", str(store.folder)],
+        **{"env": store.environment(), "capture_output": True, "text": True, "check": True, "cwd": tmp_path},
+    )
+    assert json.loads(said.stdout)["answer"] == sweep.verdict
+    assert sweep.contests[0].outcome == json.loads(said.stdout)["contests"][0]["outcome"]
+
+
+def test_a_run_on_record_is_read_whole(store):
+    run = frostline.open(str(store.folder)).runs[1]
+    assert (run.config.freeze_mode.name, run.status, run.config.lr) == ("full", "FINISHED", run.choices["lr"])
+    epochs = run.epochs()
+    assert list(epochs.index) == [1, 2] and epochs["val/accuracy"].max() == run.metrics["best/val_accuracy"]
+    found = run.predictions()
+    assert (found.said == found.labels).mean() == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
+    sweep = frostline.open(str(store.folder))
+    shown = sweep._repr_html_()
+    assert sweep.verdict.split(".")[0].split("(")[0] in shown and shown.count("<svg") >= 2 and "<table" in shown
+    report = sweep.report(tmp_path / "page.html")
+    assert report.path.is_file() and report._repr_html_().startswith("<iframe srcdoc=")
+
+
+def test_a_network_takes_pictures_in_any_form(store, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "picture.png")
+    network = frostline.load(frostline.open(str(store.folder)), device="cpu")
+    forms = [
+        *(tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.fromarray(levels), levels),
+        torch.from_numpy(levels).permute(2, 0, 1),
+    ]
+    together = network.probabilities(forms, batch=2)
+    assert together.shape == (5, 10) and torch.allclose(together, together[:1].expand(5, 10), atol=1e-6)
+    (alone,) = network.predict(levels, top=3)
+    assert list(alone.values()) == sorted(alone.values(), reverse=True) and set(alone) <= set(network.classes)
+    assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
+    with pytest.raises(frostline.UserError, match=r"none\.png: not there"):
+        network.predict(tmp_path / "none.png")
+    with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
+        network.predict(torch.zeros(3, 4, 4))
+    with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
+        network.export(tmp_path / "network.exe")
+
+
+def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
+    uri = f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
+    sweep = frostline.sweep(*quick, uri, folder=tmp_path / "it's a sweep, mine")
+    assert sweep.folder == tmp_path / "it's a sweep, mine" and [run.status for run in sweep.runs] == ["FINISHED"]
+    assert sweep.verdict.splitlines()[0][:40] in capsys.readouterr().out
+    with pytest.raises(frostline.UserError, match=r"^freeze=heda: expected one of"):
+        frostline.sweep("freeze=heda", folder=tmp_path / "none")
+
+
+def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkeypatch):
+    sweep_id, runs = shared(store)["sweep_run_id"], frostline.open(str(store.folder)).runs
+    run_id = str(runs[0].result.run_id)
+    ids = {run_id, sweep_id, str(runs[1].result.run_id)}
+    short = next(run_id[:length] for length in range(4, 33) if sum(i.startswith(run_id[:length]) for i in ids) == 1)
+    for name in (run_id, f"runs:/{run_id}", short, f"runs:/{short}"):
+        assert catalog.meant(Name(name)).ids == (run_id,)
+    named = f"{store.folder.parent.name} {store.folder.name}"
+    for name in (sweep_id, "Vögel & 100%", named):
+        assert catalog.meant(Name(name)).ids == (sweep_id,), name
+        assert asdict(frostline.open(name).runs[0].result) == asdict(runs[0].result)
+    assert frostline.load(run_id, device="cpu").classes == frostline.load(runs[0], device="cpu").classes
+    monkeypatch.setattr(project, "project_root", lambda: tmp_path)
+    there = shutil.copytree(store.folder, tmp_path / "multirun" / "2026-01-01" / "01-02-03")
+    for name in ("2026-01-01/01-02-03", "2026-01-01 01-02-03"):
+        assert catalog.meant(Name(name)).folder == there
+
+
+@pytest.mark.parametrize("name", ["Vogel & 100%", "nothing'; drop", "0123456", "runs:/", "no/such/folder", ""])
+def test_a_name_that_stands_for_nothing_is_one_line(store, name):
+    with pytest.raises(frostline.UserError, match="expected a folder, an MLflow run id or its beginning") as mistake:
+        frostline.open(name)
+    assert str(mistake.value).startswith(f"sweep={name}") and "\n" not in str(mistake.value)
+    if name.startswith("Vogel"):
+        assert str(mistake.value).endswith("did you mean Vögel & 100%?")
+
+
+def test_weights_of_a_run_are_used_by_any_name_and_of_a_sweep_refused_with_its_best(store, tmp_path):
+    sweep = frostline.open(str(store.folder))
+    best, quick = sweep.best.result, ("freeze=head", "data.limit=200", "model.image_size=32")
+    for name in (f"runs:/{best.run_id}", best.folder):
+        plan = frostline.plan(frostline.compose(*quick, f"model.weights='{name}'"))
+        assert plan.weights == name
+    with pytest.raises(frostline.UserError) as mistake:
+        frostline.plan(frostline.compose(*quick, f"model.weights='{store.folder}'"))
+    assert f"expected one run: the best of these by validation is runs:/{best.run_id}" in str(mistake.value)
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
-from frostline.core.project import config_folder
+from frostline.core.project import config_folder, own_configs
 from frostline.sweeps import hydra_keys
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
@@ -25,8 +25,9 @@ class FrostlineSweeperConf:
 
 ConfigStore.instance().store(name="schema", node=Config, provider="frostline")
 # `freeze` is the short name of `freeze_mode`: the same options, with no keys of their own.
-for _mode in config_folder().glob("freeze_mode/*.yaml"):
-    ConfigStore.instance().store(group="freeze", name=_mode.stem, node={}, package="_global_", provider="frostline")
+for _folder in (config_folder(), *own_configs(sys.argv[1:])):
+    for _mode in _folder.glob("freeze_mode/*.yaml"):
+        ConfigStore.instance().store(group="freeze", name=_mode.stem, node={}, package="_global_", provider="frostline")
 ConfigStore.instance().store(group="hydra/sweeper", name="frostline", node=FrostlineSweeperConf, provider="frostline")
 
 

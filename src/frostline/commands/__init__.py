@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from frostline.core import plugins
 from frostline.core.errors import UserError
 
 
@@ -35,11 +37,13 @@ def positive(text: str) -> int:
 
 
 def names() -> list[str]:
-    """Return the commands there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Return the commands there are, those of other packages among them."""
+    return sorted({*(module.name for module in pkgutil.iter_modules(__path__)), *plugins.names(plugins.COMMANDS)})
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Carry out the command called `name` and return its exit status; raises `UserError` for a person's mistake."""
-    status: int = importlib.import_module(f"{__name__}.{name}").main(list(arguments))
+    own = importlib.util.find_spec(f"{__name__}.{name}") is not None
+    module = importlib.import_module(f"{__name__}.{name}") if own else plugins.load(plugins.COMMANDS, name)
+    status: int = module.main(list(arguments))
     return status

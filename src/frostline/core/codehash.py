@@ -22,6 +22,7 @@ DECIDE_NONE = {
     "core.interrupts": "when something stops, not what it gives",
     "core.machine": "threads, determinism, precision, device and libraries stand in the key",
     "data.class_names": "what classes are called",
+    "core.plugins": "the code of a plugin stands in the key",
     "data.duplicates": "which pictures are alike, of those that stand in the key",
     "data.findings": "what people should know",
     "data.layouts": "which folder is which; the files stand in the key",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -21,6 +23,15 @@ def config_folder() -> Path:
     """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
     packaged = PACKAGE / "conf"
     return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
+
+
+def own_configs(arguments: Sequence[str]) -> list[Path]:
+    """Return where a person has options of their own: `conf/` where the command is typed, and Hydra's `--config-dir`."""
+    told = [value for key, value in pairwise(arguments) if key in ("--config-dir", "-cd")]
+    told += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    here = Path("conf").absolute()
+    own = [here] if here.is_dir() and here.resolve() != config_folder().resolve() else []
+    return [*own, *map(Path, told)]
 
 
 @dataclass(frozen=True)

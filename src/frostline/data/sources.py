@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
-from frostline.core import codehash
+from frostline.core import codehash, plugins
 from frostline.core.errors import user_error
 from frostline.data import duplicates
 from frostline.data.class_names import check_classes, check_names
@@ -72,10 +72,12 @@ def open_splits(
 ) -> dict[str, Source]:
     """Return the splits that the source has of its own, at least `train`, without decoding any picture.
 
-    `source` is `digits`, `glyphs`, `folder` or the name of a dataset class of `torchvision.datasets`; `splits` and
-    `options` are keyword arguments for the latter, `layout` and `missing_classes` are for folders. Raises `UserError`
-    where files are missing or do not fit.
+    `source` is `digits`, `glyphs`, `folder`, a plugin's name or that of a dataset class of `torchvision.datasets`;
+    `splits` and `options` are keyword arguments for the last, `options` for a plugin, `layout` and `missing_classes` are
+    for folders. Raises `UserError` where files are missing or do not fit.
     """
+    if source not in ("digits", "glyphs", "folder") and (opened := plugins.load(plugins.SOURCES, source)):
+        return _plugged(source, opened(root=root, **options))
     if source not in ("digits", "glyphs", "folder"):
         kind = _class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
@@ -90,6 +92,14 @@ def open_splits(
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
     return _folder(root, layout, missing_classes) if source == "folder" else {"train": _digits()}
+
+
+def _plugged(name: str, splits: Mapping[str, Source]) -> dict[str, Source]:
+    """Return the splits that a plugin opened: a function of `root` and `data.options` to sources by split."""
+    if not {"train"} <= set(splits) <= {"train", "val", "test"}:
+        expected = f"a plugin that gives train, and val and test where there are any, not {', '.join(splits)}"
+        raise user_error("data.source", name, expected)
+    return dict(splits)
 
 
 def _digits() -> Source:
@@ -192,8 +202,10 @@ def _class(name: str) -> type[Any]:
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
-        choices = ("digits", "glyphs", "folder", *kinds)
-        raise user_error("data.source", name, "digits, glyphs, folder or a class of torchvision.datasets", choices)
+        choices = ("digits", "glyphs", "folder", *kinds, *plugins.names(plugins.SOURCES))
+        raise user_error(
+            "data.source", name, "digits, glyphs, folder, a class of torchvision.datasets or a plugin", choices
+        )
     return kinds[name]
 
 

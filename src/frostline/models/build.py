@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from frostline.core import plugins
 from frostline.core.errors import user_error
 from frostline.core.randomness import address
 from frostline.models import weights as files
-from frostline.models.stages import Structure, structure_of
+from frostline.models.stages import Family, Structure, structure_of
 from frostline.store import hashing
 
 NAMES = tuple(list_models(module=torchvision.models))
@@ -66,6 +67,19 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """A network that another package brings, as an entry point of the group `frostline.models`."""
+
+    network: Callable[[int], nn.Module]
+    """Returns it with new weights for squares of so many pixels; how many classes it has does not matter."""
+    family: Family
+    """Its stages, and its head: a linear layer or a convolution of 1x1."""
+    input: InputSpec
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    """Files of pretrained weights by name in lower case; the first is `default` too."""
+
+
+@dataclass(frozen=True)
 class Model:
     """A classifier and what the rest of the program needs to know about it."""
 
@@ -104,7 +118,8 @@ def build(
     spec = _input_spec(name, source, image_size)
     with _Weightless() if meta or source else _seeded(seed, "init"):
         module = _network(name, spec.size)
-    structure = structure_of(module)
+    plugin = _plugin(name)
+    structure = structure_of(module, plugin.family if plugin else None)
     module.to(memory_format=memory_format)
     if meta or source:
         module.to_empty(device="meta" if meta else "cpu")
@@ -126,13 +141,26 @@ def input_of(name: str, *, weights: str | None, image_size: int | None) -> Input
     return _input_spec(name, _source(name, weights), image_size)
 
 
-def _entries(name: str) -> dict[str, WeightsEnum]:
-    """Return torchvision's weights of the network by lower-case name, `default` among them.
+def _plugin(name: str) -> Architecture | None:
+    found: Architecture | None = None if name in NAMES else plugins.load(plugins.MODELS, name)
+    return found
 
-    Weights without categories are left out: they have no values in VGG's hidden layers.
+
+def _entries(name: str) -> Mapping[str, WeightsEnum | Path]:
+    """Return the weights of the network by lower-case name, `default` among them.
+
+    Those of torchvision without categories are left out: they have no values in VGG's hidden layers.
     """
+    if (plugin := _plugin(name)) is not None:
+        return {
+            **dict.fromkeys(["default"][: len(plugin.weights)], next(iter(plugin.weights.values()), Path())),
+            **plugin.weights,
+        }
     if name not in NAMES:
-        raise user_error("model.name", name, f"one of torchvision's {len(NAMES)} classification models", NAMES)
+        known = (*NAMES, *plugins.names(plugins.MODELS))
+        raise user_error(
+            "model.name", name, f"one of torchvision's {len(NAMES)} classification models, or a plugin", known
+        )
     members = get_model_weights(name).__members__
     return {key.lower(): entry for key, entry in members.items() if entry.meta["categories"]}
 
@@ -160,11 +188,17 @@ def _input_spec(name: str, source: WeightsEnum | Path | None, image_size: int | 
         raise user_error("model.weights", source, f"weights of {name}, and these are of {saved['model']}")
     if saved:
         spec = InputSpec.of(saved)
+    elif (plugin := _plugin(name)) is not None:
+        spec = plugin.input
     else:
         spec = _spec_of(source if isinstance(source, WeightsEnum) else get_model_weights(name).DEFAULT, name)
     if image_size is None:
         return spec
-    smallest = 1 if name.startswith(tuple(_SIZED)) else get_model_weights(name).DEFAULT.meta["min_size"][0]
+    smallest = (
+        1
+        if name not in NAMES or name.startswith(tuple(_SIZED))
+        else get_model_weights(name).DEFAULT.meta["min_size"][0]
+    )
     if image_size < smallest:
         raise user_error("model.image_size", image_size, f"at least {smallest} pixels for {name}")
     return replace(spec, size=image_size, resize=round(spec.resize * image_size / spec.size))
@@ -177,9 +211,10 @@ def _spec_of(entry: WeightsEnum, name: str) -> InputSpec:
 
 
 def _network(name: str, size: int) -> nn.Module:
-    """Return torchvision's network for squares of `size` pixels, without auxiliary heads."""
+    """Return the network for squares of `size` pixels, without auxiliary heads."""
+    plugin = _plugin(name)
     try:
-        module: nn.Module = get_model(name, weights=None, **_arguments(name, size))
+        module: nn.Module = plugin.network(size) if plugin else get_model(name, weights=None, **_arguments(name, size))
     except (AssertionError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem

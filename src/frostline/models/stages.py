@@ -132,9 +132,9 @@ FAMILIES = {
 }
 
 
-def structure_of(module: nn.Module) -> Structure:
-    """Return the structure of a network of a known family; UserError for any other class of network."""
-    family = FAMILIES.get(type(module).__name__)
+def structure_of(module: nn.Module, family: Family | None = None) -> Structure:
+    """Return the structure of a network, by default of the family of its class; UserError where that is not known."""
+    family = family or FAMILIES.get(type(module).__name__)
     if family is None:
         raise user_error("model", type(module).__name__, "an architecture of a known family", FAMILIES)
     names = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]

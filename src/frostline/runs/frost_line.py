@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline.core import codehash, machine
+from frostline.core import codehash, machine, plugins
 from frostline.data.views import Views
 from frostline.models import cut, fuse
 from frostline.runs.setup import Setup
@@ -125,6 +125,7 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
     """Return what features depend on beside the views, as JSON-able facts."""
     return {
         "model": setup.model.name,
+        "plugin": plugins.identity(plugins.MODELS, setup.model.name),
         "input": asdict(setup.model.input),
         "below": below,
         "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,13 +108,14 @@ def open(*names: str) -> Sweep:
     from frostline.report import combine
     from frostline.sweeps import catalog
 
-    scratch = tempfile.TemporaryDirectory(prefix="frostline-")
-    found = catalog.sweeps(names, Path(scratch.name))
+    scratch = Path(tempfile.mkdtemp(prefix="frostline-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    found = catalog.sweeps(names, scratch)
     if not found:
         raise user_error("sweep", "", "the name of a sweep")
     alone = found[0] if len(found) == 1 else None
     name = f"Sweep {alone.name}" if alone else f"{len(found)} sweeps"
-    own = alone.folder if alone and not alone.folder.is_relative_to(scratch.name) else None
+    own = alone.folder if alone and not alone.folder.is_relative_to(scratch) else None
     return Sweep(name, tuple(combine.together(found)), own, found[0].tracker, scratch)
 
 
@@ -193,7 +196,8 @@ class Sweep:
     """Where it lies; None for several, and for one that was fetched from MLflow."""
     tracker: Any = None
     """Where it is in MLflow."""
-    _scratch: Any = field(default=None, repr=False, compare=False)
+    _scratch: Path | None = field(default=None, repr=False, compare=False)
+    """Where lies what was fetched, until the program ends."""
 
     @property
     def runs(self) -> list[Run]:
@@ -242,8 +246,8 @@ class Sweep:
 
         file = Path(path or (self.folder or Path()) / layout.REPORT).absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
-        gone = Path(self._scratch.name) if self._scratch else None
-        return Report(html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=gone))
+        page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
+        return Report(page)
 
     def plots(self, folder: Path | str | None = None) -> list[Path]:
         """Draw plots as PNG and SVG and return the files."""

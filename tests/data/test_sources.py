@@ -268,7 +268,7 @@ def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["StanfordCarz", "VisionTransformer", "wrap_dataset_for_transforms_v2", "os.system"])
 def test_only_names_of_datasets_are_sources(name: str):
-    with pytest.raises(UserError, match=f"data.source={name}: expected digits, glyphs, folder or"):
+    with pytest.raises(UserError, match=f"data.source={name}: expected digits, glyphs, folder, a class"):
         load_data(**request("cifar10", source=name))
 
 

@@ -219,7 +219,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
     ("arguments", "message"),
     [
         (("nowhere", "x.png"), "pictures=x.png: expected a file or folder, and there is none"),
-        (("nowhere", "."), "run=nowhere: expected the folder or MLflow run id of a run or sweep"),
+        (("nowhere", "."), "run=nowhere: expected a folder, an MLflow run id or its beginning"),
         (("f" * 32, "."), f"run={'f' * 32}: expected a run of sqlite:///"),
         ((".", "."), "run=.: expected a run with best.safetensors, or a sweep with finished runs"),
         (("nowhere",), "the following arguments are required: pictures"),

@@ -220,7 +220,7 @@ def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: 
 def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
         command.main([str(whole.folder / "0"), "lr=0.5"])
-    with pytest.raises(UserError, match="expected the MLflow id or the folder"):
+    with pytest.raises(UserError, match="expected a folder, or what is in a store"):
         command.main(["nothing"])
     folder = tmp_path / "failed"
     shutil.copytree(whole.folder / "0", folder)

@@ -203,4 +203,6 @@ def peak_memory(device: torch.device) -> int:
 
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Return the context of mixed precision in `dtype`; None stands for float32 throughout."""
+    import torch
+
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

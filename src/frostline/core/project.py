@@ -26,7 +26,7 @@ def config_folder() -> Path:
 
 
 def own_configs(arguments: Sequence[str]) -> list[Path]:
-    """Return where a person has options of their own: `conf/` where the command is typed, and Hydra's `--config-dir`."""
+    """Return where a person has options: in `conf/` where the command is typed, and in Hydra's `--config-dir`."""
     told = [value for key, value in pairwise(arguments) if key in ("--config-dir", "-cd")]
     told += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
     here = Path("conf").absolute()

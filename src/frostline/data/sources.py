@@ -73,8 +73,8 @@ def open_splits(
     """Return the splits that the source has of its own, at least `train`, without decoding any picture.
 
     `source` is `digits`, `glyphs`, `folder`, a plugin's name or that of a dataset class of `torchvision.datasets`;
-    `splits` and `options` are keyword arguments for the last, `options` for a plugin, `layout` and `missing_classes` are
-    for folders. Raises `UserError` where files are missing or do not fit.
+    `splits` and `options` are keyword arguments for the last, `options` for a plugin, `layout` and `missing_classes`
+    are for folders. Raises `UserError` where files are missing or do not fit.
     """
     if source not in ("digits", "glyphs", "folder") and (opened := plugins.load(plugins.SOURCES, source)):
         return _plugged(source, opened(root=root, **options))

@@ -52,7 +52,7 @@ def meant(name: Name, uri: str | None = None) -> Meant:
     uri = uri or server.tracking_uri(None, root)
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = Path(name.text).expanduser(), root / "multirun" / called.replace(" ", "/")
-    if here.is_dir():
+    if name.text and here.is_dir():
         return Meant(uri, here.absolute())
     if (lying / layout.SWEEP).is_file():
         return Meant(uri, lying)

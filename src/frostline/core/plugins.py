@@ -6,8 +6,8 @@ A config names a plugin and holds no code: what runs is what was installed.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ def load(group: str, name: str) -> Any:
 
 
 def identity(group: str, name: str) -> str | None:
-    """Return what stands for the code of a plugin: its package's version and the sha256 of its module; None if none."""
+    """Return what stands for the code of a plugin: version and sha256 over the source of its package; None if none."""
     point = _point(group, name)
-    if point is None:
+    spec = find_spec(point.module.partition(".")[0]) if point else None
+    if point is None or spec is None:
         return None
-    module = inspect.getsourcefile(inspect.getmodule(point.load()) or point.load())
-    code = hashlib.sha256(Path(module).read_bytes()).hexdigest() if module else ""
-    return f"{point.dist.version if point.dist else ''} {code}"
+    folders = map(Path, spec.submodule_search_locations or ())
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(str(spec.origin))]
+    code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    return f"{point.dist.version if point.dist else ''} {code.hexdigest()}"
 
 
 def _point(group: str, name: str) -> EntryPoint | None:

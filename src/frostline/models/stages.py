@@ -156,7 +156,9 @@ def _levels(family: Family, module: nn.Module, names: Sequence[str]) -> dict[str
     def level(name: str) -> int:
         unit = _match(family.units, name)
         levels = {bisect(starts, int(unit[1]))} if unit else {fixed[p] for p in fixed if p and _match(p, name)}
-        assert len(levels) == 1, f"{name} belongs to {len(levels)} stages of {type(module).__name__}"
+        if len(levels) != 1:
+            expected = f"a family that gives each tensor one stage, and {name} has {len(levels)}"
+            raise user_error("model", type(module).__name__, expected)
         return levels.pop()
 
     return {name: level(name) for name in names}

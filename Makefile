@@ -4,7 +4,7 @@ SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test check faults bench ui lint format weights clean help
+.PHONY: sweep test check docs faults bench ui lint format weights clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
 ui: $(VENV)/.installed ## Open the MLflow UI on this project's records
 	$(BIN)/python -m frostline ui
 
+docs: $(VENV)/.installed-docs ## Build the pages into site/, which opens offline
+	$(BIN)/sphinx-build -q -W --keep-going docs site
+
 faults: $(VENV)/.installed-dev ## Kill, starve, crowd and damage sweeps, the long way, and count what is lost
 	$(BIN)/python tests/faults.py --long
 
@@ -53,4 +56,8 @@ $(VENV)/.installed: pyproject.toml requirements.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[docs]'
 	touch $@

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline import commands
@@ -26,9 +25,9 @@ def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
     streams.prepare()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
-    OmegaConf.register_new_resolver("project_root", lambda: str(project.project_root()), replace=True)
+    project.register_resolver()
     interrupts.install()
-    sys.argv[1:] = map(_at_home, sys.argv[1:])
+    sys.argv[1:] = map(project.at_home, sys.argv[1:])
     with _one_line():
         if len(sys.argv) > 1 and sys.argv[1] in commands.names():
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
@@ -81,11 +80,6 @@ def _heard() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if status is not None:
         sys.exit(status)
-
-
-def _at_home(argument: str) -> str:
-    """Return `argument` with the home folder for each `~/` that begins a value: shells leave it, Hydra refuses it."""
-    return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
 
 
 def _job(composed: DictConfig) -> object:

@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 from frostline.core import plugins
 from frostline.core.errors import UserError
 
+CALLED = "its folder, MLflow's id or the beginning of that, a sweep's name, or an experiment's"
+"""What a run or sweep may be named by (see `sweeps.catalog`)."""
+
 
 class Parser(argparse.ArgumentParser):
     """Reads a command's arguments; a mistake is a `UserError`, one line as everywhere."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from frostline import api
-from frostline.commands import Parser
+from frostline.commands import CALLED, Parser
 from frostline.records.result import Result
 from frostline.report.cells import Cell, cells
 from frostline.report.comparison import accuracy
@@ -20,7 +20,7 @@ from frostline.report.verdict import answer, verdict
 def main(arguments: list[str]) -> int:
     """Print the answer; 0 where there is one, 1 where no run finished."""
     parser = Parser("compare", __doc__)
-    parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
+    parser.add_argument("sweep", nargs="+", help=f"a sweep, or a run of it: {CALLED}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = parser.parse_args(arguments)
     results = api.open(*asked.sweep).results

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from frostline import api
-from frostline.commands import Parser
+from frostline.commands import CALLED, Parser
 from frostline.core.errors import user_error
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("export", __doc__)
-    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
     parser.add_argument("--format", choices=("onnx", "torchscript", "safetensors"), required=True)
     parser.add_argument("--output", metavar="PATH", help="file, or folder for model.<suffix> (the working directory)")
     return parser

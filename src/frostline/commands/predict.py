@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from frostline import api
-from frostline.commands import Parser, positive
+from frostline.commands import CALLED, Parser, positive
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("predict", __doc__)
-    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
     parser.add_argument("pictures", nargs="+", help="files, folders, or - for a list on stdin, one path per line")
     parser.add_argument("--format", choices=("csv", "json"), default="csv")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many classes per picture (1)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from frostline.commands import Parser
+from frostline.commands import CALLED, Parser
 from frostline.core import project
 from frostline.records import layout
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("register", __doc__)
-    parser.add_argument("run", help="folder or MLflow run id of a run, or of a sweep: then its best cell by validation")
+    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
     parser.add_argument(
         "--name", required=True, help="name of the registered model; it gets a new version if it is there"
     )

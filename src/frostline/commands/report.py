@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from frostline import api
-from frostline.commands import Parser
+from frostline.commands import CALLED, Parser
 from frostline.records import layout
 
 
 def main(arguments: list[str]) -> int:
     """Write the report, or the plots too, and print where they are; 0."""
     parser = Parser("report", __doc__)
-    parser.add_argument("sweep", nargs="+", help="folder of a sweep, MLflow run id, or name of an experiment")
+    parser.add_argument("sweep", nargs="+", help=f"a sweep, or a run of it: {CALLED}")
     parser.add_argument("-o", "--output", type=Path, help="file of the report; of one sweep its own report.html")
     parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")
     asked = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from frostline.commands import Parser
+from frostline.commands import CALLED, Parser
 from frostline.core import machine, project
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
@@ -29,7 +29,7 @@ _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdic
 def main(arguments: list[str]) -> int:
     """Carry out `rerun`; the status is that of the worst verdict, or of the sweep where a run did not finish."""
     parser = Parser("rerun", __doc__, epilog=_STATUS)
-    parser.add_argument("run", help="MLflow id or folder of a run, or of a sweep for all of its finished runs")
+    parser.add_argument("run", help=f"a run, or a sweep for all of its finished runs: {CALLED}")
     parser.add_argument(
         "overrides", nargs="*", help="where it runs and is written: device=, store.path=, tracking.uri="
     )

@@ -58,9 +58,11 @@ class FreezeModeConfig:
     """Which parameters learn, and when."""
 
     name: str
+    """What runs are called by; the file has the same name."""
     norm_stats: str
     """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: none ever does."""
     phases: list[PhaseConfig]
+    """What learns, one phase after the other."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ class OptimizerConfig:
     name: str
     """Class name in `torch.optim`, in any case, e.g. `adamw`."""
     weight_decay: float
+    """Decay of the weights, as the optimizer itself defines it; 0 for none."""
     decay_norm_and_bias: bool
     """Whether weight decay also applies to norm layers and biases."""
     options: dict[str, Any]
@@ -91,6 +94,7 @@ class ScheduleConfig:
     milestones: list[float]
     """Where `step` multiplies the learning rate by `gamma`."""
     gamma: float
+    """Factor of `step` at each of its milestones."""
 
 
 @dataclass
@@ -98,6 +102,7 @@ class AugmentConfig:
     """Random views of the training images; validation and test always see the plain centre view."""
 
     name: str
+    """What runs are called by."""
     crop: str
     """`none`, `random_resized` (Inception crop) or `pad` (pad, then crop at random)."""
     scale: list[float]
@@ -119,6 +124,7 @@ class DataConfig:
     """Which images, and how they are split."""
 
     name: str
+    """What runs are called by."""
     source: str
     """Class name in `torchvision.datasets`, or `digits`, `glyphs`, `folder`."""
     root: str
@@ -137,6 +143,7 @@ class DataConfig:
     test_fraction: float
     """Part of the whole that becomes the test split where the dataset has none; stratified and seeded."""
     split_seed: int
+    """Seed of the splits that are made here: of another one than `seed`, so that all runs see the same ones."""
     fraction: float
     """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
     limit: int | None
@@ -165,6 +172,7 @@ class TrainConfig:
     """What happens in a step, beside forward and backward."""
 
     label_smoothing: float
+    """Share of the target that is spread over all classes (arXiv:1512.00567); 0 for none."""
     clip_norm: float | None
     """Largest norm of the gradient; null for no clipping."""
     mixup: float
@@ -210,6 +218,7 @@ class StoreConfig:
     """Where decoded pixels and features are kept, for every run that asks for them."""
 
     enabled: bool
+    """Whether pixels and features are kept from one run to the next."""
     path: str | None
     """Folder; null takes FROSTLINE_STORE, else `frostline` in the user's cache directory."""
     budget_gb: float
@@ -233,11 +242,17 @@ class Config:
     """One run, or with commas on the command line a sweep of runs."""
 
     experiment_name: str
+    """The experiment in MLflow under which the sweep is recorded."""
     seed: int
+    """Seed of new weights, of the order of the samples and of their augmentation."""
     epochs: int
+    """How often all training images are seen, in all phases together."""
     lr: float
+    """The learning rate, which phases, rules and the schedule scale."""
     batch_size: int
+    """Images per step."""
     eval_batch_size: int
+    """Images at once where nothing is learned."""
     device: str
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
     threads: int | None
@@ -245,6 +260,7 @@ class Config:
     precision: str
     """`auto` (bf16 where a GPU has it), `fp32` or `bf16`."""
     channels_last: bool
+    """Have images lie in memory pixel by pixel, which convolutions like better than colour by colour."""
     deterministic: bool
     """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
     compile: str

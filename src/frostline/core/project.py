@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).parents[1]
 _SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
@@ -23,6 +27,16 @@ def config_folder() -> Path:
     """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
     packaged = PACKAGE / "conf"
     return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
+
+
+def register_resolver() -> None:
+    """Have `${project_root:}` in configs stand for the folder that it is now."""
+    OmegaConf.register_new_resolver("project_root", lambda: str(project_root()), replace=True)
+
+
+def at_home(argument: str) -> str:
+    """Return `argument` with the home folder for each `~/` that begins a value: shells leave it, Hydra refuses it."""
+    return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
 
 
 def own_configs(arguments: Sequence[str]) -> list[Path]:

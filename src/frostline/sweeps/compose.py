@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.core.config import Config, choices, digest, flatten, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import explain
-from frostline.core.project import config_folder
+from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
 from frostline.sweeps import job
@@ -74,9 +74,10 @@ def compose_all(
 
 def compose_one(overrides: Overrides) -> Config:
     """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
+    register_resolver()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose("config", overrides=[*overrides], return_hydra_config=True)
+            composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
             return _compose(overrides, lambda _: composed, 0)[0]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from None

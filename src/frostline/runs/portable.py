@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from frostline.models.build import InputSpec
 
+_ENDS = 64  # places at each end of a line among which the largest weight is looked for
+
 
 class Portable(nn.Module):
     """Turns pictures `(N, 3, H, W)` uint8, RGB, N >= 1, of any height and width, into probabilities `(N, classes)`."""
@@ -19,6 +21,7 @@ class Portable(nn.Module):
     mean: Tensor
     std: Tensor
     places: Tensor
+    ends: Tensor
 
     def __init__(self, network: nn.Module, spec: InputSpec) -> None:
         super().__init__()
@@ -28,6 +31,7 @@ class Portable(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         # A buffer, since what is made within a graph stays on the device on which it was traced.
         self.register_buffer("places", torch.arange(spec.size, dtype=torch.float64))
+        self.register_buffer("ends", torch.arange(_ENDS, dtype=torch.float64))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return `(N, classes)` float32, each row a sum of one."""
@@ -43,19 +47,19 @@ class Portable(nn.Module):
     def _weights(self, pixels: Tensor, shorter: Tensor) -> Tensor:
         """Return `(places, pixels)` float64: the weights of the resize for the places that the centre crop leaves.
 
-        They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
-        (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may stand at the very edge.
+            They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
+        X
         """
         length = _count(pixels)
         resized = torch.div(length * self.spec.resize, shorter, rounding_mode="floor").double()
         start = ((resized - self.spec.size) / 2).round()
-        edge = torch.zeros_like(self.places[:1])
-        shown = torch.cat([edge, self.places + start, edge + resized - 1]) + 0.5
+        ends = torch.minimum(self.ends, resized - 1)
+        shown = torch.cat([self.places + start, ends, resized - 1 - ends]) + 0.5
         step = length / resized
         weights = _FILTERS[self.spec.interpolation]((pixels - step * shown[:, None]).abs() / step.clamp(min=1))
         weights = weights / weights.sum(1, keepdim=True)
         steps = torch.exp2(torch.log2((2**15 - 0.5) / weights.max()).ceil() - 1).clamp(max=2**22)
-        return (weights.sign() * (weights.abs() * steps + 0.5).floor() / steps)[1:-1]
+        return (weights.sign() * (weights.abs() * steps + 0.5).floor() / steps)[: self.spec.size]
 
 
 def _triangle(distance: Tensor) -> Tensor:

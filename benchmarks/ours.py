@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import json
@@ -19,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor
 
+import frostline
 from frostline.core import project
 from frostline.core.config import Config, choices, semantic
-from frostline.core.validation import parse
 from frostline.data.images import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
@@ -37,39 +35,19 @@ from frostline.runs import frost_line, setup, split_views
 from frostline.runs.run import execute
 from frostline.tracking import session
 
-_GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 ROOT = project.project_root()
 Choices = Mapping[str, Any]
 """What a person would type: groups and keys, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
 
 
 def config(chosen: Choices) -> Config:
-    """Return the config of the YAML files and what was `chosen`, composed without Hydra, which may not be there."""
-    values = {key: value for key, value in _read("config").items() if key not in ("defaults", "hydra")}
-    defaults = {
-        key: name for line in _read("config")["defaults"] if isinstance(line, dict) for key, name in line.items()
-    }
-    defaults["freeze_mode"] = defaults["freeze"]
-    for group in _GROUPS:
-        values[group] = _read(f"{group}/{chosen.get(group, defaults[group])}")
-    for key, value in chosen.items():
-        if key not in _GROUPS:
-            *sections, last = key.split(".")
-            place = values
-            for section in sections:
-                place = place[section]
-            place[last] = value
-    return parse(values)
+    """Return the config of what was `chosen`."""
+    return frostline.compose(*(f"{key}={_said(value)}" for key, value in chosen.items()))
 
 
-def _read(name: str) -> dict[str, Any]:
-    """Return what one of the YAML files says."""
-    return copy.deepcopy(_file(name))
-
-
-@functools.cache
-def _file(name: str) -> dict[str, Any]:
-    return yaml.safe_load((project.config_folder() / f"{name}.yaml").read_text())
+def _said(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return f"'{value}'" if isinstance(value, str | Path) else "null" if value is None else str(value)
 
 
 @dataclass(frozen=True)

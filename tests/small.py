@@ -36,6 +36,8 @@ from frostline.training.steps import Recipe, TrainedPart
 
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
+BASE = yaml.safe_load((CONF / "config.yaml").read_text())
+"""What options say only where it is otherwise."""
 MODES = tuple(sorted(path.stem for path in (CONF / "freeze_mode").glob("*.yaml")))
 
 

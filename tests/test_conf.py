@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
 from frostline.core.config import Config, digest, flatten
 from frostline.core.validation import parse
-from small import CONF, compose, plain
+from small import BASE, CONF, compose, plain
 
 GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
@@ -48,8 +48,11 @@ def test_every_option_gives_each_field_without_a_default_once_and_opens_with_wha
     schema = get_type_hints(Config)[group]
     needed = {item.name for item in fields(schema) if item.default is MISSING and item.default_factory is MISSING}
     assert OPTIONS[group]
+    base = BASE.get(group, {})
     for name in OPTIONS[group]:
-        assert values(group, name).keys() == needed
+        given = values(group, name)
+        assert base.keys() | given.keys() == needed
+        assert not {key for key in base if key in given and base[key] == given[key]}, "said twice"
         assert (CONF / group / f"{name}.yaml").read_text().startswith("# ")
 
 

@@ -23,7 +23,7 @@ from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.images import list_images
-from small import load_data
+from small import BASE, load_data
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 COUNTS = {"train": 10, "val": 4, "test": 6}
@@ -195,7 +195,9 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 def request(name: str, **changes: Any) -> loading.Request:
-    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(CONF / f"{name}.yaml"), changes)
+    merged = OmegaConf.merge(
+        OmegaConf.structured(DataConfig), BASE["data"], OmegaConf.load(CONF / f"{name}.yaml"), changes
+    )
     fields = OmegaConf.to_container(merged, throw_on_missing=True)
     return {key: value for key, value in fields.items() if key in loading.Request.__annotations__}
 
@@ -212,7 +214,7 @@ def test_every_option_is_tested_here():
     names = {file.stem for file in CONF.glob("*.yaml")}
     assert names == {*WRITERS, "digits", "glyphs"}
     for name in names:
-        option = OmegaConf.load(CONF / f"{name}.yaml")
+        option = OmegaConf.merge(BASE["data"], OmegaConf.load(CONF / f"{name}.yaml"))
         assert option.name == name and 0 < option.val_fraction < 1 and 0 < option.test_fraction < 1
 
 

@@ -17,6 +17,7 @@ from frostline.core.errors import UserError
 from frostline.models import weights
 from frostline.models.build import NAMES, InputSpec, Model, build, metadata
 from frostline.store import hashing, tensorfile
+from small import BASE
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 TINY = "shufflenet_v2_x0_5"
@@ -45,7 +46,7 @@ def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == {*NAMES, "shufflenet_glyphs"}
     for name in NAMES:
         text = (CONF / f"{name}.yaml").read_text()
-        assert yaml.safe_load(text) == {"name": name, "weights": "DEFAULT", "sha256": None, "image_size": None}
+        assert yaml.safe_load(text) == {"name": name}
         model = build(name, weights="DEFAULT", num_classes=1000, seed=0, meta=True)
         count = sum(parameter.numel() for parameter in model.module.parameters())
         assert f": {count:,} parameters with ImageNet's 1,000 classes, {model.input.size} pixels." in text
@@ -54,7 +55,8 @@ def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
 def test_every_option_fits_the_schema() -> None:
     for path in CONF.glob("*.yaml"):
         given = OmegaConf.load(path)
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), given.get("model", given)))
+        whole = OmegaConf.merge(OmegaConf.structured(ModelConfig), BASE["model"], given.get("model", given))
+        OmegaConf.to_object(whole)
 
 
 def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,18 +68,6 @@ def test_the_limit_learns_its_one_batch():
     assert limit.matrix_rate(CPU, torch.float32, 32, times=2) > 0
 
 
-def test_our_side_is_composed_as_hydra_would():
-    from hydra import compose, initialize_config_dir
-
-    import ours
-    from frostline.sweeps.job import config_of
-
-    chosen = {"model": "resnet18", "model.weights": None, "freeze_mode": "full", "lr": 0.01, "data": "image_folder"}
-    words = ["model=resnet18", "model.weights=null", "freeze=full", "lr=0.01", "data=image_folder"]
-    with initialize_config_dir(str(BENCHMARKS.parent / "conf"), version_base="1.3"):
-        assert ours.config(chosen) == config_of(compose("config", words))
-
-
 def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kept, tmp_path, capsys):
     import run
 

@@ -21,9 +21,10 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], object], device: torch.device, *, times: int) -> float:
-    """Return the seconds of one `work()`, the mean over `times` in a row, after one that does not count."""
-    work()
+def seconds(work: Callable[[], object], device: torch.device, *, times: int, warm: bool = True) -> float:
+    """Return the seconds of one `work()`, the mean over `times` in a row, after one that does not count if `warm`."""
+    if warm:
+        work()
     wait(device)
     began = time.perf_counter()
     for _ in range(times):

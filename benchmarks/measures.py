@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import ablation
 import fair
 import fidelity
 import limit
@@ -395,4 +396,5 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "checkpoints": safety.checkpoints,
     "launcher": safety.launcher,
     "share": safety.share,
+    "ablation": ablation.ablation,
 }

@@ -23,6 +23,7 @@ DECIDING = {
             "models.stages",
             "models.freezing",
             "models.fuse",
+            "models.onednn",
             "models.build",
         ),
         *("data.augment", "data.trivial_augment", "data.resize", "core.randomness"),

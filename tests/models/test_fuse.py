@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from test_cut import lively
 from test_stages import ONE_OF_EACH_FAMILY
 from torch import fx, nn
 
-from frostline.models import cut, fuse
+from frostline.models import cut, fuse, onednn
 from frostline.models.build import build
 
 CPU = torch.device("cpu")
@@ -132,3 +133,18 @@ def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() ->
         assert [reference() for reference in alive] == [None, None, None]
     finally:
         gc.enable()
+
+
+def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_computes_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an upgrade of torch may take away: `torch.ops.mkldnn._convolution_pointwise` and its kin."""
+    lower, images = backbone("resnet18")
+    images, how = images.bfloat16(), (torch.bfloat16, CPU, torch.channels_last)
+    with torch.inference_mode():
+        fused = fuse.fast_copy(lower, *how)(images).float()
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+        assert not onednn.available()
+        plain = fuse.fast_copy(lower, *how)
+        assert not any(isinstance(layer, fuse._Fused) for layer in plain.modules())
+        assert (plain(images).float() - fused).norm() / fused.norm() < 0.02

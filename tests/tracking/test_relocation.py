@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from frostline.records import journal, layout
 from frostline.records.recording import now
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
-from frostline.tracking import download, server, sync
+from frostline.tracking import download, relocation, server, sync
 from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16
@@ -92,3 +94,18 @@ def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Pat
     shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
     assert run_id is not None
     assert download.fetch_artifact(f"sqlite:///{new}/mlflow.db", run_id, "config.yaml", tmp_path / "got").is_file()
+
+
+@pytest.mark.parametrize("change", ["runs rename column artifact_uri to artifacts", "experiments rename to studies"])
+def test_a_store_whose_tables_are_others_is_left_as_it_is(tmp_path: Path, empty: Path, change: str) -> None:
+    """What an upgrade of MLflow may change: the private tables in which it says where files lie."""
+    (old := tmp_path / "old" / "artifacts" / "1").mkdir(parents=True)
+    (tmp_path / "new" / "artifacts" / "1").mkdir(parents=True)
+    file = Path(shutil.copy(empty, tmp_path / "new" / "mlflow.db"))
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("update experiments set artifact_location = ?", (old.as_uri(),))
+        database.execute(f"alter table {change}")
+    old.rmdir()
+    before = file.read_bytes() if "studies" in change else None
+    relocation.follow(file)
+    assert before is None or file.read_bytes() == before

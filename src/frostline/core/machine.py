@@ -6,16 +6,14 @@ torch is imported inside the functions that need it, so that a bad override is a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import os
 import resource
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline.core import malloc
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
@@ -23,13 +21,6 @@ if TYPE_CHECKING:
 
 SHARING = "FROSTLINE_SHARING"
 """Variable of the environment that says how many workers share a device."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # see mallopt(3)
-_KEEPING = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
-_USUAL = {_M_MMAP_MAX: 65_536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
-"""What glibc comes to by itself in a process with large blocks."""
-_malloc: dict[int, int] = {}
-"""The options of malloc that were set last."""
 
 
 def device(name: str) -> torch.device:
@@ -149,24 +140,7 @@ def keep_freed_memory(device: torch.device) -> None:
     time of a forward pass. On a GPU torch does as much by itself.
     """
     if device.type == "cpu":
-        _set_malloc(_KEEPING)
-
-
-def _set_malloc(options: Mapping[int, int]) -> None:
-    """Set options of malloc, and give the system back what is free now, unless they are set already."""
-    libc = _glibc()
-    if libc is not None and _malloc != options:
-        _malloc.clear()
-        _malloc.update(options)
-        for option, value in options.items():
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
-
-
-@functools.cache
-def _glibc() -> ctypes.CDLL | None:
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+        malloc.keep()
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -183,7 +157,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _set_malloc(_USUAL)
+        malloc.as_usual()
         with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
             Path("/proc/self/clear_refs").write_text("5")
 

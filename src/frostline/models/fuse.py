@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from frostline.models import onednn
 from frostline.models.cut import graph_of, module_of
 
 _ACTIVATIONS: dict[Any, tuple[str, tuple[float, ...]]] = {
@@ -41,7 +42,7 @@ def fast_copy(
     traced = module_of(layers, graph_of(layers, fx.Tracer()))
     fold(traced)
     # oneDNN adds in bfloat16 only where channels come last, and only there it is faster.
-    if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and _cpu_fuses():
+    if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and onednn.available():
         fuse(traced)
     traced.to(memory_format=memory_format)
     return traced.to(dtype)
@@ -60,10 +61,7 @@ def fold(traced: fx.GraphModule) -> None:
 
 
 def fuse(traced: fx.GraphModule) -> None:
-    """Make each convolution, its sum with a shortcut and the activation behind them one operation of oneDNN.
-
-    These are the operations that torch.compile would choose on a CPU; they need no compiler.
-    """
+    """Make each convolution, its sum with a shortcut and the activation behind them one operation of oneDNN."""
     layers = dict(traced.named_modules())
     for node in traced.graph.nodes:
         kind = type(layers[node.target]) if node.op == "call_module" else node.target
@@ -97,7 +95,7 @@ class _Activated(_Fused):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated convolution of `x`."""
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._how, *self._activation)
+        return onednn.activated(x, self.weight, self.bias, self._how, self._activation)
 
 
 class _Added(_Fused):
@@ -105,8 +103,7 @@ class _Added(_Fused):
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """Return ReLU of the convolution of `x` plus `shortcut`, over which it is written."""
-        operation = torch.ops.mkldnn._convolution_pointwise_.binary
-        return operation(shortcut, x, self.weight, self.bias, *self._how, "add", 1.0, "relu", (), "")
+        return onednn.added(x, shortcut, self.weight, self.bias, self._how)
 
 
 def _residual(node: fx.Node, layers: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node] | None:
@@ -154,7 +151,3 @@ def _finish(traced: fx.GraphModule) -> None:
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
-
-
-def _cpu_fuses() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+
+try:
+    from hydra._internal.config_loader_impl import get_overrides_dirname
+except ImportError:  # private: where it is gone, Hydra composes every job
+    get_overrides_dirname = None  # type: ignore[assignment]
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Returns the config of a job, given its overrides."""
@@ -39,6 +43,8 @@ class Composer:
         return found
 
     def _compose(self, job: Sequence[str]) -> DictConfig:
+        if get_overrides_dirname is None:
+            return self._whole(job)
         overrides = self._parser.parse_overrides([*job])
         if (template := self._templates.get(self._kind(overrides))) is not None:
             with suppress(Exception):  # of a value that does not fit Hydra says it best

@@ -22,8 +22,8 @@ def follow(file: Path) -> None:
     that was copied looks into the copy, if that has all that the original has of its runs.
     """
     with closing(sqlite3.connect(file, timeout=5.0)) as database, database:
-        if "experiments" not in _tables(database):
-            return
+        if "artifact_location" not in _columns(database, "experiments"):
+            return  # no store, or one of an MLflow that says this elsewhere: then it looks where it wrote
         for name, old in database.execute("select experiment_id, artifact_location from experiments").fetchall():
             new = _beside(file, old or "")
             if new is not None and _came_along(Path(unquote(urlsplit(old).path)), new):
@@ -52,12 +52,13 @@ def _move(database: sqlite3.Connection, experiment: int, old: str, new: str) -> 
     """Write `new` for `old` wherever the store says where files of the experiment lie."""
     database.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
     for table, column in _PLACES:
-        if table in _tables(database):
+        if column in _columns(database, table):
             database.execute(
                 f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?",
                 (new, len(old) + 1, len(old) + 1, f"{old}/"),
             )
 
 
-def _tables(database: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+def _columns(database: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns; none where it is not there."""
+    return {str(name) for _, name, *_ in database.execute(f"pragma table_info({table})")}

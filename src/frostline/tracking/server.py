@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -216,7 +216,8 @@ def _create(file: Path) -> None:
         old.unlink(missing_ok=True)
     opened = MlflowClient(f"sqlite:///{partial}")
     opened.search_experiments(max_results=1)
-    opened._tracking_client.store.engine.dispose()
+    with suppress(AttributeError):  # private: without it the file stays open under its old name, which does no harm
+        opened._tracking_client.store.engine.dispose()
     partial.replace(file)
 
 

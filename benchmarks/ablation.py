@@ -1,0 +1,175 @@
+"""What each of our own short cuts saves: the same work with it and without it, one after the other in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from torch import nn
+
+import limit
+from bench import Bench
+from frostline.core import malloc, project
+from frostline.models import build, cut, fuse, onednn
+from frostline.store import tensorfile
+from frostline.sweeps.templates import Composer
+from frostline.training import gradient
+from frostline.training.gradient import Head, Targets
+from table import Row, figures
+
+_JOBS, _STEPS, _IMAGES = 64, 200, 32
+
+
+def ablation(bench: Bench) -> Iterator[Row]:
+    """Measure all of them."""
+    yield from templates(bench)
+    yield from drafts(bench)
+    yield from heads(bench)
+    if bench.device.type == "cpu":
+        yield from memory(bench)
+    if bench.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":  # else bf16 is emulated
+        yield from convolutions(bench)
+
+
+def _row(bench: Bench, what: str, setting: str, ours: Callable[[], object], theirs: Callable[[], object]) -> Row:
+    """Return the times of both sides, `rounds` of each in turn."""
+    pairs = []
+    for _ in range(bench.scale.rounds):
+        pairs.append([limit.seconds(work, bench.device, times=1) for work in (ours, theirs)])
+    with_it, without = (median(side) for side in zip(*pairs, strict=True))
+    return bench.row(
+        *(f"short cut: {what}", setting, without / with_it),
+        **{"ours": f"{figures(with_it * 1e3)} ms", "theirs": f"{figures(without * 1e3)} ms", "unit": "x"},
+        note="without it, divided by with it; medians",
+    )
+
+
+def templates(bench: Bench) -> Iterator[Row]:
+    """Compose a grid from templates, and job by job."""
+    jobs = [[f"freeze={mode}", f"lr={lr}"] for mode in ("head", "full") for lr in range(1, _JOBS // 2 + 1)]
+    project.register_resolver()
+    with initialize_config_dir(str(project.config_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["hydra.sweep.dir=elsewhere"], RunMode.MULTIRUN)
+        some = jobs if bench.scale.rounds > 1 else jobs[:4]
+
+        def whole(job: object) -> object:
+            return loader.load_sweep_config(master, [*job])  # type: ignore[call-overload]
+
+        yield _row(
+            *(bench, "templates", f"{len(some)} jobs composed"),
+            lambda: [Composer(whole)(job) for job in some[:1]] and list(map(Composer(whole), some)),
+            lambda: [whole(job) for job in some],
+        )
+
+
+def drafts(bench: Bench) -> Iterator[Row]:
+    """Write the weights of a head run at its end: only what moved, the rest having been written meanwhile, or all."""
+    network = limit.network(bench.scale.full, bench.side, torch.device("cpu"))
+    tensors = dict(network.state_dict())
+    moved = {name: tensor for name, tensor in tensors.items() if name.startswith("fc.")}
+    folder = bench.folder()
+    folder.mkdir(parents=True)
+
+    @contextmanager
+    def begun() -> Iterator[tensorfile.Draft]:
+        with tensorfile.Draft(folder / "draft.safetensors", tensors, {}) as draft:
+            draft.begin({name: tensor for name, tensor in tensors.items() if name not in moved})
+            assert draft._begun is not None
+            draft._begun.result()
+            yield draft
+
+    seconds = []
+    for _ in range(bench.scale.rounds):
+        with begun() as draft:
+            ours = limit.seconds(lambda draft=draft: _finished(draft, moved), bench.device, times=1, warm=False)
+        theirs = limit.seconds(
+            lambda: tensorfile.save(folder / "whole.safetensors", tensors, {}), bench.device, times=1
+        )
+        seconds.append((ours, theirs))
+    with_it, without = (median(side) for side in zip(*seconds, strict=True))
+    yield bench.row(
+        *(
+            "short cut: weights written while the rest learns",
+            f"{bench.scale.full}, its head learns",
+            without / with_it,
+        ),
+        **{"ours": f"{figures(with_it * 1e3)} ms", "theirs": f"{figures(without * 1e3)} ms", "unit": "x"},
+        note="what a run waits for at its end; medians",
+    )
+
+
+def _finished(draft: tensorfile.Draft, moved: dict[str, torch.Tensor]) -> str:
+    return draft.finish(moved).result()
+
+
+def heads(bench: Bench) -> Iterator[Row]:
+    """Make steps of a head on features, in closed form and by autograd."""
+    linear = nn.Linear(512, 10).to(bench.device)
+    inputs = torch.randn(_IMAGES, 512, device=bench.device)
+    labels = torch.randint(0, 10, (_IMAGES,), device=bench.device)
+    targets, head = Targets(labels, labels, 1.0, 0.0), Head((), linear)
+
+    def closed() -> None:
+        for _ in range(_STEPS):
+            gradient.of_head(head, inputs, labels, 0.0)
+
+    def autograd() -> None:
+        for _ in range(_STEPS):
+            linear.zero_grad(set_to_none=True)
+            gradient.by_autograd(linear, inputs, targets, None)
+
+    yield _row(
+        bench,
+        "closed-form gradient of a head",
+        f"{_STEPS} steps of {_IMAGES} images, 512 features each",
+        closed,
+        autograd,
+    )
+
+
+def _backbone(bench: Bench, network: str) -> tuple[nn.Module, torch.Tensor]:
+    model = build.build(network, weights=None, num_classes=10, seed=0)
+    lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
+    images = torch.rand(_IMAGES, 3, bench.side, bench.side).contiguous(memory_format=torch.channels_last)
+    return lower.eval(), images
+
+
+def convolutions(bench: Bench) -> Iterator[Row]:
+    """Compute features with convolutions that are fused with what follows them, and with folded norms alone."""
+    lower, images = _backbone(bench, bench.scale.full)
+    images, how = images.bfloat16(), (torch.bfloat16, bench.device, torch.channels_last)
+    fused, available = fuse.fast_copy(lower, *how), onednn.available
+    onednn.available = lambda: False
+    try:
+        plain = fuse.fast_copy(lower, *how)
+    finally:
+        onednn.available = available
+    with torch.inference_mode():
+        yield _row(
+            *(bench, "fused convolutions", f"{bench.scale.full}, {_IMAGES} images, bf16"),
+            lambda: fused(images),
+            lambda: plain(images),
+        )
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Compute features while freed memory is kept, and while it is given back."""
+    lower, images = _backbone(bench, "resnet18")
+
+    def keeping() -> None:
+        malloc.keep()
+        lower(images)
+
+    def giving_back() -> None:
+        malloc.as_usual()
+        lower(images)
+
+    with torch.inference_mode():
+        yield _row(bench, "retained memory", f"resnet18, {_IMAGES} images, float32", keeping, giving_back)
+    malloc.as_usual()

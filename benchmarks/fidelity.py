@@ -233,5 +233,4 @@ def fidelity(bench: Bench) -> Iterator[Row]:
     """Measure all of it."""
     yield from views(bench)
     yield from crops(bench)
-    yield from scaled(bench)
     yield from tasks(bench)

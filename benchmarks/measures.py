@@ -392,6 +392,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "mixed": mixed,
     "decoding": decoding,
     "fidelity": fidelity.fidelity,
+    "scaled": fidelity.scaled,
     "memory": memory,
     "checkpoints": safety.checkpoints,
     "launcher": safety.launcher,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import stores
 
@@ -28,6 +29,16 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["FROSTLINE_STORE"] = str(folder)
     yield folder
     del os.environ["FROSTLINE_STORE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """The folder that all processes of this test run have."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own if worker_id == "master" else own.parent
+    os.environ["FROSTLINE_TESTS"] = str(folder)
+    yield folder
+    del os.environ["FROSTLINE_TESTS"]
 
 
 @pytest.fixture
@@ -62,11 +73,19 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, _store):
-    """Train the small sweep, once for all tests."""
-    folder = tmp_path_factory.mktemp("trained")
-    sweep = Trained(folder / "sweep", f"sqlite:///{stores.put(folder / 'mlflow.db')}")
+def trained(shared, _store):
+    """Train the small sweep, once for all tests in all processes; who changes something in it works on a copy."""
+    folder = shared / "trained"
+    sweep = Trained(folder / "sweep", f"sqlite:///{folder / 'mlflow.db'}")
+    with FileLock(shared / "trained.lock"):
+        if not (folder / "sweep" / "results.json").exists():
+            folder.mkdir(exist_ok=True)
+            stores.put(folder / "mlflow.db")
+            _train(sweep, folder)
+    return sweep
+
+
+def _train(sweep, folder):
     quick = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32", "lr=1e-2", "eval.shift=true")
     where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}", 'experiment_name="Vögel & 100%"')
     sweep.command("-m", "freeze=head,full", *quick, *where, cwd=folder)
-    return sweep

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock
 
 from frostline.tracking import server
 
@@ -18,6 +21,12 @@ def put(file: Path) -> Path:
 
 @functools.cache
 def _empty() -> bytes:
+    """Return an empty store: made once for all processes of a test run, which share a folder."""
+    if shared := os.environ.get("FROSTLINE_TESTS"):
+        with FileLock(Path(shared) / "empty.lock"):
+            if not (file := Path(shared) / "empty.db").exists():
+                server._create(file)
+            return file.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         server._create(file := Path(folder) / "mlflow.db")
         return file.read_bytes()

@@ -20,10 +20,10 @@ from torch.optim.swa_utils import AveragedModel
 from frostline.core.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.core.validation import parse
 from frostline.data import loading
-from frostline.data.images import convert, read_picture
-from frostline.data.levels import FULL, Levels
+from frostline.data.bit_depth import FULL, Levels
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
+from frostline.data.read_image import convert, read_picture
 from frostline.data.resize import CenterCrop
 from frostline.models import freezing
 from frostline.models.build import Model, build
@@ -77,7 +77,7 @@ def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
     return convert(image, levels)[0]
 
 
-def read_image(file: Path, levels: Levels = FULL) -> Image.Image:
+def image_in(file: Path, levels: Levels = FULL) -> Image.Image:
     """Return the picture in a file as networks are shown it."""
     return Image.fromarray(read_picture(file, levels).permute(1, 2, 0).numpy())
 

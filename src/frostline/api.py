@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frostline.report.cells import Cell
-    from frostline.report.comparison import Predictions
     from frostline.report.contest import Contest
+    from frostline.report.paired_difference import Predictions
     from frostline.runs.plan import Plan
     from frostline.runs.predict import Predictor
 
@@ -60,11 +60,11 @@ def plan(config: Config) -> Plan:
     from frostline.report.terminal import Screen
     from frostline.runs.plan import describe
     from frostline.runs.setup import assemble
-    from frostline.sweeps import trained
+    from frostline.sweeps import find_weights
 
     with tempfile.TemporaryDirectory() as folder:
         screen = Screen(Console(quiet=True))
-        setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=trained.weights)
+        setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, config.freeze_mode.name)
 
 
@@ -125,13 +125,13 @@ def load(name: str | Path | Run | Sweep, *, device: str = "auto") -> Classifier:
     Names are those of `open`. UserError where there is none, or none that kept its weights.
     """
     from frostline.runs import predict
-    from frostline.sweeps import trained
+    from frostline.sweeps import find_weights
 
     if isinstance(name, Sweep):
         name = name.best
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
-    with trained.found(str(name)) as run:
+    with find_weights.found(str(name)) as run:
         return Classifier(predict.load(run.folder, device=device), run.note)
 
 
@@ -180,7 +180,7 @@ class Run:
 
     def predictions(self) -> Predictions | None:
         """Return what it said of the test images; None where it did not come to that."""
-        from frostline.report.comparison import predictions
+        from frostline.report.paired_difference import predictions
 
         return predictions(self.result.folder)
 
@@ -214,10 +214,10 @@ class Sweep:
     @property
     def best(self) -> Run:
         """The first seed of the best cell by validation; UserError where none is better than the others."""
-        from frostline.sweeps import trained
+        from frostline.sweeps import find_weights
         from frostline.sweeps.catalog import Name
 
-        return Run(trained.best(Name(self.name, "sweep"), self.results)[0])
+        return Run(find_weights.best(Name(self.name, "sweep"), self.results)[0])
 
     @property
     def verdict(self) -> str:

@@ -23,7 +23,7 @@ from frostline.core import machine
 from frostline.core.errors import UserError
 from frostline.data import decoding, loading, pixel_cache
 from frostline.data.decoding import Differing, Keep, decode_all
-from frostline.data.images import list_images
+from frostline.data.listing import list_images
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.runs import setup

@@ -11,8 +11,9 @@ from PIL import Image
 
 from frostline.data import image_formats
 from frostline.data.image_formats import FORMATS, SUFFIXES, candidates, readable_with
-from frostline.data.images import list_images, open_image
-from small import read_image, shown
+from frostline.data.listing import list_images
+from frostline.data.read_image import open_image
+from small import image_in, shown
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NEED = "pillow-heif (pip install 'frostline[formats]')"
@@ -29,16 +30,16 @@ def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
     Image.fromarray(NOISE).save(data := io.BytesIO(), format="TGA")
     for name in ("a.tga", "a.jpg"):
         (tmp_path / name).write_bytes(data.getvalue())
-    assert (np.asarray(read_image(tmp_path / "a.tga")) == NOISE).all()
+    assert (np.asarray(image_in(tmp_path / "a.tga")) == NOISE).all()
     with pytest.raises(OSError, match="not a picture"):
-        read_image(tmp_path / "a.jpg")
+        image_in(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".ppm", ".pnm", ".tga", ".qoi", ".sgi", ".pcx", ".dib", ".apng"])
 def test_what_loses_nothing_gives_back_every_pixel(tmp_path: Path, suffix: str):
     Image.fromarray(NOISE).save(tmp_path / f"a{suffix}")
     (file,) = list_images(tmp_path)
-    assert (np.asarray(read_image(file)) == NOISE).all()
+    assert (np.asarray(image_in(file)) == NOISE).all()
 
 
 def test_what_cannot_be_read_here_says_what_would_read_it(monkeypatch: pytest.MonkeyPatch):
@@ -56,7 +57,7 @@ def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, mo
     smooth = Image.fromarray(NOISE[:2, :3]).resize((48, 32), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / f"a{suffix}", quality=95)
     (file,) = list_images(tmp_path)
-    assert np.abs(np.asarray(read_image(file)).astype(int) - np.asarray(smooth)).mean() < 8
+    assert np.abs(np.asarray(image_in(file)).astype(int) - np.asarray(smooth)).mean() < 8
     exif = Image.Exif()
     exif[0x0112] = 6
     smooth.save(tmp_path / f"turned{suffix}", quality=95, exif=exif.tobytes())

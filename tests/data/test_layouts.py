@@ -14,8 +14,8 @@ from test_sources import request
 from frostline.commands import predict
 from frostline.core.errors import UserError
 from frostline.data import leftovers, loading
-from frostline.data.images import survey
 from frostline.data.layouts import Layout, lay_out, roles_of
+from frostline.data.listing import survey
 from frostline.data.loading import Data
 from frostline.runs import setup
 from frostline.sweeps import executor

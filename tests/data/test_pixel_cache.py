@@ -15,10 +15,10 @@ from torch import Tensor
 
 from frostline.data import decoding, loading, pixel_cache
 from frostline.data.augment import Crop
+from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Data, Split
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
-from frostline.data.undecoded import Undecoded
 from frostline.data.views import View, Views
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Room

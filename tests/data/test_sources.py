@@ -22,7 +22,7 @@ from scipy.io import savemat
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
 from frostline.data import loading
-from frostline.data.images import list_images
+from frostline.data.listing import list_images
 from small import BASE, load_data
 
 CONF = Path(__file__).parents[2] / "conf" / "data"

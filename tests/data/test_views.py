@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.data.augment import Crop
-from frostline.data.levels import FULL
+from frostline.data.bit_depth import FULL
+from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop
-from frostline.data.undecoded import Undecoded
 from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.mapped import Rows

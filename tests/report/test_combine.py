@@ -14,7 +14,7 @@ from frostline.core import project
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness, sweep_record
 from frostline.records.layout import SWEEP
-from frostline.report import combine, plots, style, suggest
+from frostline.report import combine, command_line, plots, style
 from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
@@ -190,12 +190,12 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
     folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
     overrides = folders[0] / "0" / ".hydra" / "overrides.yaml"
     overrides.write_text("- data.root=${oc.env:SECRET}\n")
-    said = suggest.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
+    said = command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
     assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
     (folders[0] / "0" / "config.yaml").write_text(bomb)
     overrides.write_text(bomb)
-    assert suggest.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
+    assert command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
     assert len(combine.together([sweep_record.read(folder) for folder in folders])) == 2
 
 

@@ -16,7 +16,7 @@ import pytest
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
 from frostline.report import html, statistics
-from frostline.report.comparison import predictions
+from frostline.report.paired_difference import predictions
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 

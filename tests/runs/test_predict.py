@@ -25,7 +25,7 @@ from frostline.records.result import Result
 from frostline.runs import predict
 from frostline.store import hashing, tensorfile
 from frostline.sweeps.catalog import Name
-from frostline.sweeps.trained import best, found
+from frostline.sweeps.find_weights import best, found
 from small import load_data
 
 CPU = torch.device("cpu")

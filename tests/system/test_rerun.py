@@ -17,8 +17,8 @@ from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 from frostline.commands import rerun as command
 from frostline.core.errors import UserError
 from frostline.records import journal
-from frostline.sweeps import recorded, rerun
-from frostline.sweeps.recorded import Recorded
+from frostline.sweeps import find_runs, rerun
+from frostline.sweeps.find_runs import Recorded
 from frostline.sweeps.rerun import Outcome, Verdict, compare
 
 # --- the verdict
@@ -137,11 +137,11 @@ def test_a_sweep_that_left_runs_out_reruns_whole(
     uri = f"sqlite:///{store}"
     parent = journal.run_id(more.folder)
     for target in (str(more.folder), parent):
-        found = recorded.find(target, uri=uri, folder=tmp_path_factory.mktemp("fetched"))
+        found = find_runs.find(target, uri=uri, folder=tmp_path_factory.mktemp("fetched"))
         assert [run.identity for run in found] == [result["run_id"] for result in more.results()]
         assert [len(run.outcome.journals["metrics.jsonl"]) for run in found] == [2] * 3
         assert {len(run.seeds["test/accuracy"]) for run in found} == {3}
-    (own,) = recorded.find(str(more.folder / "0"), uri=uri, folder=root)
+    (own,) = find_runs.find(str(more.folder / "0"), uri=uri, folder=root)
     assert own.identity == more.results()[0]["run_id"]
 
 
@@ -151,17 +151,17 @@ def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> N
     for line in ('{"val/loss": 1.0}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": [1]}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         with pytest.raises(UserError, match="expected the number of its epoch in every line"):
-            recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+            find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
 def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: Any) -> None:
-    values = dict(recorded.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
+    values = dict(find_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
-    recorded.config_of(values, [])
+    find_runs.config_of(values, [])
     values["data"] = {**values["data"], "root": "${oc.env:PICTURES}/birds"}
     with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:PICTURES}/birds\)"):
-        recorded.config_of(values, [])
-    assert recorded.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
+        find_runs.config_of(values, [])
+    assert find_runs.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
 
 
 def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:
@@ -195,8 +195,8 @@ def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, 
         facts = json.loads(path.read_text())
         facts["weights"]["final"] = "0" * 64
         path.write_text(json.dumps(facts))
-    (found,) = recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
-    honest = recorded.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].outcome
+    (found,) = find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+    honest = find_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].outcome
     report = rerun.compare(found.outcome, honest, {})
     assert report.verdict is Verdict.UNEXPLAINED
     if edit == "metrics.jsonl":
@@ -227,16 +227,16 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, st
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "status": "FAILED"}))
     with pytest.raises(UserError, match="expected a run that is FINISHED"):
-        recorded.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+        find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
 def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
     from frostline.core.config import digest
     from small import compose
 
-    (first, second) = recorded.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
+    (first, second) = find_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
     for run, seed in ((first, 0), (second, 1)):
-        config = recorded.config_of(run.config, [])
+        config = find_runs.config_of(run.config, [])
         settled = ("precision=fp32", "compile=off")  # what auto was
         expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *where(whole.folder, "none")[1:])
         assert digest(config) == digest(expected)

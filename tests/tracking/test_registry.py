@@ -21,7 +21,7 @@ from frostline.commands import register
 from frostline.core.errors import UserError
 from frostline.core.project import PACKAGE
 from frostline.runs import predict
-from frostline.sweeps.trained import found
+from frostline.sweeps.find_weights import found
 from frostline.tracking import query, server
 
 

@@ -11,8 +11,8 @@ from frostline import api
 from frostline.commands import CALLED, Parser
 from frostline.records.result import Result
 from frostline.report.cells import Cell, cells
-from frostline.report.comparison import accuracy
 from frostline.report.contest import Contest, contests, trials
+from frostline.report.paired_difference import accuracy
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
 

@@ -94,8 +94,8 @@ def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
 
 def _pictures(folder: Path) -> list[Path]:
     from frostline.data.image_formats import SUFFIXES
-    from frostline.data.images import survey
     from frostline.data.leftovers import told
+    from frostline.data.listing import survey
 
     found = survey(folder)
     if left := told(found.other):

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     from frostline.core.errors import user_error
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps.trained import found  # imports torch
+    from frostline.sweeps.find_weights import found  # imports torch
     from frostline.tracking import registry, session  # imports torch
 
     with found(options.run) as run:

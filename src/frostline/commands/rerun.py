@@ -16,9 +16,9 @@ from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.runs import outcome
-from frostline.sweeps import job, recorded, rerun, sweep
+from frostline.sweeps import find_runs, job, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.recorded import Recorded
+from frostline.sweeps.find_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import session
 
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     uri = session.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
-        found = recorded.find(options.run, uri=uri, folder=Path(fetched))
-        cells = _cells(found, [recorded.config_of(run.config, overrides) for run in found])
+        found = find_runs.find(options.run, uri=uri, folder=Path(fetched))
+        cells = _cells(found, [find_runs.config_of(run.config, overrides) for run in found])
         again = _Again(found, cells)
         status = sweep.run_cells(cells, crew=again, folder=folder, named=bool(named))
     for number, report in again.reports.items():
@@ -112,7 +112,7 @@ class _Again:
         record.tag("frostline.rerun_of", old.identity)
         if result.status != "FINISHED":
             return
-        report = rerun.compare(old.outcome, recorded.outcome(own, result.metrics), old.seeds)
+        report = rerun.compare(old.outcome, find_runs.outcome(own, result.metrics), old.seeds)
         self.reports[number] = report
         outcome.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
         record.artifact(own / layout.RERUN)

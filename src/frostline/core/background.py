@@ -1,4 +1,4 @@
-"""Threads beside the main one: nobody reads what such a thread raises, so whoever starts it says who hears of that."""
+"""Threads that say who hears of the exception by which they die."""
 
 from __future__ import annotations
 

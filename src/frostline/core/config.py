@@ -1,4 +1,4 @@
-"""The typed schema of a run, the digest of a config, and errors that name a key.
+"""The typed schema of a run, and the digest of a config.
 
 Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
 override is answered in well under a second.

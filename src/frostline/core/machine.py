@@ -1,4 +1,4 @@
-"""What a run stands on: the project's folder, its source, the device, determinism, memory.
+"""The machine, and what torch may use of it: device, threads, determinism, precision, memory.
 
 torch is imported inside the functions that need it, so that a bad override is answered without it.
 """

@@ -1,4 +1,4 @@
-"""What a person must hear of from where no terminal is at hand, in a thread or under a lock: one line, each once."""
+"""Warnings from where no terminal is at hand, in a thread or under a lock: one line, each once."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from frostline.data.levels import FULL, TOP, Levels
+from frostline.data.bit_depth import FULL, TOP, Levels
 
 _SHOWN = 3
 
@@ -74,7 +74,7 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
 
 
 def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:
-    """Return what is to be told of how `total` pictures are shown, by how many were converted (`images.CONVERSIONS`).
+    """Return what is to be told of how `total` pictures are shown, by what was done to them (`read_image.CONVERSIONS`).
 
     `span` are the lowest and the highest of their values of more than 8 bits, shown by `levels`.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
 from frostline.data.findings import Finding
-from frostline.data.images import is_hidden, survey
+from frostline.data.listing import is_hidden, survey
 
 SPLITS = ("train", "val", "test")
 _ROLES = {

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
+from frostline.data.bit_depth import Levels
+from frostline.data.decode_on_demand import Undecoded
 from frostline.data.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
-from frostline.data.images import at_most
-from frostline.data.levels import Levels
+from frostline.data.read_image import at_most
 from frostline.data.resize import CenterCrop
 from frostline.data.sources import Source
-from frostline.data.undecoded import Undecoded
 from frostline.store.entries import Entry
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged

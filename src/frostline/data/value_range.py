@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.data.bit_depth import of_set, summary
 from frostline.data.decoding import threads
-from frostline.data.images import at_most, is_passing, values_of
-from frostline.data.levels import of_set, summary
+from frostline.data.read_image import at_most, is_passing, values_of
 from frostline.store.store import Writer
 
 
@@ -24,7 +24,7 @@ def measure(
     max_pixels: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Return `low` and `high` of the pictures `ids` by `levels.of_set`; of those of 8 bits only headers are read.
+    """Return `low` and `high` of the pictures `ids` by `bit_depth.of_set`; of those of 8 bits only headers are read.
 
     Broken ones do not count, and where some may be readable another time the entry of `writer` is not kept.
     """

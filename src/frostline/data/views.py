@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from frostline.data.augment import Crop
+from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
-from frostline.data.undecoded import Undecoded
 from frostline.store.prefetch import Prefetch
 from frostline.store.rows import Held, Room, expect, rows, streamed
 

@@ -1,4 +1,4 @@
-"""Whose a folder or a run is, and whether that process is still there: host, process id, start time, heartbeat."""
+"""Process identity: who has a folder or a run, and whether that process is still alive (host, id, start, heartbeat)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from frostline.core import files
 from frostline.records.layout import PER_CLASS
 from frostline.report import statistics
-from frostline.report.comparison import Difference, Trial, predictions
+from frostline.report.paired_difference import Difference, Trial, predictions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from frostline.report.cells import Cell, cells, varying
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
-    from frostline.report.comparison import Difference, Trial
+    from frostline.report.paired_difference import Difference, Trial
     from frostline.report.statistics import Interval
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
@@ -78,7 +78,7 @@ def compared_key(results: Sequence[Result]) -> str:
 
 def trials(cell: Cell) -> list[Trial]:
     """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one."""
-    from frostline.report.comparison import Trial
+    from frostline.report.paired_difference import Trial
 
     found = {
         repr(run.choices.get("seed")): Trial(
@@ -109,7 +109,7 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     if not found:
         return Contest(where, key, tuple(results), found, "none", None, None, None)
     from frostline.report import baseline
-    from frostline.report.comparison import compare
+    from frostline.report.paired_difference import compare
 
     largest = baseline.of(trials(found[0].cell)[0].folder)
     lead = _no_lead(found, largest) if largest else None
@@ -134,7 +134,7 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
 
 def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
-    from frostline.report.comparison import accuracy
+    from frostline.report.paired_difference import accuracy
 
     best: dict[str, Cell] = {}
     tried: dict[str, int] = {}

@@ -16,8 +16,8 @@ from frostline.core import files
 from frostline.records.layout import SHIFT
 from frostline.report import confusion_matrix, mistakes
 from frostline.report.cells import Cell
-from frostline.report.comparison import Predictions, predictions
 from frostline.report.confusion_matrix import Confusions
+from frostline.report.paired_difference import Predictions, predictions
 from frostline.report.statistics import calibration
 
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone

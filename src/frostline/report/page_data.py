@@ -14,10 +14,10 @@ from frostline.records import journal
 from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Result, value_text
 from frostline.report import evidence, style
 from frostline.report.cells import Cell, cells, varying
-from frostline.report.comparison import accuracy, compare
+from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
+from frostline.report.paired_difference import accuracy, compare
 from frostline.report.statistics import Interval
-from frostline.report.suggest import rerun
 from frostline.report.verdict import verdict
 
 MEMORY = "cost/peak_memory_bytes"

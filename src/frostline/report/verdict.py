@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Result, named, value_text
 from frostline.report.cells import Cell, varying
+from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, contests
-from frostline.report.edges import both, edges
-from frostline.report.suggest import command
+from frostline.report.next_lrs import both, edges
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
-    from frostline.report.comparison import Difference
+    from frostline.report.paired_difference import Difference
 
 _NAMES = 3  # of classes in a sentence
 _MANY_SEEDS = 20  # more than that is no advice

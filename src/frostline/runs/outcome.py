@@ -1,4 +1,4 @@
-"""The files that a run leaves in its folder, beside its log: plan, journal, best weights, and how the test went."""
+"""The files that say how the test went: predictions, classes, confusions, mistakes."""
 
 from __future__ import annotations
 

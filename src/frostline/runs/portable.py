@@ -67,7 +67,7 @@ def _triangle(distance: Tensor) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Cubic convolution with a = -1/2, as in `resample`."""
+    """Cubic convolution with a = -1/2, as in `data.resize`."""
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.data.image_formats import candidates
-from frostline.data.images import at_most, tensor_of, why
+from frostline.data.read_image import at_most, tensor_of, why
 from frostline.runs import predict
 
 

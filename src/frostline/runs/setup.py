@@ -1,4 +1,4 @@
-"""What a run works with: from its config to its data, model, phases, views and plan, and the checks on the way."""
+"""What a run works with: from its config to its data, model and phases, and the checks on the way."""
 
 from __future__ import annotations
 

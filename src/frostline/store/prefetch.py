@@ -1,4 +1,4 @@
-"""What was asked for ahead, by the very index with which it is asked for afterwards."""
+"""Results that were begun ahead, found by the very index with which they are asked for."""
 
 from __future__ import annotations
 

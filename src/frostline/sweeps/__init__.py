@@ -1,5 +1,5 @@
 """Many runs: composed, claimed, resumed, carried out, answered and found again.
 
-The only place where everything meets.
+Where one run, its record and the answer meet.
 Start with `sweep`, then `job`.
 """

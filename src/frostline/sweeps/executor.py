@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core.config import Config
-from frostline.sweeps import job, trained
+from frostline.sweeps import find_weights, job
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
     told: set[str] = set()
     auto: dict[str, dict[str, str]] = {}
     for kind, config in configs.items():
-        checked = setup.check(config, trained.weights)
+        checked = setup.check(config, find_weights.weights)
         auto[kind] = checked.auto
         for finding in checked.findings:
             if finding.about not in told:
@@ -142,7 +142,7 @@ def fingerprints(configs: Sequence[Config]) -> list[str | None]:
     found: dict[str, str | None] = {}
     for config in configs:
         if repr(config.data) not in found:
-            found[repr(config.data)] = setup.fingerprint(config, job.screen(), trained.weights)
+            found[repr(config.data)] = setup.fingerprint(config, job.screen(), find_weights.weights)
     return [found[repr(config.data)] for config in configs]
 
 

@@ -26,7 +26,7 @@ from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
-from frostline.sweeps import hydra_keys, trained
+from frostline.sweeps import find_weights, hydra_keys
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _carry_out(
                 record=record,
                 screen=screen(),
                 previous=Path(before) if before else None,
-                fetch=trained.weights,
+                fetch=find_weights.weights,
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.tracking import server
-from frostline.tracking.news import News, news_of, resumed
+from frostline.tracking.unsent import Unsent, resumed, unsent_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +54,7 @@ class Mirror:
         """
         try:
             at = self._trusted_position(client)
-            news, offset = news_of(self.folder, at.offset)
+            news, offset = unsent_of(self.folder, at.offset)
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
                 if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
@@ -82,7 +82,7 @@ class Mirror:
                 return replace(at, offset=size)
         return replace(at, offset=min(at.offset, size))
 
-    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: News) -> str | None:
+    def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: Unsent) -> str | None:
         """Return the id of the run, created unless it is there; None where the journal names none."""
         start = news.start
         if start is None:
@@ -102,7 +102,7 @@ class Mirror:
         journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=first))
         return run_id
 
-    def _send(self, client: MlflowClient, run_id: str, news: News) -> None:
+    def _send(self, client: MlflowClient, run_id: str, news: Unsent) -> None:
         from mlflow.entities import Metric, RunTag
 
         if self._elsewhere:

@@ -1,4 +1,4 @@
-"""What MLflow is asked of runs: which there are, by whatever name, of which sweep, and their metrics."""
+"""What MLflow is asked of runs: which there are, by whatever name, of which sweep, and their metrics; and their end."""
 
 from __future__ import annotations
 

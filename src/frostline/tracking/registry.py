@@ -1,4 +1,4 @@
-"""MLflow's runs and models seen from outside: what a run id names, and a run's network in the model registry."""
+"""A run's network in the model registry of MLflow, ready to be served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODEL = "model"  # folder of the model among the run's artifacts
 _WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
 """A white picture of 8x8 pixels, PNG as base64: the example of a request."""
 _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pyyaml")
-"""What `serving` imports, itself and through the modules of ours that it uses."""
+"""What `runs.serve` imports, itself and through the modules of ours that it uses."""
 
 
 def register(
@@ -31,8 +31,8 @@ def register(
 ) -> str:
     """Put the network whose config and weights are `files` into the registry as `name`; return its new version.
 
-    It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `serving` as the model,
-    and `files`. UserError for an unknown run and for a name that MLflow does not take.
+    It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `runs.serve` as the
+    model, and `files`. UserError for an unknown run and for a name that MLflow does not take.
     """
     from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""What was moved to another place since it was written down: an MLflow store with its artifacts, and runs' folders."""
+"""An MLflow store that was moved with its artifacts: it finds them where they are now."""
 
 from __future__ import annotations
 

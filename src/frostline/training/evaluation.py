@@ -1,4 +1,4 @@
-"""What a network is trained and scored on, and how it does on a split."""
+"""How a network does on a split: loss, accuracy and logits."""
 
 from __future__ import annotations
 

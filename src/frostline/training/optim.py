@@ -1,4 +1,4 @@
-"""Optimizers by name, param groups that exist from step 0, and learning rate schedules that know about phases."""
+"""Optimizers by name, and param groups that exist from step 0."""
 
 from __future__ import annotations
 

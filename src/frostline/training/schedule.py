@@ -1,4 +1,4 @@
-"""When what happens in a run: which steps belong to which phase, and which samples to which batch."""
+"""When a phase begins and ends, and what the learning rate is at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How steps are made, and what they add up to.
+"""Training steps of an epoch, and the sums of loss and accuracy that they come to.
 
 The step of a head is so small that to launch its operations is what takes the time. So what does not depend on the
 weights is done for many steps at once: their inputs are fetched, and their losses computed, together.

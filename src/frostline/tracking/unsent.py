@@ -12,7 +12,7 @@ from frostline.records.recording import GONE
 
 
 @dataclass
-class News:
+class Unsent:
     """Of a tag or status that changed only the last one counts."""
 
     start: dict[str, Any] | None = None
@@ -37,9 +37,9 @@ class News:
         self.tags.pop(REASON_TAG, None)
 
 
-def news_of(folder: Path, offset: int) -> tuple[News, int]:
+def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
     """Return what the journal says after `offset`, and the offset behind it."""
-    news = News()
+    news = Unsent()
     for entry, behind in journal.notes(folder, offset):
         offset = behind
         match entry:

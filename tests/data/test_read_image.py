@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from frostline.data import images
+from frostline.data import read_image
+from frostline.data.bit_depth import Levels
 from frostline.data.image_formats import SUFFIXES
-from frostline.data.images import CONVERSIONS, PictureFacts, convert, list_images, open_image, tensor_of
-from frostline.data.levels import Levels
-from small import read_image, shown
+from frostline.data.listing import list_images
+from frostline.data.read_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
+from small import image_in, shown
 
 RED = (250, 20, 10)
 
@@ -43,7 +44,7 @@ def test_what_is_transparent_lies_on_white():
 def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, value: int, grey: int):
     file = tmp_path / "deep.png"
     Image.fromarray(np.full((4, 4), value, dtype=np.uint16)).save(file)
-    assert read_image(file).getpixel((0, 0)) == (grey, grey, grey)
+    assert image_in(file).getpixel((0, 0)) == (grey, grey, grey)
 
 
 def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path):
@@ -52,7 +53,7 @@ def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     image.save(file, exif=exif)
-    upright = read_image(file)
+    upright = image_in(file)
     assert upright.size == (4, 6)
     assert upright.getpixel((3, 0)) == RED
 
@@ -69,7 +70,7 @@ def test_every_orientation_is_turned_back(tmp_path: Path, orientation: int, suff
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / f"a{suffix}", exif=exif, lossless=True)
-    assert (np.asarray(read_image(tmp_path / f"a{suffix}")) == upright).all()
+    assert (np.asarray(image_in(tmp_path / f"a{suffix}")) == upright).all()
 
 
 @pytest.mark.parametrize("kind, content", [(2, b"abc\0"), (7, b"\0\6\0\0"), (3, b"\0\0\0\0"), (3, b"\0\x99\0\0")])
@@ -79,20 +80,20 @@ def test_an_orientation_that_is_none_leaves_a_picture_as_it_is(tmp_path: Path, k
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
     plain = file.read_bytes()
     file.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
-    assert read_image(file).size == (6, 4)
+    assert image_in(file).size == (6, 4)
 
 
 def test_a_shade_of_sixteen_bits_may_stand_for_transparent(tmp_path: Path):
     values = np.array([[1000, 40000], [1234, 1000]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
-    assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[255, 156], [5, 255]]
+    assert np.asarray(image_in(tmp_path / "a.png"))[..., 0].tolist() == [[255, 156], [5, 255]]
 
 
 @pytest.mark.parametrize("kind, reason", [(np.float32, "floating point"), (np.int32, "more than 16 bits")])
 def test_numbers_whose_white_nobody_knows_are_no_picture(tmp_path: Path, kind: type, reason: str):
     Image.fromarray(np.full((4, 4), 70_000, dtype=kind)).save(tmp_path / "a.tif")
     with pytest.raises(OSError, match=reason):
-        read_image(tmp_path / "a.tif")
+        image_in(tmp_path / "a.tif")
 
 
 def depths(folder: Path, values: np.ndarray) -> list[Path]:
@@ -112,7 +113,7 @@ def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(
         assert (shown.numpy() == np.rint(values / 4095 * 255)).all(), file
         assert (facts.lowest, facts.highest) == (0, 4095), file
         if file.name != "d.tif":
-            assert len(np.unique(read_image(file))) == 17  # by what the type holds
+            assert len(np.unique(image_in(file))) == 17  # by what the type holds
 
 
 def test_pictures_of_eight_bits_know_no_levels():
@@ -144,7 +145,7 @@ def test_white_is_the_lowest_value_where_a_tiff_says_so(tmp_path: Path):
     entry = struct.pack("<HHIH", 262, 3, 1, 1)
     assert content.count(entry) == 1
     file.write_bytes(content.replace(entry, struct.pack("<HHIH", 262, 3, 1, 0)))
-    assert np.asarray(read_image(file))[..., 0].tolist() == [[255, 0], [254, 251]]
+    assert np.asarray(image_in(file))[..., 0].tolist() == [[255, 0], [254, 251]]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -155,9 +156,9 @@ def test_zeros_where_there_was_a_picture_are_noticed(tmp_path: Path, suffix: str
     for kept in (0.5, 0.8, 0.99):
         file.write_bytes(content[: round(kept * len(content))].ljust(len(content), b"\0"))
         with pytest.raises(OSError, match=f"a{suffix}"):
-            read_image(file)
+            image_in(file)
     file.write_bytes(content + bytes(100))  # what lies behind it does not matter
-    assert read_image(file).size == (64, 64)
+    assert image_in(file).size == (64, 64)
 
 
 def test_every_damaged_bit_of_a_png_is_noticed(tmp_path: Path):
@@ -167,7 +168,7 @@ def test_every_damaged_bit_of_a_png_is_noticed(tmp_path: Path):
     for place in range(len(content) - 12):  # up to the last chunk, which is empty
         file.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         with pytest.raises(OSError, match=r"a\.png"):
-            read_image(file)
+            image_in(file)
 
 
 def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -177,14 +178,14 @@ def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(OSError, match="PostScript"):
-        read_image(tmp_path / "a.jpg")
+        image_in(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])
 def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
     Image.new("RGB", (16, 16), RED).save(tmp_path / f"picture{suffix}")  # also .pgm and .pfm, by content a .ppm
     (file,) = list_images(tmp_path)
-    assert read_image(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
+    assert image_in(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path: Path):
@@ -204,7 +205,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None):
         content = file.read_bytes()[:5000]
     file.write_bytes(content)
     with pytest.raises(OSError, match=r"broken\.png"):
-        read_image(file)
+        image_in(file)
 
 
 def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
@@ -217,7 +218,7 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
 def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
-        assert images._plain_jpeg(opened) is not None
+        assert read_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == PictureFacts()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from frostline.records.result import Result, value_text
 from frostline.report.cells import Cell
+from frostline.report.command_line import command
 from frostline.report.contest import Contender
-from frostline.report.suggest import command
 
 
 def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned: Sequence[str]) -> list[str]:

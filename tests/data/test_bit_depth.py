@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frostline.data.levels import FULL, PERCENTILES, Levels, of_range, of_set, summary
+from frostline.data.bit_depth import FULL, PERCENTILES, Levels, of_range, of_set, summary
 
 
 def test_the_full_range_is_what_sixteen_bits_hold():

@@ -90,7 +90,7 @@ def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> No
     (package / "data" / "inner" / "__init__.py").write_text("")
     (package / "data" / "inner" / "deep.py").write_text("a = 1\n")
     first = hash_of("pixels")
-    (package / "data" / "images.py").write_text(
+    (package / "data" / "read_image.py").write_text(
         "def f():\n    from frostline.data.inner import (\n        deep,\n    )\n"
     )
     second = hash_of("pixels")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -102,11 +104,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
 
 
 def again(store: Path, target: object, *more: str, expect: int) -> str:
+    """Return what a rerun says in this process: it starts no worker, and another process takes seconds to load."""
     place = where(store.parent / f"again-{time.monotonic_ns()}", store)
-    arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={target}", *place, *more]
+    with contextlib.redirect_stdout(said := io.StringIO()):
+        assert command.main([str(target), *place, *more]) == expect, said.getvalue()
+    return said.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no line is broken."""
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+def test_a_rerun_is_typed_as_any_other_key(whole: Any, store: Path) -> None:
+    place = where(store.parent / "typed", store)
+    arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={whole.folder / '1'}", *place]
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == 0 and "verdict: identical" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any, store: Path) -> None:

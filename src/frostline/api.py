@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -75,7 +74,7 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
     KeyboardInterrupt where it was interrupted; the same call then goes on from there.
     """
-    place = Path(folder or project.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}").absolute()
+    place = Path(folder or project.new_sweep()).absolute()
     quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
     with (

@@ -15,7 +15,7 @@ from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
 from frostline.models import build
-from small import load_data
+from small import BASE, load_data
 
 CHECKOUT = Path(__file__).parents[2]
 CODE = r'''"""Squares of two colours, a network for them, and a command."""
@@ -85,17 +85,14 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "site" / "squares-1.2.dist-info" / "METADATA").write_text("Name: squares\nVersion: 1.2\n")
     (tmp_path / "site" / "squares-1.2.dist-info" / "entry_points.txt").write_text(ENTRIES)
     monkeypatch.syspath_prepend(tmp_path / "site")
+    plugins._points.cache_clear()
     yield tmp_path / "site"
     sys.modules.pop("squares", None)
+    plugins._points.cache_clear()
 
 
 def request(source: str) -> dict:
-    return {
-        **{"source": source, "root": "/nowhere", "layout": "auto", "missing_classes": "refuse", "download": False},
-        **{"splits": {}, "options": {"count": 40}, "test_fraction": 0.2, "val_fraction": 0.2, "split_seed": 0},
-        **{"fraction": 1.0, "limit": None, "pixels": "auto", "skip_bad": False, "max_pixels": 10**6},
-        **{"range": "full", "range_of": "picture"},
-    }
+    return {**BASE["data"], "source": source, "root": "/nowhere", "options": {"count": 40}}
 
 
 def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):

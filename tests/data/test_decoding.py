@@ -30,7 +30,7 @@ from frostline.runs import setup
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
-from small import compose, silently
+from small import BASE, compose, silently
 
 RED = (250, 20, 10)
 SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the pictures
@@ -179,26 +179,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 def request(root: Path, **changes: Any) -> loading.Request:
-    return {
-        "source": "folder",
-        "root": str(root),
-        "layout": "auto",
-        "missing_classes": "refuse",
-        "download": False,
-        "splits": {},
-        "val_fraction": 0.2,
-        "test_fraction": 0.2,
-        "split_seed": 0,
-        "fraction": 1.0,
-        "limit": None,
-        "pixels": "auto",
-        "skip_bad": False,
-        "max_pixels": 10**6,
-        "range": "full",
-        "range_of": "set",
-        "options": {},
-        **changes,
-    }  # type: ignore[typeddict-item]
+    return {**BASE["data"], "source": "folder", "root": str(root), "max_pixels": 10**6, **changes}
 
 
 @pytest.fixture

@@ -13,27 +13,9 @@ from sklearn.datasets import load_digits
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.data.resize import CenterCrop
-from small import load_data
+from small import BASE, load_data
 
-DIGITS: loading.Request = {
-    "source": "digits",
-    "root": "data",
-    "layout": "auto",
-    "missing_classes": "refuse",
-    "download": False,
-    "splits": {},
-    "val_fraction": 0.2,
-    "test_fraction": 0.2,
-    "split_seed": 0,
-    "fraction": 1.0,
-    "limit": None,
-    "pixels": "auto",
-    "skip_bad": False,
-    "max_pixels": 10**6,
-    "range": "full",
-    "range_of": "set",
-    "options": {},
-}
+DIGITS: loading.Request = {**BASE["data"], "source": "digits", "max_pixels": 10**6}
 
 
 def load(**changes: Any) -> loading.Data:

@@ -13,12 +13,12 @@ from frostline.records import layout
 def main(arguments: list[str]) -> int:
     """Register a new version and print how to serve it."""
     options = _parser().parse_args(arguments)
-    from frostline.core import credentials  # imports torch
+    from frostline.core import credentials
     from frostline.core.errors import user_error
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps.find_weights import found  # imports torch
-    from frostline.tracking import registry, session  # imports torch
+    from frostline.sweeps.find_weights import found
+    from frostline.tracking import registry, session
 
     with found(options.run) as run:
         if run.note:

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
-    folder = Path(named).absolute() if named else _folder()
+    folder = Path(named).absolute() if named else project.new_sweep()
     uri = session.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
@@ -47,10 +46,6 @@ def main(arguments: list[str]) -> int:
     for number, report in again.reports.items():
         print(f"{found[number].name}: {report.verdict.text}")
     return status or max(report.verdict.value for report in again.reports.values())
-
-
-def _folder() -> Path:
-    return project.project_root() / "multirun" / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
 def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:

@@ -5,6 +5,7 @@ A config names a plugin and holds no code: what runs is what was installed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -19,12 +20,12 @@ SOURCES, MODELS, COMMANDS = "frostline.sources", "frostline.models", "frostline.
 
 def names(group: str) -> list[str]:
     """Return what is there of a group."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted(_points(group))
 
 
 def load(group: str, name: str) -> Any:
     """Return the object behind the entry point called `name`, None where there is none; UserError where it fails."""
-    point = _point(group, name)
+    point = _points(group).get(name)
     if point is None:
         return None
     try:
@@ -38,7 +39,7 @@ def load(group: str, name: str) -> Any:
 
 def identity(group: str, name: str) -> str | None:
     """Return what stands for the code of a plugin: version and sha256 over the source of its package; None if none."""
-    point = _point(group, name)
+    point = _points(group).get(name)
     spec = find_spec(point.module.partition(".")[0]) if point else None
     if point is None or spec is None:
         return None
@@ -48,5 +49,7 @@ def identity(group: str, name: str) -> str | None:
     return f"{point.dist.version if point.dist else ''} {code.hexdigest()}"
 
 
-def _point(group: str, name: str) -> EntryPoint | None:
-    return next(iter(entry_points(group=group, name=name)), None)
+@functools.cache
+def _points(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name: looked up once, since all that is installed is read for it."""
+    return {point.name: point for point in entry_points(group=group)}

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def project_root() -> Path:
     """Return the folder that holds `multirun/` and `mlruns/`: the checkout, else the working directory."""
     checkout = PACKAGE.parent.parent
     return checkout if (checkout / "train.py").is_file() and (checkout / "conf").is_dir() else Path.cwd()
+
+
+def multirun() -> Path:
+    """Return the folder of all sweeps that were not told to lie elsewhere."""
+    return project_root() / "multirun"
+
+
+def new_sweep() -> Path:
+    """Return where a sweep that begins now lies, as `hydra.sweep.dir` says it, to the microsecond."""
+    return multirun() / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
 def config_folder() -> Path:

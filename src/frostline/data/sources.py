@@ -77,9 +77,9 @@ def open_splits(
     `splits` and `options` are keyword arguments for the last, `options` for a plugin, `layout` and `missing_classes`
     are for folders. Raises `UserError` where files are missing or do not fit.
     """
-    if source not in ("digits", "glyphs", "folder") and (opened := plugins.load(plugins.SOURCES, source)):
-        return _plugged(source, opened(root=root, **options))
     if source not in ("digits", "glyphs", "folder"):
+        if plugin := plugins.load(plugins.SOURCES, source):
+            return _plugged(source, plugin(root=root, **options))
         kind = _class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
             raise user_error(

@@ -152,10 +152,7 @@ def _entries(name: str) -> Mapping[str, WeightsEnum | Path]:
     Those of torchvision without categories are left out: they have no values in VGG's hidden layers.
     """
     if (plugin := _plugin(name)) is not None:
-        return {
-            **dict.fromkeys(["default"][: len(plugin.weights)], next(iter(plugin.weights.values()), Path())),
-            **plugin.weights,
-        }
+        return dict(zip(("default",), plugin.weights.values(), strict=False)) | dict(plugin.weights)
     if name not in NAMES:
         known = (*NAMES, *plugins.names(plugins.MODELS))
         raise user_error(

@@ -48,10 +48,9 @@ def meant(name: Name, uri: str | None = None) -> Meant:
 
     UserError where it stands for nothing, or for several things.
     """
-    root = project.project_root()
-    uri = uri or server.tracking_uri(None, root)
+    uri = uri or server.tracking_uri(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
-    here, lying = Path(name.text).expanduser(), root / "multirun" / called.replace(" ", "/")
+    here, lying = Path(name.text).expanduser(), project.multirun() / called.replace(" ", "/")
     if name.text and here.is_dir():
         return Meant(uri, here.absolute())
     if (lying / layout.SWEEP).is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from filelock import FileLock
 
 import stores
+import warm
 
 os.environ["CUDA_VISIBLE_DEVICES"] = (
     ""  # a test means the CPU unless it says otherwise, also in the processes it starts
@@ -63,11 +63,8 @@ class Trained:
 
     def command(self, *arguments, cwd, stdin="", expect=0):
         """Return stdout and stderr of a command of frostline, run as a person does, in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-m", "frostline", *map(str, arguments)],
-            **{"env": self.environment(), "cwd": cwd, "input": stdin, "timeout": 240},
-            **{"capture_output": True, "text": True, "check": False},
-        )
+        whole = [sys.executable, "-m", "frostline", *map(str, arguments)]
+        done = warm.run(whole, env=self.environment(), cwd=cwd, stdin=stdin)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout, done.stderr
 

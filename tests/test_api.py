@@ -18,8 +18,9 @@ from PIL import Image
 
 import frostline
 import stores
+import warm
 from frostline.core import project
-from frostline.sweeps import catalog
+from frostline.sweeps import catalog, pool
 from frostline.sweeps.catalog import Name
 
 
@@ -81,12 +82,9 @@ def test_a_sweep_on_record_is_read_whole(store, tmp_path):
     best = table.loc[table["best/val_accuracy"].idxmax()]
     assert sweep.best.name == best["name"] and sweep.best.metrics["test/accuracy"] == best["test/accuracy"]
     assert sweep.cells[0].choices["freeze_mode"] == sweep.best.choices["freeze_mode"]
-    said = subprocess.run(
-        [sys.executable, "-m", "frostline", "compare", "--json", str(store.folder)],
-        **{"env": store.environment(), "capture_output": True, "text": True, "check": True, "cwd": tmp_path},
-    )
-    assert json.loads(said.stdout)["answer"] == sweep.verdict
-    assert sweep.contests[0].outcome == json.loads(said.stdout)["contests"][0]["outcome"]
+    said = json.loads(store.command("compare", "--json", store.folder, cwd=tmp_path)[0])
+    assert said["answer"] == sweep.verdict
+    assert sweep.contests[0].outcome == said["contests"][0]["outcome"]
 
 
 def test_a_run_on_record_is_read_whole(store):
@@ -129,6 +127,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
 
 def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(pool, "subprocess", warm.module())
     quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
     uri = f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     sweep = frostline.sweep(*quick, uri, folder=tmp_path / "it's a sweep, mine")

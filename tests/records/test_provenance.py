@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import stores
+import warm
 from frostline.core import credentials, machine, project
 from frostline.records import layout, provenance
 from small import network
@@ -134,7 +135,7 @@ cli.main()
     ]
     env = {**os.environ, "MY_SECRET": str(weights), "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code.format(broken=broken), *overrides]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = warm.run(command, env=env)
     assert done.returncode == broken, done.stdout + done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path != weights]
     assert {"config.yaml", "provenance.json", "train.log", "mlflow.db", "record.jsonl"} <= {path.name for path in files}

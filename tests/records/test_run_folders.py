@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import nullcontext
 from datetime import datetime
@@ -18,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import warm
 from frostline.core.errors import UserError
 from frostline.core.project import config_folder
 from frostline.records import journal, run_folders, sweep_record
@@ -165,7 +165,7 @@ def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launche
         f"hydra/launcher={launcher}",
     ]
     told = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, env=told, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = warm.run(arguments, env=told, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = run_folders.of(tmp_path / "a, b c")
     assert [run.parent.name for run in runs] == ["head", "full"] and all("freeze=" in run.name for run in runs)

@@ -16,6 +16,7 @@ import pytest
 from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import stores
+import warm
 from frostline.records import layout, liveness
 
 EPOCHS = ("epochs=40", "seed=0,1")
@@ -34,7 +35,8 @@ def again(folder, store, *overrides, expect=0):
 def started(folder, store, *overrides):
     """Start a sweep, and yield its process when its first run has finished three epochs."""
     arguments = command("-m", *QUICK, *overrides, *where(folder, stores.put(store)))
-    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with warm.Popen(arguments, env=environment(), **pipes) as process:
         try:
             until(lambda: len(lines(folder / "0")) >= 3)
             yield process
@@ -112,7 +114,8 @@ def test_a_sweep_that_is_moved_while_it_runs_says_so_and_goes_on_where_it_lies(t
     store, folder = tmp_path / "mlflow.db", tmp_path / "before"
     with started(folder, store, *EPOCHS) as process:
         folder.rename(tmp_path / "after")
-        out = process.communicate(timeout=120)[0].decode()
+        out = process.stdout.read().decode()
+        process.wait(120)
     assert process.returncode == 1 and "Traceback" not in out
     assert f"frostline: {folder}: moved or removed while the sweep ran; " in out
     done = again(tmp_path / "after", store, *EPOCHS)
@@ -141,7 +144,8 @@ def test_a_killed_worker_costs_nothing_but_its_work_since_the_last_checkpoint(tm
     store, folder = tmp_path / "mlflow.db", tmp_path / "sweep"
     with started(folder, store, *EPOCHS) as process:
         os.kill(worker_of(folder / "0"), signal.SIGKILL)
-        out = process.communicate(timeout=120)[0].decode()
+        out = process.stdout.read().decode()
+        process.wait(120)
     assert process.returncode == 0, out
     assert "its worker was killed by signal 9 (out of memory?); it is started again" in out
     same(Done(0, out, "", folder, store), undisturbed, [folder])

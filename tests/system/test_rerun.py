@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
+import warm
 from frostline.commands import rerun as command
 from frostline.core.errors import UserError
 from frostline.records import journal
@@ -120,7 +120,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rerun_is_typed_as_any_other_key(whole: Any, store: Path) -> None:
     place = where(store.parent / "typed", store)
     arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={whole.folder / '1'}", *place]
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "verdict: identical" in done.stdout, done.stdout + done.stderr
 
 

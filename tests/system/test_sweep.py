@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import yaml
 
 import stores
+import warm
 from frostline import cli
 from frostline.core.interrupts import Terminated
 from frostline.records import sweep_record
@@ -79,10 +82,10 @@ def where(folder, store):
     return (f"hydra.sweep.dir={folder}", f"tracking.uri=sqlite:///{store}")
 
 
-def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0):
+def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0, run=warm.run):
     store = store if "dry_run=true" in overrides else stores.put(store)
     arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    done = run(arguments, env=environment())
     assert done.returncode == expect, done.stdout + done.stderr
     return Done(done.returncode, done.stdout, done.stderr, folder, store)
 
@@ -94,8 +97,10 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory, store):
-    """The main job, smaller: two freeze modes at two learning rates."""
-    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, "freeze=head,full", "lr=1e-2,1e-3")
+    """The main job, smaller: two freeze modes at two learning rates, in processes that begin with nothing."""
+    pipes = {"capture_output": True, "text": True, "check": False, "timeout": 240}
+    begun = functools.partial(subprocess.run, **pipes)
+    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, "freeze=head,full", "lr=1e-2,1e-3", run=begun)
 
 
 def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
@@ -175,7 +180,7 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, 
     broken = "from frostline.report import html; html.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
     arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", store)]
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "The report could not be written: ZeroDivisionError" in done.stdout
     assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}
 
@@ -244,27 +249,26 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
     arguments = command("-m", "seed=0,1", "freeze=full", "epochs=1000", "data.limit=200", *where(folder, store))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands down that it is ignored
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, env=environment(), text=True, **pipes) as process:
+    said = tmp_path / "said"
+    with said.open("w") as file, warm.Popen(arguments, env=environment(), stdout=file, stderr=file) as process:
         try:
             deadline = time.monotonic() + 120
             while not (folder / "0" / "metrics.jsonl").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             process.send_signal(number)
-            out, err = process.communicate(timeout=60)
+            process.wait(60)
         finally:
             process.kill()
-    done = Done(process.returncode, out, err, folder, store)
-    assert process.returncode == status, out + err
+    done = Done(process.returncode, out := said.read_text(), "", folder, store)
+    assert process.returncode == status, out
     assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and the run that had begun
     assert done.results()[0]["reason"] == reason
-    assert reason in out and "not started" in out and "Traceback" not in out + err
+    assert reason in out and "not started" in out and "Traceback" not in out
 
 
 def test_a_reader_who_leaves_early_changes_nothing(store, tmp_path):
     arguments = command("-m", *QUICK, "seed=0,1", *where(tmp_path / "piped", store))
-    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    with warm.Popen(arguments, env=environment(), stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=120) == 0
@@ -277,8 +281,7 @@ def test_a_command_whose_reader_leaves_early_ends_well(arguments, main_job):
     whole = [argument.format(sweep=main_job.folder) for argument in arguments]
     ours, theirs = os.pipe()
     os.close(ours)
-    pipes = {"stdout": theirs, "stderr": subprocess.PIPE, "text": True, "check": False, "timeout": 60}
-    done = subprocess.run([sys.executable, "-m", "frostline", *whole], env=environment(), **pipes)
+    done = warm.run([sys.executable, "-m", "frostline", *whole], env=environment(), stdout=theirs)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -286,9 +289,7 @@ def test_a_command_whose_reader_leaves_early_ends_well(arguments, main_job):
 def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, tmp_path):
     ours, theirs = os.openpty()
     arguments = command("-m", *QUICK, "seed=0,1", *where(tmp_path / "closed", store))
-    with subprocess.Popen(
-        arguments, env=environment(), stdout=theirs, stderr=theirs, start_new_session=True
-    ) as process:
+    with warm.Popen(arguments, env=environment(), stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         os.read(ours, 1)
         os.close(ours)
@@ -300,12 +301,15 @@ def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, t
 def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_room(tmp_path):
     """Of 300 kB a file: enough to begin, too little for MLflow's store, the weights and the report."""
     own = command("-m", *QUICK, "freeze=full", "resume=true", *where(tmp_path / "full", tmp_path / "mlflow.db"))
-    limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *own]
-    pipes = {"capture_output": True, "text": True, "check": False, "timeout": 120}
-    done = subprocess.run(limited, env=environment(), **pipes)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300 << 10, before[1]))
+    try:
+        done = warm.run(own, env=environment())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert re.search("failed  full lr=0.001 seed=0: .*File too large", done.stdout), done.stdout
-    again = subprocess.run(own, env=environment(), **pipes)
+    again = warm.run(own, env=environment())
     assert again.returncode == 0, again.stdout + again.stderr
     runs = Done(0, "", "", tmp_path / "full", tmp_path / "mlflow.db").runs()
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
@@ -414,7 +418,7 @@ BAD = [
 def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_path):
     arguments = command("-m", "data=image_folder", f"data.root={value}", *where(tmp_path / "s", tmp_path / "db"))
     told = {**environment(), "HOME": str(tmp_path / "home")}
-    done = subprocess.run(arguments, env=told, capture_output=True, text=True, timeout=60, check=False)
+    done = warm.run(arguments, env=told)
     first = value.split(",")[0].replace("~", str(tmp_path / "home"))
     assert done.returncode == 2 and f"data.root={first}: expected a folder that exists" in done.stderr
 
@@ -422,7 +426,7 @@ def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_p
 @pytest.mark.parametrize(("overrides", "line"), BAD)
 def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, tmp_path):
     arguments = command("-m", *overrides.split(), *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = warm.run(arguments, env=environment())
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.startswith("frostline: ") and done.stderr.count("\n") == 1
     assert line in done.stderr
@@ -431,7 +435,7 @@ def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, lin
 
 def test_what_only_torch_can_tell_is_refused_before_anything_starts_too(tmp_path):
     arguments = command("-m", "freeze=head,norm", "model=alexnet", *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = warm.run(arguments, env=environment())
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("frostline: freeze_mode=norm: expected its pattern */norm/* to match")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,319 @@
+"""Commands in processes of their own that have loaded everything: each is forked from one that has, as it was then.
+
+To start Python, and to import torch and MLflow, takes ten times as long as what most tests look at. What is forked has
+its own environment, folder, standard streams and process id, and so have the workers of a sweep that it starts; it runs
+the command line from its first line to the end of the interpreter. Where a process cannot be waited for by a
+descriptor (Linux has that), it is started as anywhere else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, NoReturn
+
+from filelock import FileLock
+
+LOADED = (
+    *("sklearn.datasets", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+    *(
+        "mlflow.tracking.client",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "itables",
+        "narwhals",
+        "plotly",
+        "cloudpickle",
+    ),
+)
+"""What a sweep imports on its way, beyond all modules of frostline."""
+SERVER = "FROSTLINE_TESTS_WARM"
+"""Name of the environment variable that holds the address of the process that forks."""
+_FREE = 100  # the first descriptor that no command is given
+
+
+class Popen:
+    """A process that runs a command line of Python, as `subprocess.Popen` starts it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        stdin: int | IO[Any] | None = None,
+        stdout: int | IO[Any] | None = None,
+        stderr: int | IO[Any] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start it; a stream that is not named is that of this process."""
+        self.args, self.returncode = arguments, None
+        self._lock = threading.Lock()
+        closing: list[int] = []
+        self.stdin = None
+        streams, self.stdout = _streams(stdin, stdout, stderr, closing)
+        told = {
+            "arguments": [*map(str, arguments[1:])],
+            "environment": dict(os.environ if env is None else env),
+            "folder": str(cwd or Path.cwd()),
+            "numbers": [0, 1, 2, *pass_fds],
+            "largest": resource.getrlimit(resource.RLIMIT_FSIZE),
+        }
+        self._line = socket.socket(socket.AF_UNIX)
+        self._line.connect(_address())
+        message = json.dumps(told).encode()
+        socket.send_fds(self._line, [len(message).to_bytes(8, "big")], [*streams, *pass_fds])
+        self._line.sendall(message)
+        self.pid = int.from_bytes(_read(self._line, 8), "big")
+        for descriptor in closing:
+            os.close(descriptor)
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status once it has ended; raises `TimeoutExpired`."""
+        with self._lock:
+            if self.returncode is None:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self._line, selectors.EVENT_READ)
+                    if not selector.select(timeout):
+                        raise subprocess.TimeoutExpired(self.args, timeout or 0)
+                self.returncode = int.from_bytes(_read(self._line, 8), "big", signed=True)
+                self._line.close()
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Popen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.stdout is not None:
+            self.stdout.close()
+        self.wait()
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    stdin: str = "",
+    stdout: int | None = None,
+    timeout: float = 240,
+) -> subprocess.CompletedProcess[str]:
+    """Return what came of a command line of Python, with what it printed but to `stdout`; one that hangs is killed."""
+    if not _address():
+        pipes: dict[str, Any] = {"input": stdin, "stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.run(arguments, env=env, cwd=cwd, timeout=timeout, text=True, check=False, **pipes)
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        said.write(stdin.encode())
+        said.seek(0)
+        process = Popen(arguments, env=env, cwd=cwd, stdin=said, stdout=stdout or out, stderr=err)
+        try:
+            process.wait(timeout)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0), err.seek(0)
+        return subprocess.CompletedProcess(arguments, process.wait(), out.read().decode(), err.read().decode())
+
+
+def _address() -> str | None:
+    """Return where to ask for a fork: of one process for all of a test run, which the first who asks starts.
+
+    None where there is no test run, or no such process.
+    """
+    if SERVER in os.environ or "FROSTLINE_TESTS" not in os.environ or not hasattr(os, "pidfd_open"):
+        return os.environ.get(SERVER)
+    shared = Path(os.environ["FROSTLINE_TESTS"])
+    with FileLock(shared / "warm.lock"):
+        if not (written := shared / "warm.address").exists():
+            runs = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            address = f"{tempfile.mkdtemp(prefix='warm')}/socket"
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+            command = [sys.executable, "-P", __file__, address, str(runs)]
+            ready, theirs = os.pipe()
+            os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)])
+            os.close(theirs)
+            assert os.read(ready, 5) == b"ready", "the process that forks did not start"
+            os.close(ready)
+            written.write_text(address)
+        os.environ[SERVER] = written.read_text()
+    return os.environ[SERVER]
+
+
+def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[list[int], IO[bytes] | None]:
+    """Return the descriptors of a process's streams, and where to read what it prints; those to close are added."""
+    given, reader = [], None
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        if stream is None:
+            given.append(number)
+        elif stream == subprocess.DEVNULL:
+            given.append(os.open(os.devnull, os.O_RDWR))
+            closing.append(given[-1])
+        elif stream == subprocess.STDOUT:
+            given.append(given[1])
+        elif stream == subprocess.PIPE:
+            assert number == 1, "only what it prints can be read from a pipe"
+            ours, theirs = os.pipe()
+            given.append(theirs)
+            closing.append(theirs)
+            reader = os.fdopen(ours, "rb")
+        else:
+            given.append(stream if isinstance(stream, int) else stream.fileno())
+    return given, reader
+
+
+def _read(line: socket.socket, count: int) -> bytes:
+    received = b""
+    while len(received) < count:
+        if not (more := line.recv(count - len(received))):
+            raise EOFError("the process that forks is gone")
+        received += more
+    return received
+
+
+def _serve() -> dict[str, Any]:
+    """Fork for everyone who asks, until the test run is over; return, in a fork, what was asked."""
+    address, runs = sys.argv[1:]
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(address)
+        listener.listen(64)
+        selector.register(listener, selectors.EVENT_READ)
+        over = os.pidfd_open(int(runs))
+        selector.register(over, selectors.EVENT_READ)
+        os.write(1, b"ready")
+        asking: dict[int, tuple[int, socket.socket]] = {}
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    line, _ = listener.accept()
+                    size, descriptors, *_ = socket.recv_fds(line, 8, 64)
+                    told: dict[str, Any] = json.loads(_read(line, int.from_bytes(size, "big")))
+                    if not (pid := os.fork()):
+                        told["descriptors"] = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _FREE) for one in descriptors]
+                        for one in (*descriptors, *asking):
+                            os.close(one)
+                        for held in (line, *(theirs for _, theirs in asking.values())):
+                            held.close()
+                        return told
+                    for one in descriptors:
+                        os.close(one)
+                    line.sendall(pid.to_bytes(8, "big"))
+                    asking[child := os.pidfd_open(pid)] = (pid, line)
+                    selector.register(child, selectors.EVENT_READ)
+                elif key.fd == over:
+                    shutil.rmtree(Path(address).parent)
+                    os._exit(0)
+                else:
+                    pid, line = asking.pop(key.fd)
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                    with contextlib.suppress(OSError):  # who asked may be gone
+                        line.sendall(status.to_bytes(8, "big", signed=True))
+                    line.close()
+
+
+def _become(told: dict[str, Any]) -> None:
+    """Run the command line in this process, which from now on is as if it had been started for it."""
+    for number, descriptor in zip(told["numbers"], told["descriptors"], strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(told["folder"])
+    os.environ.clear()
+    os.environ.update(told["environment"], **{SERVER: sys.argv[1]})
+    resource.setrlimit(resource.RLIMIT_FSIZE, told["largest"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        whole = name == "stdout" and not os.isatty(descriptor)
+        stream = open(descriptor, "w", buffering=-1 if whole else 1, encoding="utf-8", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+    sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))
+    sys.modules["frostline.sweeps.pool"].subprocess = module()
+    arguments = [one for one in told["arguments"] if one != "-P"]
+    if arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    elif arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process as the interpreter does, but for taking apart what it loaded, which takes half a second."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def module() -> Any:
+    """Return what may stand for the module `subprocess` where workers are started, so that they are forked."""
+    return SimpleNamespace(**{**vars(subprocess), "Popen": Popen}) if _address() else subprocess
+
+
+def _load() -> None:
+    """Import all that a command may import, in this process."""
+    import pkgutil
+
+    from hydra.core.plugins import Plugins
+
+    import frostline
+
+    for module in pkgutil.walk_packages(frostline.__path__, "frostline."):
+        if not module.name.endswith(("__main__", ".ship")):
+            importlib.import_module(module.name)
+    for name in LOADED:
+        importlib.import_module(name)
+    Plugins.instance()
+    gc.collect()
+    gc.freeze()  # what is not looked at by the collector is not copied either
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _load()
+    told = _serve()
+    try:
+        _become(told)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            _leave(end.code or 0)
+        raise
+    _leave(0)

@@ -37,8 +37,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
     own = tmp_path_factory.getbasetemp()
     folder = own if worker_id == "master" else own.parent
     os.environ["FROSTLINE_TESTS"] = str(folder)
+    os.environ["FROSTLINE_TESTS_PROCESS"] = str(os.getpid() if worker_id == "master" else os.getppid())
     yield folder
-    del os.environ["FROSTLINE_TESTS"]
+    del os.environ["FROSTLINE_TESTS"], os.environ["FROSTLINE_TESTS_PROCESS"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import warm
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -73,7 +76,9 @@ class Lab:
             if fault is not None:
                 fault()
             from frostline.cli import main
+            from frostline.sweeps import pool
 
+            pool.subprocess = warm.module()
             main()
 
         return self.fork(program)
@@ -85,7 +90,7 @@ class Lab:
             return pid
         status = 70
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite itself may be run under nohup
             log = os.open(self.root / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
@@ -184,6 +189,8 @@ def preload() -> None:
     machine._default_threads()
     server.load()
     load_digits()
+    gc.collect()
+    gc.freeze()  # what the collector does not look at is not copied for each who is forked
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _left_behind(pid: int) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
     return found
 

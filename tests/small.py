@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,10 +168,15 @@ def train(
 
 
 def plain(*overrides: str) -> dict[str, Any]:
-    """Return what Hydra composes of a command line, as plain values."""
+    """Return what Hydra composes of a command line, as plain values of the caller's own."""
+    return copy.deepcopy(_plain(overrides))
+
+
+@functools.cache
+def _plain(overrides: tuple[str, ...]) -> dict[str, Any]:
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("config", overrides=list(overrides))
+        composed = hydra.compose("config", overrides=[*overrides])
     return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
 
 

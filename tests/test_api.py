@@ -19,8 +19,9 @@ from PIL import Image
 import frostline
 import stores
 import warm
+from frostline import api
 from frostline.core import project
-from frostline.sweeps import catalog, pool
+from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 
 
@@ -127,7 +128,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
 
 def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(pool, "subprocess", warm.module())
+    monkeypatch.setattr(api, "subprocess", warm.module())
     quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
     uri = f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     sweep = frostline.sweep(*quick, uri, folder=tmp_path / "it's a sweep, mine")

@@ -62,18 +62,22 @@ class Popen:
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
         pass_fds: Sequence[int] = (),
+        text: bool = False,
     ) -> None:
         """Start it; a stream that is not named is that of this process."""
-        self.args, self.returncode = arguments, None
+        self.args = arguments
+        self.returncode: int | None = None
         self._lock = threading.Lock()
         closing: list[int] = []
         self.stdin = None
-        streams, self.stdout = _streams(stdin, stdout, stderr, closing)
+        streams, reader = _streams(stdin, stdout, stderr, closing)
+        self.stdout: IO[Any] | None = None if reader is None else os.fdopen(reader, "r" if text else "rb")
         told = {
             "arguments": [*map(str, arguments[1:])],
             "environment": dict(os.environ if env is None else env),
             "folder": str(cwd or Path.cwd()),
             "numbers": [0, 1, 2, *pass_fds],
+            "group": os.getpgrp(),
             "largest": resource.getrlimit(resource.RLIMIT_FSIZE),
         }
         self._line = socket.socket(socket.AF_UNIX)
@@ -158,10 +162,9 @@ def _address() -> str | None:
     shared = Path(os.environ["FROSTLINE_TESTS"])
     with FileLock(shared / "warm.lock"):
         if not (written := shared / "warm.address").exists():
-            runs = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
             address = f"{tempfile.mkdtemp(prefix='warm')}/socket"
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-            command = [sys.executable, "-P", __file__, address, str(runs)]
+            command = [sys.executable, "-P", __file__, address, os.environ["FROSTLINE_TESTS_PROCESS"]]
             ready, theirs = os.pipe()
             os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)])
             os.close(theirs)
@@ -172,7 +175,7 @@ def _address() -> str | None:
     return os.environ[SERVER]
 
 
-def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[list[int], IO[bytes] | None]:
+def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[list[int], int | None]:
     """Return the descriptors of a process's streams, and where to read what it prints; those to close are added."""
     given, reader = [], None
     for number, stream in enumerate((stdin, stdout, stderr)):
@@ -188,7 +191,7 @@ def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[
             ours, theirs = os.pipe()
             given.append(theirs)
             closing.append(theirs)
-            reader = os.fdopen(ours, "rb")
+            reader = ours
         else:
             given.append(stream if isinstance(stream, int) else stream.fileno())
     return given, reader
@@ -254,6 +257,8 @@ def _become(told: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(told["environment"], **{SERVER: sys.argv[1]})
     resource.setrlimit(resource.RLIMIT_FSIZE, told["largest"])
+    with contextlib.suppress(OSError):  # whose first process may be gone
+        os.setpgid(0, told["group"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         whole = name == "stdout" and not os.isatty(descriptor)

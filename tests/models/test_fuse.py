@@ -26,9 +26,13 @@ def backbone(name: str) -> tuple[nn.Module, torch.Tensor]:
     return cut.halves(model.module, model.structure, model.structure.stages[:-1])[0], images
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_folding_changes_no_family(name: str) -> None:
-    lower, images = backbone(name)
+@pytest.fixture(scope="module", params=ONE_OF_EACH_FAMILY)
+def family(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
+    return backbone(request.param)
+
+
+def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
+    lower, images = copy.deepcopy(family)
     with torch.inference_mode():
         features = lower.double()(images.double())  # some of these networks make much of float32's rounding
         fast = fuse.fast_copy(lower, torch.float64, CPU, torch.contiguous_format)(images.double())
@@ -36,9 +40,8 @@ def test_folding_changes_no_family(name: str) -> None:
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_fusing_changes_no_family(name: str) -> None:
-    lower, images = backbone(name)
+def test_fusing_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
+    lower, images = family
     folded, fused = (fx.symbolic_trace(copy.deepcopy(lower)) for _ in range(2))
     fuse.fold(folded)
     fuse.fold(fused)

@@ -28,7 +28,7 @@ from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
 from small import compose
 
-QUICK = ("model.image_size=32", "data.limit=96", "batch_size=32", "threads=1")
+QUICK = ("epochs=2", "model.image_size=32", "data.limit=96", "batch_size=32", "threads=1")
 FLIPPED = "data.flip=true"
 
 

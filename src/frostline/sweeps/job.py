@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -110,10 +111,11 @@ def _carry_out(
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
     (folder / RESULT).unlink(missing_ok=True)  # of an attempt whose process died
-    before = (facts.previous or {}).get("folder")
+    told = (facts.previous or {}).get("folder")
+    before = Path(told) if told else None
     try:
-        if before:  # two that go on with it would write under one id
-            heart.claim(Path(before), heir_of=liveness.read(sweep / layout.OWNER))
+        if before and before != folder / layout.PREVIOUS:  # two that go on with it would write under one id
+            heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
         order = ordered().settled(facts.settled)
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
@@ -127,7 +129,7 @@ def _carry_out(
                 folder=folder,
                 record=record,
                 screen=screen(),
-                previous=Path(before) if before else None,
+                previous=before,
                 fetch=find_weights.weights,
             )
             status = "FINISHED" if record else "PLANNED"
@@ -143,8 +145,11 @@ def _carry_out(
     finally:
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
-    if result.status == "FINISHED":
+    if result.status == "FINISHED":  # whatever is asked for next is skipped, so nothing goes on from here
         checkpoint.clear(folder)
+        if before:
+            checkpoint.clear(before)
+        shutil.rmtree(folder / layout.PREVIOUS, ignore_errors=True)
     return result
 
 

@@ -167,9 +167,9 @@ def _facts(
         if (
             at is None
             and past.run_id
-            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / "previous")
+            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / layout.PREVIOUS)
         ):
-            at = own / "previous"
+            at = own / layout.PREVIOUS
         say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
     return facts

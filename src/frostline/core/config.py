@@ -207,10 +207,13 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the state from which a run can go on is written; at the end of every epoch in any case."""
+    """When the state from which a run can go on is written: when it is interrupted, and with epochs that are worth it.
+
+    An epoch is where less than 2% of the time since the last one goes into that.
+    """
 
     every_seconds: float | None
-    """Also after so many seconds within an epoch; null for epochs only."""
+    """Also as soon as so many seconds have passed since the last one, in the middle of an epoch or at its end."""
 
 
 @dataclass

@@ -231,7 +231,8 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     Raises the `UserError` that a run would meet before its first step.
     """
     machine.device(config.device)
-    optim.check_options(config.optimizer.name, config.optimizer.options)
+    how = config.optimizer
+    optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
     with tempfile.TemporaryDirectory() as folder:
         source = weights_of(config, Path(folder), fetch)
         images = load_data(config, input_of(config, source), Screen())

@@ -250,7 +250,8 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
 
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
     """Return the pictures of a split; they are named by their place in `root`."""
-    flat = [(file, classes.index(name)) for name, listing in listings.items() for file in listing.files]
+    number = {name: label for label, name in enumerate(classes)}
+    flat = [(file, number[name]) for name, listing in listings.items() for file in listing.files]
     files = [file for file, _ in flat]
     other = sum((listing.other for listing in listings.values()), Counter[str]())
     return Source(

@@ -104,14 +104,14 @@ class _Again:
         order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
         record = Record(own)
-        record.tag("frostline.rerun_of", old.identity)
+        record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":
             return
         report = rerun.compare(old.outcome, find_runs.outcome(own, result.metrics), old.seeds)
         self.reports[number] = report
         outcome.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
         record.artifact(own / layout.RERUN)
-        record.tag("frostline.verdict", report.verdict.text)
+        record.tag(layout.VERDICT_TAG, report.verdict.text)
         for line in report.lines(shown):
             job.screen().say(f"  {line.strip()}")
 

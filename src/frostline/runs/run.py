@@ -71,8 +71,8 @@ def execute(
         outcome.write_json(folder / layout.SHIFT, under)
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
-    record.tag("frostline.frozen", guard.verdict())
-    record.tag("frostline.weights.final", final)
+    record.tag(layout.FROZEN_TAG, guard.verdict())
+    record.tag(layout.FINAL_TAG, final)
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
@@ -99,9 +99,9 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     data, fingerprint = setup.config.data, setup.data.fingerprint
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
     record.tag(layout.FINGERPRINT_TAG, fingerprint)
-    record.tag("frostline.data", json.dumps(setup.data.counts))
+    record.tag(layout.DATA_TAG, json.dumps(setup.data.counts))
     if approximated := approximations(setup):
-        record.tag("frostline.approximation", "; ".join(approximated))
+        record.tag(layout.APPROXIMATION_TAG, "; ".join(approximated))
     if setup.data.findings:
         outcome.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))

@@ -195,15 +195,15 @@ def _recording(
     tags = {
         layout.SWEEP_TAG: sweep.name,
         layout.DIGEST_TAG: digest(order.config),
-        "frostline.source": code.sha256,
+        layout.SOURCE_TAG: code.sha256,
         layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
-        **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
+        **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
     }
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     resumed = (facts.previous or {}).get("run_id")
     if resumed and tracker.sweep_run_id:
-        tags["mlflow.parentRunId"] = tracker.sweep_run_id
+        tags[layout.PARENT_TAG] = tracker.sweep_run_id
     return recording(folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)

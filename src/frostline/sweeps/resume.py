@@ -49,7 +49,7 @@ class Past:
     @property
     def source(self) -> str | None:
         """The sha256 of the code that it ran."""
-        return self.tags.get("frostline.source")
+        return self.tags.get(layout.SOURCE_TAG)
 
     @property
     def fingerprint(self) -> str | None:
@@ -203,6 +203,6 @@ def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
         if owner is not None and past.holder is None:
             why = f"process {owner.pid} on {owner.host} is gone"
             query.end(uri, run_id, "KILLED", why)
-            say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")
+            say(f"{tags.get(layout.NAME_TAG, run_id)}: {why}; it is KILLED now")
             mended += 1
     return mended

@@ -91,7 +91,7 @@ def close_sweep(
         if not journal.ended(run) and liveness.holder(run) is None:
             end(run, "KILLED", GONE)
     sweep = Record(folder)
-    sweep.tag("mlflow.note.content", description)
+    sweep.tag(layout.NOTE_TAG, description)
     if metrics:
         sweep.metrics(metrics)
     for key, value in tags.items():

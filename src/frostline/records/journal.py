@@ -2,7 +2,8 @@
 
 `metrics.jsonl` has a line per epoch, for people and for a run that goes on; it holds results only, so that equal runs
 have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far
-that was passed on. Lines are only added, but for a torn last one, which a crash leaves and the next writer removes.
+that was passed on. Lines are only added, but that a torn last one, which a crash leaves, goes with the next, and that
+`metrics.jsonl` goes back to its checkpoint where a run goes on.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Result:
     folder: str
     run_id: str | None
     status: str
-    """`FINISHED`, `FAILED`, `KILLED`, or `PLANNED` for a dry run."""
+    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `RUNNING` while somebody has it; `WAITING` before."""
     reason: str | None
     """Why it failed or was killed, in one line."""
     choices: dict[str, Any]

@@ -27,7 +27,7 @@ from frostline.store import hashing, tensorfile
 FOLDER = "checkpoint"
 """Where in a run's folder its checkpoints are."""
 _KEPT = 2
-_FACTS = "facts"  # the one entry of the header, as in `weights`
+_FACTS = "facts"  # the one entry of the header, for the reason of `tensorfile.METADATA`
 _ORDERS = "orders"
 _PIECE = 1 << 20  # bytes
 

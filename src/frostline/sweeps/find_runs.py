@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
-from frostline.core.config import Config, flatten, is_semantic
+from frostline.core.config import NOT_SEMANTIC, Config, flatten, is_semantic
 from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
@@ -26,7 +26,7 @@ from frostline.sweeps.catalog import Name
 from frostline.sweeps.rerun import Outcome
 from frostline.tracking import download, query
 
-_FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
+_FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run"))  # a rerun is a whole one
 _FROM_RECORD = ("device", "data.root", "data.download")
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
 

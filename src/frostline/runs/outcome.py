@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from frostline.core import files
 from frostline.data.loading import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
@@ -38,7 +37,7 @@ def write(
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
     per_class = [{"class": name, "images": n, "accuracy": right / n if n else None} for name, n, right in rows]
-    write_json(folder / layout.PER_CLASS, per_class)
+    files.write_json(folder / layout.PER_CLASS, per_class)
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     wrong = torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
@@ -58,8 +57,3 @@ def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         classes.append(torch.cat([first, others], 1))
         chances.append(part.log_softmax(1).gather(1, classes[-1]))
     return torch.cat(classes).int(), torch.cat(chances)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,14 +6,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from frostline.core import machine
+from frostline.core import files, machine
 from frostline.core.config import Config
 from frostline.data import duplicates
 from frostline.models import build
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.records.result import SHARED, WITHOUT
+from frostline.records.result import IMAGES, PARAMETERS, SECONDS, SHARED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, outcome, robustness
 from frostline.runs.plan import Plan, describe
@@ -45,7 +45,7 @@ def execute(
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
     if record is None:
-        return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
+        return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
@@ -55,20 +55,20 @@ def execute(
     shared, others = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
-        "best/val_accuracy": progress.best_accuracy,
-        "test/accuracy": scored.accuracy,
+        VAL: progress.best_accuracy,
+        TEST: scored.accuracy,
         "test/loss": scored.loss,
-        "cost/train_seconds": progress.seconds,
+        SECONDS: progress.seconds,
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(machine.peak_memory(setup.device)),
-        "cost/trainable_parameters": float(plan.trainable_parameters),
-        "cost/backbone_images": float(images.seen),
+        PARAMETERS: float(plan.trainable_parameters),
+        IMAGES: float(images.seen),
     }
     if shared:
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say)
-        outcome.write_json(folder / layout.SHIFT, under)
+        files.write_json(folder / layout.SHIFT, under)
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
@@ -90,7 +90,7 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
-    outcome.write_json(folder / layout.PLAN, asdict(plan))
+    files.write_json(folder / layout.PLAN, asdict(plan))
     return plan
 
 
@@ -103,7 +103,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     if approximated := approximations(setup):
         record.tag(layout.APPROXIMATION_TAG, "; ".join(approximated))
     if setup.data.findings:
-        outcome.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
+        files.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},

@@ -33,7 +33,7 @@ from frostline.sweeps import find_runs
 from frostline.sweeps.find_weights import found
 from frostline.tracking import download, mirror
 from frostline.training import checkpoint, state
-from small import compose, plain
+from small import compose, last_checkpoint, plain
 
 SECRET = "nobody-may-see-this"
 CANARIES: dict[str, Callable[[Nest], object]] = {}
@@ -177,7 +177,7 @@ def _sealed_checkpoint(nest: Nest, path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_suffix(".sha256").write_text(f"{digest}  {path.name}\n")
     lines: list[str] = []
-    assert checkpoint.load(nest.folder, lines.append) is None
+    assert last_checkpoint(nest.folder, lines.append) is None
     assert len(lines) == 1
 
 
@@ -193,16 +193,16 @@ def a_checkpoint_saved_by_torch_with_the_right_sha256(nest: Nest) -> None:
 
 @canary
 def a_sha256_that_is_a_pickle(nest: Nest) -> None:
-    path = checkpoint.save(nest.folder, {"a": torch.zeros(2)}, {})
+    path = checkpoint.save(nest.folder / "checkpoint", {"a": torch.zeros(2)}, {})
     path.with_suffix(".sha256").write_bytes(pickle.dumps(Canary(nest.ran)))
-    assert checkpoint.load(nest.folder, lambda line: None) is None
+    assert last_checkpoint(nest.folder, lambda line: None) is None
 
 
 @canary
 def a_checkpoint_whose_facts_name_code(nest: Nest) -> None:
     facts = {"_target_": "os.mkdir", "position": "${oc.env:SECRET}", "journal": [], "optimizer": {}}
-    checkpoint.save(nest.folder, {"other/kind": torch.zeros(2)}, facts)
-    found = checkpoint.load(nest.folder, print)
+    checkpoint.save(nest.folder / "checkpoint", {"other/kind": torch.zeros(2)}, facts)
+    found = last_checkpoint(nest.folder, print)
     assert found is not None
     assert found[1] == facts
     module = torch.nn.Linear(2, 2)
@@ -260,7 +260,7 @@ def a_poisoned_hub_cache(nest: Nest) -> None:
 def _data_refused(nest: Nest, *overrides: str) -> None:
     config = compose(*overrides, f"data.root={nest.folder}", "data.download=false", "store.enabled=false")
     with pytest.raises((UserError, RuntimeError)):
-        setup.load_data(config, setup.input_of(config, config.model.weights), Screen())
+        setup.load_data(config, setup.input_of(config, config.model.weights), setup.store_of(config, print), Screen())
 
 
 @canary

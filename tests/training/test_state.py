@@ -23,7 +23,7 @@ from frostline.store import hashing
 from frostline.training import checkpoint, optim, state
 from frostline.training.state import Learner, Progress
 from small import compose as compose_anew
-from small import silently
+from small import last_checkpoint, silently
 
 compose = functools.cache(compose_anew)
 
@@ -183,8 +183,8 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
 
     first, second = learner(), learner()
     steps(first, 3, seed=1)
-    checkpoint.save(tmp_path, *state.capture(first, Progress()))
-    found = checkpoint.load(tmp_path, print)
+    checkpoint.save(tmp_path / "checkpoint", *state.capture(first, Progress()))
+    found = last_checkpoint(tmp_path, print)
     assert found is not None
     state.restore(second, *found)
     for one in (first, second):
@@ -195,7 +195,7 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
 
 def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path / "part", "freeze=head", stop=1) is None
-    found = checkpoint.load(tmp_path / "part", print)
+    found = last_checkpoint(tmp_path / "part", print)
     assert found is not None
     assert {name for name in found[0] if name.startswith(("model/", "best/"))} == {
         *("model/fc.weight", "model/fc.bias", "best/fc.weight", "best/fc.bias")
@@ -205,7 +205,7 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
 def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", "freeze=full")
     assert run(tmp_path / "part", "freeze=full", stop=3) is None
-    newest = checkpoint.newest(tmp_path / "part")[0]
+    newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
@@ -239,7 +239,7 @@ def test_a_checkpoint_in_another_folder_is_used_and_stays(tmp_path: Path) -> Non
     assert again is not None
     assert "  goes on after epoch 2" in again["said"]
     require_same(whole, again)
-    assert checkpoint.load(tmp_path / "before", print) is not None
+    assert last_checkpoint(tmp_path / "before", print) is not None
 
 
 def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
     monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(checkpoint, "save", save)
     kept = 0
-    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
+    with state.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
         for _ in range(100):
             clock += 1
             if keeper.worth():
@@ -307,7 +307,7 @@ def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
 ) -> None:
     clock = 0.0
     monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
-    with state.Keeper(tmp_path, size=size, every=None, say=print) as keeper:
+    with state.Keeper(tmp_path / "checkpoint", size=size, every=None, say=print) as keeper:
         while clock < 1000 and not keeper.worth():
             clock += 1
     assert clock == first
@@ -322,14 +322,14 @@ def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypat
         return save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
+    with state.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
         keeper.save({"weight": weight}, {"journal": journal})
         weight += 1
         journal.append(2)
         assert not keeper.worth()
-        assert checkpoint.load(tmp_path, print) is None
+        assert last_checkpoint(tmp_path, print) is None
         gate.set()
-    found = checkpoint.load(tmp_path, print)
+    found = last_checkpoint(tmp_path, print)
     assert found is not None
     assert found[0]["weight"].tolist() == [0, 0, 0]
     assert found[1] == {"journal": [1]}

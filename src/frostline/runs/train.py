@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from frostline.core import interrupts, project
 from frostline.core.config import digest
 from frostline.models.freezing import Guard
-from frostline.records import journal
+from frostline.records import journal, layout
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line
@@ -34,8 +34,8 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(Exception):  # what ended the run matters more
-            for path in checkpoint.newest(folder):
-                record.artifact(path, checkpoint.FOLDER)
+            for path in checkpoint.newest(folder / layout.CHECKPOINT):
+                record.artifact(path, layout.CHECKPOINT)
         raise
 
 
@@ -59,7 +59,7 @@ def learn(
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
     every = setup.config.checkpoint.every_seconds
-    keeping = state.Keeper(folder, size=learner.size, every=every, say=screen.say)
+    keeping = state.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
         for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
@@ -85,7 +85,7 @@ def go_on(
 ) -> Progress:
     """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
     for place in places:
-        for tensors, facts in checkpoint.intact(place, screen.say):
+        for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, screen.say):
             try:
                 then = facts.get("whose") or {}
                 if other := [key for key, value in whose.items() if then.get(key) != value]:

@@ -106,7 +106,6 @@ def _carry_out(
 ) -> Result:
     """Carry out a run whose folder `heart` has taken."""
     from frostline.runs.run import execute  # imports torch
-    from frostline.training import checkpoint  # imports torch
 
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
@@ -146,10 +145,9 @@ def _carry_out(
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
     if result.status == "FINISHED":  # whatever is asked for next is skipped, so nothing goes on from here
-        checkpoint.clear(folder)
-        if before:
-            checkpoint.clear(before)
-        shutil.rmtree(folder / layout.PREVIOUS, ignore_errors=True)
+        for place in (folder / layout.CHECKPOINT, folder / layout.PREVIOUS, before and before / layout.CHECKPOINT):
+            if place:
+                shutil.rmtree(place, ignore_errors=True)
     return result
 
 

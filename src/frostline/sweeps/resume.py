@@ -173,7 +173,7 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Earlier
 
 
 def _can_go_on(run: Past) -> bool:
-    return run.folder is not None and any((run.folder / CHECKPOINT).glob("*.safetensors"))
+    return run.folder is not None and (run.folder / CHECKPOINT).is_dir()
 
 
 def named(past: Past, root: Path, uri: str) -> Past:

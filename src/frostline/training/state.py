@@ -112,9 +112,9 @@ class Keeper:
     Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
     """
 
-    def __init__(self, folder: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
-        """Keep them in `folder`, each of some `size` bytes; `every` so many seconds also within an epoch."""
-        self._folder, self._every, self._say = folder, every, say
+    def __init__(self, home: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
+        """Keep them in the folder `home`, each of some `size` bytes; `every` so many seconds also within an epoch."""
+        self._home, self._every, self._say = home, every, say
         self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
         self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
         self._writing: Future[Path] | None = None
@@ -157,7 +157,7 @@ class Keeper:
 
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
         try:
-            return checkpoint.save(self._folder, tensors, facts)
+            return checkpoint.save(self._home, tensors, facts)
         finally:
             self._cost = time.perf_counter() - self._last
 

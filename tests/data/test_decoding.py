@@ -23,7 +23,7 @@ from frostline.core import machine
 from frostline.core.errors import UserError
 from frostline.data import decoding, loading, pixel_cache
 from frostline.data.decoding import Differing, Keep, decode_all
-from frostline.data.listing import list_images
+from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.runs import setup
@@ -222,7 +222,7 @@ def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken
     assert found.counts == {"skipped": len(BROKEN)}
     splits = (found.train, found.val, found.test)
     ids = torch.cat([split.ids for split in splits])
-    files = list_images(broken / "cat") + list_images(broken / "dog")
+    files = survey(broken / "cat").files + survey(broken / "dog").files
     assert {files[index].name for index in ids.tolist()} == {f"good{index}.png" for index in range(6)}
     for split in splits:
         for index, pixels in zip(split.ids.tolist(), split.pixels, strict=True):
@@ -272,7 +272,7 @@ def test_folders_behind_links_are_found_once(tmp_path: Path):
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "cats").symlink_to(tmp_path / "pictures" / "cat")
     (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
-    assert [file.name for file in list_images(tmp_path / "all")] == ["good0.png", "good1.png"]
+    assert [file.name for file in survey(tmp_path / "all").files] == ["good0.png", "good1.png"]
 
 
 def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
@@ -280,7 +280,7 @@ def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
     (tmp_path / "dog" / "up").symlink_to(tmp_path)
     (tmp_path / "dog" / "deep").mkdir()
     (tmp_path / "dog" / "deep" / "self").symlink_to(tmp_path / "dog")
-    assert [file.parent.name for file in list_images(tmp_path / "dog")] == ["dog", "dog"]
+    assert [file.parent.name for file in survey(tmp_path / "dog").files] == ["dog", "dog"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -486,7 +486,7 @@ def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path:
     assert any("data.range=minmax" in finding.about for finding in full.findings)
     assert any("all 12 pictures are grey" in finding.about for finding in full.findings)
     found = load(tmp_path, store, center=whole, range="minmax")
-    files = list_images(tmp_path)
+    files = survey(tmp_path).files
     values = np.stack([np.asarray(Image.open(files[index])) for index in found.train.ids])
     assert (found.levels.low, found.levels.high) == (values.min(), values.max())
     assert len(np.unique(full.train.pixels[:].numpy())) == 17 < 200 < len(np.unique(found.train.pixels[:].numpy()))

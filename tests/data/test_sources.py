@@ -22,7 +22,7 @@ from scipy.io import savemat
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
 from frostline.data import loading
-from frostline.data.listing import list_images
+from frostline.data.listing import survey
 from small import BASE, load_data
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -375,7 +375,7 @@ def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
 def test_a_broken_picture_is_named_and_macos_ones_are_left_out(tmp_path: Path):
     image_folder(tmp_path)
     text(tmp_path / "a" / "._0.jpg", "a resource fork")
-    assert len(list_images(tmp_path)) == COUNTS["train"]
+    assert len(survey(tmp_path).files) == COUNTS["train"]
     load_data(**request("image_folder", root=str(tmp_path)))
     text(tmp_path / "b" / "1.jpg", "no picture")
     with pytest.raises(UserError, match=r"1\.jpg"):

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from frostline.commands import CALLED, Parser
-from frostline.core import machine, project
+from frostline.core import files, machine, project
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.runs import outcome
 from frostline.sweeps import find_runs, job, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.find_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
-from frostline.tracking import session
+from frostline.tracking import server
 
 T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
     folder = Path(named).absolute() if named else project.new_sweep()
-    uri = session.tracking_uri(given.get("tracking.uri"), project.project_root())
+    uri = server.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = find_runs.find(options.run, uri=uri, folder=Path(fetched))
@@ -109,7 +108,7 @@ class _Again:
             return
         report = rerun.compare(old.outcome, find_runs.outcome(own, result.metrics), old.seeds)
         self.reports[number] = report
-        outcome.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
+        files.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
         record.artifact(own / layout.RERUN)
         record.tag(layout.VERDICT_TAG, report.verdict.text)
         for line in report.lines(shown):

@@ -71,7 +71,7 @@ def run_cells(
     """
     config = cells[0].config
     root = project.project_root()
-    uri = session.tracking_uri(config.tracking.uri, root)
+    uri = server.tracking_uri(config.tracking.uri, root)
     names = [cell.folder for cell in cells]
     run_folders.require_free(folder)
     run_folders.require_same(folder, names)

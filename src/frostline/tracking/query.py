@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
@@ -152,7 +151,7 @@ def results(uri: str, run_id: str) -> list[Result]:
 @contextmanager
 def open_client(uri: str) -> Iterator[MlflowClient]:
     """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if server.is_missing(uri):
         raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
     try:
         with server.problems(uri):

@@ -19,7 +19,6 @@ from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import server, sync
 from frostline.tracking.follower import Follower
-from frostline.tracking.server import tracking_uri as tracking_uri
 from frostline.tracking.sync import Place, SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
@@ -111,12 +110,6 @@ def close_sweep(
     else:
         sync.forget(folder, follower.sweep.place)
     return not follower.dead
-
-
-def up_to_date(tracker: Tracker) -> bool:
-    """Return whether MLflow has all that was written so far, waiting for it for as long as `close_sweep` does."""
-    patience, limit = _CLOSE
-    return _followers[tracker.folder].complete(patience=patience, limit=limit)
 
 
 def ui_command(uri: str, root: Path) -> str:

@@ -186,9 +186,9 @@ def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() ->
         compose(f"freeze={mode}", f"optimizer.weight_decay={decay}") for mode in ("head", "full") for decay in (0, 1)
     ]
     runs: Any = [Recorded(str(number), "", {}, outcome(), {}) for number in range(4)]
-    cells = command._cells(runs, configs)
-    assert [set(cell.choices) - set(cells[0].choices) for cell in cells] == [set()] * 4
-    assert {key for key in cells[0].choices if "." in key} == {"optimizer.weight_decay"}
+    planned = command._planned(runs, configs)
+    assert [set(run.choices) - set(planned[0].choices) for run in planned] == [set()] * 4
+    assert {key for key in planned[0].choices if "." in key} == {"optimizer.weight_decay"}
 
 
 @pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])

@@ -39,16 +39,16 @@ def main(arguments: list[str]) -> int:
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = find_runs.find(options.run, uri=uri, folder=Path(fetched))
-        cells = _cells(found, [find_runs.config_of(run.config, overrides) for run in found])
-        again = _Again(found, cells)
-        status = sweep.run_cells(cells, crew=again, folder=folder, named=bool(named))
+        planned = _planned(found, [find_runs.config_of(run.config, overrides) for run in found])
+        again = _Again(found, planned)
+        status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():
         print(f"{found[number].name}: {report.verdict.text}")
     return status or max(report.verdict.value for report in again.reports.values())
 
 
-def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
-    """Return the cells of the new sweep; beside the short names they state what else differs within it."""
+def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
+    """Return the runs of the new sweep; beside the short names they state what else differs within it."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
@@ -68,8 +68,8 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 class _Again:
     """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
 
-    def __init__(self, found: Sequence[Recorded], cells: Sequence[PlannedRun]) -> None:
-        self._found, self._cells = found, cells
+    def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
+        self._found, self._planned = found, planned
         self.reports: dict[int, Report] = {}
 
     def start(self, config: Config) -> None:
@@ -86,8 +86,8 @@ class _Again:
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Run and compare them."""
         for number in numbers:
-            (own := self._folder / self._cells[number].folder).mkdir()
-            self._one(number, self._found[number], self._cells[number].config, own)
+            (own := self._folder / self._planned[number].folder).mkdir()
+            self._one(number, self._found[number], self._planned[number].config, own)
         return {}
 
     def close(self, *, now: bool) -> None:

@@ -169,8 +169,8 @@ def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
     if download.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
         return []
     told: Iterable[object] = untrusted.value(download.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
-    named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
-    return [result for one in named if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
+    ids = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
+    return [result for one in ids if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
 
 
 def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:

@@ -176,7 +176,7 @@ def _can_go_on(run: Past) -> bool:
     return run.folder is not None and (run.folder / CHECKPOINT).is_dir()
 
 
-def named(past: Past, root: Path, uri: str) -> Past:
+def with_run_id(past: Past, root: Path, uri: str) -> Past:
     """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
 
     Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow

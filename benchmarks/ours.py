@@ -24,7 +24,7 @@ from torch import Tensor
 import frostline
 from frostline.core import project
 from frostline.core.config import Config, choices, semantic
-from frostline.data.read_image import open_image, tensor_of
+from frostline.data.decode_image import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
 from frostline.records.recording import Record, recording

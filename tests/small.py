@@ -21,9 +21,9 @@ from frostline.core.config import Config, FreezeModeConfig, PhaseConfig, RuleCon
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
+from frostline.data.decode_image import convert, read_picture
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
-from frostline.data.read_image import convert, read_picture
 from frostline.data.resize import CenterCrop
 from frostline.models import freezing
 from frostline.models.build import Model, build

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.data.bit_depth import Levels
-from frostline.data.read_image import lift_limits, tensor_of, why
+from frostline.data.decode_image import lift_limits, tensor_of, why
 
 See = Callable[[int, Tensor], Tensor]
 """Returns `(3, S, S)`: what is shown of a picture `(3, H, W)` uint8, given its place in the batch."""

@@ -74,9 +74,10 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
 
 
 def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:
-    """Return what is to be told of how `total` pictures are shown, by what was done to them (`read_image.CONVERSIONS`).
+    """Return what is to be told of how `total` pictures are shown.
 
-    `span` are the lowest and the highest of their values of more than 8 bits, shown by `levels`.
+    `counts` says how many were converted, by `decode_image.CONVERSIONS`; `span` are the lowest and the highest of their
+    values of more than 8 bits, shown by `levels`.
     """
     found = []
     if counts.get("grayscale") == total:

@@ -17,11 +17,11 @@ from torch import Tensor
 from frostline.core.errors import UserError, user_error
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
+from frostline.data.decode_all import Progress
+from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.decoding import Progress
 from frostline.data.findings import Finding
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
-from frostline.data.read_image import CONVERSIONS
 from frostline.data.sources import Source, open_splits
 from frostline.data.splitting import Selection, divide
 from frostline.store.mapped import Rows
@@ -85,8 +85,8 @@ class Data:
     fingerprint: str
     """sha256 (hex) over all splits, their labels included, and the class names."""
     counts: dict[str, int]
-    """Pictures of all splits that were converted, by `read_image.CONVERSIONS`; `skipped` as broken; and files left out
-    since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
+    """Pictures of all splits that were converted, by `decode_image.CONVERSIONS`; `skipped` as broken; and files left
+    out since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
     crops: bool
     """Whether random crops of the training images are shown."""
     pixels: str

@@ -22,9 +22,9 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
+from frostline.data.decode_all import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
+from frostline.data.decode_image import at_most
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
-from frostline.data.read_image import at_most
 from frostline.data.resize import CenterCrop
 from frostline.data.sources import Source
 from frostline.store.entries import Entry
@@ -32,7 +32,7 @@ from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
 
-_CODE = ("data.decoding", "data.sources", "data.value_range")
+_CODE = ("data.decode_all", "data.sources", "data.value_range")
 """What reads pictures, what turns them into pixels, and what finds black and white in a set."""
 
 

@@ -32,10 +32,10 @@ from frostline.core import codehash, plugins
 from frostline.core.errors import user_error
 from frostline.data import duplicates
 from frostline.data.class_names import check_classes, check_names
+from frostline.data.decode_image import open_image
 from frostline.data.findings import Finding
 from frostline.data.layouts import lay_out, printable, some
 from frostline.data.listing import Listing, survey
-from frostline.data.read_image import open_image
 
 
 @dataclass(frozen=True)

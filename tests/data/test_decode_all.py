@@ -21,8 +21,9 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.errors import UserError
-from frostline.data import decoding, loading, pixel_cache
-from frostline.data.decoding import Differing, Keep, decode_all
+from frostline.data import decode_all as decoder
+from frostline.data import loading, pixel_cache
+from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
@@ -382,8 +383,8 @@ def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
 def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     good(tmp_path, 30)
     read: list[int] = []
-    keep = decoding._view
-    monkeypatch.setattr(decoding, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
+    keep = decoder._view
+    monkeypatch.setattr(decoder, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
     few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
     assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
     read.clear()

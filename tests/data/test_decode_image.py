@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from frostline.data import read_image
+from frostline.data import decode_image
 from frostline.data.bit_depth import Levels
+from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import survey
-from frostline.data.read_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
 from small import image_in, shown
 
 RED = (250, 20, 10)
@@ -218,7 +218,7 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
 def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
-        assert read_image._plain_jpeg(opened) is not None
+        assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == PictureFacts()
 

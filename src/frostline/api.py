@@ -174,7 +174,7 @@ class Run:
         """Return its metrics, a row per epoch."""
         import pandas as pd
 
-        lines = journal.read(self.folder)
+        lines = journal.epochs(self.folder)
         return pd.DataFrame(lines).set_index("epoch") if lines else pd.DataFrame()
 
     def predictions(self) -> Predictions | None:

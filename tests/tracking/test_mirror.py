@@ -320,7 +320,7 @@ def run(tracker, steps):
         for epoch, step in enumerate(steps, start=1):
             step()
             record.metrics({"train/loss": 1 / epoch}, epoch)
-        journal.append(folder, {"epoch": 1})
+        journal.append_epoch(folder, {"epoch": 1})
         record.artifact(folder / "metrics.jsonl")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from frostline.core import interrupts
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.runs import outcome
+from frostline.runs import evaluation
 from frostline.runs.run import execute
 from frostline.store import hashing
 from frostline.training import checkpoint, optim, state
@@ -94,7 +94,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(state, "_WORTH", 0)
-        patch.setattr(outcome.confusion_plot, "draw", lambda *arguments: None)
+        patch.setattr(evaluation.confusion_plot, "draw", lambda *arguments: None)
         try:
             metrics, _ = execute(
                 compose(*SMALL, *overrides),

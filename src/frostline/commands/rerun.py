@@ -14,9 +14,9 @@ from frostline.core import files, machine, project
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.sweeps import find_runs, job, rerun, sweep
+from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.find_runs import Recorded
+from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import server
 
@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     uri = server.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
-        found = find_runs.find(options.run, uri=uri, folder=Path(fetched))
-        planned = _planned(found, [find_runs.config_of(run.config, overrides) for run in found])
+        found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
+        planned = _planned(found, [recorded_runs.config_of(run.config, overrides) for run in found])
         again = _Again(found, planned)
         status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():
@@ -94,7 +94,7 @@ class _Again:
         """Nothing is kept."""
 
     def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
-        here, then = _here(config), old.outcome.environment
+        here, then = _here(config), old.comparable.environment
         topics = {key.split(".")[0] for key in here}
         known = {key: value for key, value in then.items() if key.split(".")[0] in topics or key == "environment"}
         shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
@@ -106,7 +106,7 @@ class _Again:
         record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":
             return
-        report = rerun.compare(old.outcome, find_runs.outcome(own, result.metrics), old.seeds)
+        report = rerun.compare(old.comparable, recorded_runs.comparable(own, result.metrics), old.seeds)
         self.reports[number] = report
         files.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
         record.artifact(own / layout.RERUN)

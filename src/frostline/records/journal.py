@@ -34,17 +34,17 @@ class MirrorPosition:
     """Whether the first try to create the run succeeded; otherwise MLflow may have created more than one."""
 
 
-def append(folder: Path, values: Mapping[str, Any]) -> None:
+def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
     """Write the line of a finished epoch to `metrics.jsonl`; it is on disk when this returns."""
     _append(folder / METRICS, values, sync=True)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def epochs(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none."""
     return [entry for entry, _ in _lines(folder / METRICS, 0)]
 
 
-def rewrite(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
     files.write(folder / METRICS, "".join(_line(entry) for entry in entries), sync=True)
 

@@ -15,7 +15,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import IMAGES, PARAMETERS, SECONDS, SHARED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, outcome, robustness
+from frostline.runs import evaluation, frost_line, robustness
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.split_views import Images, approximations, look
@@ -127,7 +127,7 @@ def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, dra
     saved = draft.finish(progress.best)
     state.put(setup.model.module, progress.best)
     scored = score(setup, progress.best_phase, images)
-    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
+    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
     return scored, saved.result()
 
 

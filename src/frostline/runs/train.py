@@ -64,7 +64,7 @@ def learn(
         for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)
-                keep(event, progress.journal[-1], setup, folder, record, screen)
+                keep(event, progress.epochs[-1], setup, folder, record, screen)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
@@ -103,8 +103,8 @@ def go_on(
 
 def catch_up(progress: Progress, folder: Path, record: Record) -> None:
     """Have the journal and the record say what the checkpoint says, and nothing of what came after it."""
-    journal.rewrite(folder, progress.journal)
-    for line in progress.journal:
+    journal.rewrite_epochs(folder, progress.epochs)
+    for line in progress.epochs:
         record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
 
 
@@ -168,7 +168,7 @@ def fit_phases(
     while not progress.exhausted(patience) and (event := next(events, None)):
         yield event
     guard.check()
-    if progress.exhausted(patience) and len(progress.journal) < config.epochs:
+    if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
         screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
 
 
@@ -176,7 +176,7 @@ def keep(
     epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
 ) -> None:
     """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
-    journal.append(folder, line)
+    journal.append_epoch(folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
     screen.epoch(
         epoch=epoch.epoch,

@@ -72,27 +72,27 @@ class Progress:
     seconds: float = 0.0
     """Of training, over the epochs that are done, as are `images`."""
     images: int = 0
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of every epoch so far."""
 
     @property
     def best_phase(self) -> int:
         """The phase (0-based) of the best epoch."""
-        phase: int = self.journal[self.best_epoch - 1]["phase"]
+        phase: int = self.epochs[self.best_epoch - 1]["phase"]
         return phase - 1
 
     def add(self, epoch: EpochResult, learner: Learner) -> None:
         """Count an epoch that is done, and keep its weights if they are the best so far."""
         self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
-        self.journal.append(_line(epoch))
+        self.epochs.append(_line(epoch))
         if epoch.val.accuracy > self.best_accuracy:
             self.best_epoch, self.best_accuracy = epoch.epoch, epoch.val.accuracy
             self.best = copy(learner.scored, learner.moving)
 
     def exhausted(self, patience: int | None) -> bool:
         """Return whether the best epoch is `patience` epochs old."""
-        return bool(patience) and len(self.journal) - self.best_epoch >= (patience or 0)
+        return bool(patience) and len(self.epochs) - self.best_epoch >= (patience or 0)
 
 
 def _line(epoch: EpochResult) -> dict[str, Any]:
@@ -225,9 +225,9 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     position = TrainingPosition(**facts["position"])
-    if [line["epoch"] for line in facts["journal"]] != [*range(1, position.epoch)]:
-        raise Unfit("its journal does not fit its position")
-    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")}
+    if [line["epoch"] for line in facts["epochs"]] != [*range(1, position.epoch)]:
+        raise Unfit("its epochs do not fit its position")
+    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "epochs")}
     return Progress(position, best=best, **numbers)
 
 

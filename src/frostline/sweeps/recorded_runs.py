@@ -23,7 +23,7 @@ from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
-from frostline.sweeps.rerun import Outcome
+from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
 _FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run"))  # a rerun is a whole one
@@ -40,7 +40,7 @@ class Recorded:
     """Its MLflow id, else its folder."""
     config: Mapping[str, Any]
     """The recorded values, read as data and not yet checked."""
-    outcome: Outcome
+    comparable: Comparable
     seeds: Mapping[str, Sequence[float]]
     """The accuracies of all seeds of its cell, by metric."""
 
@@ -146,7 +146,7 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
         own.name,
         journal.run_id(where) or own.run_id or str(where),
         untrusted.mapping_of(where / CONFIG),
-        outcome(where, own.metrics),
+        comparable(where, own.metrics),
         _seeds(mates),
     )
 
@@ -184,15 +184,15 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
             download.fetch_artifact(uri, own.run_id, name, place)
     if CONFIG not in sizes:
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
-    journals = {"MLflow": query.history(uri, own.run_id)}
+    epochs = {"MLflow": query.history(uri, own.run_id)}
     if METRICS in sizes:
-        journals[METRICS] = _epochs(place / METRICS)
+        epochs[METRICS] = _epochs(place / METRICS)
     mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
     return Recorded(
         own.name,
         own.run_id,
         untrusted.mapping_of(place / CONFIG),
-        Outcome(journals, _once(own.metrics), _weights(place), environment(place)),
+        Comparable(epochs, _once(own.metrics), _weights(place), environment(place)),
         _seeds(mates),
     )
 
@@ -221,9 +221,9 @@ def environment(folder: Path) -> dict[str, Any]:
     return flatten(untrusted.mapping(path)) if path.exists() else {"environment": "not on record"}
 
 
-def outcome(folder: Path, metrics: Mapping[str, float]) -> Outcome:
-    """Return what the run in `folder` came to, given its `metrics` once per run."""
-    return Outcome({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
+def comparable(folder: Path, metrics: Mapping[str, float]) -> Comparable:
+    """Return what is compared of the run in `folder`, given its `metrics` once per run."""
+    return Comparable({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:

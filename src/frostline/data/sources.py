@@ -34,8 +34,9 @@ from frostline.data import duplicates
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_image import open_image
 from frostline.data.findings import Finding
-from frostline.data.layouts import lay_out, printable, some
+from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
+from frostline.data.names import printable, some
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.errors import UserError
+from frostline.data import broken_pictures, loading, pixel_cache
 from frostline.data import decode_all as decoder
-from frostline.data import loading, pixel_cache
 from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
@@ -195,7 +195,7 @@ def load(root: Path, store: Store, **changes: Any) -> loading.Data:
 
 
 def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
-    with pytest.raises(loading.BadPictures) as raised:
+    with pytest.raises(broken_pictures.BadPictures) as raised:
         load(broken, store)
     reasons = dict(raised.value.reasons)
     assert set(reasons) == {f"dog/{name}" for name in BROKEN}
@@ -294,7 +294,10 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, mo
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    with monkeypatch.context() as patch, pytest.raises(loading.BadPictures, match="cat/deep: Permission denied"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(broken_pictures.BadPictures, match="cat/deep: Permission denied"),
+    ):
         patch.setattr(os, "scandir", refuse)
         load(tmp_path, store)
     assert not load(tmp_path, store).counts
@@ -315,7 +318,7 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
         with monkeypatch.context() as patch:
             patch.setattr(Image, "open", refuse)
             assert load(tmp_path, store, skip_bad=True).counts == {"skipped": 2}
-            with pytest.raises(loading.BadPictures, match=os.strerror(number)):
+            with pytest.raises(broken_pictures.BadPictures, match=os.strerror(number)):
                 load(tmp_path, store)
     assert load(tmp_path, store).counts == {}
 
@@ -350,7 +353,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
             return opened(file, **options)
 
         monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(loading.BadPictures, match=r"cat/good0\.png: Permission denied"):
+    with pytest.raises(broken_pictures.BadPictures, match=r"cat/good0\.png: Permission denied"):
         load(tmp_path, store)
     (tmp_path / "cat" / "good0.png").chmod(0o600)
     load(tmp_path, store)

@@ -21,7 +21,7 @@ from scipy.io import savemat
 
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
-from frostline.data import loading
+from frostline.data import broken_pictures, loading
 from frostline.data.listing import survey
 from small import BASE, load_data
 
@@ -334,7 +334,7 @@ def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
             for index in range(4):
                 picture(tmp_path / split / name / f"{index}.png", label)
         (tmp_path / split / "a" / "0.png").write_text("none")
-    with pytest.raises(loading.BadPictures) as raised:
+    with pytest.raises(broken_pictures.BadPictures) as raised:
         load_data(**request("image_folder", root=str(tmp_path)))
     assert [name for name, _ in raised.value.reasons] == ["train/a/0.png", "val/a/0.png"]
 

@@ -15,8 +15,9 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
+from frostline.data.broken_pictures import BadPictures
 from frostline.data.findings import Finding
-from frostline.data.loading import BadPictures, Data
+from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.models import build, freezing

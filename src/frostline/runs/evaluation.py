@@ -1,4 +1,4 @@
-"""The files that say how the test went: predictions, classes, confusions, mistakes."""
+"""How the test went: the files that say it (predictions, classes, confusions, mistakes), and new pictures alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from frostline.core import files
+from frostline.data import duplicates
 from frostline.data.loading import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
@@ -57,3 +58,13 @@ def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         classes.append(torch.cat([first, others], 1))
         chances.append(part.log_softmax(1).gather(1, classes[-1]))
     return torch.cat(classes).int(), torch.cat(chances)
+
+
+def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
+    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
+
+    `logits` is `(N, classes)` in the order of `test`.
+    """
+    new = duplicates.shared(test.digests, train.digests) < 0
+    right = (logits.argmax(1) == test.labels)[new]
+    return int((~new).sum()), right.float().mean().item() if len(right) else None

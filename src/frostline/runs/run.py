@@ -8,7 +8,6 @@ from pathlib import Path
 
 from frostline.core import files, machine
 from frostline.core.config import Config
-from frostline.data import duplicates
 from frostline.models import build
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
@@ -52,7 +51,7 @@ def execute(
         draft.begin(learner.still)
         progress = learn(setup, learner, images, guard, folder, previous, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft)
-    shared, others = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
+    shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
         VAL: progress.best_accuracy,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from frostline.core import interrupts
 from frostline.records import provenance
@@ -20,7 +19,7 @@ from frostline.records.recording import Record
 from frostline.runs import evaluation
 from frostline.runs.run import execute
 from frostline.store import hashing
-from frostline.training import checkpoint, optim, state
+from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.state import Learner, Progress
 from small import compose as compose_anew
 from small import last_checkpoint, silently
@@ -81,7 +80,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     folder.mkdir(exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Screen()
-    saves, save = 0, state.checkpoint.save
+    saves, save = 0, checkpoint.save
 
     def dying(*arguments: Any) -> Path:
         nonlocal saves
@@ -93,7 +92,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
-        patch.setattr(state, "_WORTH", 0)
+        patch.setattr(checkpoint_timing, "_WORTH", 0)
         patch.setattr(evaluation.confusion_plot, "draw", lambda *arguments: None)
         try:
             metrics, _ = execute(
@@ -278,58 +277,3 @@ def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
     assert other is not None
     assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
     require_same(whole, other)
-
-
-def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred epochs of a second each, with saves that take half a second, every 25th is kept."""
-    clock = 0.0
-
-    def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        nonlocal clock
-        clock += 0.5
-
-    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
-    monkeypatch.setattr(checkpoint, "save", save)
-    kept = 0
-    with state.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
-        for _ in range(100):
-            clock += 1
-            if keeper.worth():
-                keeper.save({}, {})
-                keeper.settle()
-                kept += 1
-    assert kept == 4
-
-
-@pytest.mark.parametrize(("size", "first"), [(0, 1), (600_000_000, 100)])
-def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
-    size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = 0.0
-    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
-    with state.Keeper(tmp_path / "checkpoint", size=size, every=None, say=print) as keeper:
-        while clock < 1000 and not keeper.worth():
-            clock += 1
-    assert clock == first
-
-
-def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is what was there at that moment."""
-    gate, save, weight, journal = threading.Event(), checkpoint.save, torch.zeros(3), [1]
-
-    def slow(*arguments: Any) -> Path:
-        gate.wait(60)
-        return save(*arguments)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
-    with state.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
-        keeper.save({"weight": weight}, {"journal": journal})
-        weight += 1
-        journal.append(2)
-        assert not keeper.worth()
-        assert last_checkpoint(tmp_path, print) is None
-        gate.set()
-    found = last_checkpoint(tmp_path, print)
-    assert found is not None
-    assert found[0]["weight"].tolist() == [0, 0, 0]
-    assert found[1] == {"journal": [1]}

@@ -20,7 +20,7 @@ from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import hashing
-from frostline.training import checkpoint, loop, optim, schedule, state
+from frostline.training import checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -59,7 +59,7 @@ def learn(
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
     every = setup.config.checkpoint.every_seconds
-    keeping = state.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
+    keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
         for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from frostline.data.loading import Split
-from frostline.report import paired_difference
+from frostline.report import predictions
 from frostline.runs import evaluation
 from frostline.store.mapped import Rows
 
@@ -27,7 +27,7 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
-    found = paired_difference.predictions(str(tmp_path))
+    found = predictions.read(str(tmp_path))
     assert found is not None and found.labels.tolist() == [0, 1, 0, 1] and found.ids.tolist() == [0, 3, 6, 9]
 
 

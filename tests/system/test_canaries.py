@@ -25,7 +25,7 @@ from frostline.core import untrusted, validation
 from frostline.core.config import digest
 from frostline.core.errors import UserError
 from frostline.models.build import build
-from frostline.report import paired_difference
+from frostline.report import predictions
 from frostline.report.terminal import Screen
 from frostline.runs import predict, setup
 from frostline.store.store import Store
@@ -170,7 +170,7 @@ def a_pickle_as_best_weights_of_a_run_to_rerun(nest: Nest) -> None:
 @canary
 def a_pickle_as_test_predictions(nest: Nest) -> None:
     nest.pickle("test_predictions.safetensors")
-    assert paired_difference.predictions(str(nest.folder)) is None
+    assert predictions.read(str(nest.folder)) is None
 
 
 def _sealed_checkpoint(nest: Nest, path: Path) -> None:

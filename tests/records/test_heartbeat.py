@@ -24,7 +24,7 @@ from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.tracking import sync
+from frostline.tracking import pending
 
 HOLD = """
 import sys
@@ -248,6 +248,6 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / layout.RECORD).read_bytes() == before
-        assert sync.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+        assert pending.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
-    assert sync.remembered(uri, tmp_path) == []
+    assert pending.remembered(uri, tmp_path) == []

@@ -24,7 +24,7 @@ from torch import Tensor
 import frostline
 from frostline.core import project
 from frostline.core.config import Config, choices, semantic
-from frostline.data.read_image import open_image, tensor_of
+from frostline.data.decode_image import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
 from frostline.records.recording import Record, recording
@@ -188,7 +188,8 @@ def decode_rate(chosen: Choices) -> float:
     """Return the pictures per second that all splits are decoded at, checked, and put into the store."""
     parsed = config(chosen)
     began = time.perf_counter()
-    data = setup.load_data(parsed, setup.input_of(parsed, parsed.model.weights), silent())
+    store = setup.store_of(parsed, silent().say)
+    data = setup.load_data(parsed, setup.input_of(parsed, parsed.model.weights), store, silent())
     return sum(len(split) for split in (data.train, data.val, data.test)) / (time.perf_counter() - began)
 
 

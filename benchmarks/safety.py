@@ -18,7 +18,7 @@ import ours
 from bench import Bench, median_seconds, shown
 from frostline.records import journal, provenance
 from frostline.store import hashing
-from frostline.training import state
+from frostline.training import checkpoint_timing
 from pictures import CIFAR, PHOTO
 from table import Row
 
@@ -39,9 +39,9 @@ def checkpoints(bench: Bench) -> Iterator[Row]:
     steps = max(_STEPS, round(2 / median_seconds(bench, step)))
     for _ in range(scale.rounds):
         plain.append(_timed(lambda: [step() for _ in range(steps)], bench))
-        with state.Keeper(folder, size=0, every=None, say=print) as keeper:
+        with checkpoint_timing.Keeper(folder, size=0, every=None, say=print) as keeper:
 
-            def save_and_go_on(keeper: state.Keeper = keeper) -> None:
+            def save_and_go_on(keeper: checkpoint_timing.Keeper = keeper) -> None:
                 copied.append(_timed(lambda: keeper.save(tensors, {}), bench))
                 for _ in range(steps):
                     step()
@@ -102,7 +102,7 @@ def share(bench: Bench) -> Iterator[Row]:
     watch = Stopwatch()
     with watch.over(
         *((journal, "append"), (journal, "note"), (journal, "rewrite"), (provenance, "write")),
-        *((state.Keeper, "save"), (state.Keeper, "__exit__"), (hashing, "of_tensors")),
+        *((checkpoint_timing.Keeper, "save"), (checkpoint_timing.Keeper, "__exit__"), (hashing, "of_tensors")),
     ):
         whole = bench.sweep(runs).seconds
     yield bench.row(

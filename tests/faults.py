@@ -120,19 +120,20 @@ def saves(root: Path, numbers: Iterable[int]) -> Tally:
     import torch
 
     from frostline.training import checkpoint
+    from small import last_checkpoint
 
     tally, draw = Tally("kills inside a save"), random.Random(0)
     (folder := root / "saves").mkdir()
-    checkpoint.save(folder, {"a": torch.zeros(100_000)}, {"number": 0})
+    checkpoint.save(folder / "checkpoint", {"a": torch.zeros(100_000)}, {"number": 0})
     for _ in numbers:
-        before = checkpoint.load(folder, lambda line: None)
+        before = last_checkpoint(folder, lambda line: None)
         if (pid := os.fork()) == 0:
             for number in range(before[1]["number"] + 1 if before else 1, 10**6):
-                checkpoint.save(folder, {"a": torch.full((100_000,), float(number))}, {"number": number})
+                checkpoint.save(folder / "checkpoint", {"a": torch.full((100_000,), float(number))}, {"number": number})
         time.sleep(draw.uniform(0.002, 0.05))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        after = checkpoint.load(folder, lambda line: None)
+        after = last_checkpoint(folder, lambda line: None)
         lost = not before or not after or after[1]["number"] < before[1]["number"]
         wrong = after and not bool((after[0]["a"] == after[1]["number"]).all())
         tally.add("nothing readable" if lost else "another content" if wrong else None)
@@ -147,10 +148,11 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
     from frostline.runs import predict
     from frostline.store.store import Store
     from frostline.training import checkpoint
+    from small import last_checkpoint
 
     tally, draw = Tally("flipped bits"), random.Random(1)
     (folder := root / "flips").mkdir()
-    checkpoint.save(folder, {"a": torch.randn(500)}, {"number": 1})
+    checkpoint.save(folder / "checkpoint", {"a": torch.randn(500)}, {"number": 1})
     said: list[str] = []
     key = hashlib.sha256(b"key").hexdigest()
 
@@ -172,8 +174,8 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
         return False
 
     checks: dict[Path, Callable[[], bool]] = {
-        folder / "checkpoint" / "000001.safetensors": lambda: checkpoint.load(folder, said.append) is None,
-        folder / "checkpoint" / "000001.sha256": lambda: checkpoint.load(folder, said.append) is None,
+        folder / "checkpoint" / "000001.safetensors": lambda: last_checkpoint(folder, said.append) is None,
+        folder / "checkpoint" / "000001.sha256": lambda: last_checkpoint(folder, said.append) is None,
         folder / "pixels" / key[:2] / key / "rows": lambda: entry().made,
         folder / "pixels" / key[:2] / key / "entry.jsonl": lambda: entry().made,
         best: predicted,

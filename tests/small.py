@@ -23,15 +23,16 @@ from frostline.core.config import Config, FreezeModeConfig, PhaseConfig, RuleCon
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
+from frostline.data.decode_image import convert, read_picture
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
-from frostline.data.read_image import convert, read_picture
 from frostline.data.resize import CenterCrop
 from frostline.models import freezing
 from frostline.models.build import Model, build
 from frostline.models.freezing import Guard, Phase
+from frostline.records.layout import CHECKPOINT
 from frostline.store.store import Store
-from frostline.training import dataset, loop, optim, schedule
+from frostline.training import checkpoint, dataset, loop, optim, schedule
 from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe, TrainedPart
@@ -59,6 +60,11 @@ class Samples:
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         self.asked.append((epoch, index.clone()))
         return self.tensor[index]
+
+
+def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the newest intact checkpoint of the run in `folder`, None where there is none."""
+    return next(checkpoint.intact(folder / CHECKPOINT, say), None)
 
 
 @contextmanager

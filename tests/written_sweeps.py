@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from frostline.report import confusion_matrix, mistakes
-from frostline.runs import outcome
+from frostline.runs import evaluation
 
 CLASSES = ("cat", "<script>alert('no')</script>", "naïve Straße", "数字 七", 'quo"te & <b>')
 QUALITY = {"head": 0.90, "full": 0.95, "lp_ft": 0.94, "gradual": 0.93}
@@ -115,7 +115,7 @@ def _test(folder: Path, random: np.random.Generator, truth: float, classes: Sequ
     logits = random.normal(0, 0.3, (IMAGES, len(classes))).astype(np.float32)
     logits[np.arange(IMAGES), said] += 2.5
     said = logits.argmax(1)
-    first, chances = (part.numpy() for part in outcome.most_probable(torch.from_numpy(logits), 2))
+    first, chances = (part.numpy() for part in evaluation.most_probable(torch.from_numpy(logits), 2))
     said_of = {"top_classes": first, "top_log_probabilities": chances, "labels": labels, "ids": ids}
     save_file(said_of, folder / "test_predictions.safetensors")
     confusion_matrix.write(folder, confusion_matrix.count(classes, labels, said))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from frostline.report.cells import Cell
     from frostline.report.contest import Contest
-    from frostline.report.paired_difference import Predictions
+    from frostline.report.predictions import Predictions
     from frostline.runs.plan import Plan
     from frostline.runs.predict import Predictor
 
@@ -174,14 +174,14 @@ class Run:
         """Return its metrics, a row per epoch."""
         import pandas as pd
 
-        lines = journal.read(self.folder)
+        lines = journal.epochs(self.folder)
         return pd.DataFrame(lines).set_index("epoch") if lines else pd.DataFrame()
 
     def predictions(self) -> Predictions | None:
         """Return what it said of the test images; None where it did not come to that."""
-        from frostline.report.paired_difference import predictions
+        from frostline.report import predictions
 
-        return predictions(self.result.folder)
+        return predictions.read(self.result.folder)
 
 
 @dataclass(frozen=True)

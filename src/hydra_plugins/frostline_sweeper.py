@@ -36,7 +36,7 @@ class FrostlineSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
-        from frostline.sweeps.executor import Crew, Foreign, Workers
+        from frostline.sweeps.executor import Executor, Foreign, Workers
         from frostline.sweeps.sweep import run_sweep
         from frostline.sweeps.templates import Composer
 
@@ -50,18 +50,18 @@ class FrostlineSweeper(BasicSweeper):
         batches = self.split_arguments(overrides, self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
-        crew: Crew = Foreign(launcher, batches, config)
+        executor: Executor = Foreign(launcher, batches, config)
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             launcher.compose = compose  # each job once
-            crew = Workers(launcher, jobs)
+            executor = Workers(launcher, jobs)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
-            status = run_sweep(jobs, compose=compose, crew=crew, named=named)
+            status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named)
         except BaseException:
-            crew.close(now=True)
+            executor.close(now=True)
             raise
-        crew.close(now=False)
+        executor.close(now=False)
         if status != 0:
             sys.exit(status)

@@ -30,12 +30,12 @@ DECIDING = {
     },
     "pixels": {
         *(
-            "data.decoding",
+            "data.decode_all",
             "data.icc",
             "data.image_formats",
             "data.bit_depth",
             "data.perceptual_hash",
-            "data.read_image",
+            "data.decode_image",
             "data.resize",
         ),
         *("data.sources", "data.glyphs", "core.randomness", "data.value_range"),
@@ -90,13 +90,13 @@ def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> No
     (package / "data" / "inner" / "__init__.py").write_text("")
     (package / "data" / "inner" / "deep.py").write_text("a = 1\n")
     first = hash_of("pixels")
-    (package / "data" / "read_image.py").write_text(
+    (package / "data" / "decode_image.py").write_text(
         "def f():\n    from frostline.data.inner import (\n        deep,\n    )\n"
     )
     second = hash_of("pixels")
     (package / "data" / "inner" / "deep.py").write_text("a = 2\n")
     assert len({first, second, hash_of("pixels")}) == 3
-    assert "data.inner.deep" in codehash.deciding("data.read_image")
+    assert "data.inner.deep" in codehash.deciding("data.decode_image")
 
 
 def test_every_import_of_every_module_is_found() -> None:

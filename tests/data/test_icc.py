@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 import profiles
-from frostline.data import icc, read_image
-from frostline.data.read_image import CONVERSIONS, convert, tensor_of
+from frostline.data import decode_image, icc
+from frostline.data.decode_image import CONVERSIONS, convert, tensor_of
 from small import shown
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -37,7 +37,7 @@ def named(done: int) -> set[str]:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_colours_of_a_wide_gamut_become_those_that_image_cms_computes(tmp_path: Path, name: str, suffix: str):
     Image.fromarray(noise()).save(file := tmp_path / f"a.{suffix}", icc_profile=WIDE[name], lossless=True)
-    with read_image.open_image(file) as opened, Image.open(file) as known:
+    with decode_image.open_image(file) as opened, Image.open(file) as known:
         found, facts = tensor_of(opened)
         before, expected = np.asarray(known), plainly(known, WIDE[name])
     assert (found.permute(1, 2, 0).numpy() == expected).all() and named(facts.done) == {"profile"}
@@ -59,7 +59,7 @@ def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
     for name, options in (("a", {}), ("b", {"icc_profile": SRGB})):
         Image.fromarray(noise()).save(tmp_path / f"{name}.jpg", **options)
     with Image.open(tmp_path / "a.jpg") as without, Image.open(tmp_path / "b.jpg") as opened:
-        assert read_image._plain_jpeg(opened) is not None
+        assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert (found.permute(1, 2, 0).numpy() == np.asarray(without)).all() and not facts.done
         assert (np.asarray(shown(opened)) == np.asarray(without)).all()

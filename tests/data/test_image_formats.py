@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from frostline.data import image_formats
+from frostline.data.decode_image import open_image
 from frostline.data.image_formats import FORMATS, SUFFIXES, candidates, readable_with
-from frostline.data.listing import list_images
-from frostline.data.read_image import open_image
+from frostline.data.listing import survey
 from small import image_in, shown
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
 @pytest.mark.parametrize("suffix", [".ppm", ".pnm", ".tga", ".qoi", ".sgi", ".pcx", ".dib", ".apng"])
 def test_what_loses_nothing_gives_back_every_pixel(tmp_path: Path, suffix: str):
     Image.fromarray(NOISE).save(tmp_path / f"a{suffix}")
-    (file,) = list_images(tmp_path)
+    (file,) = survey(tmp_path).files
     assert (np.asarray(image_in(file)) == NOISE).all()
 
 
@@ -56,7 +56,7 @@ def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, mo
     pytest.importorskip(module)
     smooth = Image.fromarray(NOISE[:2, :3]).resize((48, 32), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / f"a{suffix}", quality=95)
-    (file,) = list_images(tmp_path)
+    (file,) = survey(tmp_path).files
     assert np.abs(np.asarray(image_in(file)).astype(int) - np.asarray(smooth)).mean() < 8
     exif = Image.Exif()
     exif[0x0112] = 6

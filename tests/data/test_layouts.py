@@ -18,7 +18,7 @@ from frostline.data.layouts import Layout, lay_out, roles_of
 from frostline.data.listing import survey
 from frostline.data.loading import Data
 from frostline.runs import setup
-from frostline.sweeps import executor
+from frostline.sweeps import preflight
 from small import compose, load_data
 
 NUMBERS = count()
@@ -210,6 +210,6 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     pictures(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
-    executor.check(dict(enumerate(configs)))
+    preflight.check(dict(enumerate(configs)))
     assert capsys.readouterr().out.count("1 .nef") == 1
     assert len(setup.check(configs[0]).findings) == 1

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from frostline.data import decoding, loading, pixel_cache
+from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Data, Split
@@ -149,9 +149,9 @@ def test_a_picture_of_more_pixels_than_allowed_is_never_decoded(
             Image.new("RGB", (20, 20), (40 * index, 0, 0)).save(tmp_path / "mixed" / name / f"{index}.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "mixed" / "cat" / "0.png")
     decoded: list[tuple[int, int]] = []
-    convert = decoding.convert
+    convert = decode_all.convert
     monkeypatch.setattr(
-        decoding, "convert", lambda image, levels: (decoded.append(image.size), convert(image, levels))[1]
+        decode_all, "convert", lambda image, levels: (decoded.append(image.size), convert(image, levels))[1]
     )
     found = load(tmp_path / "mixed", folder, max_pixels=1000, skip_bad=True)
     assert found.counts["skipped"] == 1 and (60, 60) not in decoded

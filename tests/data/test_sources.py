@@ -21,8 +21,8 @@ from scipy.io import savemat
 
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
-from frostline.data import loading
-from frostline.data.listing import list_images
+from frostline.data import broken_pictures, loading
+from frostline.data.listing import survey
 from small import BASE, load_data
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -334,7 +334,7 @@ def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
             for index in range(4):
                 picture(tmp_path / split / name / f"{index}.png", label)
         (tmp_path / split / "a" / "0.png").write_text("none")
-    with pytest.raises(loading.BadPictures) as raised:
+    with pytest.raises(broken_pictures.BadPictures) as raised:
         load_data(**request("image_folder", root=str(tmp_path)))
     assert [name for name, _ in raised.value.reasons] == ["train/a/0.png", "val/a/0.png"]
 
@@ -375,7 +375,7 @@ def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
 def test_a_broken_picture_is_named_and_macos_ones_are_left_out(tmp_path: Path):
     image_folder(tmp_path)
     text(tmp_path / "a" / "._0.jpg", "a resource fork")
-    assert len(list_images(tmp_path)) == COUNTS["train"]
+    assert len(survey(tmp_path).files) == COUNTS["train"]
     load_data(**request("image_folder", root=str(tmp_path)))
     text(tmp_path / "b" / "1.jpg", "no picture")
     with pytest.raises(UserError, match=r"1\.jpg"):

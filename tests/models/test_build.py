@@ -60,8 +60,8 @@ def test_every_option_fits_the_schema() -> None:
 
 
 def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "read", lambda path: pytest.fail("weights were read"))
-    monkeypatch.setattr(weights, "fetch", lambda url: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("frostline.models.build.content", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr("frostline.models.build.fetch", lambda url: pytest.fail("weights were fetched"))
     model = build("regnet_y_400mf", weights="DEFAULT", num_classes=5, seed=0, meta=True)
     assert all(tensor.is_meta for tensor in model.module.state_dict().values())
     assert model.weights_sha256 is None
@@ -93,8 +93,8 @@ def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Pa
 
 
 def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "GLYPHS", saved)
-    monkeypatch.setattr(weights, "GLYPHS_SHA256", hashing.of_file(saved))
+    monkeypatch.setattr("frostline.models.build.GLYPHS", saved)
+    monkeypatch.setattr("frostline.models.build.GLYPHS_SHA256", hashing.of_file(saved))
     config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())["model"]
     model = build(**config, num_classes=10, seed=0)
     assert model.input.size == 64
@@ -113,7 +113,7 @@ def test_a_download_of_torchvision_gives_its_own_outputs(
     arguments = {"init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, **arguments).eval()
     torch.save(theirs.state_dict(), path)
-    monkeypatch.setattr(weights, "fetch", lambda url: (path, hashing.of_file(path)))
+    monkeypatch.setattr("frostline.models.build.fetch", lambda url: (path, hashing.of_file(path)))
     ours = build(name, weights="DEFAULT", num_classes=1000, seed=0).module.eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -197,6 +197,6 @@ def test_the_embedded_weights_are_the_shipped_ones() -> None:
 def test_embedded_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "glyphs.safetensors"
     changed.write_bytes(weights.GLYPHS.read_bytes()[:-1] + b"!")
-    monkeypatch.setattr(weights, "GLYPHS", changed)
+    monkeypatch.setattr("frostline.models.build.GLYPHS", changed)
     with pytest.raises(UserError, match="expected the sha256 of"):
         build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0)

@@ -24,7 +24,7 @@ from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.tracking import sync
+from frostline.tracking import pending
 
 HOLD = """
 import sys
@@ -200,7 +200,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
-class _Crew:
+class _Executor:
     """Carries out what it is asked to by writing results; `interrupted`, it sends jobs away and hears no more."""
 
     def __init__(self, folder: Path, *, interrupted: bool = False) -> None:
@@ -230,12 +230,12 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         small.compose("precision=fp32", "compile=off", "data.limit=60", f"seed={seed}", f"tracking.uri={uri}")
         for seed in (0, 1)
     ]
-    cells = [PlannedRun(one, f"head seed={one.seed}", choices(one), str(i)) for i, one in enumerate(configs)]
+    planned = [PlannedRun(one, f"head seed={one.seed}", choices(one), str(i)) for i, one in enumerate(configs)]
 
     def again(*, interrupted=False):
-        crew = _Crew(folder, interrupted=interrupted)
-        status = sweep.run_cells(cells, crew=crew, folder=folder, named=True, earlier=True)
-        return status, crew.ran, capsys.readouterr().out
+        executor = _Executor(folder, interrupted=interrupted)
+        status = sweep.run_planned(planned, executor=executor, folder=folder, folder_named=True, earlier=True)
+        return status, executor.ran, capsys.readouterr().out
 
     assert again(interrupted=True)[:2] == (130, [0, 1])
     (folder / "0").mkdir()
@@ -248,6 +248,6 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / layout.RECORD).read_bytes() == before
-        assert sync.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+        assert pending.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
-    assert sync.remembered(uri, tmp_path) == []
+    assert pending.remembered(uri, tmp_path) == []

@@ -14,32 +14,32 @@ from frostline.records.journal import MirrorPosition
 
 
 def test_epochs_are_read_back_as_they_were_written(tmp_path):
-    assert journal.read(tmp_path) == []
+    assert journal.epochs(tmp_path) == []
     lines = [{"epoch": epoch, "val/accuracy": 1 / epoch, "train/loss": float("inf")} for epoch in (1, 2, 3)]
     for line in lines:
-        journal.append(tmp_path, line)
-    assert journal.read(tmp_path) == lines
+        journal.append_epoch(tmp_path, line)
+    assert journal.epochs(tmp_path) == lines
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_run_that_goes_on_leaves_out_what_came_after_its_checkpoint(tmp_path):
     for epoch in (1, 2, 3):
-        journal.append(tmp_path, {"epoch": epoch, "val/loss": 0.1 + 0.2})
+        journal.append_epoch(tmp_path, {"epoch": epoch, "val/loss": 0.1 + 0.2})
     before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    journal.rewrite(tmp_path, journal.read(tmp_path)[:2])
+    journal.rewrite_epochs(tmp_path, journal.epochs(tmp_path)[:2])
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(before[:2])
-    journal.append(tmp_path, {"epoch": 3, "val/loss": 0.1 + 0.2})
+    journal.append_epoch(tmp_path, {"epoch": 3, "val/loss": 0.1 + 0.2})
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(before)
-    journal.rewrite(tmp_path, [])
-    assert journal.read(tmp_path) == []
+    journal.rewrite_epochs(tmp_path, [])
+    assert journal.epochs(tmp_path) == []
 
 
 def test_a_line_that_nobody_can_parse_costs_itself_alone(tmp_path):
-    journal.append(tmp_path, {"epoch": 1})
+    journal.append_epoch(tmp_path, {"epoch": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("[" * 10**5 + "\n")
-    journal.append(tmp_path, {"epoch": 2})
-    assert journal.read(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+    journal.append_epoch(tmp_path, {"epoch": 2})
+    assert journal.epochs(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
 
 
 @given(cut=st.integers(0, 200))
@@ -95,7 +95,7 @@ import sys, itertools
 from pathlib import Path
 from frostline.records import journal
 for number in itertools.count():
-    journal.append(Path(sys.argv[1]), {"epoch": number, "filler": "x" * 1000})
+    journal.append_epoch(Path(sys.argv[1]), {"epoch": number, "filler": "x" * 1000})
     print(number, flush=True)
 """
 
@@ -107,5 +107,5 @@ def test_what_was_written_survives_a_kill(tmp_path, after):
         for _ in range(after):
             last = int(process.stdout.readline())
         process.kill()
-    epochs = [line["epoch"] for line in journal.read(tmp_path)]
+    epochs = [line["epoch"] for line in journal.epochs(tmp_path)]
     assert epochs == list(range(len(epochs))) and len(epochs) > last

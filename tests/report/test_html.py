@@ -15,8 +15,7 @@ import pytest
 
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
-from frostline.report import html, statistics
-from frostline.report.paired_difference import predictions
+from frostline.report import html, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -66,7 +65,7 @@ def test_numbers_are_those_of_the_runs(tmp_path):
         assert {run.choices["lr"] for run in runs} == {cell["at"]["lr"]} and len(runs) == 2
         assert cell["val"][0] == pytest.approx(np.mean([run.metrics[VAL] for run in runs]), abs=1e-5)
     best = group["contenders"][0]
-    said = [predictions(results[number].folder) for number in best["runs"]]
+    said = [predictions.read(results[number].folder) for number in best["runs"]]
     parts = [(one.confidence, one.said == one.labels) for one in said]
     confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert best["calibration"]["ece"] == pytest.approx(statistics.calibration(confidence, right).ece, abs=1e-5)
@@ -89,7 +88,7 @@ def test_the_verdict_stands_in_the_page_itself(tmp_path):
 
 def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
-    labels = predictions(str(tmp_path / "s" / "0")).labels
+    labels = predictions.read(str(tmp_path / "s" / "0")).labels
     share = np.bincount(labels).max() / len(labels)
     assert found.data["groups"][0]["baseline"] == [CLASSES[0], pytest.approx(share)]
     assert f'always {CLASSES[0]}, the largest class</td><td class="number">{share:.2%}' in found.text
@@ -165,7 +164,7 @@ def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
 def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     (group,) = page(folder).data["groups"]
-    said = [predictions(str(folder / str(number))) for number in (1, 0)]  # full is the better one
+    said = [predictions.read(str(folder / str(number))) for number in (1, 0)]  # full is the better one
     differ = said[0].said != said[1].said
     found = group["disagreements"]
     assert found["differ"] == differ.sum() > 0 and found["tiles"]

@@ -138,6 +138,7 @@ def test_a_killed_sweep_leaves_no_process_and_the_next_one_finishes_it_bit_for_b
     done = again(tmp_path / "next", store, *EPOCHS)
     assert f"goes on, interrupted in {folder}/0" in done.out
     same(done, undisturbed, [folder, done.folder])
+    assert not [*folder.glob("*/checkpoint"), *done.folder.glob("*/checkpoint")]
 
 
 def test_a_killed_worker_costs_nothing_but_its_work_since_the_last_checkpoint(tmp_path, undisturbed):

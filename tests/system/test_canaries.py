@@ -25,15 +25,15 @@ from frostline.core import untrusted, validation
 from frostline.core.config import digest
 from frostline.core.errors import UserError
 from frostline.models.build import build
-from frostline.report import paired_difference
+from frostline.report import predictions
 from frostline.report.terminal import Screen
 from frostline.runs import predict, setup
 from frostline.store.store import Store
-from frostline.sweeps import find_runs
+from frostline.sweeps import recorded_runs
 from frostline.sweeps.find_weights import found
 from frostline.tracking import download, mirror
 from frostline.training import checkpoint, state
-from small import compose, plain
+from small import compose, last_checkpoint, plain
 
 SECRET = "nobody-may-see-this"
 CANARIES: dict[str, Callable[[Nest], object]] = {}
@@ -163,21 +163,21 @@ def a_pickle_as_best_weights_of_a_run_to_predict_with(nest: Nest) -> None:
 def a_pickle_as_best_weights_of_a_run_to_rerun(nest: Nest) -> None:
     nest.run()
     path = nest.pickle("best.safetensors")
-    (run,) = find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
-    assert run.outcome.weights == hashlib.sha256(path.read_bytes()).hexdigest()
+    (run,) = recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
+    assert run.comparable.weights == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @canary
 def a_pickle_as_test_predictions(nest: Nest) -> None:
     nest.pickle("test_predictions.safetensors")
-    assert paired_difference.predictions(str(nest.folder)) is None
+    assert predictions.read(str(nest.folder)) is None
 
 
 def _sealed_checkpoint(nest: Nest, path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_suffix(".sha256").write_text(f"{digest}  {path.name}\n")
     lines: list[str] = []
-    assert checkpoint.load(nest.folder, lines.append) is None
+    assert last_checkpoint(nest.folder, lines.append) is None
     assert len(lines) == 1
 
 
@@ -193,16 +193,16 @@ def a_checkpoint_saved_by_torch_with_the_right_sha256(nest: Nest) -> None:
 
 @canary
 def a_sha256_that_is_a_pickle(nest: Nest) -> None:
-    path = checkpoint.save(nest.folder, {"a": torch.zeros(2)}, {})
+    path = checkpoint.save(nest.folder / "checkpoint", {"a": torch.zeros(2)}, {})
     path.with_suffix(".sha256").write_bytes(pickle.dumps(Canary(nest.ran)))
-    assert checkpoint.load(nest.folder, lambda line: None) is None
+    assert last_checkpoint(nest.folder, lambda line: None) is None
 
 
 @canary
 def a_checkpoint_whose_facts_name_code(nest: Nest) -> None:
-    facts = {"_target_": "os.mkdir", "position": "${oc.env:SECRET}", "journal": [], "optimizer": {}}
-    checkpoint.save(nest.folder, {"other/kind": torch.zeros(2)}, facts)
-    found = checkpoint.load(nest.folder, print)
+    facts = {"_target_": "os.mkdir", "position": "${oc.env:SECRET}", "epochs": [], "optimizer": {}}
+    checkpoint.save(nest.folder / "checkpoint", {"other/kind": torch.zeros(2)}, facts)
+    found = last_checkpoint(nest.folder, print)
     assert found is not None
     assert found[1] == facts
     module = torch.nn.Linear(2, 2)
@@ -260,7 +260,7 @@ def a_poisoned_hub_cache(nest: Nest) -> None:
 def _data_refused(nest: Nest, *overrides: str) -> None:
     config = compose(*overrides, f"data.root={nest.folder}", "data.download=false", "store.enabled=false")
     with pytest.raises((UserError, RuntimeError)):
-        setup.load_data(config, setup.input_of(config, config.model.weights), Screen())
+        setup.load_data(config, setup.input_of(config, config.model.weights), setup.store_of(config, print), Screen())
 
 
 @canary
@@ -312,7 +312,7 @@ OPTIONS = {
 def _config_refused(nest: Nest, *lines: str, **replaced: str) -> None:
     path = nest.config(*(line.replace("RAN", str(nest.ran)) for line in lines), **replaced)
     refused(lambda: validation.read_config(path))
-    refused(lambda: find_runs.config_of(untrusted.config(path), []))
+    refused(lambda: recorded_runs.config_of(untrusted.config(path), []))
 
 
 for _name, _line in CODE.items():
@@ -373,7 +373,7 @@ def an_artifact_with_backslashes(nest: Nest) -> None:
 @canary
 def a_run_id_that_is_a_path(nest: Nest) -> None:
     _fetch_refused(nest, "../../../etc", "passwd")
-    refused(lambda: find_runs.find("runs:/../../etc/passwd", uri="sqlite:///none", folder=nest.folder))
+    refused(lambda: recorded_runs.find("runs:/../../etc/passwd", uri="sqlite:///none", folder=nest.folder))
 
 
 @canary
@@ -400,14 +400,14 @@ def a_journal_that_hands_out_a_file_of_this_machine(nest: Nest) -> None:
 @canary
 def a_result_that_claims_another_folder(nest: Nest) -> None:
     nest.run(folder="/etc")
-    (run,) = find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
+    (run,) = recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
     assert run.identity == str(nest.folder.resolve())
 
 
 @canary
 def a_result_with_more_than_a_result(nest: Nest) -> None:
     nest.run(__class__="os.system", _target_="os.mkdir")
-    refused(lambda: find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
+    refused(lambda: recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
 
 
 @canary
@@ -415,7 +415,7 @@ def a_sweep_whose_folders_climb_out(nest: Nest) -> None:
     nest.run()
     (nest.root / "sweep").mkdir()
     (nest.root / "sweep" / "sweep.json").write_text(json.dumps({"tracker": None, "runs": [{"folder": "../record"}]}))
-    refused(lambda: find_runs.find(str(nest.root / "sweep"), uri="sqlite:///none", folder=nest.root))
+    refused(lambda: recorded_runs.find(str(nest.root / "sweep"), uri="sqlite:///none", folder=nest.root))
 
 
 @canary
@@ -423,7 +423,7 @@ def metrics_that_are_no_numbers(nest: Nest) -> None:
     for value in ("NaN", "Infinity", "-Infinity", "1e999"):
         nest.run()
         (nest.folder / "metrics.jsonl").write_text(f'{{"epoch": 1, "val/loss": {value}}}\n')
-        refused(lambda: find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
+        refused(lambda: recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
 
 
 @canary
@@ -431,7 +431,7 @@ def metrics_of_a_terabyte(nest: Nest) -> None:
     nest.run()
     with (nest.folder / "metrics.jsonl").open("r+b") as file:
         file.truncate(10**12)
-    refused(lambda: find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
+    refused(lambda: recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root))
 
 
 @canary
@@ -439,8 +439,8 @@ def a_provenance_with_packages_and_a_command(nest: Nest) -> None:
     nest.run()
     evil = {"packages": {"evil": f"; mkdir {nest.ran}"}, "command": f"mkdir {nest.ran}", "source": "${canary:x}"}
     (nest.folder / "provenance.json").write_text(json.dumps(evil))
-    (run,) = find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
-    assert run.outcome.environment["packages.evil"] == f"; mkdir {nest.ran}"  # shown, and no more
+    (run,) = recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
+    assert run.comparable.environment["packages.evil"] == f"; mkdir {nest.ran}"  # shown, and no more
 
 
 @canary
@@ -448,7 +448,7 @@ def a_patch_on_record(nest: Nest) -> None:
     nest.run()
     patch = f"--- /dev/null\n+++ b/../ran\n@@ -0,0 +1 @@\n+{nest.ran}\n"
     (nest.folder / "source.patch").write_text(patch)
-    find_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
+    recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
     assert (nest.folder / "source.patch").read_text() == patch
 
 
@@ -481,7 +481,7 @@ def test_a_record_never_runs(name: str, tmp_path: Path) -> None:
 def test_a_record_without_a_canary_is_taken(tmp_path: Path) -> None:
     path = Nest(tmp_path).config()
     assert validation.read_config(path) == compose("epochs=1")
-    assert digest(find_runs.config_of(untrusted.config(path), [])) == digest(compose("epochs=1"))
+    assert digest(recorded_runs.config_of(untrusted.config(path), [])) == digest(compose("epochs=1"))
 
 
 def test_a_canary_would_be_heard(tmp_path: Path) -> None:

@@ -19,32 +19,32 @@ import warm
 from frostline.commands import rerun as command
 from frostline.core.errors import UserError
 from frostline.records import journal
-from frostline.sweeps import find_runs, rerun
-from frostline.sweeps.find_runs import Recorded
-from frostline.sweeps.rerun import Outcome, Verdict, compare
+from frostline.sweeps import recorded_runs, rerun
+from frostline.sweeps.recorded_runs import Recorded
+from frostline.sweeps.rerun import Comparable, Verdict, compare
 
 # --- the verdict
 
 
-def outcome(loss: float = 1.0, accuracy: float = 0.9, weights: str = "a" * 64, **around: Any) -> Outcome:
+def comparable(loss: float = 1.0, accuracy: float = 0.9, weights: str = "a" * 64, **around: Any) -> Comparable:
     lines = [{"epoch": 1, "val/loss": 2.0, "cost/x": loss}, {"epoch": 2, "val/loss": loss}]
     metrics = {"best/val_accuracy": accuracy, "test/accuracy": accuracy, "cost/train_seconds": loss}
-    return Outcome(
+    return Comparable(
         {"metrics.jsonl": lines}, metrics, weights, {"packages.torch": "2.15.0", "command": [loss], **around}
     )
 
 
 def test_the_same_bits_are_identical_whatever_they_cost() -> None:
-    report = compare(outcome(), outcome(), {})
+    report = compare(comparable(), comparable(), {})
     assert report.verdict is Verdict.IDENTICAL
     assert report.lines() == ["verdict: identical"]
-    report = compare(outcome(), outcome(**{"packages.torch": "2.16.0"}), {})
+    report = compare(comparable(), comparable(**{"packages.torch": "2.16.0"}), {})
     assert report.verdict is Verdict.IDENTICAL
     assert report.lines() == ["  differs now: packages.torch: 2.15.0, now 2.16.0", "verdict: identical"]
 
 
 def test_another_result_in_the_same_environment_is_loud_and_names_the_first_difference() -> None:
-    report = compare(outcome(), outcome(loss=1.0 + 2**-52), {})
+    report = compare(comparable(), comparable(loss=1.0 + 2**-52), {})
     assert report.verdict is Verdict.UNEXPLAINED
     assert report.lines()[-1] == (
         "VERDICT: SAME ENVIRONMENT, DIFFERENT RESULT: epoch 2, val/loss was 1.0, is 1.0000000000000002 (metrics.jsonl)"
@@ -53,7 +53,7 @@ def test_another_result_in_the_same_environment_is_loud_and_names_the_first_diff
 
 @pytest.mark.parametrize("change", [{"weights": "b" * 64}, {"accuracy": 0.91}])
 def test_other_weights_and_other_final_metrics_count(change: dict[str, Any]) -> None:
-    assert compare(outcome(), outcome(**change), {}).verdict is Verdict.UNEXPLAINED
+    assert compare(comparable(), comparable(**change), {}).verdict is Verdict.UNEXPLAINED
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_other_weights_and_other_final_metrics_count(change: dict[str, Any]) -> 
     ],
 )
 def test_a_journal_with_more_or_less_in_it_is_another_result(lines: list[dict[str, Any]]) -> None:
-    old = outcome()
-    edited = Outcome({"metrics.jsonl": lines}, old.metrics, old.weights, old.environment)
+    old = comparable()
+    edited = Comparable({"metrics.jsonl": lines}, old.metrics, old.weights, old.environment)
     assert compare(edited, old, {}).verdict is Verdict.UNEXPLAINED
 
 
 def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() -> None:
-    old, new = outcome(), outcome(accuracy=0.88, **{"packages.torch": "2.16.0"})
+    old, new = comparable(), comparable(accuracy=0.88, **{"packages.torch": "2.16.0"})
     seeds = {"best/val_accuracy": [0.9, 0.87], "test/accuracy": [0.9, 0.93]}
     within = compare(old, new, seeds)
     assert within.verdict is Verdict.WITHIN
@@ -81,7 +81,7 @@ def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() 
     outside = compare(old, new, {"test/accuracy": [0.9]})
     assert outside.verdict is Verdict.OUTSIDE
     assert "test/accuracy 2.00% apart, tolerance 1.00%: default, as there are no other seeds" in outside.lines()[-1]
-    assert compare(old, outcome(accuracy=0.89, cpu="other"), {}).verdict is Verdict.WITHIN
+    assert compare(old, comparable(accuracy=0.89, cpu="other"), {}).verdict is Verdict.WITHIN
 
 
 def test_each_verdict_has_a_status_of_its_own() -> None:
@@ -152,11 +152,11 @@ def test_a_sweep_that_left_runs_out_reruns_whole(
     uri = f"sqlite:///{store}"
     parent = journal.run_id(more.folder)
     for target in (str(more.folder), parent):
-        found = find_runs.find(target, uri=uri, folder=tmp_path_factory.mktemp("fetched"))
+        found = recorded_runs.find(target, uri=uri, folder=tmp_path_factory.mktemp("fetched"))
         assert [run.identity for run in found] == [result["run_id"] for result in more.results()]
-        assert [len(run.outcome.journals["metrics.jsonl"]) for run in found] == [2] * 3
+        assert [len(run.comparable.epochs["metrics.jsonl"]) for run in found] == [2] * 3
         assert {len(run.seeds["test/accuracy"]) for run in found} == {3}
-    (own,) = find_runs.find(str(more.folder / "0"), uri=uri, folder=root)
+    (own,) = recorded_runs.find(str(more.folder / "0"), uri=uri, folder=root)
     assert own.identity == more.results()[0]["run_id"]
 
 
@@ -166,17 +166,17 @@ def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> N
     for line in ('{"val/loss": 1.0}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": [1]}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         with pytest.raises(UserError, match="expected the number of its epoch in every line"):
-            find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+            recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
 def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: Any) -> None:
-    values = dict(find_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
+    values = dict(recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
-    find_runs.config_of(values, [])
+    recorded_runs.config_of(values, [])
     values["data"] = {**values["data"], "root": "${oc.env:PICTURES}/birds"}
     with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:PICTURES}/birds\)"):
-        find_runs.config_of(values, [])
-    assert find_runs.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
+        recorded_runs.config_of(values, [])
+    assert recorded_runs.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
 
 
 def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:
@@ -185,10 +185,10 @@ def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() ->
     configs = [
         compose(f"freeze={mode}", f"optimizer.weight_decay={decay}") for mode in ("head", "full") for decay in (0, 1)
     ]
-    runs: Any = [Recorded(str(number), "", {}, outcome(), {}) for number in range(4)]
-    cells = command._cells(runs, configs)
-    assert [set(cell.choices) - set(cells[0].choices) for cell in cells] == [set()] * 4
-    assert {key for key in cells[0].choices if "." in key} == {"optimizer.weight_decay"}
+    runs: Any = [Recorded(str(number), "", {}, comparable(), {}) for number in range(4)]
+    planned = command._planned(runs, configs)
+    assert [set(run.choices) - set(planned[0].choices) for run in planned] == [set()] * 4
+    assert {key for key in planned[0].choices if "." in key} == {"optimizer.weight_decay"}
 
 
 @pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])
@@ -210,9 +210,9 @@ def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, 
         facts = json.loads(path.read_text())
         facts["weights"]["final"] = "0" * 64
         path.write_text(json.dumps(facts))
-    (found,) = find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
-    honest = find_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].outcome
-    report = rerun.compare(found.outcome, honest, {})
+    (found,) = recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+    honest = recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].comparable
+    report = rerun.compare(found.comparable, honest, {})
     assert report.verdict is Verdict.UNEXPLAINED
     if edit == "metrics.jsonl":
         said = again(store, folder, expect=5)
@@ -242,16 +242,16 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, st
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "status": "FAILED"}))
     with pytest.raises(UserError, match="expected a run that is FINISHED"):
-        find_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
+        recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
 def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
     from frostline.core.config import digest
     from small import compose
 
-    (first, second) = find_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
+    (first, second) = recorded_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
     for run, seed in ((first, 0), (second, 1)):
-        config = find_runs.config_of(run.config, [])
+        config = recorded_runs.config_of(run.config, [])
         settled = ("precision=fp32", "compile=off")  # what auto was
         expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *where(whole.folder, "none")[1:])
         assert digest(config) == digest(expected)

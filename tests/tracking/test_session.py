@@ -27,7 +27,7 @@ from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
-from frostline.tracking import download, query, server, session, sync
+from frostline.tracking import download, pending, query, server, session, sync
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -43,7 +43,7 @@ def tracker(root) -> Tracker:
     """Return a sweep in the one store of this file; creating a store takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        uri = session.tracking_uri(None, root)
+        uri = server.tracking_uri(None, root)
     (root / "sweep").mkdir()
     return open_sweep(uri, root=root, folder=root / "sweep")
 
@@ -60,9 +60,15 @@ def folder(tracker, request) -> Path:
     return path
 
 
+def up_to_date(tracker) -> bool:
+    """Return whether MLflow has all that was written so far, waiting for it as `close_sweep` does."""
+    patience, limit = session._CLOSE
+    return session._followers[tracker.folder].complete(patience=patience, limit=limit)
+
+
 def mirrored(tracker, folder) -> str:
     """Return MLflow's id of a run, once MLflow has all of it."""
-    assert session.up_to_date(tracker)
+    assert up_to_date(tracker)
     return journal.run_id(folder)
 
 
@@ -84,7 +90,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
         record.artifact(file)
         record.artifact(file, "inner")
     run = client.get_run(mirrored(tracker, folder))
-    assert record.run_id == run.info.run_id
+    assert journal.run_id(folder) == run.info.run_id
     assert run.info.status == "FINISHED" and run.info.run_name == "full lr=0.001"
     assert (
         run.data.tags.items()
@@ -92,13 +98,13 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
     )
     assert len(run.data.params) == 233
     assert (run.data.params["lr"], len(run.data.params["long"])) == ("0.001", 6000)
-    losses = client.get_metric_history(record.run_id, "train/loss")
+    losses = client.get_metric_history(journal.run_id(folder), "train/loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 1.0), (2, 0.5)]
     assert (run.data.metrics["test/accuracy"], run.data.metrics["lr"]) == (0.75, 0.001)
     assert run.data.metrics["test/loss"] != run.data.metrics["test/loss"]
     contexts = {item.dataset.name: item.tags[0].value for item in run.inputs.dataset_inputs}
     assert contexts == {"digits train": "training", "digits val": "validation", "digits test": "testing"}
-    assert {item.path for item in client.list_artifacts(record.run_id)} == {"config.yaml", "inner"}
+    assert {item.path for item in client.list_artifacts(journal.run_id(folder))} == {"config.yaml", "inner"}
 
 
 @pytest.mark.parametrize(
@@ -126,13 +132,13 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         record.artifact(folder / "model.safetensors", "best")
     mirrored(tracker, folder)
     name = "best/model.safetensors"
-    fetched = download.fetch_artifact(tracker.uri, record.run_id, name, tmp_path / "got")
+    fetched = download.fetch_artifact(tracker.uri, journal.run_id(folder), name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
     for run_id, wanted in [
-        (record.run_id, "../best/model.safetensors"),
-        (record.run_id, "/etc/hostname"),
-        (record.run_id, "best"),
-        (record.run_id, "missing.safetensors"),
+        (journal.run_id(folder), "../best/model.safetensors"),
+        (journal.run_id(folder), "/etc/hostname"),
+        (journal.run_id(folder), "best"),
+        (journal.run_id(folder), "missing.safetensors"),
         ("0" * 32, name),
         ("../../x", name),
     ]:
@@ -146,12 +152,12 @@ JOB = """
 import logging, os, sys
 from pathlib import Path
 from frostline.records.recording import recording
-from frostline.tracking import session
+from frostline.tracking import server, session
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
-uri = session.tracking_uri(None, root)
+uri = server.tracking_uri(None, root)
 tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
@@ -174,16 +180,16 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
     assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
-    assert len(sync.remembered(uri, tmp_path)) == 3
-    for folder in sync.remembered(uri, tmp_path):
-        assert sync.complete(SweepMirror(folder, sync.place_of(folder, tmp_path)))
+    assert len(pending.remembered(uri, tmp_path)) == 3
+    for folder in pending.remembered(uri, tmp_path):
+        assert sync.complete(SweepMirror(folder, pending.place_of(folder, tmp_path)))
         sweep, run = client.get_run(journal.run_id(folder)), client.get_run(journal.run_id(folder / "0"))
         assert run.data.metrics == {"train/loss": 1.0}
         assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
         assert (sweep.info.status, run.info.status) == ("KILLED", "KILLED")
     assert {journal.run_id(tmp_path / str(job)) for job in range(3)} == {sweep for _, sweep in rows}
     assert len(client.search_runs([rows[0][0]])) == 6
-    assert sync.remembered(uri, tmp_path) == []
+    assert pending.remembered(uri, tmp_path) == []
 
 
 def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
@@ -217,7 +223,7 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     assert (closed.data.metrics["full/test_accuracy"], closed.data.metrics["full/train_seconds"]) == (0.25, 2.0)
     assert "lr=0.2" in closed.data.tags["frostline.best.head"]
     assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
-    assert sync.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
+    assert pending.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
@@ -228,22 +234,22 @@ def test_importing_the_module_imports_neither_mlflow_nor_torch():
 
 def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert session.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert server.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.chdir(tmp_path)
-    assert session.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert session.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
+    assert server.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert server.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert session.tracking_uri(None, tmp_path) == "http://server:5000"
-    assert session.tracking_uri("https://other", tmp_path) == "https://other"
+    assert server.tracking_uri(None, tmp_path) == "http://server:5000"
+    assert server.tracking_uri("https://other", tmp_path) == "https://other"
 
 
 def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert session.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
-    assert session.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    assert server.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert server.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
-    assert session.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert server.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,7 @@ def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_
 def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp_path, monkeypatch, uri, meant):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
-        session.tracking_uri(uri, tmp_path)
+        server.tracking_uri(uri, tmp_path)
     assert not meant or str(refused.value).endswith(f"; did you mean {meant}?")
     assert not list(tmp_path.iterdir())
 
@@ -271,7 +277,7 @@ def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
 def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
-        session.tracking_uri(uri, tmp_path)
+        server.tracking_uri(uri, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -287,11 +293,11 @@ def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
 )
 def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
-    assert session.tracking_uri(None, tmp_path) == safe
+    assert server.tracking_uri(None, tmp_path) == safe
     assert "hunter2" not in session.ui_command(safe, tmp_path)
     assert credentials.restored(safe) == whole
     with pytest.raises(UserError) as caught:
-        session.tracking_uri(whole, tmp_path)
+        server.tracking_uri(whole, tmp_path)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
 
@@ -299,7 +305,7 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
 def test_an_address_that_nobody_can_read_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
-        session.tracking_uri(None, tmp_path)
+        server.tracking_uri(None, tmp_path)
 
 
 @pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])
@@ -309,7 +315,7 @@ def test_an_address_without_a_password_stays_as_it_is(plain):
 
 def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    uri = session.tracking_uri(None, tmp_path)
+    uri = server.tracking_uri(None, tmp_path)
     said: list[str] = []
     tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=said.append)
     session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
@@ -322,7 +328,7 @@ def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_p
 def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_projects_own(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
-    assert session.ui_command(session.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
+    assert session.ui_command(server.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
     assert session.ui_command("http://server:5000", tmp_path) == "http://server:5000"
 
 
@@ -342,17 +348,17 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     with recording(tmp_path / "0", name="run", tags={}, params={}) as record:
         record.artifact(tmp_path / "0" / "kept.txt")
     session.close_sweep(other, status="FINISHED", description="", results=[])
-    (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{record.run_id}/artifacts/kept.txt")
+    (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{journal.run_id(tmp_path / '0')}/artifacts/kept.txt")
     assert kept.is_file()
 
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = session.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
+    uri = server.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
         open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)
-    assert sync.remembered(uri, tmp_path) == []
+    assert pending.remembered(uri, tmp_path) == []
 
 
 @pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
@@ -362,14 +368,14 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        uri = session.tracking_uri(away, tmp_path)
+        uri = server.tracking_uri(away, tmp_path)
         (sweep := tmp_path / "sweep").mkdir()
         said: list[str] = []
         tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)
         (sweep / "0").mkdir()
         with recording(sweep / "0", name="run", tags={}, params={}) as record:
             record.metrics({"train/loss": 1.0}, 1)
-        assert record.run_id is None and tracker.sweep_run_id is None
+        assert journal.run_id(sweep / "0") is None and tracker.sweep_run_id is None
         session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
     assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)
     assert any(why in said[0] for why in ("refused", "locked", "File exists", "Not a directory")), said[0]
@@ -427,15 +433,21 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
     for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
         sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
         with recording(tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
-            assert session.up_to_date(sweep)
-            said += [client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, record.run_id)]
+            assert up_to_date(sweep)
+            said += [
+                client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, journal.run_id(tmp_path / "0"))
+            ]
             record.metrics({"train/loss": 0.5}, 1)
             record.metrics({"train/loss": 0.25}, epoch + 1)
         session.close_sweep(sweep, status="FINISHED", description="", results=[])
     assert said == ["RUNNING"] * 4
-    runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, record.run_id)]
+    runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, journal.run_id(tmp_path / "0"))]
     assert [(run.info.status, run.data.tags["try"]) for run in runs] == [("FINISHED", "second")] * 2
-    assert [point.step for point in client.get_metric_history(record.run_id, "train/loss")] == [1, 2, 3]
+    assert [point.step for point in client.get_metric_history(journal.run_id(tmp_path / "0"), "train/loss")] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
@@ -456,9 +468,9 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.note(run, "run", sync=True, uid="b" * 32, **facts)
     left = Past(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
-    named = resume.named(left, root, tracker.uri)
+    named = resume.with_run_id(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
-    assert named.run_id == journal.run_id(run) == resume.named(left, root, tracker.uri).run_id
+    assert named.run_id == journal.run_id(run) == resume.with_run_id(left, root, tracker.uri).run_id
     client = MlflowClient(tracker.uri)
     found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
     assert [one.info.run_id for one in found] == [named.run_id]

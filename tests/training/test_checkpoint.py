@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from frostline.training import checkpoint
+from small import last_checkpoint
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 KILLER = """
@@ -39,7 +40,7 @@ for deadly in range(1, 100):
     folder.mkdir()
     if os.fork() == 0:
         for number in range(1, 5):
-            checkpoint.save(folder, {"a": torch.full((1000,), float(number))}, {"number": number})
+            checkpoint.save(folder / "checkpoint", {"a": torch.full((1000,), float(number))}, {"number": number})
             (folder / "saved").write_text(str(number))
         os._exit(0)
     if os.wait()[1] == 0:
@@ -78,8 +79,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_what_is_saved_comes_back_bit_for_bit_with_its_facts(tmp_path: Path) -> None:
     facts = {"epoch": 3, "sum": 0.1 + 0.2, "names": ["ü", "b"], "nested": {"a": None}}
-    path = checkpoint.save(tmp_path, some(), facts)
-    found = checkpoint.load(tmp_path, silent)
+    path = checkpoint.save(tmp_path / "checkpoint", some(), facts)
+    found = last_checkpoint(tmp_path, silent)
     assert found is not None
     assert same(found[0], some())
     assert found[1] == facts
@@ -87,18 +88,14 @@ def test_what_is_saved_comes_back_bit_for_bit_with_its_facts(tmp_path: Path) -> 
     assert path.with_suffix(".sha256").read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
 
 
-def test_nothing_is_found_where_nothing_was_saved_or_all_was_cleared(tmp_path: Path) -> None:
-    assert checkpoint.load(tmp_path, silent) is None
-    checkpoint.save(tmp_path, some(), {})
-    checkpoint.clear(tmp_path)
-    assert checkpoint.load(tmp_path, silent) is None
-    assert not list(tmp_path.iterdir())
+def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path, silent) is None
 
 
 def test_the_newest_counts_and_the_one_before_stays(tmp_path: Path) -> None:
     for number in range(1, 5):
-        checkpoint.save(tmp_path, some(number), {"number": number})
-    found = checkpoint.load(tmp_path, silent)
+        checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
+    found = last_checkpoint(tmp_path, silent)
     assert found is not None
     assert found[1] == {"number": 4}
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
@@ -109,7 +106,7 @@ def test_the_newest_counts_and_the_one_before_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["safetensors", "sha256"])
 def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
     draw, content = random.Random(0), newest.with_suffix(f".{suffix}").read_bytes()
     flips = 150
     for _ in range(flips):
@@ -118,7 +115,7 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> 
         flipped[at // 8] ^= 1 << at % 8
         newest.with_suffix(f".{suffix}").write_bytes(flipped)
         lines: list[str] = []
-        found = checkpoint.load(tmp_path, lines.append)
+        found = last_checkpoint(tmp_path, lines.append)
         assert found is not None
         assert found[1] == {"number": 1}
         assert same(found[0], some(1))
@@ -129,7 +126,7 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> 
 @pytest.mark.parametrize("damage", ["empty", "cut", "alone", "folder"])
 def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
     if damage == "alone":
         newest.with_suffix(".sha256").unlink()
     elif damage == "folder":
@@ -138,7 +135,7 @@ def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     else:
         newest.write_bytes(b"" if damage == "empty" else newest.read_bytes()[:-100])
     lines: list[str] = []
-    found = checkpoint.load(tmp_path, lines.append)
+    found = last_checkpoint(tmp_path, lines.append)
     assert found is not None
     assert found[1] == {"number": 1}
     assert len(lines) == 1
@@ -146,18 +143,18 @@ def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
 
 def test_all_damaged_is_as_good_as_none(tmp_path: Path) -> None:
     for number in (1, 2):
-        checkpoint.save(tmp_path, some(number), {}).write_bytes(b"\0" * 100)
+        checkpoint.save(tmp_path / "checkpoint", some(number), {}).write_bytes(b"\0" * 100)
     lines: list[str] = []
-    assert checkpoint.load(tmp_path, lines.append) is None
+    assert last_checkpoint(tmp_path, lines.append) is None
     assert len(lines) == 2
 
 
 def test_after_a_damaged_one_the_next_is_the_newest_again(tmp_path: Path) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path, some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
     newest.write_bytes(b"")
-    checkpoint.save(tmp_path, some(3), {"number": 3})
-    found = checkpoint.load(tmp_path, silent)
+    checkpoint.save(tmp_path / "checkpoint", some(3), {"number": 3})
+    found = last_checkpoint(tmp_path, silent)
     assert found is not None
     assert found[1] == {"number": 3}
 
@@ -171,18 +168,18 @@ class Canary:
 
 
 def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, some(), {})
+    path = checkpoint.save(tmp_path / "checkpoint", some(), {})
     for evil in (pickle.dumps(Canary(tmp_path / "ran")), b'{"__metadata__": 1}'):
         path.write_bytes(evil)
         path.with_suffix(".sha256").write_text(f"{hashlib.sha256(evil).hexdigest()}  {path.name}\n")
         lines: list[str] = []
-        assert checkpoint.load(tmp_path, lines.append) is None
+        assert last_checkpoint(tmp_path, lines.append) is None
         assert len(lines) == 1
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path, some(), {"number": 1})
+    checkpoint.save(tmp_path / "checkpoint", some(), {"number": 1})
     draw, write = random.Random(0), checkpoint.save_file
 
     def forgetful(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
@@ -195,23 +192,23 @@ def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, mon
     monkeypatch.setattr(checkpoint, "save_file", forgetful)
     for _ in range(150):
         with pytest.raises(checkpoint.DamagedCheckpoint):
-            checkpoint.save(tmp_path, some(), {"number": 2})
+            checkpoint.save(tmp_path / "checkpoint", some(), {"number": 2})
     monkeypatch.undo()
-    found = checkpoint.load(tmp_path, silent)
+    found = last_checkpoint(tmp_path, silent)
     assert found is not None and found[1] == {"number": 1}
 
 
 def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path, some(), {"number": 1})
+    checkpoint.save(tmp_path / "checkpoint", some(), {"number": 1})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path, some(), {"number": 2})
+        checkpoint.save(tmp_path / "checkpoint", some(), {"number": 2})
     monkeypatch.undo()
-    found = checkpoint.load(tmp_path, silent)
+    found = last_checkpoint(tmp_path, silent)
     assert found is not None
     assert found[1] == {"number": 1}
 
@@ -224,7 +221,7 @@ def test_killed_inside_any_step_of_a_save_the_last_one_that_was_done_is_there(tm
     assert tried > 30
     for folder in tmp_path.iterdir():
         saved = int((folder / "saved").read_text()) if (folder / "saved").exists() else 0
-        found = checkpoint.load(folder, lambda line: None)
+        found = last_checkpoint(folder, lambda line: None)
         number = found[1]["number"] if found else 0
         assert number in (saved, saved + 1)
         assert not found or torch.equal(found[0]["a"], torch.full((1000,), float(number)))

@@ -17,8 +17,9 @@ from torch import nn
 from frostline.core.config import FreezeModeConfig, ScheduleConfig
 from frostline.core.errors import UserError
 from frostline.models.build import Model
+from frostline.runs import setup
 from frostline.training import optim, schedule
-from small import CONF, MODES, images, mode, network, phase, resolve, train
+from small import CONF, MODES, compose, images, mode, network, phase, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
 OPTIMIZERS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "optimizer").glob("*.yaml")}
@@ -148,6 +149,17 @@ def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict
     with pytest.raises(UserError, match=r"^optimizer\.options=.*expected what sgd takes \(.+\)$") as caught:
         optim.check_options("sgd", options)
     assert "\n" not in str(caught.value)
+
+
+def test_weight_decay_that_the_optimizer_does_not_have_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^optimizer\.weight_decay=0\.05: expected 0, since rprop has no") as caught:
+        setup.check(compose("freeze=head", "optimizer=adamw", "optimizer.name=rprop"))
+    assert "\n" not in str(caught.value)
+    optim.check_options("rprop", {}, weight_decay=0.0)
+    optim.check_options("adamw", {}, weight_decay=0.05)
+    groups = [{"params": [torch.ones(1)], "weight_decay": decay} for decay in (0.0, 0.05)]
+    with pytest.raises(UserError, match="rprop has no weight decay"):
+        optim.build("rprop", groups, lr=0.1, options={})
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adagrad", "adamax", "nadam", "radam", "rprop", "asgd", "adadelta"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,17 +10,17 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from frostline.core import interrupts
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.runs import outcome
+from frostline.runs import evaluation
 from frostline.runs.run import execute
 from frostline.store import hashing
-from frostline.training import checkpoint, optim, state
+from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.state import Learner, Progress
-from small import compose, silently
+from small import compose, last_checkpoint, silently
 
 SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
@@ -77,7 +76,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     folder.mkdir(exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Screen()
-    saves, save = 0, state.checkpoint.save
+    saves, save = 0, checkpoint.save
 
     def dying(*arguments: Any) -> Path:
         nonlocal saves
@@ -89,8 +88,8 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
-        patch.setattr(state, "_WORTH", 0)
-        patch.setattr(outcome.confusion_plot, "draw", lambda *arguments: None)
+        patch.setattr(checkpoint_timing, "_WORTH", 0)
+        patch.setattr(evaluation.confusion_plot, "draw", lambda *arguments: None)
         try:
             metrics, _ = execute(
                 compose(*SMALL, *overrides),
@@ -182,8 +181,8 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
 
     first, second = learner(), learner()
     steps(first, 3, seed=1)
-    checkpoint.save(tmp_path, *state.capture(first, Progress()))
-    found = checkpoint.load(tmp_path, print)
+    checkpoint.save(tmp_path / "checkpoint", *state.capture(first, Progress()))
+    found = last_checkpoint(tmp_path, print)
     assert found is not None
     state.restore(second, *found)
     for one in (first, second):
@@ -194,7 +193,7 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
 
 def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path / "part", "freeze=head", stop=1) is None
-    found = checkpoint.load(tmp_path / "part", print)
+    found = last_checkpoint(tmp_path / "part", print)
     assert found is not None
     assert {name for name in found[0] if name.startswith(("model/", "best/"))} == {
         *("model/fc.weight", "model/fc.bias", "best/fc.weight", "best/fc.bias")
@@ -204,7 +203,7 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
 def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", "freeze=full")
     assert run(tmp_path / "part", "freeze=full", stop=3) is None
-    newest = checkpoint.newest(tmp_path / "part")[0]
+    newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
@@ -238,7 +237,7 @@ def test_a_checkpoint_in_another_folder_is_used_and_stays(tmp_path: Path) -> Non
     assert again is not None
     assert "  goes on after epoch 2" in again["said"]
     require_same(whole, again)
-    assert checkpoint.load(tmp_path / "before", print) is not None
+    assert last_checkpoint(tmp_path / "before", print) is not None
 
 
 def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,58 +276,3 @@ def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
     assert other is not None
     assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
     require_same(whole, other)
-
-
-def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred epochs of a second each, with saves that take half a second, every 25th is kept."""
-    clock = 0.0
-
-    def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        nonlocal clock
-        clock += 0.5
-
-    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
-    monkeypatch.setattr(checkpoint, "save", save)
-    kept = 0
-    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
-        for _ in range(100):
-            clock += 1
-            if keeper.worth():
-                keeper.save({}, {})
-                keeper.settle()
-                kept += 1
-    assert kept == 4
-
-
-@pytest.mark.parametrize(("size", "first"), [(0, 1), (600_000_000, 100)])
-def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
-    size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = 0.0
-    monkeypatch.setattr(state.time, "perf_counter", lambda: clock)
-    with state.Keeper(tmp_path, size=size, every=None, say=print) as keeper:
-        while clock < 1000 and not keeper.worth():
-            clock += 1
-    assert clock == first
-
-
-def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is what was there at that moment."""
-    gate, save, weight, journal = threading.Event(), checkpoint.save, torch.zeros(3), [1]
-
-    def slow(*arguments: Any) -> Path:
-        gate.wait(60)
-        return save(*arguments)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
-    with state.Keeper(tmp_path, size=0, every=None, say=print) as keeper:
-        keeper.save({"weight": weight}, {"journal": journal})
-        weight += 1
-        journal.append(2)
-        assert not keeper.worth()
-        assert checkpoint.load(tmp_path, print) is None
-        gate.set()
-    found = checkpoint.load(tmp_path, print)
-    assert found is not None
-    assert found[0]["weight"].tolist() == [0, 0, 0]
-    assert found[1] == {"journal": [1]}

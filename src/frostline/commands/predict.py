@@ -59,9 +59,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _files(named: Sequence[str]) -> Iterator[Path]:
+def _files(paths: Sequence[str]) -> Iterator[Path]:
     """Yield the pictures; a path of the command line must exist, one of a list is reported when its turn comes."""
-    for name in named:
+    for name in paths:
         if name == "-":
             for line in sys.stdin:
                 if path := line.rstrip("\r\n"):

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
     from frostline.sweeps.find_weights import found
-    from frostline.tracking import registry, session
+    from frostline.tracking import registry, server
 
     with found(options.run) as run:
         if run.note:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
-        uri = run.uri or session.tracking_uri(network.config.tracking.uri, project.project_root())
+        uri = run.uri or server.tracking_uri(network.config.tracking.uri, project.project_root())
         version = registry.register(
             uri,
             result.run_id,

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from frostline.commands import CALLED, Parser
-from frostline.core import machine, project
+from frostline.core import files, machine, project
 from frostline.core.config import Config, choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.runs import outcome
-from frostline.sweeps import find_runs, job, rerun, sweep
+from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.find_runs import Recorded
+from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
-from frostline.tracking import session
+from frostline.tracking import server
 
 T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -36,20 +35,20 @@ def main(arguments: list[str]) -> int:
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
     folder = Path(named).absolute() if named else project.new_sweep()
-    uri = session.tracking_uri(given.get("tracking.uri"), project.project_root())
+    uri = server.tracking_uri(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
-        found = find_runs.find(options.run, uri=uri, folder=Path(fetched))
-        cells = _cells(found, [find_runs.config_of(run.config, overrides) for run in found])
-        again = _Again(found, cells)
-        status = sweep.run_cells(cells, crew=again, folder=folder, named=bool(named))
+        found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
+        planned = _planned(found, [recorded_runs.config_of(run.config, overrides) for run in found])
+        again = _Again(found, planned)
+        status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():
         print(f"{found[number].name}: {report.verdict.text}")
     return status or max(report.verdict.value for report in again.reports.values())
 
 
-def _cells(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
-    """Return the cells of the new sweep; beside the short names they state what else differs within it."""
+def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
+    """Return the runs of the new sweep; beside the short names they state what else differs within it."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
     varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
@@ -69,8 +68,8 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 class _Again:
     """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
 
-    def __init__(self, found: Sequence[Recorded], cells: Sequence[PlannedRun]) -> None:
-        self._found, self._cells = found, cells
+    def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
+        self._found, self._planned = found, planned
         self.reports: dict[int, Report] = {}
 
     def start(self, config: Config) -> None:
@@ -87,15 +86,15 @@ class _Again:
     def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
         """Run and compare them."""
         for number in numbers:
-            (own := self._folder / self._cells[number].folder).mkdir()
-            self._one(number, self._found[number], self._cells[number].config, own)
+            (own := self._folder / self._planned[number].folder).mkdir()
+            self._one(number, self._found[number], self._planned[number].config, own)
         return {}
 
     def close(self, *, now: bool) -> None:
         """Nothing is kept."""
 
     def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
-        here, then = _here(config), old.outcome.environment
+        here, then = _here(config), old.comparable.environment
         topics = {key.split(".")[0] for key in here}
         known = {key: value for key, value in then.items() if key.split(".")[0] in topics or key == "environment"}
         shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
@@ -104,14 +103,14 @@ class _Again:
         order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
         record = Record(own)
-        record.tag("frostline.rerun_of", old.identity)
+        record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":
             return
-        report = rerun.compare(old.outcome, find_runs.outcome(own, result.metrics), old.seeds)
+        report = rerun.compare(old.comparable, recorded_runs.comparable(own, result.metrics), old.seeds)
         self.reports[number] = report
-        outcome.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
+        files.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
         record.artifact(own / layout.RERUN)
-        record.tag("frostline.verdict", report.verdict.text)
+        record.tag(layout.VERDICT_TAG, report.verdict.text)
         for line in report.lines(shown):
             job.screen().say(f"  {line.strip()}")
 

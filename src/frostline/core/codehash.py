@@ -29,6 +29,7 @@ DECIDE_NONE = {
     "data.layouts": "which folder is which; the files stand in the key",
     "data.leftovers": "what is no picture",
     "data.loading": "the digest of a split's pixels, sizes and ids stands in the key",
+    "data.names": "what people are shown",
     "data.decode_on_demand": "the digest of a split stands for the pixels that are decoded anew",
     "models.weights": "the bytes of the weights stand in the key",
     "records.layout": "what files are called",

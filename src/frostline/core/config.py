@@ -207,10 +207,13 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the state from which a run can go on is written; at the end of every epoch in any case."""
+    """When the state from which a run can go on is written: when it is interrupted, and with epochs that are worth it.
+
+    An epoch is where less than 2% of the time since the last one goes into that.
+    """
 
     every_seconds: float | None
-    """Also after so many seconds within an epoch; null for epochs only."""
+    """Also as soon as so many seconds have passed since the last one, in the middle of an epoch or at its end."""
 
 
 @dataclass
@@ -283,13 +286,15 @@ class Config:
     tracking: TrackingConfig
 
 
-# What does not change a run's metrics, and so is no part of its digest. A device changes their last bits, as another
-# thread count or CPU does: the record names it, and a run on another one counts as the same. What `auto`
-# makes of a device is no last bit: `compose.settled` replaces it before any digest.
-_NOT_SEMANTIC = (
+NOT_SEMANTIC = (
     *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
     *("data.root", "data.download"),
 )
+"""What does not change a run's metrics, and so is no part of its digest.
+
+A device changes their last bits, as another thread count or CPU does: the record names it, and a run on another one
+counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any digest.
+"""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -305,7 +310,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def is_semantic(key: str) -> bool:
     """Return whether `key`, with dots, is one that decides a run's metrics."""
-    return not any(key == name or key.startswith(f"{name}.") for name in _NOT_SEMANTIC)
+    return not any(key == name or key.startswith(f"{name}.") for name in NOT_SEMANTIC)
 
 
 def semantic(config: Config) -> dict[str, Any]:

@@ -23,6 +23,11 @@ def write(path: Path, text: str, *, sync: bool = False) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Have the file at `path` say `value` as indented JSON, as `write` does."""
+    write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def parsed(text: str | bytes) -> Any:
     """Return what a JSON text says; ValueError where it is none, or nested so deeply that Python gives it up."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
-from frostline.data.layouts import is_text, printable, some
+from frostline.data.names import is_text, printable, some
 
 
 def check_names(names: Iterable[str], top: Path) -> None:

@@ -7,7 +7,6 @@ decoded whole: libjpeg at half the size is faster, but no more exact to 1/255 (a
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.data.bit_depth import Levels
-from frostline.data.read_image import tensor_of, why
+from frostline.data.decode_image import lift_limits, tensor_of, why
 
 See = Callable[[int, Tensor], Tensor]
 """Returns `(3, S, S)`: what is shown of a picture `(3, H, W)` uint8, given its place in the batch."""
@@ -31,7 +30,7 @@ class Undecoded:
     ) -> None:
         """Picture i is `read(ids[i])`, called `name(ids[i])`, shown by `levels`; all of them were decoded before."""
         self._read, self._name, self._ids, self._levels = read, name, ids.tolist(), levels
-        warnings.filterwarnings("ignore", module="PIL")  # of EXIF that is odd in what we do not ask for
+        lift_limits()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -46,7 +45,6 @@ class Undecoded:
 
     def _seen(self, row: int, see: See, place: int) -> Tensor:
         number = self._ids[row]
-        Image.MAX_IMAGE_PIXELS = None  # data.max_pixels was asked for when it was decoded first
         try:
             with self._read(number) as image:
                 picture = tensor_of(image, self._levels)[0]

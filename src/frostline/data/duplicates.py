@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.findings import Finding, named
+from frostline.data.findings import Finding, first_few
 
 if TYPE_CHECKING:
-    from frostline.data.loading import Split
+    pass
 
 _TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
 
@@ -55,16 +55,6 @@ def shared(digests: Tensor, others: Tensor) -> Tensor:
     """Return `(N,)` int64: for each of `(N, 32)` uint8 digests the last row of `others` that is equal, or -1."""
     place = {row.tobytes(): index for index, row in enumerate(others.numpy())}
     return torch.tensor([place.get(row.tobytes(), -1) for row in digests.numpy()], dtype=torch.int64)
-
-
-def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
-    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
-
-    `logits` is `(N, classes)` in the order of `test`.
-    """
-    new = shared(test.digests, train.digests) < 0
-    right = (logits.argmax(1) == test.labels)[new]
-    return int((~new).sum()), right.float().mean().item() if len(right) else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
     count = len(rows)
     yield Finding(
         f"{count:,} of {len(places):,} pictures in {one} {'is' if count == 1 else 'are'} in {two}, too "
-        f"({named(names)}): accuracy there says less than it seems to",
+        f"({first_few(names)}): accuracy there says less than it seems to",
         True,
         names,
     )
@@ -132,7 +122,7 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
 
     count = len(groups)
     each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
-    some = named([shown(_two_classes(group, splits)) for group in groups])
+    some = first_few([shown(_two_classes(group, splits)) for group in groups])
     yield Finding(f"{count:,} {each} ({some})", True, tuple(map(shown, groups)))
 
 
@@ -149,7 +139,7 @@ def _copies(train: Shown) -> Iterator[Finding]:
     names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in rows if row != twin)
     if names:
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
-        yield Finding(f"{len(names):,} of {len(rows):,} pictures in train {verb} ({named(names)})", False, names)
+        yield Finding(f"{len(names):,} of {len(rows):,} pictures in train {verb} ({first_few(names)})", False, names)
 
 
 def _alike(group: Sequence[int], files: Sequence[Path], fact: Callable[[Path], Hashable]) -> Iterator[list[int]]:

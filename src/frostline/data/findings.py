@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frostline.data.bit_depth import FULL, TOP, Levels
+from frostline.data.names import some
 
 _SHOWN = 3
 
@@ -24,7 +25,7 @@ class Finding:
     """All pictures that it is about, by name; the line names the first few."""
 
 
-def named(pictures: Sequence[str]) -> str:
+def first_few(pictures: Sequence[str]) -> str:
     """Return the first few pictures for a line."""
     return ", ".join(pictures[:_SHOWN]) + (", ..." if len(pictures) > _SHOWN else "")
 
@@ -37,7 +38,7 @@ def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Fin
         for number, what in ((0, "no pictures"), (1, "one picture")):
             if names := [name for name, count in zip(classes, counts, strict=True) if count == number]:
                 each = " each" if number and len(names) > 1 else ""
-                found.append(Finding(f"{split} has {what}{each} of {_some(names)}", True, tuple(names)))
+                found.append(Finding(f"{split} has {what}{each} of {some(names)}", True, tuple(names)))
     counts = labels["train"].bincount(minlength=len(classes)).tolist()
     share, largest = max(counts) / sum(counts), classes[counts.index(max(counts))]
     if share > (1 + 1 / len(classes)) / 2:  # nearer to one class alone than to as many of each
@@ -47,10 +48,6 @@ def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Fin
             )
         )
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weights: str | None) -> list[Finding]:
@@ -66,7 +63,7 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
     how = "the same classes in another order" if mine == theirs else "more classes" if mine < theirs else "some of them"
     return [
         Finding(
-            f"model.weights={weights} knows {how} ({_some(trained_for)}; the data has {_some(classes)}): "
+            f"model.weights={weights} knows {how} ({some(trained_for)}; the data has {some(classes)}): "
             "the head begins anew",
             mine == theirs,
         )
@@ -74,9 +71,10 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
 
 
 def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:
-    """Return what is to be told of how `total` pictures are shown, by what was done to them (`read_image.CONVERSIONS`).
+    """Return what is to be told of how `total` pictures are shown.
 
-    `span` are the lowest and the highest of their values of more than 8 bits, shown by `levels`.
+    `counts` says how many were converted, by `decode_image.CONVERSIONS`; `span` are the lowest and the highest of their
+    values of more than 8 bits, shown by `levels`.
     """
     found = []
     if counts.get("grayscale") == total:

@@ -56,8 +56,3 @@ def _identity(folder: Path) -> tuple[int, int]:
     """Return what tells a folder from others, by whatever links it was reached."""
     status = folder.stat()
     return status.st_dev, status.st_ino
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the image files below `folder`, sorted; hidden ones, macOS `._*` among them, and other files left out."""
-    return survey(folder).files

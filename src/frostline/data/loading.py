@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -14,14 +14,14 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from frostline.core.errors import UserError, user_error
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
+from frostline.data.broken_pictures import leave_out, require_readable
+from frostline.data.decode_all import Progress
+from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.decoding import Progress
 from frostline.data.findings import Finding
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
-from frostline.data.read_image import CONVERSIONS
 from frostline.data.sources import Source, open_splits
 from frostline.data.splitting import Selection, divide
 from frostline.store.mapped import Rows
@@ -85,8 +85,8 @@ class Data:
     fingerprint: str
     """sha256 (hex) over all splits, their labels included, and the class names."""
     counts: dict[str, int]
-    """Pictures of all splits that were converted, by `read_image.CONVERSIONS`; `skipped` as broken; and files left out
-    since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
+    """Pictures of all splits that were converted, by `decode_image.CONVERSIONS`; `skipped` as broken; and files left
+    out since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
     crops: bool
     """Whether random crops of the training images are shown."""
     pixels: str
@@ -103,13 +103,6 @@ class Data:
         """What random crops are cut from, for people; empty where there are none."""
         reduced = f"pictures reduced to a shorter side of {self.reduced_to} pixels"
         return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
-
-
-class BadPictures(UserError):
-    """Some pictures cannot be read."""
-
-    reasons: tuple[tuple[str, str], ...] = ()
-    """Every one of them by name, and what is wrong with it."""
 
 
 _KEPT = {"stored": "stored", "nothing": "exact"}
@@ -167,8 +160,8 @@ def _assemble(parts: Mapping[str, Selection], request: Request, sight: Sight, st
     for source in sources.values():
         own = {name: part.ids for name, part in parts.items() if part.source is source}
         decoded |= cache.decode(source, own, sight, levels)
-    good = {name: _without(part, decoded[name].bad) for name, part in parts.items()}
-    _check_bad(parts, good, decoded, request)
+    good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
+    require_readable(parts, good, decoded, root=request["root"], skip=request["skip_bad"])
     names = ("train", "val", "test")
     pairs = [(good[name], decoded[name]) for name in names]
     splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
@@ -187,36 +180,6 @@ def _assemble(parts: Mapping[str, Selection], request: Request, sight: Sight, st
         levels=levels,
         findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
     )
-
-
-def _without(part: Selection, bad: Mapping[int, str]) -> Selection:
-    if not bad:
-        return part
-    keep = torch.tensor([index not in bad for index in part.ids.tolist()])
-    return replace(part, ids=part.ids[keep])
-
-
-def _check_bad(
-    parts: Mapping[str, Selection], good: Mapping[str, Selection], decoded: Mapping[str, Decoded], request: Request
-) -> None:
-    """Raise the error for broken pictures, or for a class or split that is lost without them."""
-    reasons = []
-    for name, part in parts.items():
-        bad = decoded[name].bad
-        reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
-        lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
-        if request["skip_bad"] and (lost if name == "train" else not len(good[name].ids)):
-            classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
-            raise user_error(
-                "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
-            )
-    if reasons and not request["skip_bad"]:
-        count = sum(len(part.ids) for part in parts.values())
-        some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
-        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
-        error = BadPictures(f"{user_error('data.root', request['root'], expected)}; data.skip_bad=true leaves them out")
-        error.reasons = tuple(sorted(reasons))
-        raise error
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:

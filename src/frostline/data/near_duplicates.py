@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.duplicates import Shown, shared
-from frostline.data.findings import Finding, named
+from frostline.data.findings import Finding, first_few
 from frostline.data.perceptual_hash import NONE
 
 PHASH, DHASH = 4, 8
@@ -38,7 +38,7 @@ def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
         look = "looks" if len(rows) == 1 else "look"
         yield Finding(
             f"{len(rows):,} of {len(places):,} pictures in {split} {look} nearly like one in train "
-            f"({named(names)}): if they show the same, accuracy there says less than it seems to",
+            f"({first_few(names)}): if they show the same, accuracy there says less than it seems to",
             False,
             names,
         )

@@ -22,9 +22,9 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
+from frostline.data.decode_all import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
+from frostline.data.decode_image import at_most
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.decoding import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
-from frostline.data.read_image import at_most
 from frostline.data.resize import CenterCrop
 from frostline.data.sources import Source
 from frostline.store.entries import Entry
@@ -32,7 +32,7 @@ from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
 
-_CODE = ("data.decoding", "data.sources", "data.value_range")
+_CODE = ("data.decode_all", "data.sources", "data.value_range")
 """What reads pictures, what turns them into pixels, and what finds black and white in a set."""
 
 
@@ -119,7 +119,7 @@ class PixelCache:
         decoded: dict[str, Decoded] = {}
         if centred:
             every = _union(centred.values())
-            kept = 3 * sight.center.size**2 * len(every) <= self._most
+            kept = 3 * sight.center.size**2 * len(every) <= self._store.half
             keep = Keep("view", view=sight.center, levels=levels) if kept else Keep("nothing", levels=levels)
             decoded |= dict.fromkeys(centred, self._decode(source, every, keep))
         if "train" in ids and sight.side is not None:
@@ -134,12 +134,7 @@ class PixelCache:
         known = next((keep for keep in (stored, exact) if self._is_there(source, ids, keep)), None)
         sizes = header_sizes(ids.tolist(), source.read) if known is None else self._sizes(source, ids, known)
         size = 3 * sum(width * height for width, height in reduced(sizes, side))
-        return self._decode(source, ids, stored if size <= self._most else exact)
-
-    @property
-    def _most(self) -> int:
-        """Bytes that the pictures of a source may take: the other half of the store is for features."""
-        return self._store.budget // 2
+        return self._decode(source, ids, stored if size <= self._store.half else exact)
 
     def _small(self, source: Source, ids: Tensor, center: CenterCrop, levels: Levels) -> Decoded | None:
         """Return the pictures as they are if all have one size that is no larger than what a network sees of them."""

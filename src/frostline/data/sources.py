@@ -32,10 +32,11 @@ from frostline.core import codehash, plugins
 from frostline.core.errors import user_error
 from frostline.data import duplicates
 from frostline.data.class_names import check_classes, check_names
+from frostline.data.decode_image import open_image
 from frostline.data.findings import Finding
-from frostline.data.layouts import lay_out, printable, some
+from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
-from frostline.data.read_image import open_image
+from frostline.data.names import printable, some
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,8 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
 
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
     """Return the pictures of a split; they are named by their place in `root`."""
-    flat = [(file, classes.index(name)) for name, listing in listings.items() for file in listing.files]
+    number = {name: label for label, name in enumerate(classes)}
+    flat = [(file, number[name]) for name, listing in listings.items() for file in listing.files]
     files = [file for file, _ in flat]
     other = sum((listing.other for listing in listings.values()), Counter[str]())
     return Source(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.randomness import address, uniform
+from frostline.data.names import some
 from frostline.data.sources import Source
 
 
@@ -87,9 +88,8 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
     if int(counts.max()) > 1:
         return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
     singles = [part.source.classes[label] for label in counts.nonzero()[:, 0].tolist()]
-    named = ", ".join(singles[:5]) + (f" and {len(singles) - 5} more" if len(singles) > 5 else "")
     return user_error(
-        key, fraction, f"at least two pictures of some class, one of them for {name}, but {named} have one"
+        key, fraction, f"at least two pictures of some class, one of them for {name}, but {some(singles)} have one"
     )
 
 

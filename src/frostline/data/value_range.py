@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.data.bit_depth import of_set, summary
-from frostline.data.decoding import threads
-from frostline.data.read_image import at_most, is_passing, values_of
+from frostline.data.decode_all import threads
+from frostline.data.decode_image import at_most, is_passing, values_of
 from frostline.store.store import Writer
 
 

@@ -19,8 +19,17 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from frostline.core import plugins
 from frostline.core.errors import user_error
 from frostline.core.randomness import address
-from frostline.models import weights as files
 from frostline.models.stages import Family, Structure, structure_of
+from frostline.models.weights import (
+    GLYPHS,
+    GLYPHS_SHA256,
+    SUFFIXES,
+    content,
+    fetch,
+    is_file_name,
+    load_into,
+    metadata_of,
+)
 from frostline.store import hashing
 
 NAMES = tuple(list_models(module=torchvision.models))
@@ -127,7 +136,7 @@ def build(
         head = _head_like(module.get_submodule(structure.head), num_classes)
     module.set_submodule(structure.head, head.to(memory_format=memory_format))
     digest, loaded = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
-    known = files.metadata_of(source).get("classes") if isinstance(source, Path) else None
+    known = metadata_of(source).get("classes") if isinstance(source, Path) else None
     return Model(name, module, structure, spec, digest, loaded, tuple(known) if known is not None else None)
 
 
@@ -169,9 +178,9 @@ def _source(name: str, weights: str | None) -> WeightsEnum | Path | None:
         return None
     if weights.lower() in entries:
         return entries[weights.lower()]
-    path = files.GLYPHS if weights == "glyphs" else Path(weights).expanduser()
-    if not files.is_file_name(path.name):
-        expected = f"null, glyphs, a {', '.join(files.SUFFIXES)} file or one of {', '.join(entries)}"
+    path = GLYPHS if weights == "glyphs" else Path(weights).expanduser()
+    if not is_file_name(path.name):
+        expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
         raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
     if not path.is_file():
         raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
@@ -180,7 +189,7 @@ def _source(name: str, weights: str | None) -> WeightsEnum | Path | None:
 
 def _input_spec(name: str, source: WeightsEnum | Path | None, image_size: int | None) -> InputSpec:
     """Return what the weights expect (without weights of torchvision or ours, what its default ones do)."""
-    saved = files.metadata_of(source) if isinstance(source, Path) else {}
+    saved = metadata_of(source) if isinstance(source, Path) else {}
     if saved.get("model", name) != name:
         raise user_error("model.weights", source, f"weights of {name}, and these are of {saved['model']}")
     if saved:
@@ -240,8 +249,8 @@ def _load(
     module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
 ) -> tuple[str, str]:
     """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
-    path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else files.fetch(source.url)
-    sha256 = files.GLYPHS_SHA256 if path == files.GLYPHS and sha256 is None else sha256
+    path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else fetch(source.url)
+    sha256 = GLYPHS_SHA256 if path == GLYPHS and sha256 is None else sha256
     if sha256 is not None and sha256.lower() != digest:
         raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
 
@@ -253,9 +262,9 @@ def _load(
         except ValueError:  # positions of no square: they are refused for their shape
             return state
 
-    known = files.metadata_of(path).get("classes") if classes is not None else None
+    known = metadata_of(path).get("classes") if classes is not None else None
     ours = known is None or known == list(classes or ())
-    loaded = files.load_into(module, files.content(path), head, source=str(path), take_head=ours, adapt=adapt)
+    loaded = load_into(module, content(path), head, source=str(path), take_head=ours, adapt=adapt)
     hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
     return digest, loaded.said
 

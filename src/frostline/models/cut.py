@@ -26,6 +26,11 @@ def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
     return structure.stages[:first]
 
 
+def head_alone(structure: Structure, phase: Phase) -> bool:
+    """Return whether only the head is above the frost line of a phase."""
+    return len(stages_below(structure, phase)) == len(structure.stages) - 1
+
+
 def halves(module: nn.Module, structure: Structure, below: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return the network up to the last layer of the stages `below`, and the rest, which takes the former's output.
 

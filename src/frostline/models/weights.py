@@ -1,4 +1,4 @@
-"""Weights on disk: read without running anything, checked against their sha256, loaded strictly, saved atomically."""
+"""Weights on disk: read without running anything, checked against their sha256, loaded strictly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_file_name(text: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file with nothing around them, such as `save` writes, by name, on the CPU.
+    """Return the tensors of a file with nothing around them, such as `tensorfile.save` writes, by name, on the CPU.
 
     UserError as of `content`, and where a file holds anything but tensors.
     """
@@ -91,7 +91,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
-    """Return what `save` was given as metadata; empty for files that it did not write.
+    """Return what `tensorfile.save` was given as metadata; empty for files that it did not write.
 
     UserError where a file says something else than what `build.metadata` says of a network.
     """

@@ -2,7 +2,8 @@
 
 `metrics.jsonl` has a line per epoch, for people and for a run that goes on; it holds results only, so that equal runs
 have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far
-that was passed on. Lines are only added, but for a torn last one, which a crash leaves and the next writer removes.
+that was passed on. Lines are only added, but that a torn last one, which a crash leaves, goes with the next, and that
+`metrics.jsonl` goes back to its checkpoint where a run goes on.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ class MirrorPosition:
     """Whether the first try to create the run succeeded; otherwise MLflow may have created more than one."""
 
 
-def append(folder: Path, values: Mapping[str, Any]) -> None:
+def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
     """Write the line of a finished epoch to `metrics.jsonl`; it is on disk when this returns."""
     _append(folder / METRICS, values, sync=True)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def epochs(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none."""
     return [entry for entry, _ in _lines(folder / METRICS, 0)]
 
 
-def rewrite(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
     files.write(folder / METRICS, "".join(_line(entry) for entry in entries), sync=True)
 

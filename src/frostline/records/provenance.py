@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core import credentials, files, project
+from frostline.records import layout
 from frostline.records.layout import PROVENANCE
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def tags(facts: Mapping[str, Any]) -> dict[str, str]:
     hardware = facts["hardware"]
     listing = json.dumps(facts["packages"], sort_keys=True)
     return {
-        "frostline.dirty": str(facts["source"]["dirty"]).lower(),
-        "frostline.command": " ".join(facts["command"]),
-        "frostline.packages": hashlib.sha256(listing.encode()).hexdigest(),
-        "frostline.torch": facts["packages"].get("torch", "?"),
-        "frostline.device": hardware["device"],
-        "frostline.cpu": f"{hardware['cpu']}, {hardware['instructions']}, {hardware['threads']} threads",
-        "frostline.weights.initial": facts["weights"]["initial"],
+        layout.DIRTY_TAG: str(facts["source"]["dirty"]).lower(),
+        layout.COMMAND_TAG: " ".join(facts["command"]),
+        layout.PACKAGES_TAG: hashlib.sha256(listing.encode()).hexdigest(),
+        layout.TORCH_TAG: facts["packages"].get("torch", "?"),
+        layout.DEVICE_TAG: hardware["device"],
+        layout.CPU_TAG: f"{hardware['cpu']}, {hardware['instructions']}, {hardware['threads']} threads",
+        layout.INITIAL_TAG: facts["weights"]["initial"],
     }
 
 

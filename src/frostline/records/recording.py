@@ -32,11 +32,6 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run, None until MLflow has heard of it."""
-        return journal.run_id(self._folder)
-
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan: SQL stores would clip it."""
         finite = {key: float(value) if math.isfinite(value) else math.nan for key, value in values.items()}

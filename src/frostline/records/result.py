@@ -30,7 +30,7 @@ class Result:
     folder: str
     run_id: str | None
     status: str
-    """`FINISHED`, `FAILED`, `KILLED`, or `PLANNED` for a dry run."""
+    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `RUNNING` while somebody has it; `WAITING` before."""
     reason: str | None
     """Why it failed or was killed, in one line."""
     choices: dict[str, Any]
@@ -67,7 +67,7 @@ def value_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def named(choices: Mapping[str, Any], names: Sequence[str]) -> str:
+def choices_text(choices: Mapping[str, Any], names: Sequence[str]) -> str:
     """Return some of the choices as they are given on a command line, e.g. `lr=0.001 augment=none`."""
     return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from frostline.core import files
 from frostline.records.layout import PER_CLASS
-from frostline.report import statistics
-from frostline.report.paired_difference import Difference, Trial, predictions
+from frostline.report import predictions, statistics
+from frostline.report.paired_difference import Difference, Trial
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:
     Of several seeds each image counts with the share of them that got it right: the baseline has no seeds, so that
     chance is in the images alone.
     """
-    every = [found for trial in trials if (found := predictions(trial.folder))]
+    every = [found for trial in trials if (found := predictions.read(trial.folder))]
     said = [found for found in every if np.array_equal(found.ids, every[0].ids) and len(found.ids)]
     if not said:
         return None

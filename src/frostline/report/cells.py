@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, named
+from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, choices_text
 
 _METRICS = {"val_accuracy": VAL, "test_accuracy": TEST, "train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
@@ -77,7 +77,7 @@ def tags(results: Sequence[Result]) -> dict[str, str]:
     """Return `frostline.best.<mode>`: what was chosen in each mode's best cell, of all that the sweep varies."""
     swept = [name for name in varying(results) if name not in ("seed", "freeze_mode")]
     return {
-        f"frostline.best.{name.replace('/', '.')}": named(cell.choices, swept) or "the only cell"
+        f"frostline.best.{name.replace('/', '.')}": choices_text(cell.choices, swept) or "the only cell"
         for name, cell in _best(results).items()
     }
 

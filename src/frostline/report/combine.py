@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files, untrusted
-from frostline.core.config import flatten
+from frostline.core.config import flatten, is_semantic
 from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
@@ -95,5 +95,6 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 def _told_by_name(key: str, results: Sequence[Result]) -> bool:
     """Return whether a choice by its short name tells `key` already, as `model` does `model.name`."""
     group, _, rest = key.partition(".")
-    skipped = ("dry_run", "resume", "experiment_name", "device", "tracking", "store", "checkpoint")
-    return group in skipped or (group in _GROUPS and (rest == "name" or group in varying(results)))
+    if not is_semantic(key) and group != "data":  # other pictures may lie in another place
+        return True
+    return group in _GROUPS and (rest == "name" or group in varying(results))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from frostline.records.result import TEST, VAL, Result, named, value_text
+from frostline.records.result import TEST, VAL, Result, choices_text, value_text
 from frostline.report.cells import Cell, cells, varying
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def contests(results: Sequence[Result]) -> list[Contest]:
     settings = [name for name in varying(results) if name == "data" or name.startswith("data.")]
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(named(result.choices, settings), []).append(result)
+        groups.setdefault(choices_text(result.choices, settings), []).append(result)
     return [_contest(where, group) for where, group in groups.items()]
 
 

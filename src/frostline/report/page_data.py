@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from frostline.records import journal
 from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Result, value_text
-from frostline.report import evidence, style
+from frostline.report import image_details, style
 from frostline.report.cells import Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
@@ -65,7 +65,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.share)],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
-        "disagreements": evidence.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
+        "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
 
 
@@ -79,7 +79,7 @@ def _contender(
         "tried": one.tried,
         "behind": against and [_round(against.gap), *_ends(against.interval), against.how],
         **_cell(one.cell, key, swept, numbers),
-        **evidence.of_cell(one.cell),
+        **image_details.of_cell(one.cell),
     }
 
 
@@ -132,7 +132,7 @@ def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
 
 def _curve(result: Result, points: int) -> dict[str, Any]:
     """Return a run's epochs: at most about `points` of them, the best one and the last among them."""
-    lines = journal.read(Path(result.folder))
+    lines = journal.epochs(Path(result.folder))
     best = result.metrics.get("best/epoch")
     step = -(-len(lines) // points) if lines else 1
     kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from frostline.records.layout import PREDICTIONS
-from frostline.report import statistics
-from frostline.report.statistics import Floats, Interval, Ints
+from frostline.report import predictions, statistics
+from frostline.report.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -24,20 +20,6 @@ class Trial:
     images: int
     """Number of test images; 0 where it is not known."""
     folder: str
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a run said of the test images."""
-
-    said: Ints
-    """`(N,)`: the predicted classes."""
-    confidence: Floats
-    """`(N,)`: their probabilities, float32."""
-    labels: Ints
-    """`(N,)`: the true classes."""
-    ids: Ints
-    """`(N,)`: which image of the split's source each row is."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +37,6 @@ class Difference:
     """Number of seeds of the side that has fewer."""
     paired: bool
     """Whether seeds, or the images of one, were compared one by one."""
-
-
-def predictions(folder: str) -> Predictions | None:
-    """Return what the run in `folder` predicted, None where that cannot be read."""
-    try:
-        found = load_file(Path(folder) / PREDICTIONS)
-        said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
-        return Predictions(said, np.exp(chances), found["labels"], found["ids"])
-    except (OSError, SafetensorError, KeyError, IndexError):
-        return None
 
 
 def accuracy(trials: Sequence[Trial]) -> Interval | None:
@@ -106,7 +78,7 @@ def _which(first: Trial, second: Trial) -> str:
 def _one_seed(first: Trial, second: Trial, *, which: str) -> Difference:
     scores = (first.accuracy, second.accuracy)
     gap = scores[0] - scores[1]
-    one, two = predictions(first.folder), predictions(second.folder)
+    one, two = predictions.read(first.folder), predictions.read(second.folder)
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
         right = [found.said == found.labels for found in (one, two)]
         how = f"{which}, paired bootstrap over {len(one.ids):,} test images"

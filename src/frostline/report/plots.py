@@ -130,7 +130,7 @@ def _curves(axes: Axes, contest: Contest) -> bool:
 
     styles, drawn = numbers(contest.results, contest.key), False
     for one in contest.contenders:
-        lines = journal.read(Path(one.cell.finished[0].folder))
+        lines = journal.epochs(Path(one.cell.finished[0].folder))
         look = _look(styles[value_text(one.value)]) | {"markersize": 4}
         epochs = [line["epoch"] for line in lines]
         for split, width in (("val", 1.6), ("train", 0.8)):

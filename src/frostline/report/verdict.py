@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Result, named, value_text
+from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Result, choices_text, value_text
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, contests
@@ -221,7 +221,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     digits, within, count = _digits(only.cell), only.interval, len(only.cell.finished)
     sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
     how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
-    inside = named(only.cell.choices, tuned)
+    inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else _capital(only.name)
     score = f"{name} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"

@@ -48,7 +48,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     below = cut.stages_below(structure, setup.phases[phase])
     if not below:
         return _none(setup)
-    head_alone = len(below) == len(structure.stages) - 1
+    head_alone = cut.head_alone(structure, setup.phases[phase])
     lower, upper = cut.halves(module, structure, below)
     kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
     backbone = functools.cache(functools.partial(_backbone, setup, lower))
@@ -118,7 +118,7 @@ def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
     samples = len(images.train.labels) + len(images.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
     distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
-    return size <= setup.room.budget and size * distinct <= setup.config.store.budget_gb * 1e9 / 2
+    return size <= setup.room.budget and size * distinct <= setup.store.half
 
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
 
 def describe(setup: Setup, name: str) -> Plan:
     """Return what the run is about to do."""
-    config, images = setup.config, setup.data
+    config, data = setup.config, setup.data
     module = setup.model.module
     return Plan(
         name=name,
@@ -147,12 +147,12 @@ def describe(setup: Setup, name: str) -> Plan:
         schedule=config.schedule.name,
         augment=config.augment.name,
         data=config.data.name,
-        images={"train": len(images.train), "val": len(images.val), "test": len(images.test)},
-        classes=images.classes,
+        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        classes=data.classes,
         image_size=setup.model.input.size,
         resize=setup.model.input.resize,
         interpolation=setup.model.input.interpolation,
-        cut_from=images.cut_from,
+        cut_from=data.cut_from,
         batch_size=config.batch_size,
         device=machine.device_name(setup.device),
         precision=str(setup.autocast or torch.float32).removeprefix("torch."),

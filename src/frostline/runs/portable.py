@@ -47,8 +47,9 @@ class Portable(nn.Module):
     def _weights(self, pixels: Tensor, shorter: Tensor) -> Tensor:
         """Return `(places, pixels)` float64: the weights of the resize for the places that the centre crop leaves.
 
-            They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
-        X
+        They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
+        (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may stand near either end of
+        a line, outside the centre crop.
         """
         length = _count(pixels)
         resized = torch.div(length * self.spec.resize, shorter, rounding_mode="floor").double()

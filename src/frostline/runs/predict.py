@@ -21,7 +21,7 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
-from frostline.data.read_image import at_most, read_picture, tensor_of
+from frostline.data.decode_image import at_most, read_picture, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, weights
 from frostline.models.build import Model

@@ -49,8 +49,7 @@ def metrics(found: dict[str, list[float]]) -> dict[str, float]:
 
 def _line(setup: Setup, phase: int, images: Images) -> Line:
     """Return the frost line of the phase; features of 25 splits are kept where they are small, right under the head."""
-    below = cut.stages_below(setup.model.structure, setup.phases[phase])
-    return frost_line.draw(setup, phase, images, keep=len(below) == len(setup.model.structure.stages) - 1)
+    return frost_line.draw(setup, phase, images, keep=cut.head_alone(setup.model.structure, setup.phases[phase]))
 
 
 def _views(setup: Setup, name: str, strength: float) -> Views:

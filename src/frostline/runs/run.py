@@ -6,16 +6,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from frostline.core import machine
+from frostline.core import files, machine
 from frostline.core.config import Config
-from frostline.data import duplicates
 from frostline.models import build
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.records.result import SHARED, WITHOUT
+from frostline.records.result import IMAGES, PARAMETERS, SECONDS, SHARED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, outcome, robustness
+from frostline.runs import evaluation, frost_line, robustness
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.split_views import Images, approximations, look
@@ -45,34 +44,34 @@ def execute(
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
     if record is None:
-        return {"cost/trainable_parameters": float(plan.trainable_parameters)}, plan.images
+        return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
         draft.begin(learner.still)
         progress = learn(setup, learner, images, guard, folder, previous, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft)
-    shared, others = duplicates.without_shared(setup.data.test, setup.data.train, scored.logits)
+    shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
-        "best/val_accuracy": progress.best_accuracy,
-        "test/accuracy": scored.accuracy,
+        VAL: progress.best_accuracy,
+        TEST: scored.accuracy,
         "test/loss": scored.loss,
-        "cost/train_seconds": progress.seconds,
+        SECONDS: progress.seconds,
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(machine.peak_memory(setup.device)),
-        "cost/trainable_parameters": float(plan.trainable_parameters),
-        "cost/backbone_images": float(images.seen),
+        PARAMETERS: float(plan.trainable_parameters),
+        IMAGES: float(images.seen),
     }
     if shared:
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say)
-        outcome.write_json(folder / layout.SHIFT, under)
+        files.write_json(folder / layout.SHIFT, under)
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
-    record.tag("frostline.frozen", guard.verdict())
-    record.tag("frostline.weights.final", final)
+    record.tag(layout.FROZEN_TAG, guard.verdict())
+    record.tag(layout.FINAL_TAG, final)
     provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
@@ -90,7 +89,7 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
-    outcome.write_json(folder / layout.PLAN, asdict(plan))
+    files.write_json(folder / layout.PLAN, asdict(plan))
     return plan
 
 
@@ -99,11 +98,11 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     data, fingerprint = setup.config.data, setup.data.fingerprint
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
     record.tag(layout.FINGERPRINT_TAG, fingerprint)
-    record.tag("frostline.data", json.dumps(setup.data.counts))
+    record.tag(layout.DATA_TAG, json.dumps(setup.data.counts))
     if approximated := approximations(setup):
-        record.tag("frostline.approximation", "; ".join(approximated))
+        record.tag(layout.APPROXIMATION_TAG, "; ".join(approximated))
     if setup.data.findings:
-        outcome.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
+        files.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
@@ -127,7 +126,7 @@ def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, dra
     saved = draft.finish(progress.best)
     state.put(setup.model.module, progress.best)
     scored = score(setup, progress.best_phase, images)
-    outcome.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
+    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
     return scored, saved.result()
 
 

@@ -19,8 +19,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
 from torch import Tensor
 
+from frostline.data.decode_image import at_most, tensor_of, why
 from frostline.data.image_formats import candidates
-from frostline.data.read_image import at_most, tensor_of, why
 from frostline.runs import predict
 
 

@@ -15,8 +15,9 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
+from frostline.data.broken_pictures import BadPictures
 from frostline.data.findings import Finding
-from frostline.data.loading import BadPictures, Data
+from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.models import build, freezing
@@ -76,16 +77,14 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
     device = machine.device(config.device)
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     machine.reset_peak_memory(device)
-    source = weights_of(config, folder, fetch)
-    images = load_data(config, input_of(config, source), screen)
-    model = build_model(config, source, images.classes, meta=meta and not _on_disk(config.model.weights))
+    store = store_of(config, screen.say)
+    data, model, phases, batches = _parts(config, folder, store, meta=meta, screen=screen, fetch=fetch)
     if not meta:
         model.module.to(device)
-    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    steps = len(dataset.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last))
+    steps = len(batches)
     return Setup(
         config=config,
-        data=images,
+        data=data,
         device=device,
         model=model,
         phases=phases,
@@ -101,8 +100,23 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
         recipe=recipe(config),
         autocast=machine.autocast_dtype(config.precision, device),
         room=Room(device, machine.memory_budget(device, config.store.memory_gb)),
-        store=store_of(config, screen.say),
+        store=store,
     )
+
+
+def _parts(
+    config: Config, folder: Path, store: Store, *, meta: bool, screen: Screen, fetch: Fetch
+) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
+    """Return the data, the model, its phases and the batches of an epoch.
+
+    Weights of a run are fetched into `folder`. With `meta` weights that are not on this disk are not read.
+    """
+    source = weights_of(config, folder, fetch)
+    data = load_data(config, input_of(config, source), store, screen)
+    model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
+    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
+    batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
+    return data, model, phases, batches
 
 
 def store_of(config: Config, say: Callable[[str], None]) -> Store:
@@ -111,12 +125,11 @@ def store_of(config: Config, say: Callable[[str], None]) -> Store:
     return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
 
 
-def load_data(config: Config, spec: InputSpec, screen: Screen) -> Data:
-    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the store.
+def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> Data:
+    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the `store`.
 
     What cannot be read is listed on `screen`.
     """
-    store = store_of(config, screen.say)
     fields = {key: value for key, value in asdict(config.data).items() if key in loading.Request.__annotations__}
     sight = Sight(CenterCrop.of(spec), _side(config, spec))
     try:
@@ -132,7 +145,8 @@ def fingerprint(config: Config, screen: Screen, fetch: Fetch) -> str | None:
     """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return load_data(config, input_of(config, weights_of(config, Path(folder), fetch)), screen).fingerprint
+            spec = input_of(config, weights_of(config, Path(folder), fetch))
+            return load_data(config, spec, store_of(config, screen.say), screen).fingerprint
     except (UserError, OSError):
         return None
 
@@ -231,17 +245,16 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     Raises the `UserError` that a run would meet before its first step.
     """
     machine.device(config.device)
-    optim.check_options(config.optimizer.name, config.optimizer.options)
+    how = config.optimizer
+    optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
+    screen = Screen()
+    store = store_of(config, screen.say)
     with tempfile.TemporaryDirectory() as folder:
-        source = weights_of(config, Path(folder), fetch)
-        images = load_data(config, input_of(config, source), Screen())
-        model = build_model(config, source, ("", ""), meta=not _on_disk(config.model.weights))
-    phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
-    batches = dataset.batches(len(images.train), config.batch_size, drop_last=config.train.drop_last)
+        data, model, phases, batches = _parts(config, Path(folder), store, meta=True, screen=screen, fetch=fetch)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
-    told = [*images.findings, *findings.of_weights(images.classes, model.trained_for, config.model.weights)]
-    return Checked(told, {**machine.meaning_of_auto(config.device), "data.pixels": images.pixels})
+    told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
+    return Checked(told, {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels})
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

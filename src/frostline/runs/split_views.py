@@ -34,7 +34,7 @@ class Images:
 
 def look(setup: Setup) -> Images:
     """Return the splits as the network sees them, on its device."""
-    config, images = setup.config, setup.data
+    config, data = setup.config, setup.data
     policy = augment_policy(config)
 
     def views(name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any) -> Views:
@@ -44,11 +44,11 @@ def look(setup: Setup) -> Images:
     plain = centre_view(setup.model.input)
     if policy.random:
         view, number = random_view(setup.model.input, policy, config.seed), _view_of(config.features.views)
-        facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": images.cut_from}
-        train = views("train", images.train, view, view_of=number, **facts)
+        facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": data.cut_from}
+        train = views("train", data.train, view, view_of=number, **facts)
     else:
-        train = views("train", images.train, plain)
-    return Images(train, views("val", images.val, plain), views("test", images.test, plain))
+        train = views("train", data.train, plain)
+    return Images(train, views("val", data.val, plain), views("test", data.test, plain))
 
 
 def centre_view(spec: InputSpec) -> View:

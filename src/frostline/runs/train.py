@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from frostline.core import interrupts, project
 from frostline.core.config import digest
 from frostline.models.freezing import Guard
-from frostline.records import journal
+from frostline.records import journal, layout
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line
@@ -20,7 +20,7 @@ from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import hashing
-from frostline.training import checkpoint, loop, optim, schedule, state
+from frostline.training import checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -34,8 +34,8 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(Exception):  # what ended the run matters more
-            for path in checkpoint.newest(folder):
-                record.artifact(path, checkpoint.FOLDER)
+            for path in checkpoint.newest(folder / layout.CHECKPOINT):
+                record.artifact(path, layout.CHECKPOINT)
         raise
 
 
@@ -59,12 +59,12 @@ def learn(
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
     every = setup.config.checkpoint.every_seconds
-    keeping = state.Keeper(folder, size=learner.size, every=every, say=screen.say)
+    keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
         for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)
-                keep(event, progress.journal[-1], setup, folder, record, screen)
+                keep(event, progress.epochs[-1], setup, folder, record, screen)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
@@ -85,7 +85,7 @@ def go_on(
 ) -> Progress:
     """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
     for place in places:
-        for tensors, facts in checkpoint.intact(place, screen.say):
+        for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, screen.say):
             try:
                 then = facts.get("whose") or {}
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
@@ -103,8 +103,8 @@ def go_on(
 
 def catch_up(progress: Progress, folder: Path, record: Record) -> None:
     """Have the journal and the record say what the checkpoint says, and nothing of what came after it."""
-    journal.rewrite(folder, progress.journal)
-    for line in progress.journal:
+    journal.rewrite_epochs(folder, progress.epochs)
+    for line in progress.epochs:
         record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
 
 
@@ -168,7 +168,7 @@ def fit_phases(
     while not progress.exhausted(patience) and (event := next(events, None)):
         yield event
     guard.check()
-    if progress.exhausted(patience) and len(progress.journal) < config.epochs:
+    if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
         screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
 
 
@@ -176,7 +176,7 @@ def keep(
     epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
 ) -> None:
     """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
-    journal.append(folder, line)
+    journal.append_epoch(folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
     screen.epoch(
         epoch=epoch.epoch,

@@ -89,6 +89,11 @@ class Store:
         self.budget = budget
         self._say = say
 
+    @property
+    def half(self) -> int:
+        """Bytes that the pixels of a source may take, as the other half may be taken by its features."""
+        return self.budget // 2
+
     def get(self, kind: str, key: str, make: Make, *, about: str) -> Entry:
         """Return the entry of `key` (sha256, hex), or make it while others that ask for the same wait.
 

@@ -1,4 +1,4 @@
-"""The cells of a sweep: one run each, composed and checked before any of them starts."""
+"""The runs of a sweep, composed and checked before any of them starts."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ def compose_all(
     compose: Callable[[Overrides], DictConfig],
     after_first: Callable[[Config], object] = lambda config: None,
 ) -> tuple[Path, list[PlannedRun]]:
-    """Return the sweep's folder and the cells of the jobs.
+    """Return the sweep's folder and the runs of the jobs.
 
-    Raises `UserError` for values that no run can have, for a cell given twice, and for folders that runs would share.
+    Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
     `after_first` is called as soon as the first config has passed.
     """
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
-    cells: list[PlannedRun] = []
+    planned: list[PlannedRun] = []
     sweeps: list[str] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         config, sweep, folder = _compose(overrides, compose, number)
-        if not cells:
+        if not planned:
             after_first(config)
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
         short = choices(config)
         name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        cells.append(PlannedRun(config, name, {**short, **extras}, folder))
+        planned.append(PlannedRun(config, name, {**short, **extras}, folder))
         sweeps.append(sweep)
-    _require_distinct(cells)
+    _require_distinct(planned)
     if len(set(sweeps)) > 1:
         expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
         raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
-    run_folders.require_distinct([cell.folder for cell in cells])
-    return Path(sweeps[0]).absolute(), cells
+    run_folders.require_distinct([run.folder for run in planned])
+    return Path(sweeps[0]).absolute(), planned
 
 
 def compose_one(overrides: Overrides) -> Config:
@@ -83,29 +83,27 @@ def compose_one(overrides: Overrides) -> Config:
         raise UserError(explain(error, overrides)) from None
 
 
-def settled(cells: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
-    """Return the cells with what `auto` means to each kind (`to_check`), by key, in its place.
+def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
+    """Return the runs with what `auto` means to each kind (`to_check`), by key, in its place.
 
-    A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a cell
+    A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a run
     that is there twice now.
     """
     found = []
-    for cell in cells:
-        values = flatten(asdict(cell.config))
-        said = {key: value for key, value in meaning[_kind(cell.config)].items() if values[key] == "auto"}
-        named = {key: value for key, value in said.items() if key in cell.choices}
-        found.append(replace(cell, config=with_values(cell.config, said), choices={**cell.choices, **named}))
+    for run in planned:
+        values = flatten(asdict(run.config))
+        said = {key: value for key, value in meaning[_kind(run.config)].items() if values[key] == "auto"}
+        shown = {key: value for key, value in said.items() if key in run.choices}
+        found.append(replace(run, config=with_values(run.config, said), choices={**run.choices, **shown}))
     _require_distinct(found)
     return found
 
 
-def _require_distinct(cells: Sequence[PlannedRun]) -> None:
+def _require_distinct(planned: Sequence[PlannedRun]) -> None:
     seen: dict[tuple[str, str], int] = {}
-    for number, cell in enumerate(cells):
-        if (twin := seen.setdefault((digest(cell.config), cell.config.data.root), number)) != number:
-            raise UserError(
-                f"{cell.name}: expected once in a sweep, but its runs {twin} and {number} are both this one"
-            )
+    for number, run in enumerate(planned):
+        if (twin := seen.setdefault((digest(run.config), run.config.data.root), number)) != number:
+            raise UserError(f"{run.name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:
@@ -141,9 +139,9 @@ def _current(composed: DictConfig) -> Iterator[None]:
         state.cfg = before
 
 
-def to_check(cells: Sequence[PlannedRun]) -> dict[str, Config]:
+def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:
     """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
-    return {_kind(cell.config): cell.config for cell in cells}
+    return {_kind(run.config): run.config for run in planned}
 
 
 def _kind(config: Config) -> str:
@@ -151,9 +149,9 @@ def _kind(config: Config) -> str:
     return repr(parts)
 
 
-def in_order(cells: Sequence[PlannedRun]) -> list[int]:
-    """Return the numbers of the cells in the order in which they run: those that share features after each other."""
+def in_order(planned: Sequence[PlannedRun]) -> list[int]:
+    """Return the numbers of the runs in the order in which they run: those that share features after each other."""
     groups: dict[str, list[int]] = {}
-    for number, config in enumerate(cell.config for cell in cells):
+    for number, config in enumerate(run.config for run in planned):
         groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)
     return [number for group in groups.values() for number in group]

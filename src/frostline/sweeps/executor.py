@@ -12,13 +12,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core.config import Config
-from frostline.sweeps import find_weights, job
+from frostline.sweeps import job
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """What a sweep asks of those who carry out its jobs."""
 
     def start(self, config: Config) -> None:
@@ -114,36 +114,6 @@ def _pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
 
 def _override(key: str, value: str) -> str:
     return f"hydra.sweep.{key}={QuotedString(value, Quote.double).with_quotes()}"
-
-
-def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
-    """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
-
-    Returns what `auto` means to each, by its key and the key of the config.
-    """
-    from frostline.runs import setup  # imports torch
-
-    told: set[str] = set()
-    auto: dict[str, dict[str, str]] = {}
-    for kind, config in configs.items():
-        checked = setup.check(config, find_weights.weights)
-        auto[kind] = checked.auto
-        for finding in checked.findings:
-            if finding.about not in told:
-                job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
-                told.add(finding.about)
-    return auto
-
-
-def fingerprints(configs: Sequence[Config]) -> list[str | None]:
-    """Return the fingerprint of each config's data, None where they cannot be read."""
-    from frostline.runs import setup
-
-    found: dict[str, str | None] = {}
-    for config in configs:
-        if repr(config.data) not in found:
-            found[repr(config.data)] = setup.fingerprint(config, job.screen(), find_weights.weights)
-    return [found[repr(config.data)] for config in configs]
 
 
 def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, Exception]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -105,15 +106,15 @@ def _carry_out(
 ) -> Result:
     """Carry out a run whose folder `heart` has taken."""
     from frostline.runs.run import execute  # imports torch
-    from frostline.training import checkpoint  # imports torch
 
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
     (folder / RESULT).unlink(missing_ok=True)  # of an attempt whose process died
-    before = (facts.previous or {}).get("folder")
+    told = (facts.previous or {}).get("folder")
+    before = Path(told) if told else None
     try:
-        if before:  # two that go on with it would write under one id
-            heart.claim(Path(before), heir_of=liveness.read(sweep / layout.OWNER))
+        if before and before != folder / layout.PREVIOUS:  # two that go on with it would write under one id
+            heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
         order = ordered().settled(facts.settled)
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
@@ -127,7 +128,7 @@ def _carry_out(
                 folder=folder,
                 record=record,
                 screen=screen(),
-                previous=Path(before) if before else None,
+                previous=before,
                 fetch=find_weights.weights,
             )
             status = "FINISHED" if record else "PLANNED"
@@ -143,8 +144,10 @@ def _carry_out(
     finally:
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
-    if result.status == "FINISHED":
-        checkpoint.clear(folder)
+    if result.status == "FINISHED":  # whatever is asked for next is skipped, so nothing goes on from here
+        for place in (folder / layout.CHECKPOINT, folder / layout.PREVIOUS, before and before / layout.CHECKPOINT):
+            if place:
+                shutil.rmtree(place, ignore_errors=True)
     return result
 
 
@@ -190,15 +193,15 @@ def _recording(
     tags = {
         layout.SWEEP_TAG: sweep.name,
         layout.DIGEST_TAG: digest(order.config),
-        "frostline.source": code.sha256,
+        layout.SOURCE_TAG: code.sha256,
         layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
-        **({"mlflow.source.git.commit": code.commit} if code.commit else {}),
+        **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
     }
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     resumed = (facts.previous or {}).get("run_id")
     if resumed and tracker.sweep_run_id:
-        tags["mlflow.parentRunId"] = tracker.sweep_run_id
+        tags[layout.PARENT_TAG] = tracker.sweep_run_id
     return recording(folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)

@@ -41,10 +41,10 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to."""
+class Comparable:
+    """What of a run is compared with what it does when it runs again."""
 
-    journals: Mapping[str, Sequence[Line]]
+    epochs: Mapping[str, Sequence[Line]]
     """The metrics of every epoch, by where they are written: `metrics.jsonl`, `MLflow`."""
     metrics: Mapping[str, float]
     """The metrics once per run."""
@@ -76,7 +76,7 @@ class Report:
         return [*found, f"verdict: {self.verdict.text}" + (f" ({self.tolerance})" if self.tolerance else "")]
 
 
-def compare(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> Report:
+def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> Report:
     """Return how `new` compares with `old`, which it was to repeat.
 
     `seeds` has the accuracies of all seeds of the same cell, by metric: with two or more of them, accuracies within
@@ -109,10 +109,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:12]}..."
 
 
-def _results(old: Outcome, new: Outcome) -> Iterable[str]:
+def _results(old: Comparable, new: Comparable) -> Iterable[str]:
     """Yield what differs in the results, in the order of the epochs."""
-    again = next(iter(new.journals.values()))
-    for where, lines in old.journals.items():
+    again = next(iter(new.epochs.values()))
+    for where, lines in old.epochs.items():
         yield from _epochs(where, lines, again)
     for key in sorted(_shown(old.metrics) | _shown(new.metrics)):
         if old.metrics.get(key) != new.metrics.get(key):
@@ -140,7 +140,7 @@ def _shown(values: Mapping[str, Any]) -> set[str]:
     return {key for key in values if "/" in key and not key.startswith(("cost/", "system/"))}
 
 
-def _tolerated(old: Outcome, new: Outcome, seeds: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
+def _tolerated(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
     """Return whether the accuracies are near enough, and what that means in words."""
     near, words = True, []
     for key in (VAL, TEST):

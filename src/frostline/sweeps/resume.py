@@ -18,7 +18,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, run_folders, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
-from frostline.tracking import query, server, sync
+from frostline.tracking import pending, query, server, sync
 from frostline.tracking.sync import SweepMirror
 
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
@@ -49,7 +49,7 @@ class Past:
     @property
     def source(self) -> str | None:
         """The sha256 of the code that it ran."""
-        return self.tags.get("frostline.source")
+        return self.tags.get(layout.SOURCE_TAG)
 
     @property
     def fingerprint(self) -> str | None:
@@ -107,8 +107,8 @@ def _found(past: Past, lying: Mapping[str, Path]) -> Past:
 
 def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
     """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
-    for sweep in sync.remembered(tracker.uri, root):
-        if sync.experiment(sweep) not in (None, tracker.experiment):
+    for sweep in pending.remembered(tracker.uri, root):
+        if pending.experiment(sweep) not in (None, tracker.experiment):
             continue
         for folder in sweep_record.with_record(sweep):
             past = _of_folder(folder)
@@ -173,10 +173,10 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Earlier
 
 
 def _can_go_on(run: Past) -> bool:
-    return run.folder is not None and any((run.folder / CHECKPOINT).glob("*.safetensors"))
+    return run.folder is not None and (run.folder / CHECKPOINT).is_dir()
 
 
-def named(past: Past, root: Path, uri: str) -> Past:
+def with_run_id(past: Past, root: Path, uri: str) -> Past:
     """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
 
     Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow
@@ -186,7 +186,7 @@ def named(past: Past, root: Path, uri: str) -> Past:
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
             sweep = run_folders.sweep_of(folder) or folder.parent
-            if not sync.complete(SweepMirror(sweep, sync.place_of(sweep, root, uri))):
+            if not sync.complete(SweepMirror(sweep, pending.place_of(sweep, root, uri))):
                 time.sleep(0.1)  # somebody else is at it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 
@@ -203,6 +203,6 @@ def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
         if owner is not None and past.holder is None:
             why = f"process {owner.pid} on {owner.host} is gone"
             query.end(uri, run_id, "KILLED", why)
-            say(f"{tags.get('mlflow.runName', run_id)}: {why}; it is KILLED now")
+            say(f"{tags.get(layout.NAME_TAG, run_id)}: {why}; it is KILLED now")
             mended += 1
     return mended

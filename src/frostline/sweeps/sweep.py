@@ -1,4 +1,4 @@
-"""A sweep, from its cells to its answer: every run is composed and checked before the first one starts."""
+"""A sweep, from its jobs to its answer: every run is composed and checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job, resume, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, to_check
-from frostline.sweeps.executor import Crew, check, fingerprints
+from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Earlier
 from frostline.tracking import download, server, session
 
@@ -40,58 +41,60 @@ def run_sweep(
     jobs: Sequence[Overrides],
     *,
     compose: Callable[[Overrides], DictConfig],
-    crew: Crew,
-    named: bool,
+    executor: Executor,
+    folder_named: bool,
 ) -> int:
     """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job, `crew` carries jobs out. A folder that the person `named` must be free, for
-    another one beside it is taken. Raises `UserError` before any run starts.
+    `compose` returns the config of a job, `executor` carries jobs out. A folder that the person named must be free
+    (`folder_named`); for any other another one beside it is taken. Raises `UserError` before any run starts.
     """
-    folder, cells = compose_all(jobs, compose, crew.start)
+    folder, planned = compose_all(jobs, compose, executor.start)
     typed = {
         key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
     }
-    for line in unused_keys.check(typed, [cell.config for cell in cells]):
+    for line in unused_keys.check(typed, [run.config for run in planned]):
         job.screen().say(line, "yellow")
-    return run_cells(cells, crew=crew, folder=folder, named=named, earlier=cells[0].config.resume)
+    return run_planned(
+        planned, executor=executor, folder=folder, folder_named=folder_named, earlier=planned[0].config.resume
+    )
 
 
-def run_cells(
-    cells: Sequence[PlannedRun],
+def run_planned(
+    planned: Sequence[PlannedRun],
     *,
-    crew: Crew,
+    executor: Executor,
     folder: Path,
-    named: bool,
+    folder_named: bool,
     earlier: bool = False,
 ) -> int:
-    """Check and run the cells, draw the result, and return the exit status as `run_sweep` does.
+    """Check and run what is planned, draw the result, and return the exit status as `run_sweep` does.
 
     With `earlier` what earlier sweeps did is left out or gone on with.
     """
-    config = cells[0].config
+    config = planned[0].config
     root = project.project_root()
-    uri = session.tracking_uri(config.tracking.uri, root)
-    names = [cell.folder for cell in cells]
+    uri = server.tracking_uri(config.tracking.uri, root)
+    names = [run.folder for run in planned]
     run_folders.require_free(folder)
     run_folders.require_same(folder, names)
-    auto = crew.ask(partial(check, to_check(cells)), (lambda: None) if config.dry_run else server.load)
-    cells = settled(cells, auto)
+    auto = executor.ask(partial(check, to_check(planned)), (lambda: None) if config.dry_run else server.load)
+    planned = settled(planned, auto)
     folder = claim(
         folder,
-        [digest(cell.config) for cell in cells],
+        [digest(run.config) for run in planned],
         again=earlier and not config.dry_run,
-        elsewhere=None if named else lambda own: None,
+        elsewhere=None if folder_named else lambda own: None,
     )
-    crew.settle(folder, names)
+    executor.settle(folder, names)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
-        runs = _plan(cells, tracker if earlier else None, crew, root, folder, heart)
+        runs = _all_facts(planned, tracker if earlier else None, executor, root, folder, heart)
         sweep_record.Shared(tracker, runs).write(folder)
-        reasons, interrupt = _run(crew, [number for number in in_order(cells) if runs[number].to_do])
+        reasons, interrupt = _run(executor, [number for number in in_order(planned) if runs[number].to_do])
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
@@ -101,54 +104,52 @@ def run_cells(
     return 0 if recorded and all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
 
 
-def _plan(
-    cells: Sequence[PlannedRun], tracker: Tracker | None, crew: Crew, root: Path, folder: Path, heart: Heart
+def _all_facts(
+    planned: Sequence[PlannedRun], tracker: Tracker | None, executor: Executor, root: Path, folder: Path, heart: Heart
 ) -> tuple[sweep_record.RunFacts, ...]:
     """Return what each job has to know; says what is left out, and what goes on, since it was there before.
 
     What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
     """
     if tracker is None:
-        return tuple(_named(cell) for cell in cells)
+        return tuple(_new_facts(run) for run in planned)
     with suppress(server.Unreachable):
         resume.mend(tracker.uri, tracker.experiment, job.screen().say)
-    keys, source = [digest(cell.config) for cell in cells], project.source_sha256()
+    keys, source = [digest(run.config) for run in planned], project.source_sha256()
     before = resume.look(tracker, root, keys)
-    prints: list[str | None] = [None] * len(cells)
+    prints: list[str | None] = [None] * len(planned)
     if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
-        told = crew.ask(partial(fingerprints, [cells[number].config for number in known]))
+        told = executor.ask(partial(fingerprints, [planned[number].config for number in known]))
         for number, fingerprint in zip(known, told, strict=True):
             prints[number] = fingerprint
     facts = []
-    for number, (cell, key) in enumerate(zip(cells, keys, strict=True)):
+    for number, (run, key) in enumerate(zip(planned, keys, strict=True)):
         found = resume.judge(before[key], source, prints[number])
-        # Cells whose data alone differ share a digest; a run from before it knew its data is gone on with once.
+        # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
         before[key] = [past for past in before[key] if past is not found.interrupted]
-        facts.append(_facts(number, cell, found, tracker, folder, heart))
+        facts.append(_facts_after(number, run, found, tracker, folder, heart))
     return tuple(facts)
 
 
-def _named(cell: PlannedRun) -> sweep_record.RunFacts:
+def _new_facts(run: PlannedRun) -> sweep_record.RunFacts:
     """Return what every job has to know, whatever was there before."""
-    auto = {"precision": cell.config.precision, "compile": cell.config.compile, "data.pixels": cell.config.data.pixels}
-    return sweep_record.RunFacts(cell.name, cell.choices, cell.folder, digest(cell.config), auto)
+    auto = {"precision": run.config.precision, "compile": run.config.compile, "data.pixels": run.config.data.pixels}
+    return sweep_record.RunFacts(run.name, run.choices, run.folder, digest(run.config), auto)
 
 
-def _facts(
-    number: int, cell: PlannedRun, found: Earlier, tracker: Tracker, folder: Path, heart: Heart
+def _facts_after(
+    number: int, run: PlannedRun, found: Earlier, tracker: Tracker, folder: Path, heart: Heart
 ) -> sweep_record.RunFacts:
     """Return what one job has to know, given what was there before."""
-    facts = _named(cell)
-    own, say = folder / cell.folder, job.screen().say
+    facts = _new_facts(run)
+    own, say = folder / run.folder, job.screen().say
     here = liveness.holder(own)
     if found.note:
-        say(f"{cell.name}: {found.note}")
+        say(f"{run.name}: {found.note}")
     if (past := found.finished) is not None:
-        say(f"{cell.name}: skipped, finished in {past}")
+        say(f"{run.name}: skipped, finished in {past}")
         where = str(past.folder or own)
-        result = Result(
-            number, cell.name, where, past.run_id, "FINISHED", None, cell.choices, past.metrics, past.images
-        )
+        result = Result(number, run.name, where, past.run_id, "FINISHED", None, run.choices, past.metrics, past.images)
         if here is None:
             own.mkdir(parents=True, exist_ok=True)
             if past.folder is None and past.run_id:  # the answer and the report need more than numbers
@@ -160,17 +161,17 @@ def _facts(
     if here is not None:  # what it does there is another run: of other code, say
         return _left(number, facts, own, here)
     if (interrupted := found.interrupted) is not None:
-        past = resume.named(interrupted, project.project_root(), tracker.uri)
+        past = resume.with_run_id(interrupted, project.project_root(), tracker.uri)
         at = past.folder
         if at is not None and (who := heart.take(at)) is not None:
             return _left(number, facts, at, who)
         if (
             at is None
             and past.run_id
-            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / "previous")
+            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / layout.PREVIOUS)
         ):
-            at = own / "previous"
-        say(f"{cell.name}: goes on, interrupted in {past}" if at else f"{cell.name}: again, interrupted in {past}")
+            at = own / layout.PREVIOUS
+        say(f"{run.name}: goes on, interrupted in {past}" if at else f"{run.name}: again, interrupted in {past}")
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
     return facts
 
@@ -199,10 +200,10 @@ def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     )
 
 
-def _run(crew: Crew, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
+def _run(executor: Executor, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
     """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
     try:
-        return crew.run(numbers), None
+        return executor.run(numbers), None
     except KeyboardInterrupt as interrupt:
         return {}, interrupt
 

@@ -93,7 +93,7 @@ class Mirror:
         )
         if run_id is None or _found(client, run_id) is None:
             journal.set_position(self.folder, journal.MirrorPosition(sure=first))
-            tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({"mlflow.parentRunId": parent} if parent else {})}
+            tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({layout.PARENT_TAG: parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
             run_id, self._doubt = _named(run).info.run_id, False
         else:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
@@ -31,7 +30,7 @@ def parent_sweep(uri: str, run_id: str) -> tuple[str, str]:
     """
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
-        parent = run.data.tags.get("mlflow.parentRunId")
+        parent = run.data.tags.get(layout.PARENT_TAG)
         run = run_of(client, uri, parent) if parent else run
     return run.info.run_id, run.data.tags.get(layout.SWEEP_TAG, ".")
 
@@ -65,7 +64,7 @@ def experiments(uri: str) -> list[str]:
 
 
 def _is_sweep(run: Run) -> bool:
-    return "mlflow.parentRunId" not in run.data.tags and layout.SWEEP_TAG in run.data.tags
+    return layout.PARENT_TAG not in run.data.tags and layout.SWEEP_TAG in run.data.tags
 
 
 def history(uri: str, run_id: str) -> list[dict[str, float]]:
@@ -143,7 +142,7 @@ def results(uri: str, run_id: str) -> list[Result]:
     """
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
-        of_sweep = f"tags.mlflow.parentRunId = '{run_id}'"
+        of_sweep = f"tags.{layout.PARENT_TAG} = '{run_id}'"
         order = ["attributes.start_time ASC"]
         children = client.search_runs([run.info.experiment_id], of_sweep, max_results=50_000, order_by=order)
     return [_result_of(number, each) for number, each in enumerate(children or [run])]
@@ -152,7 +151,7 @@ def results(uri: str, run_id: str) -> list[Result]:
 @contextmanager
 def open_client(uri: str) -> Iterator[MlflowClient]:
     """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if server.is_missing(uri):
         raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
     try:
         with server.problems(uri):

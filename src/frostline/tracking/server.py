@@ -240,6 +240,11 @@ def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None
     return (beside(uri, root) / "artifacts" / folder).as_uri()
 
 
+def is_missing(uri: str) -> bool:
+    """Return whether the store at `uri` is a file that is not there."""
+    return _is_sqlite(uri) and not _file(uri).is_file()
+
+
 def _is_sqlite(uri: str) -> bool:
     return urlsplit(uri).scheme.split("+")[0] == "sqlite"
 

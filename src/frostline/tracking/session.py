@@ -17,10 +17,10 @@ from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records.recording import GONE, Record, begin, end
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.tracking import server, sync
+from frostline.tracking import pending, server
 from frostline.tracking.follower import Follower
-from frostline.tracking.server import tracking_uri as tracking_uri
-from frostline.tracking.sync import Place, SweepMirror
+from frostline.tracking.pending import Place
+from frostline.tracking.sync import SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
 _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
@@ -61,7 +61,7 @@ def open_sweep(
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
         follower.stop(patience=1.0)
-        sync.forget(folder, place)
+        pending.forget(folder, place)
         raise follower.problem
     if not reached:
         why = follower.problem or f"no answer from {uri} in {limit:g} s"
@@ -91,7 +91,7 @@ def close_sweep(
         if not journal.ended(run) and liveness.holder(run) is None:
             end(run, "KILLED", GONE)
     sweep = Record(folder)
-    sweep.tag("mlflow.note.content", description)
+    sweep.tag(layout.NOTE_TAG, description)
     if metrics:
         sweep.metrics(metrics)
     for key, value in tags.items():
@@ -109,14 +109,8 @@ def close_sweep(
     elif going_on := len(sweep_record.going_on(folder)):
         say(f"MLflow will not hear of the rest of {going_on} run(s) that go on by itself: {later}")
     else:
-        sync.forget(folder, follower.sweep.place)
+        pending.forget(folder, follower.sweep.place)
     return not follower.dead
-
-
-def up_to_date(tracker: Tracker) -> bool:
-    """Return whether MLflow has all that was written so far, waiting for it for as long as `close_sweep` does."""
-    patience, limit = _CLOSE
-    return _followers[tracker.folder].complete(patience=patience, limit=limit)
 
 
 def ui_command(uri: str, root: Path) -> str:
@@ -129,6 +123,6 @@ def ui_command(uri: str, root: Path) -> str:
 
 def _remember(folder: Path, place: Place) -> None:
     try:
-        sync.remember(folder, place)
+        pending.remember(folder, place)
     except OSError:  # then `sync` must be told the folder
         return

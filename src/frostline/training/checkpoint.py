@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,10 +23,8 @@ from torch import Tensor
 
 from frostline.store import hashing, tensorfile
 
-FOLDER = "checkpoint"
-"""Where in a run's folder its checkpoints are."""
 _KEPT = 2
-_FACTS = "facts"  # the one entry of the header, as in `weights`
+_FACTS = "facts"  # the one entry of the header, for the reason of `tensorfile.METADATA`
 _ORDERS = "orders"
 _PIECE = 1 << 20  # bytes
 
@@ -36,13 +33,13 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint is not what was written."""
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write `tensors` and the JSON-able `facts` into `folder/checkpoint` and return the new file.
+def save(home: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write `tensors` and the JSON-able `facts` into the folder `home` and return the new file.
 
     It is on disk, read back and found equal before any older one goes. Raises `DamagedCheckpoint` where it is not
     equal, and OSError where it cannot be written; the older ones then stay.
     """
-    (home := folder / FOLDER).mkdir(exist_ok=True)
+    home.mkdir(exist_ok=True)
     number = max((_number(path) for path in home.glob("*.safetensors")), default=0) + 1
     path = home / f"{number:06d}.safetensors"
     dense, orders = _dense(tensors)
@@ -69,26 +66,21 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
     return path
 
 
-def load(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the tensors and facts of the newest intact checkpoint in `folder/checkpoint`; None where there is none."""
-    return next(intact(folder, say), None)
-
-
-def intact(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """Yield the tensors and facts of each checkpoint in `folder/checkpoint`, the newest first.
+def intact(home: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Yield the tensors and facts of each checkpoint in the folder `home`, the newest first.
 
     Damaged and incomplete ones are passed over, each with one line to `say`.
     """
-    for path in _newest_first(folder):
+    for path in _newest_first(home):
         try:
             yield read(path)
         except DamagedCheckpoint as problem:
             say(f"  passed over: {problem}")
 
 
-def newest(folder: Path) -> list[Path]:
+def newest(home: Path) -> list[Path]:
     """Return the files of the newest checkpoint that is complete: it and the sha256 beside it; empty without one."""
-    return next(([path, _beside(path)] for path in _newest_first(folder) if _beside(path).exists()), [])
+    return next(([path, _beside(path)] for path in _newest_first(home) if _beside(path).exists()), [])
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -109,13 +101,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedCheckpoint(f"{path}: not a checkpoint ({type(problem).__name__})") from problem
 
 
-def clear(folder: Path) -> None:
-    """Remove the checkpoints of a run that needs none any more."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted((folder / FOLDER).glob("*.safetensors"), key=_number, reverse=True)
+def _newest_first(home: Path) -> list[Path]:
+    return sorted(home.glob("*.safetensors"), key=_number, reverse=True)
 
 
 def _number(path: Path) -> int:

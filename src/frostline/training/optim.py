@@ -30,9 +30,12 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return found[name.lower()]
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `UserError` for an option that the optimizer called `name` does not take, or does not take so."""
-    known = sorted(set(inspect.signature(optimizer_class(name)).parameters) - {"params", "lr", "weight_decay"})
+def check_options(name: str, options: Mapping[str, Any], *, weight_decay: float = 0.0) -> None:
+    """Raise `UserError` for what the optimizer called `name` does not take, or does not take so."""
+    taken = set(inspect.signature(optimizer_class(name)).parameters)
+    if weight_decay and "weight_decay" not in taken:  # a group may hold anything, and torch would say nothing
+        raise user_error("optimizer.weight_decay", weight_decay, f"0, since {name} has no weight decay")
+    known = sorted(taken - {"params", "lr", "weight_decay"})
     for key, value in options.items():
         if key not in known:
             raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
@@ -85,7 +88,7 @@ def _unused(name: str, names: set[str]) -> str:
 
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return the optimizer over `groups`, fused where it can be."""
-    check_options(name, options)
+    check_options(name, options, weight_decay=max((group.get("weight_decay", 0.0) for group in groups), default=0.0))
     optimizer = _new(name, groups, lr=lr, options=options)
     optimizer.register_step_post_hook(_count_writes)
     return optimizer

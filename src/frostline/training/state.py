@@ -6,26 +6,16 @@ Randomness is addressed by epoch, step and sample, so there is no generator to k
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from frostline.core import interrupts
 from frostline.models import freezing
-from frostline.training import checkpoint
 from frostline.training.loop import EpochResult, TrainingPosition
-
-_WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
-_GUESS = 0.02  # seconds that the first save may take at least: what is shorter than `_WORTH` is as well done again
-_RATE = 3e8  # bytes per second at which the first save may be written, read back and hashed beside the training
 
 
 class Unfit(ValueError):
@@ -72,27 +62,27 @@ class Progress:
     seconds: float = 0.0
     """Of training, over the epochs that are done, as are `images`."""
     images: int = 0
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of every epoch so far."""
 
     @property
     def best_phase(self) -> int:
         """The phase (0-based) of the best epoch."""
-        phase: int = self.journal[self.best_epoch - 1]["phase"]
+        phase: int = self.epochs[self.best_epoch - 1]["phase"]
         return phase - 1
 
     def add(self, epoch: EpochResult, learner: Learner) -> None:
         """Count an epoch that is done, and keep its weights if they are the best so far."""
         self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
-        self.journal.append(_line(epoch))
+        self.epochs.append(_line(epoch))
         if epoch.val.accuracy > self.best_accuracy:
             self.best_epoch, self.best_accuracy = epoch.epoch, epoch.val.accuracy
             self.best = copy(learner.scored, learner.moving)
 
     def exhausted(self, patience: int | None) -> bool:
         """Return whether the best epoch is `patience` epochs old."""
-        return bool(patience) and len(self.journal) - self.best_epoch >= (patience or 0)
+        return bool(patience) and len(self.epochs) - self.best_epoch >= (patience or 0)
 
 
 def _line(epoch: EpochResult) -> dict[str, Any]:
@@ -104,62 +94,6 @@ def _line(epoch: EpochResult) -> dict[str, Any]:
         "val/loss": epoch.val.loss,
         "val/accuracy": epoch.val.accuracy,
     }
-
-
-class Keeper:
-    """Owns the checkpoints of one run: decides when one is worth its time, and has it written while the run goes on.
-
-    Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
-    """
-
-    def __init__(self, folder: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
-        """Keep them in `folder`, each of some `size` bytes; `every` so many seconds also within an epoch."""
-        self._folder, self._every, self._say = folder, every, say
-        self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
-        self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
-        self._writing: Future[Path] | None = None
-
-    def __enter__(self) -> Self:
-        """Return this."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the disk."""
-        with self._aside:
-            self.settle()
-
-    def due(self) -> bool:
-        """Return whether one must be written within an epoch: the time has come, or somebody wants the run to end."""
-        late = self._every is not None and time.perf_counter() - self._last >= self._every
-        return late or interrupts.requested()
-
-    def worth(self) -> bool:
-        """Return whether one should be written at the end of an epoch."""
-        since = time.perf_counter() - self._last
-        writing = self._writing is not None and not self._writing.done()
-        return self.due() or since >= _WORTH * (since if writing else self._cost)
-
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Have one written of what is there now; where the disk does not take it, that is said and the run goes on."""
-        self.settle()
-        self._last = time.perf_counter()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._writing = self._aside.submit(self._write, copies, deepcopy(facts))
-
-    def settle(self) -> None:
-        """Wait until the newest one is on the disk."""
-        writing, self._writing = self._writing, None
-        try:
-            if writing is not None:
-                writing.result()
-        except (OSError, checkpoint.DamagedCheckpoint) as problem:
-            self._say(f"  no checkpoint could be written: {problem}")
-
-    def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-        try:
-            return checkpoint.save(self._folder, tensors, facts)
-        finally:
-            self._cost = time.perf_counter() - self._last
 
 
 def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:
@@ -225,9 +159,9 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     position = TrainingPosition(**facts["position"])
-    if [line["epoch"] for line in facts["journal"]] != [*range(1, position.epoch)]:
-        raise Unfit("its journal does not fit its position")
-    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "journal")}
+    if [line["epoch"] for line in facts["epochs"]] != [*range(1, position.epoch)]:
+        raise Unfit("its epochs do not fit its position")
+    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "epochs")}
     return Progress(position, best=best, **numbers)
 
 

@@ -266,6 +266,12 @@ def at_most(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
+def lift_limits() -> None:
+    """Have Pillow take pictures of any size without a word from now on: `at_most` held when they were first read."""
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module="PIL")  # of EXIF that is odd in what we do not ask for
+
+
 def is_passing(error: Exception) -> bool:
     """Return whether a picture could not be read for a reason that may pass or concerns this process alone."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)

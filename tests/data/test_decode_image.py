@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from frostline.data import read_image
+from frostline.data import decode_image
 from frostline.data.bit_depth import Levels
+from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
 from frostline.data.image_formats import SUFFIXES
-from frostline.data.listing import list_images
-from frostline.data.read_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
+from frostline.data.listing import survey
 from small import image_in, shown
 
 RED = (250, 20, 10)
@@ -184,7 +184,7 @@ def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])
 def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
     Image.new("RGB", (16, 16), RED).save(tmp_path / f"picture{suffix}")  # also .pgm and .pfm, by content a .ppm
-    (file,) = list_images(tmp_path)
+    (file,) = survey(tmp_path).files
     assert image_in(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
 
 
@@ -193,7 +193,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(file, format="PNG")
-    assert [file.name for file in list_images(tmp_path)] == ["b.png", "a.png"]
+    assert [file.name for file in survey(tmp_path).files] == ["b.png", "a.png"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
@@ -218,7 +218,7 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
 def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
-        assert read_image._plain_jpeg(opened) is not None
+        assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == PictureFacts()
 

@@ -10,8 +10,8 @@ import sys
 import torch
 
 from frostline.data.loading import Split
-from frostline.report import paired_difference
-from frostline.runs import outcome
+from frostline.report import predictions
+from frostline.runs import evaluation
 from frostline.store.mapped import Rows
 
 
@@ -23,20 +23,37 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     test = Split(rows, False, sizes, labels, torch.arange(4) * 3, digests, "")
     before = os.umask(0o022)
     try:
-        outcome.write(tmp_path, torch.eye(2)[[0, 1, 1, 1]], test, ("cat", "dog"), rows.__getitem__)
+        evaluation.write(tmp_path, torch.eye(2)[[0, 1, 1, 1]], test, ("cat", "dog"), rows.__getitem__)
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
-    found = paired_difference.predictions(str(tmp_path))
+    found = predictions.read(str(tmp_path))
     assert found is not None and found.labels.tolist() == [0, 1, 0, 1] and found.ids.tolist() == [0, 3, 6, 9]
 
 
 def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_of_argmax():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     logits[3] = 0.5  # all the same
-    first, chances = outcome.most_probable(logits, 4)
+    first, chances = evaluation.most_probable(logits, 4)
     assert torch.equal(first[:, 0].long(), logits.argmax(1))
     assert torch.allclose(chances, logits.log_softmax(1).sort(1, descending=True).values[:, :4])
+
+
+def test_the_accuracy_on_new_pictures_leaves_out_those_that_are_in_train_too() -> None:
+    train, test = split(torch.tensor([0, 1, 0]), first=0), split(torch.tensor([0, 1, 1, 0]), first=2)
+    right = torch.nn.functional.one_hot(test.labels, 2).float()
+    wrong_where_new = torch.cat([right[:1], 1 - right[1:]])
+    assert evaluation.without_shared(test, train, wrong_where_new) == (1, 0.0)
+    assert evaluation.without_shared(test, split(torch.tensor([0]), first=9), right) == (0, 1.0)
+    assert evaluation.without_shared(test, test, right) == (4, None)
+
+
+def split(labels: torch.Tensor, *, first: int) -> Split:
+    """Return pictures whose digests count up from `first`."""
+    count = len(labels)
+    digests = torch.arange(first, first + count, dtype=torch.uint8)[:, None].expand(count, 32).contiguous()
+    rows = Rows(torch.zeros(count, 3, 2, 2, dtype=torch.uint8), torch.arange(count))
+    return Split(rows, False, torch.full((count, 2), 2), labels, torch.arange(count), digests, "")
 
 
 _MANY = """
@@ -44,9 +61,9 @@ import resource, sys, torch
 from pathlib import Path
 from frostline.data.loading import Split
 from frostline.records.result import Result
-from frostline.report import evidence
+from frostline.report import image_details
 from frostline.report.cells import Cell
-from frostline.runs import outcome
+from frostline.runs.evaluation import write
 from frostline.store import mapped
 from frostline.training import evaluation
 
@@ -60,10 +77,10 @@ scored = evaluation.evaluate(torch.nn.Linear(4, 10_000), Rows(), batch_size=500,
 pixels, sizes = torch.zeros(10_000, 3, 2, 2, dtype=torch.uint8), torch.full((10_000, 2), 2, dtype=torch.int32)
 digests = torch.zeros(10_000, 32, dtype=torch.uint8)
 test = Split(mapped.Rows(pixels, Rows.labels), False, sizes, Rows.labels, torch.arange(10_000), digests, "")
-outcome.write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)], pixels.__getitem__)
+write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)], pixels.__getitem__)
 del scored
 run = Result(0, "run", str(folder), None, "FINISHED", None, {}, {})
-found = evidence.of_cell(Cell({}, (run,)))
+found = image_details.of_cell(Cell({}, (run,)))
 assert len(found["shown"]) == 100 and len(found["images"]) == 10_000 and "ece" in found["calibration"]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

@@ -14,10 +14,10 @@ import numpy as np
 
 from frostline.core import files
 from frostline.records.layout import SHIFT
-from frostline.report import confusion_matrix, mistakes
+from frostline.report import confusion_matrix, mistakes, predictions
 from frostline.report.cells import Cell
 from frostline.report.confusion_matrix import Confusions
-from frostline.report.paired_difference import Predictions, predictions
+from frostline.report.predictions import Predictions
 from frostline.report.statistics import calibration
 
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
@@ -33,7 +33,7 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
         found |= _classes(whole) | {"pairs": _pairs(folders, whole)}
-    said = [value for folder in folders if (value := predictions(str(folder)))]
+    said = [value for folder in folders if (value := predictions.read(str(folder)))]
     if said:
         found["calibration"] = _calibration(said)
     shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
@@ -54,7 +54,7 @@ def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
 
 
 def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
-    first, second = predictions(str(one)), predictions(str(two))
+    first, second = predictions.read(str(one)), predictions.read(str(two))
     if first is None or second is None or not np.array_equal(first.ids, second.ids):
         return None
     said = [found.said for found in (first, second)]
@@ -92,7 +92,7 @@ def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
     examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
     for folder in folders:
         missing = [pair for pair, shown in examples.items() if len(shown) < _EXAMPLES]
-        said = predictions(str(folder)) if missing else None
+        said = predictions.read(str(folder)) if missing else None
         if said is None:
             continue
         images = {pair: said.ids[(said.labels == pair[0]) & (said.said == pair[1])].tolist() for pair in missing}

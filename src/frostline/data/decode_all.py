@@ -19,7 +19,7 @@ from torch import Tensor
 from frostline.core import machine
 from frostline.data import perceptual_hash
 from frostline.data.bit_depth import FULL, Levels
-from frostline.data.read_image import at_most, convert, is_passing, tensor_of, why
+from frostline.data.decode_image import at_most, convert, is_passing, tensor_of, why
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.store import Writer
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.errors import UserError
-from frostline.data import decoding, loading, pixel_cache
-from frostline.data.decoding import Differing, Keep, decode_all
-from frostline.data.listing import list_images
+from frostline.data import broken_pictures, loading, pixel_cache
+from frostline.data import decode_all as decoder
+from frostline.data.decode_all import Differing, Keep, decode_all
+from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.runs import setup
@@ -194,7 +195,7 @@ def load(root: Path, store: Store, **changes: Any) -> loading.Data:
 
 
 def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
-    with pytest.raises(loading.BadPictures) as raised:
+    with pytest.raises(broken_pictures.BadPictures) as raised:
         load(broken, store)
     reasons = dict(raised.value.reasons)
     assert set(reasons) == {f"dog/{name}" for name in BROKEN}
@@ -222,7 +223,7 @@ def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken
     assert found.counts == {"skipped": len(BROKEN)}
     splits = (found.train, found.val, found.test)
     ids = torch.cat([split.ids for split in splits])
-    files = list_images(broken / "cat") + list_images(broken / "dog")
+    files = survey(broken / "cat").files + survey(broken / "dog").files
     assert {files[index].name for index in ids.tolist()} == {f"good{index}.png" for index in range(6)}
     for split in splits:
         for index, pixels in zip(split.ids.tolist(), split.pixels, strict=True):
@@ -272,7 +273,7 @@ def test_folders_behind_links_are_found_once(tmp_path: Path):
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "cats").symlink_to(tmp_path / "pictures" / "cat")
     (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
-    assert [file.name for file in list_images(tmp_path / "all")] == ["good0.png", "good1.png"]
+    assert [file.name for file in survey(tmp_path / "all").files] == ["good0.png", "good1.png"]
 
 
 def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
@@ -280,7 +281,7 @@ def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
     (tmp_path / "dog" / "up").symlink_to(tmp_path)
     (tmp_path / "dog" / "deep").mkdir()
     (tmp_path / "dog" / "deep" / "self").symlink_to(tmp_path / "dog")
-    assert [file.parent.name for file in list_images(tmp_path / "dog")] == ["dog", "dog"]
+    assert [file.parent.name for file in survey(tmp_path / "dog").files] == ["dog", "dog"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -293,7 +294,10 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, mo
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    with monkeypatch.context() as patch, pytest.raises(loading.BadPictures, match="cat/deep: Permission denied"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(broken_pictures.BadPictures, match="cat/deep: Permission denied"),
+    ):
         patch.setattr(os, "scandir", refuse)
         load(tmp_path, store)
     assert not load(tmp_path, store).counts
@@ -314,7 +318,7 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
         with monkeypatch.context() as patch:
             patch.setattr(Image, "open", refuse)
             assert load(tmp_path, store, skip_bad=True).counts == {"skipped": 2}
-            with pytest.raises(loading.BadPictures, match=os.strerror(number)):
+            with pytest.raises(broken_pictures.BadPictures, match=os.strerror(number)):
                 load(tmp_path, store)
     assert load(tmp_path, store).counts == {}
 
@@ -349,7 +353,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
             return opened(file, **options)
 
         monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(loading.BadPictures, match=r"cat/good0\.png: Permission denied"):
+    with pytest.raises(broken_pictures.BadPictures, match=r"cat/good0\.png: Permission denied"):
         load(tmp_path, store)
     (tmp_path / "cat" / "good0.png").chmod(0o600)
     load(tmp_path, store)
@@ -382,8 +386,8 @@ def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
 def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     good(tmp_path, 30)
     read: list[int] = []
-    keep = decoding._view
-    monkeypatch.setattr(decoding, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
+    keep = decoder._view
+    monkeypatch.setattr(decoder, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
     few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
     assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
     read.clear()
@@ -486,7 +490,7 @@ def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path:
     assert any("data.range=minmax" in finding.about for finding in full.findings)
     assert any("all 12 pictures are grey" in finding.about for finding in full.findings)
     found = load(tmp_path, store, center=whole, range="minmax")
-    files = list_images(tmp_path)
+    files = survey(tmp_path).files
     values = np.stack([np.asarray(Image.open(files[index])) for index in found.train.ids])
     assert (found.levels.low, found.levels.high) == (values.min(), values.max())
     assert len(np.unique(full.train.pixels[:].numpy())) == 17 < 200 < len(np.unique(found.train.pixels[:].numpy()))

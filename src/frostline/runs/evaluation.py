@@ -1,15 +1,15 @@
-"""The files that say how the test went: predictions, classes, confusions, mistakes."""
+"""How the test went: the files that say it (predictions, classes, confusions, mistakes), and new pictures alone."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from frostline.core import files
+from frostline.data import duplicates
 from frostline.data.loading import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
@@ -38,7 +38,7 @@ def write(
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
     per_class = [{"class": name, "images": n, "accuracy": right / n if n else None} for name, n, right in rows]
-    write_json(folder / layout.PER_CLASS, per_class)
+    files.write_json(folder / layout.PER_CLASS, per_class)
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     wrong = torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
@@ -60,6 +60,11 @@ def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(classes).int(), torch.cat(chances)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
+    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
+
+    `logits` is `(N, classes)` in the order of `test`.
+    """
+    new = duplicates.shared(test.digests, train.digests) < 0
+    right = (logits.argmax(1) == test.labels)[new]
+    return int((~new).sum()), right.float().mean().item() if len(right) else None

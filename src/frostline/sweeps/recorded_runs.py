@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
-from frostline.core.config import Config, flatten, is_semantic
+from frostline.core.config import NOT_SEMANTIC, Config, flatten, is_semantic
 from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
@@ -23,10 +23,10 @@ from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
-from frostline.sweeps.rerun import Outcome
+from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
-_FREE = ("experiment_name", "device", "checkpoint", "store", "tracking", "data.root", "data.download")
+_FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run"))  # a rerun is a whole one
 _FROM_RECORD = ("device", "data.root", "data.download")
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
 
@@ -40,7 +40,7 @@ class Recorded:
     """Its MLflow id, else its folder."""
     config: Mapping[str, Any]
     """The recorded values, read as data and not yet checked."""
-    outcome: Outcome
+    comparable: Comparable
     seeds: Mapping[str, Sequence[float]]
     """The accuracies of all seeds of its cell, by metric."""
 
@@ -146,7 +146,7 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
         own.name,
         journal.run_id(where) or own.run_id or str(where),
         untrusted.mapping_of(where / CONFIG),
-        outcome(where, own.metrics),
+        comparable(where, own.metrics),
         _seeds(mates),
     )
 
@@ -169,8 +169,8 @@ def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
     if download.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
         return []
     told: Iterable[object] = untrusted.value(download.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
-    named = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
-    return [result for one in named if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
+    ids = [str(each.get("run_id")) for each in told if isinstance(each, dict) and each.get("status") == "FINISHED"]
+    return [result for one in ids if RUN_ID.fullmatch(one) for result in _finished(uri, one)]
 
 
 def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) -> Recorded:
@@ -184,15 +184,15 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
             download.fetch_artifact(uri, own.run_id, name, place)
     if CONFIG not in sizes:
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
-    journals = {"MLflow": query.history(uri, own.run_id)}
+    epochs = {"MLflow": query.history(uri, own.run_id)}
     if METRICS in sizes:
-        journals[METRICS] = _epochs(place / METRICS)
+        epochs[METRICS] = _epochs(place / METRICS)
     mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
     return Recorded(
         own.name,
         own.run_id,
         untrusted.mapping_of(place / CONFIG),
-        Outcome(journals, _once(own.metrics), _weights(place), environment(place)),
+        Comparable(epochs, _once(own.metrics), _weights(place), environment(place)),
         _seeds(mates),
     )
 
@@ -221,9 +221,9 @@ def environment(folder: Path) -> dict[str, Any]:
     return flatten(untrusted.mapping(path)) if path.exists() else {"environment": "not on record"}
 
 
-def outcome(folder: Path, metrics: Mapping[str, float]) -> Outcome:
-    """Return what the run in `folder` came to, given its `metrics` once per run."""
-    return Outcome({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
+def comparable(folder: Path, metrics: Mapping[str, float]) -> Comparable:
+    """Return what is compared of the run in `folder`, given its `metrics` once per run."""
+    return Comparable({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:

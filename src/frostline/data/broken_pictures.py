@@ -1,0 +1,58 @@
+"""Pictures that cannot be read: refused by name, or left out where that costs no class and no split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from frostline.core.errors import UserError, user_error
+from frostline.data.pixel_cache import Decoded
+from frostline.data.splitting import Selection
+
+
+class BadPictures(UserError):
+    """Some pictures cannot be read."""
+
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Every one of them by name, and what is wrong with it."""
+
+
+def leave_out(part: Selection, bad: Mapping[int, str]) -> Selection:
+    """Return the pictures of a split without those that are `bad`."""
+    if not bad:
+        return part
+    keep = torch.tensor([index not in bad for index in part.ids.tolist()])
+    return replace(part, ids=part.ids[keep])
+
+
+def require_readable(
+    parts: Mapping[str, Selection],
+    good: Mapping[str, Selection],
+    decoded: Mapping[str, Decoded],
+    *,
+    root: str,
+    skip: bool,
+) -> None:
+    """Raise `BadPictures` for what is broken in `parts` of the data in `root`.
+
+    With `skip` it is left out, as it is in `good`: then `UserError` where a class of train or a split is lost with it.
+    """
+    reasons = []
+    for name, part in parts.items():
+        bad = decoded[name].bad
+        reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
+        lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
+        if skip and (lost if name == "train" else not len(good[name].ids)):
+            classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
+            raise user_error(
+                "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
+            )
+    if reasons and not skip:
+        count = sum(len(part.ids) for part in parts.values())
+        some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
+        error = BadPictures(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
+        error.reasons = tuple(sorted(reasons))
+        raise error

@@ -1,0 +1,90 @@
+"""Which sweeps MLflow may not have in full: remembered beside its store, until their record is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.core import files
+from frostline.core.errors import user_error
+from frostline.records import journal, run_folders
+from frostline.records.layout import SWEEP
+from frostline.tracking import server
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep's record belongs."""
+
+    uri: str
+    """Tracking URI without credentials."""
+    root: Path
+    """The project: a missing experiment gets its artifacts beside its store."""
+    experiment: str
+    """Name of the experiment."""
+
+
+def remember(folder: Path, place: Place) -> None:
+    """Let later sweeps in the same store know that this one may be pending."""
+    file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    where = folder.resolve()
+    if any(where.is_relative_to(top.resolve()) for top in (place.root, server.beside(place.uri, place.root))):
+        where = Path(os.path.relpath(where, file.parent))  # if they are moved, then both
+    files.write(file, json.dumps({"store": server.name(place.uri), "folder": str(where)}))
+
+
+def forget(folder: Path, place: Place) -> None:
+    """Take back `remember`."""
+    (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
+
+
+def remembered(uri: str, root: Path) -> list[Path]:
+    """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found."""
+    register, name = _register(uri, root), server.name(uri)
+    found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
+    entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
+    told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
+    gone = {folder.parent for folder in told.values() if not folder.is_dir()}
+    lying = run_folders.by_uid([root / "multirun", *gone]) if gone else {}
+    folders = [folder if folder.is_dir() else lying.get(uid) for uid, folder in told.items()]
+    return [folder for folder in folders if folder is not None]
+
+
+def _entry(file: Path) -> dict[str, str] | None:
+    """Return what `remember` wrote; None while another process is writing or has just removed it."""
+    try:
+        entry = files.parsed(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
+
+
+def _register(uri: str, root: Path) -> Path:
+    return server.beside(uri, root) / "pending"
+
+
+def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
+    """Return where the record of the sweep in `folder` belongs: to `uri`, else as its journal says; or `UserError`."""
+    runs = [entry for entry, _ in journal.notes(folder) if entry["op"] == "run"]
+    for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
+        match told:
+            case {"uri": str(recorded), "experiment": str(experiment)}:
+                own = server.tracking_uri(uri, root) if uri else server.tracking_uri(recorded, root, start=root)
+                return Place(own, root, experiment)
+    raise user_error("sync", folder, "the folder of a sweep that was recorded")
+
+
+def _tracker(folder: Path) -> object:
+    """Return what the jobs of the sweep in `folder` were told of its record; None where that cannot be read."""
+    try:
+        return files.parsed((folder / SWEEP).read_text())["tracker"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def experiment(folder: Path) -> str | None:
+    """Return the name of the experiment to which the sweep in `folder` belongs, None where its journal names none."""
+    return next((entry.get("experiment") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)

@@ -1,0 +1,81 @@
+"""A job leaves nothing behind that only an interrupted run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from frostline.core import interrupts
+from frostline.records import layout, liveness
+from frostline.records.result import Result
+from frostline.records.sweep_record import RunFacts, Shared, Tracker
+from frostline.runs import train
+from frostline.sweeps import job
+from small import compose
+
+QUICK = ("freeze=head", "data.limit=60", "epochs=2", "batch_size=20", "model.image_size=32", "model.weights=null")
+
+
+def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[str] = QUICK) -> Result:
+    """Return how the only run of a sweep ends that goes on with the one in the folder `before`."""
+    (sweep / "0").mkdir(parents=True, exist_ok=True)
+    liveness.write(sweep / layout.OWNER)
+    config = compose(*overrides)
+    previous = {"run_id": None, "folder": str(before)} if before else None
+    tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
+    Shared(tracker, (RunFacts("head", {}, "0", previous=previous),)).write(sweep)
+    return job.carry_out(
+        lambda: job.Order(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
+    )
+
+
+def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | None = None) -> Path:
+    """Return the folder of a run that was interrupted after its first epoch, where its checkpoint is."""
+    keep = train.keep
+
+    def last(*arguments: object) -> None:
+        keep(*arguments)  # type: ignore[arg-type]
+        monkeypatch.setattr(interrupts, "requested", lambda: True)
+        monkeypatch.setattr(interrupts, "obey", stop)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "keep", last)
+        with pytest.raises(KeyboardInterrupt):
+            carried_out(sweep, before)
+    assert any((sweep / "0" / layout.CHECKPOINT).glob("*.safetensors"))
+    return sweep / "0"
+
+
+def test_when_a_run_ends_no_checkpoint_of_it_is_left_wherever_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = interrupted(tmp_path / "before", monkeypatch)
+    assert carried_out(tmp_path / "after", before).status == "FINISHED"
+    run = tmp_path / "after" / "0"
+    assert len((run / layout.METRICS).read_text().splitlines()) == 2
+    assert not (before / layout.CHECKPOINT).exists() and not (run / layout.CHECKPOINT).exists()
+
+
+def test_when_a_run_ends_what_was_downloaded_for_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interrupted(tmp_path / "before", monkeypatch)
+    run = tmp_path / "after" / "0"
+    before.rename(downloaded := tmp_path / "before" / layout.PREVIOUS)
+    (tmp_path / "after").mkdir()
+    run.mkdir()
+    downloaded.rename(run / layout.PREVIOUS)
+    assert carried_out(tmp_path / "after", run / layout.PREVIOUS).status == "FINISHED"
+    assert len((run / layout.METRICS).read_text().splitlines()) == 2
+    assert not (run / layout.PREVIOUS).exists()
+
+
+def test_a_run_that_fails_leaves_what_it_went_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interrupted(tmp_path / "before", monkeypatch)
+    failing = (*QUICK, "model.name=resnet18", "data.source=folder", f"data.root={tmp_path / 'nothing'}")
+    assert carried_out(tmp_path / "after", before, overrides=failing).status == "FAILED"
+    assert any((before / layout.CHECKPOINT).glob("*.safetensors"))

@@ -1,0 +1,70 @@
+"""Checkpoints cost little of a run, and training does not wait for the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from frostline.training import checkpoint, checkpoint_timing
+from small import last_checkpoint
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred epochs of a second each, with saves that take half a second, every 25th is kept."""
+    clock = 0.0
+
+    def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        nonlocal clock
+        clock += 0.5
+
+    monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(checkpoint, "save", save)
+    kept = 0
+    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
+        for _ in range(100):
+            clock += 1
+            if keeper.worth():
+                keeper.save({}, {})
+                keeper.settle()
+                kept += 1
+    assert kept == 4
+
+
+@pytest.mark.parametrize(("size", "first"), [(0, 1), (600_000_000, 100)])
+def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
+    size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
+    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=size, every=None, say=print) as keeper:
+        while clock < 1000 and not keeper.worth():
+            clock += 1
+    assert clock == first
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what was there at that moment."""
+    gate, save, weight, journal = threading.Event(), checkpoint.save, torch.zeros(3), [1]
+
+    def slow(*arguments: Any) -> Path:
+        gate.wait(60)
+        return save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
+        keeper.save({"weight": weight}, {"journal": journal})
+        weight += 1
+        journal.append(2)
+        assert not keeper.worth()
+        assert last_checkpoint(tmp_path, print) is None
+        gate.set()
+    found = last_checkpoint(tmp_path, print)
+    assert found is not None
+    assert found[0]["weight"].tolist() == [0, 0, 0]
+    assert found[1] == {"journal": [1]}

@@ -102,8 +102,8 @@ def open_sweep(folder, uri, say):
 
 
 def test_a_sweep_is_recorded_where_the_file_system_has_no_locks(tmp_path, monkeypatch, said):
-    refuse(monkeypatch, errno.ENOLCK)
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
+    refuse(monkeypatch, errno.ENOLCK)
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
     assert session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     run = server.client_of(uri).get_run(journal.run_id(tmp_path / "sweep"))

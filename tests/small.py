@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline.core.config import Config, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.core.config import Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
@@ -73,11 +73,15 @@ def silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda count: None
 
 
-def load_data(**request: Any) -> Data:
-    """Return the data of a request, decoded in memory, as a network for `center` sees them without random crops."""
-    sight = Sight(request.pop("center", CENTER), request.pop("side", None))
+def data_config(**fields: Any) -> DataConfig:
+    """Return the config of data; what is not given is as in `conf/config.yaml`."""
+    return DataConfig(**{"name": "some", "flip": False, **BASE["data"], "max_pixels": 10**6, **fields})
+
+
+def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: Any) -> Data:
+    """Return data, decoded in memory, as a network for `center` sees them, with crops from a shorter `side`."""
     store = Store(None, budget=10**9, say=print)
-    return loading.load(sight=sight, store=store, progress=silently, **cast(loading.Request, request))
+    return loading.load(data_config(**fields), sight=Sight(center, side), store=store, progress=silently)
 
 
 def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:

@@ -99,6 +99,8 @@ def test_a_run_on_record_is_read_whole(store):
 
 def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
     sweep = frostline.open(str(store.folder))
+    assert repr(sweep) == f"<{sweep.name}: 2 runs, 2 finished, in {store.folder}>"
+    assert repr(sweep.best) == f"<Run {sweep.best.name}: FINISHED, in {sweep.best.folder}>"
     shown = sweep._repr_html_()
     assert sweep.verdict.split(".")[0].split("(")[0] in shown and shown.count("<svg") >= 2 and "<table" in shown
     report = sweep.report(tmp_path / "page.html")

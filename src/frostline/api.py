@@ -134,11 +134,14 @@ def load(name: str | Path | Run | Sweep, *, device: str = "auto") -> Classifier:
         return Classifier(predict.load(run.folder, device=device), run.note)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run on record."""
 
     result: Result
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}: {self.status}, in {self.folder}>"
 
     @property
     def name(self) -> str:
@@ -184,7 +187,7 @@ class Run:
         return predictions.read(self.result.folder)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """A sweep on record, finished or not, or several put together."""
 
@@ -195,8 +198,13 @@ class Sweep:
     """Where it lies; None for several, and for one that was fetched from MLflow."""
     tracker: Any = None
     """Where it is in MLflow."""
-    _scratch: Path | None = field(default=None, repr=False, compare=False)
+    _scratch: Path | None = field(default=None, compare=False)
     """Where lies what was fetched, until the program ends."""
+
+    def __repr__(self) -> str:
+        finished = sum(one.status == "FINISHED" for one in self.results)
+        where = f", in {self.folder}" if self.folder else ""
+        return f"<{self.name}: {len(self.results)} runs, {finished} finished{where}>"
 
     @property
     def runs(self) -> list[Run]:

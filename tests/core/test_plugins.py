@@ -15,7 +15,7 @@ from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
 from frostline.models import build
-from small import BASE, load_data
+from small import load_data
 
 CHECKOUT = Path(__file__).parents[2]
 CODE = r'''"""Squares of two colours, a network for them, and a command."""
@@ -92,7 +92,7 @@ def package(tmp_path, monkeypatch):
 
 
 def request(source: str) -> dict:
-    return {**BASE["data"], "source": source, "root": "/nowhere", "options": {"count": 40}}
+    return {"source": source, "root": "/nowhere", "options": {"count": 40}}
 
 
 def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):

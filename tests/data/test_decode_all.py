@@ -31,7 +31,7 @@ from frostline.runs import setup
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
-from small import BASE, compose, silently
+from small import compose, data_config, silently
 
 RED = (250, 20, 10)
 SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the pictures
@@ -179,8 +179,8 @@ def broken(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def request(root: Path, **changes: Any) -> loading.Request:
-    return {**BASE["data"], "source": "folder", "root": str(root), "max_pixels": 10**6, **changes}
+def request(root: Path, **changes: Any) -> dict[str, Any]:
+    return {"source": "folder", "root": str(root), **changes}
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def load(root: Path, store: Store, **changes: Any) -> loading.Data:
     loading._last.clear()
     sight = Sight(changes.pop("center", SMALL), changes.pop("side", None))
-    return loading.load(sight=sight, store=store, progress=silently, **request(root, **changes))
+    return loading.load(data_config(**request(root, **changes)), sight=sight, store=store, progress=silently)
 
 
 def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):

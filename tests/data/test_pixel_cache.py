@@ -23,7 +23,7 @@ from frostline.data.views import View, Views
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Room
 from frostline.store.store import Store
-from small import plain, silently
+from small import data_config, plain, silently
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
 MUCH, LITTLE = 10**9, 100_000  # bytes; half of the second holds 16 views
@@ -58,9 +58,8 @@ def load(
 ) -> Data:
     loading._last.clear()
     request = {**plain("data=image_folder", f"data.root={photos}")["data"], **changes}
-    fields = {key: value for key, value in request.items() if key in loading.Request.__annotations__}
     own = Store(store, budget=budget, say=print)
-    return loading.load(sight=Sight(center, side), store=own, progress=silently, **fields)
+    return loading.load(data_config(**request), sight=Sight(center, side), store=own, progress=silently)
 
 
 def seen(split: Split, *, crop: bool = False) -> Tensor:

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from frostline import commands
 from frostline.core import validation
 from frostline.core.errors import UserError
-from frostline.data import loading
 from frostline.data.resize import center_crop
 from frostline.models import weights
 from frostline.records.result import Result
@@ -41,8 +40,7 @@ def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
 def pictures(trained, tmp_path_factory):
     """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
     request = validation.read_config(trained.folder / "0" / "config.yaml").data
-    fields = {key: value for key, value in asdict(request).items() if key in loading.Request.__annotations__}
-    test, folder = load_data(**fields).test, tmp_path_factory.mktemp("somebody's pictures ü")
+    test, folder = load_data(**asdict(request)).test, tmp_path_factory.mktemp("somebody's pictures ü")
     for row, pixels in enumerate(test.pixels):
         Image.fromarray(pixels[0].numpy()).save(folder / f"{row:04} ñ.png")
     return folder, test.labels

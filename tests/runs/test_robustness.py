@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from frostline.data import corruptions, loading
+from frostline.data import corruptions
 from frostline.data.corruptions import corrupt
 from frostline.data.resize import center_crop
 from frostline.runs import predict
@@ -29,8 +29,7 @@ def said(run):
 def accuracies(run, name, batch):
     """Return what the network of a finished run reaches, worked out anew from its files, in batches of another size."""
     network = predict.load(run, device="cpu")
-    request = {k: v for k, v in asdict(network.config.data).items() if k in loading.Request.__annotations__}
-    test = load_data(**request, center=network.center).test
+    test = load_data(**asdict(network.config.data), center=network.center).test
     found = []
     for strength in corruptions.strengths(network.center.size)[name]:
         right = 0

@@ -28,6 +28,11 @@ def write_json(path: Path, value: Any) -> None:
     write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file says; OSError where it cannot be read, ValueError where it is none."""
+    return parsed(path.read_text(encoding="utf-8"))
+
+
 def parsed(text: str | bytes) -> Any:
     """Return what a JSON text says; ValueError where it is none, or nested so deeply that Python gives it up."""
     try:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from frostline.core.config import DataConfig
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import leave_out, require_readable
@@ -27,28 +27,6 @@ from frostline.data.splitting import Selection, divide
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store
-
-
-class Request(TypedDict):
-    """Which images, and how they are split: the fields of `DataConfig` of the same names."""
-
-    source: str
-    root: str
-    layout: str
-    missing_classes: str
-    download: bool
-    splits: Mapping[str, Mapping[str, Any]]
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    fraction: float
-    limit: int | None
-    pixels: str
-    skip_bad: bool
-    max_pixels: int
-    range: str | list[float]
-    range_of: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +87,7 @@ _KEPT = {"stored": "stored", "nothing": "exact"}
 _last: dict[str, Data] = {}
 
 
-def load(*, sight: Sight, store: Store, progress: Progress, **request: Unpack[Request]) -> Data:
+def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) -> Data:
     """Return the splits, decoded into `store` by whoever asks first.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
@@ -117,51 +95,53 @@ def load(*, sight: Sight, store: Store, progress: Progress, **request: Unpack[Re
     runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
     split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    facts = {**request, "root": str(_root(request)), "store": [str(store.folder), store.budget], "sight": asdict(sight)}
-    key = json.dumps(facts, sort_keys=True)
+    place = [str(_root(config)), str(store.folder), store.budget]
+    key = json.dumps([asdict(config), asdict(sight), *place], sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
-        _last[key] = _assemble(_divide(request), request, sight, store, progress)
+        _last[key] = _assemble(_divide(config), config, sight, store, progress)
     return _last[key]
 
 
-def _root(request: Request) -> Path:
-    return Path(request["root"]).expanduser().absolute()
+def _root(config: DataConfig) -> Path:
+    return Path(config.root).expanduser().absolute()
 
 
-def _divide(request: Request) -> dict[str, Selection]:
+def _divide(config: DataConfig) -> dict[str, Selection]:
     found = open_splits(
-        source=request["source"],
-        root=_root(request),
-        layout=request["layout"],
-        missing_classes=request["missing_classes"],
-        download=request["download"],
-        splits=request["splits"],
-        options=request["options"],
+        source=config.source,
+        root=_root(config),
+        layout=config.layout,
+        missing_classes=config.missing_classes,
+        download=config.download,
+        splits=config.splits,
+        options=config.options,
     )
     return divide(
         found,
-        val_fraction=request["val_fraction"],
-        test_fraction=request["test_fraction"],
-        seed=request["split_seed"],
-        fraction=request["fraction"],
-        limit=request["limit"],
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.split_seed,
+        fraction=config.fraction,
+        limit=config.limit,
     )
 
 
-def _assemble(parts: Mapping[str, Selection], request: Request, sight: Sight, store: Store, progress: Progress) -> Data:
-    about = request["source"] + ("" if request["source"] == "glyphs" else f" in {request['root']}")
-    cache = PixelCache(store, progress, pixels=request["pixels"], max_pixels=request["max_pixels"], about=about)
+def _assemble(
+    parts: Mapping[str, Selection], config: DataConfig, sight: Sight, store: Store, progress: Progress
+) -> Data:
+    about = config.source + ("" if config.source == "glyphs" else f" in {config.root}")
+    cache = PixelCache(store, progress, pixels=config.pixels, max_pixels=config.max_pixels, about=about)
     sources = {id(part.source): part.source for part in parts.values()}
     train = parts["train"]
-    levels = of_range(request["range"], request["range_of"])
-    levels = levels or cache.measure_levels(train.source, train.ids, str(request["range"]))
+    levels = of_range(config.range, config.range_of)
+    levels = levels or cache.measure_levels(train.source, train.ids, str(config.range))
     decoded: dict[str, Decoded] = {}
     for source in sources.values():
         own = {name: part.ids for name, part in parts.items() if part.source is source}
         decoded |= cache.decode(source, own, sight, levels)
     good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
-    require_readable(parts, good, decoded, root=request["root"], skip=request["skip_bad"])
+    require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
     names = ("train", "val", "test")
     pairs = [(good[name], decoded[name]) for name in names]
     splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}

@@ -84,7 +84,7 @@ def begun(folder: Path) -> bool:
 def position(folder: Path) -> MirrorPosition:
     """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
     try:
-        values = files.parsed((folder / MIRRORED).read_text())
+        values = files.read_json(folder / MIRRORED)
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return MirrorPosition()

@@ -108,7 +108,7 @@ def write(path: Path) -> None:
 def read(path: Path) -> Owner | None:
     """Return the owner that the file at `path` names, None where it names none."""
     try:
-        match files.parsed(path.read_text()):
+        match files.read_json(path):
             case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
                 return Owner(user, host, machine, pid, float(started))
     except (OSError, ValueError, TypeError):

@@ -35,7 +35,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
     try:
-        facts = files.parsed((folder / PROVENANCE).read_text(encoding="utf-8"))
+        facts = files.read_json(folder / PROVENANCE)
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

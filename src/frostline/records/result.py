@@ -80,7 +80,7 @@ def write_result(folder: Path, result: Result) -> None:
 def read_result(folder: Path) -> Result | None:
     """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
     try:
-        result = Result.of(files.parsed((folder / RESULT).read_text()))
+        result = Result.of(files.read_json(folder / RESULT))
     except (OSError, ValueError):
         return None
     return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since

@@ -24,7 +24,7 @@ def of(sweep: Path) -> list[Path]:
     Where its file does not say them they are those, one or two levels down, in which a run left something.
     """
     try:
-        return [sweep / told(facts) for facts in files.parsed((sweep / SWEEP).read_text(encoding="utf-8"))["runs"]]
+        return [sweep / told(facts) for facts in files.read_json(sweep / SWEEP)["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         found = {path.parent for depth in _DEPTHS for name in _LEFT for path in sweep.glob(f"{depth}/{name}")}
         return sorted(found, key=lambda path: (len(path.name), path))

@@ -79,7 +79,7 @@ class Shared:
     @classmethod
     def read(cls, folder: Path) -> Shared:
         """Return what was written into the sweep's `folder`."""
-        values = files.parsed((folder / layout.SWEEP).read_text())
+        values = files.read_json(folder / layout.SWEEP)
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]))
 
@@ -104,7 +104,7 @@ def read(folder: Path) -> Sweep:
     """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
     folder = run_folders.sweep_of(folder) or folder
     try:
-        shared = files.parsed((folder / SWEEP).read_text(encoding="utf-8"))
+        shared = files.read_json(folder / SWEEP)
         told = [(run_folders.told(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -126,7 +126,7 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
     own = sweep / folder
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     try:
-        found = Result.of(files.parsed((own / RESULT).read_text(encoding="utf-8")))
+        found = Result.of(files.read_json(own / RESULT))
     except (OSError, ValueError):
         return _begun(own, waiting) if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved

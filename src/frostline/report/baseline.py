@@ -29,7 +29,7 @@ class Baseline:
 def of(folder: str) -> Baseline | None:
     """Return the baseline of the test split of the run in `folder`; None where its run did not leave it."""
     try:
-        told = files.parsed((Path(folder) / PER_CLASS).read_text(encoding="utf-8"))
+        told = files.read_json(Path(folder) / PER_CLASS)
         classes = [(str(row["class"]), int(row["images"])) for row in told]
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -68,7 +68,7 @@ def _data_settings(result: Result) -> str:
 def _fingerprint(folder: Path) -> str | None:
     """Return the fingerprint of a run's data; None where the run did not come to reading them."""
     try:
-        return str(files.parsed((folder / layout.PROVENANCE).read_text(encoding="utf-8"))["data"]["fingerprint"])
+        return str(files.read_json(folder / layout.PROVENANCE)["data"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -43,7 +43,7 @@ def _overrides(result: Result) -> list[str]:
         found = untrusted.plain(folder / ".hydra" / "overrides.yaml")
     if not isinstance(found, list):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = files.parsed((folder / layout.PROVENANCE).read_text())["command"]
+            found = files.read_json(folder / layout.PROVENANCE)["command"]
     return [str(override) for override in found] if isinstance(found, list) else []
 
 

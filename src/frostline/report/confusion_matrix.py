@@ -92,7 +92,7 @@ def write(folder: Path, found: Confusions) -> None:
 def read(folder: Path) -> Confusions | None:
     """Return the matrix of the run in `folder`; None where there is none that was written here."""
     try:
-        match files.parsed((folder / CONFUSION).read_text(encoding="utf-8")):
+        match files.read_json(folder / CONFUSION):
             case {"classes": [str(), *_] as classes, "rows": list(), "columns": list(), "counts": list()} as told:
                 rows, columns, counts = (np.array(told[name], np.int64) for name in _PARTS)
             case _:

@@ -112,7 +112,7 @@ def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return files.parsed(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except (OSError, ValueError):
         return None
 

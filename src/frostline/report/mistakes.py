@@ -68,7 +68,7 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
     from PIL import Image
 
     try:
-        index = files.parsed((folder / MISTAKES_INDEX).read_text())
+        index = files.read_json(folder / MISTAKES_INDEX)
         with Image.open(folder / MISTAKES) as file:
             sheet = file.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):

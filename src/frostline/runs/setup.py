@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -130,10 +130,9 @@ def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> 
 
     What cannot be read is listed on `screen`.
     """
-    fields = {key: value for key, value in asdict(config.data).items() if key in loading.Request.__annotations__}
     sight = Sight(CenterCrop.of(spec), _side(config, spec))
     try:
-        return loading.load(sight=sight, store=store, progress=screen.progress, **cast(loading.Request, fields))
+        return loading.load(config.data, sight=sight, store=store, progress=screen.progress)
     except PermissionError as error:
         raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
     except BadPictures as error:

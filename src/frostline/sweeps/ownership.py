@@ -77,7 +77,7 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
 def _does(folder: Path, digests: Sequence[str]) -> bool:
     """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
-        told = files.parsed((folder / SWEEP).read_text())
+        told = files.read_json(folder / SWEEP)
         return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
     except (OSError, ValueError, KeyError, TypeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

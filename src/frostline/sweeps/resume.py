@@ -143,7 +143,7 @@ def _of_folder(folder: Path) -> Past | None:
 def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
     try:
-        result = files.parsed((folder / layout.RESULT).read_text())
+        result = files.read_json(folder / layout.RESULT)
         found = {key: dict(result[key]) for key in ("metrics", "images")}
         whole = result["status"] == "FINISHED"
     except (OSError, ValueError, KeyError, TypeError):

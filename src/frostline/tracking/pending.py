@@ -56,7 +56,7 @@ def remembered(uri: str, root: Path) -> list[Path]:
 def _entry(file: Path) -> dict[str, str] | None:
     """Return what `remember` wrote; None while another process is writing or has just removed it."""
     try:
-        entry = files.parsed(file.read_text())
+        entry = files.read_json(file)
     except (OSError, ValueError):
         return None
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
@@ -80,7 +80,7 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
 def _tracker(folder: Path) -> object:
     """Return what the jobs of the sweep in `folder` were told of its record; None where that cannot be read."""
     try:
-        return files.parsed((folder / SWEEP).read_text())["tracker"]
+        return files.read_json(folder / SWEEP)["tracker"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

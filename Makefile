@@ -15,8 +15,8 @@ sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-t
 test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and import checks and the tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
-check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the tests of single modules
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/system
+check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the quick tests of single modules
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/system -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -128,6 +128,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.export(tmp_path / "network.exe")
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(api, "subprocess", warm.module())

@@ -32,6 +32,7 @@ def values(group: str, name: str) -> dict[str, Any]:
     return given[group] if text.startswith("# @package _global_") else given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", TOGETHER, ids=lambda chosen: chosen["model"])
 def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str, str | None]) -> None:
     names = {group: name for group, name in chosen.items() if name}
@@ -56,6 +57,7 @@ def test_every_option_gives_each_field_without_a_default_once_and_opens_with_wha
         assert (CONF / group / f"{name}.yaml").read_text().startswith("# ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS["freeze_mode"])
 def test_freeze_is_the_short_name_of_freeze_mode(name: str) -> None:
     short, long = plain(f"freeze={name}"), plain(f"freeze_mode={name}")
@@ -78,6 +80,7 @@ def test_lr_on_the_command_line_is_the_runs() -> None:
     assert digest(compose("lr=1e-4")) != digest(compose())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_into_a_config_and_says_how_to_run_it(name: str) -> None:
     text = (CONF / "experiment" / f"{name}.yaml").read_text()

@@ -70,6 +70,7 @@ def test_commands_in_the_pages_are_there(page: Path) -> None:
     assert set(named) <= {*commands.names(), "audit"}  # of a package that is made up there
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("sphinx") is None, reason="the pages are built by `make docs`, which installs Sphinx")
 def test_the_pages_are_built_and_say_every_key_and_command(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -76,6 +76,7 @@ def test_what_decides_nothing_is_there() -> None:
     assert all(codehash.DECIDE_NONE.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DECIDING)
 def test_the_hash_changes_with_what_decides_and_with_nothing_else(package: Path, kind: str) -> None:
     before = {hash_of(kind)}

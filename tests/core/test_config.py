@@ -313,6 +313,7 @@ def test_choices_are_what_people_filter_on() -> None:
     assert choices(parse(defaults())) == {**expected, "lr": 1e-3, "seed": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["None", "none", "nil", ""])
 @pytest.mark.parametrize("key", ["model.weights", "store.path", "tracking.uri"])
 def test_nothing_is_written_null(key: str, word: str):

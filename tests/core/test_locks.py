@@ -101,6 +101,7 @@ def open_sweep(folder, uri, say):
     return session.open_sweep(uri, folder=folder, root=root, experiment_name="e", name="s", tags={}, say=say)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_recorded_where_the_file_system_has_no_locks(tmp_path, monkeypatch, said):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     refuse(monkeypatch, errno.ENOLCK)

@@ -122,6 +122,7 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         load_data(**request("squarez"))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_another_packages_data_and_network_and_a_freeze_mode_of_ones_own(package, tmp_path):
     (mode := tmp_path / "work" / "conf" / "freeze_mode" / "mine.yaml").parent.mkdir(parents=True)
     mode.write_text(MINE)

@@ -55,6 +55,7 @@ def test_the_screen_of_a_run_shows_what_it_can_on_whatever_stream(monkeypatch):
     assert kept.getvalue().strip() == "classes: \\u6570\\u5b57, naïve".encode("cp1252")
 
 
+@pytest.mark.slow
 def test_every_stream_of_a_command_may_be_missing_or_narrow(tmp_path):
     folder = written_sweeps.sweep(tmp_path / "sweep", {"freeze_mode": ["head", "full"], "数": ["数字", "七"]}, seeds=2)
     narrow = shell(f'"$0" -m frostline compare "{folder}"', PYTHONIOENCODING="ascii")

@@ -18,6 +18,7 @@ def test_pixels_labels_and_letters_fit_together():
     assert len(set(letters)) == len(letters) and all(letter.isalpha() for letter in letters)
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
     few, many = (glyphs.render(images_per_class=count, seed=5, size=8) for count in (4, 9))
     assert torch.equal(few, many[: len(few)])
@@ -47,6 +48,7 @@ def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
     assert (grey == 0).float().mean() == pytest.approx((digits == 0).float().mean().item(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_letters_can_be_told_apart():
     known, labels = glyphs.render(images_per_class=80, seed=0, size=8), glyphs.labels(80)
     asked, answers = glyphs.render(images_per_class=5, seed=1, size=8), glyphs.labels(5)

@@ -48,6 +48,7 @@ def test_splits_share_no_image_leave_none_out_and_have_the_classes_in_proportion
         assert (split.labels.bincount() - whole * len(split)).abs().max() < 1.5
 
 
+@pytest.mark.slow
 def test_the_split_seed_and_nothing_else_moves_images_between_splits():
     assert load(split_seed=1).test.ids.tolist() != load().test.ids.tolist()
     assert load(limit=50, val_fraction=0.1).test.ids.tolist() == load().test.ids.tolist()
@@ -58,6 +59,7 @@ def whole() -> loading.Data:
     return load()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(limit=st.integers(10, 1200), fraction=st.floats(0.001, 1))
 def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
@@ -96,6 +98,7 @@ def test_what_is_larger_than_its_view_is_kept_as_the_view_and_remembers_its_size
     assert not load().train.centred
 
 
+@pytest.mark.slow
 def test_the_fingerprint_follows_the_content():
     fingerprint = load().fingerprint
     assert len(fingerprint) == 64

@@ -53,6 +53,7 @@ def tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), CENTERS.values(), ids=map(str, CENTERS))
 def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str) -> None:
     spec = build.input_of(name, weights=key, image_size=None)

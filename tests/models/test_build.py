@@ -41,6 +41,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
     assert set(NAMES) == set(torchvision.models.list_models(module=torchvision.models))
     assert {path.stem for path in CONF.glob("*.yaml")} == {*NAMES, "shufflenet_glyphs"}
@@ -103,6 +104,7 @@ def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch
         build("resnet18", weights="glyphs", num_classes=10, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "squeezenet1_1", "mnasnet0_5", "swin_t"])
 def test_a_download_of_torchvision_gives_its_own_outputs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +147,7 @@ def test_networks_from_tensorflow_see_what_torchvision_shows_them(name: str) -> 
     torch.testing.assert_close((pixels - mean) / std, expected)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
     small = scratch("vit_b_32", image_size=64)
     tensorfile.save(tmp_path / "w.safetensors", small.module.state_dict(), metadata(small, ["a", "b", "c"]))

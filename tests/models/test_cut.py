@@ -30,6 +30,7 @@ def lively(name: str) -> tuple[Model, torch.Tensor]:
     return model, images[4:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str) -> None:
     model, images = lively(name)

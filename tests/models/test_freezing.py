@@ -65,6 +65,7 @@ def expected(model: Model, chosen: str) -> list[dict[str, float]]:
     }[chosen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("chosen", MODES)
 def test_who_learns_is_what_the_mode_says(name: str, chosen: str) -> None:
@@ -106,6 +107,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8).clone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "chosen"),
     [

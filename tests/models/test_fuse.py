@@ -31,6 +31,7 @@ def family(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
     return backbone(request.param)
 
 
+@pytest.mark.slow
 def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = copy.deepcopy(family)
     with torch.inference_mode():
@@ -39,6 +40,7 @@ def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> No
     torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
 def test_fusing_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = family
@@ -62,6 +64,7 @@ def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None
     assert not [node for node in fused.graph.nodes if "add" in str(node.target)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnext50_32x4d", "regnet_y_400mf", "mobilenet_v3_small", "squeezenet1_1"]

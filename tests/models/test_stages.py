@@ -26,6 +26,7 @@ def on_meta(name: str) -> Model:
     return build(name, weights=None, num_classes=7, seed=0, meta=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
     model = on_meta(name)
@@ -45,6 +46,7 @@ def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
     assert in_head == {f"{structure.head}.{leaf}" for leaf, _ in head.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_follow_each_other_from_bottom_to_top(name: str) -> None:
     model = on_meta(name)
@@ -53,6 +55,7 @@ def test_stages_follow_each_other_from_bottom_to_top(name: str) -> None:
     assert levels == sorted(levels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_everything_that_crosses_a_border_passes_through_one_tensor(name: str) -> None:
     model = on_meta(name)

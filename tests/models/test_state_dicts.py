@@ -53,6 +53,7 @@ LINEAR = {"weight": state()["fc.weight"], "bias": state()["fc.bias"]}
 OTHER = {"epoch": 7, "best": 0.5, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "content", "said"),
     [

@@ -199,6 +199,7 @@ def older(name: str, key: str) -> str:
     return key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("densenet121", None), ("vit_b_32", 32)])
 def test_names_of_older_files_are_understood(name: str, size: int | None, tmp_path: Path) -> None:
     source = build(name, weights=None, num_classes=2, seed=1, image_size=size).module

@@ -223,6 +223,7 @@ class _Executor:
         return {}
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
     """The same command again, while a job lives that the first one sent away; then once more when that is done."""
     uri, folder = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", tmp_path / "sweep"

@@ -106,6 +106,7 @@ def test_however_a_config_names_a_variable_its_value_is_not_written_down(monkeyp
     assert credentials.unresolved({"lr": "hunter2", "name": "MY_SECRET"}, raw) == raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tmp_path, broken):
     """Also not in the reason and traceback of a run that stumbles over it."""

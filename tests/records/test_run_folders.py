@@ -41,6 +41,7 @@ def composed(*overrides, lrs=(0.01, 0.001)):
     return folder, [cell.folder for cell in cells]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subdir", "folders"),
     [
@@ -55,6 +56,7 @@ def test_a_run_lies_where_hydra_says(subdir, folders):
     assert composed(f"hydra.sweep.subdir={subdir}")[1] == folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subdir", "said"),
     [
@@ -149,6 +151,7 @@ def test_keys_of_hydra_that_a_sweep_cannot_follow_are_refused(override, own, sai
         hydra_keys.check(config, own_launcher=own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["frostline", "basic"])
 def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launcher, tmp_path):
     small = ("data.limit=100", "epochs=1", "batch_size=50", "model.image_size=32", "dry_run=true")

@@ -18,6 +18,7 @@ def coverage(intervals: list[Interval], truth: float) -> float:
     return sum(truth in interval for interval in intervals) / len(intervals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "only_first", "only_second"),
     [(360, 0.035, 0.01), (360, 0.02, 0.02), (1000, 0.03, 0.01), (1000, 0.01, 0.01), (360, 0.01, 0.001)],

@@ -48,6 +48,7 @@ def test_auto_compiles_what_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
 def test_a_compiled_network_gives_the_same_results() -> None:
     one, said = part(), list[str]()

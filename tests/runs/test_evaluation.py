@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from frostline.data.loading import Split
@@ -86,6 +87,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes_take_less_than_a_gigabyte_and_five_megabytes_of_files(tmp_path):
     """What scoring, writing and reporting take; 10,000 images of them have 400 MB of logits."""
     code = [sys.executable, "-c", _MANY, str(tmp_path)]

@@ -35,6 +35,7 @@ def digits(trained):
     return pictures, recorded["logits"][:5].softmax(1)
 
 
+@pytest.mark.slow
 def test_onnx_with_any_batch_and_size(trained, tmp_path, capsys):
     session = onnxruntime.InferenceSession(
         str(exported(trained, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
@@ -50,6 +51,7 @@ def test_onnx_with_any_batch_and_size(trained, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
 def test_torchscript_with_any_batch_and_size(trained, tmp_path, capsys):
     extra = {"frostline.json": ""}

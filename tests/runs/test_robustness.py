@@ -41,6 +41,7 @@ def accuracies(run, name, batch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "jpeg"])
 def test_accuracies_are_those_of_the_kept_weights_in_batches_of_any_size(run, name):
     expected = said(run)[name]

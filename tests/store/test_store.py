@@ -141,6 +141,7 @@ def test_a_making_that_fails_leaves_nothing(store: Store):
     assert files(store) == []
 
 
+@pytest.mark.slow
 def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said: list[str]):
     calls: list[int] = []
     store.get("pixels", key("a"), counting(calls), about="digits")
@@ -276,6 +277,7 @@ def start(folder: Path, seconds: float, processes: int) -> subprocess.Popen[str]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: Path):
     answers = start(tmp_path / "store", 2, 10).communicate(timeout=120)[0].splitlines()
     assert (tmp_path / "log").read_text() == "made\n"
@@ -283,6 +285,7 @@ def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: 
     assert sorted(answers) == ["True 10000 {'n': 5}"] + [waited] * 9
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_cleaned_by_the_next_that_makes_something(tmp_path: Path, said: list[str]):
     process = start(tmp_path / "store", 60, 1)
     while not (tmp_path / "log").exists():

@@ -75,6 +75,7 @@ JOBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", JOBS.values(), ids=JOBS)
 def test_a_job_has_the_config_that_hydra_composes(jobs: list[list[str]], whole: Whole) -> None:
     composer, _ = counted(whole)
@@ -99,6 +100,7 @@ def test_hydra_is_asked_once_for_each_combination_of_groups(whole: Whole) -> Non
     assert asked == [jobs[0], jobs[6]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", ["lr=abc", "lerning_rate=1", "freeze=hed", "epochs=1.5", "model.name={a: 1}"])
 def test_what_does_not_fit_is_refused_by_hydra(bad: str, whole: Whole) -> None:
     composer, _ = counted(whole)

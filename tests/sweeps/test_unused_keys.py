@@ -43,6 +43,7 @@ def checked(override, *sweep):
     return unused_keys.check({key: value, "lr": "0.1"}, [compose(override, *more) for more in sweep])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), MISTAKES)
 def test_what_would_make_it_another_run_is_refused_and_where_some_run_reads_it_it_is_fine(
     override, chosen, wanted, reading
@@ -53,6 +54,7 @@ def test_what_would_make_it_another_run_is_refused_and_where_some_run_reads_it_i
     assert checked(override, chosen, reading) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), NOTED)
 def test_what_is_merely_without_effect_is_named(override, chosen, wanted, reading):
     (line,) = checked(override, chosen)

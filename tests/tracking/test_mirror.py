@@ -105,6 +105,7 @@ def journey(faulty: Faulty, client: MlflowClient, experiment: str, folder: Path)
     check(client, experiment, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lost", "hollow"])
 def test_a_fault_at_any_request_costs_nothing(faulty, client, tmp_path, request, kind):
     at = faulty.requests = 0
@@ -116,6 +117,7 @@ def test_a_fault_at_any_request_costs_nothing(faulty, client, tmp_path, request,
     assert at > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_many_faults_in_a_row_cost_nothing(faulty, client, experiment, tmp_path, seed):
     faulty.often = random.Random(seed)
@@ -149,6 +151,7 @@ class Mortal:
         return mortal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, after):
     at, died = 0, True
@@ -167,6 +170,7 @@ def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, aft
     assert at > 6
 
 
+@pytest.mark.slow
 def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
     mirror = Mirror(tmp_path)
@@ -284,6 +288,7 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
     check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
+@pytest.mark.slow
 def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9"), finish(sweep)
@@ -337,6 +342,7 @@ def check_sweep(client, name, epochs):
     assert runs["s"].data.tags["mlflow.note.content"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", ["start", "middle", "end", "always"])
 def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, capsys, monkeypatch, request, away):
     uri, name, said = served[1], request.node.name, []
@@ -378,6 +384,7 @@ def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, cli
     session.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)
 
 
+@pytest.mark.slow
 def test_training_waits_for_no_answer(served, faulty, client, tmp_path, request, monkeypatch):
     """Every epoch is over before the server has answered once, and the sweep ends without it."""
     monkeypatch.setattr(session, "_OPEN", 0.2)

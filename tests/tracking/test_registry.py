@@ -58,6 +58,7 @@ def test_nothing_in_the_model_is_a_pickle(trained, registered, tmp_path):
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib"))]
 
 
+@pytest.mark.slow
 def test_the_served_model_answers_over_http_as_predict_does(trained, registered, pictures, tmp_path):
     """In a process that finds this package in the model alone, and may not read pickles."""
     with socket.socket() as free:
@@ -134,6 +135,7 @@ def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
     assert [run.run_id for run in query.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
 
 
+@pytest.mark.slow
 def test_serving_needs_no_more_than_it_asks_for():
     """What the package needs for sweeps alone may be missing where a model is served."""
     absent = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filelock", "plotly")

@@ -166,6 +166,7 @@ with recording(folder / "0", name="run", tags={}, params={}) as record:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     jobs = [
@@ -338,6 +339,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root,
         open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name="gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../escape", "..", "a/b c", "ünï %41"])
 def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker, client, root, tmp_path, name):
     (tmp_path / "0").mkdir()
@@ -493,6 +495,7 @@ def test_times_in_the_record_never_run_backward(monkeypatch):
     assert [now() for _ in range(3)] == [1_000_000, 1_000_000, 1_001_000]
 
 
+@pytest.mark.slow
 def test_only_under_its_lock_is_a_store_created(tmp_path):
     """Creation that breaks off, on a full disk say, is not taken up in place by who merely looks into the store."""
     with pytest.raises(server.Unreachable, match="nothing has been recorded there"):

@@ -213,6 +213,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monk
     assert found[1] == {"number": 1}
 
 
+@pytest.mark.slow
 def test_killed_inside_any_step_of_a_save_the_last_one_that_was_done_is_there(tmp_path: Path) -> None:
     """At every call that touches the disk in four saves, until a process lives through all of them."""
     command = [sys.executable, "-c", KILLER, str(tmp_path)]

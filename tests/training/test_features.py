@@ -73,6 +73,7 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
     return [facts(epoch) for epoch in one] == [facts(epoch) for epoch in two]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -144,6 +145,7 @@ REFROZEN = (
 """Everything learns; then the head alone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("train.ema_decay=0.9",), ("optimizer=sgd",), ("optimizer=adamw",)], ids=" ".join)
 def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, more: tuple[str, ...]) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
@@ -173,6 +175,7 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     assert last.val.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     first, logits, seen = trained(tmp_path, store, "freeze=head", "epochs=3")
@@ -189,6 +192,7 @@ def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     assert shared == 96 + 288 + 359  # its second phase alone, and the test split as that left the network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -208,6 +212,7 @@ def test_what_depends_on_something_else_is_computed_anew(tmp_path: Path, change:
     assert trained(tmp_path, store, *options, *change)[2] == 96 + 288 + 359
 
 
+@pytest.mark.slow
 def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("freeze=head", "augment=trivial", "epochs=3")
@@ -218,6 +223,7 @@ def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed
     assert trained(tmp_path, store, *options, "features.views=2")[2] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -238,6 +244,7 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
     assert ('"frostline.approximation"' in (tmp_path / layout.RECORD).read_text()) == said
 
 
+@pytest.mark.slow
 def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("freeze=head", "augment=trivial", "epochs=4", "features.views=2", "seed=3")
@@ -258,6 +265,7 @@ def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
 NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "rooms"),
     [

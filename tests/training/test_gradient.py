@@ -47,6 +47,7 @@ def test_partners_have_their_share_of_the_loss() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "before"),
     [

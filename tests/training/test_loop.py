@@ -69,6 +69,7 @@ def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
     assert spans([1.0] * 4, epochs=2, steps_per_epoch=3) == (Span(0, 0, 2), Span(1, 2, 3), Span(2, 3, 4), Span(3, 4, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["full", "gradual"])
 def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: str) -> None:
     options = (f"freeze={freeze}", "batch_size=1")
@@ -152,6 +153,7 @@ def losses(results: list[EpochResult]) -> list[list[float]]:
     return [[result.train_loss, result.val.loss] for result in results]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "resnet18"])
 @pytest.mark.parametrize(("chosen", "lr"), [("head", 1e-2), ("full", 1e-4)])
 def test_a_plain_loop_from_the_tutorial_has_the_same_losses(name: str, chosen: str, lr: float) -> None:
@@ -225,6 +227,7 @@ def test_training_a_head_is_training_a_linear_layer_on_features() -> None:
     assert ours[-1].val.accuracy == theirs[-1].val.accuracy
 
 
+@pytest.mark.slow
 def test_a_head_trained_to_the_end_is_as_good_as_logistic_regression() -> None:
     data, val, features, val_features = digits(network("resnet18", classes=10), 1797)
     mean, scale = features.mean(0), features.std(0) + 1e-6
@@ -292,6 +295,7 @@ def test_a_network_that_diverged_in_its_last_step_is_found_by_the_validation() -
 # --- options of a step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -396,6 +400,7 @@ def test_mixed_precision_keeps_weights_and_loss_in_float32() -> None:
 # --- how an experiment drives the schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", ["phase", "run"])
 def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

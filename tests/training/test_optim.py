@@ -41,6 +41,7 @@ def groups_of(
     return optim.param_groups(model.module, model.structure, phases, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("chosen", MODES)
 def test_what_ever_learns_is_in_one_group_from_the_start_and_the_rest_in_none(name: str, chosen: str) -> None:

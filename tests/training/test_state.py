@@ -134,6 +134,7 @@ RECIPES = {
 STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and augmented")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted({*RECIPES} - {*STEPWISE}))
 def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *RECIPES[recipe])
@@ -146,6 +147,7 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
     require_same(whole, last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", STEPWISE)
 def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
     overrides = (*RECIPES[recipe], "epochs=2", "checkpoint.every_seconds=1e-9")
@@ -200,6 +202,7 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", "freeze=full")
     assert run(tmp_path / "part", "freeze=full", stop=3) is None
@@ -212,6 +215,7 @@ def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path
     require_same(whole, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["lr=2e-3", "data.limit=32", "model.weights=null", "batch_size=12"])
 def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", change)
@@ -240,6 +244,7 @@ def test_a_checkpoint_in_another_folder_is_used_and_stays(tmp_path: Path) -> Non
     assert last_checkpoint(tmp_path / "before", print) is not None
 
 
+@pytest.mark.slow
 def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM arrives in the middle of the fifth step: it is done to its end, kept, and the run goes on from there."""
     whole = run(tmp_path / "whole", "freeze=full")

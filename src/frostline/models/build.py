@@ -19,6 +19,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from frostline.core import plugins
 from frostline.core.errors import user_error
 from frostline.core.randomness import address
+from frostline.models import pooling
 from frostline.models.stages import Family, Structure, structure_of
 from frostline.models.weights import (
     GLYPHS,
@@ -224,6 +225,7 @@ def _network(name: str, size: int) -> nn.Module:
     except (AssertionError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem
+    pooling.replace_pools(module)
     return module
 
 

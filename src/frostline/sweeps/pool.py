@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -243,12 +245,27 @@ def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:
 
 
 def _cards() -> list[str]:
-    """Return the names of the GPUs that this process may use, asked without loading CUDA."""
+    """Return the names of the GPUs that this process may use, asked without loading CUDA; of a divided one its parts.
+
+    What CUDA is told (https://docs.nvidia.com/cuda/cuda-c-programming-guide, `CUDA_VISIBLE_DEVICES`) ends at the first
+    name that is none, such as -1; container runtimes say `void` or `none`. `nvidia-smi -L` lists the parts of a divided
+    GPU (MIG) below it, and CUDA takes them by their UUID alone.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        return list(itertools.takewhile(_is_card, (name.strip() for name in visible.split(","))))
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU ")]
+    cards: list[list[str]] = []
+    for line in done.stdout.splitlines():
+        if whole := re.match(r"GPU (\d+): ", line):
+            cards.append([whole[1]])
+        elif cards and (part := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
+            cards[-1].append(part[1])
+    return [name for whole, *parts in cards for name in parts or [whole]]
+
+
+def _is_card(name: str) -> bool:
+    return re.fullmatch(r"\d+|(GPU|MIG)-.+", name) is not None

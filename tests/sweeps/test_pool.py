@@ -1,0 +1,55 @@
+"""Where a worker runs: a GPU each, or a part of a divided one, as CUDA takes them."""
+
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from frostline.sweeps import pool
+
+H100 = "NVIDIA H100 80GB HBM3"
+LISTS = {
+    "one": (f"GPU 0: {H100} (UUID: GPU-a)\n", ["0"]),
+    "four": ("".join(f"GPU {i}: {H100} (UUID: GPU-{i})\n" for i in range(4)), ["0", "1", "2", "3"]),
+    "one of two divided": (
+        f"GPU 0: {H100} (UUID: GPU-a)\n  MIG 3g.40gb     Device  0: (UUID: MIG-1)\n"
+        f"  MIG 3g.40gb     Device  1: (UUID: MIG-2)\nGPU 1: {H100} (UUID: GPU-b)\n",
+        ["MIG-1", "MIG-2", "1"],
+    ),
+}
+"""What `nvidia-smi -L` says, by NVIDIA's guide to MIG, and the names that CUDA takes."""
+
+
+@pytest.mark.parametrize("which", LISTS)
+def test_every_card_and_every_part_of_a_divided_one_gets_a_worker(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, names = LISTS[which]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=text))
+    assert pool.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("MIG-1, GPU-b", ["MIG-1", "GPU-b"]),
+        ("0,-1,1", ["0"]),
+        ("", [None]),
+        ("void", [None]),
+        ("none", [None]),
+        ("NoDevFiles", [None]),
+    ],
+)
+def test_what_is_visible_is_what_cuda_takes_for_visible(
+    visible: str, names: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert pool.places(None, gpus=True) == [{} if name is None else {"CUDA_VISIBLE_DEVICES": name} for name in names]
+
+
+def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    shared, alone, again = pool.places(3, gpus=True)
+    assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", pool.SHARING: "2"}
+    assert alone == {"CUDA_VISIBLE_DEVICES": "1"}

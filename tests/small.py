@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,10 @@ from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe, TrainedPart
 
+SMALL = (
+    *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
+    *("epochs=3", "threads=1", "store.enabled=false"),
+)
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
@@ -71,6 +75,44 @@ def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str,
 def silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show no progress."""
     yield lambda count: None
+
+
+class Told:
+    """A screen that keeps what is said."""
+
+    progress = staticmethod(silently)
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str, style: str = "") -> None:
+        self.lines.append(text)
+
+    def plan(self, plan: object) -> None: ...
+
+    def advance(self, epochs: float) -> None: ...
+
+    def epoch(self, **facts: object) -> None: ...
+
+
+class Memory:
+    """A record in memory."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int, float]] = []
+        self.tags: dict[str, str] = {}
+        self.files: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.points += [(key, step, value) for key, value in values.items()]
+
+    def tag(self, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        self.files.append(f"{folder or '.'}/{path.name}")
+
+    def dataset(self, **facts: object) -> None: ...
 
 
 def data_config(**fields: Any) -> DataConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,51 +19,9 @@ from frostline.runs.run import execute
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.state import Learner, Progress
-from small import compose, last_checkpoint, silently
+from small import SMALL, Memory, Told, compose, last_checkpoint
 
-SMALL = (
-    *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
-    *("epochs=3", "threads=1", "store.enabled=false"),
-)
 TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes", "cost/backbone_images")
-
-
-class Screen:
-    """Keeps what is said."""
-
-    progress = staticmethod(silently)
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str, style: str = "") -> None:
-        self.lines.append(text)
-
-    def plan(self, plan: object) -> None: ...
-
-    def advance(self, epochs: float) -> None: ...
-
-    def epoch(self, **facts: object) -> None: ...
-
-
-class Memory:
-    """A record in memory."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[str, int, float]] = []
-        self.tags: dict[str, str] = {}
-        self.files: list[str] = []
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        self.points += [(key, step, value) for key, value in values.items()]
-
-    def tag(self, key: str, value: str) -> None:
-        self.tags[key] = value
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        self.files.append(f"{folder or '.'}/{path.name}")
-
-    def dataset(self, **facts: object) -> None: ...
 
 
 class Killed(BaseException):
@@ -75,7 +32,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
     folder.mkdir(exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
-    record, screen = Memory(), Screen()
+    record, screen = Memory(), Told()
     saves, save = 0, checkpoint.save
 
     def dying(*arguments: Any) -> Path:

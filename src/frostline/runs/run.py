@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import torch
 
 from frostline.core import files, machine
 from frostline.core.config import Config
+from frostline.core.errors import user_error
 from frostline.models import build
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
@@ -39,8 +43,32 @@ def execute(
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
-    `folder`, else in the folder `previous`, if one is there.
+    `folder`, else in the folder `previous`, if one is there. What does not fit into a GPU's memory is tried once more
+    with all pixels and features kept by the host, which changes no bit; UserError if it does not fit so either.
     """
+
+    def attempt(config: Config) -> tuple[dict[str, float], dict[str, int]]:
+        return _attempt(config, name, folder, record, screen, previous, fetch)
+
+    with suppress(torch.OutOfMemoryError):
+        return attempt(config)
+    screen.say("  out of memory: tried once more with pixels and features kept by the host", "yellow")
+    try:
+        return attempt(replace(config, store=replace(config.store, memory_gb=0.0)))
+    except torch.OutOfMemoryError as error:
+        told = "so few that a step fits into the GPU's memory; precision=bf16 and a smaller model.image_size need less"
+        raise user_error("batch_size", config.batch_size, told) from error
+
+
+def _attempt(
+    config: Config,
+    name: str,
+    folder: Path,
+    record: Record | None,
+    screen: Screen,
+    previous: Path | None,
+    fetch: Fetch,
+) -> tuple[dict[str, float], dict[str, int]]:
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
     if record is None:

@@ -1,0 +1,352 @@
+"""A machine with cards that are not there: tensors say `cuda:0`, the CPU computes, what a card feels is counted.
+
+torch's FakeTensorMode alone does not do: without a card its gradients end in an error of torch's engine, and whatever
+reads a number ends the run. A `CardTensor` has numbers, or shapes alone where a network is only walked through. An
+`EmulatedMachine` refuses what a card refuses: tensors of several devices in one operation, and operations without a
+deterministic form. It counts launches, waits of the host and copies between host and card.
+
+It does not see kernels themselves (their speed, their last bits, shapes they do not take), cuDNN's choices, streams,
+graph capture, memory that runs out, and C++ that looks for the driver. Attention is computed by torch's plain form.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+import frostline
+
+aten = torch.ops.aten
+CARD = torch.device("cuda", 0)
+MEMORY = 80 << 30
+"""Bytes on a card."""
+
+WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount", "is_nonzero"}
+"""Operations whose result the host has to know before it goes on."""
+NOT_DETERMINISTIC = {
+    *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "avg_pool3d_backward", "max_unpool2d"),
+    *("upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_linear1d_backward"),
+    *("reflection_pad1d_backward", "reflection_pad2d_backward", "replication_pad2d_backward"),
+    *("grid_sampler_2d_backward", "fractional_max_pool2d_backward", "nll_loss2d_forward", "nll_loss2d_backward"),
+    *("put_", "histc", "scatter_reduce", "_ctc_loss_backward", "embedding_bag", "median", "kthvalue"),
+}
+"""What raises under `torch.use_deterministic_algorithms`, by its list in torch's documentation."""
+SORTING = {"scatter_add", "scatter_add_", "index_add", "index_add_", "index_put", "index_put_", "_index_put_impl_"}
+"""What a card does by sorting where algorithms are deterministic; `index_put` only where it accumulates."""
+NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "_to_copy"}
+
+_LOWER = {"conv2d", "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
+_FLOAT = {"softmax", "log_softmax", "layer_norm", "group_norm", "norm", "exp", "pow", "sum", "cross_entropy", "log"}
+# Above: what autocast casts to its type and to float32, as far as networks need it (torch.amp, op-specific behaviour).
+
+
+class MixedDevices(RuntimeError):
+    """Tensors of several devices in one operation."""
+
+
+class CardTensor(Tensor):
+    """A tensor on a card: C++ takes it for a meta tensor with the dispatch keys of CUDA, its numbers are `inner`."""
+
+    inner: Tensor
+    place: torch.device
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, place: torch.device = CARD) -> CardTensor:
+        with torch._C._DisableTorchDispatch():
+            shell = torch.empty_strided(inner.shape, inner.stride(), dtype=inner.dtype, device="meta")
+            self = torch.Tensor._make_subclass(cls, shell, False, device_for_backend_keys=place)
+        self.inner, self.place = inner, place
+        return self
+
+    device = property(lambda self: self.place)
+    is_cuda = property(lambda self: True)
+    is_cpu = is_meta = property(lambda self: False)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CardTensor:
+        if id(self) not in memo:
+            new = CardTensor(self.inner.clone(), self.place).requires_grad_(self.requires_grad)
+            new._is_param = getattr(self, "_is_param", False)
+            memo[id(self)] = new
+        return memo[id(self)]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return EmulatedMachine.current.handle(func, args, kwargs or {})  # in threads that the modes are not in
+
+
+class EmulatedMachine(TorchDispatchMode):
+    """A machine with `count` cards, and what happens on them."""
+
+    current: EmulatedMachine
+
+    def __init__(self, count: int = 1, *, numbers: bool = True, free: int = MEMORY, bf16: bool = True) -> None:
+        """Without `numbers` tensors have shapes alone; so many bytes of each card are `free`; not all have `bf16`."""
+        super().__init__()
+        EmulatedMachine.current = self
+        self.count, self.numbers, self.free, self.bf16 = count, numbers, free, bf16
+        self.inside = torch.device("cpu" if numbers else "meta")
+        self.started, self.chosen = False, 0
+        self.launches: Counter[str] = Counter()
+        """Operations by name."""
+        self.waits: Counter[str] = Counter()
+        """Times that the host waited, by what for and the function of frostline in which."""
+        self.sent: Counter[str] = Counter()
+        """Bytes that went from the host to a card, by the function of frostline that sent them."""
+        self.sorts: Counter[str] = Counter()
+        self.kinds: set[str] = set()
+        self.contexts: set[int] = set()
+        """Cards on which CUDA was started."""
+
+    def at(self, device: torch.device) -> torch.device:
+        """Return the card that a device means; one that is not there is refused as CUDA does."""
+        index = self.chosen if device.index is None else device.index
+        if index >= self.count:
+            raise RuntimeError("CUDA error: invalid device ordinal")
+        return torch.device("cuda", index)
+
+    def arrive(self, source: Tensor, place: torch.device, *, later: bool, **kwargs: Any) -> CardTensor:
+        """Copy a tensor from the host to a card, `later` where the host does not wait for that."""
+        self.sent[_here()] += source.nbytes
+        if not later:
+            self.waits[f"from the host: {_here()}"] += 1
+        return CardTensor(aten._to_copy.default(self._inside(source), **kwargs), place)
+
+    def _inside(self, value: Any) -> Any:
+        if isinstance(value, CardTensor):
+            return value.inner
+        if isinstance(value, Tensor) and not self.numbers:
+            return aten._to_copy.default(value, device=self.inside)
+        return value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.handle(func, args, kwargs or {})
+
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Do an operation where its tensors lie."""
+        name = func.__name__.partition(".")[0]
+        cards = [one for one in tree_leaves((args, kwargs)) if isinstance(one, CardTensor)]
+        if func is aten.is_pinned.default:
+            return False
+        if name in ("_pin_memory", "pin_memory"):
+            return args[0].clone()
+        if func is aten.scalar_tensor.default and kwargs.get("device") == torch.device("meta"):  # beside a card
+            return CardTensor(func(*args, **{**kwargs, "device": self.inside}), self.at(torch.device("cuda")))
+        if not cards:
+            device = kwargs.get("device")
+            if device is None or torch.device(device).type != "cuda":
+                return func(*args, **kwargs)
+            self.launches[name] += name not in NO_LAUNCH
+            return CardTensor(func(*args, **{**kwargs, "device": self.inside}), self.at(torch.device(device)))
+        if torch.is_inference_mode_enabled() and _is_composite(func):  # comes here whole there
+            with self:
+                return func.decompose(*args, **kwargs)
+        if kwargs.get("device") == torch.device("meta"):  # what C++ takes a card for
+            kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+        return self._on_card(func, name, cards, args, kwargs)
+
+    def _on_card(self, func: Any, name: str, cards: list[CardTensor], args: Any, kwargs: dict[str, Any]) -> Any:
+        self.kinds.add(func.name())
+        if name == "_to_copy" and kwargs.get("device") is not None:
+            self.waits[f"to the host: {_here()}"] += 1
+            inner = args[0].inner if self.numbers else torch.zeros(args[0].shape, dtype=args[0].dtype)
+            return func(inner, **{key: value for key, value in kwargs.items() if key != "non_blocking"})
+        if name == "copy_" and {type(args[0]), type(args[1])} != {CardTensor}:
+            self.sent[_here()] += args[1].nbytes if isinstance(args[0], CardTensor) else 0
+            if not (len(args) > 2 and args[2]):
+                self.waits[f"a copy between devices: {_here()}"] += 1
+            func(*map(self._inside, args[:2]))
+            return args[0]
+        self._require_possible(func, name, cards, args, kwargs)
+        if name in WAITING:
+            self.waits[f"{name}: {_here()}"] += 1
+            if not self.numbers:
+                return True if name == "equal" else 0.5 if args[0].dtype.is_floating_point else 1
+        self.launches[name] += not (_is_view(func) or (name in NO_LAUNCH and not kwargs.get("dtype")))
+        flat, spec = tree_flatten((args, kwargs))
+        own = {id(card.inner): card for card in cards}
+        args, kwargs = tree_unflatten([*map(self._inside, flat)], spec)
+        made, spec = tree_flatten(func(*args, **kwargs))
+        inference = torch.is_inference_mode_enabled() and not (_is_view(func) and not cards[0].is_inference())
+        with torch.inference_mode(inference):  # a view is of the kind of what it shows
+            for number, one in enumerate(made):
+                if isinstance(one, Tensor):
+                    made[number] = own[id(one)] if id(one) in own else CardTensor(one, cards[0].place)
+        return tree_unflatten(made, spec)
+
+    def _require_possible(
+        self, func: Any, name: str, cards: list[CardTensor], args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        """Refuse what a card refuses; a number without dimensions may come from the host."""
+        others = [
+            one
+            for one in tree_leaves((args, kwargs))
+            if isinstance(one, Tensor) and not isinstance(one, CardTensor) and one.dim()
+        ]
+        indexes = name in ("index", "index_put", "index_put_", "_index_put_impl_")  # which torch copies by itself
+        if indexes and all(one.dtype in (torch.int64, torch.bool) for one in others):
+            for one in others:
+                self.sent[_here()] += one.nbytes
+                self.waits[f"an index from the host: {_here()}"] += 1
+            others = []
+        if others or len({card.place for card in cards}) > 1:
+            places = [*(card.place for card in cards), *(one.device for one in others)]
+            raise MixedDevices(f"{func}: {', '.join(map(str, places))}")
+        if torch.are_deterministic_algorithms_enabled():
+            if name in NOT_DETERMINISTIC:
+                raise RuntimeError(f"{name} does not have a deterministic implementation")
+            accumulates = "put" not in name or (len(args) > 3 and args[3])
+            self.sorts[name] += name in SORTING and accumulates
+
+    @contextmanager
+    def running(self) -> Iterator[EmulatedMachine]:
+        """Let torch and frostline see this machine for as long as the block lasts."""
+        stream = SimpleNamespace(is_capturing=lambda: False)
+        group = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
+
+        def grouped(lists: Any, with_indices: bool = False) -> Any:
+            place = self.at(torch.device("cuda"))
+            return {(place, dtype): value for (_, dtype), value in group(lists, with_indices).items()}
+
+        overwriting = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        with ExitStack() as stack:
+            for name, value in self._seen().items():
+                stack.enter_context(patch.object(torch.cuda, name, value))
+            stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
+            for module in ("torch.optim.swa_utils", "torch.optim.optimizer", "torch.nn.utils.clip_grad"):
+                stack.enter_context(patch(f"{module}._group_tensors_by_device_and_dtype", grouped))
+            types = [Tensor, nn.Parameter, CardTensor]
+            stack.enter_context(patch("torch.optim.optimizer._foreach_supported_types", types))
+            stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+            stack.enter_context(self)
+            stack.enter_context(_Functions(self))
+            try:
+                yield self
+            finally:
+                torch.__future__.set_overwrite_module_params_on_conversion(overwriting)
+
+    def _seen(self) -> dict[str, Any]:
+        """Return what `torch.cuda` has to say, by name."""
+
+        def start(device: Any = None) -> int:
+            self.started = True
+            index = device if isinstance(device, int) else None if device is None else torch.device(device).index
+            self.contexts.add(self.chosen if index is None else index)
+            return self.chosen
+
+        def choose(device: Any) -> None:
+            self.chosen = device if isinstance(device, int) else torch.device(device).index or 0
+            start()
+
+        def reset(device: Any) -> None:
+            if torch.device(device).index is not None and not self.started:
+                raise RuntimeError("Invalid device argument: did you call init?")  # as torch does
+            start(device)
+
+        def supports_bf16(including_emulation: bool = True) -> bool:
+            return self.bf16 or including_emulation
+
+        return {
+            **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
+            **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
+            **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": lambda: None},
+            **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
+            **{"memory_reserved": lambda device=None: 0, "max_memory_allocated": lambda device=None: 1},
+            **{"utilization": lambda device=None: 50, "get_device_name": lambda device=None: "a card"},
+            **{"get_device_capability": lambda device=None: (9, 0), "is_bf16_supported": supports_bf16},
+            **{"get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0)},
+            **{"default_generators": (torch.default_generator,) * self.count},
+        }
+
+
+class _Functions(TorchFunctionMode):
+    """Keeps the names of cards from torch's C++, which would look for a driver, and does what autocast does."""
+
+    def __init__(self, machine: EmulatedMachine) -> None:
+        super().__init__()
+        self._machine = machine
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if func is Tensor.tolist and isinstance(args[0], CardTensor):
+            return args[0].cpu().tolist()
+        if func is Tensor.to:
+            return self._to(*args, **kwargs)
+        if torch.is_autocast_enabled("cuda") and name in _LOWER | _FLOAT:
+            wrong, right = torch.float32, torch.get_autocast_dtype("cuda")
+            wrong, right = (wrong, right) if name in _LOWER else (right, wrong)
+            flat, spec = tree_flatten((args, kwargs))
+            flat = [one.to(dtype=right) if isinstance(one, CardTensor) and one.dtype == wrong else one for one in flat]
+            args, kwargs = tree_unflatten(flat, spec)
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "cuda":
+            return func(*args, **kwargs)
+        made = func(*args, **{**kwargs, "device": self._machine.inside})
+        if isinstance(made, CardTensor):
+            return made
+        if name in ("tensor", "as_tensor"):  # from numbers of the host
+            return self._machine.arrive(made, self._machine.at(torch.device(device)), later=False)
+        self._machine.launches[name] += name not in NO_LAUNCH
+        return CardTensor(made, self._machine.at(torch.device(device)))
+
+    def _to(self, source: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+        later = kwargs.pop("non_blocking", False) or any(one is True for one in rest[1:])
+        device = kwargs.pop("device", None)
+        for one in rest:
+            if isinstance(one, torch.device | str):
+                device = one
+            elif isinstance(one, torch.dtype):
+                kwargs["dtype"] = one
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if device is None or torch.device(device).type != "cuda":
+            return source.to(**kwargs, **({} if device is None else {"device": device}))
+        if isinstance(source, CardTensor):
+            return source.to(**kwargs) if kwargs else source
+        return self._machine.arrive(source.detach(), self._machine.at(torch.device(device)), later=later, **kwargs)
+
+
+def move(network: nn.Module) -> None:
+    """Put a network without numbers onto the card, as `Module.to` cannot."""
+    for part in network.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[key] = nn.Parameter(CardTensor(parameter.detach()), parameter.requires_grad)
+        for key, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[key] = CardTensor(buffer)
+
+
+def _here() -> str:
+    """Return the innermost function of frostline that is being carried out, as `module.function`."""
+    frame: FrameType | None = sys._getframe()
+    home = str(Path(frostline.__file__).parent)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(home):
+            return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "outside"
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+@functools.cache
+def _is_view(func: Any) -> bool:
+    alias = func._schema.returns[0].alias_info if func._schema.returns else None
+    return alias is not None and not alias.is_write

@@ -1,0 +1,58 @@
+"""A run for which a card's memory does not suffice is tried with less on it, and then says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from emulated_card import EmulatedMachine
+from frostline.core.errors import UserError
+from frostline.records import provenance
+from frostline.records.recording import Record
+from frostline.runs.run import execute
+from frostline.store.rows import Room
+from frostline.training import gradient
+from small import SMALL, Memory, Told, compose
+
+
+def run(folder: Path, *overrides: str) -> tuple[dict[str, float], list[str]]:
+    """Return the metrics of a run on a card, and what it said."""
+    folder.mkdir()
+    provenance.write(folder, provenance.software([]))  # as a job does
+    screen = Told()
+    options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": screen, "record": cast(Record, Memory())}
+    with EmulatedMachine().running():
+        metrics, _ = execute(compose(*SMALL, "device=cuda", "freeze=full", *overrides), **options)
+    return metrics, screen.lines
+
+
+def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, said = run(tmp_path / "whole")
+    assert not [line for line in said if "out of memory" in line]
+    take = Room.take
+
+    def full(room: Room, held: Any) -> Any:
+        if held.nbytes <= room.free:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return take(room, held)
+
+    monkeypatch.setattr(Room, "take", full)
+    again, said = run(tmp_path / "again")
+    assert "  out of memory: tried once more with pixels and features kept by the host" in said
+    assert {key: again[key] for key in ("test/loss", "best/val_accuracy")} == {
+        key: whole[key] for key in ("test/loss", "best/val_accuracy")
+    }
+
+
+def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(gradient, "by_autograd", full)
+    with pytest.raises(UserError, match=r"^batch_size=8: expected so few that a step fits into the GPU's memory; "):
+        run(tmp_path / "never")

@@ -61,11 +61,11 @@ def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
     height, width = pictures.shape[2:]
     shorter = min(height, width)
     resized = height * how.resize // shorter, width * how.resize // shorter
-    if pictures.device.type == "cpu" and max(resized) <= _LONG * how.size:
+    if _as_pillow(pictures.device) and max(resized) <= _LONG * how.size:
         whole = _interpolate(pictures, resized, how.interpolation)
         top, left = (round((length - how.size) / 2) for length in resized)
         return whole[:, :, top : top + how.size, left : left + how.size]
-    sizes = torch.tensor([[width, height]], dtype=torch.int32, device=pictures.device)
+    sizes = _size_of(pictures)
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
     return _by_matrices(pictures, boxes, sizes, how.size, how.interpolation, bleed=True).byte()
 
@@ -78,13 +78,12 @@ def resized_crop(
     `boxes` is `(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture, rounded to its pixels here; where a box
     reaches outside the picture, zeros are shown. `flip` is `(B,)` bool and mirrors left and right.
     """
-    if boxes.device.type == "cpu":  # one by one: no bit depends on the other pictures of the batch
+    if _as_pillow(boxes.device):  # one by one: no bit depends on the other pictures of the batch
         mirrored = [False] * len(boxes) if flip is None else flip.tolist()
         cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
         return torch.stack([_resized_crop(*one, size, interpolation) for one in cut]).float()
     batch = pictures if isinstance(pictures, Tensor) else _padded(pictures)
-    each = pictures[:1] if isinstance(pictures, Tensor) else pictures
-    sizes = torch.tensor([(picture.shape[2], picture.shape[1]) for picture in each]).to(boxes.device)
+    sizes = torch.cat([_size_of(one) for one in ([pictures] if isinstance(pictures, Tensor) else pictures)])
     return _by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip)
 
 
@@ -96,6 +95,19 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
     resized = sizes * how.resize // sizes.amin(1, keepdim=True)
     start = ((resized - how.size) / 2).round()
     return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
+
+
+def _size_of(pictures: Tensor) -> Tensor:
+    """Return `(1, 2)` int32, width and height of `(..., H, W)`, made where the pictures lie: nothing is waited for."""
+    sizes = torch.empty(1, 2, dtype=torch.int32, device=pictures.device)
+    for place, length in enumerate((pictures.shape[-1], pictures.shape[-2])):
+        sizes[:, place].fill_(length)
+    return sizes
+
+
+def _as_pillow(device: torch.device) -> bool:
+    """Return whether torch resizes whole numbers there, to the same ones as Pillow; elsewhere matrices do it."""
+    return device.type == "cpu"
 
 
 def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

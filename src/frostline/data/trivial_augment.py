@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from frostline.core.machine import in_any_order
+
 MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 BLENDS = ("brightness", "color", "contrast", "sharpness")
 TABLES = ("posterize", "solarize", "autocontrast", "equalize")
@@ -111,7 +113,8 @@ def _stretched(old: Tensor, index: Tensor) -> Tensor:
 
 def _equalized(old: Tensor, index: Tensor) -> Tensor:
     """Return `(B, 3, 1, 256)`: the tables that make all levels about equally frequent, by Pillow's integer rule."""
-    counts = index.new_zeros(*index.shape[:3], 256).scatter_add_(3, index, torch.ones_like(index))
+    with in_any_order():  # whole numbers add up to the same in each
+        counts = index.new_zeros(*index.shape[:3], 256).scatter_add_(3, index, torch.ones_like(index))
     highest = counts.gather(3, index.amax(3, keepdim=True))
     step = (index.shape[3] - highest) // 255
     below = counts.cumsum(3) - counts

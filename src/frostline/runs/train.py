@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from frostline.core import interrupts, project
 from frostline.core.config import digest
@@ -20,7 +20,7 @@ from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import hashing
-from frostline.training import checkpoint, checkpoint_timing, loop, optim, schedule, state
+from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -112,8 +112,7 @@ def learner_of(setup: Setup) -> Learner:
     """Return the network with its optimizer and, where asked for, the moving average of its weights."""
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
-    decay = config.train.ema_decay
-    ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    ema = AveragedModel(module) if config.train.ema_decay else None
     return Learner(module, optimizer, ema, state.moving(module, setup.enter, setup.phases))
 
 
@@ -149,8 +148,8 @@ def fit_phases(
         screen.advance(step / setup.steps_per_epoch)
 
     def after_step() -> None:
-        if learner.ema is not None:
-            learner.ema.update_parameters(learner.module)
+        if learner.ema is not None and (decay := config.train.ema_decay) is not None:
+            averaging.update(learner.ema, learner.module, decay)
 
     events = loop.fit(
         len(setup.data.train),

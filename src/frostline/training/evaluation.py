@@ -56,6 +56,6 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
     rows = max(1, _AT_ONCE // every.shape[1])
     parts = list(zip(every.split(rows), data.labels.split(rows), strict=True))
     losses = [F.cross_entropy(part, labels, reduction="sum") for part, labels in parts]
-    right = (every.argmax(1) == data.labels).sum().item()
-    count = len(data.labels)
-    return Evaluation(torch.stack(losses).double().sum().item() / count, right / count, every.cpu())
+    right = (every.argmax(1) == data.labels).sum()
+    loss, hits = torch.stack([torch.stack(losses).double().sum(), right.double()]).tolist()
+    return Evaluation(loss / len(data.labels), hits / len(data.labels), every.cpu())

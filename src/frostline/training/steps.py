@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -147,10 +148,13 @@ class Sums:
         to a bit where an epoch is resumed.
         """
         self._compute()
-        for losses, weight, right in self._done:
-            for loss in losses.tolist():
-                self._loss += math.fsum(loss) * weight
-            self._right += right.item()
+        if self._done:  # in float64, which holds both as they are, the device is waited for once
+            parts = [part.flatten().double() for losses, _, right in self._done for part in (losses, right)]
+            told = iter(torch.cat(parts).tolist())
+            for losses, weight, _ in self._done:
+                for _ in range(len(losses)):
+                    self._loss += math.fsum(islice(told, losses.shape[1])) * weight
+                self._right += next(told)
         self._done.clear()
         return self._loss, self._right
 

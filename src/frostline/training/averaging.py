@@ -1,0 +1,32 @@
+"""A moving average of a network's weights, kept without a wait for the device at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+@torch.no_grad()
+def update(average: AveragedModel, module: nn.Module, decay: float) -> None:
+    """Move the average towards the network's weights, of which `decay` stays; the first time it becomes them.
+
+    Buffers are taken over. The numbers are those of `AveragedModel.update_parameters` with torch's moving average,
+    which sends its count to the device at every step, and copies buffers one by one.
+    """
+    ours, theirs = ([*network.parameters()] for network in (average.module, module))
+    if average.n_averaged == 0:
+        _copy(ours, theirs)
+    else:
+        torch._foreach_lerp_(tuple(ours), tuple(theirs), 1 - decay)
+    _copy(list(average.module.buffers()), list(module.buffers()))
+    average.n_averaged += 1
+
+
+def _copy(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    """Write some tensors over others, those of a type at once."""
+    for dtype in {tensor.dtype for tensor in ours}:
+        mine, new = ([tensor for tensor in several if tensor.dtype is dtype] for several in (ours, theirs))
+        torch._foreach_copy_(mine, new)

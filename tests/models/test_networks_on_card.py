@@ -1,0 +1,69 @@
+"""A network of every family learns on a card with deterministic algorithms, frozen or not: walked through by shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from test_stages import ONE_OF_EACH_FAMILY
+from torch import nn
+
+from emulated_card import CARD, CardTensor, EmulatedMachine, move
+from frostline.core import machine
+from frostline.models import cut, freezing, fuse
+from frostline.models.build import build
+from frostline.training import gradient
+from frostline.training.gradient import Targets
+from small import mode
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    machine.prepare_torch(deterministic=True, threads=1)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def walk(name: str, autocast: torch.dtype | None) -> None:
+    """Take a step with all of a network learning, one with its head, and the features below that."""
+    channels_last = torch.channels_last
+    model = build(name, weights=None, num_classes=5, seed=0, memory_format=channels_last, meta=True)
+    side, structure = model.input.size, model.structure
+    with EmulatedMachine(numbers=False).running() as there:
+        move(model.module)
+        images = CardTensor(torch.empty(4, 3, side, side, device="meta").contiguous(memory_format=channels_last))
+        labels = CardTensor(torch.empty(4, dtype=torch.long, device="meta"))
+        for chosen in (mode("head"), mode("full")):
+            (phase,) = freezing.resolve(model.module, structure, chosen.phases, chosen.name)
+            freezing.freeze(model.module, structure, phase, norm_stats=chosen.norm_stats)
+            if chosen.name == "head":
+                lower, upper = cut.halves(model.module, structure, cut.stages_below(structure, phase))
+                fast = fuse.fast_copy(lower, torch.bfloat16, CARD, channels_last)
+                with torch.no_grad():
+                    assert upper(fast(images.to(torch.bfloat16)).float()).shape == (4, 5)
+        gradient.by_autograd(model.module, images, Targets(labels, labels, 1.0, 0.0), autocast)
+        nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
+        assert all(p.grad is not None and p.grad.device == CARD for p in model.module.parameters())
+        assert not there.waits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_a_network_of_every_family_learns_deterministically(name: str) -> None:
+    walk(name, torch.bfloat16)
+
+
+def test_a_step_of_resnet50_launches_what_its_layers_are() -> None:
+    """No more than four operations for each of its layers, both ways and with what holds them together: 408."""
+    model = build("resnet50", weights=None, num_classes=5, seed=0, meta=True)
+    with EmulatedMachine(numbers=False).running() as there:
+        move(model.module)
+        images, labels = (
+            CardTensor(torch.empty(4, 3, 224, 224, device="meta")),
+            CardTensor(torch.empty(4, device="meta").long()),
+        )
+        gradient.by_autograd(model.module, images, Targets(labels, labels, 1.0, 0.0), None)
+    layers = sum(isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear) for layer in model.module.modules())
+    assert layers == 107 and there.launches.total() <= 4 * layers, there.launches

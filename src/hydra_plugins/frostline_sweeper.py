@@ -36,9 +36,9 @@ class FrostlineSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
+        from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, Foreign, Workers
         from frostline.sweeps.sweep import run_sweep
-        from frostline.sweeps.templates import Composer
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher

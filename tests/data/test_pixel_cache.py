@@ -21,7 +21,7 @@ from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.data.views import View, Views
 from frostline.store.ragged import Ragged
-from frostline.store.rows import Room
+from frostline.store.room import Room
 from frostline.store.store import Store
 from small import data_config, plain, silently
 

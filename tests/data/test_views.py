@@ -21,7 +21,7 @@ from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.rows import Room
+from frostline.store.room import Room
 from frostline.training import dataset
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")

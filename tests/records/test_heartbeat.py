@@ -21,10 +21,10 @@ from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
 from frostline.records.result import Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on
+from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on, with_record
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.tracking import pending
+from frostline.tracking import pending_sweeps
 
 HOLD = """
 import sys
@@ -193,7 +193,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     elsewhere(tmp_path, OWNER, age=2 * liveness.SILENT)
     elsewhere(tmp_path / "0")
     elsewhere(tmp_path / "1", age=2 * liveness.SILENT)
-    end_the_dead(tmp_path)
+    end_the_dead(with_record(tmp_path))
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
     assert going_on(tmp_path) == [tmp_path / "0"]
     facts = RunFacts("head", {}, "0")
@@ -249,6 +249,6 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / layout.RECORD).read_bytes() == before
-        assert pending.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+        assert pending_sweeps.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
-    assert pending.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri, tmp_path) == []

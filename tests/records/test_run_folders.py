@@ -23,7 +23,7 @@ from frostline.core.project import config_folder
 from frostline.records import journal, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
-from frostline.sweeps.templates import Composer
+from frostline.sweeps.compose_cache import Composer
 
 CHECKOUT = Path(__file__).parents[2]
 

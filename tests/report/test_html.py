@@ -15,7 +15,7 @@ import pytest
 
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
-from frostline.report import html, predictions, statistics
+from frostline.report import calibration, html, predictions
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_runs(tmp_path):
     said = [predictions.read(results[number].folder) for number in best["runs"]]
     parts = [(one.confidence, one.said == one.labels) for one in said]
     confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
-    assert best["calibration"]["ece"] == pytest.approx(statistics.calibration(confidence, right).ece, abs=1e-5)
+    assert best["calibration"]["ece"] == pytest.approx(calibration.calibration(confidence, right).ece, abs=1e-5)
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
 
 

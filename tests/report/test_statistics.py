@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.special import softmax
 
 from frostline.report import statistics
-from frostline.report.statistics import Interval, calibration, paired_bootstrap, t_interval, unpaired, welch, wilson
+from frostline.report.calibration import calibration
+from frostline.report.statistics import Interval, paired_bootstrap, t_interval, unpaired, welch, wilson
 
 SIMULATIONS = 1500  # the share of 95% intervals that hold is then known to +-1.1 points
 rng = np.random.default_rng

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frostline.data.resize import CenterCrop, center_crop
-from frostline.models.build import InputSpec
+from frostline.models.input_spec import InputSpec
 from frostline.runs import predict
 from frostline.runs.portable import Portable
 

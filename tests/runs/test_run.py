@@ -13,7 +13,7 @@ from frostline.core.errors import UserError
 from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.runs.run import execute
-from frostline.store.rows import Room
+from frostline.store.room import Room
 from frostline.training import gradient
 from small import SMALL, Memory, Told, compose
 

@@ -196,7 +196,7 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         run.mkdir(parents=True)
         journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
         journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
-    monkeypatch.setattr(resume.pending, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
+    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
     tracker = Tracker("", "mine", str(tmp_path / "new"), None, None)
     found = resume.look(tracker, tmp_path, ["mine", "other"])
     assert found["mine"] and not found["other"]

@@ -16,9 +16,9 @@ from frostline.core import project
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
-from frostline.tracking import pending, server, session, sync
+from frostline.tracking import pending_sweeps, server, session, sync
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.pending import Place
+from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
 
 EPOCHS = 3
@@ -284,7 +284,7 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
     (sweep / "sweep.json").write_text(json.dumps(told))
     for stroke in (begin, epochs, finish):
         stroke(sweep / "0")
-    assert sync.complete(SweepMirror(sweep, pending.place_of(sweep, tmp_path)))
+    assert sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, tmp_path)))
     check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
@@ -360,12 +360,12 @@ def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, c
     assert len(said) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
     faulty.away = False
     if away in ("end", "always"):
-        assert pending.remembered(uri, tmp_path) == [tmp_path / "sweep"]
+        assert pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "sweep"]
         monkeypatch.setattr(project, "project_root", lambda: tmp_path)
         assert sync_command([str(tmp_path / "sweep")]) == 0
         assert "complete" in capsys.readouterr().out
     check_sweep(client, name, 3)
-    assert pending.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri, tmp_path) == []
 
 
 def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, client, tmp_path, request):
@@ -378,7 +378,7 @@ def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, cli
     second = open_sweep(uri, tmp_path / "second", f"{name} 2", said)
     completed = threading.Event()
     while not completed.wait(0.05):
-        if pending.remembered(uri, tmp_path) == [tmp_path / "second"]:
+        if pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "second"]:
             completed.set()
     check_sweep(client, name, 1)
     session.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)

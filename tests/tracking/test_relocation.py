@@ -16,7 +16,7 @@ from frostline.records import journal, layout
 from frostline.records.recording import now
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
-from frostline.tracking import download, pending, relocation, server
+from frostline.tracking import download, pending_sweeps, relocation, server
 from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16
@@ -42,8 +42,8 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     journal.note(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
     journal.note(run, "artifact", path="config.yaml", inside=None)
-    place = pending.Place(uri, root, "moved")
-    pending.remember(folder, place)
+    place = pending_sweeps.Place(uri, root, "moved")
+    pending_sweeps.remember(folder, place)
     if mirrored:
         SweepMirror(folder, place).bring()
     return folder
@@ -63,7 +63,7 @@ def test_a_run_in_a_folder_that_was_moved_goes_on_from_there(tmp_path: Path, emp
     old.rename(new)
     found = look(tmp_path / "project", old.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == new / "0"
-    assert pending.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
+    assert pending_sweeps.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

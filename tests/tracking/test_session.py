@@ -27,7 +27,7 @@ from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
-from frostline.tracking import download, pending, query, server, session, sync
+from frostline.tracking import download, pending_sweeps, query, server, session, sync
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -181,16 +181,16 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
     assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
-    assert len(pending.remembered(uri, tmp_path)) == 3
-    for folder in pending.remembered(uri, tmp_path):
-        assert sync.complete(SweepMirror(folder, pending.place_of(folder, tmp_path)))
+    assert len(pending_sweeps.remembered(uri, tmp_path)) == 3
+    for folder in pending_sweeps.remembered(uri, tmp_path):
+        assert sync.complete(SweepMirror(folder, pending_sweeps.place_of(folder, tmp_path)))
         sweep, run = client.get_run(journal.run_id(folder)), client.get_run(journal.run_id(folder / "0"))
         assert run.data.metrics == {"train/loss": 1.0}
         assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
         assert (sweep.info.status, run.info.status) == ("KILLED", "KILLED")
     assert {journal.run_id(tmp_path / str(job)) for job in range(3)} == {sweep for _, sweep in rows}
     assert len(client.search_runs([rows[0][0]])) == 6
-    assert pending.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri, tmp_path) == []
 
 
 def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
@@ -224,7 +224,7 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     assert (closed.data.metrics["full/test_accuracy"], closed.data.metrics["full/train_seconds"]) == (0.25, 2.0)
     assert "lr=0.2" in closed.data.tags["frostline.best.head"]
     assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
-    assert pending.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
+    assert pending_sweeps.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
@@ -360,7 +360,7 @@ def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
         open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)
-    assert pending.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri, tmp_path) == []
 
 
 @pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])

@@ -21,7 +21,7 @@ from frostline.runs.run import announce, score, write_origin
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store.mapped import Rows
-from frostline.store.rows import Room
+from frostline.store.room import Room
 from frostline.store.store import Store
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult

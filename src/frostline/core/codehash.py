@@ -40,7 +40,7 @@ DECIDE_NONE = {
     "store.mapped": "where bytes lie",
     "store.prefetch": "when something is fetched, not what",
     "store.ragged": "where bytes lie",
-    "store.rows": "where bytes lie",
+    "store.room": "where bytes lie",
     "store.store": "where bytes lie",
     "training.dataset": "hands out batches; pixels are decoded singly, features computed in batches of one size",
     "training.evaluation": "scores what others compute",

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core import machine
 from frostline.core.randomness import address, uniform
 
 Strengths = tuple[float, float, float, float, float]
@@ -109,7 +110,7 @@ def _pixelate(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
 def _jpeg(pictures: Tensor, quality: float, ids: Tensor) -> Tensor:
     """Compress and decode, with Pillow's other settings as they are."""
     arrays = pictures.byte().permute(0, 2, 3, 1).cpu().numpy()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         decoded = np.stack(list(pool.map(partial(_compressed, quality=int(quality)), arrays)))
     return torch.from_numpy(decoded).to(pictures.device).permute(0, 3, 1, 2).float()
 

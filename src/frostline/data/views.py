@@ -14,7 +14,7 @@ from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
 from frostline.store.prefetch import Prefetch
-from frostline.store.rows import Held, Room, expect, rows, streamed
+from frostline.store.room import Held, Room, expect, rows, streamed
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,12 @@ def with_record(sweep: Path) -> list[Path]:
     return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
 
 
-def end_the_dead(sweep: Path) -> None:
-    """Write into every journal of a `sweep` whose process is gone that its run was killed, unless it says more.
+def end_the_dead(folders: Iterable[Path]) -> None:
+    """Write into the journals of those `folders` whose process is gone that its run was killed, unless it says more.
 
     Nobody's word but its own says that a run goes on: jobs of a cluster outlive the sweep that sent them there.
     """
-    for folder in with_record(sweep):
+    for folder in folders:
         if not journal.ended(folder) and liveness.holder(folder) is None:
             end(folder, "KILLED", GONE)
 

@@ -15,10 +15,10 @@ import numpy as np
 from frostline.core import files
 from frostline.records.layout import SHIFT
 from frostline.report import confusion_matrix, mistakes, predictions
+from frostline.report.calibration import calibration
 from frostline.report.cells import Cell
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.predictions import Predictions
-from frostline.report.statistics import calibration
 
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4

@@ -21,7 +21,6 @@ Ints = npt.NDArray[np.integer[Any]]
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile of LEVEL
 _DRAWS = 10_000  # of the bootstrap: its own noise then moves an end by about 2% of the interval's width
-_BINS = 15  # of the reliability diagram, as in Guo et al. 2017 (arXiv:1706.04599)
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,6 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far confidence and accuracy agree."""
-
-    ece: float
-    """Expected calibration error: the mean gap of confidence and accuracy over images."""
-    counts: tuple[int, ...]
-    """Images per bin; the bins divide confidences 0..1 into equal widths."""
-    confidence: tuple[float, ...]
-    """Mean confidence per bin; nan where there are no images."""
-    accuracy: tuple[float, ...]
-    """Accuracy per bin; nan where there are no images."""
 
 
 def wilson(right: int, total: int) -> Interval:
@@ -148,17 +133,3 @@ def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
     p, q = first[0] / first[1], second[0] / second[1]
     one, two = wilson(*first), wilson(*second)
     return Interval(p - q - math.hypot(p - one.low, two.high - q), p - q + math.hypot(one.high - p, q - two.low))
-
-
-def calibration(confidence: Floats, right: Bools) -> Calibration:
-    """Return the reliability diagram of predictions, and its expected calibration error.
-
-    Both are `(N,)`: the probability given to the predicted class, and whether it was the true one.
-    """
-    which = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # bins are open below, as in the paper
-    counts = np.bincount(which, minlength=_BINS)
-    sums = [np.bincount(which, weights=values, minlength=_BINS) for values in (confidence, right.astype(float))]
-    ece = float(np.abs(sums[1] - sums[0]).sum() / len(right))
-    with np.errstate(invalid="ignore"):
-        means = [tuple((values / counts).tolist()) for values in sums]
-    return Calibration(ece, tuple(counts.tolist()), *means)

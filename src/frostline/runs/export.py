@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from frostline.core.errors import user_error
 from frostline.core.randomness import generator
 from frostline.models import build, weights
-from frostline.models.build import InputSpec
+from frostline.models.input_spec import InputSpec
 from frostline.runs import predict
 from frostline.runs.portable import Portable
 from frostline.runs.predict import Predictor

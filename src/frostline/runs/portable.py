@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from frostline.models.build import InputSpec
+from frostline.models.input_spec import InputSpec
 
 _ENDS = 64  # places at each end of a line among which the largest weight is looked for
 

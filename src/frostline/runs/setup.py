@@ -21,12 +21,13 @@ from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.models import build, freezing
-from frostline.models.build import InputSpec, Model
+from frostline.models.build import Model
 from frostline.models.freezing import Phase
+from frostline.models.input_spec import InputSpec
 from frostline.models.weights import is_file_name
 from frostline.records.layout import RUN_PREFIX
 from frostline.report.terminal import Screen
-from frostline.store.rows import Room
+from frostline.store.room import Room
 from frostline.store.store import Store, open_store
 from frostline.training import dataset, optim, schedule
 from frostline.training.schedule import Span

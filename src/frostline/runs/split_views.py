@@ -14,7 +14,7 @@ from frostline.data.augment import Crop
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop
 from frostline.data.views import View, Views
-from frostline.models.build import InputSpec
+from frostline.models.input_spec import InputSpec
 from frostline.runs.setup import Setup, augment_policy
 
 

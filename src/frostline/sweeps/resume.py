@@ -18,7 +18,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, run_folders, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
-from frostline.tracking import pending, query, server, sync
+from frostline.tracking import pending_sweeps, query, server, sync
 from frostline.tracking.sync import SweepMirror
 
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
@@ -107,8 +107,8 @@ def _found(past: Past, lying: Mapping[str, Path]) -> Past:
 
 def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
     """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
-    for sweep in pending.remembered(tracker.uri, root):
-        if pending.experiment(sweep) not in (None, tracker.experiment):
+    for sweep in pending_sweeps.remembered(tracker.uri, root):
+        if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
         for folder in sweep_record.with_record(sweep):
             past = _of_folder(folder)
@@ -186,7 +186,7 @@ def with_run_id(past: Past, root: Path, uri: str) -> Past:
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
             sweep = run_folders.sweep_of(folder) or folder.parent
-            if not sync.complete(SweepMirror(sweep, pending.place_of(sweep, root, uri))):
+            if not sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, root, uri))):
                 time.sleep(0.1)  # somebody else is at it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 

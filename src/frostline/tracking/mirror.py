@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.tracking import server
-from frostline.tracking.unsent import Unsent, resumed, unsent_of
+from frostline.tracking.unsent_entries import Unsent, resumed, unsent_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

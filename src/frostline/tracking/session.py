@@ -13,13 +13,13 @@ from types import MappingProxyType
 
 from frostline.core import files
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, liveness, sweep_record
-from frostline.records.recording import GONE, Record, begin, end
+from frostline.records import journal, layout, sweep_record
+from frostline.records.recording import Record, begin, end
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.tracking import pending, server
+from frostline.tracking import pending_sweeps, server
 from frostline.tracking.follower import Follower
-from frostline.tracking.pending import Place
+from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
@@ -61,7 +61,7 @@ def open_sweep(
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
         follower.stop(patience=1.0)
-        pending.forget(folder, place)
+        pending_sweeps.forget(folder, place)
         raise follower.problem
     if not reached:
         why = follower.problem or f"no answer from {uri} in {limit:g} s"
@@ -87,9 +87,7 @@ def close_sweep(
     False where a fault of ours, not of MLflow's, kept it back.
     """
     folder = Path(tracker.folder)
-    for run in sweep_record.with_record(folder)[1:]:
-        if not journal.ended(run) and liveness.holder(run) is None:
-            end(run, "KILLED", GONE)
+    sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
     sweep = Record(folder)
     sweep.tag(layout.NOTE_TAG, description)
     if metrics:
@@ -109,7 +107,7 @@ def close_sweep(
     elif going_on := len(sweep_record.going_on(folder)):
         say(f"MLflow will not hear of the rest of {going_on} run(s) that go on by itself: {later}")
     else:
-        pending.forget(folder, follower.sweep.place)
+        pending_sweeps.forget(folder, follower.sweep.place)
     return not follower.dead
 
 
@@ -123,6 +121,6 @@ def ui_command(uri: str, root: Path) -> str:
 
 def _remember(folder: Path, place: Place) -> None:
     try:
-        pending.remember(folder, place)
+        pending_sweeps.remember(folder, place)
     except OSError:  # then `sync` must be told the folder
         return

@@ -17,7 +17,7 @@ from frostline.records.layout import MIRROR_LOCK
 from frostline.records.sweep_record import end_the_dead, going_on, with_record
 from frostline.tracking import server
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.pending import Place, forget, place_of, remembered
+from frostline.tracking.pending_sweeps import Place, forget, place_of, remembered
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def complete(sweep: SweepMirror) -> bool:
     try:
         with locks.held(sweep.folder / MIRROR_LOCK, timeout=0):
             if _host(sweep.folder) == socket.gethostname():
-                end_the_dead(sweep.folder)
+                end_the_dead(with_record(sweep.folder))
             sweep.bring()
     except Timeout:
         return False

@@ -25,7 +25,7 @@ from frostline.data.views import Views
 from frostline.store import mapped
 from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
-from frostline.store.rows import Room, expect, rows
+from frostline.store.room import Room, expect, rows
 from frostline.store.store import Store, Writer
 from frostline.training.dataset import announced
 

@@ -4,7 +4,7 @@ SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test check docs faults bench ui lint format weights clean help
+.PHONY: sweep test gpu check docs faults bench ui lint format weights clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,11 @@ sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-t
 
 test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and import checks and the tests
 	$(BIN)/pytest -n 2 --dist loadfile
+	if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(BIN)/pytest -m cuda; fi
+
+gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benchmarks, from where a call was cut off
+	$(BIN)/pytest -m cuda
+	$(BIN)/python benchmarks/run.py --device cuda --continue
 
 check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the quick tests of single modules
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/system -m 'not slow'

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 import ablation
+import determinism
 import fair
 import fidelity
 import limit
@@ -394,6 +395,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "fidelity": fidelity.fidelity,
     "scaled": fidelity.scaled,
     "memory": memory,
+    "determinism": determinism.determinism,
     "checkpoints": safety.checkpoints,
     "launcher": safety.launcher,
     "share": safety.share,

@@ -13,7 +13,9 @@ from platformdirs import user_cache_path
 
 from bench import CPU, CUDA, QUICK, Bench
 from measures import MEASURES
-from table import Results, machine, plain
+from table import Results, Row, machine, plain
+
+_TELLING = ("extraction", "sweep", "full", "memory", "determinism", "last_stage")
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -24,6 +26,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder of RESULTS.md and results.json; benchmarks/ unless --quick")
     parser.add_argument("--pictures", type=Path, help="folder in which the pictures are kept for the next time")
     parser.add_argument("--without-mlflow", action="store_true", help="our runs write their journals only")
+    parser.add_argument("--continue", dest="goes_on", action="store_true", help="leave out what is measured already")
     parser.add_argument("--take", type=Path, help="measure nothing, but take over another machine's results.json")
     found = parser.parse_args(arguments)
     unknown = [name for name in (found.only or "").split(",") if name and name not in MEASURES]
@@ -46,12 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="frostline-benchmarks-") as work:
         kept = options.pictures or (Path(work) / "pictures" if options.quick else user_cache_path("frostline-pictures"))
         bench = Bench(device, scale, work=Path(work), kept=kept, mlflow=not options.without_mlflow)
-        for name in options.only.split(",") if options.only else MEASURES:
-            began = time.perf_counter()
-            rows = list(MEASURES[name](bench))
-            print(f"{plain(rows)}\n  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
+        for name in options.only.split(",") if options.only else _in_order(device):
+            if options.goes_on and results and results.has(device, name):
+                print(f"  ({name}: measured already)", flush=True)
+                continue
+            began, rows = time.perf_counter(), list[Row]()
+            for row in MEASURES[name](bench):
+                rows.append(row)
+                print(plain([row]), flush=True)
+                if results:  # a call that is cut off leaves what it has
+                    results.put(device, name, rows, whole=False)
+            print(f"  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
             if results:
-                results.put(device, name, rows)
+                results.put(device, name, rows, whole=True)
+
+
+def _in_order(device: torch.device) -> list[str]:
+    """Return the measurements; on a card, which may be lent for minutes, the most telling ones first."""
+    first = [*_TELLING] if device.type == "cuda" else []
+    return first + [name for name in MEASURES if name not in first]
 
 
 if __name__ == "__main__":

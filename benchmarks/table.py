@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from frostline.core import project
+
 _HEAD = """# Results
 
 Written by `python benchmarks/run.py --device cpu` and `--device cuda`; nothing here was typed in. *Ours* is the program
@@ -95,10 +97,25 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         self._sections: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def put(self, device: torch.device, name: str, rows: Iterable[Row]) -> None:
-        """Keep the rows of the measurement called `name` in place of its earlier ones; another machine's all go."""
-        today = datetime.now(UTC).date().isoformat()
-        measured = {"date": today, "torch": torch.__version__, "rows": [row.cells() for row in rows]}
+    def has(self, device: torch.device, name: str) -> bool:
+        """Return whether all rows of a measurement are this machine's, torch's and program's."""
+        section = self._sections.get(device.type, {})
+        found = section.get("measurements", {}).get(name, {})
+        same = section.get("machine") == machine(device) and found.get("torch") == torch.__version__
+        return bool(same and found.get("whole") and found.get("source") == project.source_sha256())
+
+    def put(self, device: torch.device, name: str, rows: Iterable[Row], *, whole: bool) -> None:
+        """Keep the rows of the measurement called `name` in place of its earlier ones; another machine's all go.
+
+        `whole` says that there are no more.
+        """
+        measured = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "torch": torch.__version__,
+            "source": project.source_sha256(),
+            "whole": whole,
+            "rows": [row.cells() for row in rows],
+        }
         self._merge(device.type, {"machine": machine(device), "measurements": {name: measured}})
 
     def take(self, file: Path) -> None:

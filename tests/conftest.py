@@ -15,11 +15,22 @@ from filelock import FileLock
 import stores
 import warm
 
-os.environ["CUDA_VISIBLE_DEVICES"] = (
-    ""  # a test means the CPU unless it says otherwise, also in the processes it starts
-)
 torch.set_num_threads(1)
 CHECKOUT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A test means the CPU, also in the processes that it starts, unless those for a card are asked for."""
+    if config.getoption("markexpr") != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a card where none is seen."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a card: pytest -m cuda"))
 
 
 @pytest.fixture(scope="session", autouse=True)

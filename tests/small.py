@@ -41,6 +41,12 @@ SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
     *("epochs=3", "threads=1", "store.enabled=false"),
 )
+ONE_OF_EACH_FAMILY = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
+    *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_y_400mf"),
+    *("resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg16_bn"),
+    "vit_b_16",
+)
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())

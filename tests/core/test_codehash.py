@@ -25,6 +25,8 @@ DECIDING = {
             "models.fuse",
             "models.onednn",
             "models.build",
+            "models.input_spec",
+            "models.pooling",
         ),
         *("data.augment", "data.trivial_augment", "data.resize", "core.randomness"),
     },

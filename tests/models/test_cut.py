@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_stages import ONE_OF_EACH_FAMILY
 from torch import nn
 
 from frostline.models import cut, freezing
 from frostline.models.build import Model, build
 from frostline.models.freezing import Phase
 from frostline.store import hashing
-from small import mode, network, resolve
+from small import ONE_OF_EACH_FAMILY, mode, network, resolve
 
 SIDES = {"inception_v3": 96, "maxvit_t": 224, "swin_t": 224, "swin_v2_t": 256, "vit_b_16": 32, "alexnet": 80}
 

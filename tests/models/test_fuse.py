@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_cut import lively
-from test_stages import ONE_OF_EACH_FAMILY
 from torch import fx, nn
 
 from frostline.models import cut, fuse, onednn
 from frostline.models.build import build
+from small import ONE_OF_EACH_FAMILY
 
 CPU = torch.device("cpu")
 FUSES = torch.backends.mkldnn.is_available()

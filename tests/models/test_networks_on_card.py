@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_stages import ONE_OF_EACH_FAMILY
 from torch import nn
 
 from emulated_card import CARD, CardTensor, EmulatedMachine, move
@@ -15,7 +14,7 @@ from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
 from frostline.training import gradient
 from frostline.training.gradient import Targets
-from small import mode
+from small import ONE_OF_EACH_FAMILY, mode
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,7 @@ from torch.fx import Node
 from frostline.core.errors import UserError
 from frostline.models.build import NAMES, Model, build
 from frostline.models.stages import FAMILIES, Structure, structure_of
-
-ONE_OF_EACH_FAMILY = (
-    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
-    *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_y_400mf"),
-    *("resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg16_bn"),
-    "vit_b_16",
-)
+from small import ONE_OF_EACH_FAMILY
 
 
 @cache

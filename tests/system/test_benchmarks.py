@@ -85,6 +85,36 @@ def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kep
     assert "## cuda\n\nnot measured: no GPU was at hand" in page
 
 
+def test_what_was_cut_off_goes_on_where_it_was(kept, tmp_path, capsys, monkeypatch):
+    import measures
+    import run
+
+    def cut_off(bench):
+        yield bench.row("first", "row", 1.0, note="")
+        raise KeyboardInterrupt
+
+    quick = ["--device", "cpu", "--quick", "--output", str(tmp_path), "--only", "machine,share", "--continue"]
+    monkeypatch.setitem(measures.MEASURES, "share", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(quick)
+    monkeypatch.setitem(measures.MEASURES, "share", lambda bench: iter([bench.row("second", "row", 2.0, note="")]))
+    capsys.readouterr()
+    run.main(quick)
+    assert "(machine: measured already)" in capsys.readouterr().out
+    measured = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]
+    assert [row["measure"] for row in measured["share"]["rows"]] == ["second (row)"] and measured["share"]["whole"]
+
+
+def test_the_same_is_found_to_be_the_same(kept, tmp_path):
+    import run
+
+    run.main(
+        ["--device", "cpu", "--quick", "--output", str(tmp_path), "--pictures", str(kept), "--only", "determinism"]
+    )
+    twice, networks = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["determinism"]["rows"]
+    assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
+
+
 def test_a_quick_run_writes_nothing_into_the_results():
     import run
 

@@ -26,7 +26,7 @@ from frostline.training.state import Progress
 from small import compose
 
 QUICK = ("model.image_size=32", "data.limit=48", "batch_size=20", "epochs=1", "threads=1")
-SELDOM = {"steps.read", "evaluation.evaluate", "features._compute", "rows.take"}
+SELDOM = {"steps.read", "evaluation.evaluate", "features._compute", "room.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""

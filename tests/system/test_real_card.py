@@ -1,0 +1,124 @@
+"""What only a card can tell: `make gpu` runs it, and `make test` wherever there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_card import IN_FULL, run
+from torch import nn
+
+from frostline.core import machine
+from frostline.data.resize import CenterCrop, center_crop, resized_crop
+from frostline.models import cut, freezing, fuse
+from frostline.models.build import build
+from frostline.training import gradient, optim, steps
+from frostline.training.gradient import Targets
+from frostline.training.steps import Recipe, TrainedPart
+from small import ONE_OF_EACH_FAMILY, Samples, mode
+
+pytestmark = pytest.mark.cuda
+CARD = torch.device("cuda")
+RUNS = [
+    ("freeze=head", "augment=trivial"),
+    ("freeze=full", *IN_FULL),
+    ("freeze=last_stage", "augment=standard", "train.ema_decay=0.9", "epochs=2"),
+    ("freeze=full", "train.mixup=0.4", "train.cutmix=1.0", "optimizer=sgd"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> None:
+    machine.prepare_torch(deterministic=True, threads=None)
+
+
+@pytest.mark.parametrize("overrides", RUNS, ids=" ".join)
+def test_the_same_run_twice_gives_equal_bits(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    first, again = (run(tmp_path / name, "cuda", *overrides, shift=True) for name in ("first", "again"))
+    assert first == again
+
+
+@pytest.mark.parametrize("overrides", RUNS, ids=" ".join)
+def test_in_float32_a_run_comes_to_what_it_does_on_the_cpu(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    here, seen = run(tmp_path / "here", "cpu", *overrides, "precision=fp32")
+    there, seen_there = run(tmp_path / "there", "cuda", *overrides, "precision=fp32")
+    assert seen == seen_there
+    assert there[0][1] == pytest.approx(here[0][1], rel=0.02)  # loss of the first epoch: views differ by a level
+
+
+def test_a_card_is_named_by_its_number(tmp_path: Path) -> None:
+    assert run(tmp_path / "named", "cuda:0", "freeze=head") == run(tmp_path / "any", "cuda", "freeze=head")
+
+
+def test_where_pixels_lie_changes_no_bit(tmp_path: Path) -> None:
+    roomy = run(tmp_path / "roomy", "cuda", "freeze=last_stage", "epochs=2", "store.memory_gb=4")
+    tight = run(tmp_path / "tight", "cuda", "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")
+    assert roomy[0] == tight[0]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_a_network_of_every_family_takes_equal_steps_and_its_fast_copy_is_close(name: str) -> None:
+    with torch.random.fork_rng():
+        model = build(name, weights=None, num_classes=5, seed=0, memory_format=torch.channels_last)
+        module, side = model.module.to(CARD), model.input.size
+        generator = torch.Generator(CARD).manual_seed(0)
+        images = torch.randn(4, 3, side, side, device=CARD, generator=generator)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.arange(4, device=CARD)
+        for chosen in (mode("head"), mode("full")):
+            (phase,) = freezing.resolve(module, model.structure, chosen.phases, chosen.name)
+            freezing.freeze(module, model.structure, phase, norm_stats=chosen.norm_stats)
+            if chosen.name == "head":
+                lower = cut.halves(module, model.structure, cut.stages_below(model.structure, phase))[0]
+                fast = fuse.fast_copy(lower, torch.bfloat16, CARD, torch.channels_last)
+                with torch.inference_mode():
+                    wanted, found = lower(images).float(), fast(images.bfloat16()).float()
+                assert (wanted - found).norm() < 0.2 * wanted.norm()
+        found = []
+        for _ in range(2):
+            module.zero_grad(set_to_none=True)
+            steps._seed(CARD, 1)
+            gradient.by_autograd(module, images, Targets(labels, labels, 1.0, 0.0), torch.bfloat16)
+            found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
+        assert len(found[0]) == len(list(module.parameters()))
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_what_is_seen_is_what_the_cpu_shows_to_a_level(interpolation: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, 3, 97, 140), dtype=torch.uint8, generator=generator)
+    how = CenterCrop(size=64, resize=73, interpolation=interpolation)
+    here, there = center_crop(pixels, how).float(), center_crop(pixels.to(CARD), how).float().cpu()
+    assert (here - there).abs().max() <= 1
+    boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9]]).repeat(8, 1)
+    here = resized_crop(pixels, boxes, 48, interpolation=interpolation)
+    there = resized_crop(pixels.to(CARD), boxes.to(CARD), 48, interpolation=interpolation).cpu()
+    assert (here - there).abs().max() <= 1
+
+
+def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:
+    linear = nn.Linear(2048, 10).to(CARD)
+    features = torch.randn(6400, 2048, device=CARD)
+    data = Samples(features, torch.randint(10, (6400,), device=CARD), known=True)
+    built = optim.build("adam", [{"params": list(linear.parameters()), "scales": (1.0,)}], lr=1e-3, options={})
+    batches = [torch.arange(start, start + 32) for start in range(0, 6400, 32)]
+    part, recipe = TrainedPart(linear, data, None, linear, data, None), Recipe(1, 32, 256, 0)
+
+    def train() -> None:
+        for _ in steps.steps(part, batches, built, recipe, epoch=1, first=0):
+            pass
+
+    train()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiled:
+        train()
+        torch.cuda.synchronize()
+    launched = sum(event.count for event in profiled.key_averages() if event.key == "cudaLaunchKernel")
+    assert launched <= 12 * len(batches)

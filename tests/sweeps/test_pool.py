@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,19 @@ def test_every_card_and_every_part_of_a_divided_one_gets_a_worker(which: str, mo
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=text))
     assert pool.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+
+
+def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "run", missing)
+    monkeypatch.setattr(pool, "_DRIVER", tmp_path)
+    assert pool.places(None, gpus=True) == [{}]
+    for slot in ("0000:17:00.0", "0000:65:00.0"):
+        (tmp_path / slot).mkdir()
+    assert pool.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
 @pytest.mark.parametrize(

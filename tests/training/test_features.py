@@ -308,7 +308,7 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
 def test_a_network_that_is_compiled_sees_no_image_more(
     tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     seen = trained(tmp_path, store, f"freeze={mode}", "epochs=1", "compile=on", "features.enabled=false")[2]
     assert seen == 96 + 288 + 359

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from frostline.core.errors import user_error
 from frostline.training.evaluation import evaluating
 from frostline.training.steps import TrainedPart
 
@@ -18,11 +19,14 @@ WORTH = 5e16
 a tenth on 300 s of training at some 150 TFLOP/s. An estimate, to be replaced by a measurement."""
 
 
-def compiled(part: TrainedPart, choice: str, *, images: int, epoch: int, say: Callable[[str], None]) -> TrainedPart:
+def compiled(
+    part: TrainedPart, choice: str, *, images: int, batch_size: int, epoch: int, say: Callable[[str], None]
+) -> TrainedPart:
     """Return `part` with its network compiled, or as it is, and `say` so where that was for us to decide.
 
     `on` and `off` decide; `auto` compiles what is long enough to pay for it, on a GPU: `images` is how many are still
-    to be seen in the phase that begins in `epoch`. On a CPU the gain is small, and the bits would be others.
+    to be seen in the phase that begins in `epoch`. On a CPU the gain is small, and the bits would be others. Where it
+    cannot be compiled, for want of a C compiler perhaps, `auto` trains it as it is; a UserError for `on`.
     """
     if choice == "off" or (choice == "auto" and part.train.labels.device.type == "cpu"):
         return part
@@ -30,7 +34,44 @@ def compiled(part: TrainedPart, choice: str, *, images: int, epoch: int, say: Ca
     if choice == "auto" and total < WORTH:
         return part
     say(f"  compiling the network, for {total:.1g} floating point operations")
-    return replace(part, network=cast(nn.Module, torch.compile(part.network)))
+    return replace(part, network=Compiled(part.network, batch_size, required=choice == "on", say=say))
+
+
+class Compiled(nn.Module):
+    """A network that is compiled once, for batches of one size; others, such as an epoch's last one, it takes as it is.
+
+    What torch compiled before is forgotten first: by itself it would go on with it, or compile for any size, or give up
+    after the eighth time, and the bits of a run would depend on those before it. Kernels are found again on disk.
+    """
+
+    def __init__(self, network: nn.Module, batch_size: int, *, required: bool, say: Callable[[str], None]) -> None:
+        """Compile `network` when the first whole batch comes; what is `required` is not trained in another way."""
+        super().__init__()
+        self.network = network
+        self._batch_size, self._required, self._say = batch_size, required, say
+        torch.compiler.reset()
+        self._fast: Callable[[Tensor], Tensor] | None = torch.compile(network, dynamic=False)
+        self._tried = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what the network makes of a batch."""
+        if self._fast is None or len(inputs) != self._batch_size:
+            return cast(Tensor, self.network(inputs))
+        if self._tried:
+            return self._fast(inputs)
+        try:
+            outputs = self._fast(inputs)
+            self._tried = True
+            return outputs
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if self._required:
+                raise user_error("compile", "on", f"a network that torch can compile here ({reason})") from error
+            self._say(f"  the network is not compiled: {reason}")
+            self._fast = None
+            return cast(Tensor, self.network(inputs))
 
 
 def operations(part: TrainedPart, epoch: int) -> int:

@@ -135,7 +135,8 @@ def fit_phases(
         span = next(span for span in setup.timeline if span.phase == phase)
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
         counted = images.train.seen
-        part = compiled(part, config.compile, images=seen, epoch=epoch, say=screen.say)
+        how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
+        part = compiled(part, config.compile, **how, say=screen.say)
         if not part.train.known:  # what was only tried on is no image of the run
             images.train.seen = counted
         return part

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from frostline.core import background, interrupts, notices
@@ -26,6 +27,7 @@ GRACE = 25.0
 """Seconds that SIGTERM leaves a worker to write its checkpoint: 5 less than Kubernetes and Slurm leave us."""
 _PARTING = 10.0  # seconds for a worker that has nothing left to do
 _TICK = 1.0
+_DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
 _BEGUN = -1  # key of what `finish` waits for, as tasks are numbered from 0
 _START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main()"
 
@@ -257,7 +259,7 @@ def _cards() -> list[str]:
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return []
+        return [str(number) for number, _ in enumerate(_DRIVER.glob("*"))]
     cards: list[list[str]] = []
     for line in done.stdout.splitlines():
         if whole := re.match(r"GPU (\d+): ", line):

@@ -1,11 +1,15 @@
 """The seam to Hydra: a sweeper that checks every run before the first starts, and answers when the last one ends."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
@@ -31,8 +35,19 @@ for _folder in (config_folder(), *own_configs(sys.argv[1:])):
 ConfigStore.instance().store(group="hydra/sweeper", name="frostline", node=FrostlineSweeperConf, provider="frostline")
 
 
-class FrostlineSweeper(BasicSweeper):
-    """Hydra's own grid, run by `frostline.sweeps.sweep`."""
+class FrostlineSweeper(Sweeper):
+    """Every combination of what is typed, run by `frostline.sweeps.sweep`."""
+
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None = None) -> None:
+        """Give other launchers than ours `max_batch_size` runs at once, None for all; `params` are overrides by key."""
+        self._batch, self._params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Be given what to sweep with, by Hydra."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
@@ -40,15 +55,15 @@ class FrostlineSweeper(BasicSweeper):
         from frostline.sweeps.executor import Executor, Foreign, Workers
         from frostline.sweeps.sweep import run_sweep
 
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        assert self.config is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
         hydra_keys.check(config, own_launcher=isinstance(launcher, FrostlineLauncher))
         str(config.hydra.sweep.dir)  # now, so that every job is told the time of this moment
         parser = OverridesParser.create(config_loader=loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        hydra_keys.require_points(overrides)
-        batches = self.split_arguments(overrides, self.max_batch_size)
-        jobs = [job for batch in batches for job in batch]
+        given = [f"{key}={value}" for key, value in self._params.items()]
+        jobs = hydra_keys.points(parser.parse_overrides([*given, *arguments]))
+        size = self._batch or len(jobs)
+        batches = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         executor: Executor = Foreign(launcher, batches, config)
         if isinstance(launcher, FrostlineLauncher):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -182,5 +183,15 @@ def test_what_stands_for_no_value_is_refused(typed):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
-            hydra_keys.require_points(parser.parse_overrides(["epochs=1,2", typed]))
-        hydra_keys.require_points(parser.parse_overrides(["freeze=glob(h*)", "seed=range(1)", "lr=1"]))
+            hydra_keys.points(parser.parse_overrides(["epochs=1,2", typed]))
+        with pytest.raises(UserError, match=r"^lr=interval\(0,1\): expected values with commas between"):
+            hydra_keys.points(parser.parse_overrides(["lr=interval(0,1)"]))
+
+
+def test_the_grid_is_that_of_hydras_own_sweeper():
+    typed = ["freeze=glob(h*),full", "seed=range(3)", "lr=1", "~schedule", "lr=1e-3,1e-4", "+optimizer.options.eps=1,2"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(typed)
+        (expected,) = BasicSweeper.split_arguments(overrides, None)
+        assert hydra_keys.points(overrides) == expected and len(expected) == 2 * 3 * 2 * 2

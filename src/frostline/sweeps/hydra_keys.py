@@ -5,6 +5,7 @@ What is not named here works as Hydra's documentation has it. This module needs 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -52,12 +53,22 @@ def check(config: DictConfig, *, own_launcher: bool) -> None:
         raise user_error("hydra.sweeper.max_batch_size", batch, "a whole number of at least 1, or null")
 
 
-def require_points(overrides: Sequence[Override]) -> None:
-    """Raise `UserError` for an override that stands for no value at all, so that the sweep would have no run."""
-    for override in overrides:
-        if override.is_discrete_sweep() and next(iter(override.sweep_string_iterator()), None) is None:
-            typed = str(override.input_line).partition("=")[2]
-            raise user_error(str(override.key_or_group), typed, "at least one value, and this stands for none")
+def points(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of every job: all combinations of the values given, the last key's changing first.
+
+    Of a key that is given twice the last counts. UserError for one that stands for no value at all, or for a range.
+    """
+    values: dict[str, list[str]] = {}
+    for one in overrides:
+        typed = str(one.input_line).partition("=")[2]
+        if one.is_sweep_override() and not one.is_discrete_sweep():
+            raise user_error(str(one.key_or_group), typed, "values with commas between, as a grid has no ranges")
+        found = [*one.sweep_string_iterator()] if one.is_sweep_override() else [one.get_value_element_as_str()]
+        if not found:
+            raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
+        key = one.get_key_element()
+        values[key] = [f"{key}={value}" for value in found]
+    return [[*job] for job in itertools.product(*values.values())]
 
 
 def not_ours() -> UserError:

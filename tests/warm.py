@@ -166,7 +166,8 @@ def _address() -> str | None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
             command = [sys.executable, "-P", __file__, address, os.environ["FROSTLINE_TESTS_PROCESS"]]
             ready, theirs = os.pipe()
-            os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)])
+            own_group = {"file_actions": [(os.POSIX_SPAWN_DUP2, theirs, 1)], "setpgroup": 0}  # who asked may be killed
+            os.posix_spawn(sys.executable, command, environment, **own_group)
             os.close(theirs)
             assert os.read(ready, 5) == b"ready", "the process that forks did not start"
             os.close(ready)

@@ -91,6 +91,7 @@ class Lab:
         status = 70
         try:
             os.setpgid(0, 0)
+            warm.renew_threads()
             signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite itself may be run under nohup
             log = os.open(self.root / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)

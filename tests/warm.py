@@ -254,6 +254,7 @@ def _become(told: dict[str, Any]) -> None:
     for number, descriptor in zip(told["numbers"], told["descriptors"], strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    renew_threads()
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environment"], **{SERVER: sys.argv[1]})
@@ -287,6 +288,13 @@ def _leave(status: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
+
+
+def renew_threads() -> None:
+    """Have torch make its threads anew, as it does after a fork, before several of ours ask for that at once."""
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def module() -> Any:

@@ -101,7 +101,7 @@ def share(bench: Bench) -> Iterator[Row]:
     runs = [{**base, "freeze_mode": mode, "lr": 1e-3} for mode in ("head", "full")]
     watch = Stopwatch()
     with watch.over(
-        *((journal, "append"), (journal, "note"), (journal, "rewrite"), (provenance, "write")),
+        *((journal, "append_epoch"), (journal, "note"), (journal, "rewrite_epochs"), (provenance, "write")),
         *((checkpoint_timing.Keeper, "save"), (checkpoint_timing.Keeper, "__exit__"), (hashing, "of_tensors")),
     ):
         whole = bench.sweep(runs).seconds

@@ -115,6 +115,14 @@ def test_the_same_is_found_to_be_the_same(kept, tmp_path):
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
 
+def test_the_share_of_what_a_sweep_would_survive_names_functions_that_are_there(kept, tmp_path):
+    import run
+
+    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--pictures", str(kept), "--only", "share"])
+    (row,) = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["share"]["rows"]
+    assert float(row["result"]) > 0
+
+
 def test_a_quick_run_writes_nothing_into_the_results():
     import run
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.findings import Finding, first_few
-
-if TYPE_CHECKING:
-    pass
 
 _TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
 

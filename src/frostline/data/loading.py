@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -95,8 +95,8 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
     split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    place = [str(_root(config)), str(store.folder), store.budget]
-    key = json.dumps([asdict(config), asdict(sight), *place], sort_keys=True)
+    decisive = replace(config, root=str(_root(config)), name="", flip=False)  # the last two change nothing here
+    key = json.dumps([asdict(decisive), asdict(sight), str(store.folder), store.budget], sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
         _last[key] = _assemble(_divide(config), config, sight, store, progress)

@@ -65,7 +65,7 @@ def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
         whole = _interpolate(pictures, resized, how.interpolation)
         top, left = (round((length - how.size) / 2) for length in resized)
         return whole[:, :, top : top + how.size, left : left + how.size]
-    sizes = _size_of(pictures)
+    sizes = _sizes(pictures)
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
     return _by_matrices(pictures, boxes, sizes, how.size, how.interpolation, bleed=True).byte()
 
@@ -83,7 +83,7 @@ def resized_crop(
         cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
         return torch.stack([_resized_crop(*one, size, interpolation) for one in cut]).float()
     batch = pictures if isinstance(pictures, Tensor) else _padded(pictures)
-    sizes = torch.cat([_size_of(one) for one in ([pictures] if isinstance(pictures, Tensor) else pictures)])
+    sizes = _sizes(pictures)
     return _by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip)
 
 
@@ -97,12 +97,11 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
     return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
 
 
-def _size_of(pictures: Tensor) -> Tensor:
-    """Return `(1, 2)` int32, width and height of `(..., H, W)`, made where the pictures lie: nothing is waited for."""
-    sizes = torch.empty(1, 2, dtype=torch.int32, device=pictures.device)
-    for place, length in enumerate((pictures.shape[-1], pictures.shape[-2])):
-        sizes[:, place].fill_(length)
-    return sizes
+def _sizes(pictures: Pictures) -> Tensor:
+    """Return `(B, 2)` int32, width and height of each picture, or `(1, 2)` of those of one size, where they lie."""
+    each = pictures[:1] if isinstance(pictures, Tensor) else pictures
+    sizes = torch.tensor([(picture.shape[2], picture.shape[1]) for picture in each], dtype=torch.int32)
+    return sizes.to(each[0].device, non_blocking=True)  # so few bytes are sent without a wait
 
 
 def _as_pillow(device: torch.device) -> bool:

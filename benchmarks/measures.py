@@ -267,6 +267,34 @@ def full(bench: Bench) -> Iterator[Row]:
     yield bench.row("full fine-tuning against limit", setting, median(mine) / median(most), **rates, note=note)
 
 
+def lockstep(bench: Bench) -> Iterator[Row]:
+    """Measure what the steps of a head sweep take in lockstep, against those of one run and of all runs alone."""
+    for network, kind in bench.scale.sweeps:
+        base = bench.chosen(network, bench.data(kind, bench.scale.counts), store=bench.folder())
+        bench.sweep(bench.heads(base)[:1])  # features are there from now on
+        apart = {**base, "features.lockstep": False}
+        times: dict[str, list[float]] = {"together": [], "apart": [], "one": []}
+        for _ in range(bench.scale.rounds):
+            for name, runs in (
+                ("together", bench.heads(base)),
+                ("apart", bench.heads(apart)),
+                ("one", bench.heads(apart)[:1]),
+            ):
+                times[name].append(sum(run.metrics["cost/train_seconds"] for run in bench.sweep(runs).runs))
+        seconds = {name: median(each) for name, each in times.items()}
+        setting = f"{network}, {bench.scale.counts[0]:,} images"
+        what = f"cost/train_seconds of {bench.scale.runs} warm head runs of {bench.scale.epochs} epochs, batches of 32"
+        for theirs, measure in (
+            ("one", "the steps of all heads against those of one"),
+            ("apart", "the steps of all heads against alone"),
+        ):
+            yield bench.row(
+                *(measure, setting, seconds["together"] / seconds[theirs]),
+                **{"ours": shown(seconds["together"]), "theirs": shown(seconds[theirs]), "unit": "x"},
+                note=f"{what}, in lockstep; theirs: {theirs}, without",
+            )
+
+
 def last_stage(bench: Bench) -> Iterator[Row]:
     """Measure what caching at a stage boundary brings to a run whose features are there, and to one that makes them."""
     scale, root = bench.scale, bench.data(PHOTO, bench.scale.few)
@@ -389,6 +417,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "command": command,
     "extraction": extraction,
     "full": full,
+    "lockstep": lockstep,
     "last_stage": last_stage,
     "mixed": mixed,
     "decoding": decoding,

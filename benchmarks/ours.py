@@ -23,7 +23,7 @@ from torch import Tensor
 
 import frostline
 from frostline.core import project
-from frostline.core.config import Config, choices, semantic
+from frostline.core.config import Config, choices, semantic, siblings_key
 from frostline.data.decode_image import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
@@ -82,19 +82,22 @@ def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
     done = []
     began = time.perf_counter()
     with _tracked(folder) if mlflow else nullcontext() as tracker:
-        for number, chosen in enumerate(runs):
+        for number in range(len(runs)):
             started = time.perf_counter()
-            metrics = _run(config(chosen), folder / str(number), tracker, number, len(runs))
+            parsed = [config(chosen) for chosen in runs[number:]]
+            metrics = _run(parsed, folder / str(number), tracker, number)
             done.append(Run(time.perf_counter() - started, metrics))
     return Sweep(time.perf_counter() - began, tuple(done))
 
 
-def _run(parsed: Config, folder: Path, tracker: Tracker | None, number: int, count: int) -> dict[str, float]:
+def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, number: int) -> dict[str, float]:
+    """Return the metrics of the first of the runs that wait."""
     folder.mkdir()
-    screen = silent()
-    name = f"{parsed.freeze_mode.name} lr={parsed.lr}"
-    with screen.run(name, job=number, jobs=count, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
-        return execute(parsed, name=name, folder=folder, record=record, screen=screen)[0]
+    screen, (parsed, *others) = silent(), waiting
+    name, jobs = f"{parsed.freeze_mode.name} lr={parsed.lr}", number + len(waiting)
+    siblings = [other for other in others if siblings_key(other) == siblings_key(parsed) is not None]
+    with screen.run(name, job=number, jobs=jobs, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
+        return execute(parsed, name=name, folder=folder, record=record, screen=screen, siblings=siblings)[0]
 
 
 def silent() -> Screen:

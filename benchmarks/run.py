@@ -15,7 +15,7 @@ from bench import CPU, CUDA, QUICK, Bench
 from measures import MEASURES
 from table import Results, Row, machine, plain
 
-_TELLING = ("extraction", "sweep", "full", "memory", "determinism", "last_stage")
+_TELLING = ("extraction", "sweep", "lockstep", "full", "memory", "determinism", "last_stage")
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -35,7 +35,7 @@ from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
 from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import Alone, Recipe, TrainedPart
 
 SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
@@ -212,14 +212,15 @@ def train(
         schedule.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
         before_step(step, span)
 
+    how = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe)
     yield from loop.fit(
         len(data.labels),
-        optimizer=built,
+        stepper=Alone(built, how),
         timeline=schedule.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
         before_step=before,
         after_step=after,
-        recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe),
+        recipe=how,
         guard=Guard(model.module),
         start=start,
     )

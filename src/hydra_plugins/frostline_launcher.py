@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ class FrostlineLauncher(Launcher):
             self.close()
         return [done[number] for number in jobs]
 
-    def run(self, jobs: dict[int, Sequence[str]]) -> dict[int, JobReturn]:
-        """Return what came of each job; they are started in the order given, whatever their numbers."""
+    def run(
+        self, jobs: dict[int, Sequence[str]], stacks: Mapping[int, int | None] | None = None
+    ) -> dict[int, JobReturn]:
+        """Return what came of each job; they are started in the order given, whatever their numbers.
+
+        Those that have the same number in `stacks` are carried out by one worker.
+        """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         log.info("Launching %d jobs", len(jobs))
@@ -87,7 +92,11 @@ class FrostlineLauncher(Launcher):
         hopeless = None
         try:
             answers = pool.run(
-                waiting, lambda number: self._task(number, jobs[number]), retries=self.retries, say=self.say
+                waiting,
+                lambda number: self._task(number, jobs[number]),
+                stacks=stacks or {},
+                retries=self.retries,
+                say=self.say,
             )
             for number, answer in answers:
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)

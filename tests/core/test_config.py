@@ -223,6 +223,7 @@ IGNORED = (
         "tracking.system_metrics",
     ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
+    "features.lockstep",
 )
 
 

@@ -129,6 +129,7 @@ def test_the_record_holds_what_was_promised(main_job):
         assert run.data.params["data"] == "digits" and run.data.params["epochs"] == "2"
         frozen = "tensors unchanged, bit for bit" if run.data.params["freeze_mode"] == "head" else "nothing was frozen"
         assert run.data.tags["frostline.frozen"].endswith(frozen)
+        assert run.data.tags.get("frostline.lockstep") == ("2" if run.data.params["freeze_mode"] == "head" else None)
         assert json.loads(run.data.tags["frostline.data"]) == {
             "grayscale": sum(main_job.results()[0]["images"].values())
         }

@@ -32,7 +32,7 @@ from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import Alone, Recipe, TrainedPart
 from small import Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
@@ -199,15 +199,16 @@ def fit_linear(
     def lower(step: int, span: Span) -> None:
         optimizer.param_groups[0]["lr"] = lr * (1 - step / span.end) if weight_decay else lr
 
+    recipe = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0)
     return list(
         loop.fit(
             len(data.labels),
-            optimizer=optimizer,
+            stepper=Alone(optimizer, recipe),
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
             enter=lambda phase: TrainedPart(layer, data, None, layer, val, None),
             before_step=lower,
             after_step=lambda: None,
-            recipe=Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0),
+            recipe=recipe,
             guard=freezing.Guard(layer),
         )
     )

@@ -65,7 +65,7 @@ def test_work_that_steps_share_changes_no_bit(
         weights, other = learnt(network, data, calls, read=read, **options)
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
-    monkeypatch.setattr(steps, "_TOGETHER", 40)  # two batches
+    monkeypatch.setattr(steps, "TOGETHER", 40)  # two batches
     monkeypatch.setattr(steps, "_WAITING", 3 * 16 * CLASSES)
     weights, other = learnt(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
@@ -83,7 +83,7 @@ def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announ
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, announced = features(known=True), list[list[int]]()
-    monkeypatch.setattr(steps, "_TOGETHER", 40)
+    monkeypatch.setattr(steps, "TOGETHER", 40)
     monkeypatch.setattr(Samples, "expect", lambda self, index, epoch: announced.append(index.tolist()))
     learnt(heads()[0], data, [slice(0, len(INDICES))])
     asked = [index.tolist() for _, index in data.asked]

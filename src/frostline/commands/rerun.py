@@ -66,7 +66,12 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 
 
 class _Again:
-    """Carries the recorded runs out in this process, one after the other, and compares each as it ends."""
+    """Carries the recorded runs out in this process, one after the other, and compares each as it ends.
+
+    Each makes its steps alone, also where they were made in lockstep with others: that it gets the same bits is proof.
+    """
+
+    workers = 0
 
     def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
         self._found, self._planned = found, planned
@@ -83,9 +88,9 @@ class _Again:
         """Be told where the new sweep lies."""
         self._folder = folder
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Run and compare them."""
-        for number in numbers:
+        for number in jobs:
             (own := self._folder / self._planned[number].folder).mkdir()
             self._one(number, self._found[number], self._planned[number].config, own)
         return {}

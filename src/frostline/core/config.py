@@ -6,6 +6,7 @@ override is answered in well under a second.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -195,6 +196,8 @@ class FeaturesConfig:
     """Keep the output of the frozen stages; false computes it whenever it is asked for, which gives the same bits."""
     views: int | None
     """Reuse so many random views per image in turn, an approximation; null shows a fresh view in every epoch."""
+    lockstep: bool
+    """Make the steps of heads that learn from the same features together, which gives each the bits it gets alone."""
 
 
 @dataclass
@@ -288,13 +291,21 @@ class Config:
 
 NOT_SEMANTIC = (
     *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
-    *("data.root", "data.download"),
+    *("data.root", "data.download", "features.lockstep"),
 )
 """What does not change a run's metrics, and so is no part of its digest.
 
 A device changes their last bits, as another thread count or CPU does: the record names it, and a run on another one
 counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any digest.
 """
+
+
+OF_STEPS = (
+    *("lr", "seed", "optimizer.weight_decay", "optimizer.decay_norm_and_bias", "optimizer.options"),
+    *(f"schedule.{key}" for key in ScheduleConfig.__dataclass_fields__),
+    *("train.label_smoothing", "train.patience"),
+)
+"""What the steps of a head read, and nothing that is computed below it: runs that differ in it may share the rest."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -332,6 +343,26 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
             value, name = replace(getattr(config, section), **{name: value}), section
         config = replace(config, **{name: value})
     return config
+
+
+def value_of(config: Config, key: str) -> Any:
+    """Return what stands at `key`, with dots."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def siblings_key(config: Config) -> str | None:
+    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone.
+
+    Those are runs of a head alone, on features that are kept, by plain steps.
+    """
+    phases, train = config.freeze_mode.phases, config.train
+    if len(phases) != 1 or phases[0].stepwise or not config.features.enabled or not config.features.lockstep:
+        return None
+    if any(rule.lr_scale and not rule.match.startswith("head/") for rule in phases[0].rules):
+        return None
+    if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
+        return None
+    return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 
 
 def choices(config: Config) -> dict[str, Any]:

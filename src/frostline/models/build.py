@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from frostline.models.weights import (
     GLYPHS,
     GLYPHS_SHA256,
     SUFFIXES,
+    Loaded,
     content,
     fetch,
     is_file_name,
@@ -74,6 +75,8 @@ class Model:
     """Of the weights file, as hex; None from scratch and on the meta device."""
     loaded: str | None
     """What was read of the weights file, in a line: where it was, whether the head is new; None as above."""
+    new_head: bool
+    """Whether the head has new weights, which depend on the seed, and not those of the file."""
     trained_for: tuple[str, ...] | None = None
     """The classes that a weights file says it was trained for."""
 
@@ -106,12 +109,21 @@ def build(
     module.to(memory_format=memory_format)
     if meta or source:
         module.to_empty(device="meta" if meta else "cpu")
-    with _Weightless() if meta else _seeded(seed, "init", "head"):
-        head = _head_like(module.get_submodule(structure.head), num_classes)
+    with _Weightless() if meta else nullcontext():
+        head = new_head(module.get_submodule(structure.head), num_classes, seed)
     module.set_submodule(structure.head, head.to(memory_format=memory_format))
     digest, loaded = _load(module, structure.head, source, sha256, classes) if source and not meta else (None, None)
     known = metadata_of(source).get("classes") if isinstance(source, Path) else None
-    return Model(name, module, structure, spec, digest, loaded, tuple(known) if known is not None else None)
+    return Model(
+        name=name,
+        module=module,
+        structure=structure,
+        input=spec,
+        weights_sha256=digest,
+        loaded=loaded.said if loaded else None,
+        new_head=loaded is None or f"{structure.head}.weight" not in loaded.names,
+        trained_for=tuple(known) if known is not None else None,
+    )
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
@@ -211,18 +223,19 @@ def _arguments(name: str, size: int) -> dict[str, Any]:
     return {}
 
 
-def _head_like(layer: nn.Module, num_classes: int) -> nn.Module:
-    """Return a new layer with `layer`'s inputs and `num_classes` outputs, initialised as torch does."""
-    if isinstance(layer, nn.Conv2d):
-        assert layer.kernel_size == (1, 1)
-        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
-    assert isinstance(layer, nn.Linear)
-    return nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+def new_head(layer: nn.Module, num_classes: int, seed: int) -> nn.Module:
+    """Return a layer with `layer`'s inputs and `num_classes` outputs, as torch initialises it from the run's `seed`."""
+    with _seeded(seed, "init", "head"):
+        if isinstance(layer, nn.Conv2d):
+            assert layer.kernel_size == (1, 1)
+            return nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
+        assert isinstance(layer, nn.Linear)
+        return nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
 
 
 def _load(
     module: nn.Module, head: str, source: WeightsEnum | Path, sha256: str | None, classes: Sequence[str] | None
-) -> tuple[str, str]:
+) -> tuple[str, Loaded]:
     """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
     path, digest = (source, hashing.of_source(source)) if isinstance(source, Path) else fetch(source.url)
     sha256 = GLYPHS_SHA256 if path == GLYPHS and sha256 is None else sha256
@@ -241,7 +254,7 @@ def _load(
     ours = known is None or known == list(classes or ())
     loaded = load_into(module, content(path), head, source=str(path), take_head=ours, adapt=adapt)
     hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
-    return digest, loaded.said
+    return digest, loaded
 
 
 @contextmanager

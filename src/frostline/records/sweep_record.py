@@ -52,6 +52,10 @@ class RunFacts:
     """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
     previous: dict[str, str | None] | None = None
     """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+    stack: int | None = None
+    """Number of the runs that one worker carries out, since their heads can be trained in lockstep."""
+    of_steps: dict[str, Any] = field(default_factory=dict)
+    """The values in which it may differ from those, by key."""
 
     @property
     def to_do(self) -> bool:

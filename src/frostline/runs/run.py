@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,16 +40,20 @@ def execute(
     screen: Screen,
     previous: Path | None = None,
     fetch: Fetch = no_runs,
+    siblings: Sequence[Config] = (),
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
-    `folder`, else in the folder `previous`, if one is there. What does not fit into a GPU's memory is tried once more
-    with all pixels and features kept by the host, which changes no bit; UserError if it does not fit so either.
+    `folder`, else in the folder `previous`, if one is there. `siblings` are runs that this process carries out next and
+    that differ from it in `core.config.OF_STEPS` alone: their heads may be trained in lockstep with its own.
+
+    What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
+    changes no bit; UserError if it does not fit so either.
     """
 
     def attempt(config: Config) -> tuple[dict[str, float], dict[str, int]]:
-        return _attempt(config, name, folder, record, screen, previous, fetch)
+        return _attempt(config, name, folder, record, screen, previous, fetch, siblings)
 
     with suppress(torch.OutOfMemoryError):
         return attempt(config)
@@ -68,6 +73,7 @@ def _attempt(
     screen: Screen,
     previous: Path | None,
     fetch: Fetch,
+    siblings: Sequence[Config],
 ) -> tuple[dict[str, float], dict[str, int]]:
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
@@ -77,7 +83,7 @@ def _attempt(
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
         draft.begin(learner.still)
-        progress = learn(setup, learner, images, guard, folder, previous, record, screen)
+        progress = learn(setup, learner, images, guard, folder, previous, record, screen, siblings)
         scored, final = conclude(setup, progress, images, folder, draft)
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {

@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel
 
 from frostline.core import interrupts, project
-from frostline.core.config import digest
+from frostline.core.config import Config, digest
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Record
@@ -19,12 +19,13 @@ from frostline.runs import frost_line
 from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
+from frostline.runs.stepper import Stepper, of_process
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import TrainedPart
+from frostline.training.steps import Alone, TrainedPart
 
 
 @contextmanager
@@ -48,20 +49,27 @@ def learn(
     previous: Path | None,
     record: Record,
     screen: Screen,
+    siblings: Sequence[Config],
 ) -> Progress:
-    """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to."""
-    whose = {
-        "config": digest(setup.config),
+    """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to.
+
+    `siblings` are runs that this process carries out next and that may share its steps.
+    """
+    origin = {
         "data": setup.data.fingerprint,
         "source": project.source_sha256(),
         "still": hashing.of_tensors(learner.still),
     }
+    whose = {"config": digest(setup.config), **origin}
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
+    stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say)
     every = setup.config.checkpoint.every_seconds
     keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
-        for event in fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due):
+        for event in fit_phases(
+            setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper
+        ):
             if isinstance(event, EpochResult):
                 progress.add(event, learner)
                 keep(event, progress.epochs[-1], setup, folder, record, screen)
@@ -72,6 +80,8 @@ def learn(
                 counts = [images.train.seen, images.val.seen, guard.compared]
                 keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
             interrupts.obey()
+    if stepper.most > 1:
+        record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
     return progress
 
 
@@ -125,8 +135,12 @@ def fit_phases(
     *,
     progress: Progress,
     pause: Callable[[], bool],
+    stepper: loop.Stepper | None = None,
 ) -> Iterator[EpochResult | TrainingPosition]:
-    """Yield what `loop.fit` yields, from where `progress` is until the last epoch or the end of the patience."""
+    """Yield what `loop.fit` yields, from where `progress` is until the last epoch or the end of the patience.
+
+    The steps are made alone without a `stepper`.
+    """
     config = setup.config
     total = config.epochs * setup.steps_per_epoch
 
@@ -142,10 +156,7 @@ def fit_phases(
         return part
 
     def before_step(step: int, span: Span) -> None:
-        at, of = (step, total) if config.schedule.span == "run" else (step - span.start, span.end - span.start)
-        schedule.set_lr(
-            learner.optimizer, lr=config.lr, phase=span.phase, factor=schedule.factor(config.schedule, at, of)
-        )
+        schedule.set_lr_of_step(learner.optimizer, config.schedule, config.lr, step, span, total)
         screen.advance(step / setup.steps_per_epoch)
 
     def after_step() -> None:
@@ -154,7 +165,7 @@ def fit_phases(
 
     events = loop.fit(
         len(setup.data.train),
-        optimizer=learner.optimizer,
+        stepper=stepper or Alone(learner.optimizer, setup.recipe),
         timeline=setup.timeline,
         enter=enter,
         before_step=before_step,

@@ -21,6 +21,11 @@ T = TypeVar("T")
 class Executor(Protocol):
     """What a sweep asks of those who carry out its jobs."""
 
+    @property
+    def workers(self) -> int:
+        """How many processes make the steps of several jobs together; 0 where each job makes its own."""
+        ...
+
     def start(self, config: Config) -> None:
         """Begin to get ready, given the config of the first job."""
 
@@ -30,8 +35,8 @@ class Executor(Protocol):
     def settle(self, folder: Path, runs: Sequence[str]) -> None:
         """Be told, before any job is carried out, where the sweep lies and where in it each of its runs."""
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
-        """Carry out the jobs of these numbers, and return why some did not come to an end, by number."""
+    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+        """Carry out these jobs, given by number with their stack, and return why some did not come to an end."""
 
     def close(self, *, now: bool) -> None:
         """Let go of what is still there, in good order or `now`."""
@@ -62,9 +67,14 @@ class Workers:
         for job_overrides, run in zip(self._jobs, runs, strict=True):
             _pin(self._launcher.compose(job_overrides), folder, run)
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
-        """Hand the jobs to the workers in this order."""
-        return _reasons(self._launcher.run({number: self._jobs[number] for number in numbers}))
+    @property
+    def workers(self) -> int:
+        """As many as were started."""
+        return len(self._pool)
+
+    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+        """Hand the jobs to the workers in this order, those of a stack to the same one."""
+        return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, jobs))
 
     def close(self, *, now: bool) -> None:
         """End the workers."""
@@ -90,13 +100,15 @@ class Foreign:
         _pin(self._config, folder)
         self._places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
 
-    def run(self, numbers: Sequence[int]) -> Mapping[int, Exception]:
+    workers = 0
+
+    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
         first, returned = 0, dict[int, JobReturn]()
         for batch in self._batches:
-            if not set(numbers).isdisjoint(range(first, first + len(batch))):
-                jobs = [[*one, *self._places[number]] for number, one in enumerate(batch, first)]
-                returned |= enumerate(self._launcher.launch(jobs, initial_job_idx=first), first)
+            if not jobs.keys().isdisjoint(range(first, first + len(batch))):
+                launched = [[*one, *self._places[number]] for number, one in enumerate(batch, first)]
+                returned |= enumerate(self._launcher.launch(launched, initial_job_idx=first), first)
             first += len(batch)
         return _reasons(returned)
 

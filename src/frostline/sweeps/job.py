@@ -27,7 +27,7 @@ from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
-from frostline.sweeps import find_weights, hydra_keys
+from frostline.sweeps import find_weights, hydra_keys, stacks
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ def _carry_out(
                 screen=screen(),
                 previous=before,
                 fetch=find_weights.weights,
+                siblings=stacks.siblings(order.config, number, shared.runs),
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -49,6 +49,7 @@ class _Worker:
     def __init__(self, name: str, place: Mapping[str, str], errands: Sequence[Errand], *, prefixed: bool) -> None:
         self.place = place
         self.silent = 0.0
+        self.stack: int | None = None
         self.connection, theirs = Pipe()
         path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
         self.process = subprocess.Popen(
@@ -131,6 +132,10 @@ class Pool:
     def _hire(self, number: int, place: Mapping[str, str]) -> _Worker:
         return _Worker(f"worker {number}", place, self._errands, prefixed=self._prefixed)
 
+    def __len__(self) -> int:
+        """Return how many workers there are."""
+        return len(self._workers)
+
     def begin(self, function: Callable[[], object]) -> None:
         """Give the first worker something to do, whose value `finish` returns."""
         self._begun = (function,)
@@ -153,17 +158,25 @@ class Pool:
                 self._workers[0].give(_BEGUN, self._begun)
 
     def run(
-        self, waiting: deque[int], task: Callable[[int], Task], *, retries: int, say: Callable[[str], object]
+        self,
+        waiting: deque[int],
+        task: Callable[[int], Task],
+        *,
+        stacks: Mapping[int, int | None],
+        retries: int,
+        say: Callable[[str], object],
     ) -> Iterator[tuple[int, Answer]]:
         """Yield what came of each task as it ends; one whose worker dies is tried again up to `retries` times.
 
-        What the caller takes from `waiting` meanwhile is not started.
+        Tasks of one stack go to one worker. What the caller takes from `waiting` meanwhile is not started.
         """
         deaths = Counter[int]()
         while waiting or any(worker.key is not None for worker in self._workers):
             for worker in self._workers:
-                if worker.key is None and waiting:
-                    worker.give(key := waiting.popleft(), task(key))
+                if worker.key is None and (key := self._next_for(worker, waiting, stacks)) is not None:
+                    waiting.remove(key)
+                    worker.stack = stacks.get(key)
+                    worker.give(key, task(key))
             for worker, answer in self._answers():
                 key_done, worker.key = worker.key, None
                 self._replace_if_gone(worker, answer)
@@ -175,6 +188,13 @@ class Pool:
                     waiting.appendleft(key_done)
                 else:
                     yield key_done, answer
+
+    def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Mapping[int, int | None]) -> int | None:
+        """Return the first task that waits: of the worker's stack, else of one that no other worker has begun."""
+        taken = {other.stack for other in self._workers if other is not worker} - {None}
+        free = [key for key in waiting if stacks.get(key) not in taken]
+        mine = [key for key in free if worker.stack is not None and stacks.get(key) == worker.stack]
+        return next(iter(mine or free), None)
 
     def _answers(self) -> Iterator[tuple[_Worker, Answer]]:
         """Yield the answers of the next moment, none if it brings none."""

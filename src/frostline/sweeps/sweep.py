@@ -27,6 +27,7 @@ from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Earlier
+from frostline.sweeps.stacks import stacked
 from frostline.tracking import download, server, session
 
 # large, or what only the process that runs it writes
@@ -93,8 +94,9 @@ def run_planned(
         heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
         runs = _all_facts(planned, tracker if earlier else None, executor, root, folder, heart)
+        runs = stacked([run.config for run in planned], runs, 0 if config.dry_run else executor.workers)
         sweep_record.Shared(tracker, runs).write(folder)
-        reasons, interrupt = _run(executor, [number for number in in_order(planned) if runs[number].to_do])
+        reasons, interrupt = _run(executor, {n: runs[n].stack for n in in_order(planned) if runs[n].to_do})
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
@@ -200,10 +202,12 @@ def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
     )
 
 
-def _run(executor: Executor, numbers: Sequence[int]) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
+def _run(
+    executor: Executor, jobs: Mapping[int, int | None]
+) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
     """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
     try:
-        return executor.run(numbers), None
+        return executor.run(jobs), None
     except KeyboardInterrupt as interrupt:
         return {}, interrupt
 

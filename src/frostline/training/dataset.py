@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from frostline.core.randomness import generator
+
 
 def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
     """Return the slices that cut `count` samples into batches of `size`, the last one smaller unless it is dropped.
@@ -22,6 +24,11 @@ def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
     elif len(edges) > 2 and rest == 1 < size:
         edges.pop(-2)
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the numbers of `count` samples in the order of an epoch."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch))
 
 
 class Dataset(Protocol):

@@ -65,8 +65,7 @@ def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Ten
         inputs = layer(inputs)
     linear = head.linear
     logits = F.linear(inputs, linear.weight, linear.bias)
-    wanted = _wanted(logits.shape[1], smoothing, logits.device)[labels]
-    error = logits.softmax(1).sub_(wanted).div_(len(inputs))
+    error = logits.softmax(1).sub_(wanted(labels, smoothing, logits.shape[1])).div_(len(inputs))
     linear.weight.grad = error.t() @ inputs
     if linear.bias is not None:
         linear.bias.grad = error.sum(0)
@@ -79,12 +78,16 @@ def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return every.view_as(labels)
 
 
+def is_small(head: Head, samples: int) -> bool:
+    """Return whether one core makes a step on so many samples in less time than it takes to wake the others."""
+    return samples * head.linear.weight.numel() < _SMALL
+
+
 @contextmanager
 def threads_for(head: Head, samples: int) -> Iterator[None]:
     """Make the step of a small head on one core: to wake the others takes longer, and they have other work."""
     threads = torch.get_num_threads()
-    small = samples * head.linear.weight.numel() < _SMALL
-    torch.set_num_threads(1 if small else threads)
+    torch.set_num_threads(1 if is_small(head, samples) else threads)
     try:
         yield
     finally:
@@ -127,7 +130,12 @@ def _loss(logits: Tensor, targets: Targets) -> Tensor:
     return targets.share * loss + (1 - targets.share) * other
 
 
-@functools.lru_cache(1)
-def _wanted(classes: int, smoothing: float, device: torch.device) -> Tensor:
+def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
+    """Return `(..., classes)`, the distribution that is wanted for each of the labels `(...)`."""
+    return _table(classes, smoothing, labels.device)[labels]
+
+
+@functools.lru_cache(4)
+def _table(classes: int, smoothing: float, device: torch.device) -> Tensor:
     """Return `(classes, classes)`: row i is the smoothed distribution that is wanted of class i."""
     return torch.eye(classes, device=device) * (1 - smoothing) + smoothing / classes

@@ -10,15 +10,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import torch
+from torch import Tensor
 
-from frostline.core.randomness import generator
 from frostline.models import freezing
-from frostline.training.dataset import batches
+from frostline.training.dataset import batches, shuffled
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.schedule import Span, pieces, span_of
-from frostline.training.steps import Recipe, Sums, TrainedPart, steps
+from frostline.training.steps import Recipe, Step, Sums, TrainedPart
 
 
 class Diverged(RuntimeError):
@@ -60,10 +60,41 @@ class TrainingPosition:
 BEGINNING = TrainingPosition()
 
 
+class EpochMade(Protocol):
+    """What the steps of an epoch came to."""
+
+    @property
+    def sums(self) -> Sums:
+        """Of their losses and right answers."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long they took."""
+        ...
+
+
+class Stepper(Protocol):
+    """Who makes the steps of a run."""
+
+    @property
+    def together(self) -> int:
+        """Of how many runs a step is at once: each has that part of its time."""
+        ...
+
+    def made(self, epoch: int) -> EpochMade | None:
+        """Put what an epoch made of network and optimizer in place and return it, if its steps were made before."""
+        ...
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Yield a step on each of the batches at `indices`, made when it is asked for; `first` is its number."""
+        ...
+
+
 def fit(
     samples: int,
     *,
-    optimizer: torch.optim.Optimizer,
+    stepper: Stepper,
     timeline: Sequence[Span],
     enter: Callable[[int], TrainedPart],
     before_step: Callable[[int, Span], None],
@@ -92,31 +123,34 @@ def fit(
     for epoch in range(start.epoch, recipe.epochs + 1):
         at = start if epoch == start.epoch else TrainingPosition(epoch)
         first = (epoch - 1) * len(slices)
-        order = torch.randperm(samples, generator=generator(recipe.seed, "order", epoch))
+        sums, seconds = Sums(at.loss, at.right, recipe.label_smoothing), at.seconds
+        if at.steps == 0 and (made := stepper.made(epoch)) is not None:
+            sums, seconds = made.sums, made.seconds
+            at = TrainingPosition(epoch, len(slices))
+        order = shuffled(samples, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
-        sums = Sums(at.loss, at.right, recipe.label_smoothing)
-        began = time.perf_counter() - at.seconds
+        began = time.perf_counter()
         for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):
             if part is None or numbers.start == span.start:
                 part = begin(span.phase)
             waiting = indices[numbers.start - first : numbers.stop - first]
-            made = steps(part, waiting, optimizer, recipe, epoch=epoch, first=numbers.start)
+            steps = stepper.steps(part, waiting, epoch, numbers.start)
             for step in numbers:
                 before_step(step, span)
-                sums.add(next(made))
+                sums.add(next(steps))
                 after_step()
                 if pause():
                     guard.check()
                     loss, right = sums.read()
-                    seconds = time.perf_counter() - began
+                    seconds += (time.perf_counter() - began) / stepper.together
                     yield TrainingPosition(epoch, step + 1 - first, loss, right, seconds)
-                    began = time.perf_counter() - seconds
+                    began = time.perf_counter()
         images = slices[-1].stop
         loss, accuracy = (total / images for total in sums.read())
-        seconds = time.perf_counter() - began
+        seconds += (time.perf_counter() - began) / stepper.together
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
-        part = part or begin(phase)  # where the last step of the epoch was the last one before `start`
+        part = part or begin(phase)  # where the last step of the epoch was made before
         scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.val_autocast)
         _require_finite("validation", scored.loss, epoch)
         guard.glance()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,21 @@ def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mappin
     optimizer = _new(name, groups, lr=lr, options=options)
     optimizer.register_step_post_hook(_count_writes)
     return optimizer
+
+
+def joined(optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """Return an optimizer of the class that all have, whose step is that of each.
+
+    It shares their groups, so that a learning rate set there counts here, and from now on they share its state.
+    """
+    kind: Callable[..., torch.optim.Optimizer] = type(optimizers[0])
+    together = kind([group for one in optimizers for group in one.param_groups])
+    together.register_step_post_hook(_count_writes)
+    for one in optimizers:
+        together.state.update(one.state)
+    for one in optimizers:
+        one.state = together.state
+    return together
 
 
 def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:

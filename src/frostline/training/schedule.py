@@ -57,6 +57,14 @@ def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: f
         group["lr"] = lr * group["scales"][phase] * factor
 
 
+def set_lr_of_step(
+    optimizer: torch.optim.Optimizer, schedule: ScheduleConfig, lr: float, step: int, span: Span, steps: int
+) -> None:
+    """Set the learning rate of every group for a step of `span`, in a run of so many `steps`."""
+    at, of = (step, steps) if schedule.span == "run" else (step - span.start, span.end - span.start)
+    set_lr(optimizer, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
+
+
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
     warm = round(schedule.warmup * steps)

@@ -19,7 +19,8 @@ from frostline.training import gradient, mixup
 from frostline.training.dataset import Dataset, announced
 from frostline.training.gradient import Targets
 
-_TOGETHER = 2048  # samples that are looked up at once: 16 MB with the features of ResNet-50
+TOGETHER = 2048
+"""Samples that are looked up at once: 16 MB with the features of ResNet-50."""
 _WAITING = 1_000_000  # outputs of steps that wait for their losses
 
 
@@ -80,10 +81,10 @@ def steps(
     """
     plain = part.autocast is None and not (recipe.mixup or recipe.cutmix)
     head = gradient.head_of(part.network) if plain else None
-    samples = _TOGETHER if head is not None and part.train.known else part.train.at_once
+    samples = TOGETHER if head is not None and part.train.known else part.train.at_once
     together = max(samples // recipe.batch_size, 1)
-    for step, (inputs, labels) in enumerate(_batches(part.train, indices, together, epoch), first):
-        _seed(labels.device, address(recipe.seed, "step", step))
+    for step, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch), first):
+        seed_dropout(labels.device, address(recipe.seed, "step", step))
         if head is not None:
             with gradient.threads_for(head, len(inputs)):
                 loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
@@ -95,7 +96,24 @@ def steps(
         yield Step(logits, labels, loss)
 
 
-def _batches(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+class Alone:
+    """Makes the steps of a run by itself."""
+
+    together = 1
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+        """Have `optimizer` learn what it holds."""
+        self._optimizer, self._recipe = optimizer, recipe
+
+    def made(self, epoch: int) -> None:
+        """Return nothing: no epoch was made before."""
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Yield what `steps` does."""
+        return steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first)
+
+
+def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and labels of each batch, fetched for `together` of them at once while the next ones are read."""
     groups = [indices[start : start + together] for start in range(0, len(indices), together)]
     joined = [torch.cat(list(group)) for group in groups]
@@ -120,7 +138,7 @@ def _update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe
     optimizer.step()
 
 
-def _seed(device: torch.device, seed: int) -> None:
+def seed_dropout(device: torch.device, seed: int) -> None:
     """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
     generator.manual_seed(seed)

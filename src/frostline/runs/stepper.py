@@ -1,0 +1,188 @@
+"""Which runs of a sweep train their heads in lockstep, and who makes the steps of a run.
+
+The first of them leads: it makes the steps of all. The others, which this process carries out after it, take over what
+was made for them, and keep their own journal, checkpoint, best epoch and patience. Where the leader stops early the
+next one leads on; what was interrupted goes on alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.config import Config, digest
+from frostline.models import build
+from frostline.runs import setup as setups
+from frostline.runs.setup import Setup
+from frostline.training import gradient, optim, schedule
+from frostline.training.gradient import Head
+from frostline.training.lockstep import EpochMade, Member, Stack, bytes_kept
+from frostline.training.schedule import Span
+from frostline.training.state import Learner
+from frostline.training.steps import Alone, Step, TrainedPart
+
+_KEPT = 2**29  # bytes of the epochs that wait to be taken over
+
+
+class Lockstep:
+    """Owner of the heads that a process trains in lockstep, as its runs come one after the other."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of all heads."""
+        self._stack: Stack | None = None
+        self._members: dict[str, Member] = {}
+        self._origin: Mapping[str, str] = {}
+
+    def lead(self, members: Mapping[str, Member], origin: Mapping[str, str], stack: Stack) -> None:
+        """Have the `stack` of the `members`, by digest, make their steps from now on, which began from `origin`."""
+        self._stack, self._members, self._origin = stack, dict(members), origin
+
+    def member(self, key: str, origin: Mapping[str, str]) -> Member | None:
+        """Return the head of the run with the digest `key`, if steps of it were made from the same `origin`.
+
+        If not, this run is none of theirs, and nobody comes who is: runs of a stack follow each other.
+        """
+        if key not in self._members or origin != self._origin:
+            self.forget()
+        return self._members.get(key)
+
+    def others(self, keys: Sequence[str], epoch: int) -> list[tuple[str, Member]]:
+        """Return the heads of the runs with these digests that have come as far as the beginning of `epoch`."""
+        if self._stack is None or self._stack.reached != epoch - 1:
+            return []
+        return [(key, self._members[key]) for key in keys if key in self._members]
+
+
+@functools.cache
+def of_process() -> Lockstep:
+    """Return what this process trains in lockstep."""
+    return Lockstep()
+
+
+class Stepper:
+    """Makes the steps of one run: takes them over, makes those of others with them, or makes them alone."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        learner: Learner,
+        origin: Mapping[str, str],
+        siblings: Sequence[Config],
+        lockstep: Lockstep,
+        say: Callable[[str], object],
+    ) -> None:
+        """Make those of `learner`, which began from `origin`; `siblings` come after it, in this process."""
+        self._setup, self._learner, self._origin, self._say = setup, learner, origin, say
+        self._siblings = {digest(config): config for config in siblings if _shares_features(setup, config)}
+        self._lockstep, self._key = lockstep, digest(setup.config)
+        self._member = lockstep.member(self._key, origin)
+        self._alone = Alone(learner.optimizer, setup.recipe)
+        self._stack: Stack | None = None
+        self._undecided = True
+        self.most = 1
+        """Of how many runs a step of this one was at once, at most."""
+
+    @property
+    def together(self) -> int:
+        """Of how many runs a step is at once."""
+        return len(self._stack.members) if self._stack else 1
+
+    def made(self, epoch: int) -> EpochMade | None:
+        """Put what another run made of this epoch in place and return it, if one did."""
+        made = self._member.made.pop(epoch, None) if self._member else None
+        linear = self._setup.model.module.get_submodule(self._setup.model.structure.head)
+        if made is None or not isinstance(linear, nn.Linear):
+            self._member = None  # from now on this run is where no other is
+            return None
+        if self.most == 1:
+            self._say(f"  in lockstep: its steps were made with those of {made.together - 1} other runs")
+        self.most = max(self.most, made.together)
+        made.put(linear, self._learner.optimizer)
+        return made
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Yield a step on each of the batches at `indices`."""
+        whole = len(indices) == self._setup.steps_per_epoch
+        if self._undecided and whole:
+            self._stack = self._lead(part, indices, epoch, first)
+        self._undecided = False
+        if self._stack is None:
+            return self._alone.steps(part, indices, epoch, first)
+        return self._stack.steps(part.train, indices, epoch, first)
+
+    def _lead(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Stack | None:
+        """Return the heads of this run and of its siblings, to be trained in lockstep; None where there is none."""
+        head = gradient.head_of(part.network)
+        if not self._siblings or head is None or not part.train.known or part.autocast is not None:
+            return None
+        if part.train.labels.device.type == "cpu" and not gradient.is_small(head, len(indices[0])):
+            return None
+        config = self._setup.config
+        me = self._member_of(config, head, self._learner.optimizer)
+        if epoch == 1:
+            room = _KEPT // bytes_kept(me, config.epochs)
+            chosen = list(self._siblings.items())[:room]
+            others = [(key, self._beginner(head, sibling)) for key, sibling in chosen]
+        else:
+            others = self._lockstep.others(list(self._siblings), epoch)
+        if not others:
+            return None
+        stack = Stack([me, *(member for _, member in others)])
+        if not stack.agrees(part.train, indices, epoch, first):
+            self._say("  note: not in lockstep, since here a batched product has other last bits than a single one")
+            return None
+        self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
+        self.most = len(stack.members)
+        self._say(f"  in lockstep with {self.most - 1} other runs on the same features")
+        return stack
+
+    def _beginner(self, head: Head, config: Config) -> Member:
+        """Return the head with which the run of `config` begins, this one being where it began."""
+        setup, linear = self._setup, head.linear
+        if setup.model.new_head and config.seed != setup.config.seed:
+            own = build.new_head(linear, linear.out_features, config.seed).to(linear.weight.device)
+        else:
+            own = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+            own = own.to_empty(device=linear.weight.device)
+            own.load_state_dict(linear.state_dict())
+        assert isinstance(own, nn.Linear)
+        how = config.optimizer
+        groups = optim.param_groups(
+            _at(setup.model.structure.head, own),
+            setup.model.structure,
+            setup.phases,
+            weight_decay=how.weight_decay,
+            decay_norm_and_bias=how.decay_norm_and_bias,
+        )
+        optimizer = optim.build(how.name, groups, lr=config.lr, options=how.options)
+        return self._member_of(config, Head(head.before, own), optimizer)
+
+    def _member_of(self, config: Config, head: Head, optimizer: torch.optim.Optimizer) -> Member:
+        steps = config.epochs * self._setup.steps_per_epoch
+        whole = Span(0, 0, steps)  # the one phase that a head alone has
+
+        def set_lr(step: int) -> None:
+            schedule.set_lr_of_step(optimizer, config.schedule, config.lr, step, whole, steps)
+
+        return Member(head, optimizer, set_lr, setups.recipe(config))
+
+
+def _shares_features(setup: Setup, config: Config) -> bool:
+    """Return whether the run of `config`, which differs in `OF_STEPS` alone, has the features of `setup`."""
+    seeds = setup.config.model.weights is not None and not setups.augment_policy(config).random
+    return seeds or config.seed == setup.config.seed
+
+
+def _at(path: str, layer: nn.Module) -> nn.Module:
+    """Return a network of nothing but `layer` at a dotted `path`."""
+    for name in reversed(path.split(".")):
+        parent = nn.Module()
+        parent.add_module(name, layer)
+        layer = parent
+    return layer

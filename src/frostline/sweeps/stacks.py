@@ -1,0 +1,41 @@
+"""Which runs of a sweep one worker shall carry out, one after the other, since it trains their heads in lockstep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from frostline.core.config import OF_STEPS, Config, siblings_key, value_of, with_values
+from frostline.records.sweep_record import RunFacts
+
+_FEW = 4
+"""Runs below which a second worker gains less than what it costs to make their steps apart."""
+
+
+def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int) -> tuple[RunFacts, ...]:
+    """Return what is known of the runs with their stack, in as many parts as there are `workers`.
+
+    What is gone on with, or done already, is in none; without `workers` that carry out several, nothing is.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, (config, facts) in enumerate(zip(configs, runs, strict=True)):
+        key = siblings_key(config)
+        if key is not None and facts.to_do and facts.previous is None and workers:
+            groups.setdefault(key, []).append(number)
+    told, count = list(runs), 0
+    for group in groups.values():
+        size = max(math.ceil(len(group) / workers), _FEW)
+        for part in (group[start : start + size] for start in range(0, len(group), size)):
+            for number in part if len(part) > 1 else ():
+                values = {key: value_of(configs[number], key) for key in OF_STEPS}
+                told[number] = replace(runs[number], stack=count, of_steps=values)
+            count += 1
+    return tuple(told)
+
+
+def siblings(config: Config, number: int, runs: Sequence[RunFacts]) -> list[Config]:
+    """Return the configs of the runs that come after `number`, the run of `config`, in its stack."""
+    mine = runs[number].stack
+    others = [facts for facts in runs[number + 1 :] if mine is not None and facts.stack == mine]
+    return [with_values(config, facts.of_steps) for facts in others]

@@ -1,0 +1,229 @@
+"""Heads that are trained in lockstep end with the bits that they get alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline.core.config import Config, digest
+from frostline.core.interrupts import Terminated
+from frostline.records import layout, provenance
+from frostline.records.recording import Record
+from frostline.report import confusion_plot
+from frostline.runs import stepper
+from frostline.runs.run import execute
+from frostline.training import checkpoint, checkpoint_timing
+from frostline.training.lockstep import Stack
+from frostline.training.loop import Diverged
+from frostline.training.steps import Alone, Step
+from small import SMALL, Memory, Told, compose
+
+TOGETHER = (
+    ("lr=1e-2",),
+    ("lr=3e-2", "seed=1", "train.label_smoothing=0.1"),
+    ("lr=1e-3", "schedule=cosine", "optimizer.weight_decay=0.1"),
+    ("lr=3e-1", "seed=1", "schedule=onecycle", "train.patience=1"),
+)
+
+
+@dataclass
+class Ran:
+    """What a run left."""
+
+    journal: list[dict[str, Any]]
+    weights: dict[str, torch.Tensor]
+    said: list[str]
+    tags: dict[str, str]
+
+    def same(self, other: Ran) -> bool:
+        weights = self.weights.keys() == other.weights.keys()
+        return (
+            weights
+            and self.journal == other.journal
+            and all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
+        )
+
+
+CarryOut = Callable[[Sequence[Config]], list[Ran]]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
+    stepper.of_process.cache_clear()
+    yield
+    stepper.of_process.cache_clear()
+
+
+def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
+    folder.mkdir(exist_ok=True)
+    provenance.write(folder, provenance.software([]))  # as a job does
+    record, screen = Memory(), Told()
+    execute(
+        config,
+        name="a run",
+        folder=folder,
+        record=cast(Record, record),
+        screen=cast(Any, screen),
+        siblings=siblings,
+    )
+    journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
+    return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags)
+
+
+def configs(*common: str, lines: Sequence[Sequence[str]] = TOGETHER) -> list[Config]:
+    return [compose(*SMALL, "freeze=head", *common, *line) for line in lines]
+
+
+def together(folder: Path, several: Sequence[Config]) -> list[Ran]:
+    return [run(folder / f"together {i}", one, several[i + 1 :]) for i, one in enumerate(several)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> CarryOut:
+    """Return what carries out runs without any other, each once for all tests."""
+    folder = tmp_path_factory.mktemp("alone")
+    done: dict[str, Ran] = {}
+
+    def carry_out(several: Sequence[Config]) -> list[Ran]:
+        for key, config in ((digest(config), config) for config in several):
+            done[key] = done.get(key) or run(folder / key, config)
+        return [done[digest(config)] for config in several]
+
+    return carry_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "common",
+    [
+        ("optimizer=adam",),
+        ("optimizer=sgd", "batch_size=5"),
+        ("optimizer.name=rmsprop", "model=mobilenet_v3_small", "model.weights=null", "augment=standard"),
+    ],
+    ids=" ".join,
+)
+def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Sequence[str], tmp_path: Path) -> None:
+    several = configs(*common)
+    if "model.weights=null" in common:  # then a seed decides the features too
+        several = [one for one in several if one.seed == several[0].seed]
+    ran = together(tmp_path, several)
+    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
+    assert f"  in lockstep with {len(several) - 1} other runs on the same features" in ran[0].said
+    for one in ran[1:]:
+        assert f"  in lockstep: its steps were made with those of {len(several) - 1} other runs" in one.said
+
+
+def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dict.fromkeys((Stack, Alone), 0)
+
+    def counting(kind: Any) -> None:
+        steps = kind.steps
+
+        def counted(self: Any, *arguments: Any) -> Iterator[Step]:
+            for step in steps(self, *arguments):
+                made[kind] += 1
+                yield step
+
+        monkeypatch.setattr(kind, "steps", counted)
+
+    for kind in made:
+        counting(kind)
+    several = configs()
+    together(tmp_path, several)
+    assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, Alone: 0}
+
+
+def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_path: Path) -> None:
+    lines = [("lr=1e-9", "train.patience=1"), *TOGETHER]
+    several = configs(lines=lines)
+    ran = together(tmp_path, several)
+    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert len(ran[0].journal) == 2 and len(ran[1].journal) == 3
+    assert "  in lockstep with 4 other runs on the same features" in ran[0].said
+    assert "  in lockstep with 3 other runs on the same features" in ran[1].said
+
+
+def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> None:
+    several = configs("optimizer=sgd", lines=[("lr=1e38",), ("lr=1e-2",), ("lr=1e37",), ("lr=1e-3",)])
+    apart = alone(several[1::2])
+    found = []
+    for i, one in enumerate(several):
+        if i % 2:
+            found.append(run(tmp_path / f"together {i}", one, several[i + 1 :]))
+        else:
+            with pytest.raises(Diverged):
+                run(tmp_path / f"together {i}", one, several[i + 1 :])
+    assert all(a.same(b) for a, b in zip(found, apart, strict=True))
+
+
+def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = configs()
+    apart = alone(several)
+    save = checkpoint.save
+
+    def killed(*arguments: Any) -> Path:
+        save(*arguments)
+        raise Terminated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_timing, "_WORTH", 0)
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(Terminated):
+            run(tmp_path / "together 0", several[0], several[1:])
+    stepper.of_process.cache_clear()  # another process goes on
+    ran = together(tmp_path, several)
+    assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
+    assert any(line.startswith("  goes on after epoch 1") for line in ran[0].said)
+    assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == "3"
+
+
+def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_whole(
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several, asked = configs(), 0
+
+    def fails(_: object) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 5:  # of three steps an epoch
+            raise OSError("a disk that is gone")
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_timing.Keeper, "due", fails)
+        with pytest.raises(OSError, match="a disk that is gone"):
+            run(tmp_path / "together 0", several[0], several[1:])
+    ran = [run(tmp_path / f"together {i}", several[i], several[i + 1 :]) for i in range(1, len(several))]
+    assert all(a.same(b) for a, b in zip(ran, alone(several[1:]), strict=True))
+    assert all(one.tags[layout.LOCKSTEP_TAG] == str(len(several)) for one in ran)  # in the first epoch
+
+
+def test_where_batched_products_have_other_bits_each_run_is_alone(
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *of: product(*of) * (1 + 1e-7))
+    several = configs()
+    apart = alone(several)
+    ran = together(tmp_path, several)
+    assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
+    assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
+    assert "  note: not in lockstep, since here a batched product has other last bits than a single one" in ran[0].said
+
+
+def test_other_features_are_nobody_elses(alone: CarryOut, tmp_path: Path) -> None:
+    several = configs("model.weights=null", lines=[("seed=0",), ("seed=1",)])
+    ran = together(tmp_path, several)
+    assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
+    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))

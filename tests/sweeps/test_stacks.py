@@ -1,0 +1,108 @@
+"""Runs whose heads can be trained in lockstep are found before the sweep, and handed to one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from frostline.core.config import Config, digest
+from frostline.records.sweep_record import RunFacts
+from frostline.sweeps import stacks
+from frostline.sweeps.pool import Pool
+from small import compose
+
+STEPS = (("lr=1e-3",), ("lr=1e-2", "seed=1"), ("schedule=cosine",), ("optimizer.weight_decay=0.1", "train.patience=3"))
+OTHERS = (
+    ("epochs=7",),
+    ("batch_size=7",),
+    ("optimizer=sgd",),
+    ("model=resnet18",),
+    ("data.fraction=0.5",),
+    ("data.root=elsewhere",),
+    ("device=cuda",),
+)
+ALONE = (
+    ("freeze=full",),
+    ("freeze=last_stage",),
+    ("freeze=lp_ft",),
+    ("train.mixup=0.1",),
+    ("train.clip_norm=1",),
+    ("train.ema_decay=0.9",),
+    ("features.enabled=false",),
+    ("features.lockstep=false",),
+)
+
+
+def configs(*lines: Sequence[str]) -> list[Config]:
+    return [compose("freeze=head", *line) for line in lines]
+
+
+def facts(configs: Sequence[Config]) -> list[RunFacts]:
+    return [RunFacts(str(n), {}, str(n), digest(config)) for n, config in enumerate(configs)]
+
+
+def found(configs: Sequence[Config], workers: int = 1) -> list[int | None]:
+    return [run.stack for run in stacks.stacked(configs, facts(configs), workers)]
+
+
+def test_runs_that_differ_in_what_steps_read_are_one_stack() -> None:
+    assert found(configs(*STEPS)) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=" ".join)
+def test_runs_that_differ_in_anything_else_are_not(other: Sequence[str]) -> None:
+    assert found(configs(("lr=1",), ("lr=2",), other, (*other, "lr=2"))) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=" ".join)
+def test_what_is_no_plain_head_on_kept_features_is_alone(alone: Sequence[str]) -> None:
+    assert found(configs((*alone, "lr=1"), (*alone, "lr=2"))) == [None, None]
+
+
+def test_every_worker_gets_its_part_if_it_is_worth_it() -> None:
+    lines = [(f"seed={seed}",) for seed in range(10)]
+    assert found(configs(*lines), 2) == [0] * 5 + [1] * 5
+    assert found(configs(*lines[:6]), 3) == [0] * 4 + [1] * 2
+    assert found(configs(*lines), 0) == [None] * 10
+
+
+def test_what_is_done_or_gone_on_with_is_in_no_stack() -> None:
+    runs = configs(*STEPS)
+    known = facts(runs)
+    known[1] = replace(known[1], finished={"status": "FINISHED"})
+    known[2] = replace(known[2], previous={"run_id": None, "folder": "before"})
+    assert [run.stack for run in stacks.stacked(runs, known, 1)] == [0, None, None, 0]
+
+
+def test_a_run_knows_those_that_come_after_it() -> None:
+    runs = configs(*STEPS, ("freeze=full",))
+    known = stacks.stacked(runs, facts(runs), 1)
+    for number, config in enumerate(runs[:4]):
+        assert stacks.siblings(config, number, known) == runs[number + 1 : 4]
+    assert stacks.siblings(runs[4], 4, known) == []
+
+
+def test_a_stack_goes_to_the_worker_that_began_it() -> None:
+    workers = [SimpleNamespace(stack=None), SimpleNamespace(stack=None)]
+    pool = cast(Any, SimpleNamespace(_workers=workers))
+    of = {0: None, 1: 0, 2: 0, 3: 1, 4: 1, 5: 0}
+
+    def after(worker: int, waiting: Sequence[int]) -> int | None:
+        key = Pool._next_for(pool, cast(Any, workers[worker]), waiting, of)
+        if key is not None:
+            workers[worker].stack = of[key]
+        return key
+
+    assert after(0, [0, 1, 2, 3, 4, 5]) == 0
+    assert after(1, [1, 2, 3, 4, 5]) == 1
+    assert after(0, [2, 3, 4, 5]) == 3
+    assert after(1, [2, 4, 5]) == 2
+    assert after(0, [4, 5]) == 4
+    assert after(0, [5]) is None  # left to the worker that made its steps
+    assert after(1, [5]) == 5
+    workers[1] = SimpleNamespace(stack=None)  # it died, and the run is started again
+    assert after(0, [5]) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a card: pytest -m cuda"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage look no more at what is there for good: modules, and the tests themselves."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it look at all of that once more at the end, where some packages count what they hold."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from emulated_card import EmulatedMachine, MixedDevices
+from emulated_card import MEMORY, EmulatedMachine, MixedDevices
 from frostline.core import machine
 from frostline.data import resize
 from frostline.models import freezing
@@ -20,21 +21,48 @@ from frostline.report.terminal import Screen
 from frostline.runs import robustness, setup, split_views, train
 from frostline.runs.run import score
 from frostline.store.store import Store
-from frostline.training import gradient
+from frostline.training import features, gradient
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
 from small import compose, load_data
 
-FEW = {"limit": 48, "val_fraction": 0.04, "test_fraction": 0.03}
+FEW = {"limit": 30, "val_fraction": 0.02, "test_fraction": 0.01}
 QUICK = (
-    *("model.image_size=32", "batch_size=20", "epochs=1", "threads=1"),
+    *("model.image_size=32", "batch_size=12", "epochs=2", "threads=1", "precision=fp32"),
     *(f"data.{key}={value}" for key, value in FEW.items()),
 )
+"""Two steps and a half in an epoch; in float32, since bfloat16 is slow on most CPUs."""
 SELDOM = {"steps.read", "evaluation.evaluate", "features._compute", "room.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""
-IN_FULL = ("train.ema_decay=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1", "augment=trivial")
+IN_FULL = ("freeze=full", "train.ema_decay=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1", "augment=trivial")
+MIXED = ("freeze=full", "optimizer=sgd", "train.mixup=0.4", "train.cutmix=1.0", "augment=standard", "augment.color=0.4")
+GRADUAL = ("freeze=gradual", "epochs=5", "optimizer=rmsprop")
+HALF = ("freeze=last_stage", "precision=bf16")
+BY_ITSELF = (*IN_FULL, "precision=auto")
+"""In bfloat16, as a card chooses."""
+FITS = [
+    IN_FULL,
+    MIXED,
+    ("freeze=head",),
+    ("freeze=last_stage", "train.ema_decay=0.9", "optimizer=adamw", "channels_last=false"),
+]
+"""Runs that have all they need on the card after their first epoch."""
+COMING = [
+    ("freeze=head", "augment=standard", "augment.color=0.4", "features.views=2"),
+    ("freeze=full", "store.memory_gb=1e-6", "augment=crop_flip"),
+]
+"""Runs that compute features anew in every epoch, or whose pixels come from the host."""
+OTHERS = [GRADUAL, ("freeze=head", "store.memory_gb=1e-6"), ("freeze=head", "features.enabled=false")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_batches() -> Iterator[None]:
+    """Let the backbone see as few pictures at once on a card as on a CPU, which computes here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_BATCH_ELSEWHERE", features._BATCH["cpu"])
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -82,113 +110,113 @@ def run(
     return found, images.seen
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("freeze=full", *IN_FULL),
-        ("freeze=full", "train.mixup=0.4", "train.cutmix=1.0", "augment=standard", "optimizer=sgd"),
-        ("freeze=head", "epochs=2", "augment=standard", "augment.color=0.4", "features.views=2"),
-        ("freeze=last_stage", "augment=crop_flip", "optimizer=adamw", "channels_last=false"),
-        ("freeze=gradual", "epochs=6", "optimizer=rmsprop"),
-        ("freeze=head", "store.memory_gb=1e-6"),
-        ("freeze=full", "store.memory_gb=1e-6"),
-        ("freeze=head", "features.enabled=false"),
-    ],
-    ids=" ".join,
-)
-def test_a_run_on_a_card_is_the_run_on_the_cpu(
-    tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    here, seen = run(tmp_path, "cpu", *overrides, "precision=fp32")
-    with EmulatedMachine().running():
-        assert run(tmp_path, "cuda", *overrides, "precision=fp32") == (here, seen)
+@dataclass(frozen=True)
+class Emulated:
+    """What came of a run on an emulated card."""
+
+    found: list[Any]
+    seen: int
+    machine: EmulatedMachine
+    waits: Counter[str]
+    """Those of its last epoch."""
+    sent: Counter[str]
+    launches: int
 
 
-def test_corrupted_pictures_are_the_same_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    here = run(tmp_path, "cpu", "freeze=head", "precision=fp32", shift=True)
-    with EmulatedMachine().running():
-        assert run(tmp_path, "cuda", "freeze=head", "precision=fp32", shift=True) == here
-
-
-def last_epoch(folder: Path, *overrides: str) -> tuple[Counter[str], Counter[str], int, EmulatedMachine]:
-    """Return the waits, the bytes sent and the launches of the third epoch of a run, and the machine it was on."""
-    seen: list[tuple[Counter[str], Counter[str], int]] = []
-    with EmulatedMachine().running() as there:
+def emulate(folder: Path, *overrides: str, shift: bool = False, free: int = MEMORY) -> Emulated:
+    """Carry out a run on an emulated card with so many bytes `free`."""
+    epochs: list[tuple[Counter[str], Counter[str], int]] = []
+    with EmulatedMachine(free=free).running() as there:
 
         def note() -> None:
-            seen.append((Counter(there.waits), Counter(there.sent), there.launches.total()))
+            epochs.append((Counter(there.waits), Counter(there.sent), there.launches.total()))
 
-        run(folder, "cuda", *overrides, "epochs=3", after_epoch=note)
-    before, after = seen[1:]
-    return after[0] - before[0], after[1] - before[1], after[2] - before[2], there
-
-
-FITS = [
-    ("freeze=full", *IN_FULL, "train.mixup=0.4"),
-    ("freeze=full", "optimizer=sgd", "augment=standard", "augment.color=0.4"),
-    ("freeze=head",),
-    ("freeze=last_stage", "train.ema_decay=0.9"),
-]
+        found, seen = run(folder, "cuda", *overrides, shift=shift, after_epoch=note)
+    before, after = epochs[-2:]
+    return Emulated(found, seen, there, after[0] - before[0], after[1] - before[1], after[2] - before[2])
 
 
-@pytest.mark.parametrize("overrides", FITS, ids=" ".join)
-def test_where_all_fits_an_epoch_waits_for_its_results_and_sends_an_order_alone(
-    tmp_path: Path, overrides: tuple[str, ...]
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulated]:
+    """Return what carries out a run on an emulated card; several tests look at the same one."""
+
+    @functools.cache
+    def once(*overrides: str, **options: Any) -> Emulated:
+        return emulate(tmp_path_factory.mktemp("card"), *overrides, **options)
+
+    return once
+
+
+@pytest.mark.parametrize("overrides", [*FITS, *COMING, *OTHERS], ids=" ".join)
+def test_a_run_on_a_card_is_the_run_on_the_cpu(
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+    emulated: Callable[..., Emulated],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waits, sent, _, last = last_epoch(tmp_path, *overrides)
-    assert waits.total() <= WAITS
-    assert {what.partition(": ")[2] for what in waits} == {"steps.read", "evaluation.evaluate"}
+    there = emulated(*overrides)
+    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
+    assert run(tmp_path, "cpu", *overrides) == (there.found, there.seen)
+
+
+def test_corrupted_pictures_are_the_same_on_a_card(
+    tmp_path: Path, emulated: Callable[..., Emulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = emulated("freeze=head", shift=True)
+    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
+    assert run(tmp_path, "cpu", "freeze=head", shift=True) == (there.found, there.seen)
+
+
+@pytest.mark.parametrize("overrides", [*FITS, BY_ITSELF, HALF], ids=" ".join)
+def test_where_all_fits_an_epoch_waits_for_its_results_and_sends_an_order_alone(
+    overrides: tuple[str, ...], emulated: Callable[..., Emulated]
+) -> None:
+    there = emulated(*overrides)
+    assert there.waits.total() <= WAITS
+    assert {what.partition(": ")[2] for what in there.waits} == {"steps.read", "evaluation.evaluate"}
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
-    assert sent.total() <= 3 * 8 * samples + 512  # int64 numbers of rows, and of what they are mixed with
-    assert not +last.sorts
-
-
-COMING = [("freeze=head", "augment=standard"), ("freeze=full", "store.memory_gb=1e-6")]
+    assert there.sent.total() <= 3 * 8 * samples + 512  # int64 numbers of rows, and of what they are mixed with
+    assert not +there.machine.sorts
 
 
 @pytest.mark.parametrize("overrides", COMING, ids=" ".join)
 def test_no_step_waits_where_features_are_computed_anew_or_pixels_come_from_the_host(
-    tmp_path: Path, overrides: tuple[str, ...]
+    overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
-    waits, *_ = last_epoch(tmp_path, *overrides)
+    waits = emulated(*overrides).waits
     assert {what.partition(": ")[2] for what in waits} <= SELDOM and waits.total() <= WAITS + 2
 
 
-def test_the_guard_waits_once_in_a_phase(tmp_path: Path) -> None:
-    with EmulatedMachine().running() as there:
-        run(tmp_path, "cuda", "freeze=last_stage")
-    assert sum(count for what, count in there.waits.items() if "freezing" in what) == 1
+def test_the_guard_waits_once_in_a_phase(emulated: Callable[..., Emulated]) -> None:
+    there = emulated(*GRADUAL)
+    phases = {phase for phase, *_ in there.found[:-1]}
+    waits = sum(count for what, count in there.machine.waits.items() if "freezing" in what)
+    assert waits == len(phases) - 1 == 4  # the last phase freezes nothing
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_step_of_a_head_launches_a_dozen_operations(tmp_path: Path, optimizer: str) -> None:
     choice = ("freeze=head", f"optimizer={optimizer}")
-    few, many = (last_epoch(tmp_path / str(n), *choice, f"data.limit={n}")[2] for n in (40, 80))  # two steps, and four
+    few, many = (emulate(tmp_path / str(n), *choice, f"data.limit={n}").launches for n in (24, 48))  # two steps, and 4
     assert (many - few) / 2 <= 12
 
 
-def test_torch_has_a_cuda_kernel_for_every_operation(tmp_path: Path) -> None:
+def test_torch_has_a_cuda_kernel_for_every_operation(emulated: Callable[..., Emulated]) -> None:
     keys = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     if not has("aten::convolution_backward", "CUDA"):
         pytest.skip("this torch is built without CUDA")
-    with EmulatedMachine().running() as there:
-        run(tmp_path, "cuda", "freeze=full", *IN_FULL, "train.cutmix=1.0")
-        run(tmp_path, "cuda", "freeze=head", shift=True)
-    assert len(there.kinds) > 100
-    assert not [name for name in there.kinds if not any(has(name, key) for key in keys)]
+    runs = (emulated(*BY_ITSELF), emulated(*HALF), emulated(*MIXED), emulated("freeze=head", shift=True))
+    kinds = {kind for one in runs for kind in one.machine.kinds}
+    assert len(kinds) > 100
+    assert not [name for name in kinds if not any(has(name, key) for key in keys)]
 
 
-def test_how_much_memory_is_free_makes_no_difference_to_a_bit(tmp_path: Path) -> None:
-    choice = ("freeze=last_stage", "epochs=2", "precision=bf16")
-    found = []
-    for free in (80 << 30, 100 << 10):
-        with EmulatedMachine(free=free).running():
-            found.append(run(tmp_path / str(free), "cuda", *choice)[0])
-    assert found[0] == found[1]
+def test_how_much_memory_is_free_makes_no_difference_to_a_bit(
+    tmp_path: Path, emulated: Callable[..., Emulated]
+) -> None:
+    assert emulated(*HALF).found == emulate(tmp_path, *HALF, free=100 << 10).found
 
 
 def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so(tmp_path: Path) -> None:
@@ -199,7 +227,7 @@ def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so(tmp_pa
 
 def test_a_run_on_the_second_card_starts_cuda_there_alone(tmp_path: Path) -> None:
     with EmulatedMachine(2).running() as there:
-        run(tmp_path, "cuda:1", "freeze=head")
+        run(tmp_path, "cuda:1", "freeze=head", "epochs=1")
     assert there.contexts == {1}
 
 
@@ -221,8 +249,7 @@ def test_a_wait_that_somebody_adds_to_a_step_is_noticed(
         return by_autograd(network, inputs, targets, autocast)
 
     monkeypatch.setattr(gradient, "by_autograd", faulty)
-    waits, *_ = last_epoch(tmp_path, "freeze=full")
-    assert waits.total() > WAITS
+    assert emulate(tmp_path, "freeze=full").waits.total() > WAITS
 
 
 def test_tensors_of_two_devices_are_refused_as_by_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

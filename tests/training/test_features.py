@@ -23,12 +23,19 @@ from frostline.runs.split_views import Images
 from frostline.store.mapped import Rows
 from frostline.store.room import Room
 from frostline.store.store import Store
+from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
 from small import compose
 
-QUICK = ("epochs=2", "model.image_size=32", "data.limit=96", "batch_size=32", "threads=1")
+QUICK = (
+    *("epochs=2", "model.image_size=32", "batch_size=32", "threads=1"),
+    *("data.limit=64", "data.val_fraction=0.02", "data.test_fraction=0.01"),
+)
+TRAIN, VAL, TEST = 64, 36, 18
+"""Images in the splits."""
+EVERY = TRAIN + VAL + TEST
 FLIPPED = "data.flip=true"
 
 
@@ -107,7 +114,7 @@ def test_a_run_on_features_is_the_run_that_computes_everything(
     assert seen <= whole_seen
 
 
-FEW = ("data.limit=23", "batch_size=10", "eval_batch_size=10", "epochs=2")
+FEW = ("data.limit=23", "data.test_fraction=0.02", "batch_size=10", "eval_batch_size=10", "epochs=2")
 """Batches of 10, 10 and 3: none is what the frozen stages are given."""
 
 
@@ -179,17 +186,29 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
 def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     first, logits, seen = trained(tmp_path, store, "freeze=head", "epochs=3")
-    assert seen == 96 + 288 + 359  # every image once
+    assert seen == EVERY
     again, logits_again, seen_again = trained(tmp_path, store, "freeze=head", "epochs=3")
     assert seen_again == 0
     assert same(first, again)
     assert torch.equal(logits, logits_again)
     _, _, other = trained(tmp_path, store, "freeze=head", "epochs=3", "lr=0.1", "optimizer=sgd", "batch_size=16")
     assert other == 0
-    _, _, fewer = trained(tmp_path, store, "freeze=head", "epochs=3", "data.limit=64")
-    assert fewer == 64  # what is validated and tested on is the same
+    _, _, fewer = trained(tmp_path, store, "freeze=head", "epochs=3", "data.limit=48")
+    assert fewer == 48  # what is validated and tested on is the same
     _, _, shared = trained(tmp_path, store, "freeze=lp_ft", "epochs=2")
-    assert shared == 96 + 288 + 359  # its second phase alone, and the test split as that left the network
+    assert shared == EVERY  # its second phase alone, and the test split as that left the network
+
+
+SIMPLE = ("freeze=head", "epochs=1")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Return a store with the features of a run."""
+    folder = tmp_path_factory.mktemp("filled")
+    store = Store(folder / "store", budget=1 << 30, say=print)
+    trained(folder, store, *SIMPLE)
+    return store
 
 
 @pytest.mark.slow
@@ -205,21 +224,21 @@ def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_what_depends_on_something_else_is_computed_anew(tmp_path: Path, change: tuple[str, ...]) -> None:
-    store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    options = ("freeze=head", "epochs=1")
-    trained(tmp_path, store, *options)
-    assert trained(tmp_path, store, *options, *change)[2] == 96 + 288 + 359
+def test_what_depends_on_something_else_is_computed_anew(
+    filled: Store, tmp_path: Path, change: tuple[str, ...]
+) -> None:
+    assert trained(tmp_path, filled, *SIMPLE)[2] == 0
+    assert trained(tmp_path, filled, *SIMPLE, *change)[2] == EVERY
 
 
 @pytest.mark.slow
 def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("freeze=head", "augment=trivial", "epochs=3")
-    assert trained(tmp_path, store, *options)[2] == 3 * 96 + 288 + 359
+    assert trained(tmp_path, store, *options)[2] == 3 * TRAIN + VAL + TEST
     assert trained(tmp_path, store, *options, "lr=0.1")[2] == 0
-    assert trained(tmp_path, store, *options, "epochs=4")[2] == 96
-    assert trained(tmp_path, store, *options, "seed=1")[2] == 3 * 96
+    assert trained(tmp_path, store, *options, "epochs=4")[2] == TRAIN
+    assert trained(tmp_path, store, *options, "seed=1")[2] == 3 * TRAIN
     assert trained(tmp_path, store, *options, "features.views=2")[2] == 0
 
 
@@ -249,7 +268,7 @@ def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("freeze=head", "augment=trivial", "epochs=4", "features.views=2", "seed=3")
     cached, _, seen = trained(tmp_path, store, *options)
-    assert seen == 2 * 96 + 288 + 359
+    assert seen == 2 * TRAIN + VAL + TEST
     whole, _, _ = trained(tmp_path, store, *options, "features.enabled=false")
     fresh, _, _ = trained(tmp_path, store, "freeze=head", "augment=trivial", "epochs=4", "seed=3")
     for one, two in zip(cached, whole, strict=True):
@@ -259,7 +278,7 @@ def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path
 
 def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    assert trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (96 + 288) + 359
+    assert trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (TRAIN + VAL) + TEST
 
 
 NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
@@ -282,8 +301,9 @@ NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
     ids=lambda values: " ".join(values),
 )
 def test_what_there_is_room_for_changes_no_bit(
-    tmp_path: Path, overrides: tuple[str, ...], rooms: tuple[str, ...]
+    tmp_path: Path, overrides: tuple[str, ...], rooms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(features._BATCH, "cpu", 8)
     roomy = came_to(tmp_path, *overrides, f"store.path={tmp_path / 'roomy'}", "store.memory_gb=1")
     for number, room in enumerate(rooms):
         tight = came_to(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)
@@ -297,11 +317,11 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     passing = frost_line.draw(run, 0, images, keep=False).read(images.train)
     sizes.clear()
-    every = passing.inputs(torch.arange(96), 1)
-    for index in torch.arange(96).flip(0).split(7):
+    every = passing.inputs(torch.arange(TRAIN), 1)
+    for index in torch.arange(TRAIN).flip(0).split(7):
         assert torch.equal(passing.inputs(index, 1), every[index])
     assert set(sizes) == {32}
-    assert images.train.seen == 2 * 96
+    assert images.train.seen == 2 * TRAIN
 
 
 @pytest.mark.parametrize("mode", ["full", "head"])
@@ -311,13 +331,13 @@ def test_a_network_that_is_compiled_sees_no_image_more(
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     seen = trained(tmp_path, store, f"freeze={mode}", "epochs=1", "compile=on", "features.enabled=false")[2]
-    assert seen == 96 + 288 + 359
+    assert seen == EVERY
 
 
 def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
     nothing = Store(None, budget=0, say=print)
-    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == 96 + 288 + 359
-    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == 96 + 288 + 359
+    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == EVERY
+    assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == EVERY
 
 
 def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:

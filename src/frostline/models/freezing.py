@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -34,7 +35,7 @@ class Phase:
     scales: dict[str, float]
     """Learning rate scale of every parameter by name; 0 is frozen."""
 
-    @property
+    @cached_property
     def learning(self) -> frozenset[str]:
         """The names of the parameters that learn in this phase."""
         return frozenset(name for name, scale in self.scales.items() if scale > 0)

@@ -12,19 +12,21 @@ from frostline.models.freezing import Phase
 from frostline.store import hashing
 from small import ONE_OF_EACH_FAMILY, mode, network, resolve
 
-SIDES = {"inception_v3": 96, "maxvit_t": 224, "swin_t": 224, "swin_v2_t": 256, "vit_b_16": 32, "alexnet": 80}
+SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 32, "alexnet": 80}
 
 
 def lively(name: str) -> tuple[Model, torch.Tensor]:
     """Return a network from scratch whose norm layers have statistics of some images, in eval mode, and two others."""
     side = SIDES.get(name, 64)
-    model = build(name, weights=None, num_classes=7, seed=0, image_size=side)
+    made_for = None if name.startswith("swin") else side  # which look through windows, at images of any size
+    model = build(name, weights=None, num_classes=7, seed=0, image_size=made_for)
     images = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
-    for layer in model.module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        model.module.train()(images[:4])
+    norms = [layer for layer in model.module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model.module.train()(images[:4])
     model.module.eval()
     return model, images[4:]
 

@@ -278,7 +278,9 @@ def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path
 
 def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    assert trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (TRAIN + VAL) + TEST
+    assert (
+        trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (TRAIN + VAL) + TEST
+    )
 
 
 NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,12 +81,38 @@ def require_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> No
 RECIPES = {
     "head adam": ("freeze=head", "optimizer=adam"),
     "full sgd, momentum and onecycle": ("freeze=full", "optimizer=sgd", "schedule=onecycle", "lr=1e-2"),
-    "gradual with a schedule per phase": ("freeze=gradual", "epochs=6", "schedule=cosine"),
+    "gradual with a schedule per phase": ("freeze=gradual", "epochs=5", "schedule=cosine"),
     "lp_ft averaged": ("freeze=lp_ft", "train.ema_decay=0.9"),
     "full mixed and augmented": ("freeze=full", "train.mixup=0.2", "train.cutmix=1", "augment=standard"),
     "patience": ("freeze=head", "lr=1e-8", "epochs=9", "train.patience=2"),
     "norm layers clipped": ("freeze=norm", "train.clip_norm=0.1", "train.label_smoothing=0.1"),
 }
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
+    """Return what an undisturbed run with the defaults ends with."""
+    return run(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole_full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
+    """Return what an undisturbed run ends with in which everything learns."""
+    return run(tmp_path_factory.mktemp("full") / "run", "freeze=full")
+
+
+@pytest.fixture(scope="module")
+def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run with the defaults that died after its second epoch."""
+    folder = tmp_path_factory.mktemp("died") / "run"
+    assert run(folder, stop=2) is None
+    return folder
+
+
+@pytest.fixture
+def part(died: Path, tmp_path: Path) -> Path:
+    """Return a copy of that folder."""
+    return shutil.copytree(died, tmp_path / "part")
 
 
 STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and augmented")
@@ -107,12 +134,13 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", STEPWISE)
 def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
-    overrides = (*RECIPES[recipe], "epochs=2", "checkpoint.every_seconds=1e-9")
-    whole = run(tmp_path / "whole", *RECIPES[recipe], "epochs=2")
+    short = (*RECIPES[recipe], "epochs=2", "data.limit=16")
+    overrides = (*short, "checkpoint.every_seconds=1e-9")
+    whole = run(tmp_path / "whole", *short)
     deaths = 0
     while run(tmp_path / "often", *overrides, stop=1) is None:
         deaths += 1
-    assert deaths == 2 * 3 + 2  # three steps in an epoch, and its end
+    assert deaths == 2 * 2 + 2  # two steps in an epoch, and its end
     require_same(whole, run(tmp_path / "often", *overrides))
 
 
@@ -160,8 +188,9 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", "freeze=full")
+def test_a_damaged_newest_one_costs_the_work_since_the_one_before(
+    whole_full: dict[str, Any] | None, tmp_path: Path
+) -> None:
     assert run(tmp_path / "part", "freeze=full", stop=3) is None
     newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
@@ -169,42 +198,41 @@ def test_a_damaged_newest_one_costs_the_work_since_the_one_before(tmp_path: Path
     assert again is not None
     assert any(line.startswith(f"  passed over: {newest}") for line in again["said"])
     assert "  goes on after epoch 2" in again["said"]
-    require_same(whole, again)
+    require_same(whole_full, again)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["lr=2e-3", "data.limit=32", "model.weights=null", "batch_size=12"])
-def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, part: Path, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", change)
-    assert run(tmp_path / "part", stop=2) is None
-    again = run(tmp_path / "part", change)
+    again = run(part, change)
     assert again is not None
     assert any("passed over" in line and "made with another config" in line for line in again["said"])
     require_same(whole, again)
 
 
-def test_other_frozen_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(tmp_path / "part", stop=2) is None
+def test_other_frozen_weights_are_noticed(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "of_tensors", lambda tensors: "0" * 64)
-    again = run(tmp_path / "part")
+    again = run(part)
     assert again is not None
     assert any("made with another still" in line for line in again["said"])
 
 
-def test_a_checkpoint_in_another_folder_is_used_and_stays(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole")
-    assert run(tmp_path / "before", stop=2) is None
-    again = run(tmp_path / "after", previous=tmp_path / "before")
+def test_a_checkpoint_in_another_folder_is_used_and_stays(
+    plain: dict[str, Any] | None, part: Path, tmp_path: Path
+) -> None:
+    again = run(tmp_path / "after", previous=part)
     assert again is not None
     assert "  goes on after epoch 2" in again["said"]
-    require_same(whole, again)
-    assert last_checkpoint(tmp_path / "before", print) is not None
+    require_same(plain, again)
+    assert last_checkpoint(part, print) is not None
 
 
 @pytest.mark.slow
-def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(
+    whole_full: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGTERM arrives in the middle of the fifth step: it is done to its end, kept, and the run goes on from there."""
-    whole = run(tmp_path / "whole", "freeze=full")
     steps = 0
     step = torch.optim.Adam.step
 
@@ -222,14 +250,12 @@ def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(tmp_path: Path, monke
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
     assert "  goes on after step 2 of epoch 2" in again["said"]
-    require_same(whole, again)
+    require_same(whole_full, again)
 
 
 def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(tmp_path / "whole")
-
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -237,4 +263,4 @@ def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
     other = run(tmp_path / "full")
     assert other is not None
     assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
-    require_same(whole, other)
+    require_same(plain, other)

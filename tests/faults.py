@@ -29,6 +29,8 @@ import tampering
 from lab import CHECKOUT, LIMIT, Calm, Lab, Tally, preload, undisturbed
 
 BASIC, WORKERS = "hydra/launcher=basic", "hydra.launcher.workers=2"
+SHORT = ("lr=1e-2",)
+"""What sweeps try the short way: two runs."""
 
 
 def kill_at(number: int, root: Path) -> Callable[[], None]:
@@ -75,7 +77,7 @@ def lab_of(root: Path, name: str, calm: Calm, *, empty: bool) -> Lab:
     (place := root / name).mkdir()
     if not empty:
         shutil.copy(calm.database, place / "mlflow.db")
-    return Lab(place)
+    return Lab(place, grid=calm.grid)
 
 
 def kills(root: Path, numbers: Iterable[int], calm: Calm, launcher: str, seconds: float) -> Tally:
@@ -262,7 +264,7 @@ def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callabl
     """Return what can be tried: by name how often, and the function that tries those of the given numbers."""
     short: dict[str, tuple[int, Callable[[Iterable[int]], Tally]]] = {
         "saves": (200 if long else 40, lambda numbers: saves(root, numbers)),
-        "flips": (300, lambda numbers: flips(root, numbers)),
+        "flips": (300 if long else 100, lambda numbers: flips(root, numbers)),
         "kills": (25 if long else 1, lambda numbers: kills(root, numbers, calm, BASIC, calm.seconds)),
         "writes": (200 if long else 2, lambda numbers: writes(root, numbers, calm, 200 if long else 2)),
     }
@@ -297,7 +299,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = options.keep or Path(folder)
         root.mkdir(exist_ok=True)
-        calm = undisturbed(root, lambda place: kill_at(0, place))
+        calm = undisturbed(root, lambda place: kill_at(0, place), () if options.long else SHORT)
         lost = 0
         for name, (count, attempt) in parts(root, calm, long=options.long).items():
             if not options.part or name in options.part:

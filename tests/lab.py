@@ -61,12 +61,14 @@ class Lab:
     root: Path
     uri: str | None = None
     """Of MLflow's store, else a database in `root`."""
+    grid: tuple[str, ...] = ()
+    """What its sweeps try, where that is not what `TINY` says."""
 
     def arguments(self, name: str, *more: str) -> list[str]:
         """Return the command line of a sweep in the folder `name`; of a key that is given twice `more` counts."""
         uri = self.uri or f"sqlite:///{self.root}/mlflow.db"
         places = (f"tracking.uri={uri}", f"store.path={self.root}/store", f"hydra.sweep.dir={self.root}/{name}")
-        return ["-m", *{one.partition("=")[0]: one for one in (*TINY, *places, *more)}.values()]
+        return ["-m", *{one.partition("=")[0]: one for one in (*TINY, *places, *self.grid, *more)}.values()]
 
     def start(self, arguments: Sequence[str], *, fault: Callable[[], object] | None = None) -> int:
         """Start a sweep in a process group of its own, forked from this one, which has loaded everything."""
@@ -205,14 +207,16 @@ class Calm:
     """How long it takes."""
     database: Path
     """A store of MLflow's as it is before its first sweep."""
+    grid: tuple[str, ...]
+    """What it tries, where that is not what `TINY` says."""
 
 
-def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]]) -> Calm:
+def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]], grid: tuple[str, ...] = ()) -> Calm:
     """Return what a sweep in `root/calm` ends with; what `fault` returns leaves the number of its writes there."""
     from frostline.tracking import server
 
     (root / "calm").mkdir()
-    lab, database = Lab(root / "calm"), root / "empty.db"
+    lab, database = Lab(root / "calm", grid=grid), root / "empty.db"
     assert lab.wait(lab.fork(lambda: server._create(database)), LIMIT) == 0, lab.log()
     shutil.copy(database, lab.root / "mlflow.db")
     began = time.monotonic()
@@ -221,4 +225,4 @@ def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]]) -> Ca
     assert status == 0, lab.log()
     expected = lab.result("sweep")
     assert (problem := lab.record_problem("sweep", expected)) is None, problem
-    return Calm(expected, int((lab.root / "writes").read_text()), seconds, database)
+    return Calm(expected, int((lab.root / "writes").read_text()), seconds, database, grid)

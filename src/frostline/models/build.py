@@ -265,6 +265,9 @@ def _seeded(*parts: int | str) -> Iterator[None]:
         yield
 
 
+_DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+
+
 class _Weightless(TorchFunctionMode):
     """New parameters and buffers lie on the meta device: no memory, no time for initial values.
 
@@ -274,6 +277,11 @@ class _Weightless(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func in (torch.empty, torch.zeros, torch.ones):
-            return func(*args, **(kwargs or {}) | {"device": "meta"})
-        return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs | {"device": "meta"})
+        if func in _DRAWING:
+            tensor: Tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:  # where torch goes through all of it in Python, to no effect
+                return tensor
+        return func(*args, **kwargs)

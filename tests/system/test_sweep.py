@@ -180,7 +180,7 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
 def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, tmp_path):
     broken = "from frostline.report import html; html.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
-    arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", store)]
+    arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", stores.put(store))]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "The report could not be written: ZeroDivisionError" in done.stdout
     assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}

@@ -26,24 +26,25 @@ from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
 from small import compose, load_data
 
-FEW = {"limit": 30, "val_fraction": 0.02, "test_fraction": 0.01}
 QUICK = (
-    *("model.image_size=32", "batch_size=12", "epochs=2", "threads=1", "precision=fp32"),
-    *(f"data.{key}={value}" for key, value in FEW.items()),
+    *("model.image_size=32", "batch_size=20", "epochs=1", "threads=1"),
+    *("data.limit=48", "data.val_fraction=0.04", "data.test_fraction=0.03"),
 )
-"""Two steps and a half in an epoch; in float32, since bfloat16 is slow on most CPUs."""
+FEW = {"limit": 30, "val_fraction": 0.02, "test_fraction": 0.01}
+EMULATED = ("batch_size=12", "epochs=2", "precision=fp32", *(f"data.{key}={value}" for key, value in FEW.items()))
+"""Where the card is emulated: two steps and a half in an epoch; in float32, since bfloat16 is slow on most CPUs."""
 SELDOM = {"steps.read", "evaluation.evaluate", "features._compute", "room.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""
-IN_FULL = ("freeze=full", "train.ema_decay=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1", "augment=trivial")
+IN_FULL = ("train.ema_decay=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1", "augment=trivial")
 MIXED = ("freeze=full", "optimizer=sgd", "train.mixup=0.4", "train.cutmix=1.0", "augment=standard", "augment.color=0.4")
 GRADUAL = ("freeze=gradual", "epochs=5", "optimizer=rmsprop")
 HALF = ("freeze=last_stage", "precision=bf16")
-BY_ITSELF = (*IN_FULL, "precision=auto")
+BY_ITSELF = ("freeze=full", *IN_FULL, "precision=auto")
 """In bfloat16, as a card chooses."""
 FITS = [
-    IN_FULL,
+    ("freeze=full", *IN_FULL),
     MIXED,
     ("freeze=head",),
     ("freeze=last_stage", "train.ema_decay=0.9", "optimizer=adamw", "channels_last=false"),
@@ -131,7 +132,7 @@ def emulate(folder: Path, *overrides: str, shift: bool = False, free: int = MEMO
         def note() -> None:
             epochs.append((Counter(there.waits), Counter(there.sent), there.launches.total()))
 
-        found, seen = run(folder, "cuda", *overrides, shift=shift, after_epoch=note)
+        found, seen = run(folder, "cuda", *EMULATED, *overrides, shift=shift, after_epoch=note)
     before, after = epochs[-2:]
     return Emulated(found, seen, there, after[0] - before[0], after[1] - before[1], after[2] - before[2])
 
@@ -156,7 +157,7 @@ def test_a_run_on_a_card_is_the_run_on_the_cpu(
 ) -> None:
     there = emulated(*overrides)
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    assert run(tmp_path, "cpu", *overrides) == (there.found, there.seen)
+    assert run(tmp_path, "cpu", *EMULATED, *overrides) == (there.found, there.seen)
 
 
 def test_corrupted_pictures_are_the_same_on_a_card(
@@ -164,7 +165,7 @@ def test_corrupted_pictures_are_the_same_on_a_card(
 ) -> None:
     there = emulated("freeze=head", shift=True)
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    assert run(tmp_path, "cpu", "freeze=head", shift=True) == (there.found, there.seen)
+    assert run(tmp_path, "cpu", *EMULATED, "freeze=head", shift=True) == (there.found, there.seen)
 
 
 @pytest.mark.parametrize("overrides", [*FITS, BY_ITSELF, HALF], ids=" ".join)
@@ -227,7 +228,7 @@ def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so(tmp_pa
 
 def test_a_run_on_the_second_card_starts_cuda_there_alone(tmp_path: Path) -> None:
     with EmulatedMachine(2).running() as there:
-        run(tmp_path, "cuda:1", "freeze=head", "epochs=1")
+        run(tmp_path, "cuda:1", *EMULATED, "freeze=head", "epochs=1")
     assert there.contexts == {1}
 
 
@@ -260,7 +261,7 @@ def test_tensors_of_two_devices_are_refused_as_by_a_card(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(gradient, "by_autograd", mixing)
     with EmulatedMachine().running(), pytest.raises(MixedDevices):
-        run(tmp_path, "cuda", "freeze=full")
+        run(tmp_path, "cuda", *EMULATED, "freeze=full")
 
 
 def test_the_emulation_refuses_what_a_card_refuses() -> None:

@@ -270,7 +270,7 @@ def full(bench: Bench) -> Iterator[Row]:
 def lockstep(bench: Bench) -> Iterator[Row]:
     """Measure what the steps of a head sweep take in lockstep, against those of one run and of all runs alone."""
     for network, kind in bench.scale.sweeps:
-        base = bench.chosen(network, bench.data(kind, bench.scale.counts), store=bench.folder())
+        base = bench.chosen(network, bench.data(kind, bench.scale.counts), store=bench.folder(), precision="fp32")
         bench.sweep(bench.heads(base)[:1])  # features are there from now on
         apart = {**base, "features.lockstep": False}
         times: dict[str, list[float]] = {"together": [], "apart": [], "one": []}

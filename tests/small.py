@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline.core.config import Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.core.config import AdapterConfig, Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
@@ -51,7 +51,10 @@ CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
 """What options say only where it is otherwise."""
-MODES = tuple(sorted(path.stem for path in (CONF / "freeze_mode").glob("*.yaml")))
+_MODES = sorted((CONF / "freeze_mode").glob("*.yaml"))
+ADAPTED = tuple(path.stem for path in _MODES if "adapter" in yaml.safe_load(path.read_text()))
+"""Modes in which frozen layers get something beside them."""
+MODES = tuple(path.stem for path in _MODES if path.stem not in ADAPTED)
 
 
 @dataclass
@@ -155,7 +158,8 @@ def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Sa
 def mode(name: str) -> FreezeModeConfig:
     """Return `conf/freeze_mode/<name>.yaml`."""
     values = yaml.safe_load((CONF / "freeze_mode" / f"{name}.yaml").read_text())
-    return FreezeModeConfig(values["name"], values["norm_stats"], [phase(**options) for options in values["phases"]])
+    phases = [phase(**options) for options in values["phases"]]
+    return FreezeModeConfig(values["name"], values["norm_stats"], phases, AdapterConfig(**values.get("adapter", {})))
 
 
 def phase(*, rules: list[dict[str, Any]], **options: Any) -> PhaseConfig:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -55,6 +55,24 @@ class PhaseConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """What layers that stay frozen get beside them, which learns in their place and is merged into them in the end."""
+
+    kind: str = "none"
+    """`none`, `lora`, `dora`, `ia3` or `ssf`."""
+    where: list[str] = field(default_factory=list)
+    """Globs over the addresses of the weights that get one; of what they match, what the kind can adapt."""
+    where_inputs: list[str] = field(default_factory=list)
+    """`ia3`: those of the weights whose inputs are scaled, and not their outputs."""
+    rank: int = 8
+    """`lora`, `dora`: rows of A and columns of B."""
+    alpha: float = 16.0
+    """`lora`, `dora`: the product of the two counts `alpha / rank` times."""
+    dropout: float = 0.0
+    """`lora`: of the inputs of A while it learns, in linear layers that the network calls; attention has none."""
+
+
+@dataclass
 class FreezeModeConfig:
     """Which parameters learn, and when."""
 
@@ -64,6 +82,8 @@ class FreezeModeConfig:
     """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: none ever does."""
     phases: list[PhaseConfig]
     """What learns, one phase after the other."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """What is put beside frozen layers; its parameters have the kind `adapter` in their addresses."""
 
 
 @dataclass

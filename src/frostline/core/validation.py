@@ -58,6 +58,9 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("store.budget_gb", lambda v: 0 < v < inf, "a finite number above 0"),
     ("store.memory_gb", lambda v: 0 < v < inf, "a finite number above 0, or null"),
     ("data.max_pixels", lambda v: v >= 64, "a whole number of at least 64"),
+    ("freeze_mode.adapter.rank", lambda v: v >= 1, "a whole number of at least 1"),
+    ("freeze_mode.adapter.alpha", lambda v: 0 < v < inf, "a finite number above 0"),
+    ("freeze_mode.adapter.dropout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
 )
 _RANGES = ("full", "minmax", "percentile")
@@ -71,6 +74,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("data.layout", ("auto", "classes", "splits")),
     ("data.missing_classes", ("refuse", "ok")),
     ("freeze_mode.norm_stats", ("learn", "frozen")),
+    ("freeze_mode.adapter.kind", ("none", "lora", "dora", "ia3", "ssf")),
 )
 
 

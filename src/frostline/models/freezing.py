@@ -50,9 +50,9 @@ def resolve(module: nn.Module, structure: Structure, phases: Sequence[PhaseConfi
 
     Raises `UserError` for a pattern that matches nothing and for a parameter that no pattern covers.
     """
-    addresses = _addresses(module, structure)
+    found = addresses(module, structure)
     plain = [step for phase in phases for step in _steps(phase, structure.stages)]
-    return tuple(Phase(p.share, _scales(p, addresses, structure.stages, mode)) for p in plain)
+    return tuple(Phase(p.share, _scales(p, found, structure.stages, mode)) for p in plain)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -60,7 +60,7 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS)
 
 
-def _addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
+def addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
     """Return each parameter's addresses: with its stage counted from below and, for inner stages, from the top."""
     inner = [stage for stage in structure.stages if stage not in ("stem", "head")]
     from_top = {stage: f"stage-{len(inner) - i}" for i, stage in enumerate(inner)}
@@ -68,12 +68,14 @@ def _addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, 
     for name, _ in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         stage = structure.stage_of(name)
-        rest = f"{_kind(module.get_submodule(owner))}/{_leaf(leaf)}/{name}"
+        rest = f"{_kind(owner, module.get_submodule(owner))}/{_leaf(leaf)}/{name}"
         found[name] = tuple(f"{s}/{rest}" for s in (stage, from_top.get(stage)) if s)
     return found
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(path: str, module: nn.Module) -> str:
+    if path.rpartition(".")[2] == "adapter":
+        return "adapter"
     return "norm" if is_norm(module) else type(module).__name__.lower()
 
 

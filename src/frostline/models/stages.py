@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from torch import nn
@@ -36,6 +36,10 @@ class Structure:
         KeyError for the root (`""`), for a container that spans several stages, and for unknown names.
         """
         return self._stage_by_name[name]
+
+    def with_stages(self, more: Mapping[str, str]) -> Structure:
+        """Return the structure with the stages of further modules and parameters, by dotted path."""
+        return replace(self, _stage_by_name=self._stage_by_name | dict(more))
 
 
 @dataclass(frozen=True)

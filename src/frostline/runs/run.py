@@ -9,11 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from frostline.core import files, machine
 from frostline.core.config import Config
 from frostline.core.errors import user_error
-from frostline.models import build
+from frostline.models import adapters, build
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -24,11 +25,14 @@ from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.split_views import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 from frostline.store.tensorfile import Draft
 from frostline.training import state
-from frostline.training.evaluation import Evaluation, evaluate
+from frostline.training.evaluation import Evaluation, evaluate, evaluating
 from frostline.training.state import Progress
+
+_AGREES = 1e-3
+"""Largest difference of an answer after adapters are merged, as a part of the largest answer."""
 
 
 def execute(
@@ -82,7 +86,8 @@ def _attempt(
     write_origin(setup, plan, folder, record)
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
-        draft.begin(learner.still)
+        merged = adapters.touched(setup.model.module)
+        draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         progress = learn(setup, learner, images, guard, folder, previous, record, screen, siblings)
         scored, final = conclude(setup, progress, images, folder, draft)
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
@@ -110,6 +115,8 @@ def _attempt(
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)
+    for path in sorted((folder / layout.ADAPTER).glob("*")):
+        record.artifact(path, layout.ADAPTER)
     return metrics, plan.images
 
 
@@ -152,16 +159,41 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
 def draft_of(setup: Setup, folder: Path) -> Draft:
     """Return the file of the best weights, to be written."""
     facts = {**build.metadata(setup.model, setup.data.classes), "levels": asdict(setup.data.levels)}
-    return Draft(folder / layout.BEST, setup.model.module.state_dict(), facts)
+    return Draft(folder / layout.BEST, adapters.without(setup.model.module), facts)
 
 
 def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft) -> tuple[Evaluation, str]:
     """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file."""
-    saved = draft.finish(progress.best)
     state.put(setup.model.module, progress.best)
+    merged = merge(setup, images, folder)
+    plain = setup.model.module.state_dict().keys()
+    kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
+    saved = draft.finish({**kept, **merged})
     scored = score(setup, progress.best_phase, images)
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
     return scored, saved.result()
+
+
+@torch.no_grad()
+def merge(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
+    """Make adapters part of the network's own tensors and return these by name; leave what they were in `folder`.
+
+    RuntimeError if the network's answers to some pictures of the validation split are others after that.
+    """
+    module, how = setup.model.module, setup.config.freeze_mode.adapter
+    if how.kind == "none":
+        return {}
+    tensors, facts = adapters.alone(module, how, head=setup.model.structure.head)
+    views = images.val.inputs(torch.arange(min(len(images.val.labels), setup.config.batch_size)), 1)
+    with evaluating(module):
+        before, merged, after = module(views), adapters.merge(module), module(views)
+    error = float((after - before).abs().max() / before.abs().max())
+    if not error <= _AGREES:
+        raise RuntimeError(f"the network with its {how.kind} adapters merged answers otherwise: by {error:.1g} of 1")
+    (place := folder / layout.ADAPTER).mkdir(exist_ok=True)
+    tensorfile.save(place / "adapter_model.safetensors", tensors, {"error": error})
+    files.write_json(place / "adapter_config.json", facts)
+    return {name: tensor.cpu() for name, tensor in merged.items()}
 
 
 def score(setup: Setup, phase: int, images: Images) -> Evaluation:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from frostline.core.errors import user_error
+from frostline.models.adapters import Adapter
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
 
@@ -71,8 +72,10 @@ def param_groups(
 
 
 def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
-    owner, _, leaf = name.rpartition(".")
-    return leaf.endswith("bias") or is_norm(module.get_submodule(owner))
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    scale = isinstance(owner, Adapter) and owner.get_parameter(leaf).dim() == 1  # which is nothing where it is 0
+    return leaf.endswith("bias") or is_norm(owner) or scale
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -1,0 +1,193 @@
+"""Adapters: a network with them is at first the one it was, and in the end, merged, the one it became."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.core.errors import UserError
+from frostline.models import adapters, freezing
+from frostline.models.adapters import Adapter
+from frostline.models.build import Model
+from frostline.records import layout, provenance
+from frostline.records.recording import Record
+from frostline.records.result import PARAMETERS
+from frostline.runs.run import execute
+from small import ADAPTED, SMALL, Memory, Told, compose, mode, network, resolve
+
+NETWORKS = {"shufflenet_v2_x0_5": 32, "vit_b_16": 16, "convnext_tiny": 32}
+"""Convolutions and norms that keep statistics; attention; linear layers, grouped convolutions and layer norms."""
+
+
+def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Module]:
+    """Return a network with adapters, which have learned something if `moved`, and a copy of it without."""
+    model = network(name, image_size=NETWORKS.get(name))
+    model.module.eval()
+    plain = copy.deepcopy(model.module)
+    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0)
+    if moved:
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for _, _, adapter in adapters.adapted(model.module):
+                for parameter in adapter.parameters():
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
+    return Model(**{**vars(model), "structure": structure}), plain
+
+
+def pictures(name: str) -> Tensor:
+    return torch.randn(2, 3, NETWORKS[name], NETWORKS[name], generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("chosen", ADAPTED)
+@torch.no_grad()
+def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, chosen: str) -> None:
+    model, plain = built(name, chosen)
+    expected = plain(pictures(name))
+    assert torch.allclose(model.module(pictures(name)), expected, atol=1e-6)
+    model, _ = built(name, chosen, moved=True)
+    before = model.module(pictures(name))
+    assert not torch.equal(before, expected)
+    assert adapters.without(model.module).keys() == plain.state_dict().keys()
+    touched = adapters.touched(model.module)
+    merged = adapters.merge(model.module)
+    assert merged.keys() == touched & plain.state_dict().keys()
+    after = model.module(pictures(name))
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+    assert [type(part) for part in model.module.modules()] == [type(part) for part in plain.modules()]
+    changed = {n for n, t in model.module.state_dict().items() if not torch.equal(t, plain.state_dict()[n])}
+    assert {n for n in merged if n.endswith("weight")} <= changed <= merged.keys()
+    plain.load_state_dict(model.module.state_dict())
+    assert torch.equal(plain(pictures(name)), after)
+
+
+@pytest.mark.parametrize("chosen", ADAPTED)
+def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
+    model, _ = built("vit_b_16", chosen)
+    (phase,) = resolve(model, mode(chosen))
+    freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
+    model.module(pictures("vit_b_16")).square().sum().backward()
+    learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
+    own = {name for path, _, one in adapters.adapted(model.module) for name in adapters.named(path, one)}
+    assert learn == own | {"heads.head.weight", "heads.head.bias"} == phase.learning
+    assert all(isinstance(model.module.get_submodule(name.rpartition(".")[0]), Adapter) for name in own)
+    assert {model.structure.stage_of(name) for name in own} <= {"stem", "stage1", "stage2", "stage3", "stage4"}
+
+
+def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention() -> None:
+    model, plain = built("vit_b_16", "lora", moved=True)
+    how = mode("lora").adapter
+    block, old = (m.get_submodule("encoder.layers.encoder_layer_0") for m in (model.module, plain))
+    x = torch.randn(2, 3, 768)
+    for path in ("mlp.0", "mlp.3"):
+        layer, frozen = cast(Any, block.get_submodule(path)), cast(nn.Linear, old.get_submodule(path))
+        inputs = torch.randn(2, frozen.in_features)
+        a, b = layer.adapter.lora_A, layer.adapter.lora_B
+        assert a.shape == (how.rank, frozen.in_features) and b.shape == (frozen.out_features, how.rank)
+        expected = frozen(inputs) + how.alpha / how.rank * (inputs @ a.T) @ b.T
+        assert torch.allclose(layer(inputs), expected, atol=1e-5)
+    conv, was = cast(Any, model.module).conv_proj, cast(Any, plain).conv_proj
+    images = torch.randn(1, 3, 16, 16)
+    inner = F.conv2d(images, conv.adapter.lora_A.view(how.rank, 3, 16, 16), stride=16)
+    outer = F.conv2d(inner, conv.adapter.lora_B[:, :, None, None])
+    assert torch.allclose(conv(images), was(images) + how.alpha / how.rank * outer, atol=1e-5)
+    attention, before = cast(Any, block).self_attention, copy.deepcopy(cast(Any, old).self_attention)
+    with torch.no_grad():
+        for own, theirs in ((before.in_proj_weight, attention), (before.out_proj.weight, attention.out_proj)):
+            own += how.alpha / how.rank * theirs.adapter.lora_B @ theirs.adapter.lora_A
+    assert torch.allclose(attention(x, x, x)[0], before(x, x, x)[0], atol=1e-5)
+
+
+def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
+    model, plain = built("convnext_tiny", "dora", moved=True)
+    path = "features.1.0.block.3"
+    layer, frozen = cast(Any, model.module.get_submodule(path)), cast(Any, plain.get_submodule(path))
+    how = mode("dora").adapter
+    direction = frozen.weight + how.alpha / how.rank * layer.adapter.lora_B @ layer.adapter.lora_A
+    assert torch.allclose(layer.weight, layer.adapter.magnitude[:, None] * F.normalize(direction), atol=1e-6)
+    assert torch.allclose(layer.weight.norm(dim=1), layer.adapter.magnitude.abs(), rtol=1e-4)
+
+
+def test_ia3_leaves_queries_alone() -> None:
+    model, plain = built("vit_b_16", "ia3", moved=True)
+    attention = cast(Any, model.module.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
+    before = cast(Any, plain.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
+    scale = attention.adapter.scale
+    assert scale.shape == (2 * 768,)
+    assert torch.equal(attention.in_proj_weight[:768], before.in_proj_weight[:768])
+    assert torch.allclose(attention.in_proj_weight[768:], before.in_proj_weight[768:] * scale[:, None])
+    assert torch.allclose(attention.in_proj_bias[768:], before.in_proj_bias[768:] * scale)
+
+
+def test_grouped_convolutions_get_no_thin_matrices() -> None:
+    model, _ = built("shufflenet_v2_x0_5", "lora")
+    grouped = [part for part in model.module.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
+    assert grouped and not any(hasattr(part, "adapter") for part in grouped)
+
+
+def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> None:
+    model = network("convnext_tiny", image_size=32)
+    how = compose("freeze=lora", "freeze_mode.adapter.dropout=0.5").freeze_mode.adapter
+    adapters.insert(model.module, model.structure, how, seed=0)
+    layer = cast(Any, model.module.get_submodule("features.1.0.block.3")).train()
+    nn.init.ones_(layer.adapter.lora_B)
+    x = torch.randn(4, layer.in_features)
+    torch.manual_seed(0)
+    dropped = layer(x)
+    torch.manual_seed(0)
+    expected = F.linear(x, layer._parameters["weight"], layer.bias) + layer.adapter.scale * F.linear(
+        F.linear(F.dropout(x, 0.5), layer.adapter.lora_A), layer.adapter.lora_B
+    )
+    assert torch.equal(dropped, expected)
+    assert torch.allclose(layer.eval()(x), F.linear(x, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
+    model = network("shufflenet_v2_x0_5")
+    how = compose("freeze=lora", "freeze_mode.adapter.where=[stage-1/*]").freeze_mode.adapter
+    structure = adapters.insert(model.module, model.structure, how, seed=0)
+    stages = {structure.stage_of(f"{path}.adapter") for path, _, _ in adapters.adapted(model.module)}
+    assert stages == {"stage3"}
+    model = network("shufflenet_v2_x0_5")
+    how = compose("freeze=lora", "freeze_mode.adapter.where=[head/*]").freeze_mode.adapter
+    with pytest.raises(
+        UserError, match=r"^freeze_mode\.adapter\.where=\['head/\*'\]: expected globs that match weights"
+    ):
+        adapters.insert(model.module, model.structure, how, seed=0)
+
+
+def test_new_values_depend_on_the_seed_and_the_layer_alone() -> None:
+    def drawn(seed: int, where: str) -> dict[str, Tensor]:
+        model = network("shufflenet_v2_x0_5")
+        how = compose("freeze=lora", f"freeze_mode.adapter.where=[{where}]").freeze_mode.adapter
+        adapters.insert(model.module, model.structure, how, seed=seed)
+        return {path: cast(Any, one).lora_A for path, _, one in adapters.adapted(model.module)}
+
+    every, few, other = drawn(0, "'*'"), drawn(0, "stage2/*"), drawn(1, "'*'")
+    assert few and all(torch.equal(tensor, every[path]) for path, tensor in few.items())
+    assert not any(torch.equal(tensor, other[path]) for path, tensor in every.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["lora", "ssf"])
+def test_a_run_leaves_the_merged_network_and_its_adapters_alone(chosen: str, tmp_path: Path) -> None:
+    provenance.write(tmp_path, provenance.software([]))  # as a job does
+    config, record = compose(*SMALL, f"freeze={chosen}", "lr=1e-2"), Memory()
+    options: dict[str, Any] = {"record": cast(Record, record), "screen": cast(Any, Told())}
+    metrics, _ = execute(config, name="a run", folder=tmp_path, **options)
+    weights = load_file(tmp_path / layout.BEST)
+    assert weights.keys() == network("shufflenet_v2_x0_5", classes=10).module.state_dict().keys()
+    assert record.tags[layout.FROZEN_TAG].endswith("tensors unchanged, bit for bit")
+    tensors = load_file(tmp_path / layout.ADAPTER / "adapter_model.safetensors")
+    facts = json.loads((tmp_path / layout.ADAPTER / "adapter_config.json").read_text())
+    assert sum(tensor.numel() for tensor in tensors.values()) == metrics[PARAMETERS]
+    assert facts["modules_to_save"] == ["fc"] and facts["peft_type"] == {"lora": "LORA", "ssf": "SSF"}[chosen]
+    assert {f"{layout.ADAPTER}/adapter_model.safetensors", f"{layout.ADAPTER}/adapter_config.json"} <= {*record.files}

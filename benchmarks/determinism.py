@@ -10,7 +10,8 @@ from torch import Tensor
 import ours
 from bench import Bench
 from frostline.core import machine
-from frostline.models.build import NAMES, build
+from frostline.models.build import build
+from frostline.models.torchvision_models import NAMES
 from frostline.records import layout
 from frostline.training import gradient, steps
 from frostline.training.gradient import Targets

@@ -25,6 +25,8 @@ DECIDING = {
             "models.fuse",
             "models.onednn",
             "models.build",
+            "models.architecture",
+            "models.torchvision_models",
             "models.input_spec",
             "models.pooling",
         ),

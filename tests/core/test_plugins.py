@@ -26,7 +26,8 @@ from PIL import Image
 from torch import nn
 
 from frostline.data.sources import Source
-from frostline.models.build import Architecture, InputSpec
+from frostline.models.architecture import Architecture
+from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Family, each
 
 

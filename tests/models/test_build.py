@@ -15,8 +15,9 @@ from torchvision.models import get_model_weights
 from frostline.core.config import ModelConfig
 from frostline.core.errors import UserError
 from frostline.models import weights
-from frostline.models.build import NAMES, Model, build, metadata
+from frostline.models.build import Model, build, metadata
 from frostline.models.input_spec import InputSpec
+from frostline.models.torchvision_models import NAMES
 from frostline.store import hashing, tensorfile
 from small import BASE
 
@@ -63,7 +64,7 @@ def test_every_option_fits_the_schema() -> None:
 
 def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frostline.models.build.content", lambda path: pytest.fail("weights were read"))
-    monkeypatch.setattr("frostline.models.build.fetch", lambda url: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("frostline.models.torchvision_models.fetch", lambda url: pytest.fail("weights were fetched"))
     model = build("regnet_y_400mf", weights="DEFAULT", num_classes=5, seed=0, meta=True)
     assert all(tensor.is_meta for tensor in model.module.state_dict().values())
     assert model.weights_sha256 is None
@@ -116,7 +117,7 @@ def test_a_download_of_torchvision_gives_its_own_outputs(
     arguments = {"init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, **arguments).eval()
     torch.save(theirs.state_dict(), path)
-    monkeypatch.setattr("frostline.models.build.fetch", lambda url: (path, hashing.of_file(path)))
+    monkeypatch.setattr("frostline.models.torchvision_models.fetch", lambda url: (path, hashing.of_file(path)))
     ours = build(name, weights="DEFAULT", num_classes=1000, seed=0).module.eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -15,7 +15,8 @@ from torchvision.models import get_model_weights, resnet18
 
 from frostline.core.errors import UserError
 from frostline.models import weights
-from frostline.models.build import NAMES, build
+from frostline.models.build import build
+from frostline.models.torchvision_models import NAMES
 from frostline.store import hashing, tensorfile
 from small import network
 

@@ -15,7 +15,7 @@ from typing import Any
 from frostline.core.errors import UserError
 
 SOURCES, MODELS, COMMANDS = "frostline.sources", "frostline.models", "frostline.commands"
-"""Groups of entry points: a function that opens splits, a `models.build.Architecture`, a module with `main`."""
+"""Groups of entry points: a function that opens splits, a `models.architecture.Architecture`, a module with `main`."""
 
 
 def names(group: str) -> list[str]:

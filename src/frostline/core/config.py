@@ -19,9 +19,12 @@ class ModelConfig:
     """Which network, and what it knows before training."""
 
     name: str
-    """torchvision's name of the network, e.g. `resnet50`."""
+    """The library's name of the network, e.g. `resnet50`; timm's with or without a tag of weights behind a dot."""
+    library: str
+    """Whose network it is: `torchvision` (and what plugins bring), or `timm`."""
     weights: str | None
-    """`DEFAULT`, a torchvision entry, `glyphs` (embedded), a file, `runs:/<run>` or a run's folder, or null: none."""
+    """`DEFAULT`, a name that the library gives (an entry of torchvision, a tag of timm), `glyphs` (embedded), a file, a
+    folder as timm's hub has it, `runs:/<run>` or a run's folder, or null: none."""
     sha256: str | None
     """Expected sha256 of the weights file, or null where none is known."""
     image_size: int | None

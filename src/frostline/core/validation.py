@@ -65,6 +65,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
 )
 _RANGES = ("full", "minmax", "percentile")
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("model.library", ("torchvision", "timm")),
     ("precision", ("auto", "fp32", "bf16")),
     ("compile", ("auto", "on", "off")),
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),

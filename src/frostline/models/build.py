@@ -37,6 +37,8 @@ class Model:
     """A classifier and what the rest of the program needs to know about it."""
 
     name: str
+    library: str
+    """Whose network it is: `torchvision` or `timm`."""
     module: nn.Module
     structure: Structure
     input: InputSpec
@@ -53,6 +55,7 @@ class Model:
 def build(
     name: str,
     *,
+    library: str = "torchvision",
     weights: str | None,
     num_classes: int,
     seed: int,
@@ -64,14 +67,15 @@ def build(
 ) -> Model:
     """Return the network with `num_classes` outputs on the CPU, in training mode, its kernels in `memory_format`.
 
-    `weights`: None for from scratch, `DEFAULT` or another entry of torchvision, `glyphs`, or a file. The head is the
+    `library`: `torchvision`, which plugins count to, or `timm`. `weights`: None for from scratch, `DEFAULT` or another
+    name that the library gives, `glyphs`, or a file. The head is the
     file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights
     depend on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no
     weights. UserError for anything unknown or unfitting.
     """
-    found = _architecture(name)
+    found = _architecture(name, library)
     source = _source(found, weights)
-    spec = _input_spec(name, found, source, image_size)
+    spec = _input_spec(name, library, found, source, image_size)
     with _Weightless() if meta or source else _seeded(seed, "init"):
         module = _network(name, found, spec.size)
     structure = structure_of(module, found.family) if isinstance(found.family, Family) else found.family(module)
@@ -87,6 +91,7 @@ def build(
     known = metadata_of(source).get("classes") if isinstance(source, Path) else None
     return Model(
         name=name,
+        library=library,
         module=module,
         structure=structure,
         input=spec,
@@ -99,17 +104,20 @@ def build(
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     """Return what `tensorfile.save` shall keep beside the weights, so that `build` can read the file again."""
-    return {"model": model.name, "classes": list(classes), **asdict(model.input)}
+    said = {"model": model.name, "library": model.library, "classes": list(classes)}
+    return {**said, **asdict(model.input)}
 
 
-def input_of(name: str, *, weights: str | None, image_size: int | None) -> InputSpec:
+def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
     """Return the picture that `build` with the same arguments makes its network for; UserError as there."""
-    found = _architecture(name)
-    return _input_spec(name, found, _source(found, weights), image_size)
+    found = _architecture(name, library)
+    return _input_spec(name, library, found, _source(found, weights), image_size)
 
 
-def _architecture(name: str) -> Architecture:
-    """Return the network called `name`, of torchvision or of a plugin."""
+def _architecture(name: str, library: str) -> Architecture:
+    """Return the network called `name`, of timm, of torchvision or of a plugin."""
+    if library == "timm":
+        return _of_timm(name)
     if name in torchvision_models.NAMES:
         return torchvision_models.architecture(name)
     plugin: Architecture | None = plugins.load(plugins.MODELS, name)
@@ -118,6 +126,15 @@ def _architecture(name: str) -> Architecture:
         expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
         raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
     return plugin
+
+
+def _of_timm(name: str) -> Architecture:
+    try:
+        from frostline.models import timm_models
+    except ImportError as error:
+        way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
+        raise user_error("model.library", "timm", way) from None
+    return timm_models.architecture(name)
 
 
 def _source(found: Architecture, weights: str | None) -> Pretrained | Path | None:
@@ -136,11 +153,14 @@ def _source(found: Architecture, weights: str | None) -> Pretrained | Path | Non
     return path
 
 
-def _input_spec(name: str, found: Architecture, source: Pretrained | Path | None, image_size: int | None) -> InputSpec:
+def _input_spec(
+    name: str, library: str, found: Architecture, source: Pretrained | Path | None, image_size: int | None
+) -> InputSpec:
     """Return what the weights expect; where they do not say it, what the architecture does."""
     saved = metadata_of(source) if isinstance(source, Path) else {}
-    if saved.get("model", name) != name:
-        raise user_error("model.weights", source, f"weights of {name}, and these are of {saved['model']}")
+    if saved and (saved["model"], saved.get("library", "torchvision")) != (name, library):
+        theirs = f"{saved['model']} of {saved.get('library', 'torchvision')}"
+        raise user_error("model.weights", source, f"weights of {name} of {library}, and these are of {theirs}")
     said = source.input if isinstance(source, Pretrained) else found.input
     spec = InputSpec.of(saved) if saved else said
     if image_size is None:

@@ -142,11 +142,15 @@ def structure_of(module: nn.Module, family: Family | None = None) -> Structure:
     if family is None:
         raise user_error("model", type(module).__name__, "an architecture of a known family", FAMILIES)
     names = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
-    levels = _levels(family, module, names)
+    return of_levels(module, _levels(family, module, names), family.head)
+
+
+def of_levels(module: nn.Module, levels: Mapping[str, int], head: str) -> Structure:
+    """Return the structure of a network from the level of each of its tensors: 0 is the stem, the highest the head."""
     highest = max(levels.values())
     stages = ("stem", *(f"stage{i}" for i in range(1, highest)), "head")
     by_name = {name: stages[level] for name, level in levels.items()}
-    return Structure(stages, family.head, by_name | _stages_of_modules(module, by_name))
+    return Structure(stages, head, by_name | _stages_of_modules(module, by_name))
 
 
 def _levels(family: Family, module: nn.Module, names: Sequence[str]) -> dict[str, int]:

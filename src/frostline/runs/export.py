@@ -134,7 +134,9 @@ def _write_safetensors(network: Predictor, portable: nn.Module, file: Path) -> N
 def _read_safetensors(file: Path) -> _Run:
     said = weights.metadata_of(file)
     count = len(said["classes"])
-    module = build.build(said["model"], weights=str(file), num_classes=count, seed=0, meta=True).module
+    module = build.build(
+        said["model"], library=said["library"], weights=str(file), num_classes=count, seed=0, meta=True
+    ).module
     module.load_state_dict(weights.read(file), assign=True)
     return Portable(module, InputSpec.of(said)).eval()
 

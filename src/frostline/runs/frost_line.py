@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -135,4 +136,5 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "deterministic": setup.config.deterministic,
         "platform": machine.platform(setup.device),
         "torchvision": torchvision.__version__,
+        "library": f"{setup.model.library} {version(setup.model.library)}",
     }

@@ -64,7 +64,9 @@ def load(folder: Path, *, device: str) -> Predictor:
         shown = of_record(meta.get("levels"))
     except ValueError as error:
         raise UserError(f"{file}: expected weights that a run of frostline has written, and it says {error}") from None
-    model = build.build(config.model.name, weights=str(file), num_classes=len(classes), seed=0, meta=True)
+    model = build.build(
+        config.model.name, library=config.model.library, weights=str(file), num_classes=len(classes), seed=0, meta=True
+    )
     try:
         model.module.load_state_dict(weights.read(file), assign=True)
     except RuntimeError as error:

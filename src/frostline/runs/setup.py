@@ -198,13 +198,15 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
 
 def input_of(config: Config, source: str | None) -> InputSpec:
     """Return the picture that the network of `config` with the weights `source` expects."""
-    return build.input_of(config.model.name, weights=source, image_size=config.model.image_size)
+    model = config.model
+    return build.input_of(model.name, library=model.library, weights=source, image_size=model.image_size)
 
 
 def build_model(config: Config, source: str | None, classes: Sequence[str], *, meta: bool) -> Model:
     """Return the network of `config.model` with the weights `source` and a head for `classes`."""
     return build.build(
         config.model.name,
+        library=config.model.library,
         weights=source,
         num_classes=len(classes),
         classes=classes,

@@ -1,0 +1,166 @@
+"""timm's classifiers as architectures: their names, tags, input, stages and head, and where their weights are.
+
+timm says of each network what is to be known here: its parameters in groups (`group_matcher`), its head
+(`get_classifier`), and of each set of weights, by the tag behind the dot of a name, their input and their file
+(`PretrainedCfg`). It is imported where one of its networks is named, since that takes half a second.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg, get_pretrained_cfg, model_entrypoint
+from timm.models._manipulate import group_with_matcher
+from torch import nn
+
+from frostline.core.errors import UserError, user_error
+from frostline.models import stages, weights
+from frostline.models.architecture import Architecture, Pretrained, Tensors
+from frostline.models.input_spec import InputSpec
+from frostline.models.stages import Structure
+
+_FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
+_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a repository of the hub calls its weights; the first that is there is taken."""
+
+
+def architecture(name: str) -> Architecture:
+    """Return the network `name`, an architecture of timm's with or without the tag of weights; UserError if none is."""
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base) or (tag and tag not in tags(base)):
+        raise _unknown(name)
+    given = {one: _pretrained(f"{base}.{one}") for one in ([tag] if tag else []) + tags(base)}
+    config = get_pretrained_cfg(name)
+    return Architecture(
+        network=partial(_network, name),
+        family=structure_of,
+        input=_input(config),
+        weights={one.lower(): found for one, found in given.items()},
+        smallest=config.min_input_size[-1] if config.min_input_size else 1,
+        adapt=partial(_adapt, base),
+    )
+
+
+def tags(base: str) -> list[str]:
+    """Return the names of the weights that timm knows of an architecture, the default first."""
+    known = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
+    default = get_pretrained_cfg(base).tag
+    return sorted(known, key=lambda tag: tag != default)
+
+
+def _unknown(name: str) -> UserError:
+    names = timm.list_models()
+    expected = f"one of timm's {len(names):,} architectures, with or without one of its tags behind a dot"
+    return user_error("model.name", name, expected, [*names, *timm.list_pretrained()])
+
+
+def _input(config: PretrainedCfg) -> InputSpec:
+    """Return the picture that weights of timm expect, as its `create_transform` shows it outside of training."""
+    size = config.input_size[-1]
+    mean, std = tuple(config.mean), tuple(config.std)
+    interpolation = config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bilinear"
+    return InputSpec(size, int(size / config.crop_pct), mean, std, interpolation)
+
+
+def _network(name: str, size: int) -> nn.Module:
+    """Return the network for squares of `size` pixels; ValueError where it cannot be for these."""
+    base = name.partition(".")[0]
+    config = get_pretrained_cfg(name)
+    sized = {"img_size": size} if config.fixed_input_size else {}
+    module: nn.Module = timm.create_model(name, num_classes=config.num_classes or 1000, **sized)
+    return module
+
+
+def structure_of(module: nn.Module) -> Structure:
+    """Return the stages and the head of a network of timm's; UserError where it does not say them."""
+    head = _head(module)
+    tensors = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
+    body = [name for name in tensors if not name.startswith(f"{head}.")]
+    groups = _groups(module, body)
+    ends = _ends(module, groups)
+    levels = {name: _level(group, ends) for name, group in groups.items()}
+    return stages.of_levels(module, levels | {name: len(ends) + 1 for name in tensors if name not in levels}, head)
+
+
+def _head(module: nn.Module) -> str:
+    """Return the path of the layer that gives the logits."""
+    found = module.get_classifier() if hasattr(module, "get_classifier") else None
+    paths = [path for path, layer in module.named_modules() if layer is found]
+    if not paths or not isinstance(found, nn.Linear | nn.Conv2d):
+        raise _lacks(module, "a head of one linear layer or convolution (`get_classifier`)")
+    return paths[0]
+
+
+def _lacks(module: nn.Module, what: str) -> UserError:
+    return user_error("model.name", type(module).__name__, f"a network of timm's that has {what}")
+
+
+def _groups(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Return the group of every tensor, 0 for the stem, as timm numbers them from below.
+
+    What timm puts into no group is behind all groups (norms, poolings), or, if it stands before them in the network,
+    in the stem (positions that all blocks share).
+    """
+    if not hasattr(module, "group_matcher"):
+        raise _lacks(module, "its layers in groups (`group_matcher`)")
+    nowhere = "\0"
+    matcher = module.group_matcher(coarse=True)
+    found: dict[str, int] = group_with_matcher([(name, None) for name in (*names, nowhere)], matcher, reverse=True)
+    last = found.pop(nowhere)
+    order = {name: place for place, (name, _) in enumerate(module.named_children())}
+    inner = [order.get(name.partition(".")[0], -1) for name, group in found.items() if 0 < group < last]
+    first = min(inner, default=len(order))
+
+    def settled(name: str, group: int) -> int:
+        return 0 if group == last and order.get(name.partition(".")[0], -1) < first else group
+
+    return {name: settled(name, group) for name, group in found.items()}
+
+
+def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
+    """Return the last group of every stage: one per resolution, or a quarter of the groups where there is but one."""
+    units = sorted({group for group in groups.values() if group > 0})
+    places = getattr(module, "feature_info", None)
+    ends: dict[int, int] = {}
+    for place in getattr(places, "info", places) or ():
+        inside = [group for name, group in groups.items() if name.startswith(f"{place['module']}.")]
+        if inside and max(inside) > 0:
+            ends[place["reduction"]] = max(inside)
+    if len(ends) > 1:
+        found = sorted(ends.values())
+    elif len(units) <= _FEW:
+        found = units
+    else:
+        found = [units[(part + 1) * len(units) // _FEW - 1] for part in range(_FEW)]
+    return [*found[:-1], units[-1]] if units else []
+
+
+def _level(group: int, ends: Sequence[int]) -> int:
+    return 0 if group == 0 else 1 + next(place for place, end in enumerate(ends) if group <= end)
+
+
+def _adapt(base: str, module: nn.Module, tensors: Tensors) -> Tensors:
+    """Return the tensors under the names and in the shapes that timm has today, positions interpolated."""
+    convert = getattr(sys.modules[model_entrypoint(base).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        return convert(dict(tensors), module)
+    except Exception:  # what is no state dict of this network is refused for its names and shapes
+        return tensors
+
+
+def _pretrained(name: str) -> Pretrained:
+    config = get_pretrained_cfg(name)
+    return Pretrained(partial(_fetch, config), _input(config))
+
+
+def _fetch(config: PretrainedCfg) -> tuple[Path, str]:
+    raise NotImplementedError

@@ -85,7 +85,7 @@ def test_who_learns_is_what_the_mode_says(name: str, chosen: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_head_learns_the_head_and_full_learns_everything(name: str) -> None:
     model = on_meta(name)
-    head = model.module.get_submodule(model.structure.head)
+    head = model.module.get_submodule(model.structure.heads[0])
     for chosen, part in (("head", head), ("full", model.module)):
         (only,) = resolve(model, mode(chosen))
         freezing.freeze(model.module, model.structure, only, norm_stats=mode(chosen).norm_stats)
@@ -223,7 +223,7 @@ def test_features_at_the_line_of_head_need_no_gradient() -> None:
         (only,) = resolve(model, mode("head"))
         freezing.freeze(model.module, model.structure, only, norm_stats="frozen")
         seen: list[bool] = []
-        head = model.module.get_submodule(model.structure.head)
+        head = model.module.get_submodule(model.structure.heads[0])
         head.register_forward_pre_hook(lambda part, given, seen=seen: seen.append(given[0].requires_grad))
         assert model.module(images(2).tensor).requires_grad
         assert seen == [False]

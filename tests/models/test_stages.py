@@ -10,8 +10,9 @@ from torch import nn
 from torch.fx import Node
 
 from frostline.core.errors import UserError
-from frostline.models.build import NAMES, Model, build
+from frostline.models.build import Model, build
 from frostline.models.stages import FAMILIES, Structure, structure_of
+from frostline.models.torchvision_models import NAMES
 from small import ONE_OF_EACH_FAMILY
 
 
@@ -33,11 +34,11 @@ def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
     assert set(parameters.values()) == set(structure.stages)
     assert set(buffers.values()) <= set(structure.stages)
 
-    head = model.module.get_submodule(structure.head)
+    head = model.module.get_submodule(structure.heads[0])
     assert isinstance(head, nn.Linear | nn.Conv2d)
     assert head.weight.shape[0] == 7
     in_head = {path for path, stage in (parameters | buffers).items() if stage == "head"}
-    assert in_head == {f"{structure.head}.{leaf}" for leaf, _ in head.named_parameters()}
+    assert in_head == {f"{structure.heads[0]}.{leaf}" for leaf, _ in head.named_parameters()}
 
 
 @pytest.mark.slow

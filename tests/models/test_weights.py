@@ -158,17 +158,17 @@ def test_a_file_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:
 def test_a_head_of_another_shape_is_left_new() -> None:
     module, state = net(), net().state_dict() | {"2.weight": torch.zeros(9, 4), "2.bias": torch.zeros(9)}
     before = module[2].weight.clone()
-    weights.load_into(module, state, "2", source="w.pt")
+    weights.load_into(module, state, ["2"], source="w.pt")
     assert torch.equal(module[2].weight, before)
     assert torch.equal(module[0].weight, state["0.weight"])
 
 
 def test_a_head_of_the_same_shape_is_loaded_and_a_missing_one_left_new() -> None:
     module, state = net(), net().state_dict()
-    weights.load_into(module, state, "2", source="w.pt")
+    weights.load_into(module, state, ["2"], source="w.pt")
     assert torch.equal(module[2].weight, state["2.weight"])
     without = {name: torch.zeros_like(tensor) for name, tensor in state.items() if not name.startswith("2.")}
-    weights.load_into(module, without, "2", source="w.pt")
+    weights.load_into(module, without, ["2"], source="w.pt")
     assert torch.equal(module[2].weight, state["2.weight"])
     assert not module[0].weight.any()
 
@@ -178,7 +178,7 @@ def test_any_other_difference_is_reported_with_names_shapes_and_counts() -> None
     del state["1.running_mean"]
     state |= {"0.weight": torch.zeros(8, 3, 3, 3), "5.a": torch.zeros(1), "5.b": torch.zeros(1)}
     with pytest.raises(UserError) as caught:
-        weights.load_into(net(), state, "2", source="w.pt")
+        weights.load_into(net(), state, ["2"], source="w.pt")
     assert one_line(caught) == (
         "model.weights=w.pt: do not fit the network outside its head: 1 missing: 1.running_mean; "
         "2 unexpected: 5.a, 5.b; 1 of another shape: 0.weight 8x3x3x3 instead of 4x3x3x3"
@@ -189,7 +189,7 @@ def test_files_from_before_batch_counting_are_read() -> None:
     module, state = net(), net().state_dict()
     module[1].num_batches_tracked += 5
     del state["1.num_batches_tracked"]
-    weights.load_into(module, state, "2", source="w.pt")
+    weights.load_into(module, state, ["2"], source="w.pt")
     assert module[1].num_batches_tracked == 0
 
 

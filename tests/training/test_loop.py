@@ -125,7 +125,7 @@ def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
 def losses_of_plain_loop(model: Model, chosen: str, data: Samples, val: Samples, lr: float) -> list[list[float]]:
     """Train as in PyTorch's transfer learning tutorial, on the batches that `data` was asked for."""
     net, criterion = model.module, nn.CrossEntropyLoss()
-    head = net.get_submodule(model.structure.head)
+    head = net.get_submodule(model.structure.heads[0])
     if chosen == "head":
         for parameter in net.parameters():
             parameter.requires_grad = False
@@ -182,7 +182,7 @@ def digits(model: Model, count: int) -> tuple[Samples, Samples, Tensor, Tensor]:
     with torch.no_grad():
         model.module(tensor[:300])  # gives a network from scratch running statistics that suit the data
         backbone = copy.deepcopy(model.module).eval()
-        backbone.set_submodule(model.structure.head, nn.Identity())
+        backbone.set_submodule(model.structure.heads[0], nn.Identity())
         features = torch.cat([backbone(part) for part in tensor.split(200)])
     labels, cut = torch.from_numpy(labels[:count]), count * 2 // 3
     train_split, val = Samples(tensor[:cut], labels[:cut]), Samples(tensor[cut:], labels[cut:])

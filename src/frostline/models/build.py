@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from frostline.core import plugins
 from frostline.core.errors import user_error
 from frostline.core.randomness import address
 from frostline.models import pooling, torchvision_models
-from frostline.models.architecture import Architecture, Pretrained, Tensors
+from frostline.models.architecture import Architecture, Pretrained, Tensors, like
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Family, Structure, structure_of
+from frostline.models.state_dicts import within
 from frostline.models.weights import (
     GLYPHS,
     GLYPHS_SHA256,
@@ -78,16 +79,18 @@ def build(
     spec = _input_spec(name, library, found, source, image_size)
     with _Weightless() if meta or source else _seeded(seed, "init"):
         module = _network(name, found, spec.size)
-    structure = structure_of(module, found.family) if isinstance(found.family, Family) else found.family(module)
+    family = found.family
+    structure = structure_of(module, family) if isinstance(family, Family) else family(module, spec.size)
     module.to(memory_format=memory_format)
     if meta or source:
         module.to_empty(device="meta" if meta else "cpu")
-    with _Weightless() if meta else nullcontext():
-        head = new_head(module.get_submodule(structure.head), num_classes, seed)
-    module.set_submodule(structure.head, head.to(memory_format=memory_format))
+    with _Weightless() if meta else _seeded(seed, "init", "head"):
+        found.new_heads(module, structure.heads, num_classes)
+    for head in structure.heads:
+        module.get_submodule(head).to(memory_format=memory_format)
     digest, loaded = None, None
     if source and not meta:
-        digest, loaded = _load(module, found, structure.head, source, sha256, classes)
+        digest, loaded = _load(module, found, structure.heads, source, sha256, classes)
     known = metadata_of(source).get("classes") if isinstance(source, Path) else None
     return Model(
         name=name,
@@ -97,7 +100,7 @@ def build(
         input=spec,
         weights_sha256=digest,
         loaded=loaded.said if loaded else None,
-        new_head=loaded is None or f"{structure.head}.weight" not in loaded.names,
+        new_head=loaded is None or not any(within(name, structure.heads) for name in loaded.names),
         trained_for=tuple(known) if known is not None else None,
     )
 
@@ -184,17 +187,13 @@ def _network(name: str, found: Architecture, size: int) -> nn.Module:
 def new_head(layer: nn.Module, num_classes: int, seed: int) -> nn.Module:
     """Return a layer with `layer`'s inputs and `num_classes` outputs, as torch initialises it from the run's `seed`."""
     with _seeded(seed, "init", "head"):
-        if isinstance(layer, nn.Conv2d):
-            assert layer.kernel_size == (1, 1)
-            return nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
-        assert isinstance(layer, nn.Linear)
-        return nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+        return like(layer, num_classes)
 
 
 def _load(
     module: nn.Module,
     found: Architecture,
-    head: str,
+    heads: tuple[str, ...],
     source: Pretrained | Path,
     sha256: str | None,
     classes: Sequence[str] | None,
@@ -210,7 +209,7 @@ def _load(
 
     known = metadata_of(path).get("classes") if classes is not None else None
     ours = known is None or known == list(classes or ())
-    loaded = load_into(module, content(path), head, source=str(path), take_head=ours, adapt=adapt)
+    loaded = load_into(module, content(path), heads, source=str(path), take_head=ours, adapt=adapt)
     hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
     return digest, loaded
 

@@ -5,10 +5,16 @@ Both halves share their layers with the whole network, so freezing, modes and we
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import fx, nn
+from torch.func import functional_call
+from torch.fx.node import map_arg
 
 from frostline.models.freezing import Phase
 from frostline.models.stages import Structure
@@ -17,6 +23,8 @@ _halves: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[fx.GraphModule
     WeakKeyDictionary()
 )
 """Those of a network by the stages below, since tracing it takes as long as an epoch of a head."""
+_traces: WeakKeyDictionary[nn.Module, tuple[fx.Graph, set[fx.Node]]] = WeakKeyDictionary()
+"""What they are cut from."""
 
 
 def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
@@ -26,15 +34,33 @@ def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
     return structure.stages[:first]
 
 
-def head_alone(structure: Structure, phase: Phase) -> bool:
-    """Return whether only the head is above the frost line of a phase."""
-    return len(stages_below(structure, phase)) == len(structure.stages) - 1
+def head_alone(structure: Structure, below: Sequence[str]) -> bool:
+    """Return whether only the head is above the stages `below`."""
+    return len(below) == len(structure.stages) - 1
 
 
-def halves(module: nn.Module, structure: Structure, below: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
+def reach(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[str, ...]:
+    """Return as many of the stages `below`, from the lowest, as end where the network can be cut; none perhaps."""
+    if structure.side is None:
+        return tuple(below)
+    counts = range(len(below), 0, -1)
+    return next((tuple(below[:count]) for count in counts if _can_cut(module, structure, below[:count])), ())
+
+
+def _can_cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> bool:
+    """Return whether the forward pass can be traced, and one tensor alone crosses the border above `below`."""
+    try:
+        halves(module, structure, below)
+    except Exception:  # whatever a forward pass raises that is not made to be traced
+        return False
+    return True
+
+
+def halves(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return the network up to the last layer of the stages `below`, and the rest, which takes the former's output.
 
     One tensor crosses the line, as late as possible, i.e. behind a pooling or flattening that learns nothing.
+    ValueError where none does alone.
     """
     known = _halves.setdefault(module, {})
     if tuple(below) not in known:
@@ -42,24 +68,72 @@ def halves(module: nn.Module, structure: Structure, below: Collection[str]) -> t
     return known[tuple(below)]
 
 
-def _cut(module: nn.Module, structure: Structure, below: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    graph = graph_of(module, _Stages(structure))
-    levels = _levels(graph, structure)
-    border = len(below) - 1
-    cut = next(
-        node for node in reversed(graph.nodes) if levels[node] <= border and _crosses_alone(node, border, levels)
-    )
+def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
+    graph, tensors = _trace(module, structure)
+    levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1
+    low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors & varying]
+    cut = next((node for node in low if _crosses_alone(node, border, levels, varying)), None)
+    if cut is None:
+        raise ValueError(f"several tensors cross the border above {below[-1]}")
     first, last = next(iter(graph.nodes)), next(reversed(graph.nodes))
     return module_of(module, _part(graph, first, cut)), module_of(module, _part(graph, cut, last))
 
 
+def _trace(module: nn.Module, structure: Structure) -> tuple[fx.Graph, set[fx.Node]]:
+    """Return the steps of the forward pass, and which of them give a tensor."""
+    if module not in _traces:
+        graph = graph_of(module, _Stages(structure))
+        _traces[module] = graph, set(graph.nodes) if structure.side is None else _settle(module, graph, structure.side)
+    return _traces[module]
+
+
+def _settle(module: nn.Module, graph: fx.Graph, side: int) -> set[fx.Node]:
+    """Put numbers in the place of steps that compute the same one for any batch; return the steps that give a tensor.
+
+    What a network reads of the shape of its maps would have to cross a border too. Nothing is computed for it.
+    """
+    one, two = (_values(module, graph, count, side) for count in (1, 2))
+    for node, value in one.items():
+        if node.op != "placeholder" and _is_number(value) and value == two[node]:
+            for user in list(node.users):
+                _put(user, node, value)
+    return {node for node, value in one.items() if isinstance(value, torch.Tensor)}
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a whole number, or a tuple of such."""
+    return all(map(_is_number, value)) if isinstance(value, tuple) else isinstance(value, int)
+
+
+def _put(user: fx.Node, node: fx.Node, value: Any) -> None:
+    """Let `user` read `value` in the place of what `node` gives."""
+    user.args, user.kwargs = map_arg((user.args, user.kwargs), lambda other: value if other is node else other)
+
+
+def _values(module: nn.Module, graph: fx.Graph, count: int, side: int) -> dict[fx.Node, Any]:
+    """Return what each step of a graph gives for so many images, of tensors the shape alone: on the meta device."""
+    every = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op != "output":
+            copies[node] = every.node_copy(node, copies.__getitem__)
+    every.output(list(copies.values()))
+    steps = module_of(module, every)
+    bare = {name: t.to("meta") for name, t in chain(steps.named_parameters(), steps.named_buffers())}
+    images = torch.empty(count, 3, side, side, device="meta")
+    with torch.no_grad():
+        found = functional_call(steps, bare, (images,))
+    return dict(zip(copies, found, strict=True))
+
+
 def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:
-    """Return the graph of a module as `tracer` sees it.
+    """Return the graph of a module as `tracer` sees it: of its arguments the first alone varies.
 
     Neither here nor in `module_of` is anything left that refers to itself in a circle: that would keep networks, and
     what memory they have on a device, until garbage is collected, which may be several runs later.
     """
-    graph = tracer.trace(module)
+    _, *others = inspect.signature(module.forward).parameters.values()
+    graph = tracer.trace(module, {one.name: one.default for one in others if one.default is not one.empty})
     vars(tracer).clear()
     return graph
 
@@ -87,25 +161,35 @@ class _Stages(fx.Tracer):
 
 
 def _levels(graph: fx.Graph, structure: Structure) -> dict[fx.Node, int]:
-    """Return the level of each node's stage; what is no layer belongs to the highest stage among its inputs."""
+    """Return the level of each node's stage, which is at least that of its inputs: of what is no layer, just that."""
     levels: dict[fx.Node, int] = {}
     for node in graph.nodes:
         below = max((levels[other] for other in node.all_input_nodes), default=0)
-        levels[node] = structure.stages.index(structure.stage_of(str(node.target))) if _is_layer(node) else below
+        own = structure.stages.index(structure.stage_of(str(node.target))) if _is_layer(node) else 0
+        levels[node] = max(own, below)
         if node.op == "output":
             levels[node] = len(structure.stages) - 1
     return levels
+
+
+def _varying(graph: fx.Graph) -> set[fx.Node]:
+    """Return what depends on the image; the rest, positions say, can be had on both sides of a border."""
+    found = {next(iter(graph.nodes))}
+    for node in graph.nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _is_layer(node: fx.Node) -> bool:
     return node.op in ("call_module", "get_attr") and not str(node.target).startswith("_tensor_constant")
 
 
-def _crosses_alone(cut: fx.Node, border: int, levels: dict[fx.Node, int]) -> bool:
+def _crosses_alone(cut: fx.Node, border: int, levels: dict[fx.Node, int], varying: set[fx.Node]) -> bool:
     """Return whether nothing from below the border reaches a layer above it, or the output, but through `cut`."""
     reached = [node for node in levels if levels[node] > border]
     for node in reached:
-        inputs = [other for other in node.all_input_nodes if other is not cut]
+        inputs = [other for other in node.all_input_nodes if other is not cut and other in varying]
         if any(other.op == "placeholder" or (_is_layer(other) and levels[other] <= border) for other in inputs):
             return False
         reached.extend(other for other in inputs if other not in reached)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any, TypeGuard
 
@@ -39,13 +40,31 @@ def fast_copy(
     It takes images that lie in `memory_format`.
     """
     layers = copy.deepcopy(below).eval()
-    traced = module_of(layers, graph_of(layers, fx.Tracer()))
+    traced = module_of(layers, graph_of(layers, _Careful()))
     fold(traced)
     # oneDNN adds in bfloat16 only where channels come last, and only there it is faster.
     if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and onednn.available():
         fuse(traced)
     traced.to(memory_format=memory_format)
     return traced.to(dtype)
+
+
+class _Careful(fx.Tracer):
+    """Traces down to layers, and no further than to a module whose forward pass is not made for that."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what `m` gives, as the steps in it or as one step."""
+        last = next(reversed(self.graph.nodes))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:  # whatever it raises when it is shown no tensors
+            for node in reversed(self.graph.nodes):
+                if node is last:
+                    break
+                self.graph.erase_node(node)
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
 def fold(traced: fx.GraphModule) -> None:

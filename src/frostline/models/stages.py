@@ -22,13 +22,16 @@ Starts = Callable[[nn.Module, Sequence[int]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Structure:
-    """The stages of one network, bottom to top, and the one layer that is replaced for new classes."""
+    """The stages of one network, bottom to top, and what is replaced for new classes."""
 
     stages: tuple[str, ...]
     """`("stem", "stage1", ..., "stageN", "head")`."""
-    head: str
-    """Dotted path of the head layer, e.g. `fc`, `classifier.6`, `heads.head`."""
+    heads: tuple[str, ...]
+    """Dotted path of the head layer, e.g. `fc`, `classifier.6`, `heads.head`; of each where a network has several."""
     _stage_by_name: dict[str, str] = field(repr=False)
+    side: int | None = None
+    """None where a single tensor is known to cross every border; else the side of the pictures on which that is tried
+    (`cut.reach`), in pixels."""
 
     def stage_of(self, name: str) -> str:
         """Return the stage of a parameter, buffer or module by its dotted path.
@@ -142,15 +145,17 @@ def structure_of(module: nn.Module, family: Family | None = None) -> Structure:
     if family is None:
         raise user_error("model", type(module).__name__, "an architecture of a known family", FAMILIES)
     names = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
-    return of_levels(module, _levels(family, module, names), family.head)
+    return of_levels(module, _levels(family, module, names), (family.head,))
 
 
-def of_levels(module: nn.Module, levels: Mapping[str, int], head: str) -> Structure:
+def of_levels(
+    module: nn.Module, levels: Mapping[str, int], heads: tuple[str, ...], *, side: int | None = None
+) -> Structure:
     """Return the structure of a network from the level of each of its tensors: 0 is the stem, the highest the head."""
     highest = max(levels.values())
     stages = ("stem", *(f"stage{i}" for i in range(1, highest)), "head")
     by_name = {name: stages[level] for name, level in levels.items()}
-    return Structure(stages, head, by_name | _stages_of_modules(module, by_name))
+    return Structure(stages, heads, by_name | _stages_of_modules(module, by_name), side)
 
 
 def _levels(family: Family, module: nn.Module, names: Sequence[str]) -> dict[str, int]:

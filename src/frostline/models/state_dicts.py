@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,14 +66,19 @@ def _dense(tensor: Tensor) -> bool:
 
 
 def find(
-    content: Mapping[str, Tensors], own: Tensors, head: str, *, adapt: Callable[[Tensors], Tensors], source: str
+    content: Mapping[str, Tensors],
+    own: Tensors,
+    heads: Sequence[str],
+    *,
+    adapt: Callable[[Tensors], Tensors],
+    source: str,
 ) -> Reading:
-    """Return the reading of a file's `content`, by place, that gives the network's `own` tensors below its head.
+    """Return the reading of a file's `content`, by place, that gives the network's `own` tensors below its heads.
 
     Where none does, the nearest one. `adapt` makes tensors those of the network's input size. UserError where several
     do and differ.
     """
-    below = {name: t for name, t in own.items() if not name.startswith(f"{head}.") and not name.endswith(_COUNTED)}
+    below = {name: t for name, t in own.items() if not within(name, heads) and not name.endswith(_COUNTED)}
     readings = [reading for place, table in content.items() for reading in _readings(place, table, below, adapt)]
     fitting = [one for one in readings if all(name in one.tensors for name in below) and _fits(one, below)]
     if not fitting:
@@ -117,7 +122,23 @@ def _same(one: Reading, other: Reading, below: Tensors) -> bool:
     return all(torch.equal(one.tensors[name], other.tensors[name]) for name in below)
 
 
-def head_in(head: str, own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+def within(name: str, places: Sequence[str]) -> bool:
+    """Return whether a tensor lies in one of the modules at `places`."""
+    return any(name.startswith(f"{place}.") for place in places)
+
+
+def heads_in(heads: Sequence[str], own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the network's heads in what is `given`, by its own names, and the names of all that stands in their place.
+
+    Empty where not all of them are there.
+    """
+    found = [_head_in(head, own, given) for head in heads]
+    theirs = list(dict.fromkeys(name for _, names in found for name in names))
+    taken = {name: tensor for one, _ in found for name, tensor in one.items()}
+    return taken if all(one for one, _ in found) else {}, theirs
+
+
+def _head_in(head: str, own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
     """Return the network's head in what is `given`, by its own names, and the names of all that stands in its place.
 
     Empty where there is none of its shape. A layer of its shape alone in the head's place, such as `fc.1` for `fc` (a
@@ -128,6 +149,8 @@ def head_in(head: str, own: Tensors, given: Tensors) -> tuple[dict[str, Tensor],
         region = _parent(region)
     there = [name for name in given if name.startswith(f"{region}.")]
     wanted = {name.removeprefix(f"{head}."): t.shape for name, t in own.items() if name.startswith(f"{head}.")}
+    if all(f"{head}.{leaf}" in given and given[f"{head}.{leaf}"].shape == shape for leaf, shape in wanted.items()):
+        return {f"{head}.{leaf}": given[f"{head}.{leaf}"] for leaf in wanted}, there
     layers = {_parent(name) for name in there}
     leaves = {name.rpartition(".")[2]: given[name] for name in there}
     if len(layers) != 1 or {leaf: t.shape for leaf, t in leaves.items()} != wanted:

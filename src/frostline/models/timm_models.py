@@ -21,10 +21,11 @@ from timm.models._manipulate import group_with_matcher
 from torch import nn
 
 from frostline.core.errors import UserError, user_error
-from frostline.models import stages, weights
-from frostline.models.architecture import Architecture, Pretrained, Tensors
+from frostline.models import stages
+from frostline.models.architecture import Architecture, Pretrained, Tensors, new_layer
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Structure
+from frostline.models.state_dicts import within
 
 _FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,6 +45,7 @@ def architecture(name: str) -> Architecture:
         input=_input(config),
         weights={one.lower(): found for one, found in given.items()},
         smallest=config.min_input_size[-1] if config.min_input_size else 1,
+        new_heads=_new_heads,
         adapt=partial(_adapt, base),
     )
 
@@ -71,47 +73,54 @@ def _input(config: PretrainedCfg) -> InputSpec:
 
 def _network(name: str, size: int) -> nn.Module:
     """Return the network for squares of `size` pixels; ValueError where it cannot be for these."""
-    base = name.partition(".")[0]
     config = get_pretrained_cfg(name)
     sized = {"img_size": size} if config.fixed_input_size else {}
     module: nn.Module = timm.create_model(name, num_classes=config.num_classes or 1000, **sized)
     return module
 
 
-def structure_of(module: nn.Module) -> Structure:
-    """Return the stages and the head of a network of timm's; UserError where it does not say them."""
-    head = _head(module)
+def structure_of(module: nn.Module, side: int) -> Structure:
+    """Return the stages and heads of a network for pictures of `side` pixels; UserError where it does not say them."""
+    heads = _heads(module)
     tensors = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
-    body = [name for name in tensors if not name.startswith(f"{head}.")]
+    body = [name for name in tensors if not within(name, heads)]
     groups = _groups(module, body)
     ends = _ends(module, groups)
     levels = {name: _level(group, ends) for name, group in groups.items()}
-    return stages.of_levels(module, levels | {name: len(ends) + 1 for name in tensors if name not in levels}, head)
+    top = dict.fromkeys((name for name in tensors if name not in levels), len(ends) + 1)
+    return stages.of_levels(module, levels | top, heads, side=side)
 
 
-def _head(module: nn.Module) -> str:
-    """Return the path of the layer that gives the logits."""
-    found = module.get_classifier() if hasattr(module, "get_classifier") else None
-    paths = [path for path, layer in module.named_modules() if layer is found]
-    if not paths or not isinstance(found, nn.Linear | nn.Conv2d):
-        raise _lacks(module, "a head of one linear layer or convolution (`get_classifier`)")
-    return paths[0]
+def _heads(module: Any) -> tuple[str, ...]:
+    """Return the paths of what gives the logits: of several layers where a network has heads for distillation."""
+    found = module.get_classifier() if hasattr(module, "get_classifier") else ()
+    every = found if isinstance(found, tuple | list) else (found,)
+    paths = tuple(path for path, layer in module.named_modules() if any(layer is one for one in every))
+    if not paths or not all(any(True for _ in module.get_submodule(path).parameters()) for path in paths):
+        raise _lacks(module, "a head that learns (`get_classifier`)")
+    return paths
+
+
+def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:
+    """Put heads for `num_classes` in their places: one layer as everywhere, others as timm makes them."""
+    if isinstance(module.get_submodule(heads[0]), nn.Linear | nn.Conv2d):
+        new_layer(module, heads, num_classes)
+    else:
+        module.reset_classifier(num_classes)
 
 
 def _lacks(module: nn.Module, what: str) -> UserError:
     return user_error("model.name", type(module).__name__, f"a network of timm's that has {what}")
 
 
-def _groups(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
+def _groups(module: Any, names: Sequence[str]) -> dict[str, int]:
     """Return the group of every tensor, 0 for the stem, as timm numbers them from below.
 
     What timm puts into no group is behind all groups (norms, poolings), or, if it stands before them in the network,
     in the stem (positions that all blocks share).
     """
-    if not hasattr(module, "group_matcher"):
-        raise _lacks(module, "its layers in groups (`group_matcher`)")
     nowhere = "\0"
-    matcher = module.group_matcher(coarse=True)
+    matcher = module.group_matcher(coarse=True) if hasattr(module, "group_matcher") else _by_places(module)
     found: dict[str, int] = group_with_matcher([(name, None) for name in (*names, nowhere)], matcher, reverse=True)
     last = found.pop(nowhere)
     order = {name: place for place, (name, _) in enumerate(module.named_children())}
@@ -127,9 +136,8 @@ def _groups(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
     """Return the last group of every stage: one per resolution, or a quarter of the groups where there is but one."""
     units = sorted({group for group in groups.values() if group > 0})
-    places = getattr(module, "feature_info", None)
     ends: dict[int, int] = {}
-    for place in getattr(places, "info", places) or ():
+    for place in _places(module):
         inside = [group for name, group in groups.items() if name.startswith(f"{place['module']}.")]
         if inside and max(inside) > 0:
             ends[place["reduction"]] = max(inside)
@@ -140,6 +148,20 @@ def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
     else:
         found = [units[(part + 1) * len(units) // _FEW - 1] for part in range(_FEW)]
     return [*found[:-1], units[-1]] if units else []
+
+
+def _places(module: nn.Module) -> Sequence[dict[str, Any]]:
+    """Return where timm takes features from, and how much smaller than the picture they are there."""
+    places = getattr(module, "feature_info", None)
+    return getattr(places, "info", places) or ()
+
+
+def _by_places(module: nn.Module) -> dict[str, Any]:
+    """Return groups for a network that has none: each ends where timm takes features from."""
+    places = [place["module"] for place in _places(module)]
+    if len(places) < 2:
+        raise _lacks(module, "its layers in groups (`group_matcher` or `feature_info`)")
+    return {"stem": r"^$", **{place: rf"^{re.escape(place)}\." for place in places}}
 
 
 def _level(group: int, ends: Sequence[int]) -> int:

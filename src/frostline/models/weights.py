@@ -156,7 +156,7 @@ def fetch(url: str) -> tuple[Path, str]:
 def load_into(
     module: nn.Module,
     state: Mapping[str, Any],
-    head: str,
+    heads: Sequence[str],
     *,
     source: str,
     take_head: bool = True,
@@ -164,7 +164,7 @@ def load_into(
 ) -> Loaded:
     """Copy what `state` holds of `module` into it, whatever other programs put around it, and return what that was.
 
-    A head that is missing, shaped otherwise or not to be taken leaves the module's own head as it is. `adapt` makes
+    Heads that are missing, shaped otherwise or not to be taken leave the module's own as they are. `adapt` makes
     tensors those of the network's input size.
 
     UserError with a report when anything else is missing, unexpected or of another shape, when different tensors
@@ -173,13 +173,13 @@ def load_into(
     own, found = module.state_dict(), state_dicts.tables(state)
     if not found:
         raise user_error("model.weights", source, "a state dict: tensors by parameter name")
-    reading = state_dicts.find(found, own, head, adapt=adapt, source=source)
+    reading = state_dicts.find(found, own, heads, adapt=adapt, source=source)
     given = {name: tensor for name, tensor in reading.tensors.items() if not _AUXILIARY.match(name)}
-    taken, theirs = state_dicts.head_in(head, own, given)
+    taken, theirs = state_dicts.heads_in(heads, own, given)
     taken = taken if take_head else {}
     given = {name: tensor for name, tensor in given.items() if name not in theirs} | taken
     if not taken:
-        own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{head}.")}
+        own = {name: tensor for name, tensor in own.items() if not state_dicts.within(name, heads)}
     for name in own.keys() - given.keys():
         if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
             given[name] = torch.zeros_like(own[name])
@@ -189,7 +189,7 @@ def load_into(
         for name, tensor in own.items():
             tensor.copy_(given[name])
     _check_finite({name: given[name] for name in own}, source)
-    return Loaded(own.keys(), _said(reading, head, theirs, taken, plain=plain))
+    return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
 
 
 def _said(

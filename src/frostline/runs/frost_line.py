@@ -46,10 +46,10 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     """
     setup.enter(phase)
     module, structure = setup.model.module, setup.model.structure
-    below = cut.stages_below(structure, setup.phases[phase])
+    below = cut.reach(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
         return _none(setup)
-    head_alone = cut.head_alone(structure, setup.phases[phase])
+    head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
     kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
     backbone = functools.cache(functools.partial(_backbone, setup, lower))

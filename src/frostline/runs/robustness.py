@@ -49,7 +49,9 @@ def metrics(found: dict[str, list[float]]) -> dict[str, float]:
 
 def _line(setup: Setup, phase: int, images: Images) -> Line:
     """Return the frost line of the phase; features of 25 splits are kept where they are small, right under the head."""
-    return frost_line.draw(setup, phase, images, keep=cut.head_alone(setup.model.structure, setup.phases[phase]))
+    structure = setup.model.structure
+    keep = cut.head_alone(structure, cut.stages_below(structure, setup.phases[phase]))
+    return frost_line.draw(setup, phase, images, keep=keep)
 
 
 def _views(setup: Setup, name: str, strength: float) -> Views:

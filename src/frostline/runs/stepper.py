@@ -96,7 +96,7 @@ class Stepper:
     def made(self, epoch: int) -> EpochMade | None:
         """Put what another run made of this epoch in place and return it, if one did."""
         made = self._member.made.pop(epoch, None) if self._member else None
-        linear = self._setup.model.module.get_submodule(self._setup.model.structure.head)
+        linear = self._setup.model.module.get_submodule(self._setup.model.structure.heads[0])
         if made is None or not isinstance(linear, nn.Linear):
             self._member = None  # from now on this run is where no other is
             return None
@@ -154,7 +154,7 @@ class Stepper:
         assert isinstance(own, nn.Linear)
         how = config.optimizer
         groups = optim.param_groups(
-            _at(setup.model.structure.head, own),
+            _at(setup.model.structure.heads[0], own),
             setup.model.structure,
             setup.phases,
             weight_decay=how.weight_decay,

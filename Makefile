@@ -56,7 +56,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml requirements.txt | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e .
+	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[timm]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

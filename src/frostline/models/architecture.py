@@ -56,6 +56,8 @@ class Architecture:
     """The picture that it is made for without weights, or with those of a file that says nothing of its input."""
     weights: Mapping[str, Path | Pretrained] = field(default_factory=dict)
     """Pretrained weights by name in lower case; the first is `default` too."""
+    folder: Callable[[Path], Pretrained] | None = None
+    """Returns the weights in a folder as the library's hub has them; UserError where they are of another network."""
     smallest: int = 1
     """The side in pixels of the smallest picture that it can see."""
     new_heads: Callable[[nn.Module, tuple[str, ...], int], None] = new_layer

@@ -29,6 +29,7 @@ from frostline.models.weights import (
     is_file_name,
     load_into,
     metadata_of,
+    of_hub,
 )
 from frostline.store import hashing
 
@@ -69,21 +70,24 @@ def build(
     """Return the network with `num_classes` outputs on the CPU, in training mode, its kernels in `memory_format`.
 
     `library`: `torchvision`, which plugins count to, or `timm`. `weights`: None for from scratch, `DEFAULT` or another
-    name that the library gives, `glyphs`, or a file. The head is the
-    file's where its shape fits and it is not known to be for other classes than `classes`, else new. New weights
-    depend on `seed` alone, those of the head not even on the backbone's. `meta` builds on the meta device and reads no
-    weights. UserError for anything unknown or unfitting.
+    name that the library gives, `glyphs`, a file, or a folder as timm's hub has it. The head is the file's where its
+    shape fits and it is not known to be for other classes than `classes`, else new. New weights depend on `seed` alone,
+    those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights; what is no part
+    of the network's state has its values even so. UserError for anything unknown or unfitting.
     """
     found = _architecture(name, library)
     source = _source(found, weights)
     spec = _input_spec(name, library, found, source, image_size)
-    with _Weightless() if meta or source else _seeded(seed, "init"):
-        module = _network(name, found, spec.size)
+    if meta or source:
+        module = _skeleton(name, found, spec.size)
+    else:
+        with _seeded(seed, "init"):
+            module = _network(name, found, spec.size)
     family = found.family
     structure = structure_of(module, family) if isinstance(family, Family) else family(module, spec.size)
     module.to(memory_format=memory_format)
-    if meta or source:
-        module.to_empty(device="meta" if meta else "cpu")
+    if source and not meta:
+        module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
     with _Weightless() if meta else _seeded(seed, "init", "head"):
         found.new_heads(module, structure.heads, num_classes)
     for head in structure.heads:
@@ -148,6 +152,8 @@ def _source(found: Architecture, weights: str | None) -> Pretrained | Path | Non
     if weights.lower() in entries:
         return entries[weights.lower()]
     path = GLYPHS if weights == "glyphs" else Path(weights).expanduser()
+    if found.folder is not None and of_hub(path):
+        return found.folder(path)
     if not is_file_name(path.name):
         expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
         raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
@@ -223,6 +229,32 @@ def _seeded(*parts: int | str) -> Iterator[None]:
 
 
 _DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+
+
+def _skeleton(name: str, found: Architecture, size: int) -> nn.Module:
+    """Return the network with its state on the meta device, and whatever else it computes with as it is."""
+    with _Weightless():
+        module = _network(name, found, size)
+    if not any(part._non_persistent_buffers_set for part in module.modules()):
+        return module.to("meta")
+    with _Unfilled():
+        module = _network(name, found, size)
+    state = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+    return module._apply(lambda tensor: tensor.to("meta") if id(tensor) in state else tensor)
+
+
+class _Unfilled(TorchFunctionMode):
+    """New parameters get no values, which takes most of the time of building a large network."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        target = args[0] if args else given.get("tensor")
+        name = getattr(func, "__name__", "")
+        if isinstance(target, nn.Parameter) and name.endswith("_") and not name.endswith(("__", "requires_grad_")):
+            return target
+        return func(*args, **given)
 
 
 class _Weightless(TorchFunctionMode):

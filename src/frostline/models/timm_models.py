@@ -15,21 +15,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import timm
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from timm.models import PretrainedCfg, get_pretrained_cfg, model_entrypoint
 from timm.models._manipulate import group_with_matcher
 from torch import nn
 
+from frostline.core import files
 from frostline.core.errors import UserError, user_error
-from frostline.models import stages
+from frostline.models import stages, weights
 from frostline.models.architecture import Architecture, Pretrained, Tensors, new_layer
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Structure
 from frostline.models.state_dicts import within
+from frostline.models.weights import HUB_FILES
+from frostline.store import hashing
 
 _FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
-_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a repository of the hub calls its weights; the first that is there is taken."""
+_SEEN = ("input_size", "crop_pct", "interpolation", "mean", "std")
+"""What the config of a repository says of the picture that its weights expect."""
 
 
 def architecture(name: str) -> Architecture:
@@ -44,6 +49,7 @@ def architecture(name: str) -> Architecture:
         family=structure_of,
         input=_input(config),
         weights={one.lower(): found for one, found in given.items()},
+        folder=partial(_in_folder, base),
         smallest=config.min_input_size[-1] if config.min_input_size else 1,
         new_heads=_new_heads,
         adapt=partial(_adapt, base),
@@ -181,8 +187,61 @@ def _adapt(base: str, module: nn.Module, tensors: Tensors) -> Tensors:
 
 def _pretrained(name: str) -> Pretrained:
     config = get_pretrained_cfg(name)
-    return Pretrained(partial(_fetch, config), _input(config))
+    return Pretrained(partial(_fetch, name, config), _input(config))
 
 
-def _fetch(config: PretrainedCfg) -> tuple[Path, str]:
-    raise NotImplementedError
+def _fetch(name: str, config: PretrainedCfg) -> tuple[Path, str]:
+    """Return the file of weights and its sha256, which is the one that the hub tells where it tells one."""
+    if not config.hf_hub_id:
+        return _fetch_url(name, config.url)
+    path = Path(_cached(config.hf_hub_id) or _downloaded(name, config.hf_hub_id)).resolve()
+    digest = hashing.of_source(path)
+    if re.fullmatch("[0-9a-f]{64}", path.name) and path.name != digest:  # the hub's cache names files by it
+        raise user_error("model.weights", path, f"a file whose sha256 is its name, not {digest}; delete it")
+    return path, digest
+
+
+def _fetch_url(name: str, url: str) -> tuple[Path, str]:
+    if not re.search(r"-[0-9a-f]{8,64}\.pth$", url):
+        expected = f"a file that was checked: timm knows no sha256 of {url}; model.weights=<file> takes what you have"
+        raise user_error("model.weights", name.partition(".")[2], expected)
+    return weights.fetch(url)
+
+
+def _cached(repository: str) -> str | None:
+    """Return the file of a repository's weights in the hub's cache."""
+    found = (huggingface_hub.try_to_load_from_cache(repository, file) for file in HUB_FILES)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
+def _downloaded(name: str, repository: str) -> str:
+    huggingface_hub.logging.set_verbosity_error()  # its own words on every attempt would hide our line
+    reason = "the repository has no such file"
+    for file in HUB_FILES:
+        try:
+            return str(huggingface_hub.hf_hub_download(repository, file))
+        except RemoteEntryNotFoundError:
+            continue
+        except Exception as error:  # of the network, of the hub, of the disk
+            reason = " ".join(str(error.__cause__ or error).split())[:100]
+            break
+    expected = (
+        f"a download that works ({reason}), or model.weights=<folder> with config.json and {HUB_FILES[0]} of the"
+        f" repository {repository}"
+    )
+    raise user_error("model.weights", name.partition(".")[2], expected)
+
+
+def _in_folder(base: str, folder: Path) -> Pretrained:
+    """Return the weights in a folder with a repository of timm's hub."""
+    file = weights.of_hub(folder)
+    assert file is not None
+    said = files.read_json(folder / "config.json")
+    try:
+        theirs, told = said["architecture"], said.get("pretrained_cfg", said)
+        spec = _input(PretrainedCfg(**{key: told[key] for key in _SEEN if key in told}))
+    except (TypeError, KeyError, ValueError, AttributeError) as problem:
+        raise user_error("model.weights", folder, f"a config.json as timm's hub has it ({problem})") from None
+    if theirs != base:
+        raise user_error("model.weights", folder, f"weights of {base}, and these are of {theirs}")
+    return Pretrained(lambda: (file, hashing.of_source(file)), spec)

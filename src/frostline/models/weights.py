@@ -24,6 +24,8 @@ from frostline.store import hashing
 from frostline.store.tensorfile import METADATA
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a repository of timm's hub calls its weights; the first that is there is taken."""
 GLYPHS = Path(__file__).parents[1] / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
 GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
@@ -45,6 +47,13 @@ class Loaded:
 def is_file_name(text: str) -> bool:
     """Return whether `text` is named as files of weights are."""
     return text.lower().endswith(SUFFIXES)
+
+
+def of_hub(folder: Path) -> Path | None:
+    """Return the file of weights in a folder that has a repository of timm's hub, None where it has none."""
+    if not (folder / "config.json").is_file():
+        return None
+    return next((folder / name for name in HUB_FILES if (folder / name).is_file()), None)
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from frostline.core import credentials, machine
 if TYPE_CHECKING:
     from frostline.runs.setup import Setup
 
-from frostline.models import freezing
+from frostline.models import cut, freezing
 from frostline.models.stages import Structure
 from frostline.training.schedule import Span
 
@@ -75,6 +75,8 @@ class Plan:
     trainable_parameters: int
     """Parameters that learn in at least one phase."""
     phases: tuple[PhasePlan, ...]
+    uncut: str
+    """Which frozen stages are computed in every epoch since the network cannot be cut above them; empty for none."""
 
 
 def phase_plans(
@@ -168,4 +170,18 @@ def describe(setup: Setup, name: str) -> Plan:
             lr=config.lr,
             steps_per_epoch=setup.steps_per_epoch,
         ),
+        uncut=_uncut(setup),
     )
+
+
+def _uncut(setup: Setup) -> str:
+    """Return the frozen stages, by phase where there are several, above which the network cannot be cut."""
+    module, structure = setup.model.module, setup.model.structure
+    told = []
+    for number, phase in enumerate(setup.phases, 1):
+        below = cut.stages_below(structure, phase)
+        reached = cut.reach(module, structure, below)
+        if reached != below:
+            place = f" in phase {number}" if len(setup.phases) > 1 else ""
+            told.append(f"{', '.join(below[len(reached) :])}{place}")
+    return "; ".join(told)

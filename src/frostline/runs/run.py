@@ -126,6 +126,9 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
     screen.plan(plan)
     if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
         screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+    if plan.uncut:
+        why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
+        screen.say(f"  note: computed in every epoch, though frozen: {plan.uncut} ({why})")
     for approximated in approximations(setup):
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):

@@ -24,7 +24,7 @@ from frostline.models import adapters, build, freezing
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.models.input_spec import InputSpec
-from frostline.models.weights import is_file_name
+from frostline.models.weights import is_file_name, of_hub
 from frostline.records.layout import RUN_PREFIX
 from frostline.report.terminal import Screen
 from frostline.store.room import Room
@@ -276,9 +276,10 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
 
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (_is_run(weights) or is_file_name(weights))
+    return weights is not None and (is_file_name(weights) or Path(weights).expanduser().is_dir() or _is_run(weights))
 
 
 def _is_run(weights: str) -> bool:
     """Return whether the weights are those of a run."""
-    return weights.startswith(RUN_PREFIX) or Path(weights).expanduser().is_dir()
+    folder = Path(weights).expanduser()
+    return weights.startswith(RUN_PREFIX) or (folder.is_dir() and of_hub(folder) is None)

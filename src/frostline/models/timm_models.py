@@ -7,6 +7,7 @@ timm says of each network what is to be known here: its parameters in groups (`g
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def architecture(name: str) -> Architecture:
     base, _, tag = name.partition(".")
     if not timm.is_model(base) or (tag and tag not in tags(base)):
         raise _unknown(name)
-    given = {one: _pretrained(f"{base}.{one}") for one in ([tag] if tag else []) + tags(base)}
+    given = {one: _pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags(base)}
     config = get_pretrained_cfg(name)
     return Architecture(
         network=partial(_network, name),
@@ -56,17 +57,25 @@ def architecture(name: str) -> Architecture:
     )
 
 
-def tags(base: str) -> list[str]:
+def tags(base: str) -> tuple[str, ...]:
     """Return the names of the weights that timm knows of an architecture, the default first."""
-    known = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
-    default = get_pretrained_cfg(base).tag
-    return sorted(known, key=lambda tag: tag != default)
+    return names().get(base, ())
+
+
+@functools.cache
+def names() -> dict[str, tuple[str, ...]]:
+    """Return every architecture of timm with the tags of its weights, the default first."""
+    found: dict[str, list[str]] = {name: [] for name in timm.list_models()}
+    for name in timm.list_pretrained():
+        base, _, tag = name.partition(".")
+        found.setdefault(base, []).append(tag)
+    return {base: tuple(sorted(tags, key=get_pretrained_cfg(base).tag.__ne__)) for base, tags in found.items()}
 
 
 def _unknown(name: str) -> UserError:
-    names = timm.list_models()
-    expected = f"one of timm's {len(names):,} architectures, with or without one of its tags behind a dot"
-    return user_error("model.name", name, expected, [*names, *timm.list_pretrained()])
+    known = [f"{base}.{tag}" for base, tags in names().items() for tag in tags]
+    expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags behind a dot"
+    return user_error("model.name", name, expected, [*names(), *known])
 
 
 def _input(config: PretrainedCfg) -> InputSpec:
@@ -100,11 +109,18 @@ def structure_of(module: nn.Module, side: int) -> Structure:
 def _heads(module: Any) -> tuple[str, ...]:
     """Return the paths of what gives the logits: of several layers where a network has heads for distillation."""
     found = module.get_classifier() if hasattr(module, "get_classifier") else ()
-    every = found if isinstance(found, tuple | list) else (found,)
-    paths = tuple(path for path, layer in module.named_modules() if any(layer is one for one in every))
+    every = [*(found if isinstance(found, tuple | list) else (found,)), getattr(module, "aux_head", None)]
+    paths = tuple(_layer(path, layer) for path, layer in module.named_modules() if any(layer is one for one in every))
     if not paths or not all(any(True for _ in module.get_submodule(path).parameters()) for path in paths):
         raise _lacks(module, "a head that learns (`get_classifier`)")
     return paths
+
+
+def _layer(path: str, head: nn.Module) -> str:
+    """Return the path of the one linear layer that learns in a head, that of the head where there is more."""
+    owners = {name.rpartition(".")[0] for name, _ in chain(head.named_parameters(), head.named_buffers())}
+    alone = len(owners) == 1 and isinstance(head.get_submodule(next(iter(owners))), nn.Linear | nn.Conv2d)
+    return ".".join(filter(None, (path, *owners))) if alone else path
 
 
 def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:

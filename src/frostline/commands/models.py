@@ -1,0 +1,61 @@
+"""List networks by a pattern of their names: parameters, input, pretrained weights, and what has them installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from frostline.commands import Parser
+from frostline.core.errors import user_error
+
+if TYPE_CHECKING:
+    from frostline.models.build import Offer
+
+_COUNTED = 12  # networks whose parameters are counted: each is built for it, without memory, in up to a second
+_LOADS = {"torchvision": "model.name={}", "timm": "model=timm model.name={}"}
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out `models <pattern>`."""
+    parser = Parser("models", __doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, as 'vit*dino*'; a part of a name will do")
+    parser.add_argument("--library", choices=("torchvision", "timm"), help="only networks of this one")
+    options = parser.parse_args(arguments)
+    from frostline.models import build  # imports torch
+
+    offers, missing = build.offers(options.library)
+    wanted = options.pattern if set(options.pattern) & set("*?[") else f"*{options.pattern}*"
+    found = [shown for offer in offers if (shown := _matching(offer, wanted)) is not None]
+    if not found:
+        raise user_error("pattern", options.pattern, "part of a name of a network", list(_names(offers)))
+    rows = [("model", "parameters", "input", "weights")]
+    rows += [_row(offer, counted=len(found) <= _COUNTED) for offer in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    if missing:
+        print(f"Networks of timm are not listed: {missing}")
+    return 0
+
+
+def _names(offers: list[Offer]) -> Iterator[str]:
+    for offer in offers:
+        yield offer.name
+        yield from (f"{offer.name}.{weights}" for weights in offer.weights if offer.library == "timm")
+
+
+def _matching(offer: Offer, wanted: str) -> Offer | None:
+    """Return what of a network the pattern means: all of it, or only those of its weights that it names."""
+    if fnmatchcase(offer.name, wanted):
+        return offer
+    tags = tuple(tag for tag in offer.weights if fnmatchcase(f"{offer.name}.{tag}", wanted))
+    return offer.only(tags) if tags and offer.library == "timm" else None
+
+
+def _row(offer: Offer, *, counted: bool) -> tuple[str, str, str, str]:
+    from frostline.models import build
+
+    name = _LOADS[offer.library].format(offer.name)
+    size, count = build.size_of(offer.name, offer.library, counted=counted)
+    return name, f"{count:,}" if count else "", f"{size} px", ", ".join(offer.weights) or "none"

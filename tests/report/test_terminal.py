@@ -70,6 +70,7 @@ def plan() -> Plan:
         parameters=1_234_677,
         trainable_parameters=50,
         phases=(PhasePlan(1, 1, (frozen, head)), PhasePlan(2, 3, (frozen, partly, head))),
+        uncut="",
     )
 
 

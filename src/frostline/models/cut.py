@@ -92,7 +92,7 @@ def _settle(module: nn.Module, graph: fx.Graph, side: int) -> set[fx.Node]:
 
     What a network reads of the shape of its maps would have to cross a border too. Nothing is computed for it.
     """
-    one, two = (_values(module, graph, count, side) for count in (1, 2))
+    one, two = (_values(module, graph, count, side) for count in (2, 3))
     for node, value in one.items():
         if node.op != "placeholder" and _is_number(value) and value == two[node]:
             for user in list(node.users):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -155,7 +155,8 @@ def of_levels(
     highest = max(levels.values())
     stages = ("stem", *(f"stage{i}" for i in range(1, highest)), "head")
     by_name = {name: stages[level] for name, level in levels.items()}
-    return Structure(stages, heads, by_name | _stages_of_modules(module, by_name), side)
+    around = set() if side is None else {path for head in heads for path in _ancestors(head)}
+    return Structure(stages, heads, by_name | _stages_of_modules(module, by_name, around), side)
 
 
 def _levels(family: Family, module: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -181,8 +182,8 @@ def _match(pattern: str, path: str) -> re.Match[str] | None:
     return re.match(rf"(?:{pattern})(?:\.|$)", path)
 
 
-def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str]) -> dict[str, str]:
-    """Return the stage of every module that lies in one stage.
+def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str], around: Collection[str]) -> dict[str, str]:
+    """Return the stage of every module that lies in one stage, which none of those `around` a head does.
 
     A layer without tensors belongs to the container around it, else to the layer before it (poolings, activations);
     a dropout belongs to the layer that it feeds.
@@ -196,6 +197,8 @@ def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str]) -> dict[str
     last = "stem"
     for path, layer in module.named_modules():
         parent = path.rpartition(".")[0]
+        if path in around:
+            continue
         if len(spans[path]) == 1:
             found[path] = last = next(iter(spans[path]))
             found.update(dict.fromkeys(fed, last))

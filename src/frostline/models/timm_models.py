@@ -18,10 +18,12 @@ from typing import Any
 
 import huggingface_hub
 import timm
+import torch
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from timm.models import PretrainedCfg, get_pretrained_cfg, model_entrypoint
 from timm.models._manipulate import group_with_matcher
 from torch import nn
+from torch.func import functional_call
 
 from frostline.core import files
 from frostline.core.errors import UserError, user_error
@@ -90,8 +92,25 @@ def _network(name: str, size: int) -> nn.Module:
     """Return the network for squares of `size` pixels; ValueError where it cannot be for these."""
     config = get_pretrained_cfg(name)
     sized = {"img_size": size} if config.fixed_input_size else {}
-    module: nn.Module = timm.create_model(name, num_classes=config.num_classes or 1000, **sized)
+    classes = config.num_classes or 1000
+    module: nn.Module = timm.create_model(name, num_classes=classes, **sized)
+    if getattr(module, "dynamic_img_size", False):  # positions are made for the size once, not in every forward pass
+        module = timm.create_model(name, num_classes=classes, img_size=size, dynamic_img_size=False)
+    if size != config.input_size[-1]:
+        _try(module, size)
     return module
+
+
+def _try(module: nn.Module, size: int) -> None:
+    """Raise ValueError where pictures of another size than the usual do not go through; nothing is computed for it."""
+    bare = {name: t.to("meta") for name, t in chain(module.named_parameters(), module.named_buffers())}
+    try:
+        with torch.no_grad():
+            functional_call(module.eval(), bare, (torch.empty(1, 3, size, size, device="meta"),))
+    except (AssertionError, RuntimeError, TypeError) as problem:
+        raise ValueError(str(problem).partition("\n")[0]) from problem
+    finally:
+        module.train()
 
 
 def structure_of(module: nn.Module, side: int) -> Structure:
@@ -141,10 +160,7 @@ def _groups(module: Any, names: Sequence[str]) -> dict[str, int]:
     What timm puts into no group is behind all groups (norms, poolings), or, if it stands before them in the network,
     in the stem (positions that all blocks share).
     """
-    nowhere = "\0"
-    matcher = module.group_matcher(coarse=True) if hasattr(module, "group_matcher") else _by_places(module)
-    found: dict[str, int] = group_with_matcher([(name, None) for name in (*names, nowhere)], matcher, reverse=True)
-    last = found.pop(nowhere)
+    found, last = _numbered(module, names)
     order = {name: place for place, (name, _) in enumerate(module.named_children())}
     inner = [order.get(name.partition(".")[0], -1) for name, group in found.items() if 0 < group < last]
     first = min(inner, default=len(order))
@@ -178,12 +194,19 @@ def _places(module: nn.Module) -> Sequence[dict[str, Any]]:
     return getattr(places, "info", places) or ()
 
 
-def _by_places(module: nn.Module) -> dict[str, Any]:
-    """Return groups for a network that has none: each ends where timm takes features from."""
+def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Return the group of every tensor, and that of what is in none: by `group_matcher`, else where features end."""
+    if hasattr(module, "group_matcher"):
+        nowhere = "\0"
+        every = [(name, None) for name in (*names, nowhere)]
+        found: dict[str, int] = group_with_matcher(every, module.group_matcher(coarse=True), reverse=True)
+        return found, found.pop(nowhere)
     places = [place["module"] for place in _places(module)]
     if len(places) < 2:
         raise _lacks(module, "its layers in groups (`group_matcher` or `feature_info`)")
-    return {"stem": r"^$", **{place: rf"^{re.escape(place)}\." for place in places}}
+    last = len(places) + 1
+    inside = {name: [n for n, place in enumerate(places, 1) if name.startswith(f"{place}.")] for name in names}
+    return {name: max(numbers, default=last) for name, numbers in inside.items()}, last
 
 
 def _level(group: int, ends: Sequence[int]) -> int:
@@ -210,10 +233,10 @@ def _fetch(name: str, config: PretrainedCfg) -> tuple[Path, str]:
     """Return the file of weights and its sha256, which is the one that the hub tells where it tells one."""
     if not config.hf_hub_id:
         return _fetch_url(name, config.url)
-    path = Path(_cached(config.hf_hub_id) or _downloaded(name, config.hf_hub_id)).resolve()
-    digest = hashing.of_source(path)
-    if re.fullmatch("[0-9a-f]{64}", path.name) and path.name != digest:  # the hub's cache names files by it
-        raise user_error("model.weights", path, f"a file whose sha256 is its name, not {digest}; delete it")
+    path = Path(_cached(config.hf_hub_id) or _downloaded(name, config.hf_hub_id))
+    digest, blob = hashing.of_source(path), path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:  # the hub's cache names files by it
+        raise user_error("model.weights", blob, f"a file whose sha256 is its name, not {digest}; delete it")
     return path, digest
 
 

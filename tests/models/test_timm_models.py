@@ -1,0 +1,241 @@
+"""Networks of timm: their stages, heads, input and weights are what timm says, and their halves are the whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+from torchvision.models import resnet50
+
+import small
+from frostline.commands import models as command
+from frostline.core.errors import UserError
+from frostline.models import cut, timm_models, weights
+from frostline.models.build import Model, build, metadata
+from frostline.models.input_spec import InputSpec
+from frostline.store import hashing, tensorfile
+
+CONF = small.CONF / "model"
+TINY = ("test_vit", "test_vit2", "test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_nfnet")
+"""What timm has for tests: a family each, with half a million parameters at most."""
+
+
+def of_timm(name: str, *, source: str | Path | None = None, num_classes: int = 7, **options: Any) -> Model:
+    return build(
+        name, library="timm", weights=source and str(source), num_classes=num_classes, **{"seed": 0, **options}
+    )
+
+
+def picture(model: Model, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, model.input.size, model.input.size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_halves_are_the_whole_at_every_border_and_the_features_those_of_timm(name: str) -> None:
+    model = of_timm(name)
+    module, structure, images = model.module.eval(), model.structure, picture(model)
+    theirs = timm.create_model(name, num_classes=7)
+    assert [(key, p.shape) for key, p in module.named_parameters()] == [
+        (key, p.shape) for key, p in theirs.named_parameters()
+    ]
+    with torch.inference_mode():
+        whole = module(images)
+        for border in range(1, len(structure.stages)):
+            below = structure.stages[:border]
+            assert cut.reach(module, structure, below) == below
+            lower, upper = cut.halves(module, structure, below)
+            features = lower(images)
+            assert torch.equal(upper(features), whole)
+            owners = {id(p): structure.stage_of(key) for key, p in module.named_parameters()}
+            assert {owners[id(p)] for p in lower.parameters()} <= set(below)
+        assert torch.equal(features, module.forward_head(module.forward_features(images), pre_logits=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("vit_tiny_patch16_224", {"pos_embed": "stem", "blocks.2": "stage1", "blocks.3": "stage2", "norm": "stage4"}),
+        ("vit_base_patch16_clip_224", {"norm_pre": "stem", "blocks.11": "stage4", "head": "head"}),
+        ("vit_base_patch16_siglip_224", {"blocks.0": "stage1", "attn_pool": "stage4", "head": "head"}),
+        ("vit_base_patch16_rope_mixed_224", {"rope": "stem", "blocks.0": "stage1", "blocks.11": "stage4"}),
+        ("resnet50", {"conv1": "stem", "layer1": "stage1", "layer4": "stage4", "fc": "head"}),
+        ("swinv2_tiny_window8_256", {"patch_embed": "stem", "layers.0": "stage1", "layers.3": "stage4"}),
+        ("efficientnet_b0", {"conv_stem": "stem", "blocks.0": "stage1", "blocks.3": "stage4", "conv_head": "stage5"}),
+        ("deit_tiny_distilled_patch16_224", {"blocks.11": "stage4", "head": "head", "head_dist": "head"}),
+        ("volo_d1_224", {"head": "head", "aux_head": "head"}),
+        ("poolformer_s12", {"stem": "stem", "stages.0": "stage1", "stages.3": "stage4", "head.fc": "head"}),
+    ],
+)
+def test_layers_lie_in_the_stages_that_people_expect(name: str, stages: dict[str, str]) -> None:
+    model = of_timm(name, meta=True)
+    tensors = [key for key, _ in model.module.named_parameters()]
+    for place, stage in stages.items():
+        inside = {model.structure.stage_of(key) for key in tensors if key == place or key.startswith(f"{place}.")}
+        assert inside == {stage}, place
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "xcit_nano_12_p8_224", "levit_128s"])
+def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -> None:
+    model = of_timm(name, meta=True)
+    assert cut.reach(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
+
+
+def test_a_network_whose_branches_run_side_by_side_is_left_whole() -> None:
+    model = of_timm("crossvit_tiny_240", meta=True)
+    assert cut.reach(model.module, model.structure, model.structure.stages[:-1]) == ()
+
+
+def test_torchvisions_resnet_and_timms_are_the_same_network(tmp_path: Path) -> None:
+    theirs = resnet50().eval()
+    save_file(theirs.state_dict(), tmp_path / "resnet50.safetensors")
+    ours = of_timm("resnet50.tv_in1k", source=tmp_path / "resnet50.safetensors", num_classes=1000)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(ours.module.eval()(images), theirs(images))
+    assert ours.loaded == "head fc taken"
+
+
+def test_input_is_what_the_tag_says() -> None:
+    half = (0.5, 0.5, 0.5)
+    assert of_timm("vit_tiny_patch16_224.augreg_in21k", meta=True).input == InputSpec(224, 248, half, half, "bicubic")
+    plain = of_timm("resnet50.tv_in1k", source="DEFAULT", meta=True).input
+    assert plain == build("resnet50", weights="IMAGENET1K_V1", num_classes=2, seed=0, meta=True).input
+    assert of_timm("resnet50.tv_in1k", source="a1_in1k", meta=True).input.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "vit_small_patch16_dinov3"])
+def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: str, tmp_path: Path) -> None:
+    first, path, classes = of_timm(name, image_size=224), tmp_path / "w.safetensors", list("abcdefg")
+    tensorfile.save(path, first.module.state_dict(), metadata(first, classes))
+    again = of_timm(name, source=path, classes=classes, seed=1)
+    bare = of_timm(name, source=path, meta=True)
+    bare.module.load_state_dict(weights.read(path), assign=True)
+    images = picture(first, 1)
+    with torch.inference_mode():
+        whole = first.module.eval()(images)
+        assert torch.equal(again.module.eval()(images), whole)
+        torch.testing.assert_close(bare.module.eval()(images), whole)
+
+
+def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
+    small_one, path = of_timm("test_vit"), tmp_path / "w.safetensors"
+    save_file(small_one.module.state_dict(), path)
+    large = of_timm("test_vit", source=path, image_size=192)
+    assert large.module.pos_embed.shape[1] == 1 + 12 * 12
+    assert large.module.eval()(picture(large)).shape == (2, 7)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder as timm's hub has it, of a network with three classes."""
+    torch.manual_seed(0)
+    module = timm.create_model("test_resnet", num_classes=3)
+    (folder := tmp_path / "test_resnet.mine").mkdir()
+    save_file(module.state_dict(), folder / "model.safetensors")
+    seen = {
+        "input_size": [3, 96, 96],
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    }
+    config = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"tag": "mine", **seen}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) -> None:
+    model = of_timm("test_resnet.r160_in1k", source=repository, num_classes=3)
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.module.state_dict().items())
+    assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear")
+    assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected weights of test_vit, and these are of test_resnet$"):
+        of_timm("test_vit", source=repository)
+    with pytest.raises(UserError, match=r"^model\.sha256=0000"):
+        of_timm("test_resnet", source=repository, sha256="0" * 64)
+    (repository / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"expected a config\.json as timm's hub has it"):
+        of_timm("test_resnet", source=repository)
+
+
+def test_the_hubs_cache_is_read_and_its_files_are_checked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = repository / "model.safetensors"
+    blob = file.rename(repository / hashing.of_file(file))
+    file.symlink_to(blob)  # as the hub's cache does
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *about: pytest.fail("it was downloaded"))
+    assert of_timm("test_resnet", source="r160_in1k", num_classes=3).loaded == "head fc taken"
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="expected a file whose sha256 is its name"):
+        of_timm("test_resnet", source="DEFAULT", num_classes=3)
+
+
+def test_a_hub_out_of_reach_is_one_line_that_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*about: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    expected = (
+        r"^model\.weights=r160_in1k: expected a download that works \(Name or service not known\), or"
+        r" model\.weights=<folder> with config\.json and model\.safetensors of the repository timm/test_vit\.r160_in1k$"
+    )
+    with pytest.raises(UserError, match=expected):
+        of_timm("test_vit", source="DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "resnet50.tv_in1"}, r"model\.name=resnet50\.tv_in1: .* of timm's .*; did you mean resnet50\.tv_in1k"),
+        ({"name": "vit_smal_patch16_224"}, "did you mean vit_small_patch16_224?"),
+        ({"weights": "r160_in1"}, r"model\.weights=r160_in1: expected .* did you mean r160_in1k?"),
+        ({"weights": "glyphs"}, "expected weights of test_vit of timm, and these are of shufflenet_v2_x0_5 of torchvi"),
+        ({"name": "vgg16", "image_size": 16}, r"model\.image_size=16: expected a size that suits vgg16"),
+        ({"name": "levit_128s", "image_size": 9}, r"model\.image_size=9: expected a size that suits"),
+        ({"name": "vit_huge_patch14_gap_224", "weights": "in1k_ijepa"}, "timm knows no sha256 of http"),
+    ],
+)
+def test_mistakes_are_one_line(changes: dict[str, Any], message: str) -> None:
+    arguments = {"name": "test_vit", "weights": None, "num_classes": 2, "seed": 0, **changes}
+    with pytest.raises(UserError, match=message) as caught:
+        build(library="timm", **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_short_options_say_how_large_a_network_is() -> None:
+    options = [path for path in CONF.glob("*.yaml") if "library: timm" in path.read_text() and path.stem != "timm"]
+    assert len(options) > 20
+    for path in options:
+        text = path.read_text()
+        given = yaml.safe_load(text)
+        size = given.get("image_size")
+        model = of_timm(given["name"], source="DEFAULT", num_classes=1000, image_size=size, meta=True)
+        count = sum(parameter.numel() for parameter in model.module.parameters())
+        assert f": {count:,} parameters with 1,000 classes, {model.input.size} pixels." in text, path
+
+
+def test_networks_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["*small*dinov2*"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3 and "model=timm model.name=vit_small_patch14_dinov2 " in rows[1]
+    assert rows[1].split()[2:] == ["22,441,192", "518", "px", "lvd142m"]
+    assert command.main(["resnet18", "--library", "torchvision"]) == 0
+    assert "model.name=resnet18" in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean vit_small"):
+        command.main(["vit_smal_patch99"])
+
+
+def test_tags_of_timm_are_all_there() -> None:
+    assert {f"{name}.{tag}" for name, tags in timm_models.names().items() for tag in tags} == set(
+        timm.list_pretrained()
+    )

@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
             [run.folder / layout.CONFIG, run.folder / layout.BEST],
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
+            library=network.model.library,
             tags={name: f"{result.metrics[name]:.6f}" for name in (VAL, TEST) if name in result.metrics},
         )
     model = shlex.quote(f"models:/{options.name}/{version}")

@@ -27,12 +27,13 @@ _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "num
 
 
 def register(
-    uri: str, run_id: str, files: Sequence[Path], *, name: str, description: str, tags: Mapping[str, str]
+    uri: str, run_id: str, files: Sequence[Path], *, name: str, description: str, tags: Mapping[str, str], library: str
 ) -> str:
     """Put the network whose config and weights are `files` into the registry as `name`; return its new version.
 
     It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `runs.serve` as the
-    model, and `files`. UserError for an unknown run and for a name that MLflow does not take.
+    model, and `files`; `library` is whose network it is. UserError for an unknown run and for a name that MLflow does
+    not take.
     """
     from mlflow.exceptions import MlflowException
 
@@ -43,7 +44,7 @@ def register(
         except MlflowException as error:
             raise user_error("--name", name, f"a name for the registry ({server.first_line(error)})") from None
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), files, run_id)
+        _save(Path(folder), files, run_id, library)
         with open_client(uri) as client:
             client.log_artifacts(run_id, str(Path(folder) / _MODEL), _MODEL)
             source = f"{run.info.artifact_uri}/{_MODEL}"
@@ -51,7 +52,7 @@ def register(
     return str(made.version)
 
 
-def _save(folder: Path, files: Sequence[Path], run_id: str) -> None:
+def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> None:
     """Write the model into `folder/model`."""
     import mlflow
     import pandas as pd
@@ -70,7 +71,9 @@ def _save(folder: Path, files: Sequence[Path], run_id: str) -> None:
             code_paths=[str(PACKAGE)],
             signature=_signature(),
             input_example=pd.DataFrame({"image": [_WHITE]}),
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys((*_REQUIREMENTS, library))
+            ],
         )
 
 

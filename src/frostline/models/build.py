@@ -86,7 +86,9 @@ def build(
     family = found.family
     structure = structure_of(module, family) if isinstance(family, Family) else family(module, spec.size)
     module.to(memory_format=memory_format)
-    if source and not meta:
+    if meta:
+        _forget(module)
+    elif source:
         module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
     with _Weightless() if meta else _seeded(seed, "init", "head"):
         found.new_heads(module, structure.heads, num_classes)
@@ -276,15 +278,22 @@ _DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
 
 
 def _skeleton(name: str, found: Architecture, size: int) -> nn.Module:
-    """Return the network with its state on the meta device, and whatever else it computes with as it is."""
+    """Return the network before its state has values: on the meta device, unless it computes with more than its state.
+
+    What else there is, such as positions that are computed, has its values.
+    """
     with _Weightless():
         module = _network(name, found, size)
-    if not any(part._non_persistent_buffers_set for part in module.modules()):
-        return module.to("meta")
-    with _Unfilled():
-        module = _network(name, found, size)
+    if any(part._non_persistent_buffers_set for part in module.modules()):
+        with _Unfilled():
+            module = _network(name, found, size)
+    return module
+
+
+def _forget(module: nn.Module) -> None:
+    """Move the state of a network to the meta device."""
     state = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
-    return module._apply(lambda tensor: tensor.to("meta") if id(tensor) in state else tensor)
+    module._apply(lambda tensor: tensor.to("meta") if id(tensor) in state else tensor)
 
 
 class _Unfilled(TorchFunctionMode):

@@ -16,10 +16,11 @@ from torchvision.models import resnet50
 import small
 from frostline.commands import models as command
 from frostline.core.errors import UserError
-from frostline.models import cut, timm_models, weights
+from frostline.models import cut, fuse, timm_models, weights
 from frostline.models.build import Model, build, metadata
 from frostline.models.input_spec import InputSpec
 from frostline.store import hashing, tensorfile
+from frostline.training.evaluation import evaluating
 
 CONF = small.CONF / "model"
 TINY = ("test_vit", "test_vit2", "test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_nfnet")
@@ -86,6 +87,19 @@ def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -
     assert cut.reach(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
+def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
+    model = of_timm(name)
+    lower, _ = cut.halves(model.module.eval(), model.structure, model.structure.stages[:-1])
+    images = picture(model, 1).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        features = lower(images)
+        plain = fuse.fast_copy(lower, torch.float32, torch.device("cpu"), torch.channels_last)(images)
+        short = fuse.fast_copy(lower, torch.bfloat16, torch.device("cpu"), torch.channels_last)(images.bfloat16())
+    torch.testing.assert_close(plain, features)
+    assert (short.float() - features).abs().max() < 0.05 * features.abs().max()
+
+
 def test_a_network_whose_branches_run_side_by_side_is_left_whole() -> None:
     model = of_timm("crossvit_tiny_240", meta=True)
     assert cut.reach(model.module, model.structure, model.structure.stages[:-1]) == ()
@@ -121,6 +135,20 @@ def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: 
         whole = first.module.eval()(images)
         assert torch.equal(again.module.eval()(images), whole)
         torch.testing.assert_close(bare.module.eval()(images), whole)
+
+
+def test_biases_that_a_layer_keeps_in_eval_mode_follow_its_weights() -> None:
+    model = of_timm("levit_128s")
+    images = picture(model, 1)
+    biases = [p for name, p in model.module.named_parameters() if name.endswith("attention_biases")]
+    with torch.no_grad():
+        with evaluating(model.module):
+            before = model.module(images)
+        for bias in biases:
+            bias.add_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(0)))
+        with evaluating(model.module):
+            after = model.module(images)
+    assert not torch.equal(after, before)
 
 
 def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def fast_copy(
     # oneDNN adds in bfloat16 only where channels come last, and only there it is faster.
     if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and onednn.available():
         fuse(traced)
-    traced.to(memory_format=memory_format)
+    traced._apply(lambda t: t.to(memory_format=memory_format) if t.dim() == 4 else t)  # masks may have five dimensions
     return traced.to(dtype)
 
 

@@ -148,7 +148,7 @@ def test_biases_that_a_layer_keeps_in_eval_mode_follow_its_weights() -> None:
             bias.add_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(0)))
         with evaluating(model.module):
             after = model.module(images)
-    assert not torch.equal(after, before)
+            assert not torch.equal(after, before)
 
 
 def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:

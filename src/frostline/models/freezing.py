@@ -138,21 +138,8 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
         if name not in phase.learning:
             parameter.grad = None
     active = {structure.stage_of(name) for name in phase.learning}
-    set_modes(
-        {part: _trains(path, part, structure, phase, active, norm_stats) for path, part in module.named_modules()}
-    )
-
-
-def set_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Put layers into train mode (True) or eval mode.
-
-    Layers of timm's that keep what they computed of their weights in eval mode forget it in their `train`.
-    """
-    for layer, mode in modes.items():
-        if mode and type(layer).train is not nn.Module.train:
-            layer.train()
-    for layer, mode in modes.items():
-        layer.training = mode
+    for path, part in module.named_modules():
+        part.training = _trains(path, part, structure, phase, active, norm_stats)
 
 
 def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str) -> bool:

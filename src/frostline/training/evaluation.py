@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core import machine
-from frostline.models.freezing import set_modes
 from frostline.training.dataset import Dataset, in_order
 
 _AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
@@ -33,12 +32,13 @@ class Evaluation:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a network into eval mode for a block; the modes of all its layers are as before afterwards."""
-    modes = {layer: layer.training for layer in module.modules()}
+    training = [layer for layer in module.modules() if layer.training]
     module.eval()
     try:
         yield
     finally:
-        set_modes(modes)
+        for layer in training:
+            layer.training = True
 
 
 @torch.inference_mode()

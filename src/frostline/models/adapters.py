@@ -231,13 +231,13 @@ def merge(module: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def alone(module: nn.Module, how: AdapterConfig, *, head: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of the adapters and of the head, and what `adapter_config.json` says of them.
+def alone(module: nn.Module, how: AdapterConfig, *, heads: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of the adapters and of the heads, and what `adapter_config.json` says of them.
 
     Names, shapes and keys are those of PEFT (https://huggingface.co/docs/peft/developer_guides/checkpoint), which has
     no SSF: of that the names alone are. It adds what it has for the projection behind an attention twice (as of 0.21).
     """
-    found = {f"{head}.{name}": tensor for name, tensor in module.get_submodule(head).state_dict().items()}
+    found = {f"{head}.{key}": own for head in heads for key, own in module.get_submodule(head).state_dict().items()}
     targets, inputs, ranks = [], [], {}
     for path, layer, adapter in adapted(module):
         attention, _, own = path.rpartition(".")
@@ -253,7 +253,7 @@ def alone(module: nn.Module, how: AdapterConfig, *, head: str) -> tuple[dict[str
     facts: dict[str, Any] = {
         "peft_type": "IA3" if how.kind == "ia3" else "SSF" if how.kind == "ssf" else "LORA",
         "target_modules": targets,
-        "modules_to_save": [head],
+        "modules_to_save": [*heads],
         "inference_mode": True,
     }
     if how.kind == "ia3":

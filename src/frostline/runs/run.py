@@ -186,7 +186,7 @@ def merge(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
     module, how = setup.model.module, setup.config.freeze_mode.adapter
     if how.kind == "none":
         return {}
-    tensors, facts = adapters.alone(module, how, head=setup.model.structure.head)
+    tensors, facts = adapters.alone(module, how, heads=setup.model.structure.heads)
     views = images.val.inputs(torch.arange(min(len(images.val.labels), setup.config.batch_size)), 1)
     with evaluating(module):
         before, merged, after = module(views), adapters.merge(module), module(views)

@@ -60,7 +60,7 @@ def _gradients(name: str, device: torch.device, precision: torch.dtype | None) -
     found = []
     for _ in range(2):
         module.zero_grad(set_to_none=True)
-        steps._seed(images.device, 1)
+        steps.seed_dropout(images.device, 1)
         gradient.by_autograd(module, images, Targets(labels, labels, 1.0, 0.0), precision)
         found.append([parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None])
     return found

@@ -78,7 +78,7 @@ def test_a_network_of_every_family_takes_equal_steps_and_its_fast_copy_is_close(
         found = []
         for _ in range(2):
             module.zero_grad(set_to_none=True)
-            steps._seed(CARD, 1)
+            steps.seed_dropout(CARD, 1)
             gradient.by_autograd(module, images, Targets(labels, labels, 1.0, 0.0), torch.bfloat16)
             found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
         assert len(found[0]) == len(list(module.parameters()))

@@ -62,15 +62,13 @@ class FrostlineSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         given = [f"{key}={value}" for key, value in self._params.items()]
         jobs = hydra_keys.points(parser.parse_overrides([*given, *arguments]))
-        size = self._batch or len(jobs)
-        batches = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
-        executor: Executor = Foreign(launcher, batches, config)
+        executor: Executor = Foreign(launcher, self._batch, config)
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             launcher.compose = compose  # each job once
-            executor = Workers(launcher, jobs)
+            executor = Workers(launcher)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named)

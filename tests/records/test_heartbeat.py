@@ -212,7 +212,7 @@ class _Executor:
         meanwhile()
         return function()
 
-    def settle(self, folder, names):
+    def settle(self, folder, jobs, names):
         assert folder == self.folder
 
     def run(self, numbers):

@@ -50,10 +50,11 @@ def main(arguments: list[str]) -> int:
 def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
     """Return the runs of the new sweep; beside the short names they state what else differs within it."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
-    varied = [key for key in settings[0] if len({repr(values.get(key)) for values in settings}) > 1]
+    keys = dict.fromkeys(key for values in settings for key in values)
+    varied = [key for key in keys if len({repr(values[key]) for values in settings if key in values}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        PlannedRun(config, run.name, {**short, **{key: values[key] for key in untold}}, str(number))
+        PlannedRun(config, run.name, {**short, **{key: values[key] for key in untold if key in values}}, str(number))
         for number, (run, config, values, short) in enumerate(zip(found, configs, settings, names, strict=True))
     ]
 
@@ -61,7 +62,8 @@ def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Plann
 def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Mapping[str, object]]) -> bool:
     """Return whether the short name of its group tells the value of `key`, as `freeze_mode` does its phases."""
     group = key.partition(".")[0]
-    pairs = {(str(short.get(group)), repr(values.get(key))) for short, values in zip(names, settings, strict=True)}
+    there = [(short, values) for short, values in zip(names, settings, strict=True) if key in values]
+    pairs = {(str(short.get(group)), repr(values[key])) for short, values in there}
     return len(pairs) == len({name for name, _ in pairs})
 
 
@@ -84,7 +86,7 @@ class _Again:
         """Call the function in this process."""
         return function()
 
-    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, jobs: Sequence[object], runs: Sequence[str]) -> None:
         """Be told where the new sweep lies."""
         self._folder = folder
 

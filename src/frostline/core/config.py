@@ -87,6 +87,15 @@ class FreezeModeConfig:
     """What learns, one phase after the other."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """What is put beside frozen layers; its parameters have the kind `adapter` in their addresses."""
+    solver: str | None = None
+    """How the head comes about: null by training steps; at once by `probe` (regularised logistic regression),
+    `centroid` (nearest class mean) or `knn` (votes of the nearest training images, which leave no head)."""
+    l2: list[float] = field(default_factory=list)
+    """`probe`: strengths of the L2 penalty, the best of which by validation is taken."""
+    k: list[int] = field(default_factory=list)
+    """`knn`: how many neighbours vote; the best of several by validation is taken."""
+    temperature: float | None = None
+    """`knn`, `centroid`: what cosine similarities are divided by."""
 
 
 @dataclass
@@ -331,6 +340,15 @@ OF_STEPS = (
 """What the steps of a head read, and nothing that is computed below it: runs that differ in it may share the rest."""
 
 
+_NOT_SOLVED = (
+    *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),
+    *("features.views", "features.lockstep"),
+)
+"""What only training steps read."""
+SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
+"""What each solver of a head reads of `FreezeModeConfig`."""
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `values` with nested mappings flattened to keys with dots; lists stay whole."""
     flat: dict[str, Any] = {}
@@ -347,9 +365,20 @@ def is_semantic(key: str) -> bool:
     return not any(key == name or key.startswith(f"{name}.") for name in NOT_SEMANTIC)
 
 
+def is_read(key: str, solver: str | None) -> bool:
+    """Return whether a run whose head comes about by `solver` reads `key`, with dots; of groups their name will do."""
+    options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
+    unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
+    return not any(key == name or key.startswith(f"{name}.") for name in unread)
+
+
 def semantic(config: Config) -> dict[str, Any]:
-    """Return the flat part of the config that decides a run's metrics: where it runs and is written left out."""
-    return {key: value for key, value in flatten(asdict(config)).items() if is_semantic(key)}
+    """Return the flat part of the config that decides a run's metrics.
+
+    Left out is where it runs and is written, and what its freeze mode does not read.
+    """
+    solver, values = config.freeze_mode.solver, flatten(asdict(config))
+    return {key: value for key, value in values.items() if is_semantic(key) and is_read(key, solver)}
 
 
 def digest(config: Config) -> str:
@@ -379,6 +408,8 @@ def siblings_key(config: Config) -> str | None:
     Those are runs of a head alone, on features that are kept, by plain steps.
     """
     phases, train = config.freeze_mode.phases, config.train
+    if config.freeze_mode.solver is not None:
+        return None
     if len(phases) != 1 or phases[0].stepwise or not config.features.enabled or not config.features.lockstep:
         return None
     if any(rule.lr_scale and not rule.match.startswith("head/") for rule in phases[0].rules):
@@ -389,8 +420,8 @@ def siblings_key(config: Config) -> str | None:
 
 
 def choices(config: Config) -> dict[str, Any]:
-    """Return the short names that people filter on."""
-    return {
+    """Return the short names that people filter on, but for those that the freeze mode does not read."""
+    named = {
         "model": config.model.name,
         "freeze_mode": config.freeze_mode.name,
         "optimizer": config.optimizer.name,
@@ -398,3 +429,4 @@ def choices(config: Config) -> dict[str, Any]:
         "lr": config.lr,
         "seed": config.seed,
     }
+    return {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}

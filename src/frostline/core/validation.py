@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
-from frostline.core.config import Config, PhaseConfig, flatten
+from frostline.core.config import SOLVERS, Config, FreezeModeConfig, PhaseConfig, flatten
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 
 _Check = Callable[[Any], bool]
@@ -62,6 +62,9 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("freeze_mode.adapter.alpha", lambda v: 0 < v < inf, "a finite number above 0"),
     ("freeze_mode.adapter.dropout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
+    ("freeze_mode.l2", lambda v: all(0 < one < inf for one in v), "finite strengths above 0"),
+    ("freeze_mode.k", lambda v: all(one >= 1 for one in v), "whole numbers of at least 1"),
+    ("freeze_mode.temperature", lambda v: 0 < v < inf, "a finite number above 0"),
 )
 _RANGES = ("full", "minmax", "percentile")
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -91,10 +94,11 @@ def parse(values: Mapping[str, Any]) -> Config:
             raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
     _check_range(config.data.range)
     _check_phases(config.freeze_mode.phases)
+    _check_solver(config.freeze_mode)
     for key, value in flatten(asdict(config)).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
-    return config
+    return config if config.freeze_mode.solver is None else _solved_at_once(config)
 
 
 def _check_range(chosen: Any) -> None:
@@ -122,6 +126,26 @@ def _check_phases(phases: Sequence[PhaseConfig]) -> None:
                 raise user_error(f"{key}.rules[{j}].lr_scale", rule.lr_scale, "a finite number from 0 (0 freezes)")
             if not 0 < rule.lr_decay < inf:
                 raise user_error(f"{key}.rules[{j}].lr_decay", rule.lr_decay, "a finite number above 0")
+
+
+def _check_solver(mode: FreezeModeConfig) -> None:
+    """Raise `UserError` unless what solves the head has what it reads, and nothing but the head learns."""
+    if mode.solver is None:
+        return
+    if mode.solver not in SOLVERS:
+        raise user_error("freeze_mode.solver", mode.solver, f"one of {', '.join(SOLVERS)}, or null", SOLVERS)
+    for name in SOLVERS[mode.solver]:
+        if not (value := getattr(mode, name)):
+            raise user_error(f"freeze_mode.{name}", value, f"a value: freeze_mode.solver={mode.solver} reads it")
+    learning = [rule.match for phase in mode.phases for rule in phase.rules if rule.lr_scale]
+    if len(mode.phases) != 1 or mode.phases[0].stepwise or not all(match.startswith("head/") for match in learning):
+        raise user_error("freeze_mode.solver", mode.solver, "one phase, in which nothing but head/* learns")
+
+
+def _solved_at_once(config: Config) -> Config:
+    """Return the config of a run whose head is solved at once: as one epoch, on views in which nothing is random."""
+    plain = replace(config.augment, name="none", crop="none", flip=False, color=0.0, trivial=False)
+    return replace(config, epochs=1, augment=plain)
 
 
 def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import fmean
 
 import PIL
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core import codehash
 from frostline.data import corruptions
@@ -21,14 +21,16 @@ from frostline.runs.split_views import Images, centre_view
 from frostline.training.evaluation import evaluate
 
 
-def measure(setup: Setup, phase: int, images: Images, say: Callable[[str], None]) -> dict[str, list[float]]:
+def measure(
+    setup: Setup, phase: int, images: Images, say: Callable[[str], None], instead: nn.Module | None = None
+) -> dict[str, list[float]]:
     """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.
 
     Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
-    as others are. What this costs is no part of the run's costs.
+    as others are. What this costs is no part of the run's costs. `instead` classifies in place of what lies above.
     """
     line = _line(setup, phase, images)
-    network = line.above(setup.model.module)
+    network = instead or line.above(setup.model.module)
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():
         found[name] = []

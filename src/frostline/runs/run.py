@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core import files, machine
 from frostline.core.config import Config
@@ -23,6 +23,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import evaluation, frost_line, robustness
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
+from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing, tensorfile
@@ -87,9 +88,13 @@ def _attempt(
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
         merged = adapters.touched(setup.model.module)
-        draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
-        progress = learn(setup, learner, images, guard, folder, previous, record, screen, siblings)
-        scored, final = conclude(setup, progress, images, folder, draft)
+        if config.freeze_mode.solver != "knn":
+            draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
+        if config.freeze_mode.solver is None:
+            progress, voters = learn(setup, learner, images, guard, folder, previous, record, screen, siblings), None
+        else:
+            progress, voters = solve(setup, learner, images, guard, folder, record, screen)
+        scored, final = conclude(setup, progress, images, folder, draft, voters)
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
@@ -105,13 +110,14 @@ def _attempt(
     if shared:
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     if config.eval.shift:
-        under = robustness.measure(setup, progress.best_phase, images, screen.say)
+        under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
         files.write_json(folder / layout.SHIFT, under)
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
-    record.tag(layout.FINAL_TAG, final)
-    provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
+    if final is not None:
+        record.tag(layout.FINAL_TAG, final)
+        provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)
@@ -165,16 +171,21 @@ def draft_of(setup: Setup, folder: Path) -> Draft:
     return Draft(folder / layout.BEST, adapters.without(setup.model.module), facts)
 
 
-def conclude(setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft) -> tuple[Evaluation, str]:
-    """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file."""
+def conclude(
+    setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft, voters: nn.Module | None = None
+) -> tuple[Evaluation, str | None]:
+    """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file.
+
+    Where `voters` classify in place of the head there are no weights that do, and so no file.
+    """
     state.put(setup.model.module, progress.best)
     merged = merge(setup, images, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
-    saved = draft.finish({**kept, **merged})
-    scored = score(setup, progress.best_phase, images)
+    saved = draft.finish({**kept, **merged}) if voters is None else None
+    scored = score(setup, progress.best_phase, images, voters)
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
-    return scored, saved.result()
+    return scored, saved.result() if saved else None
 
 
 @torch.no_grad()
@@ -199,8 +210,11 @@ def merge(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in merged.items()}
 
 
-def score(setup: Setup, phase: int, images: Images) -> Evaluation:
-    """Return how the model, as it is and with the line of `phase`, does on the test split."""
+def score(setup: Setup, phase: int, images: Images, instead: nn.Module | None = None) -> Evaluation:
+    """Return how the model, as it is and with the line of `phase`, does on the test split.
+
+    `instead` classifies in place of what lies above the line.
+    """
     line = frost_line.draw(setup, phase, images)
-    network, test = line.above(setup.model.module), line.read(images.test)
+    network, test = instead or line.above(setup.model.module), line.read(images.test)
     return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from frostline.core import machine
 from frostline.core.config import Config
@@ -118,9 +119,19 @@ def _parts(
     if config.freeze_mode.adapter.kind != "none":
         beside = adapters.insert(model.module, model.structure, config.freeze_mode.adapter, seed=config.seed)
         model = replace(model, structure=beside)
+    if config.freeze_mode.solver is not None:
+        _require_linear_head(config, model)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
     return data, model, phases, batches
+
+
+def _require_linear_head(config: Config, model: Model) -> None:
+    """Raise `UserError` for a network whose head no solver knows."""
+    head = model.module.get_submodule(model.structure.head)
+    if type(head) is not nn.Linear or head.bias is None:
+        expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
+        raise user_error("freeze_mode", config.freeze_mode.name, expected)
 
 
 def store_of(config: Config, say: Callable[[str], None]) -> Store:

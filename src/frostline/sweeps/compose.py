@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline.core.config import Config, choices, digest, flatten, with_values
+from frostline.core.config import Config, choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver
@@ -39,6 +39,12 @@ class PlannedRun:
     """The short names, and what else differs within the sweep."""
     folder: str
     """Where it lies, relative to the sweep's folder."""
+    overrides: Overrides = ()
+    """What was typed for it."""
+    jobs: int = 1
+    """How many combinations of what was typed are this run, since they differ in nothing but what is `unread`."""
+    unread: tuple[str, ...] = ()
+    """Keys that are varied, and that it does not read."""
 
 
 def compose_all(
@@ -46,7 +52,7 @@ def compose_all(
     compose: Callable[[Overrides], DictConfig],
     after_first: Callable[[Config], object] = lambda config: None,
 ) -> tuple[Path, list[PlannedRun]]:
-    """Return the sweep's folder and the runs of the jobs.
+    """Return the sweep's folder and the runs of the jobs, without those that differ in nothing that they read.
 
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
     `after_first` is called as soon as the first config has passed.
@@ -55,14 +61,23 @@ def compose_all(
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
-    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
-        config, sweep, folder = _compose(overrides, compose, number)
+    first: dict[tuple[str, str], int] = {}
+    for overrides, setting in zip(jobs, settings, strict=True):
+        config, sweep, folder = _compose(overrides, compose, len(planned))
         if not planned:
             after_first(config)
-        extras = {key.lstrip("+"): setting[key] for key in varied if key not in _NAMED}
+        solver = config.freeze_mode.solver
+        unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
+        twin = first.setdefault((digest(config), config.data.root), len(planned)) if unread else len(planned)
+        if twin < len(planned) and _same(planned[twin].overrides, overrides, but=unread):
+            told = tuple(key for key in unread if key not in _NAMED[:2])
+            planned[twin] = replace(planned[twin], jobs=planned[twin].jobs + 1, unread=told)
+            continue
+        extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
         short = choices(config)
-        name = " ".join([short["freeze_mode"], *_assignments({"lr": config.lr, "seed": config.seed, **extras})])
-        planned.append(PlannedRun(config, name, {**short, **extras}, folder))
+        stated = {key: short[key] for key in ("lr", "seed") if key in short}
+        name = " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
+        planned.append(PlannedRun(config, name, {**short, **extras}, folder, overrides))
         sweeps.append(sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
@@ -104,6 +119,13 @@ def _require_distinct(planned: Sequence[PlannedRun]) -> None:
     for number, run in enumerate(planned):
         if (twin := seen.setdefault((digest(run.config), run.config.data.root), number)) != number:
             raise UserError(f"{run.name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
+
+
+def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
+    """Return whether two jobs differ, and in nothing `but` some keys."""
+    mine, theirs = (dict(override.split("=", 1) for override in overrides) for overrides in (one, other))
+    differing = [key for key in mine if mine[key] != theirs[key]]
+    return bool(differing) and set(differing) <= set(but)
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core.config import Config
 from frostline.sweeps import job
+from frostline.sweeps.compose import Overrides
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
@@ -32,8 +33,8 @@ class Executor(Protocol):
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
-    def settle(self, folder: Path, runs: Sequence[str]) -> None:
-        """Be told, before any job is carried out, where the sweep lies and where in it each of its runs."""
+    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
+        """Be told, before any is carried out, the jobs, where the sweep lies, and where in it the run of each job."""
 
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Carry out these jobs, given by number with their stack, and return why some did not come to an end."""
@@ -45,8 +46,9 @@ class Executor(Protocol):
 class Workers:
     """Our own launcher: long-lived processes that import torch while the rest of the sweep is still composed."""
 
-    def __init__(self, launcher: Any, jobs: Sequence[Sequence[str]]) -> None:
-        self._launcher, self._jobs = launcher, jobs
+    def __init__(self, launcher: Any) -> None:
+        self._launcher = launcher
+        self._jobs: Sequence[Overrides] = ()
 
     def start(self, config: Config) -> None:
         """Start the workers; a device that is named is everybody's, others get a GPU each."""
@@ -61,10 +63,11 @@ class Workers:
         answer: T = self._launcher.pool.finish()
         return answer
 
-    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
         """Write it into the configs that the workers are given."""
+        self._jobs = jobs
         _pin(self._launcher.config, folder)
-        for job_overrides, run in zip(self._jobs, runs, strict=True):
+        for job_overrides, run in zip(jobs, runs, strict=True):
             _pin(self._launcher.compose(job_overrides), folder, run)
 
     @property
@@ -84,9 +87,10 @@ class Workers:
 class Foreign:
     """Another launcher, which is given whole batches and numbers their jobs itself."""
 
-    def __init__(self, launcher: Any, batches: Sequence[Sequence[Sequence[str]]], config: DictConfig) -> None:
-        self._launcher, self._batches, self._config = launcher, batches, config
-        self._places: list[list[str]] = []
+    def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
+        """Give `launcher` batches of `size` jobs, None for one of all."""
+        self._launcher, self._size, self._config = launcher, size, config
+        self._jobs: list[list[str]] = []
 
     def start(self, config: Config) -> None:
         """Leave it to the launcher."""
@@ -95,21 +99,21 @@ class Foreign:
         """Call the function in this process."""
         return function()
 
-    def settle(self, folder: Path, runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
         """Say it with every job, whose config the launcher composes itself."""
         _pin(self._config, folder)
-        self._places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
+        places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
+        self._jobs = [[*job_overrides, *place] for job_overrides, place in zip(jobs, places, strict=True)]
 
     workers = 0
 
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
-        first, returned = 0, dict[int, JobReturn]()
-        for batch in self._batches:
+        size, returned = self._size or len(self._jobs), dict[int, JobReturn]()
+        for first in range(0, len(self._jobs), size):
+            batch = self._jobs[first : first + size]
             if not jobs.keys().isdisjoint(range(first, first + len(batch))):
-                launched = [[*one, *self._places[number]] for number, one in enumerate(batch, first)]
-                returned |= enumerate(self._launcher.launch(launched, initial_job_idx=first), first)
-            first += len(batch)
+                returned |= enumerate(self._launcher.launch(batch, initial_job_idx=first), first)
         return _reasons(returned)
 
     def close(self, *, now: bool) -> None:

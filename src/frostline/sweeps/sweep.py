@@ -54,7 +54,7 @@ def run_sweep(
     typed = {
         key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
     }
-    for line in unused_keys.check(typed, [run.config for run in planned]):
+    for line in [*unused_keys.check(typed, [run.config for run in planned]), *_once(planned)]:
         job.screen().say(line, "yellow")
     return run_planned(
         planned, executor=executor, folder=folder, folder_named=folder_named, earlier=planned[0].config.resume
@@ -87,7 +87,7 @@ def run_planned(
         again=earlier and not config.dry_run,
         elsewhere=None if folder_named else lambda own: None,
     )
-    executor.settle(folder, names)
+    executor.settle(folder, [run.overrides for run in planned], names)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
@@ -104,6 +104,15 @@ def run_planned(
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
+
+
+def _once(planned: Sequence[PlannedRun]) -> list[str]:
+    """Return a line for every run that was asked for several times, with other values of what it does not read."""
+    return [
+        f"{run.name}: one run, not {run.jobs}, since freeze={run.config.freeze_mode.name} does not read {' and '.join(run.unread)}"
+        for run in planned
+        if run.jobs > 1
+    ]
 
 
 def _all_facts(

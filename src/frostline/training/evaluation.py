@@ -53,9 +53,14 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
             every[done : done + len(index)] = logits  # in place: with many classes it does not fit twice
             done += len(index)
+    return of_logits(every, data.labels)
+
+
+def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
+    """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels` `(N,)`."""
     rows = max(1, _AT_ONCE // every.shape[1])
-    parts = list(zip(every.split(rows), data.labels.split(rows), strict=True))
-    losses = [F.cross_entropy(part, labels, reduction="sum") for part, labels in parts]
-    right = (every.argmax(1) == data.labels).sum()
+    parts = zip(every.split(rows), labels.split(rows), strict=True)
+    losses = [F.cross_entropy(part, those, reduction="sum") for part, those in parts]
+    right = (every.argmax(1) == labels).sum()
     loss, hits = torch.stack([torch.stack(losses).double().sum(), right.double()]).tolist()
-    return Evaluation(loss / len(data.labels), hits / len(data.labels), every.cpu())
+    return Evaluation(loss / len(labels), hits / len(labels), every.cpu())

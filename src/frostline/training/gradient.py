@@ -95,9 +95,15 @@ def threads_for(head: Head, samples: int) -> Iterator[None]:
 
 
 def head_of(network: nn.Module) -> Head | None:
-    """Return what a network consists of if it is such a head; None for any other network."""
+    """Return what a network consists of if it is such a head, of not too many classes; None for any other network."""
+    head = linear_of(network)
+    return head if head is not None and head.linear.out_features <= _FEW else None
+
+
+def linear_of(network: nn.Module) -> Head | None:
+    """Return what a network consists of if it is a head, of any number of classes; None for any other network."""
     *before, last = _chain(network) or [network]
-    if type(last) is not nn.Linear or last.out_features > _FEW:
+    if type(last) is not nn.Linear:
         return None
     if not all(parameter.requires_grad for parameter in last.parameters()):
         return None

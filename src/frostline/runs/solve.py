@@ -1,0 +1,124 @@
+"""A head that is solved at once instead of trained in steps: one epoch, of which nothing has to be gone on with.
+
+Whatever ends it, it is solved anew, which gives the same bits and takes seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from frostline.core.errors import user_error
+from frostline.models.freezing import Guard
+from frostline.records.recording import Record
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line
+from frostline.runs.setup import Setup
+from frostline.runs.split_views import Images
+from frostline.runs.train import catch_up, keep
+from frostline.training import gradient, neighbours, probe
+from frostline.training.evaluation import Evaluation, evaluate
+from frostline.training.gradient import Head
+from frostline.training.head_inputs import HeadInputs
+from frostline.training.loop import EpochResult
+from frostline.training.neighbours import Neighbours
+from frostline.training.state import Learner, Progress
+
+_OWN = 4096
+"""Training images at most on which neighbours are scored: each is compared with all others."""
+
+
+def solve(
+    setup: Setup, learner: Learner, images: Images, guard: Guard, folder: Path, record: Record, screen: Screen
+) -> tuple[Progress, Neighbours | None]:
+    """Solve the head as the freeze mode says, and return what it came to.
+
+    Beside that come the neighbours that classify in place of the head, where no head came of it. A choice made on
+    validation is part of what is solved, so that its time is part of the seconds.
+    """
+    progress = Progress()
+    catch_up(progress, folder, record)
+    line = frost_line.draw(setup, 0, images)
+    guard.watch()
+    network = line.above(setup.model.module)
+    head = gradient.linear_of(network)
+    if head is None:
+        raise not_linear(setup.config.freeze_mode.name, setup.model.name)
+    began = time.perf_counter()
+    train, val = HeadInputs(line.read(images.train), head), HeadInputs(line.read(images.val), head)
+    chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, screen.say)
+    seconds = time.perf_counter() - began
+    record.metrics(chosen)
+    size = setup.recipe.eval_batch_size
+
+    def score(data: HeadInputs) -> Evaluation:
+        return evaluate(voters or head.linear, data, batch_size=size, autocast=None)
+
+    of_train = score(train) if voters is None else neighbours.leave_one_out(voters, train, _OWN)
+    epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, score(val), seconds, len(train.labels))
+    guard.check()
+    progress.add(epoch, learner)
+    keep(epoch, progress.epochs[-1], setup, folder, record, screen)
+    return progress, voters
+
+
+def not_linear(mode: str, model: str) -> Exception:
+    """Return the refusal of a network whose head is none that can be solved."""
+    return user_error("freeze_mode", mode, f"a model whose head is one linear layer with a bias, and {model} has another")
+
+
+_Solved = tuple[dict[str, float], Neighbours | None]
+"""What was chosen on validation, as metrics, and who classifies in place of a head."""
+
+
+def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
+    """Have the head be the best of the path of regularised logistic regressions."""
+    solutions = probe.solve(train, head.linear.out_features, setup.config.freeze_mode.l2)
+    found = probe.scores(solutions, val)
+    number = probe.best(found)
+    best = solutions[number]
+    _write(head, best.weight, best.bias)
+    edge = "" if 0 < number < len(found) - 1 or len(found) == 1 else f"; a {_further(number)} one may be better still"
+    say(f"  l2 {best.l2:g} is the best of {len(found)} by validation, after {best.iterations} iterations{edge}")
+    if late := [one.l2 for one in solutions if one.above > probe.NEAR_ENOUGH]:
+        say(f"  note: not converged with l2 {', '.join(f'{l2:g}' for l2 in late)}")
+    return {"probe/l2": best.l2, "probe/iterations": float(best.iterations)}, None
+
+
+def _further(number: int) -> str:
+    return "weaker" if number else "stronger"
+
+
+def _knn(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
+    """Have as many neighbours vote as is best on validation."""
+    mode = setup.config.freeze_mode
+    assert mode.temperature is not None
+    voters = Neighbours(train, head.linear.out_features, k=max(mode.k), temperature=mode.temperature)
+    voters.k = neighbours.best_k(voters, val, mode.k)
+    say(f"  k {voters.k} is the best of {len(mode.k)} by validation")
+    return {"knn/k": float(voters.k)}, voters
+
+
+def _centroid(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
+    """Have the nearest class mean win."""
+    temperature = setup.config.freeze_mode.temperature
+    assert temperature is not None
+    _write(head, *neighbours.centroids(train, head.linear.out_features, temperature=temperature))
+    return {}, None
+
+
+_SOLVERS: dict[str, Callable[[Setup, Head, HeadInputs, HeadInputs, Callable[[str], None]], _Solved]] = {
+    "probe": _probe,
+    "knn": _knn,
+    "centroid": _centroid,
+}
+
+
+@torch.no_grad()
+def _write(head: Head, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    head.linear.weight.copy_(weight)
+    head.linear.bias.copy_(bias)

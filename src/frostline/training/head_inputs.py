@@ -1,0 +1,52 @@
+"""What a head is given of a split, in the same way in every pass: what the solvers of heads read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from frostline.training.dataset import Dataset, in_order
+from frostline.training.evaluation import evaluating
+from frostline.training.gradient import Head
+
+ROWS = 1024  # whose features are computed or read at once
+
+
+class HeadInputs:
+    """The inputs of a head's linear layer: just another dataset, whose samples are looked up however `data` has them."""
+
+    known = True
+    at_once = 1
+
+    def __init__(self, data: Dataset, head: Head) -> None:
+        """Read `data` as what lies before the linear layer passes it on in an evaluation.
+
+        What has to be computed is computed here, once, and kept in memory: `(N, D)` float32.
+        """
+        self.labels = data.labels
+        self._data, self._head = data, head
+        self._kept = None if data.known else torch.cat([self._passed(index, 1) for index in in_order(data, ROWS, 1)])
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the samples at `index`, which are asked for soon."""
+        if self._kept is None:
+            self._data.expect(index, epoch)
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the inputs `(B, D)` float32 of the samples at `index`."""
+        return self._passed(index, epoch) if self._kept is None else self._kept[index.to(self._kept.device)]
+
+    def _passed(self, index: Tensor, epoch: int) -> Tensor:
+        inputs = self._data.inputs(index, epoch)
+        for layer in self._head.before:
+            with evaluating(layer):
+                inputs = layer(inputs)
+        return inputs
+
+
+def chunks(data: Dataset, rows: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield features `(B, D)` and labels `(B,)` of a split in its order, about `rows` at once."""
+    for index in in_order(data, rows, 1):
+        yield data.inputs(index, 1), data.labels[index.to(data.labels.device)]

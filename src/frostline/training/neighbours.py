@@ -1,0 +1,95 @@
+"""Classes by cosine similarity, without any training: the nearest training images vote, or the nearest class mean wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.training.dataset import Dataset
+from frostline.training.evaluation import Evaluation, of_logits
+from frostline.training.head_inputs import ROWS, chunks
+
+_LEAST = 1e-6
+"""Added to the share of votes of each class, so that one without a vote has a finite loss: 13.8 nats."""
+_UNSEEN = -1e4  # bias of a class without a training image, which is never the answer
+
+
+class Neighbours(nn.Module):
+    """The `k` training images nearest by cosine vote with the weight `exp(similarity / temperature)`.
+
+    As in DINO's evaluation (M. Caron et al. 2021, arXiv:2104.14294, section 4.1 and its `eval_knn.py`). Of fewer training
+    images all vote. It keeps the features of all of them, normalised, in float32.
+    """
+
+    def __init__(self, train: Dataset, classes: int, *, k: int, temperature: float) -> None:
+        """Keep the features of `train`."""
+        super().__init__()
+        self.k = k
+        self._classes, self._temperature = classes, temperature
+        self._bank = torch.cat([F.normalize(features) for features, _ in chunks(train)])
+        self._labels = train.labels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logarithm `(B, classes)` of each class's share of the votes, for features `(B, D)`."""
+        return self.vote(*self.nearest(features, self.k), self.k)
+
+    def nearest(self, features: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return similarity and label, both `(B, k)`, of the nearest training images, the nearest first.
+
+        `own` is the number `(B,)` of a training image for each row, which is left out: itself.
+        """
+        similarity = F.normalize(features) @ self._bank.T
+        if own is not None:
+            similarity.scatter_(1, own[:, None], -torch.inf)
+        near = similarity.topk(min(k, len(self._bank) - (own is not None)), 1)
+        return near.values, self._labels[near.indices]
+
+    def vote(self, similarity: Tensor, labels: Tensor, k: int) -> Tensor:
+        """Return what `forward` does if the first `k` of what `nearest` returned vote."""
+        weight = ((similarity[:, :k] - similarity[:, :1]) / self._temperature).exp()
+        rows = torch.arange(len(labels), device=labels.device)[:, None] * self._classes
+        votes = weight.new_zeros(len(labels) * self._classes)
+        votes.index_add_(0, (rows + labels[:, :k]).flatten(), weight.flatten())  # which is deterministic on a GPU, too
+        shares = votes.view(-1, self._classes) / weight.sum(1, keepdim=True)
+        return (shares + _LEAST).log()
+
+
+@torch.no_grad()
+def best_k(voters: Neighbours, val: Dataset, options: Sequence[int]) -> int:
+    """Return which of the numbers of neighbours has the highest accuracy on a split, of equals the least loss."""
+    parts = [voters.nearest(features, max(options)) for features, _ in chunks(val)]
+    similarity, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = {k: of_logits(voters.vote(similarity, labels, k), val.labels) for k in options}
+    return min(found, key=lambda k: (-found[k].accuracy, found[k].loss))
+
+
+@torch.no_grad()
+def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
+    """Return how the others vote on training images, of which at most `most` are asked for, evenly spaced."""
+    count = len(train.labels)
+    chosen = torch.arange(0, count, -(-count // most))
+    logits = []
+    for index in chosen.split(ROWS):
+        own = index.to(train.labels.device)
+        logits.append(voters.vote(*voters.nearest(train.inputs(index, 1), voters.k, own), voters.k))
+    return of_logits(torch.cat(logits), train.labels[chosen.to(train.labels.device)])
+
+
+def centroids(train: Dataset, classes: int, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return weights `(classes, D)` and biases `(classes,)` of the linear head for which the nearest class mean wins.
+
+    The mean is that of normalised features, normalised again, and the nearest one that of the largest cosine (S. Rebuffi
+    et al. 2017, arXiv:1611.07725, eq. 2). A linear layer says so as well: the length of an input scales all its logits
+    alike, and changes none of their order. For inputs of the mean length they are cosines divided by `temperature`.
+    """
+    sums, length = torch.zeros(0), 0.0
+    for features, labels in chunks(train):
+        sums = sums if len(sums) else features.new_zeros(classes, features.shape[1])
+        sums.index_add_(0, labels, F.normalize(features))
+        length += float(features.norm(dim=1).double().sum())
+    weight = F.normalize(sums) / (temperature * length / len(train.labels))
+    seen = train.labels.bincount(minlength=classes) > 0
+    return weight, torch.where(seen, 0.0, _UNSEEN).to(weight.dtype)

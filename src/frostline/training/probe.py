@@ -1,0 +1,245 @@
+"""The linear probe as the convex problem that it is: multinomial logistic regression, solved for a path of L2 strengths.
+
+With features z, each dimension standardised over the training split (mean 0, variance 1), a strength `l2` asks for
+
+    min over W, b of  mean of cross-entropy(W z + b, label)  +  l2 / 2 * |W|^2
+
+which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. It is minimised by L-BFGS
+(J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, without any learning rate: as the penalty
+makes the problem strongly convex, a step that lessens the loss enough also has the curvature that the method needs, so
+that steps are halved until they do, and mostly none is (R. Byrd and J. Nocedal 1989, SIAM J. Numer. Anal. 26, section 5).
+
+All strengths are solved side by side, each with its own history and steps, by one product for all; what has converged
+leaves. Features are read in chunks, pass by pass: beside them the memory holds the histories, at most `_STATE` bytes of
+them at once or those of one strength, and `_AT_ONCE` logits a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.training.dataset import Dataset
+from frostline.training.head_inputs import chunks
+
+NEAR_ENOUGH = 1e-6
+"""Nats by which a loss may be above its minimum. One that is curved by `c` everywhere is by |gradient|^2 / (2 c) at most:
+the weights' curvature is `l2` at least, and for the free biases the smaller of that and the share of the rarest class
+stands in."""
+_MOST = 1_000  # iterations; on features of networks some 10 to 100 are needed
+_MEMORY = 10  # pairs of steps and gradients, as in scipy's L-BFGS
+_HALVINGS = 20
+_ENOUGH = 1e-4  # of the decrease that the slope promises (Nocedal and Wright, page 33)
+_ROUNDING = 1e-7  # relative: what a loss that is computed in float32 may go up by itself
+_STATE = 2**30  # bytes of the histories of all strengths that are solved side by side
+_AT_ONCE = 2**22  # logits that are computed at once: 16 MB
+_ROWS = 4096  # features that are read at once at most: 32 MB of those of ResNet-50
+_FLAT = 1e-6  # deviation, relative to the largest one, below which a dimension counts as constant
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best head for one strength, for features as they are."""
+
+    l2: float
+    weight: Tensor
+    """`(classes, D)` float32."""
+    bias: Tensor
+    """`(classes,)` float32."""
+    objective: float
+    """Mean cross-entropy over the training split in nats, and the penalty."""
+    above: float
+    """By how much that may be above its minimum, in nats."""
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a head does on a split."""
+
+    accuracy: float
+    """Top-1, a fraction in 0..1."""
+    loss: float
+    """Mean cross-entropy in nats."""
+
+
+@torch.no_grad()
+def solve(train: Dataset, classes: int, strengths: Sequence[float]) -> list[Solution]:
+    """Return the best head for each of the `strengths`, the strongest first.
+
+    `train` hands out features `(B, D)` of the first epoch; they are read once per iteration.
+    """
+    objective = _Objective(train, classes)
+    ordered = sorted(set(strengths), reverse=True)
+    start = train.labels.new_zeros(classes, objective.dimensions + 1, dtype=torch.float32)
+    size = max(1, _STATE // (2 * _MEMORY * start.nbytes))
+    found: list[Solution] = []
+    for first in range(0, len(ordered), size):
+        group = ordered[first : first + size]
+        minima = _minimise(objective, torch.tensor(group, device=start.device), start.repeat(len(group), 1, 1))
+        start = minima[-1].at  # near to where weaker ones end
+        for l2, minimum in zip(group, minima, strict=True):
+            weight, bias = objective.unscaled(minimum.at)
+            found.append(Solution(l2, weight, bias, minimum.loss, minimum.above, minimum.iterations))
+    return found
+
+
+@torch.no_grad()
+def scores(solutions: Sequence[Solution], data: Dataset) -> list[Score]:
+    """Return how each of the heads does on the features of a split."""
+    weight = torch.cat([one.weight for one in solutions])
+    bias = torch.cat([one.bias for one in solutions])
+    sums = weight.new_zeros(2, len(solutions), dtype=torch.float64)
+    for features, labels in _chunks(data, len(weight)):
+        logits = F.linear(features, weight, bias).unflatten(1, (len(solutions), -1))
+        sums[0] += (logits.argmax(2) == labels[:, None]).double().sum(0)
+        sums[1] += (logits.logsumexp(2) - _of_label(logits, labels)[..., 0]).double().sum(0)
+    right, loss = (sums / len(data.labels)).tolist()
+    return [Score(*each) for each in zip(right, loss, strict=True)]
+
+
+def best(found: Sequence[Score]) -> int:
+    """Return which has the highest accuracy, of equals the least loss."""
+    return min(range(len(found)), key=lambda number: (-found[number].accuracy, found[number].loss))
+
+
+class _Objective:
+    """The regularised loss of several heads and its gradient, each head for a strength of its own."""
+
+    def __init__(self, train: Dataset, classes: int) -> None:
+        self._train, self._classes = train, classes
+        self._mean, self._deviation = _moments(train)
+        self.dimensions = len(self._mean)
+        counts = train.labels.bincount()
+        self._rarest = counts[counts > 0].min() / len(train.labels)
+
+    def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
+
+        `heads` is `(S, classes, D + 1)`, weights for standardised features and in the last column the bias; `l2` `(S,)`.
+        """
+        weight, bias = heads[..., :-1], heads[..., -1]
+        flat, count = weight.flatten(0, 1), len(self._train.labels)
+        loss = l2.new_zeros(len(heads), dtype=torch.float64)
+        gradient = torch.zeros_like(heads)
+        of_weight, of_bias = torch.zeros_like(flat), torch.zeros_like(bias)
+        for features, labels in _chunks(self._train, len(flat)):
+            standard = features.sub(self._mean).div_(self._deviation)
+            logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
+            every = logits.logsumexp(2, keepdim=True)
+            loss += (every - _of_label(logits, labels))[..., 0].double().sum(0)
+            error = logits.sub_(every).exp_().sub_(F.one_hot(labels, self._classes)[:, None])
+            of_weight.addmm_(error.flatten(1).T, standard)
+            of_bias += error.sum(0)
+        gradient[..., :-1] = of_weight.view_as(weight).div_(count).add_(l2[:, None, None] * weight)
+        gradient[..., -1] = of_bias.div_(count)
+        penalty = l2 * weight.square().sum((1, 2)) / 2
+        above = gradient[..., :-1].square().sum((1, 2)) / (2 * l2)
+        above += gradient[..., -1].square().sum(1) / (2 * l2.minimum(self._rarest))
+        return loss.div_(count).add_(penalty), gradient, above
+
+    def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights `(classes, D)` and biases `(classes,)` that say of features what `head` says of standard ones."""
+        weight = head[:, :-1].double() / self._deviation
+        bias = head[:, -1] - weight @ self._mean.double()
+        return weight.float(), bias.float()
+
+
+@dataclass(frozen=True)
+class _Minimum:
+    at: Tensor
+    loss: float
+    above: float
+    iterations: int
+
+
+def _minimise(objective: _Objective, l2: Tensor, heads: Tensor) -> list[_Minimum]:
+    """Return where each of the objectives is least, from `heads` `(S, classes, D + 1)` on."""
+    found: dict[int, _Minimum] = {}
+    numbers = torch.arange(len(l2), device=l2.device)
+    loss, gradient, above = objective(heads, l2)
+    history: list[tuple[Tensor, Tensor, Tensor]] = []
+    moved = torch.ones_like(numbers, dtype=torch.bool)
+    for iteration in range(_MOST + 1):
+        goes_on = moved & (above > NEAR_ENOUGH) & (iteration < _MOST)
+        for number in (~goes_on).nonzero()[:, 0].tolist():
+            told = (loss[number].item(), above[number].item(), iteration)
+            found[int(numbers[number])] = _Minimum(heads[number].clone(), *told)
+        if not goes_on.all():
+            numbers, l2, heads = numbers[goes_on], l2[goes_on], heads[goes_on]
+            loss, gradient, above = loss[goes_on], gradient[goes_on], above[goes_on]
+            history = [(step[goes_on], change[goes_on], curve[goes_on]) for step, change, curve in history]
+        if not len(numbers):
+            break
+        direction = _direction(gradient, history)
+        before = (heads, gradient)
+        heads, loss, gradient, above, moved = _step(objective, l2, heads, direction, loss, gradient, above)
+        step, change = heads - before[0], gradient - before[1]
+        history = [*history[-_MEMORY + 1 :], (step, change, _dot(step, change).clamp(min=torch.finfo().tiny))]
+    return [found[number] for number in range(len(found))]
+
+
+def _direction(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Return minus the inverse Hessian times the gradient, as the `history` of steps and gradients tells it."""
+    towards, shares = -gradient, []
+    for step, change, curve in reversed(history):
+        shares.append(_dot(step, towards) / curve)
+        towards = towards - shares[-1][:, None, None] * change
+    if history:
+        _, change, curve = history[-1]
+        towards = towards * (curve / _dot(change, change).clamp(min=torch.finfo().tiny))[:, None, None]
+    for (step, change, curve), share in zip(history, reversed(shares), strict=True):
+        towards = towards + (share - _dot(change, towards) / curve)[:, None, None] * step
+    return towards
+
+
+def _step(
+    objective: _Objective, l2: Tensor, heads: Tensor, direction: Tensor, loss: Tensor, gradient: Tensor, above: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return heads, losses, gradients and bounds after a step, and which of them came to one that lessens the loss."""
+    slope = _dot(direction, gradient)
+    heads, loss, gradient, above = heads.clone(), loss.clone(), gradient.clone(), above.clone()
+    waiting = torch.arange(len(l2), device=l2.device)
+    for halving in range(_HALVINGS):
+        length = 0.5**halving
+        tried = heads[waiting] + length * direction[waiting]
+        there, slopes, bounds = objective(tried, l2[waiting])
+        allowed = loss[waiting] + _ENOUGH * length * slope[waiting] + _ROUNDING * loss[waiting]
+        good = there <= allowed
+        done = waiting[good]
+        heads[done], loss[done], gradient[done], above[done] = tried[good], there[good], slopes[good], bounds[good]
+        waiting = waiting[~good]
+        if not len(waiting):
+            break
+    moved = torch.ones_like(l2, dtype=torch.bool)
+    moved[waiting] = False
+    return heads, loss, gradient, above, moved
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Return the inner products `(S,)` of tensors `(S, ...)`."""
+    return torch.einsum("sp,sp->s", one.flatten(1), other.flatten(1))
+
+
+def _of_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what of logits `(B, S, classes)` belongs to the labels `(B,)`, as `(B, S, 1)`."""
+    return logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+
+
+def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation `(D,)` of the features of a split; 1 for the deviation of a dimension that is constant."""
+    mean = torch.stack([each.double().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
+    squares = torch.stack([(each - mean).square().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
+    deviation = squares.sqrt()
+    varies = deviation > _FLAT * deviation.max()
+    return mean.float(), torch.where(varies, deviation, torch.ones_like(deviation)).float()
+
+
+
+def _chunks(data: Dataset, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield features `(B, D)` and labels of a split in its order, few enough that so many outputs of each fit."""
+    return chunks(data, max(1, min(_ROWS, _AT_ONCE // outputs)))

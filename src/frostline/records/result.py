@@ -68,8 +68,8 @@ def value_text(value: object) -> str:
 
 
 def choices_text(choices: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return some of the choices as they are given on a command line, e.g. `lr=0.001 augment=none`."""
-    return " ".join(f"{name}={value_text(choices.get(name))}" for name in names)
+    """Return those of the choices that are there as they are given on a command line, e.g. `lr=0.001 augment=none`."""
+    return " ".join(f"{name}={value_text(choices[name])}" for name in names if name in choices)
 
 
 def write_result(folder: Path, result: Result) -> None:

@@ -54,9 +54,13 @@ def cells(results: Iterable[Result]) -> list[Cell]:
 
 
 def varying(results: Sequence[Result]) -> list[str]:
-    """Return the names of the choices that differ within the sweep, in the order in which runs state them."""
+    """Return the names of the choices that differ within the sweep, in the order in which runs state them.
+
+    Runs that do not have a choice, as a head that is solved has no lr, make no difference.
+    """
     names = dict.fromkeys(name for result in results for name in result.choices)
-    return [name for name in names if len({repr(result.choices.get(name)) for result in results}) > 1]
+    values = {name: {repr(result.choices[name]) for result in results if name in result.choices} for name in names}
+    return [name for name in names if len(values[name]) > 1]
 
 
 def metrics(results: Sequence[Result]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files, untrusted
-from frostline.core.config import flatten, is_semantic
+from frostline.core.config import flatten, is_read, is_semantic
 from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
@@ -79,7 +79,8 @@ def _config(folder: Path) -> dict[str, Any]:
         values = untrusted.plain(folder / layout.CONFIG)
     except UserError:
         return {}
-    return flatten(values) if isinstance(values, dict) else {}
+    found = flatten(values) if isinstance(values, dict) else {}
+    return {key: value for key, value in found.items() if is_read(key, found.get("freeze_mode.solver"))}
 
 
 def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -30,7 +30,7 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
     beyond = [lr for (side, _), group in at.items() for lr in _beyond(side, group)]
     known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
     changes: dict[str, Sequence[object]] = {} if key == "lr" else {key: [one.value for one in rivals]}
-    others = {name: both(name, rivals[0].cell, rivals[-1].cell) for name in tuned if name != "lr"}
+    others = {n: values for n in tuned if n != "lr" and (values := both(n, rivals[0].cell, rivals[-1].cell))}
     seeds = sorted({run.choices.get("seed") for one in rivals for run in one.cell.results}, key=repr)
     same = {"seed": seeds} if len(seeds) > 1 else {}
     grid = sorted({lr for lr in (*known, *beyond) if lr is not None})
@@ -60,6 +60,6 @@ def _beyond(side: str, group: Sequence[Contender]) -> list[float]:
 
 
 def both(name: str, first: Cell, second: Cell) -> list[Any]:
-    """Return the value that both cells have of `name`, or one after the other where they differ."""
-    values = [first.choices.get(name), second.choices.get(name)]
-    return values[:1] if values[0] == values[1] else values
+    """Return the value that both cells have of `name`, or one after the other where they differ; some have none."""
+    values = [cell.choices[name] for cell in (first, second) if name in cell.choices]
+    return list(dict.fromkeys(values))

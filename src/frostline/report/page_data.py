@@ -146,6 +146,9 @@ def _ends(interval: Interval | None) -> list[float | None]:
 
 
 def _plain(value: object) -> Any:
+    """Return a choice as JSON has it; None stays, for what a run does not read."""
+    if value is None:
+        return None
     return value if isinstance(value, int | float | str | bool) and value == value else value_text(value)
 
 

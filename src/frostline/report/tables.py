@@ -33,10 +33,11 @@ def facts(plan: Plan) -> Table:
     grid.add_row("model", f"{plan.model} from {plan.weights}, {learning}")
     if plan.loaded:
         grid.add_row("weights", plan.loaded)
-    grid.add_row("training", f"{plan.freeze_mode}, {plan.optimizer}, {plan.schedule}, augment {plan.augment}")
+    how = f"{plan.optimizer}, {plan.schedule}, augment {plan.augment}" if plan.optimizer else "solved at once"
+    grid.add_row("training", f"{plan.freeze_mode}, {how}")
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
     seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"
-    grid.add_row("input", f"{seen}; batches of {plan.batch_size}")
+    grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
     if plan.cut_from:
         grid.add_row("crops", f"cut from {plan.cut_from}")
     grid.add_row("device", f"{plan.device}, {plan.precision}, {exact}")
@@ -93,7 +94,7 @@ def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = Non
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     """Return the texts of the table's cells by the heading of their column; numbers from `val` on, or `seeds`."""
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", "seed"))]
-    columns = {name: [value_text(cell.choices.get(name)) for cell in ranked] for name in names}
+    columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["seeds"] = [_seeds(cell) for cell in ranked]
     columns["val"], columns["test"] = ([_accuracy(cell, metric) for cell in ranked] for metric in (VAL, TEST))

@@ -147,12 +147,19 @@ def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -
     first, second = contest.contenders[:2]
     if contest.outcome == "tie":
         return _cheaper(first, second)
+    if not any(_draws(one) for one in (first, second)):
+        return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
     seeds = _seeds_needed(difference)
     if seeds > _MANY_SEEDS:
         return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
     changes = {contest.key: [first.value, second.value]}
-    changes |= {name: both(name, first.cell, second.cell) for name in tuned}
+    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
     return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
+
+
+def _draws(one: Contender) -> bool:
+    """Return whether a run is trained in steps, whose order its seed draws: heads that are solved have no lr."""
+    return "lr" in one.cell.choices
 
 
 def _cheaper(first: Contender, second: Contender) -> list[str]:
@@ -177,20 +184,24 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str
     """Return which values of the tuned keys the best cells have."""
     parts = []
     for name in tuned:
-        values = [value_text(one.cell.choices.get(name)) for one in found]
-        if len(set(values)) == 1:
-            parts.append(f"{name} {values[0]} is best in both.")
-        else:
-            each = [f"{value} for {value_text(one.value)}" for value, one in zip(values, found, strict=True)]
-            parts.append(f"The best {name} is {' and '.join(each)}.")
+        best = {value_text(one.value): value_text(one.cell.choices[name]) for one in found if name in one.cell.choices}
+        if len(best) == len(found) and len(set(best.values())) == 1:
+            parts.append(f"{name} {next(iter(best.values()))} is best in both.")
+        elif best:
+            each = " and ".join(f"{value} for {of}" for of, value in best.items())
+            parts.append(f"The best {name} is {each}.")
     return parts
 
 
 def _budget(found: Sequence[Contender]) -> list[str]:
-    """Return the warning that one had more cells to choose its best from, which favours it."""
-    if len({one.tried for one in found}) == 1:
+    """Return the warning that one had more cells to choose its best from, which favours it.
+
+    Where nothing but the lr was tuned, heads that are solved cannot have more.
+    """
+    tuned = [one for one in found if _draws(one)]
+    if len({one.tried for one in tuned}) < 2:
         return []
-    counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in found)
+    counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in tuned)
     return [f"Not the same tuning budget: cells to choose from were {counts}."]
 
 

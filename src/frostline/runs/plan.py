@@ -54,8 +54,9 @@ class Plan:
     loaded: str | None
     """What was read of the weights' file, in a line; None from scratch, and where nothing was read yet."""
     freeze_mode: str
-    optimizer: str
-    schedule: str
+    optimizer: str | None
+    """None where the head is solved at once."""
+    schedule: str | None
     augment: str
     data: str
     images: dict[str, int]
@@ -86,10 +87,13 @@ def phase_plans(
     timeline: Sequence[Span],
     enter: Callable[[int], None],
     groups: Sequence[Mapping[str, Any]],
-    lr: float,
+    lr: float | None,
     steps_per_epoch: int,
 ) -> tuple[PhasePlan, ...]:
-    """Return the plan of every phase of `timeline`: what `module` looks like once `enter(phase)` was called."""
+    """Return the plan of every phase of `timeline`: what `module` looks like once `enter(phase)` was called.
+
+    Without an `lr` nothing is trained in steps.
+    """
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
     plans = []
     for span in timeline:
@@ -105,16 +109,16 @@ def _stage_plan(
     stage: str,
     group_of: Mapping[int, Mapping[str, Any]],
     phase: int,
-    lr: float,
+    lr: float | None,
 ) -> StagePlan:
     own = [p for name, p in module.named_parameters() if structure.stage_of(name) == stage]
     learning = [p for p in own if p.requires_grad]
-    groups = [group_of[id(p)] for p in learning]
+    groups = [group_of[id(p)] for p in learning] if lr is not None else []
     return StagePlan(
         stage=stage,
         parameters=sum(p.numel() for p in own),
         learning=sum(p.numel() for p in learning),
-        lr=_range(lr * group["scales"][phase] for group in groups),
+        lr=_range((lr or 0.0) * group["scales"][phase] for group in groups),
         weight_decay=_range(group["weight_decay"] for group in groups),
         norm=_norm_mode(module, structure, stage),
     )
@@ -138,15 +142,15 @@ def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
 def describe(setup: Setup, name: str) -> Plan:
     """Return what the run is about to do."""
     config, data = setup.config, setup.data
-    module = setup.model.module
+    module, solver = setup.model.module, config.freeze_mode.solver
     return Plan(
         name=name,
         model=config.model.name,
         weights=credentials.scrubbed(config.model.weights or "scratch"),
         loaded=setup.model.loaded,
         freeze_mode=config.freeze_mode.name,
-        optimizer=config.optimizer.name,
-        schedule=config.schedule.name,
+        optimizer=config.optimizer.name if solver is None else None,
+        schedule=config.schedule.name if solver is None else None,
         augment=config.augment.name,
         data=config.data.name,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
@@ -160,14 +164,16 @@ def describe(setup: Setup, name: str) -> Plan:
         precision=str(setup.autocast or torch.float32).removeprefix("torch."),
         deterministic=config.deterministic,
         parameters=sum(p.numel() for p in module.parameters()),
-        trainable_parameters=sum(p.numel() for group in setup.groups for p in group["params"]),
+        trainable_parameters=0
+        if solver == "knn"
+        else sum(p.numel() for group in setup.groups for p in group["params"]),
         phases=phase_plans(
             module,
             setup.model.structure,
             timeline=setup.timeline,
             enter=setup.enter,
             groups=setup.groups,
-            lr=config.lr,
+            lr=config.lr if solver is None else None,
             steps_per_epoch=setup.steps_per_epoch,
         ),
         uncut=_uncut(setup),

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from frostline.core.errors import user_error
 from frostline.models.freezing import Guard
@@ -68,7 +67,9 @@ def solve(
 
 def not_linear(mode: str, model: str) -> Exception:
     """Return the refusal of a network whose head is none that can be solved."""
-    return user_error("freeze_mode", mode, f"a model whose head is one linear layer with a bias, and {model} has another")
+    return user_error(
+        "freeze_mode", mode, f"a model whose head is one linear layer with a bias, and {model} has another"
+    )
 
 
 _Solved = tuple[dict[str, float], Neighbours | None]

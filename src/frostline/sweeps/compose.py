@@ -75,7 +75,7 @@ def compose_all(
             continue
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
         short = choices(config)
-        stated = {key: short[key] for key in ("lr", "seed") if key in short}
+        stated = {key: value for key, value in short.items() if key in ("lr", "seed")}
         name = " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
         planned.append(PlannedRun(config, name, {**short, **extras}, folder, overrides))
         sweeps.append(sweep)

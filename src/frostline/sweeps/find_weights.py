@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.core import project
+from frostline.core import project, untrusted
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
@@ -131,7 +131,7 @@ def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> T
         for file in (CONFIG, BEST):
             download.fetch_artifact(uri, result.run_id or "", file, folder)
     except UserError:
-        raise _weightless(name, result) from None
+        raise _weightless(name, result, folder) from None
     return Trained(folder, replace(result, folder=str(folder)), note, uri)
 
 
@@ -145,9 +145,22 @@ def _read(folder: Path) -> Result | None:
     return replace(result, folder=str(folder)) if result is not None and here else result
 
 
-def _weightless(name: Name, result: Result) -> UserError:
+def _weightless(name: Name, result: Result, folder: Path | None = None) -> UserError:
+    """Return the refusal of a run that has none, whose config may be in `folder`."""
+    if _votes((folder or Path(result.folder)) / CONFIG):
+        return name.wrong(
+            f"a run whose head classifies, and {result.name} has none: take freeze=probe or freeze=centroid"
+        )
     why = f" ({result.reason})" if result.reason else ""
     return name.wrong(f"a run that kept its weights, and {result.name} is {result.status}{why}")
+
+
+def _votes(config: Path) -> bool:
+    """Return whether a run's config says that the nearest training images vote, which leaves no weights."""
+    try:
+        return untrusted.plain(config)["freeze_mode"]["solver"] == "knn"
+    except (UserError, OSError, KeyError, TypeError):
+        return False
 
 
 def _unfinished(result: Result) -> str:

@@ -109,7 +109,7 @@ def run_planned(
 def _once(planned: Sequence[PlannedRun]) -> list[str]:
     """Return a line for every run that was asked for several times, with other values of what it does not read."""
     return [
-        f"{run.name}: one run, not {run.jobs}, since freeze={run.config.freeze_mode.name} does not read {' and '.join(run.unread)}"
+        f"{run.name}: one run, not {run.jobs}, as {run.config.freeze_mode.name} does not read {', '.join(run.unread)}"
         for run in planned
         if run.jobs > 1
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.core.config import Config
+from frostline.core.config import SOLVERS, Config, is_read
 from frostline.core.errors import user_error
 
 _EMBEDDED = ("digits", "glyphs")
@@ -159,7 +159,7 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
     `configs` are those of its runs. Raises `UserError` where the key is there by mistake. What switches something off
     is no mistake anywhere.
     """
-    lines = []
+    lines = _of_solvers(typed, configs)
     for rule in _RULES:
         for key in rule.keys:
             value = typed.get(key)
@@ -170,6 +170,20 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
             if rule.mistake:
                 raise user_error(key, value, f"to be given with {why}")
             lines.append(f"{key}={value} has no effect: it wants {why}")
+    return lines
+
+
+def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
+    """Return a line for each key that steps alone read, where none is made; UserError for an option of no mode here."""
+    lines = []
+    for key, value in typed.items():
+        if any(is_read(key, config.freeze_mode.solver) for config in configs):
+            continue
+        modes = " and ".join(sorted({config.freeze_mode.name for config in configs}))
+        if (option := key.removeprefix("freeze_mode.")) != key:
+            wanted = " or ".join(f"freeze={solver}" for solver, options in SOLVERS.items() if option in options)
+            raise user_error(key, value, f"to be given with {wanted}; with freeze_mode={modes} nothing reads it")
+        lines.append(f"{key}={value} has no effect: it wants a freeze mode that trains in steps, not {modes}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Classes by cosine similarity, without any training: the nearest training images vote, or the nearest class mean wins."""
+"""Classes by cosine similarity, with no training: the nearest training images vote, or the nearest class mean wins."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _UNSEEN = -1e4  # bias of a class without a training image, which is never the a
 class Neighbours(nn.Module):
     """The `k` training images nearest by cosine vote with the weight `exp(similarity / temperature)`.
 
-    As in DINO's evaluation (M. Caron et al. 2021, arXiv:2104.14294, section 4.1 and its `eval_knn.py`). Of fewer training
-    images all vote. It keeps the features of all of them, normalised, in float32.
+    As in DINO's evaluation (M. Caron et al. 2021, arXiv:2104.14294, section 4.1 and its `eval_knn.py`). Of fewer
+    training images all vote. It keeps the features of all of them, normalised, in float32.
     """
 
     def __init__(self, train: Dataset, classes: int, *, k: int, temperature: float) -> None:
@@ -81,9 +81,10 @@ def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
 def centroids(train: Dataset, classes: int, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Return weights `(classes, D)` and biases `(classes,)` of the linear head for which the nearest class mean wins.
 
-    The mean is that of normalised features, normalised again, and the nearest one that of the largest cosine (S. Rebuffi
-    et al. 2017, arXiv:1611.07725, eq. 2). A linear layer says so as well: the length of an input scales all its logits
-    alike, and changes none of their order. For inputs of the mean length they are cosines divided by `temperature`.
+    The mean is that of normalised features, normalised again, and the nearest one that of the largest cosine
+    (S. Rebuffi et al. 2017, arXiv:1611.07725, eq. 2). A linear layer says so as well: the length of an input scales all
+    its logits alike, and changes none of their order. For inputs of the mean length they are cosines divided by
+    `temperature`.
     """
     sums, length = torch.zeros(0), 0.0
     for features, labels in chunks(train):

@@ -1,17 +1,18 @@
-"""The linear probe as the convex problem that it is: multinomial logistic regression, solved for a path of L2 strengths.
+"""The linear probe as the convex problem that it is: logistic regression, solved for a path of L2 penalties.
 
 With features z, each dimension standardised over the training split (mean 0, variance 1), a strength `l2` asks for
 
     min over W, b of  mean of cross-entropy(W z + b, label)  +  l2 / 2 * |W|^2
 
-which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. It is minimised by L-BFGS
-(J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, without any learning rate: as the penalty
-makes the problem strongly convex, a step that lessens the loss enough also has the curvature that the method needs, so
-that steps are halved until they do, and mostly none is (R. Byrd and J. Nocedal 1989, SIAM J. Numer. Anal. 26, section 5).
+which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. It is minimised by
+L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, with no learning rate. The penalty
+makes the problem strongly convex, so every step has the curvature that the method needs, and is halved only until it
+lessens the loss enough, which the first try mostly does (R. Byrd and J. Nocedal 1989, SIAM J. Numer. Anal. 26, 727).
 
-All strengths are solved side by side, each with its own history and steps, by one product for all; what has converged
-leaves. Features are read in chunks, pass by pass: beside them the memory holds the histories, at most `_STATE` bytes of
-them at once or those of one strength, and `_AT_ONCE` logits a few times.
+torch.optim.LBFGS has one history for all of its parameters. Here strengths are solved side by side, each with its own
+history and steps, by one product for all, and what has converged leaves. Features are read in chunks, pass by pass:
+beside them the memory holds the histories, at most `_STATE` bytes of them at once or those of one strength, and
+`_AT_ONCE` logits a few times.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from frostline.training.dataset import Dataset
 from frostline.training.head_inputs import chunks
 
 NEAR_ENOUGH = 1e-6
-"""Nats by which a loss may be above its minimum. One that is curved by `c` everywhere is by |gradient|^2 / (2 c) at most:
-the weights' curvature is `l2` at least, and for the free biases the smaller of that and the share of the rarest class
-stands in."""
+"""Nats by which a loss may be above its minimum. One that is curved by `c` everywhere is by |gradient|^2 / (2 c) at
+most: that of the weights is `l2` at least, and for the free biases the smaller of that and the share of the rarest
+class stands in."""
 _MOST = 1_000  # iterations; on features of networks some 10 to 100 are needed
 _MEMORY = 10  # pairs of steps and gradients, as in scipy's L-BFGS
 _HALVINGS = 20
@@ -120,7 +121,7 @@ class _Objective:
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
 
-        `heads` is `(S, classes, D + 1)`, weights for standardised features and in the last column the bias; `l2` `(S,)`.
+        `heads` is `(S, classes, D + 1)`, weights for standard features and in the last column the bias; `l2` `(S,)`.
         """
         weight, bias = heads[..., :-1], heads[..., -1]
         flat, count = weight.flatten(0, 1), len(self._train.labels)
@@ -143,7 +144,7 @@ class _Objective:
         return loss.div_(count).add_(penalty), gradient, above
 
     def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weights `(classes, D)` and biases `(classes,)` that say of features what `head` says of standard ones."""
+        """Return the weights `(classes, D)` and biases `(classes,)` for features as they are."""
         weight = head[:, :-1].double() / self._deviation
         bias = head[:, -1] - weight @ self._mean.double()
         return weight.float(), bias.float()
@@ -231,13 +232,12 @@ def _of_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation `(D,)` of the features of a split; 1 for the deviation of a dimension that is constant."""
+    """Return mean and deviation `(D,)` of the features of a split; of a dimension that is constant the latter is 1."""
     mean = torch.stack([each.double().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
     squares = torch.stack([(each - mean).square().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
     deviation = squares.sqrt()
     varies = deviation > _FLAT * deviation.max()
     return mean.float(), torch.where(varies, deviation, torch.ones_like(deviation)).float()
-
 
 
 def _chunks(data: Dataset, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:

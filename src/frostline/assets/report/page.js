@@ -89,7 +89,7 @@ const bars = (found, name) => {
   return { type: "data", symmetric: false, thickness: 1, width: 3,
     array: mid.map((m, i) => high[i] == null ? 0 : high[i] - m), arrayminus: mid.map((m, i) => low[i] == null ? 0 : m - low[i]) };
 };
-const at = cell => SWEPT.map(key => `${key}=${text(cell.at[key])}`).join(" ");
+const at = cell => SWEPT.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
   `<br>validation ${pct(cell.val[0], 2)}, test ${pct(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
@@ -136,9 +136,10 @@ function costSection() {
 
 // ---- response to lr and other keys ---------------------------------------------------------------------------------
 
-const isNumber = key => group.cells.every(cell => typeof cell.at[key] === "number");
+const reads = (cell, key) => key === D.key || cell.at[key] != null;  // a head that is solved has no lr
+const isNumber = key => group.cells.some(cell => reads(cell, key)) && group.cells.every(cell => !reads(cell, key) || typeof cell.at[key] === "number");
 const valuesOf = (key, cells = group.cells) => {
-  const found = [...new Set(cells.map(cell => valueOf(cell, key)))];
+  const found = [...new Set(cells.filter(cell => reads(cell, key)).map(cell => valueOf(cell, key)))];
   return key !== D.key && isNumber(key) ? found.sort((a, b) => a - b) : found.map(String);
 };
 const valueOf = (cell, key) => key === D.key ? cell.series : typeof cell.at[key] === "number" ? cell.at[key] : String(cell.at[key]);
@@ -148,7 +149,7 @@ const best = found => found.reduce((a, b) => a == null || b.val[0] > a.val[0] ? 
 
 function drawResponse() {
   const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
-  const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || String(cell.at[key]) === value));
+  const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || !reads(cell, key) || String(cell.at[key]) === value));
   const log = number && isLog(values), beside = (value, i, count) => log ? value * (values.at(-1) / values[0]) ** ((i - (count - 1) / 2) * .006) : value;  // intervals would cover each other
   const traces = seriesOf(found).map((name, i, all) => {
     const own = values.map(value => best(found.filter(cell => cell.series === name && valueOf(cell, x) === value))).filter(cell => cell);

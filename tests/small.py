@@ -51,10 +51,11 @@ CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
 """What options say only where it is otherwise."""
-_MODES = sorted((CONF / "freeze_mode").glob("*.yaml"))
-ADAPTED = tuple(path.stem for path in _MODES if "adapter" in yaml.safe_load(path.read_text()))
+_MODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "freeze_mode").glob("*.yaml"))}
+ADAPTED = tuple(name for name, values in _MODES.items() if "adapter" in values)
 """Modes in which frozen layers get something beside them."""
-MODES = tuple(path.stem for path in _MODES if path.stem not in ADAPTED)
+MODES = tuple(name for name, values in _MODES.items() if not values.keys() & {"adapter", "solver"})
+"""Those in which the network's own parameters are trained in steps."""
 
 
 @dataclass
@@ -159,7 +160,7 @@ def mode(name: str) -> FreezeModeConfig:
     """Return `conf/freeze_mode/<name>.yaml`."""
     values = yaml.safe_load((CONF / "freeze_mode" / f"{name}.yaml").read_text())
     phases = [phase(**options) for options in values["phases"]]
-    return FreezeModeConfig(values["name"], values["norm_stats"], phases, AdapterConfig(**values.get("adapter", {})))
+    return FreezeModeConfig(**{**values, "phases": phases, "adapter": AdapterConfig(**values.get("adapter", {}))})
 
 
 def phase(*, rules: list[dict[str, Any]], **options: Any) -> PhaseConfig:

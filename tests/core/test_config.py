@@ -224,6 +224,7 @@ IGNORED = (
     ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
     "features.lockstep",
+    *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
 )
 
 
@@ -233,6 +234,7 @@ def config() -> Config:
 
 KEYS = sorted(flatten(asdict(config())))
 LEAVES = [key for key in KEYS if not key.startswith(("data.splits.", "optimizer.options.")) and key != "data.options"]
+OF_STEPS = [key for key in LEAVES if key != "freeze_mode.solver"]
 
 
 def other(value: Any) -> Any:
@@ -273,7 +275,8 @@ def test_the_digest_changes_with_every_key_but_where_it_runs_and_is_written(key:
 
 
 @given(
-    st.sets(st.sampled_from(LEAVES), min_size=1, max_size=4), st.sets(st.sampled_from(LEAVES), min_size=1, max_size=4)
+    st.sets(st.sampled_from(OF_STEPS), min_size=1, max_size=4),
+    st.sets(st.sampled_from(OF_STEPS), min_size=1, max_size=4),
 )
 def test_configs_have_equal_digests_where_their_semantic_parts_are_equal(first: set[str], second: set[str]) -> None:
     one, two = config(), config()

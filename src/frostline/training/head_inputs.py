@@ -15,7 +15,7 @@ ROWS = 1024  # whose features are computed or read at once
 
 
 class HeadInputs:
-    """The inputs of a head's linear layer: just another dataset, whose samples are looked up, whatever it comes from."""
+    """The inputs of a head's linear layer: just another dataset, with nothing to compute but once."""
 
     known = True
     at_once = 1

@@ -1,0 +1,68 @@
+"""What no solver of a head can do is refused before anything runs; what none reads makes no other run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from frostline.core.config import choices, digest, siblings_key
+from frostline.core.errors import UserError
+from frostline.runs import setup
+from small import compose
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ("freeze=probe", "freeze_mode.l2=[]"),
+            "freeze_mode.l2=[]: expected a value: freeze_mode.solver=probe reads it",
+        ),
+        (("freeze=probe", "freeze_mode.l2=[-1]"), "freeze_mode.l2=[-1.0]: expected finite strengths above 0"),
+        (("freeze=knn", "freeze_mode.k=[0]"), "freeze_mode.k=[0]: expected whole numbers of at least 1"),
+        (("freeze=knn", "freeze_mode.temperature=0"), "freeze_mode.temperature=0.0: expected a finite number above 0"),
+        (("freeze=centroid", "freeze_mode.temperature=null"), "freeze_mode.temperature=None: expected a value"),
+        (
+            ("freeze=full", "freeze_mode.solver=knn", "freeze_mode.k=[5]", "freeze_mode.temperature=1"),
+            "freeze_mode.solver=knn: expected one phase, in which nothing but head/* learns",
+        ),
+        (("freeze=head", "freeze_mode.solver=prob"), "freeze_mode.solver=prob: expected one of probe, knn, centroid"),
+        (("freeze=probe", "lr=-1"), "lr=-1.0: expected a finite number above 0"),
+    ],
+)
+def test_values_that_no_solver_can_have_are_refused_in_one_line(overrides: tuple[str, ...], line: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        compose(*overrides)
+
+
+def test_a_head_that_is_a_convolution_is_refused() -> None:
+    line = "freeze_mode=probe: expected a model whose head is a linear layer with a bias, and that of squeezenet1_1"
+    with pytest.raises(UserError, match=line):
+        setup.check(compose("freeze=probe", "model=squeezenet1_1", "model.weights=null", "data.limit=24"))
+
+
+@pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
+def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: str) -> None:
+    steps = ("lr=0.5", "epochs=9", "batch_size=7", "optimizer=sgd", "schedule=cosine", "augment=trivial")
+    more = compose(f"freeze={mode}", *steps, "train.mixup=0.4", "features.views=2", "compile=off")
+    assert digest(more) == digest(compose(f"freeze={mode}"))
+    assert choices(more) == choices(compose(f"freeze={mode}")) and "lr" not in choices(more)
+    assert not setup.augment_policy(more).random and more.epochs == 1
+    assert siblings_key(more) is None
+    for other in ("seed=1", "data.limit=50", "model.image_size=32", "precision=bf16"):
+        assert digest(compose(f"freeze={mode}", other)) != digest(more)
+
+
+def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
+    for mode, reads in {
+        "head": (),
+        "probe": ("l2",),
+        "knn": ("k", "temperature"),
+        "centroid": ("temperature",),
+    }.items():
+        for option, value in {"l2": "[0.5]", "k": "[3]", "temperature": "0.5"}.items():
+            same = digest(compose(f"freeze={mode}", f"freeze_mode.{option}={value}")) == digest(
+                compose(f"freeze={mode}")
+            )
+            assert same == (option not in reads)

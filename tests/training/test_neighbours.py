@@ -1,0 +1,89 @@
+"""Neighbours vote, and class means win, as scikit-learn's do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.preprocessing import normalize
+
+from frostline.training import neighbours
+from frostline.training.evaluation import evaluate
+from frostline.training.neighbours import Neighbours
+from small import Samples
+
+TEMPERATURE = 0.07
+
+
+def digits(first: int, last: int) -> Samples:
+    pixels, labels = load_digits(return_X_y=True)
+    return Samples(torch.from_numpy(pixels).float()[first:last], torch.from_numpy(labels)[first:last])
+
+
+TRAIN, VAL = digits(0, 500), digits(500, 800)
+
+
+def theirs(k: int, data: Samples) -> KNeighborsClassifier:
+    def weights(distances: Any) -> Any:
+        return np.exp((1 - distances) / TEMPERATURE)
+
+    found = KNeighborsClassifier(k, metric="cosine", weights=weights)
+    return found.fit(data.tensor.double().numpy(), data.labels.numpy())
+
+
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_neighbours_vote_as_sklearns_do(k: int) -> None:
+    voters = Neighbours(TRAIN, 10, k=k, temperature=TEMPERATURE)
+    expected = theirs(k, TRAIN).predict_proba(VAL.tensor.double().numpy())
+    assert voters(VAL.tensor).exp().numpy() == pytest.approx(expected, abs=2e-5)
+    assert (voters(VAL.tensor).argmax(1).numpy() == expected.argmax(1)).mean() > 0.995
+    assert torch.equal(voters(VAL.tensor), Neighbours(TRAIN, 10, k=k, temperature=TEMPERATURE)(VAL.tensor))
+
+
+def test_of_fewer_images_than_neighbours_all_vote() -> None:
+    few = digits(0, 30)
+    all_of_them, more = (Neighbours(few, 10, k=k, temperature=TEMPERATURE)(VAL.tensor) for k in (30, 200))
+    assert torch.equal(all_of_them, more)
+
+
+def test_the_number_of_neighbours_is_the_best_on_validation() -> None:
+    options = (1, 5, 100, 400)
+    voters = Neighbours(TRAIN, 10, k=max(options), temperature=TEMPERATURE)
+    scores = {k: theirs(k, TRAIN).score(VAL.tensor.double().numpy(), VAL.labels.numpy()) for k in options}
+    assert scores[neighbours.best_k(voters, VAL, options)] == max(scores.values()) > min(scores.values())
+
+
+def test_a_training_image_is_not_its_own_neighbour() -> None:
+    few = digits(0, 60)
+    scored = neighbours.leave_one_out(Neighbours(few, 10, k=5, temperature=TEMPERATURE), few, 30)
+    right = 0
+    for left_out in range(0, 60, 2):
+        kept = [number for number in range(60) if number != left_out]
+        others = Samples(few.tensor[kept], few.labels[kept])
+        answer = theirs(5, others).predict(few.tensor[left_out : left_out + 1].double().numpy())
+        right += int(answer[0] == few.labels[left_out])
+    assert scored.accuracy == right / 30
+
+
+def test_the_head_of_class_means_says_which_is_nearest_by_cosine() -> None:
+    with warnings.catch_warnings(action="ignore"):  # of dimensions that are constant
+        means = NearestCentroid().fit(normalize(TRAIN.tensor.numpy()), TRAIN.labels.numpy())
+    means.centroids_ = normalize(means.centroids_)  # of vectors of one length the nearest has the largest cosine
+    weight, bias = neighbours.centroids(TRAIN, 10, temperature=TEMPERATURE)
+    head = torch.nn.Linear(64, 10)
+    head.load_state_dict({"weight": weight, "bias": bias})
+    scored = evaluate(head, VAL, batch_size=64, autocast=None)
+    assert (scored.logits.argmax(1).numpy() == means.predict(normalize(VAL.tensor.numpy()))).all()
+    length = TRAIN.tensor.norm(dim=1).mean()
+    cosine = torch.nn.functional.cosine_similarity(VAL.tensor[:1], weight)
+    assert torch.allclose(scored.logits[0], cosine * VAL.tensor[0].norm() / length / TEMPERATURE, atol=1e-4)
+
+
+def test_a_class_without_an_image_is_no_class_mean() -> None:
+    weight, bias = neighbours.centroids(TRAIN, 11, temperature=TEMPERATURE)
+    assert not ((-VAL.tensor @ weight.T + bias).argmax(1) == 10).any()

@@ -1,0 +1,98 @@
+"""The probe ends where scikit-learn's regression does, for every strength, and takes the one best on validation."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from frostline.training import probe
+from frostline.training.probe import Score, Solution
+from small import Samples
+
+STRENGTHS = (30.0, 0.3, 0.01, 1e-4, 1e-6)
+
+
+def digits(count: int = 400, *, classes: int = 10) -> Samples:
+    """Return pictures as features: some dimensions are constant, others hardly vary."""
+    pixels, labels = load_digits(return_X_y=True)
+    few = torch.from_numpy(labels) < classes
+    return Samples(torch.from_numpy(pixels).float()[few][:count], torch.from_numpy(labels)[few][:count])
+
+
+def standard(data: Samples) -> np.ndarray[Any, Any]:
+    values = data.tensor.double().numpy()
+    deviation = values.std(0)
+    return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
+
+
+def objective(weight: Any, bias: Any, features: Any, labels: Any, l2: float) -> float:
+    """Return the penalised loss in float64, from its definition."""
+    logits = features @ weight.T + bias
+    logits = logits - logits.max(1, keepdims=True)
+    chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return float(-chances[np.arange(len(labels)), labels].mean() + l2 / 2 * (weight**2).sum())
+
+
+def on_standard(one: Solution, data: Samples) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the head for standardised features that says what the solution says of them as they are."""
+    deviation, mean = data.tensor.double().std(0, correction=0), data.tensor.double().mean(0)
+    weight = one.weight.double() * torch.where(deviation > 0, deviation, 1)
+    return weight.numpy(), (one.bias + one.weight.double() @ mean).numpy()
+
+
+def answers(one: Solution, data: Samples) -> Tensor:
+    return (data.tensor @ one.weight.T + one.bias).argmax(1)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: int) -> None:
+    data = digits(classes=classes)
+    features, labels = standard(data), data.labels.numpy()
+    found = probe.solve(data, classes, STRENGTHS)
+    assert [one.l2 for one in found] == list(STRENGTHS)
+    for one in found:
+        theirs = LogisticRegression(C=1 / (one.l2 * len(labels)), tol=1e-9, max_iter=10_000)
+        with warnings.catch_warnings(action="ignore"):  # it may come to where float64 ends before its tolerance
+            theirs.fit(features, labels)
+        least = objective(theirs.coef_, theirs.intercept_, features, labels, one.l2)
+        assert objective(*on_standard(one, data), features, labels, one.l2) == pytest.approx(least, abs=1e-5)
+        assert one.objective == pytest.approx(least, abs=1e-5)
+        assert one.above < probe.NEAR_ENOUGH
+        assert (answers(one, data).numpy() == theirs.predict(features)).mean() >= (1 if one.l2 < 30 else 0.99)
+
+
+def test_the_same_bits_come_twice_and_the_same_minimum_however_many_are_solved_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = digits()
+    first, again = (probe.solve(data, 10, STRENGTHS) for _ in range(2))
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
+    monkeypatch.setattr(probe, "_STATE", 1)
+    monkeypatch.setattr(probe, "_AT_ONCE", 1000)
+    for one, two in zip(first, probe.solve(data, 10, STRENGTHS), strict=True):
+        assert one.objective == pytest.approx(two.objective, abs=1e-5)
+        assert (answers(one, data) == answers(two, data)).float().mean() > 0.99
+
+
+def test_scores_are_those_of_each_head_and_the_best_is_the_most_accurate_with_the_least_loss() -> None:
+    data = digits()
+    found = probe.solve(data, 10, STRENGTHS)
+    for one, score in zip(found, probe.scores(found, data), strict=True):
+        logits = data.tensor @ one.weight.T + one.bias
+        assert score.accuracy == pytest.approx((logits.argmax(1) == data.labels).double().mean().item())
+        assert score.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, data.labels).item(), abs=1e-5)
+    assert probe.best([Score(0.8, 0.1), Score(0.9, 0.3), Score(0.9, 0.2), Score(0.9, 0.2)]) == 2
+
+
+def test_a_class_without_an_image_is_never_the_answer() -> None:
+    data = digits(classes=3)
+    for one in probe.solve(data, 4, STRENGTHS):
+        assert one.weight.isfinite().all() and not (answers(one, data) == 3).any()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from emulated_card import EmulatedMachine
 from frostline.core.config import choices, digest, siblings_key
 from frostline.core.errors import UserError
+from frostline.data import resize
+from frostline.records import provenance
+from frostline.records.recording import Record
 from frostline.runs import setup
-from small import compose
+from frostline.runs.run import execute
+from small import SMALL, Memory, Told, compose
 
 
 @pytest.mark.parametrize(
@@ -66,3 +74,28 @@ def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
                 compose(f"freeze={mode}")
             )
             assert same == (option not in reads)
+
+
+def run(folder: Path, *overrides: str) -> list[Any]:
+    """Return all that a run recorded but for what it cost."""
+    folder.mkdir()
+    provenance.write(folder, provenance.software([]))  # as a job does
+    record = Memory()
+    options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": Told(), "record": cast(Record, record)}
+    metrics, _ = execute(compose(*SMALL, "data.limit=80", "data.val_fraction=0.1", *overrides), **options)
+    return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
+def test_it_comes_to_the_same_on_a_card_and_whether_features_are_kept_or_not(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
+    plain = ("precision=fp32", f"freeze={mode}", *(("freeze_mode.l2=[1,0.1]",) if mode == "probe" else ()))
+    here = [point for point in run(tmp_path / "here", *plain) if not str(point[0]).startswith("cost/")]
+    assert {"val/accuracy", "test/loss"} <= {point[0] for point in here}
+    for name, device, kept in (("again", "cpu", "false"), ("card", "cuda", "true")):
+        with EmulatedMachine().running() if device == "cuda" else nullcontext():
+            there = run(tmp_path / name, *plain, f"device={device}", f"features.enabled={kept}")
+        assert [point for point in there if not str(point[0]).startswith("cost/")] == here

@@ -112,7 +112,7 @@ class _Objective:
     """The regularised loss of several heads and its gradient, each head for a strength of its own."""
 
     def __init__(self, train: Dataset, classes: int) -> None:
-        self._train, self._classes = train, classes
+        self._train, self._numbers = train, torch.arange(classes, device=train.labels.device)
         self._mean, self._deviation = _moments(train)
         self.dimensions = len(self._mean)
         counts = train.labels.bincount()
@@ -133,7 +133,7 @@ class _Objective:
             logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
             every = logits.logsumexp(2, keepdim=True)
             loss += (every - _of_label(logits, labels))[..., 0].double().sum(0)
-            error = logits.sub_(every).exp_().sub_(F.one_hot(labels, self._classes)[:, None])
+            error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
             of_weight.addmm_(error.flatten(1).T, standard)
             of_bias += error.sum(0)
         gradient[..., :-1] = of_weight.view_as(weight).div_(count).add_(l2[:, None, None] * weight)

@@ -1,7 +1,7 @@
 "use strict";
 // The page of a report: draws what stands in #data with the two libraries that the page carries.
 const D = JSON.parse(document.getElementById("data").textContent);
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon", "triangle-left", "triangle-right", "diamond-tall"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const ORDER = Object.keys(D.looks);
 const place = name => D.looks[name] ?? 0;

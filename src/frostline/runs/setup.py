@@ -128,8 +128,8 @@ def _parts(
 
 def _require_linear_head(config: Config, model: Model) -> None:
     """Raise `UserError` for a network whose head no solver knows."""
-    head = model.module.get_submodule(model.structure.head)
-    if type(head) is not nn.Linear or head.bias is None:
+    head, *others = (model.module.get_submodule(name) for name in model.structure.heads)
+    if others or type(head) is not nn.Linear or head.bias is None:
         expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
         raise user_error("freeze_mode", config.freeze_mode.name, expected)
 

@@ -79,8 +79,10 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
         for key, value in _settings(values):
             if key not in given and (key in _FROM_RECORD or is_semantic(key)):
                 untrusted.require_plain(value, "the recorded config", f".{key}")
-                if isinstance(value, Mapping):  # what the defaults have is not added to what is on record
+                if isinstance(value, Mapping) and OmegaConf.get_type(OmegaConf.select(composed, key)) is dict:
+                    # what the defaults have is not added to what is on record
                     OmegaConf.update(composed, key, {}, merge=False)
+                    OmegaConf.set_struct(OmegaConf.select(composed, key), False)
                 composed = OmegaConf.merge(composed, _nested(key, value))
         return parse(OmegaConf.to_container(composed, throw_on_missing=True))  # type: ignore[arg-type]
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:

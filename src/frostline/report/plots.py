@@ -15,7 +15,7 @@ from frostline.report.style import COLOURS, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d")
+_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", "$#$")
 _LINES: tuple[Any, ...] = (
     *("-", "--", ":", "-."),
     *(
@@ -149,4 +149,4 @@ def _curves(axes: Axes, contest: Contest) -> bool:
 
 def _look(style: int) -> dict[str, Any]:
     kind = style % len(COLOURS)
-    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind]}
+    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind % len(_LINES)]}

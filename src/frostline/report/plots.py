@@ -22,6 +22,7 @@ _LINES: tuple[Any, ...] = (
         (0, dashes)
         for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2), (1, 1), (6, 3), (4, 1, 1, 1))
     ),
+    *((0, dashes) for dashes in ((2, 2), (10, 3), (7, 1, 2, 1), (2, 4))),
 )
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
 _AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure
@@ -149,4 +150,4 @@ def _curves(axes: Axes, contest: Contest) -> bool:
 
 def _look(style: int) -> dict[str, Any]:
     kind = style % len(COLOURS)
-    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind % len(_LINES)]}
+    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _LINES[kind]}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from emulated_card import EmulatedMachine
-from frostline.core.config import choices, digest, siblings_key
+from frostline.core.config import choices, digest, siblings_key, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.records import provenance
@@ -54,12 +54,13 @@ def test_a_head_that_is_a_convolution_is_refused() -> None:
 def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: str) -> None:
     steps = ("lr=0.5", "epochs=9", "batch_size=7", "optimizer=sgd", "schedule=cosine", "augment=trivial")
     more = compose(f"freeze={mode}", *steps, "train.mixup=0.4", "features.views=2", "compile=off")
-    assert digest(more) == digest(compose(f"freeze={mode}"))
-    assert choices(more) == choices(compose(f"freeze={mode}")) and "lr" not in choices(more)
+    plain = compose(f"freeze={mode}")
+    assert digest(more) == digest(plain)
+    assert choices(more) == choices(plain) and "lr" not in choices(more)
     assert not setup.augment_policy(more).random and more.epochs == 1
     assert siblings_key(more) is None
-    for other in ("seed=1", "data.limit=50", "model.image_size=32", "precision=bf16"):
-        assert digest(compose(f"freeze={mode}", other)) != digest(more)
+    for key, value in {"seed": 1, "data.limit": 50, "model.image_size": 32, "precision": "bf16"}.items():
+        assert digest(with_values(plain, {key: value})) != digest(plain)
 
 
 def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
@@ -69,11 +70,10 @@ def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
         "knn": ("k", "temperature"),
         "centroid": ("temperature",),
     }.items():
-        for option, value in {"l2": "[0.5]", "k": "[3]", "temperature": "0.5"}.items():
-            same = digest(compose(f"freeze={mode}", f"freeze_mode.{option}={value}")) == digest(
-                compose(f"freeze={mode}")
-            )
-            assert same == (option not in reads)
+        plain = compose(f"freeze={mode}")
+        for option, value in {"l2": [0.5], "k": [3], "temperature": 0.5}.items():
+            other = with_values(plain, {f"freeze_mode.{option}": value})
+            assert (digest(other) == digest(plain)) == (option not in reads)
 
 
 def run(folder: Path, *overrides: str) -> list[Any]:
@@ -82,17 +82,17 @@ def run(folder: Path, *overrides: str) -> list[Any]:
     provenance.write(folder, provenance.software([]))  # as a job does
     record = Memory()
     options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": Told(), "record": cast(Record, record)}
-    metrics, _ = execute(compose(*SMALL, "data.limit=80", "data.val_fraction=0.1", *overrides), **options)
+    metrics, _ = execute(compose(*SMALL, *overrides), **options)
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
+@pytest.mark.parametrize("mode", ["probe", "knn"])
 def test_it_comes_to_the_same_on_a_card_and_whether_features_are_kept_or_not(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    plain = ("precision=fp32", f"freeze={mode}", *(("freeze_mode.l2=[1,0.1]",) if mode == "probe" else ()))
+    plain = ("precision=fp32", f"freeze={mode}", *(("freeze_mode.l2=[10]",) if mode == "probe" else ()))
     here = [point for point in run(tmp_path / "here", *plain) if not str(point[0]).startswith("cost/")]
     assert {"val/accuracy", "test/loss"} <= {point[0] for point in here}
     for name, device, kept in (("again", "cpu", "false"), ("card", "cuda", "true")):

@@ -16,7 +16,7 @@ from frostline.training import probe
 from frostline.training.probe import Score, Solution
 from small import Samples
 
-STRENGTHS = (30.0, 0.3, 0.01, 1e-4, 1e-6)
+STRENGTHS = (30.0, 0.3, 0.01, 1e-4)
 
 
 def digits(count: int = 400, *, classes: int = 10) -> Samples:
@@ -58,7 +58,7 @@ def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: 
     found = probe.solve(data, classes, STRENGTHS)
     assert [one.l2 for one in found] == list(STRENGTHS)
     for one in found:
-        theirs = LogisticRegression(C=1 / (one.l2 * len(labels)), tol=1e-9, max_iter=10_000)
+        theirs = LogisticRegression(C=1 / (one.l2 * len(labels)), tol=1e-7, max_iter=10_000)
         with warnings.catch_warnings(action="ignore"):  # it may come to where float64 ends before its tolerance
             theirs.fit(features, labels)
         least = objective(theirs.coef_, theirs.intercept_, features, labels, one.l2)

@@ -126,12 +126,17 @@ def _parts(
     return data, model, phases, batches
 
 
+def not_linear(config: Config) -> UserError:
+    """Return the refusal of a network whose head is none that can be solved."""
+    expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
+    return user_error("freeze_mode", config.freeze_mode.name, expected)
+
+
 def _require_linear_head(config: Config, model: Model) -> None:
     """Raise `UserError` for a network whose head no solver knows."""
     head, *others = (model.module.get_submodule(name) for name in model.structure.heads)
     if others or type(head) is not nn.Linear or head.bias is None:
-        expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
-        raise user_error("freeze_mode", config.freeze_mode.name, expected)
+        raise not_linear(config)
 
 
 def store_of(config: Config, say: Callable[[str], None]) -> Store:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from frostline.core.errors import user_error
 from frostline.models.freezing import Guard
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line
-from frostline.runs.setup import Setup
+from frostline.runs.setup import Setup, not_linear
 from frostline.runs.split_views import Images
 from frostline.runs.train import catch_up, keep
 from frostline.training import gradient, neighbours, probe
@@ -46,7 +45,7 @@ def solve(
     network = line.above(setup.model.module)
     head = gradient.linear_of(network)
     if head is None:
-        raise not_linear(setup.config.freeze_mode.name, setup.model.name)
+        raise not_linear(setup.config)
     began = time.perf_counter()
     train, val = HeadInputs(line.read(images.train), head), HeadInputs(line.read(images.val), head)
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, screen.say)
@@ -63,13 +62,6 @@ def solve(
     progress.add(epoch, learner)
     keep(epoch, progress.epochs[-1], setup, folder, record, screen)
     return progress, voters
-
-
-def not_linear(mode: str, model: str) -> Exception:
-    """Return the refusal of a network whose head is none that can be solved."""
-    return user_error(
-        "freeze_mode", mode, f"a model whose head is one linear layer with a bias, and {model} has another"
-    )
 
 
 _Solved = tuple[dict[str, float], Neighbours | None]

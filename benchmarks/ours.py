@@ -23,7 +23,7 @@ from torch import Tensor
 
 import frostline
 from frostline.core import project
-from frostline.core.config import Config, choices, semantic, siblings_key
+from frostline.core.config import Config, choices, semantic
 from frostline.data.decode_image import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
@@ -33,6 +33,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, setup, split_views
 from frostline.runs.run import execute
+from frostline.sweeps.stacks import shared_by
 from frostline.tracking import session
 
 ROOT = project.project_root()
@@ -95,7 +96,7 @@ def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, numbe
     folder.mkdir()
     screen, (parsed, *others) = silent(), waiting
     name, jobs = f"{parsed.freeze_mode.name} lr={parsed.lr}", number + len(waiting)
-    siblings = [other for other in others if siblings_key(other) == siblings_key(parsed) is not None]
+    siblings = [other for other in others if shared_by(other) == shared_by(parsed) is not None]
     with screen.run(name, job=number, jobs=jobs, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
         return execute(parsed, name=name, folder=folder, record=record, screen=screen, siblings=siblings)[0]
 

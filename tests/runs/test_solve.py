@@ -10,13 +10,14 @@ from typing import Any, cast
 import pytest
 
 from emulated_card import EmulatedMachine
-from frostline.core.config import choices, digest, siblings_key, with_values
+from frostline.core.config import choices, digest, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.runs import setup
 from frostline.runs.run import execute
+from frostline.sweeps.stacks import shared_by
 from small import SMALL, Memory, Told, compose
 
 
@@ -58,7 +59,7 @@ def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: st
     assert digest(more) == digest(plain)
     assert choices(more) == choices(plain) and "lr" not in choices(more)
     assert not setup.augment_policy(more).random and more.epochs == 1
-    assert siblings_key(more) is None
+    assert shared_by(more) is None
     for key, value in {"seed": 1, "data.limit": 50, "model.image_size": 32, "precision": "bf16"}.items():
         assert digest(with_values(plain, {key: value})) != digest(plain)
 

@@ -332,14 +332,6 @@ counts as the same. What `auto` makes of a device is no last bit: `compose.settl
 """
 
 
-OF_STEPS = (
-    *("lr", "seed", "optimizer.weight_decay", "optimizer.decay_norm_and_bias", "optimizer.options"),
-    *(f"schedule.{key}" for key in ScheduleConfig.__dataclass_fields__),
-    *("train.label_smoothing", "train.patience"),
-)
-"""What the steps of a head read, and nothing that is computed below it: runs that differ in it may share the rest."""
-
-
 _NOT_SOLVED = (
     *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),
     *("features.views", "features.lockstep"),
@@ -402,21 +394,10 @@ def value_of(config: Config, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), config)
 
 
-def siblings_key(config: Config) -> str | None:
-    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone.
-
-    Those are runs of a head alone, on features that are kept, by plain steps.
-    """
-    phases, train = config.freeze_mode.phases, config.train
-    if config.freeze_mode.solver is not None:
-        return None
-    if len(phases) != 1 or phases[0].stepwise or not config.features.enabled or not config.features.lockstep:
-        return None
-    if any(rule.lr_scale and not rule.match.startswith("head/") for rule in phases[0].rules):
-        return None
-    if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
-        return None
-    return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
+def trains_head_alone(mode: FreezeModeConfig) -> bool:
+    """Return whether nothing but the head ever learns, in one phase."""
+    rules = [rule for phase in mode.phases for rule in phase.rules if rule.lr_scale]
+    return len(mode.phases) == 1 and not mode.phases[0].stepwise and all(r.match.startswith("head/") for r in rules)
 
 
 def choices(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
-from frostline.core.config import SOLVERS, Config, FreezeModeConfig, PhaseConfig, flatten
+from frostline.core.config import SOLVERS, Config, FreezeModeConfig, PhaseConfig, flatten, trains_head_alone, value_of
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 
 _Check = Callable[[Any], bool]
@@ -86,12 +86,12 @@ def parse(values: Mapping[str, Any]) -> Config:
     """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
     config: Config = _section(Config, values, "")
     for key, check, expected in _CHECKS:
-        value = _select(config, key)
+        value = value_of(config, key)
         if value is not None and not check(value):
             raise user_error(key, value, expected)
     for key, names in _NAMES:
-        if _select(config, key) not in names:
-            raise user_error(key, _select(config, key), "one of " + ", ".join(names), names)
+        if value_of(config, key) not in names:
+            raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
     _check_range(config.data.range)
     _check_phases(config.freeze_mode.phases)
     _check_solver(config.freeze_mode)
@@ -137,8 +137,7 @@ def _check_solver(mode: FreezeModeConfig) -> None:
     for name in SOLVERS[mode.solver]:
         if not (value := getattr(mode, name)):
             raise user_error(f"freeze_mode.{name}", value, f"a value: freeze_mode.solver={mode.solver} reads it")
-    learning = [rule.match for phase in mode.phases for rule in phase.rules if rule.lr_scale]
-    if len(mode.phases) != 1 or mode.phases[0].stepwise or not all(match.startswith("head/") for match in learning):
+    if not trains_head_alone(mode):
         raise user_error("freeze_mode.solver", mode.solver, "one phase, in which nothing but head/* learns")
 
 
@@ -185,12 +184,6 @@ def _fits(hint: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
-
-
-def _select(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def read_config(path: Path) -> Config:

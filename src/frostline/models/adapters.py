@@ -26,9 +26,6 @@ from frostline.core.randomness import generator
 from frostline.models import freezing
 from frostline.models.stages import Structure
 
-CHILD = "adapter"
-"""What an adapter is called in its layer."""
-
 
 class Adapter(nn.Module):
     """What changes the weight and the bias of one layer."""
@@ -183,9 +180,9 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
         frozen = layer.get_parameter(_tensors(layer)[0])
         if not frozen.is_meta:
             adapter.start(frozen.detach(), generator(seed, "init", "adapter", path))
-        layer.add_module(CHILD, adapter)
+        layer.add_module(freezing.ADAPTER, adapter)
         layer.__class__ = _with_adapter(layer.__class__)
-        stages |= dict.fromkeys((f"{path}.{CHILD}", *named(path, adapter)), structure.stage_of(name))
+        stages |= dict.fromkeys((f"{path}.{freezing.ADAPTER}", *named(path, adapter)), structure.stage_of(name))
     if not stages:
         kinds = sorted({address.split("/")[1] for pair in addresses.values() for address in pair})
         told = f"globs that match weights which {how.kind} can adapt, below the head ({', '.join(kinds)})"
@@ -195,13 +192,13 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
 
 def named(path: str, adapter: nn.Module) -> list[str]:
     """Return the names in the network of the parameters of an adapter, whose layer is at `path`."""
-    return [f"{path}.{CHILD}.{name}" for name, _ in adapter.named_parameters()]
+    return [f"{path}.{freezing.ADAPTER}.{name}" for name, _ in adapter.named_parameters()]
 
 
 def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
     """Yield path, layer and adapter of the layers that have one."""
     for path, layer in [*module.named_modules()]:
-        if isinstance(adapter := layer._modules.get(CHILD), Adapter):
+        if isinstance(adapter := layer._modules.get(freezing.ADAPTER), Adapter):
             yield path, layer, adapter
 
 
@@ -224,7 +221,7 @@ def merge(module: nn.Module) -> dict[str, Tensor]:
     for path, layer, _ in adapted(module):
         told = {name: getattr(layer, name) for name in _tensors(layer)}
         layer.__class__ = type(layer).__bases__[0]
-        del layer._modules[CHILD]
+        del layer._modules[freezing.ADAPTER]
         for name, value in told.items():
             if value is not None:
                 merged[f"{path}.{name}"] = layer.get_parameter(name).copy_(value).detach()
@@ -302,7 +299,7 @@ def _with_adapter(kind: type[nn.Module]) -> type[nn.Module]:
 
     def tensor(name: str, of: str) -> property:
         def effective(self: nn.Module) -> Tensor | None:
-            frozen, adapter = self._parameters[name], self._modules[CHILD]
+            frozen, adapter = self._parameters[name], self._modules[freezing.ADAPTER]
             device = next(iter(self._parameters.values()))
             assert device is not None
             with torch.autocast(device.device.type, enabled=False):
@@ -312,7 +309,7 @@ def _with_adapter(kind: type[nn.Module]) -> type[nn.Module]:
         return property(effective)
 
     def forward(self: nn.Linear, inputs: Tensor) -> Tensor:
-        adapter = self._modules[CHILD]
+        adapter = self._modules[freezing.ADAPTER]
         if type(adapter) is not LoRA:
             return nn.Linear.forward(self, inputs)
         weight, bias = self._parameters["weight"], self._parameters["bias"]

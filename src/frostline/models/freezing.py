@@ -23,6 +23,8 @@ from frostline.models.stages import Structure
 # torch keeps no common base of its norm layers; torchvision's own ones derive from these.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
+ADAPTER = "adapter"
+"""What a layer calls what it was given to learn in its place, and the layer kind of that."""
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers of so many bytes, as which the bits of other types can be compared."""
 
@@ -74,8 +76,8 @@ def addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, .
 
 
 def _kind(path: str, module: nn.Module) -> str:
-    if path.rpartition(".")[2] == "adapter":
-        return "adapter"
+    if path.rpartition(".")[2] == ADAPTER:
+        return ADAPTER
     return "norm" if is_norm(module) else type(module).__name__.lower()
 
 

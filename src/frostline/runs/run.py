@@ -51,7 +51,7 @@ def execute(
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there. `siblings` are runs that this process carries out next and
-    that differ from it in `core.config.OF_STEPS` alone: their heads may be trained in lockstep with its own.
+    that differ from it in what steps alone read: their heads may be trained in lockstep with its own.
 
     What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
     changes no bit; UserError if it does not fit so either.

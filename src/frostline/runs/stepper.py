@@ -174,7 +174,7 @@ class Stepper:
 
 
 def _shares_features(setup: Setup, config: Config) -> bool:
-    """Return whether the run of `config`, which differs in `OF_STEPS` alone, has the features of `setup`."""
+    """Return whether the run of `config`, which differs in what steps alone read, has the features of `setup`."""
     seeds = setup.config.model.weights is not None and not setups.augment_policy(config).random
     return seeds or config.seed == setup.config.seed
 

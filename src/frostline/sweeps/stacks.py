@@ -6,11 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from frostline.core.config import OF_STEPS, Config, siblings_key, value_of, with_values
+from frostline.core.config import Config, ScheduleConfig, digest, trains_head_alone, value_of, with_values
 from frostline.records.sweep_record import RunFacts
 
+OF_STEPS = (
+    *("lr", "seed", "optimizer.weight_decay", "optimizer.decay_norm_and_bias", "optimizer.options"),
+    *(f"schedule.{key}" for key in ScheduleConfig.__dataclass_fields__),
+    *("train.label_smoothing", "train.patience"),
+)
+"""What the steps of a head read, and nothing that is computed below it: runs that differ in it may share the rest."""
 _FEW = 4
 """Runs below which a second worker gains less than what it costs to make their steps apart."""
+
+
+def shared_by(config: Config) -> str | None:
+    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone.
+
+    Those are runs of a head alone, on features that are kept, by plain steps.
+    """
+    mode, features, train = config.freeze_mode, config.features, config.train
+    if mode.solver is not None or not trains_head_alone(mode) or not (features.enabled and features.lockstep):
+        return None
+    if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
+        return None
+    return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 
 
 def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int) -> tuple[RunFacts, ...]:
@@ -20,7 +39,7 @@ def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int) -
     """
     groups: dict[str, list[int]] = {}
     for number, (config, facts) in enumerate(zip(configs, runs, strict=True)):
-        key = siblings_key(config)
+        key = shared_by(config)
         if key is not None and facts.to_do and facts.previous is None and workers:
             groups.setdefault(key, []).append(number)
     told, count = list(runs), 0

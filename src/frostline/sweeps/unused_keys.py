@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.core.config import SOLVERS, Config, is_read
+from frostline.core.config import SOLVERS, Config, is_read, value_of
 from frostline.core.errors import user_error
 
 _EMBEDDED = ("digits", "glyphs")
@@ -35,6 +35,12 @@ def _mirrors(config: Config) -> bool:
 def _random(config: Config) -> bool:
     how = config.augment
     return how.crop != "none" or _mirrors(config) or how.color > 0 or how.trivial
+
+
+def _of_adapters(keys: Sequence[str], kinds: Sequence[str], wanted: str) -> _Rule:
+    """Return the rule of keys of an adapter that some kinds read."""
+    names = tuple(f"freeze_mode.adapter.{key}" for key in keys)
+    return _Rule(names, lambda c: c.freeze_mode.adapter.kind in kinds, wanted, "freeze_mode.name", mistake=True)
 
 
 _RULES = (
@@ -120,34 +126,10 @@ _RULES = (
         "an optimizer.weight_decay above 0",
         "optimizer.weight_decay",
     ),
-    _Rule(
-        ("freeze_mode.adapter.where",),
-        lambda c: c.freeze_mode.adapter.kind != "none",
-        "freeze=lora or another mode with adapters",
-        "freeze_mode.name",
-        mistake=True,
-    ),
-    _Rule(
-        ("freeze_mode.adapter.rank", "freeze_mode.adapter.alpha"),
-        lambda c: c.freeze_mode.adapter.kind in ("lora", "dora"),
-        "freeze=lora or freeze=dora",
-        "freeze_mode.name",
-        mistake=True,
-    ),
-    _Rule(
-        ("freeze_mode.adapter.dropout",),
-        lambda c: c.freeze_mode.adapter.kind == "lora",
-        "freeze=lora",
-        "freeze_mode.name",
-        mistake=True,
-    ),
-    _Rule(
-        ("freeze_mode.adapter.where_inputs",),
-        lambda c: c.freeze_mode.adapter.kind == "ia3",
-        "freeze=ia3",
-        "freeze_mode.name",
-        mistake=True,
-    ),
+    _of_adapters(("where",), ("lora", "dora", "ia3", "ssf"), "freeze=lora or another mode with adapters"),
+    _of_adapters(("rank", "alpha"), ("lora", "dora"), "freeze=lora or freeze=dora"),
+    _of_adapters(("dropout",), ("lora",), "freeze=lora"),
+    _of_adapters(("where_inputs",), ("ia3",), "freeze=ia3"),
     _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
     _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )
@@ -165,7 +147,7 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
             value = typed.get(key)
             if value is None or value.lower() in ("false", "null") or any(map(rule.read, configs)):
                 continue
-            chosen = " and ".join(sorted({str(_select(config, rule.group)) for config in configs}))
+            chosen = " and ".join(sorted({str(value_of(config, rule.group)) for config in configs}))
             why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
             if rule.mistake:
                 raise user_error(key, value, f"to be given with {why}")
@@ -185,10 +167,3 @@ def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str
             raise user_error(key, value, f"to be given with {wanted}; with freeze_mode={modes} nothing reads it")
         lines.append(f"{key}={value} has no effect: it wants a freeze mode that trains in steps, not {modes}")
     return lines
-
-
-def _select(config: Config, key: str) -> object:
-    found: object = config
-    for name in key.split("."):
-        found = getattr(found, name)
-    return found

@@ -87,9 +87,11 @@ class Stack:
         for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
             for member in self.members:
                 member.set_lr(step)
+            labels = self._of_each(labels)
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-                logits = self._step(self._before(inputs, step), labels)
-            mine, *theirs = map(Step, logits.unbind(), self._of_each(labels).unbind(), repeat(None))
+                logits = self._gradients(self._of_each(self._before(inputs, step)), labels)
+                self._optimizer.step()
+            mine, *theirs = map(Step, logits.unbind(), labels.unbind(), repeat(None))
             for (_, sums), made in zip(others, theirs, strict=True):
                 sums.add(made)
             seconds += time.perf_counter() - began
@@ -153,11 +155,6 @@ class Stack:
         if len(self._seeds) == 1:
             return by_seed.expand(len(self.members), *by_seed.shape[1:])
         return by_seed[self._seed_of]
-
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = self._gradients(self._of_each(inputs), self._of_each(labels))
-        self._optimizer.step()
-        return logits
 
     def _gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the logits `(members, B, classes)` for inputs `(members, B, D)`, and set the heads' gradients.

@@ -17,6 +17,7 @@ from torch import Tensor
 from frostline.models import freezing
 from frostline.training.dataset import batches, shuffled
 from frostline.training.evaluation import Evaluation, evaluate
+from frostline.training.lockstep import EpochMade
 from frostline.training.schedule import Span, pieces, span_of
 from frostline.training.steps import Recipe, Step, Sums, TrainedPart
 
@@ -58,20 +59,6 @@ class TrainingPosition:
 
 
 BEGINNING = TrainingPosition()
-
-
-class EpochMade(Protocol):
-    """What the steps of an epoch came to."""
-
-    @property
-    def sums(self) -> Sums:
-        """Of their losses and right answers."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """How long they took."""
-        ...
 
 
 class Stepper(Protocol):

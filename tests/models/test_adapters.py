@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from frostline.core.errors import UserError
 from frostline.models import adapters, freezing
-from frostline.models.adapters import Adapter
+from frostline.models.adapter_kinds import Adapter
 from frostline.models.build import Model
 from frostline.records import layout, provenance
 from frostline.records.recording import Record

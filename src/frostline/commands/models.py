@@ -10,7 +10,7 @@ from frostline.commands import Parser
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
-    from frostline.models.build import Offer
+    from frostline.models.offers import Offer
 
 _COUNTED = 12  # networks whose parameters are counted: each is built for it, without memory, in up to a second
 _LOADS = {"torchvision": "model.name={}", "timm": "model=timm model.name={}"}
@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("pattern", nargs="?", default="*", help="of names, as 'vit*dino*'; a part of a name will do")
     parser.add_argument("--library", choices=("torchvision", "timm"), help="only networks of this one")
     options = parser.parse_args(arguments)
-    from frostline.models import build  # imports torch
+    from frostline.models.offers import offered  # imports torch
 
-    offers, missing = build.offers(options.library)
+    offers, missing = offered(options.library)
     wanted = options.pattern if set(options.pattern) & set("*?[") else f"*{options.pattern}*"
     found = [shown for offer in offers if (shown := _matching(offer, wanted)) is not None]
     if not found:
@@ -54,8 +54,8 @@ def _matching(offer: Offer, wanted: str) -> Offer | None:
 
 
 def _row(offer: Offer, *, counted: bool) -> tuple[str, str, str, str]:
-    from frostline.models import build
+    from frostline.models.offers import size_of
 
     name = _LOADS[offer.library].format(offer.name)
-    size, count = build.size_of(offer.name, offer.library, counted=counted)
+    size, count = size_of(offer.name, offer.library, counted=counted)
     return name, f"{count:,}" if count else "", f"{size} px", ", ".join(offer.weights) or "none"

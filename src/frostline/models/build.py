@@ -75,7 +75,7 @@ def build(
     those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights; what is no part
     of the network's state has its values even so. UserError for anything unknown or unfitting.
     """
-    found = _architecture(name, library)
+    found = architecture_of(name, library)
     source = _source(found, weights)
     spec = _input_spec(name, library, found, source, image_size)
     if meta or source:
@@ -119,55 +119,11 @@ def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
 
 def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
     """Return the picture that `build` with the same arguments makes its network for; UserError as there."""
-    found = _architecture(name, library)
+    found = architecture_of(name, library)
     return _input_spec(name, library, found, _source(found, weights), image_size)
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A network that can be asked for by name."""
-
-    name: str
-    library: str
-    weights: tuple[str, ...]
-    """Names of its pretrained weights, the default first; of timm's, tags that may stand behind a dot of the name."""
-
-    def only(self, weights: tuple[str, ...]) -> Offer:
-        """Return it with some of its weights."""
-        return replace(self, weights=weights)
-
-
-def offers(library: str | None = None) -> tuple[list[Offer], str]:
-    """Return the networks there are, of one library or of all, and why those of timm are not among them, if so."""
-    found: list[Offer] = []
-    missing = ""
-    if library != "timm":
-        names = [*torchvision_models.NAMES, *plugins.names(plugins.MODELS)]
-        found += [Offer(name, "torchvision", tuple(_named(_architecture(name, "torchvision")))) for name in names]
-    if library != "torchvision":
-        try:
-            from frostline.models import timm_models
-        except ImportError as error:
-            missing = f"pip install 'frostline[timm]' ({error})"
-        else:
-            found += [Offer(name, "timm", tags) for name, tags in timm_models.names().items()]
-    return found, missing
-
-
-def _named(found: Architecture) -> list[str]:
-    return [name for name in found.weights if name != "default"]
-
-
-def size_of(name: str, library: str, *, counted: bool) -> tuple[int, int | None]:
-    """Return the side of a network's input in pixels and, if `counted`, its parameters with 1,000 classes."""
-    size = _architecture(name, library).input.size
-    if not counted:
-        return size, None
-    module = build(name, library=library, weights=None, num_classes=1000, seed=0, meta=True).module
-    return size, sum(parameter.numel() for parameter in module.parameters())
-
-
-def _architecture(name: str, library: str) -> Architecture:
+def architecture_of(name: str, library: str) -> Architecture:
     """Return the network called `name`, of timm, of torchvision or of a plugin."""
     if library == "timm":
         return _of_timm(name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from frostline.core import files, machine
 from frostline.core.config import Config
 from frostline.core.errors import user_error
-from frostline.models import adapters, build
+from frostline.models import adapters, build, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -197,7 +197,7 @@ def merge(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
     module, how = setup.model.module, setup.config.freeze_mode.adapter
     if how.kind == "none":
         return {}
-    tensors, facts = adapters.alone(module, how, heads=setup.model.structure.heads)
+    tensors, facts = peft_layout.adapters_alone(module, how, heads=setup.model.structure.heads)
     views = images.val.inputs(torch.arange(min(len(images.val.labels), setup.config.batch_size)), 1)
     with evaluating(module):
         before, merged, after = module(views), adapters.merge(module), module(views)

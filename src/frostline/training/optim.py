@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from frostline.core.errors import user_error
-from frostline.models.adapters import Adapter
+from frostline.models.adapter_kinds import Adapter
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
 

@@ -1,0 +1,55 @@
+"""Which networks there are, by library, for people who look for one by a part of its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from frostline.core import plugins
+from frostline.models import build, torchvision_models
+from frostline.models.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A network that can be asked for by name."""
+
+    name: str
+    library: str
+    weights: tuple[str, ...]
+    """Names of its pretrained weights, the default first; of timm's, tags that may stand behind a dot of the name."""
+
+    def only(self, weights: tuple[str, ...]) -> Offer:
+        """Return it with some of its weights."""
+        return replace(self, weights=weights)
+
+
+def offered(library: str | None = None) -> tuple[list[Offer], str]:
+    """Return the networks there are, of one library or of all, and why those of timm are not among them, if so."""
+    found: list[Offer] = []
+    missing = ""
+    if library != "timm":
+        names = [*torchvision_models.NAMES, *plugins.names(plugins.MODELS)]
+        found += [
+            Offer(name, "torchvision", tuple(_named(build.architecture_of(name, "torchvision")))) for name in names
+        ]
+    if library != "torchvision":
+        try:
+            from frostline.models import timm_models
+        except ImportError as error:
+            missing = f"pip install 'frostline[timm]' ({error})"
+        else:
+            found += [Offer(name, "timm", tags) for name, tags in timm_models.names().items()]
+    return found, missing
+
+
+def _named(found: Architecture) -> list[str]:
+    return [name for name in found.weights if name != "default"]
+
+
+def size_of(name: str, library: str, *, counted: bool) -> tuple[int, int | None]:
+    """Return the side of a network's input in pixels and, if `counted`, its parameters with 1,000 classes."""
+    size = build.architecture_of(name, library).input.size
+    if not counted:
+        return size, None
+    module = build.build(name, library=library, weights=None, num_classes=1000, seed=0, meta=True).module
+    return size, sum(parameter.numel() for parameter in module.parameters())

@@ -16,10 +16,11 @@ from torch import nn
 
 from frostline.core.config import FreezeModeConfig, ScheduleConfig
 from frostline.core.errors import UserError
+from frostline.models import adapters
 from frostline.models.build import Model
 from frostline.runs import setup
 from frostline.training import optim, schedule
-from small import CONF, MODES, compose, images, mode, network, phase, resolve, train
+from small import ADAPTED, CONF, MODES, compose, images, mode, network, phase, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
 OPTIMIZERS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "optimizer").glob("*.yaml")}
@@ -72,6 +73,16 @@ def test_norms_and_biases_do_not_decay_unless_asked_for(name: str) -> None:
     assert all(value == (0.0 if key in spared else 0.1) for key, value in decay.items())
     asked = groups_of(model, mode("full"), decay_norm_and_bias=True)
     assert {g["weight_decay"] for g in asked} == {0.1}
+
+
+@pytest.mark.parametrize("chosen", ADAPTED)
+def test_scales_of_adapters_do_not_decay_and_their_matrices_do(chosen: str) -> None:
+    model = network("vit_b_16", meta=True)
+    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0)
+    groups = groups_of(Model(**{**vars(model), "structure": structure}), mode(chosen))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    own = [p for _, _, one in adapters.adapted(model.module) for p in one.parameters()]
+    assert own and all(decay[id(p)] == (0.1 if p.dim() > 1 else 0.0) for p in own)
 
 
 @pytest.mark.parametrize("chosen", ["gradual", "lp_ft"])

@@ -65,6 +65,7 @@ def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: 
         assert objective(*on_standard(one, data), features, labels, one.l2) == pytest.approx(least, abs=1e-5)
         assert one.objective == pytest.approx(least, abs=1e-5)
         assert one.above < probe.NEAR_ENOUGH
+        assert one.iterations <= theirs.n_iter_[0]  # which goes on to a finer tolerance
         assert (answers(one, data).numpy() == theirs.predict(features)).mean() >= (1 if one.l2 < 30 else 0.99)
 
 

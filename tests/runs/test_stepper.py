@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from frostline.core.config import Config, digest
 from frostline.core.interrupts import Terminated
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
+from frostline.records.result import SECONDS
 from frostline.report import confusion_plot
 from frostline.runs import stepper
 from frostline.runs.run import execute
 from frostline.training import checkpoint, checkpoint_timing
+from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
 from frostline.training.steps import Alone, Step
@@ -41,6 +44,7 @@ class Ran:
     weights: dict[str, torch.Tensor]
     said: list[str]
     tags: dict[str, str]
+    seconds: float
 
     def same(self, other: Ran) -> bool:
         weights = self.weights.keys() == other.weights.keys()
@@ -66,7 +70,7 @@ def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
     folder.mkdir(exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Told()
-    execute(
+    metrics, _ = execute(
         config,
         name="a run",
         folder=folder,
@@ -75,7 +79,7 @@ def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
         siblings=siblings,
     )
     journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
-    return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags)
+    return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])
 
 
 def configs(*common: str, lines: Sequence[Sequence[str]] = TOGETHER) -> list[Config]:
@@ -117,9 +121,10 @@ def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Seq
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
-    assert f"  in lockstep with {len(several) - 1} other runs on the same features" in ran[0].said
+    others = "1 other run" if len(several) == 2 else f"{len(several) - 1} other runs"
+    assert f"  in lockstep with {others} on the same features" in ran[0].said
     for one in ran[1:]:
-        assert f"  in lockstep: its steps were made with those of {len(several) - 1} other runs" in one.said
+        assert f"  in lockstep: its steps were made with those of {others}" in one.said
 
 
 def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +145,23 @@ def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     several = configs()
     together(tmp_path, several)
     assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, Alone: 0}
+
+
+def test_each_has_its_part_of_the_time_that_features_and_steps_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Features.inputs
+
+    def slow(self: Features, index: torch.Tensor, epoch: int) -> torch.Tensor:
+        time.sleep(0.05 * self.first)  # as if they were computed then
+        self.first = False
+        return inputs(self, index, epoch)
+
+    monkeypatch.setattr(Features, "first", True, raising=False)
+    monkeypatch.setattr(Features, "inputs", slow)
+    config, *others = configs("epochs=1")
+    ran = run(tmp_path / "first", config, others), run(tmp_path / "second", others[0], others[1:])
+    assert all(one.seconds >= 0.05 / len(TOGETHER) for one in ran)
 
 
 def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Stepper:
             self._member = None  # from now on this run is where no other is
             return None
         if self.most == 1:
-            self._say(f"  in lockstep: its steps were made with those of {made.together - 1} other runs")
+            self._say(f"  in lockstep: its steps were made with those of {_others(made.together)}")
         self.most = max(self.most, made.together)
         made.put(linear, self._learner.optimizer)
         return made
@@ -139,7 +139,7 @@ class Stepper:
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
         self.most = len(stack.members)
-        self._say(f"  in lockstep with {self.most - 1} other runs on the same features")
+        self._say(f"  in lockstep with {_others(self.most)} on the same features")
         return stack
 
     def _beginner(self, head: Head, config: Config) -> Member:
@@ -171,6 +171,10 @@ class Stepper:
             schedule.set_lr_of_step(optimizer, config.schedule, config.lr, step, whole, steps)
 
         return Member(head, optimizer, set_lr, setups.recipe(config))
+
+
+def _others(runs: int) -> str:
+    return "1 other run" if runs == 2 else f"{runs - 1} other runs"
 
 
 def _shares_features(setup: Setup, config: Config) -> bool:

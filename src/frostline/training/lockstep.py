@@ -74,6 +74,8 @@ class Stack:
         self._optimizer = optim.joined([member.optimizer for member in members])
         self.reached: int | None = None
         """The epoch at whose end all members are; None before the first, and within one."""
+        self.ahead = 0.0
+        """Seconds that the next epoch took before its steps, to try whether bits agree and to get features for that."""
 
     @torch.no_grad()
     def steps(self, data: Dataset, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
@@ -83,7 +85,8 @@ class Stack:
         """
         self.reached = None
         others = [(member, Sums(0.0, 0.0, member.recipe.label_smoothing)) for member in self.members[1:]]
-        seconds, began = 0.0, time.perf_counter()
+        seconds, began = self.ahead, time.perf_counter()
+        self.ahead = 0.0
         for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
             for member in self.members:
                 member.set_lr(step)
@@ -107,6 +110,7 @@ class Stack:
 
         Nothing is changed. Kernels are chosen by shapes, which other batches share.
         """
+        began = time.perf_counter()
         for number in sorted({0, len(indices) - 1}):
             inputs, labels = next(self._batches(data, indices, epoch, number))
             inputs = self._of_each(self._before(inputs, first + number))
@@ -121,6 +125,7 @@ class Stack:
                     linear.zero_grad()
                     if not all(torch.equal(a, b) for a, b in zip(together, apart, strict=True)):  # type: ignore[arg-type]
                         return False
+        self.ahead += time.perf_counter() - began
         return True
 
     def _batches(

@@ -95,6 +95,22 @@ def _attempt(
         else:
             progress, voters = solve(setup, learner, images, guard, folder, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft, voters)
+    metrics = _metrics(setup, plan, progress, scored, images)
+    if config.eval.shift:
+        under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
+        files.write_json(folder / layout.SHIFT, under)
+        metrics |= robustness.metrics(under)
+    record.metrics(metrics)
+    record.tag(layout.FROZEN_TAG, guard.verdict())
+    if final is not None:
+        record.tag(layout.FINAL_TAG, final)
+        provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
+    _hand_in(folder, record)
+    return metrics, plan.images
+
+
+def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, images: Images) -> dict[str, float]:
+    """Return what a run came to and what it cost."""
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     metrics = {
         "best/epoch": float(progress.best_epoch),
@@ -109,21 +125,16 @@ def _attempt(
     }
     if shared:
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
-    if config.eval.shift:
-        under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
-        files.write_json(folder / layout.SHIFT, under)
-        metrics |= robustness.metrics(under)
-    record.metrics(metrics)
-    record.tag(layout.FROZEN_TAG, guard.verdict())
-    if final is not None:
-        record.tag(layout.FINAL_TAG, final)
-        provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
+    return metrics
+
+
+def _hand_in(folder: Path, record: Record) -> None:
+    """Make what the run left in its folder artifacts of its record."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)
     for path in sorted((folder / layout.ADAPTER).glob("*")):
         record.artifact(path, layout.ADAPTER)
-    return metrics, plan.images
 
 
 def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:

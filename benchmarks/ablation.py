@@ -19,7 +19,8 @@ from frostline.models import build, cut, fuse, onednn
 from frostline.store import tensorfile
 from frostline.sweeps.compose_cache import Composer
 from frostline.training import gradient
-from frostline.training.gradient import Head, Targets
+from frostline.training.criterion import Targets
+from frostline.training.gradient import Head
 from table import Row, figures
 
 _JOBS, _STEPS, _IMAGES = 64, 200, 32

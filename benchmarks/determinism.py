@@ -14,7 +14,7 @@ from frostline.models.build import build
 from frostline.models.torchvision_models import NAMES
 from frostline.records import layout
 from frostline.training import gradient, steps
-from frostline.training.gradient import Targets
+from frostline.training.criterion import Targets
 from pictures import CIFAR
 from table import Row
 

@@ -219,7 +219,7 @@ def train(
 
     how = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe)
     yield from loop.fit(
-        len(data.labels),
+        data.labels.cpu(),
         stepper=Alone(built, how),
         timeline=schedule.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,

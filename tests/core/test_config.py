@@ -48,6 +48,11 @@ BAD: dict[str, list[Any]] = {
     "data.pixels": ["7", "10000", "-3", "much", ""],
     "freeze_mode.norm_stats": ["batch"],
     "freeze_mode.phases": [[]],
+    "select": ["accuracy", "val/f1", "test/accuracy"],
+    "train.loss": ["hinge", ""],
+    "train.focal_gamma": [nan, inf, -1.0],
+    "train.class_weights": ["even", {}, {"cat": 0.0}, {"cat": "2"}, {"cat": nan}, {"cat": True}, 2, [1.0, 2.0]],
+    "train.sampling": ["random"],
     "train.label_smoothing": [nan, 1.0, -0.1],
     "train.clip_norm": [nan, inf, 0.0, -1.0],
     "train.mixup": [nan, inf, -1.0],
@@ -314,7 +319,7 @@ def test_flatten_keeps_every_leaf() -> None:
 
 def test_choices_are_what_people_filter_on() -> None:
     expected = {"model": "shufflenet_v2_x0_5", "freeze_mode": "gradual", "optimizer": "sgd", "data": "digits"}
-    assert choices(parse(defaults())) == {**expected, "lr": 1e-3, "seed": 0}
+    assert choices(parse(defaults())) == {**expected, "select": "val/accuracy", "lr": 1e-3, "seed": 0}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from frostline.core import machine
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
 from frostline.training import gradient
-from frostline.training.gradient import Targets
+from frostline.training.criterion import Targets
 from small import ONE_OF_EACH_FAMILY, mode
 
 

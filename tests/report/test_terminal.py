@@ -9,12 +9,16 @@ import time
 import pytest
 from rich.console import Console
 
+from frostline.core.metrics import ACCURACY, MACRO_F1
 from frostline.records.result import Result
 from frostline.report.tables import duration
 from frostline.report.terminal import Screen
 from frostline.runs.plan import PhasePlan, Plan, StagePlan
 
-LINE = {"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975, "seconds": 1.5}
+LINE = {
+    **{"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975},
+    **{"chosen_by": (ACCURACY, 0.975), "seconds": 1.5},
+}
 
 
 class Terminal(io.StringIO):
@@ -55,6 +59,8 @@ def plan() -> Plan:
         freeze_mode="gradual",
         optimizer="adamw",
         schedule="cosine",
+        loss="focal",
+        select="val/macro_f1",
         augment="standard",
         data="digits",
         images={"train": 1078, "val": 359, "test": 360},
@@ -96,10 +102,12 @@ def test_a_file_gets_plain_lines_and_no_bars():
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
         shown.advance(0.5)
         shown.epoch(epoch=1, phase="", **LINE)
+        shown.epoch(epoch=2, phase="", **{**LINE, "chosen_by": (MACRO_F1, 0.5)})
     shown.say("a line " + 20 * "that is long ")
     assert out.getvalue().splitlines() == [
         "[1/2] head lr=0.01",
         "  epoch 1/3  train 0.5000  90.00%  val 0.2500  97.50%  1.5s",
+        "  epoch 2/3  train 0.5000  90.00%  val 0.2500  97.50%  macro F1 50.00%  1.5s",
         "a line " + 20 * "that is long ",
     ]
 

@@ -17,11 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from scipy import stats
 
+import written_sweeps
 from frostline.core import project
+from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
+from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
+from frostline.report.tables import cells_table
 from frostline.report.verdict import answer
 
 
@@ -96,6 +101,7 @@ def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None) ->
     folder.mkdir()
     said, labels = (~right).astype(np.int32)[:, None], np.zeros(len(right), np.int64)
     tensors = {"top_classes": said, "top_log_probabilities": np.zeros_like(said, np.float32), "labels": labels}
+    tensors["label_log_probabilities"] = np.zeros(len(right), np.float32)
     tensors["ids"] = np.arange(len(right)) if ids is None else ids
     save_file(tensors, folder / "test_predictions.safetensors")
     return str(folder)
@@ -119,7 +125,8 @@ def rare(folder: Path, said: list[int], job: int = 0, mode: str = "full", **choi
     (own := folder / str(job)).mkdir()
     labels = np.array([0] * 30 + [1])
     tensors = {"labels": labels, "ids": np.arange(31), "top_classes": np.array(said, np.int32)[:, None]}
-    save_file(tensors | {"top_log_probabilities": np.zeros((31, 1), np.float32)}, own / "test_predictions.safetensors")
+    tensors |= {"top_log_probabilities": np.zeros((31, 1), np.float32), "label_log_probabilities": np.zeros(31)}
+    save_file(tensors, own / "test_predictions.safetensors")
     counts = [{"class": name, "images": count} for name, count in (("big", 30), ("small", 1), ("none", 0))]
     (own / "per_class.json").write_text(json.dumps(counts))
     right = float(np.mean(labels == said))
@@ -408,3 +415,53 @@ def test_an_answer_before_the_end_says_so_first_and_advises_nothing_yet():
 def test_a_result_survives_a_launcher():
     original = result(0, "head", 0.9, 0.8)
     assert pickle.loads(pickle.dumps(original)) == original
+
+
+@pytest.fixture(scope="module", params=[BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS], ids=lambda by: by.name)
+def selected(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps") / request.param.name
+    grid = {"freeze_mode": ["head", "full"], "lr": [1e-3, 1e-2], "select": [request.param.epoch]}
+    return request.param, sweep_record.read(written_sweeps.sweep(folder, grid)).results
+
+
+def test_what_was_selected_by_is_what_cells_are_ranked_compared_and_shown_by(selected):
+    by, results = selected
+    best = [cell.choices["freeze_mode"] for cell in cells(results)]
+    assert best[0] == "full"
+    values = [cell.mean(by.val) for cell in cells(results)]
+    assert values == sorted(values, reverse=by.sign > 0)
+    (contest,) = contests(results)
+    assert contest.key == "freeze_mode" and contest.by == by
+    first, second = (one.cell for one in contest.contenders)
+    assert contest.difference.scores == (first.mean(by.test), second.mean(by.test))
+    assert contest.difference.gap in contest.difference.interval
+    assert all(one.cell.mean(by.test) in one.interval for one in contest.contenders)
+    one, two = (by.text(cell.mean(by.test), 1) for cell in (first, second))
+    names = "ine-tuning (full)", "feature extraction (head)"
+    said = {
+        "win": f"F{names[0]} wins: {one} against {two} for {names[1]} in {by.words} on the test split",
+        "undecided": f"Undecided: f{names[0]} {one}, {names[1]} {two} in {by.words} on the test split",
+    }
+    assert contest.outcome == ("undecided" if 0 in contest.difference.interval else "win")
+    gap = by.gap(contest.difference.gap, 1)
+    assert answer(results).startswith(f"{said[contest.outcome]} ({gap}, 95% interval ")
+    assert "; one seed, paired jackknife over 200 test images)" in answer(results)
+    table = cells_table(cells(results), varying(results))
+    assert [f"val {by.words}", f"test {by.words}"] == [c.header for c in table.columns if " " in str(c.header)]
+
+
+def test_over_seeds_differences_of_any_metric_are_paired_by_seed(tmp_path):
+    grid = {"freeze_mode": ["head", "full"], "select": ["val/loss"]}
+    (contest,) = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid, seeds=3)).results)
+    assert contest.outcome == "win" and contest.difference.gap < 0 and contest.difference.seeds == 3
+    runs = [{run.choices["seed"]: run.metrics[LOSS.test] for run in one.cell.finished} for one in contest.contenders]
+    gaps = [runs[0][seed] - runs[1][seed] for seed in range(3)]
+    half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
+    assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + half)
+
+
+def test_runs_selected_by_different_metrics_are_not_compared(tmp_path):
+    grid = {"freeze_mode": ["head", "full"], "select": ["val/accuracy", "val/loss"]}
+    found = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid)).results)
+    assert [contest.where for contest in found] == ["select=val/accuracy", "select=val/loss"]
+    assert [contest.key for contest in found] == ["freeze_mode"] * 2

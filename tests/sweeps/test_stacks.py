@@ -15,7 +15,12 @@ from frostline.sweeps import stacks
 from frostline.sweeps.pool import Pool
 from small import compose
 
-STEPS = (("lr=1e-3",), ("lr=1e-2", "seed=1"), ("schedule=cosine",), ("optimizer.weight_decay=0.1", "train.patience=3"))
+STEPS = (
+    ("lr=1e-3",),
+    ("lr=1e-2", "seed=1"),
+    ("schedule=cosine", "select=val/loss"),
+    ("optimizer.weight_decay=0.1", "train.patience=3"),
+)
 OTHERS = (
     ("epochs=7",),
     ("batch_size=7",),
@@ -32,6 +37,9 @@ ALONE = (
     ("train.mixup=0.1",),
     ("train.clip_norm=1",),
     ("train.ema_decay=0.9",),
+    ("train.loss=focal",),
+    ("train.class_weights=balanced",),
+    ("train.sampling=balanced",),
     ("features.enabled=false",),
     ("features.lockstep=false",),
 )

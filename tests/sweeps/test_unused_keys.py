@@ -17,6 +17,7 @@ MISTAKES = [
     ("augment.flip=true", [], "data.flip=true", ["data.flip=true"]),
     ("schedule.final=0", [], "schedule=cosine", ["schedule=onecycle"]),
     ("schedule.gamma=0.5", ["schedule=cosine"], "schedule=step", ["schedule=step"]),
+    ("train.focal_gamma=3", [], "train.loss=focal", ["train.loss=focal"]),
     ("freeze_mode.k=[5]", [], "freeze=knn", ["freeze=knn"]),
     (f"model.sha256={'0' * 64}", ["model.weights=null"], "model.weights=", []),
 ]

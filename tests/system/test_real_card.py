@@ -14,7 +14,7 @@ from frostline.data.resize import CenterCrop, center_crop, resized_crop
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
 from frostline.training import gradient, optim, steps
-from frostline.training.gradient import Targets
+from frostline.training.criterion import Targets
 from frostline.training.steps import Recipe, TrainedPart
 from small import ONE_OF_EACH_FAMILY, Samples, mode
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from frostline.models import cut, freezing
 from frostline.training import gradient
-from frostline.training.gradient import Head, Targets
+from frostline.training.criterion import Targets
+from frostline.training.gradient import Head
 from small import mode, network, resolve
 
 

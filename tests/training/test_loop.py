@@ -202,7 +202,7 @@ def fit_linear(
     recipe = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0)
     return list(
         loop.fit(
-            len(data.labels),
+            data.labels,
             stepper=Alone(optimizer, recipe),
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
             enter=lambda phase: TrainedPart(layer, data, None, layer, val, None),

@@ -12,7 +12,7 @@ from frostline.commands import CALLED, Parser
 from frostline.records.result import Result
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials
-from frostline.report.paired_difference import accuracy
+from frostline.report.paired_difference import interval
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
 
@@ -47,6 +47,7 @@ def facts(results: Sequence[Result]) -> dict[str, Any]:
 def _contest(contest: Contest) -> dict[str, Any]:
     return {
         "where": contest.where,
+        "select": contest.by.epoch,
         "key": contest.key,
         "outcome": contest.outcome,
         "verdict": verdict(contest),
@@ -59,7 +60,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
 def _cell(cell: Cell) -> dict[str, Any]:
     names = dict.fromkeys(name for result in cell.finished for name in result.metrics)
     means = {name: cell.mean(name) for name in names}
-    within = accuracy(found) if (found := trials(cell)) else None
+    within = interval(found, cell.by) if (found := trials(cell)) else None
     return {
         "choices": cell.choices,
         "mean": {name: value if value == value else None for name, value in means.items()},

@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
+        names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
         uri = run.uri or server.tracking_uri(network.config.tracking.uri, project.project_root())
         version = registry.register(
             uri,
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
             library=network.model.library,
-            tags={name: f"{result.metrics[name]:.6f}" for name in (VAL, TEST) if name in result.metrics},
+            tags={name: f"{result.metrics[name]:.6f}" for name in names if name in result.metrics},
         )
     model = shlex.quote(f"models:/{options.name}/{version}")
     where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)

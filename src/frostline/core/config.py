@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -204,6 +204,15 @@ class DataConfig:
 class TrainConfig:
     """What happens in a step, beside forward and backward."""
 
+    loss: str
+    """What is minimised: `cross_entropy`, `focal` (arXiv:1708.02002), or `bce`, each class against the others."""
+    focal_gamma: float
+    """Of `focal`: images that are right with probability p count (1 - p)**gamma times."""
+    class_weights: Any
+    """What a class's images count in the loss: null for all alike, `balanced` in inverse proportion to their number, or
+    by name, as `{cat: 2, dog: 1}`; classes that are not named count 1."""
+    sampling: str
+    """`shuffled`: every training image once per epoch; `balanced`: as many, of every class equally often."""
     label_smoothing: float
     """Share of the target that is spread over all classes (arXiv:1512.00567); 0 for none."""
     clip_norm: float | None
@@ -215,7 +224,7 @@ class TrainConfig:
     ema_decay: float | None
     """Decay per step of an exponential moving average of the weights, which is then evaluated; null for none."""
     patience: int | None
-    """Stop after so many epochs without a better validation accuracy; null for never."""
+    """Stop after so many epochs in which `select` was not better than before; null for never."""
     drop_last: bool
     """Leave out the last, smaller batch of an epoch (never the only one)."""
 
@@ -303,6 +312,9 @@ class Config:
     """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
     compile: str
     """`auto` compiles the network where the run is long enough to pay for it, `on`, or `off`."""
+    select: str
+    """What the best epoch and the best cell are chosen by, on the validation split: `val/accuracy`, `val/loss`,
+    `val/balanced_accuracy`, `val/macro_f1` or `val/auroc` (each class against the others, mean over classes)."""
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
     dry_run: bool
@@ -339,6 +351,8 @@ _NOT_SOLVED = (
 """What only training steps read."""
 SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
 """What each solver of a head reads of `FreezeModeConfig`."""
+_ALSO_SOLVED = {"probe": "train.class_weights"}
+"""What a solver reads of that which is otherwise read by steps."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -354,14 +368,21 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def is_semantic(key: str) -> bool:
     """Return whether `key`, with dots, is one that decides a run's metrics."""
-    return not any(key == name or key.startswith(f"{name}.") for name in NOT_SEMANTIC)
+    return not _within(key, NOT_SEMANTIC)
 
 
 def is_read(key: str, solver: str | None) -> bool:
     """Return whether a run whose head comes about by `solver` reads `key`, with dots; of groups their name will do."""
     options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
     unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
-    return not any(key == name or key.startswith(f"{name}.") for name in unread)
+    if solver in _ALSO_SOLVED and _within(key, [_ALSO_SOLVED[solver]]):
+        return True
+    return not _within(key, unread)
+
+
+def _within(key: str, names: Iterable[str]) -> bool:
+    """Return whether `key`, with dots, is one of the names or lies in one that is a group."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def semantic(config: Config) -> dict[str, Any]:
@@ -407,6 +428,7 @@ def choices(config: Config) -> dict[str, Any]:
         "freeze_mode": config.freeze_mode.name,
         "optimizer": config.optimizer.name,
         "data": config.data.name,
+        "select": config.select,
         "lr": config.lr,
         "seed": config.seed,
     }

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from frostline.core import untrusted
 from frostline.core.config import SOLVERS, Config, FreezeModeConfig, PhaseConfig, flatten, trains_head_alone, value_of
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
+from frostline.core.metrics import METRICS
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (
@@ -47,6 +48,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
         lambda v: v in ("auto", "exact", "stored") or (v.isdecimal() and 8 <= int(v) <= 8192),
         "auto, exact, stored or a whole number of pixels from 8 to 8192",
     ),
+    ("train.focal_gamma", lambda v: 0 <= v < inf, "a finite number from 0"),
     ("train.label_smoothing", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("train.clip_norm", lambda v: 0 < v < inf, "a finite number above 0, or null"),
     ("train.mixup", lambda v: 0 <= v < inf, "a finite number from 0"),
@@ -69,10 +71,13 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
 _RANGES = ("full", "minmax", "percentile")
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model.library", ("torchvision", "timm")),
+    ("select", tuple(METRICS)),
     ("precision", ("auto", "fp32", "bf16")),
     ("compile", ("auto", "on", "off")),
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),
     ("schedule.span", ("phase", "run")),
+    ("train.loss", ("cross_entropy", "focal", "bce")),
+    ("train.sampling", ("shuffled", "balanced")),
     ("data.range_of", ("set", "picture")),
     ("augment.crop", ("none", "random_resized", "pad")),
     ("data.layout", ("auto", "classes", "splits")),
@@ -93,6 +98,7 @@ def parse(values: Mapping[str, Any]) -> Config:
         if value_of(config, key) not in names:
             raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
     _check_range(config.data.range)
+    _check_class_weights(config.train.class_weights)
     _check_phases(config.freeze_mode.phases)
     _check_solver(config.freeze_mode)
     for key, value in flatten(asdict(config)).items():
@@ -108,6 +114,14 @@ def _check_range(chosen: Any) -> None:
         fits = chosen in _RANGES
     if not fits:
         raise user_error("data.range", chosen, f"one of {', '.join(_RANGES)}, or [low,high] with low < high", _RANGES)
+
+
+def _check_class_weights(chosen: Any) -> None:
+    weights = chosen.values() if isinstance(chosen, dict) else ()
+    named = bool(weights) and all(_fits(float, weight) and 0 < weight < inf for weight in weights)
+    if not (chosen is None or chosen == "balanced" or named):
+        expected = "null, balanced, or finite weights above 0 by name of class, as {cat:2,dog:1}"
+        raise user_error("train.class_weights", chosen, expected, ("balanced",))
 
 
 def _finite(value: Any) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files
+from frostline.core.metrics import ACCURACY, METRICS, Metric
 from frostline.records import journal
 from frostline.records.layout import RESULT
 
-VAL = "best/val_accuracy"
-TEST = "test/accuracy"
+VAL, TEST = ACCURACY.val, ACCURACY.test
 SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
 """How many test images are in train, too, and the accuracy on the others."""
 SECONDS = "cost/train_seconds"
@@ -39,6 +39,11 @@ class Result:
     """The metrics logged once per run: `best/...`, `test/...`, `cost/...`."""
     images: dict[str, int] = field(default_factory=dict)
     """Number of images per split; empty where the run ended before its data was read."""
+
+    @property
+    def selected_by(self) -> Metric:
+        """What its best epoch was chosen by, and it is compared by."""
+        return METRICS.get(str(self.choices.get("select")), ACCURACY)
 
     @classmethod
     def of(cls, values: Any) -> Result:

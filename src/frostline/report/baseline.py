@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from frostline.core import files
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, MACRO_F1, Metric
 from frostline.records.layout import PER_CLASS
 from frostline.report import predictions, statistics
 from frostline.report.paired_difference import Difference, Trial
@@ -22,8 +24,20 @@ class Baseline:
     label: int
     share: float
     """Of the test images: the accuracy of whoever always names it."""
+    tested: int
+    """Classes of which the test split has an image."""
     untested: tuple[str, ...]
     """Classes of which the test split has no image."""
+
+    def value(self, by: Metric) -> float:
+        """Return what whoever always names it comes to; nan for a loss, which the share of a class does not tell."""
+        found = {
+            ACCURACY: self.share,
+            BALANCED_ACCURACY: 1 / self.tested,
+            MACRO_F1: 2 * self.share / (1 + self.share) / self.tested,
+            AUROC: 0.5,
+        }
+        return found.get(by, math.nan)
 
 
 def of(folder: str) -> Baseline | None:
@@ -38,7 +52,8 @@ def of(folder: str) -> Baseline | None:
         return None
     label = images.index(max(images))
     untested = tuple(name for name, count in classes if not count)
-    return Baseline(classes[label][0], label, images[label] / sum(images), untested)
+    tested = len(images) - len(untested)
+    return Baseline(classes[label][0], label, images[label] / sum(images), tested, untested)
 
 
 def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:

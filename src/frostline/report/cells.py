@@ -1,6 +1,6 @@
 """Cells of a sweep, each a point of its grid with all its seeds, and the best of them for every freeze mode.
 
-They are compared by validation accuracy; test accuracy is only reported.
+They are chosen by what stands in `select`, on the validation split; the test split is only reported.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, choices_text
+from frostline.core.metrics import ACCURACY, Metric
+from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
-_METRICS = {"val_accuracy": VAL, "test_accuracy": TEST, "train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
+_COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Cell:
 
     choices: dict[str, Any]
     results: tuple[Result, ...]
+
+    @property
+    def by(self) -> Metric:
+        """What it is chosen by."""
+        return self.results[0].selected_by
 
     @property
     def finished(self) -> tuple[Result, ...]:
@@ -43,7 +49,7 @@ class Cell:
 
 
 def cells(results: Iterable[Result]) -> list[Cell]:
-    """Return the cells, highest mean validation accuracy first; of equals the one that trains fewer parameters first.
+    """Return the cells, the best on validation first; of equals the one that trains fewer parameters first.
 
     Cells in which no seed finished come last, in the order of their jobs.
     """
@@ -66,12 +72,13 @@ def varying(results: Sequence[Result]) -> list[str]:
 def metrics(results: Sequence[Result]) -> dict[str, float]:
     """Return `<mode>/<metric>` of each mode's best cell by validation: means over its seeds, and its learning rate.
 
-    The metrics are `val_accuracy`, `test_accuracy`, `train_seconds`, `trainable_parameters` and `lr`. Runs on different
-    data are not compared: with several data sets the keys begin with theirs.
+    The metrics are `val_accuracy`, `test_accuracy`, those of `select`, `train_seconds`, `trainable_parameters` and
+    `lr`. Runs on different data are not compared: with several data sets the keys begin with theirs.
     """
     found: dict[str, float] = {}
     for name, cell in _best(results).items():
-        values = {key: cell.mean(metric) for key, metric in _METRICS.items()}
+        scores = {f"{at}_{by.name}": metric for by in (ACCURACY, cell.by) for at, metric in _scores(by).items()}
+        values = {key: cell.mean(metric) for key, metric in (scores | _COSTS).items()}
         values["lr"] = float(cell.choices.get("lr", math.nan))
         found |= {f"{name}/{key}": value for key, value in values.items() if not math.isnan(value)}
     return found
@@ -98,16 +105,21 @@ def _best(results: Sequence[Result]) -> dict[str, Cell]:
     return best
 
 
+def _scores(by: Metric) -> dict[str, str]:
+    return {"val": by.val, "test": by.test}
+
+
 def _without_seed(result: Result) -> dict[str, Any]:
     return {name: value for name, value in result.choices.items() if name != "seed"}
 
 
-def _rank(cell: Cell) -> tuple[bool, float, float, int]:
-    accuracy = cell.mean(VAL)
+def _rank(cell: Cell) -> tuple[bool, str, float, float, int]:
+    value = cell.mean(cell.by.val)
     parameters = cell.mean(PARAMETERS)
     return (
         not cell.finished,
-        math.inf if math.isnan(accuracy) else -accuracy,
+        cell.by.name,
+        math.inf if math.isnan(value) else -cell.by.sign * value,
         math.inf if math.isnan(parameters) else parameters,
         cell.results[0].job,
     )

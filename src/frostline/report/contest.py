@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from frostline.records.result import TEST, VAL, Result, choices_text, value_text
+from frostline.core.metrics import ACCURACY, LOSS, Metric
+from frostline.records.result import Result, choices_text, value_text
 from frostline.report.cells import Cell, cells, varying
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _TIE = 0.01  # a difference that is surely below a point is one that nobody need
 
 @dataclass(frozen=True)
 class Contender:
-    """The best cell, by validation accuracy, of one value of what is compared."""
+    """The best cell, by validation, of one value of what is compared."""
 
     name: str
     """For people, e.g. `fine-tuning (full)` or `augment=standard`."""
@@ -34,7 +35,7 @@ class Contender:
     tried: int
     """Number of cells that it was chosen from, failed ones included."""
     interval: Interval | None
-    """Of its accuracy on the test split."""
+    """Of what it is compared by, on the test split."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Contest:
     """What the runs on one data set came to."""
 
     where: str
-    """Settings of the data that differ within the sweep, e.g. `data.fraction=0.1`; empty where nothing does."""
+    """Settings of the data, and of `select`, that differ within the sweep, e.g. `data.fraction=0.1`; else empty."""
+    by: Metric
+    """What cells are chosen by on validation, and compared by on the test split."""
     key: str
     """What is compared: `freeze_mode`, or where there is one only, what else differs."""
     results: tuple[Result, ...]
     contenders: tuple[Contender, ...]
-    """Best first, by validation accuracy."""
+    """Best first, by validation."""
     outcome: str
     """`win`, `tie`, `undecided`, `contradiction` (validation and test disagree), `majority` (nobody surely beats the
     largest class), `alone`, or `none` finished."""
@@ -60,8 +63,11 @@ class Contest:
 
 
 def contests(results: Sequence[Result]) -> list[Contest]:
-    """Return a contest for each data set: runs on different data (`data` and `data.*`) are not comparable."""
-    settings = [name for name in varying(results) if name == "data" or name.startswith("data.")]
+    """Return a contest for each data set: runs on different data (`data` and `data.*`) are not comparable.
+
+    Nor are runs that were chosen by different metrics.
+    """
+    settings = [name for name in varying(results) if name in ("data", "select") or name.startswith("data.")]
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(choices_text(result.choices, settings), []).append(result)
@@ -70,7 +76,7 @@ def contests(results: Sequence[Result]) -> list[Contest]:
 
 def compared_key(results: Sequence[Result]) -> str:
     """Return what the runs are compared by: the freeze mode, else the first other key that differs, lr at last."""
-    others = [name for name in varying(results) if name != "seed" and not name.startswith("data")]
+    others = [name for name in varying(results) if name not in ("seed", "select") and not name.startswith("data")]
     if "freeze_mode" in others or not others:
         return "freeze_mode"
     return next((name for name in others if name != "lr"), "lr")
@@ -82,42 +88,45 @@ def trials(cell: Cell) -> list[Trial]:
 
     found = {
         repr(run.choices.get("seed")): Trial(
-            run.choices.get("seed"), run.metrics[TEST], run.images.get("test", 0), run.folder
+            run.choices.get("seed"), run.metrics[cell.by.test], run.images.get("test", 0), run.folder
         )
         for run in cell.finished
-        if TEST in run.metrics
+        if cell.by.test in run.metrics
     }
     return list(found.values())
 
 
 def validation_interval(cell: Cell) -> Interval | None:
-    """Return the interval of a cell's validation accuracy: over seeds, else over images; None if unknown."""
+    """Return the interval of what a cell came to on validation: over seeds, else over images; None if unknown.
+
+    Over images accuracy alone is known.
+    """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
-    values = [result.metrics[VAL] for result in cell.finished if VAL in result.metrics]
+    values = [result.metrics[cell.by.val] for result in cell.finished if cell.by.val in result.metrics]
     if not values or any(math.isnan(value) for value in values):
         return None
     images = cell.finished[0].images.get("val", 0)
     if len(values) > 1:
-        return clamped(t_interval(values, step(images)))
-    return wilson(round(values[0] * images), images) if images else None
+        return t_interval(values) if cell.by == LOSS else clamped(t_interval(values, step(images)))
+    return wilson(round(values[0] * images), images) if images and cell.by == ACCURACY else None
 
 
 def _contest(where: str, results: Sequence[Result]) -> Contest:
     key = compared_key(results)
-    found = _contenders(key, results)
+    found, by = _contenders(key, results), results[0].selected_by
     if not found:
-        return Contest(where, key, tuple(results), found, "none", None, None, None)
+        return Contest(where, by, key, tuple(results), found, "none", None, None, None)
     from frostline.report import baseline
     from frostline.report.paired_difference import compare
 
     largest = baseline.of(trials(found[0].cell)[0].folder)
-    lead = _no_lead(found, largest) if largest else None
+    lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
-        return Contest(where, key, tuple(results), found, "alone", None, largest, lead)
-    difference = compare(trials(found[0].cell), trials(found[1].cell))
+        return Contest(where, by, key, tuple(results), found, "alone", None, largest, lead)
+    difference = compare(trials(found[0].cell), trials(found[1].cell), by)
     outcome = "majority" if lead else _outcome(difference, found[0].cell)
-    return Contest(where, key, tuple(results), found, outcome, difference, largest, lead)
+    return Contest(where, by, key, tuple(results), found, outcome, difference, largest, lead)
 
 
 def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:
@@ -134,18 +143,19 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
 
 def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
-    from frostline.report.paired_difference import accuracy
+    from frostline.report.paired_difference import interval
 
     best: dict[str, Cell] = {}
     tried: dict[str, int] = {}
     for cell in cells(results):
         value = repr(cell.choices.get(key))
         tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
-        if trials(cell) and not math.isnan(cell.mean(VAL)):
+        if trials(cell) and not math.isnan(cell.mean(cell.by.val)):
             best.setdefault(value, cell)
     return tuple(
-        Contender(_name(key, cell.choices.get(key)), cell.choices.get(key), cell, tried[value], accuracy(trials(cell)))
+        Contender(_name(key, chosen), chosen, cell, tried[value], interval(trials(cell), cell.by))
         for value, cell in best.items()
+        for chosen in [cell.choices.get(key)]
     )
 
 
@@ -157,10 +167,11 @@ def _name(key: str, value: object) -> str:
 
 def _outcome(difference: Difference, winner: Cell) -> str:
     within, images, gap = difference.interval, winner.finished[0].images.get("test", 0), abs(difference.gap)
-    if gap * images < 1 - 1e-9 if images else gap < 1e-9:  # less than one image
+    counted = images if winner.by == ACCURACY else 0
+    if gap * counted < 1 - 1e-9 if counted else gap < 1e-9:  # less than one image
         return "tie"
     if within is None:
         return "undecided"
     if 0 in within:
         return "tie" if max(-within.low, within.high) < _TIE else "undecided"
-    return "win" if difference.gap > 0 else "contradiction"
+    return "win" if winner.by.better(difference.gap, 0) else "contradiction"

@@ -20,7 +20,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from frostline.records.result import Result, percent, value_text
+from frostline.core.metrics import ACCURACY, Metric
+from frostline.records.result import Result, value_text
 from frostline.report import page_data
 
 _COMMAND = re.compile(r"`([^`]+)`")
@@ -79,28 +80,30 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     if not found:
         return ""
     keys = list(found[0]["at"])
-    head = ["test", "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
+    by = Metric(**group["by"])
+    test = "test" if by == ACCURACY else f"test {by.words}"
+    head = [test, "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
     names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
-    rows = "\n".join(_row(one, keys) for one in found)
-    if group["baseline"]:
-        name, share = group["baseline"]
+    rows = "\n".join(_row(one, keys, by) for one in found)
+    if group["baseline"] and group["baseline"][1] is not None:
+        name, value = group["baseline"]
         empty = '<td class="number"></td>' * (len(head) - 1)
         always = f"always {escape(name)}, the largest class"
-        rows += f'\n<tr><td class="quiet">{always}</td><td class="number">{percent(share)}</td>{empty}</tr>'
+        rows += f'\n<tr><td class="quiet">{always}</td><td class="number">{by.text(value)}</td>{empty}</tr>'
     table = f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="scroll" data-group="{number}">{table}</div>'
 
 
-def _row(one: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
     seconds = one["cost"][0]
     cells = [
-        percent(test),
-        "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
-        "" if gap is None else _behind(gap),
-        percent(one["val"][0]),
+        by.text(test),
+        "-" if low is None else f"{by.number(low, 1)} to {by.number(high, 1)}",
+        "" if gap is None else _behind(gap, by),
+        by.text(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",
         *(escape(value_text(one["at"][key])) for key in keys),
         f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
@@ -109,9 +112,9 @@ def _row(one: Mapping[str, Any], keys: Sequence[str]) -> str:
     return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
 
 
-def _behind(gap: Sequence[Any]) -> str:
-    within = "" if gap[1] is None else f" ({100 * gap[1]:.1f} to {100 * gap[2]:.1f})"
-    return f'<span title="{escape(gap[3])}">{100 * gap[0]:.1f}{within}</span>'
+def _behind(gap: Sequence[Any], by: Metric) -> str:
+    within = "" if gap[1] is None else f" ({by.number(gap[1], 1)} to {by.number(gap[2], 1)})"
+    return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
 
 
 def _json(data: Mapping[str, Any]) -> str:

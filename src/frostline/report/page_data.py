@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from frostline.records import journal
-from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, VAL, Result, value_text
+from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, Result, value_text
 from frostline.report import image_details, style
 from frostline.report.cells import Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
-from frostline.report.paired_difference import accuracy, compare
+from frostline.report.paired_difference import compare, interval
 from frostline.report.statistics import Interval
 from frostline.report.verdict import verdict
 
@@ -60,9 +61,10 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
     best = contest.contenders
     return {
         "where": contest.where,
+        "by": asdict(contest.by),
         "verdict": verdict(contest),
         "outcome": contest.outcome,
-        "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.share)],
+        "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.value(contest.by))],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
@@ -72,11 +74,12 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
 def _contender(
     one: Contender, winner: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]
 ) -> dict[str, Any]:
-    against = compare(trials(winner.cell), trials(one.cell)) if one is not winner else None
+    against = compare(trials(winner.cell), trials(one.cell), one.cell.by) if one is not winner else None
     return {
         "name": one.name,
         "run": numbers[id(one.cell.finished[0])],
         "tried": one.tried,
+        "accuracy_of_test": _round(one.cell.mean(TEST)),
         "behind": against and [_round(against.gap), *_ends(against.interval), against.how],
         **_cell(one.cell, key, swept, numbers),
         **image_details.of_cell(one.cell),
@@ -87,8 +90,11 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
     return {
         "series": value_text(cell.choices.get(key)),
         "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
-        "val": [_round(cell.mean(VAL)), *_ends(validation_interval(cell))],
-        "test": [_round(cell.mean(TEST)), *_ends(accuracy(found) if (found := trials(cell)) else None)],
+        "val": [_round(cell.mean(cell.by.val)), *_ends(validation_interval(cell))],
+        "test": [
+            _round(cell.mean(cell.by.test)),
+            *_ends(interval(found, cell.by) if (found := trials(cell)) else None),
+        ],
         "cost": [_round(cell.mean(name), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
         "runs": [numbers[id(result)] for result in cell.results],
         "seeds": [len(cell.finished), len(cell.results)],
@@ -96,6 +102,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
 
 
 def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, str] | None) -> dict[str, Any]:
+    by = result.selected_by
     return {
         "name": result.name,
         "series": value_text(result.choices.get(key)),
@@ -103,8 +110,9 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "reason": result.reason,
         "at": [_plain(result.choices.get(name)) for name in swept],
         "seed": _plain(result.choices.get("seed")),
-        "val": _round(result.metrics.get(VAL, math.nan)),
-        "test": _round(result.metrics.get(TEST, math.nan)),
+        "share": by.share,
+        "val": _round(result.metrics.get(by.val, math.nan)),
+        "test": _round(result.metrics.get(by.test, math.nan)),
         "epoch": _round(result.metrics.get("best/epoch", math.nan)),
         "cost": [_round(result.metrics.get(name, math.nan), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
         "mlflow": _mlflow(result, tracker),
@@ -137,7 +145,8 @@ def _curve(result: Result, points: int) -> dict[str, Any]:
     step = -(-len(lines) // points) if lines else 1
     kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]
     starts = [now["epoch"] for before, now in pairwise(lines) if now["phase"] != before["phase"]]
-    values = {name: [_round(line.get(name, math.nan)) for line in kept] for name in _CURVES}
+    names = dict.fromkeys([*_CURVES, result.selected_by.epoch])
+    values = {name: [_round(line.get(name, math.nan)) for line in kept] for name in names}
     return {"epoch": [line["epoch"] for line in kept], "starts": starts, **values}
 
 

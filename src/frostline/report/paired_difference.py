@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.report import predictions, statistics
+from frostline.report.measures import Measured, measure
+from frostline.report.predictions import Predictions
 from frostline.report.statistics import Interval
 
 
@@ -16,7 +19,8 @@ class Trial:
     """How one seed did on the test split."""
 
     seed: object
-    accuracy: float
+    value: float
+    """Of what cells are chosen by."""
     images: int
     """Number of test images; 0 where it is not known."""
     folder: str
@@ -28,9 +32,9 @@ class Difference:
 
     gap: float
     scores: tuple[float, float]
-    """The two accuracies: means over all seeds, or where a side has one seed only, of that seed."""
+    """The two values: means over all seeds, or where a side has one seed only, of that seed."""
     interval: Interval | None
-    """None where nothing is known but the two accuracies."""
+    """None where nothing is known but the two values."""
     how: str
     """Where the interval comes from, in words."""
     seeds: int
@@ -39,16 +43,25 @@ class Difference:
     """Whether seeds, or the images of one, were compared one by one."""
 
 
-def accuracy(trials: Sequence[Trial]) -> Interval | None:
-    """Return the interval of the mean accuracy: over seeds, or over the test images of the only one."""
+def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
+    """Return the interval of the mean of `by`: over seeds, or over the test images of the only one."""
     if len(trials) > 1:
-        return statistics.clamped(statistics.t_interval([trial.accuracy for trial in trials], _step(trials)))
-    (trial,) = trials
-    return statistics.wilson(*_counts(trial)) if trial.images else None
+        found = statistics.t_interval([trial.value for trial in trials], _step(trials, by))
+    elif by == ACCURACY:
+        return statistics.wilson(*_counts(trials[0])) if trials[0].images else None
+    elif measured := _measured(predictions.read(trials[0].folder), by):
+        found = statistics.by_influence(measured.value, measured.influence, measured.least)
+    else:
+        return None
+    return statistics.clamped(found) if by != LOSS else found
 
 
-def compare(first: Sequence[Trial], second: Sequence[Trial]) -> Difference:
-    """Return the difference of two cells, with the interval that their seeds allow.
+def _measured(said: Predictions | None, by: Metric) -> Measured | None:
+    return measure(by, said.as_said) if said is not None and len(said.ids) else None
+
+
+def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:
+    """Return the difference of two cells in `by`, with the interval that their seeds allow.
 
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
     side has one seed only, that seed alone is compared, image by image.
@@ -57,9 +70,9 @@ def compare(first: Sequence[Trial], second: Sequence[Trial]) -> Difference:
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if fewer == 1:
         pair = _same_seed(first, second)
-        return _one_seed(*pair, which="one seed" if len(first) == len(second) else _which(*pair))
-    one, two = ({trial.seed: trial.accuracy for trial in trials} for trials in (first, second))
-    least = max(_step(first), _step(second))
+        return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
+    one, two = ({trial.seed: trial.value for trial in trials} for trials in (first, second))
+    least = max(_step(first, by), _step(second, by))
     if one.keys() == two.keys():
         differences = [value - two[seed] for seed, value in one.items()]
         within = statistics.t_interval(differences, least)
@@ -75,15 +88,20 @@ def _which(first: Trial, second: Trial) -> str:
     return f"seed {first.seed} alone" if same else f"seed {first.seed} against seed {second.seed}"
 
 
-def _one_seed(first: Trial, second: Trial, *, which: str) -> Difference:
-    scores = (first.accuracy, second.accuracy)
+def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Difference:
+    scores = (first.value, second.value)
     gap = scores[0] - scores[1]
     one, two = predictions.read(first.folder), predictions.read(second.folder)
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
-        right = [found.said == found.labels for found in (one, two)]
-        how = f"{which}, paired bootstrap over {len(one.ids):,} test images"
-        return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
-    if first.images and second.images:
+        images = f"over {len(one.ids):,} test images"
+        if by == ACCURACY:
+            right = [found.said == found.labels for found in (one, two)]
+            how = f"{which}, paired bootstrap {images}"
+            return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
+        if (mine := _measured(one, by)) and (other := _measured(two, by)):
+            within = statistics.by_influence(gap, mine.influence - other.influence, mine.least)
+            return Difference(gap, scores, within, f"{which}, paired jackknife {images}", 1, True)
+    if by == ACCURACY and first.images and second.images:
         within = statistics.unpaired(_counts(first), _counts(second))
         return Difference(gap, scores, within, f"{which}, {first.images:,} test images each, not paired", 1, False)
     return Difference(gap, scores, None, which, 1, False)
@@ -95,13 +113,13 @@ def _same_seed(first: Sequence[Trial], second: Sequence[Trial]) -> tuple[Trial, 
 
 
 def _mean(trials: Sequence[Trial]) -> float:
-    return sum(trial.accuracy for trial in trials) / len(trials)
+    return sum(trial.value for trial in trials) / len(trials)
 
 
-def _step(trials: Sequence[Trial]) -> float:
-    """Return the smallest spread to believe in, that of counting whole test images."""
-    return max((statistics.step(trial.images) for trial in trials), default=0.0)
+def _step(trials: Sequence[Trial], by: Metric) -> float:
+    """Return the smallest spread to believe in, that of counting whole test images; a loss counts none."""
+    return 0.0 if by == LOSS else max((statistics.step(trial.images) for trial in trials), default=0.0)
 
 
 def _counts(trial: Trial) -> tuple[int, int]:
-    return round(trial.accuracy * trial.images), trial.images
+    return round(trial.value * trial.images), trial.images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.records import journal
-from frostline.records.result import SECONDS, VAL, Result, value_text
+from frostline.records.result import SECONDS, Result, value_text
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials, validation_interval
 from frostline.report.style import COLOURS, numbers
@@ -109,14 +109,16 @@ def _bars(axes: Axes, xs: Sequence[float], group: Sequence[Cell], **look: Any) -
     """Draw the cells with their 95% intervals."""
     from matplotlib.ticker import PercentFormatter
 
-    means = [cell.mean(VAL) for cell in group]
+    means = [cell.mean(cell.by.val) for cell in group]
     within = [validation_interval(cell) for cell in group]
     # At 0% and 100% the mean is an end of the interval, but for rounding.
     down = [max(0.0, mean - one.low) if one else 0.0 for mean, one in zip(means, within, strict=True)]
     up = [max(0.0, one.high - mean) if one else 0.0 for mean, one in zip(means, within, strict=True)]
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
-    axes.set_ylabel("validation accuracy (%), 95% interval")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    by = group[0].by
+    axes.set_ylabel(f"validation {by.words}{' (%)' if by.share else ''}, 95% interval")
+    if by.share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
 
 
 def _log(axes: Axes) -> None:

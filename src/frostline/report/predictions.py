@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from scipy.special import log_softmax as of_logits
 
 from frostline.records.layout import PREDICTIONS
+from frostline.report.measures import Said
 from frostline.report.statistics import Floats, Ints
 
 
@@ -21,10 +23,19 @@ class Predictions:
     """`(N,)`: the predicted classes."""
     confidence: Floats
     """`(N,)`: their probabilities, float32."""
+    loss: Floats
+    """`(N,)`: minus the logarithm of the probability of the true class, float32."""
+    logits: Floats | None
+    """`(N, classes)` float32; None where they were too many to be kept."""
     labels: Ints
     """`(N,)`: the true classes."""
     ids: Ints
     """`(N,)`: which image of the split's source each row is."""
+
+    @property
+    def as_said(self) -> Said:
+        """What measures are computed from."""
+        return Said(self.labels, self.said, self.loss, None if self.logits is None else of_logits(self.logits, 1))
 
 
 def read(folder: str) -> Predictions | None:
@@ -32,6 +43,7 @@ def read(folder: str) -> Predictions | None:
     try:
         found = load_file(Path(folder) / PREDICTIONS)
         said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
-        return Predictions(said, np.exp(chances), found["labels"], found["ids"])
+        loss = -found["label_log_probabilities"]
+        return Predictions(said, np.exp(chances), loss, found.get("logits"), found["labels"], found["ids"])
     except (OSError, SafetensorError, KeyError, IndexError):
         return None

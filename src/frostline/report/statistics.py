@@ -125,6 +125,19 @@ def bootstrap(values: Floats, seed: int = 0) -> Interval:
     return Interval(float(low), float(high))
 
 
+def by_influence(value: float, influence: Floats, least: float = 0.0) -> Interval:
+    """Return the interval of a measure, or a difference of two, given the influence `(N,)` of each image on it.
+
+    Its variance is that of the influences over their number (see `measures`). Where few images move it that is too
+    sure of itself, so the square of `least`, in units of the measure, is added: with half an image of the rarest class
+    intervals of 150 images, 10% of them of the rarest of three classes, hold the truth 95 (balanced accuracy), 96
+    (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times, with none 94, 94 and 95 times, and
+    then they have no width at all where two networks say the same.
+    """
+    half = _Z * math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
+    return Interval(value - half, value + half)
+
+
 def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
     """Return the interval of the difference of two accuracies, each `(right, total)`, on images that are not the same.
 

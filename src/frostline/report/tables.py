@@ -14,7 +14,8 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from frostline.records.result import PARAMETERS, SECONDS, TEST, VAL, Result, percent, value_text
+from frostline.core.metrics import ACCURACY
+from frostline.records.result import PARAMETERS, SECONDS, Result, value_text
 from frostline.report.cells import Cell
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def facts(plan: Plan) -> Table:
     if plan.loaded:
         grid.add_row("weights", plan.loaded)
     how = f"{plan.optimizer}, {plan.schedule}, augment {plan.augment}" if plan.optimizer else "solved at once"
-    grid.add_row("training", f"{plan.freeze_mode}, {how}")
+    loss = f", {plan.loss}" if plan.loss else ""
+    grid.add_row("training", f"{plan.freeze_mode}, {how}{loss}")
+    if plan.select != ACCURACY.epoch:
+        grid.add_row("selected by", plan.select)
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
     seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"
     grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
@@ -78,7 +82,7 @@ def _span(values: tuple[float, float] | None) -> str:
 
 
 def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
-    """Return a row per cell, in the order given: the `swept` choices, accuracies over its seeds, and costs.
+    """Return a row per cell, in the order given: the `swept` choices, what it came to over its seeds, and costs.
 
     Where it would be wider than `limit` the costs are left out, and at last names are folded; None is any width.
     """
@@ -97,7 +101,10 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["seeds"] = [_seeds(cell) for cell in ranked]
-    columns["val"], columns["test"] = ([_accuracy(cell, metric) for cell in ranked] for metric in (VAL, TEST))
+    named = {cell.by.words for cell in ranked} - {ACCURACY.words}
+    which = f" {named.pop()}" if len(named) == 1 else ""  # of several each cell says its own
+    columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
+    columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
     columns["learn"] = [_millions(cell.mean(PARAMETERS)) for cell in ranked]
     columns["time"] = [_or_dash(cell.mean(SECONDS), duration) for cell in ranked]
     return columns
@@ -106,7 +113,7 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
 def _cells_table(columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading, texts in columns.items():
-        number = heading in ("seeds", "val", "test", "learn", "time")
+        number = heading in ("seeds", "learn", "time") or heading.startswith(("val", "test"))
         least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
         table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
     for index, row in enumerate(zip(*columns.values(), strict=True)):
@@ -119,10 +126,10 @@ def _seeds(cell: Cell) -> str:
     return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
 
 
-def _accuracy(cell: Cell, metric: str) -> str:
+def _score(cell: Cell, metric: str) -> str:
     """Return the mean over the seeds, with their standard deviation where there are several."""
     mean, spread = cell.mean(metric), cell.spread(metric)
-    return _or_dash(mean, percent) + (f" ±{100 * spread:.2f}" if spread is not None else "")
+    return _or_dash(mean, cell.by.text) + (f" ±{cell.by.number(spread)}" if spread is not None else "")
 
 
 def unfinished(result: Result) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from frostline.core import streams
+from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records.result import Result, percent
 from frostline.report.cells import cells, varying
 from frostline.report.tables import as_lines, cells_table, duration, facts, least_width, plan_table, unfinished, width
@@ -115,18 +116,24 @@ class Screen:
         train_accuracy: float,
         val_loss: float,
         val_accuracy: float,
+        chosen_by: tuple[Metric, float],
         seconds: float,
     ) -> None:
-        """Print the line of a finished epoch (1-based; accuracies as fractions; `phase` may be empty) and advance."""
+        """Print the line of a finished epoch (1-based; accuracies as fractions; `phase` may be empty) and advance.
+
+        `chosen_by` is by what the best epoch is chosen, and its value.
+        """
+        by, value = chosen_by
+        chosen = "" if by in (ACCURACY, LOSS) else f"  {by.words} {by.text(value)}"
         self.advance(epoch)
         self.say(
             f"  epoch {epoch:>{len(str(epochs))}}/{epochs}{phase and f'  {phase}'}"
             f"  train {train_loss:.4f} {percent(train_accuracy):>7}"
-            f"  val {val_loss:.4f} {percent(val_accuracy):>7}  {duration(seconds)}"
+            f"  val {val_loss:.4f} {percent(val_accuracy):>7}{chosen}  {duration(seconds)}"
         )
 
     def table(self, results: Sequence[Result]) -> None:
-        """Print a sweep's cells, best first by validation accuracy, then a line for every run that did not finish."""
+        """Print a sweep's cells, best first by validation, then a line for every run that did not finish."""
         done = [cell for cell in cells(results) if cell.finished]
         if done:
             self.show(cells_table(done, varying(results), limit=self.console.width if self._live else None))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from frostline.records.result import IMAGES, SECONDS, SHARED, TEST, WITHOUT, Result, choices_text, value_text
+from frostline.core.metrics import ACCURACY, Metric
+from frostline.records.result import IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, contests
@@ -14,6 +15,7 @@ from frostline.report.next_lrs import both, edges
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
     from frostline.report.paired_difference import Difference
+    from frostline.report.statistics import Interval
 
 _NAMES = 3  # of classes in a sentence
 _MANY_SEEDS = 20  # more than that is no advice
@@ -32,7 +34,7 @@ def answer(results: Sequence[Result]) -> str:
 def verdict(contest: Contest) -> str:
     """Return in plain words how a contest ended, and what it takes to know more."""
     key, found, results = contest.key, contest.contenders, contest.results
-    tuned = [name for name in varying(results) if name not in ("seed", key) and not name.startswith("data")]
+    tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
     if not found:
         return f"No answer: none of {_count(len(results), 'run')} finished."
     untested = _untested(contest.baseline)
@@ -79,22 +81,28 @@ def _untested(baseline: Baseline | None) -> list[str]:
 def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
     """Return the sentence on the two, with its full stop."""
     digits = _digits(first.cell)
-    scores = [f"{100 * score:.{digits}f}%" for score in difference.scores]
+    by = first.cell.by
+    scores = [by.text(score, digits) for score in difference.scores]
     within = difference.interval
-    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
-    gap = f"({100 * difference.gap:+.{digits}f} points, {sure}{difference.how})"
+    sure = f"{_within(by, within, digits)}; " if within else ""
+    gap = f"({by.gap(difference.gap, digits)}, {sure}{difference.how})"
+    split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
     one, two = first.name, second.name
     if outcome == "win":
         cost = _cost(first, second, ", for", ", and trains")
-        return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} on the test split {gap}{cost}."
+        return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
     if outcome == "contradiction":
         return (
-            f"No clear winner: {one} is best on validation, yet behind {two} on the test split, "
+            f"No clear winner: {one} is best on validation, yet behind {two} {split}, "
             f"{scores[0]} against {scores[1]} {gap}{cost}."
         )
     head = "A tie" if outcome == "tie" else "Undecided"
-    return f"{head}: {one} {scores[0]}, {two} {scores[1]} on the test split {gap}{cost}."
+    return f"{head}: {one} {scores[0]}, {two} {scores[1]} {split} {gap}{cost}."
+
+
+def _within(by: Metric, interval: Interval, digits: int) -> str:
+    return f"95% interval {by.number(interval.low, digits)} to {by.number(interval.high, digits)}"
 
 
 def _without_shared(found: Sequence[Contender]) -> list[str]:
@@ -106,7 +114,8 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
     if not all(score == score for score in scores):  # nan where no other image is left
         return ["Every test image is in train, too: this says nothing of new images."]
     each = " against ".join(f"{score:.{digits}f}%" for score in scores)
-    return [f"Without the {count:,.0f} test images that are in train, too, it is {each}."]
+    what = "it is" if found[0].cell.by == ACCURACY else "accuracy is"
+    return [f"Without the {count:,.0f} test images that are in train, too, {what} {each}."]
 
 
 def _digits(cell: Cell) -> int:
@@ -229,13 +238,14 @@ def _coming(results: Sequence[Result]) -> list[Result]:
 def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
     """Return what one contender came to, and how to find it a rival."""
     missing = _unfinished(key, [only], results)
-    digits, within, count = _digits(only.cell), only.interval, len(only.cell.finished)
-    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; " if within else ""
+    digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
+    sure = f"{_within(by, within, digits)}; " if within else ""
     how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else _capital(only.name)
-    score = f"{name} reached {100 * only.cell.mean(TEST):.{digits}f}% on the test split{settings} {how}"
+    what = "" if by == ACCURACY else f" {by.words}"
+    score = f"{name} reached {by.text(only.cell.mean(by.test), digits)}{what} on the test split{settings} {how}"
     if _coming(results):
         return " ".join([f"No comparison: {score}.", *missing, f"{_to_come(results)}."])
     if missing:

@@ -27,11 +27,12 @@ def write(
     """Write the predictions for the test split, per-class accuracy, the confusion matrix, and pictures of mistakes.
 
     `logits` is `(N, classes)` float32 in the order of `test`. Of every image the most probable classes are kept with
-    their log-probabilities, which is all that is read here again; the logits too unless they take more than 4 MB.
+    their log-probabilities, and that of the true class; the logits too unless they take more than 4 MB.
     `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
     said = {"labels": test.labels, "ids": test.ids, "top_classes": first, "top_log_probabilities": chances}
+    said["label_log_probabilities"] = _of_labels(logits, test.labels)
     kept = {"logits": logits} if logits.numel() <= _LOGITS else {}
     tensorfile.save(folder / PREDICTIONS, said | kept, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
@@ -58,6 +59,13 @@ def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         classes.append(torch.cat([first, others], 1))
         chances.append(part.log_softmax(1).gather(1, classes[-1]))
     return torch.cat(classes).int(), torch.cat(chances)
+
+
+def _of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probabilities `(N,)` of the true classes."""
+    rows = max(1, _AT_ONCE // logits.shape[1])
+    parts = zip(logits.split(rows), labels.split(rows), strict=True)
+    return torch.cat([part.log_softmax(1).gather(1, those[:, None])[:, 0] for part, those in parts])
 
 
 def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,13 @@ import torch
 from torch import nn
 
 from frostline.core import credentials, machine
-
-if TYPE_CHECKING:
-    from frostline.runs.setup import Setup
-
+from frostline.core.config import Config, is_read
 from frostline.models import cut, freezing
 from frostline.models.stages import Structure
 from frostline.training.schedule import Span
+
+if TYPE_CHECKING:
+    from frostline.runs.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Plan:
     """None where the head is solved at once."""
     schedule: str | None
     augment: str
+    loss: str
+    """What is minimised, and by what classes are weighted or drawn; empty where that is the plain cross-entropy."""
+    select: str
     data: str
     images: dict[str, int]
     """Number of images per split."""
@@ -152,6 +156,8 @@ def describe(setup: Setup, name: str) -> Plan:
         optimizer=config.optimizer.name if solver is None else None,
         schedule=config.schedule.name if solver is None else None,
         augment=config.augment.name,
+        loss=_loss(config),
+        select=config.select,
         data=config.data.name,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         classes=data.classes,
@@ -178,6 +184,22 @@ def describe(setup: Setup, name: str) -> Plan:
         ),
         uncut=_uncut(setup),
     )
+
+
+def _loss(config: Config) -> str:
+    """Return in words what is not the plain cross-entropy over images that come once each."""
+    how, read = config.train, functools.partial(_is_read, config)
+    weights = how.class_weights if isinstance(how.class_weights, str) else "by name"
+    told = [
+        how.loss if how.loss != "cross_entropy" and read("loss") else "",
+        f"class weights {weights}" if how.class_weights is not None and read("class_weights") else "",
+        f"{how.sampling} sampling" if how.sampling != "shuffled" and read("sampling") else "",
+    ]
+    return ", ".join(filter(None, told))
+
+
+def _is_read(config: Config, name: str) -> bool:
+    return is_read(f"train.{name}", config.freeze_mode.solver)
 
 
 def _uncut(setup: Setup) -> str:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from frostline.core import files, machine
 from frostline.core.config import Config
 from frostline.core.errors import user_error
+from frostline.core.metrics import ACCURACY, METRICS
 from frostline.models import adapters, build, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import IMAGES, PARAMETERS, SECONDS, SHARED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
-from frostline.runs import evaluation, frost_line, robustness
+from frostline.runs import evaluation, frost_line, robustness, selection
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
@@ -112,10 +113,13 @@ def _attempt(
 def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, images: Images) -> dict[str, float]:
     """Return what a run came to and what it cost."""
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
+    by, best = METRICS[setup.config.select], progress.best_epoch_line
     metrics = {
         "best/epoch": float(progress.best_epoch),
-        VAL: progress.best_accuracy,
+        VAL: best[ACCURACY.epoch],
+        by.val: best[by.epoch],
         TEST: scored.accuracy,
+        by.test: selection.value(by, scored, setup.data.test.labels),
         "test/loss": scored.loss,
         SECONDS: progress.seconds,
         "cost/images_per_second": progress.images / progress.seconds,

@@ -14,6 +14,7 @@ from torch import nn
 from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.metrics import AUROC
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
@@ -31,6 +32,7 @@ from frostline.report.terminal import Screen
 from frostline.store.room import Room
 from frostline.store.store import Store, open_store
 from frostline.training import dataset, optim, schedule
+from frostline.training.criterion import Criterion
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
@@ -99,7 +101,7 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
             decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
         ),
         steps_per_epoch=steps,
-        recipe=recipe(config),
+        recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
         room=Room(device, machine.memory_budget(device, config.store.memory_gb)),
         store=store,
@@ -121,6 +123,9 @@ def _parts(
         model = replace(model, structure=beside)
     if config.freeze_mode.solver is not None:
         _require_linear_head(config, model)
+    class_weights(config, data)  # which may name a class that is none
+    if config.select == AUROC.epoch and len(data.val.labels.unique()) < 2:
+        raise user_error("select", config.select, "val/loss or another metric: all validation images are of one class")
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
     return data, model, phases, batches
@@ -234,7 +239,7 @@ def build_model(config: Config, source: str | None, classes: Sequence[str], *, m
     )
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config, data: Data) -> Recipe:
     """Return how a step is made."""
     options = config.train
     return Recipe(
@@ -247,7 +252,27 @@ def recipe(config: Config) -> Recipe:
         mixup=options.mixup,
         cutmix=options.cutmix,
         drop_last=options.drop_last,
+        sampling=options.sampling,
+        criterion=Criterion(options.loss, options.focal_gamma, class_weights(config, data)),
     )
+
+
+def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
+    """Return what each class weighs in the loss; None where all weigh alike.
+
+    `balanced` is in inverse proportion to a class's training images, 1 in the mean over these. UserError for a name
+    that is no class.
+    """
+    chosen = config.train.class_weights
+    if chosen is None:
+        return None
+    if chosen == "balanced":
+        counts = data.train.labels.bincount(minlength=len(data.classes)).clamp(min=1)
+        return tuple((len(data.train.labels) / len(data.classes) / counts.double()).tolist())
+    for name in chosen:
+        if name not in data.classes:
+            raise user_error("train.class_weights", name, "names of classes of the data", data.classes)
+    return tuple(float(chosen.get(name, 1.0)) for name in data.classes)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line
+from frostline.runs import frost_line, selection
 from frostline.runs.setup import Setup, not_linear
 from frostline.runs.split_views import Images
 from frostline.runs.train import catch_up, keep
@@ -51,17 +54,22 @@ def solve(
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, screen.say)
     seconds = time.perf_counter() - began
     record.metrics(chosen)
-    size = setup.recipe.eval_batch_size
-
-    def score(data: HeadInputs) -> Evaluation:
-        return evaluate(voters or head.linear, data, batch_size=size, autocast=None)
-
-    of_train = score(train) if voters is None else neighbours.leave_one_out(voters, train, _OWN)
-    epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, score(val), seconds, len(train.labels))
+    of_train = neighbours.leave_one_out(voters, train, _OWN) if voters else _score(setup, head.linear, train)
+    of_val, by = _score(setup, voters or head.linear, val), METRICS[setup.config.select]
+    epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
-    progress.add(epoch, learner)
+    progress.add(epoch, learner, by, selection.value(by, epoch.val, setup.data.val.labels))
     keep(epoch, progress.epochs[-1], setup, folder, record, screen)
     return progress, voters
+
+
+def _score(setup: Setup, network: nn.Module, data: HeadInputs) -> Evaluation:
+    return evaluate(network, data, batch_size=setup.recipe.eval_batch_size, autocast=None)
+
+
+def _rank(setup: Setup, scored: Evaluation) -> tuple[float, float]:
+    """Return what is smallest for the setting that is best on the validation split."""
+    return selection.rank(METRICS[setup.config.select], scored, setup.data.val.labels)
 
 
 _Solved = tuple[dict[str, float], Neighbours | None]
@@ -70,13 +78,17 @@ _Solved = tuple[dict[str, float], Neighbours | None]
 
 def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
     """Have the head be the best of the path of regularised logistic regressions."""
-    solutions = probe.solve(train, head.linear.out_features, setup.config.freeze_mode.l2)
-    found = probe.scores(solutions, val)
-    number = probe.best(found)
+    weights = setup.recipe.criterion.weights_on(train.labels.device)
+    solutions = probe.solve(train, head.linear.out_features, setup.config.freeze_mode.l2, weights)
+    ranks = []
+    for one in solutions:
+        _write(head, one.weight, one.bias)
+        ranks.append(_rank(setup, _score(setup, head.linear, val)))
+    number = ranks.index(min(ranks))
     best = solutions[number]
     _write(head, best.weight, best.bias)
-    edge = "" if 0 < number < len(found) - 1 or len(found) == 1 else f"; a {_further(number)} one may be better still"
-    say(f"  l2 {best.l2:g} is the best of {len(found)} by validation, after {best.iterations} iterations{edge}")
+    edge = "" if 0 < number < len(ranks) - 1 or len(ranks) == 1 else f"; a {_further(number)} one may be better still"
+    say(f"  l2 {best.l2:g} is the best of {len(ranks)} by validation, after {best.iterations} iterations{edge}")
     if late := [one.l2 for one in solutions if one.above > probe.NEAR_ENOUGH]:
         say(f"  note: not converged with l2 {', '.join(f'{l2:g}' for l2 in late)}")
     return {"probe/l2": best.l2, "probe/iterations": float(best.iterations)}, None
@@ -91,7 +103,7 @@ def _knn(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Call
     mode = setup.config.freeze_mode
     assert mode.temperature is not None
     voters = Neighbours(train, head.linear.out_features, k=max(mode.k), temperature=mode.temperature)
-    voters.k = neighbours.best_k(voters, val, mode.k)
+    voters.k = neighbours.best_k(voters, val, mode.k, partial(_rank, setup))
     say(f"  k {voters.k} is the best of {len(mode.k)} by validation")
     return {"knn/k": float(voters.k)}, voters
 

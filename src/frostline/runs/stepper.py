@@ -170,7 +170,7 @@ class Stepper:
         def set_lr(step: int) -> None:
             schedule.set_lr_of_step(optimizer, config.schedule, config.lr, step, whole, steps)
 
-        return Member(head, optimizer, set_lr, setups.recipe(config))
+        return Member(head, optimizer, set_lr, setups.recipe(config, self._setup.data))
 
 
 def _others(runs: int) -> str:

@@ -11,11 +11,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from frostline.core import interrupts, project
 from frostline.core.config import Config, digest
+from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line
+from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
@@ -71,7 +72,8 @@ def learn(
             setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper
         ):
             if isinstance(event, EpochResult):
-                progress.add(event, learner)
+                by = METRICS[setup.config.select]
+                progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
                 keep(event, progress.epochs[-1], setup, folder, record, screen)
             else:
                 progress.position = event
@@ -164,7 +166,7 @@ def fit_phases(
             averaging.update(learner.ema, learner.module, decay)
 
     events = loop.fit(
-        len(setup.data.train),
+        setup.data.train.labels,
         stepper=stepper or Alone(learner.optimizer, setup.recipe),
         timeline=setup.timeline,
         enter=enter,
@@ -180,13 +182,16 @@ def fit_phases(
         yield event
     guard.check()
     if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
-        screen.say(f"  stopped: no better validation accuracy since epoch {progress.best_epoch}")
+        screen.say(
+            f"  stopped: no better {METRICS[config.select].words} on validation since epoch {progress.best_epoch}"
+        )
 
 
 def keep(
     epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
 ) -> None:
     """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
+    by = METRICS[setup.config.select]
     journal.append_epoch(folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
     screen.epoch(
@@ -197,5 +202,6 @@ def keep(
         train_accuracy=epoch.train_accuracy,
         val_loss=epoch.val.loss,
         val_accuracy=epoch.val.accuracy,
+        chosen_by=(by, line[by.epoch]),
         seconds=epoch.seconds,
     )

@@ -14,7 +14,7 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
-from frostline.records.result import VAL, Result, percent, read_result
+from frostline.records.result import Result, read_result
 from frostline.report.cells import cells
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
@@ -40,8 +40,8 @@ class Trained:
 def found(name: str) -> Iterator[Trained]:
     """Yield the run that `name` stands for (see `catalog`); of a sweep its best cell's first seed.
 
-    The best cell is that of the highest mean validation accuracy among what is finished. UserError where there is no
-    such run, none that kept weights, or none that is better than another since their data differ.
+    The best cell is the best on validation, in the mean over its seeds, among what is finished. UserError where there
+    is no such run, none that kept weights, or none that is better than another since their data differ.
     """
     with tempfile.TemporaryDirectory() as fetched:
         yield find(Name(name), Path(fetched))
@@ -93,15 +93,15 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
 
 def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
     """Return the first seed of the best cell by validation, and a line that says so."""
-    ranked = [cell for cell in cells(results) if cell.finished and VAL in cell.finished[0].metrics]
+    ranked = [cell for cell in cells(results) if cell.finished and cell.by.val in cell.finished[0].metrics]
     if not ranked:
         reasons = [result.reason for result in results if result.reason]
         why = f": {reasons[0]}" if reasons else ""
         raise name.wrong(f"a sweep with finished runs, and none of its {len(results)} is{why}")
     if len(sets := {str(cell.choices.get("data")) for cell in ranked}) > 1:
         raise name.wrong(f"one run of this sweep, whose data differ ({', '.join(sorted(sets))})")
-    first = ranked[0].finished[0]
-    of = f"the best of {len(ranked)} cells by validation ({percent(ranked[0].mean(VAL))})"
+    first, by = ranked[0].finished[0], ranked[0].by
+    of = f"the best of {len(ranked)} cells by validation ({by.text(ranked[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)
     return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
 

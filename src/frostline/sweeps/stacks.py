@@ -12,9 +12,9 @@ from frostline.records.sweep_record import RunFacts
 OF_STEPS = (
     *("lr", "seed", "optimizer.weight_decay", "optimizer.decay_norm_and_bias", "optimizer.options"),
     *(f"schedule.{key}" for key in ScheduleConfig.__dataclass_fields__),
-    *("train.label_smoothing", "train.patience"),
+    *("train.label_smoothing", "train.patience", "select"),
 )
-"""What the steps of a head read, and nothing that is computed below it: runs that differ in it may share the rest."""
+"""What steps of a head read and what judges them, and nothing below it: runs that differ in it may share the rest."""
 _FEW = 4
 """Runs below which a second worker gains less than what it costs to make their steps apart."""
 
@@ -28,6 +28,8 @@ def shared_by(config: Config) -> str | None:
     if mode.solver is not None or not trains_head_alone(mode) or not (features.enabled and features.lockstep):
         return None
     if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
+        return None
+    if train.loss != "cross_entropy" or train.class_weights is not None or train.sampling != "shuffled":
         return None
     return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 

@@ -130,6 +130,7 @@ _RULES = (
     _of_adapters(("rank", "alpha"), ("lora", "dora"), "freeze=lora or freeze=dora"),
     _of_adapters(("dropout",), ("lora",), "freeze=lora"),
     _of_adapters(("where_inputs",), ("ia3",), "freeze=ia3"),
+    _Rule(("train.focal_gamma",), lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss", mistake=True),
     _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
     _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )

@@ -31,6 +31,26 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator(seed, "order", epoch))
 
 
+def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
+    """Return the numbers of the samples of an epoch in their order, as many as there are `labels` `(N,)` on the CPU.
+
+    `shuffled`: each comes once. `balanced`: every class comes equally often, but for one; a class's samples come in
+    turn, anew in another order when all have come. What comes twice in an epoch is seen alike both times.
+    """
+    if sampling == "shuffled":
+        return shuffled(len(labels), seed, epoch)
+    draw = generator(seed, "order", epoch)
+    classes = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    share, more = divmod(len(labels), len(classes))
+    luckier = set(torch.randperm(len(classes), generator=draw)[:more].tolist())
+    chosen = []
+    for number, own in enumerate(classes):
+        count = share + (number in luckier)
+        turns = [own[torch.randperm(len(own), generator=draw)] for _ in range(-(-count // len(own)))]
+        chosen.append(torch.cat(turns)[:count])
+    return torch.cat(chosen)[torch.randperm(len(labels), generator=draw)]
+
+
 class Dataset(Protocol):
     """What can be trained on: images seen through views, or features; tensors live on the training device."""
 

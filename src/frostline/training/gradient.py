@@ -6,7 +6,6 @@ half of them, and no graph.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,32 +15,23 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from frostline.core.machine import mixed
+from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, wanted
 
 _FEW = 2_000  # classes whose table of targets takes 16 MB; for more it is no longer to launch that takes the time
 _SMALL = 2_000_000  # products of a matrix multiplication that one core makes in some 50 microseconds
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What the outputs for a batch should be."""
-
-    labels: Tensor
-    """`(B,)` int64."""
-    partners: Tensor
-    """`(B,)` int64: labels of what the inputs were mixed with."""
-    share: float
-    """Of the loss that belongs to `labels`, in 0..1; the rest belongs to `partners`."""
-    smoothing: float
-    """Of the labels, in 0..1."""
-
-
 def by_autograd(
-    network: nn.Module, inputs: Tensor, targets: Targets, autocast: torch.dtype | None
+    network: nn.Module,
+    inputs: Tensor,
+    targets: Targets,
+    autocast: torch.dtype | None,
+    criterion: Criterion = CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
     """Return loss and logits `(B, classes)` of a batch, and add its gradient to those of the network's parameters."""
     with mixed(inputs.device, autocast):
         logits = network(inputs)
-    loss = _loss(logits.float(), targets)
+    loss = criterion(logits.float(), targets)
     loss.backward()
     return loss.detach(), logits.detach()
 
@@ -125,23 +115,3 @@ def _chain(network: nn.Module) -> list[nn.Module]:
         chain += _chain(network.get_submodule(str(node.target)))
         before = node
     return chain if output.args == (before,) else [network]
-
-
-def _loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Return the mean cross-entropy."""
-    loss = F.cross_entropy(logits, targets.labels, label_smoothing=targets.smoothing)
-    if targets.share == 1.0:
-        return loss
-    other = F.cross_entropy(logits, targets.partners, label_smoothing=targets.smoothing)
-    return targets.share * loss + (1 - targets.share) * other
-
-
-def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
-    """Return `(..., classes)`, the distribution that is wanted for each of the labels `(...)`."""
-    return _table(classes, smoothing, labels.device)[labels]
-
-
-@functools.lru_cache(4)
-def _table(classes: int, smoothing: float, device: torch.device) -> Tensor:
-    """Return `(classes, classes)`: row i is the smoothed distribution that is wanted of class i."""
-    return torch.eye(classes, device=device) * (1 - smoothing) + smoothing / classes

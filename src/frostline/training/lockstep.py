@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.randomness import address
-from frostline.training import gradient, optim
+from frostline.training import criterion, gradient, optim
 from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
 from frostline.training.steps import TOGETHER, Recipe, Step, Sums, batched, seed_dropout
@@ -179,8 +179,8 @@ class Stack:
     def _wanted(self, labels: Tensor, classes: int) -> Tensor:
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
-            return gradient.wanted(labels, smoothings[0], classes)
-        return torch.stack([gradient.wanted(*each, classes) for each in zip(labels, smoothings, strict=True)])
+            return criterion.wanted(labels, smoothings[0], classes)
+        return torch.stack([criterion.wanted(*each, classes) for each in zip(labels, smoothings, strict=True)])
 
 
 def bytes_kept(member: Member, epochs: int) -> int:

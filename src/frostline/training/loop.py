@@ -15,7 +15,7 @@ from typing import Protocol
 from torch import Tensor
 
 from frostline.models import freezing
-from frostline.training.dataset import batches, shuffled
+from frostline.training.dataset import batches, sampled
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.lockstep import EpochMade
 from frostline.training.schedule import Span, pieces, span_of
@@ -79,7 +79,7 @@ class Stepper(Protocol):
 
 
 def fit(
-    samples: int,
+    labels: Tensor,
     *,
     stepper: Stepper,
     timeline: Sequence[Span],
@@ -93,12 +93,12 @@ def fit(
 ) -> Iterator[EpochResult | TrainingPosition]:
     """Train from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
 
-    `enter(phase)` puts the network into the state of a phase and returns what is trained there, on `samples` samples;
-    `before_step(step, span)` sets the learning rates, `after_step()` averages weights. What is frozen is compared bit
-    for bit at the end of every phase and, where torch wrote to it, of every epoch: raises `FrozenDrift`, and `Diverged`
-    if a loss is not finite.
+    `labels` `(N,)`, on the CPU, are those of the training samples. `enter(phase)` puts the network into the state of a
+    phase and returns what is trained there; `before_step(step, span)` sets the learning rates, `after_step()` averages
+    weights. What is frozen is compared bit for bit at the end of every phase and, where torch wrote to it, of every
+    epoch: raises `FrozenDrift`, and `Diverged` if a loss is not finite.
     """
-    slices = batches(samples, recipe.batch_size, drop_last=recipe.drop_last)
+    slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
     part = None
 
     def begin(phase: int) -> TrainedPart:
@@ -114,7 +114,7 @@ def fit(
         if at.steps == 0 and (made := stepper.made(epoch)) is not None:
             sums, seconds = made.sums, made.seconds
             at = TrainingPosition(epoch, len(slices))
-        order = shuffled(samples, recipe.seed, epoch)
+        order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
         began = time.perf_counter()
         for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):

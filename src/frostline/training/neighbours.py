@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,14 @@ class Neighbours(nn.Module):
 
 
 @torch.no_grad()
-def best_k(voters: Neighbours, val: Dataset, options: Sequence[int]) -> int:
-    """Return which of the numbers of neighbours has the highest accuracy on a split, of equals the least loss."""
+def best_k(
+    voters: Neighbours, val: Dataset, options: Sequence[int], rank: Callable[[Evaluation], tuple[float, ...]]
+) -> int:
+    """Return which of the numbers of neighbours does best on a split: of the smallest `rank`, of equals the first."""
     parts = [voters.nearest(features, max(options)) for features, _ in chunks(val)]
     similarity, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     found = {k: of_logits(voters.vote(similarity, labels, k), val.labels) for k in options}
-    return min(found, key=lambda k: (-found[k].accuracy, found[k].loss))
+    return min(found, key=lambda k: rank(found[k]))
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from frostline.training.dataset import Dataset
 from frostline.training.head_inputs import chunks
@@ -58,23 +57,16 @@ class Solution:
     iterations: int
 
 
-@dataclass(frozen=True)
-class Score:
-    """How a head does on a split."""
-
-    accuracy: float
-    """Top-1, a fraction in 0..1."""
-    loss: float
-    """Mean cross-entropy in nats."""
-
-
 @torch.no_grad()
-def solve(train: Dataset, classes: int, strengths: Sequence[float]) -> list[Solution]:
+def solve(
+    train: Dataset, classes: int, strengths: Sequence[float], class_weights: Tensor | None = None
+) -> list[Solution]:
     """Return the best head for each of the `strengths`, the strongest first.
 
-    `train` hands out features `(B, D)` of the first epoch; they are read once per iteration.
+    `train` hands out features `(B, D)` of the first epoch; they are read once per iteration. With `class_weights`
+    `(classes,)` the mean of the cross-entropy is weighted by those of the labels, as scikit-learn's `class_weight`.
     """
-    objective = _Objective(train, classes)
+    objective = _Objective(train, classes, class_weights)
     ordered = sorted(set(strengths), reverse=True)
     start = train.labels.new_zeros(classes, objective.dimensions + 1, dtype=torch.float32)
     size = max(1, _STATE // (2 * _MEMORY * start.nbytes))
@@ -89,33 +81,18 @@ def solve(train: Dataset, classes: int, strengths: Sequence[float]) -> list[Solu
     return found
 
 
-@torch.no_grad()
-def scores(solutions: Sequence[Solution], data: Dataset) -> list[Score]:
-    """Return how each of the heads does on the features of a split."""
-    weight = torch.cat([one.weight for one in solutions])
-    bias = torch.cat([one.bias for one in solutions])
-    sums = weight.new_zeros(2, len(solutions), dtype=torch.float64)
-    for features, labels in _chunks(data, len(weight)):
-        logits = F.linear(features, weight, bias).unflatten(1, (len(solutions), -1))
-        sums[0] += (logits.argmax(2) == labels[:, None]).double().sum(0)
-        sums[1] += (logits.logsumexp(2) - _of_label(logits, labels)[..., 0]).double().sum(0)
-    right, loss = (sums / len(data.labels)).tolist()
-    return [Score(*each) for each in zip(right, loss, strict=True)]
-
-
-def best(found: Sequence[Score]) -> int:
-    """Return which has the highest accuracy, of equals the least loss."""
-    return min(range(len(found)), key=lambda number: (-found[number].accuracy, found[number].loss))
-
-
 class _Objective:
     """The regularised loss of several heads and its gradient, each head for a strength of its own."""
 
-    def __init__(self, train: Dataset, classes: int) -> None:
+    def __init__(self, train: Dataset, classes: int, class_weights: Tensor | None) -> None:
         self._train, self._numbers = train, torch.arange(classes, device=train.labels.device)
         self._mean, self._deviation = _moments(train)
         self.dimensions = len(self._mean)
-        counts = train.labels.bincount()
+        counts = train.labels.bincount(minlength=classes)
+        self._weights = None
+        if class_weights is not None:
+            self._weights = class_weights * len(train.labels) / (counts * class_weights).sum()  # 1 in the mean
+            counts = counts * self._weights
         self._rarest = counts[counts > 0].min() / len(train.labels)
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,8 +109,13 @@ class _Objective:
             standard = features.sub(self._mean).div_(self._deviation)
             logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
             every = logits.logsumexp(2, keepdim=True)
-            loss += (every - _of_label(logits, labels))[..., 0].double().sum(0)
+            losses = (every - _of_label(logits, labels))[..., 0]
             error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
+            if self._weights is not None:
+                weights = self._weights[labels]
+                losses.mul_(weights[:, None])
+                error.mul_(weights[:, None, None])
+            loss += losses.double().sum(0)
             of_weight.addmm_(error.flatten(1).T, standard)
             of_bias += error.sum(0)
         gradient[..., :-1] = of_weight.view_as(weight).div_(count).add_(l2[:, None, None] * weight)

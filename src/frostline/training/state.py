@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from frostline.core.metrics import Metric
 from frostline.models import freezing
 from frostline.training.loop import EpochResult, TrainingPosition
 
@@ -55,8 +56,8 @@ class Progress:
 
     position: TrainingPosition = field(default_factory=TrainingPosition)
     best_epoch: int = 0
-    best_accuracy: float = -1.0
-    """On the validation split, as a fraction; -1 before the first epoch."""
+    best_value: float | None = None
+    """Of what epochs are chosen by; None before the first epoch."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The moving tensors of the best epoch, on the CPU."""
     seconds: float = 0.0
@@ -68,16 +69,21 @@ class Progress:
     @property
     def best_phase(self) -> int:
         """The phase (0-based) of the best epoch."""
-        phase: int = self.epochs[self.best_epoch - 1]["phase"]
+        phase: int = self.best_epoch_line["phase"]
         return phase - 1
 
-    def add(self, epoch: EpochResult, learner: Learner) -> None:
-        """Count an epoch that is done, and keep its weights if they are the best so far."""
+    @property
+    def best_epoch_line(self) -> Mapping[str, Any]:
+        """The metrics of the best epoch."""
+        return self.epochs[self.best_epoch - 1]
+
+    def add(self, epoch: EpochResult, learner: Learner, by: Metric, value: float) -> None:
+        """Count an epoch that is done, and keep its weights if its `value` of `by` is the best so far."""
         self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
-        self.epochs.append(_line(epoch))
-        if epoch.val.accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = epoch.epoch, epoch.val.accuracy
+        self.epochs.append({**_line(epoch), by.epoch: value})
+        if self.best_value is None or by.better(value, self.best_value):
+            self.best_epoch, self.best_value = epoch.epoch, value
             self.best = copy(learner.scored, learner.moving)
 
     def exhausted(self, patience: int | None) -> bool:
@@ -161,7 +167,7 @@ def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     position = TrainingPosition(**facts["position"])
     if [line["epoch"] for line in facts["epochs"]] != [*range(1, position.epoch)]:
         raise Unfit("its epochs do not fit its position")
-    numbers = {key: facts[key] for key in ("best_epoch", "best_accuracy", "seconds", "images", "epochs")}
+    numbers = {key: facts[key] for key in ("best_epoch", "best_value", "seconds", "images", "epochs")}
     return Progress(position, best=best, **numbers)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
+from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
 from frostline.training.dataset import Dataset, announced
-from frostline.training.gradient import Targets
 
 TOGETHER = 2048
 """Samples that are looked up at once: 16 MB with the features of ResNet-50."""
@@ -37,6 +37,9 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     drop_last: bool = False
+    sampling: str = "shuffled"
+    """See `dataset.sampled`."""
+    criterion: Criterion = CROSS_ENTROPY
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def steps(
     `first` is the number of the first one in the run. It makes no difference to a bit where the batches are cut into
     several calls.
     """
-    plain = part.autocast is None and not (recipe.mixup or recipe.cutmix)
+    plain = part.autocast is None and recipe.criterion.plain and not (recipe.mixup or recipe.cutmix)
     head = gradient.head_of(part.network) if plain else None
     samples = TOGETHER if head is not None and part.train.known else part.train.at_once
     together = max(samples // recipe.batch_size, 1)
@@ -129,7 +132,7 @@ def _by_autograd(part: TrainedPart, inputs: Tensor, labels: Tensor, recipe: Reci
         inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
     targets = Targets(labels, partners, share, recipe.label_smoothing)
-    return gradient.by_autograd(part.network, mixed, targets, part.autocast)
+    return gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
 
 
 def _update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:

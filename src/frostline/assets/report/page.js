@@ -13,6 +13,7 @@ let group = D.groups[0];
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const pct = (value, digits = 1) => value == null ? "–" : (100 * value).toFixed(digits) + "%";
+const score = (value, digits = 1) => value == null ? "–" : group.by.share ? pct(value, digits) : value.toFixed(digits + 2);
 const text = value => value == null ? "–" : typeof value !== "number" ? String(value) : value && Math.abs(value) < 1e-4 ? value.toExponential() : String(+value.toPrecision(6));
 const safe = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);  // Plotly reads some tags in labels
 const sum = list => list.reduce((a, b) => a + b, 0);
@@ -84,6 +85,8 @@ function logTicks(values) {  // 1, 2 and 5 of each decade, or the decades alone 
 }
 
 const percents = { tickformat: ".0%" };
+const scores = () => group.by.share ? percents : {};
+const better = (a, b) => group.by.sign * a > group.by.sign * b;
 const bars = (found, name) => {
   const [mid, low, high] = [0, 1, 2].map(i => found.map(cell => cell[name][i]));
   return { type: "data", symmetric: false, thickness: 1, width: 3,
@@ -91,7 +94,7 @@ const bars = (found, name) => {
 };
 const at = cell => SWEPT.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
-  `<br>validation ${pct(cell.val[0], 2)}, test ${pct(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
+  `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
 const done = () => group.cells.filter(cell => cell.val[0] != null);
 
@@ -100,10 +103,10 @@ const done = () => group.cells.filter(cell => cell.val[0] != null);
 const costState = { which: 0, split: "val" };
 function pareto(found) {
   const [which, split] = [costState.which, costState.split];
-  let best = -1;
+  let best = -group.by.sign * Infinity;
   return found.filter(cell => cell.cost[which] != null && cell[split][0] != null)
-    .sort((a, b) => a.cost[which] - b.cost[which] || b[split][0] - a[split][0])
-    .filter(cell => cell[split][0] > best && ((best = cell[split][0]), true));
+    .sort((a, b) => a.cost[which] - b.cost[which] || group.by.sign * (b[split][0] - a[split][0]))
+    .filter(cell => better(cell[split][0], best) && ((best = cell[split][0]), true));
 }
 
 function drawCost() {
@@ -119,7 +122,7 @@ function drawCost() {
   const positive = found.every(cell => cell.cost[which] > 0), values = found.map(cell => cell.cost[which]);
   const [least, most] = [Math.min(...values), Math.max(...values)], wide = positive && most > 5 * least;
   return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: least < most / 2 ? "tozero" : "normal" }) },
-    yaxis: { title: (split === "val" ? "validation" : "test") + " accuracy", ...percents } }];
+    yaxis: { title: `${split === "val" ? "validation" : "test"} ${group.by.words}`, ...scores() } }];
 }
 
 function costSection() {
@@ -128,7 +131,7 @@ function costSection() {
   if (root.hidden) return;
   $(".controls", root).replaceChildren(
     select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
-    select("accuracy", [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
+    select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
   $(".note", root).textContent = "Each point is a cell with its 95% interval (left out above 60 cells). Ringed: no cell is both cheaper and better." +
     (done().some(cell => cell.cost[3] === 0) ? " A cell that found its features in the store stands where that put it." : "");
   chart(node, drawCost);
@@ -145,7 +148,7 @@ const valuesOf = (key, cells = group.cells) => {
 const valueOf = (cell, key) => key === D.key ? cell.series : typeof cell.at[key] === "number" ? cell.at[key] : String(cell.at[key]);
 const isLog = values => values.length > 1 && values.every(v => v > 0) && Math.max(...values) >= 5 * Math.min(...values);
 const response = { x: null, fixed: {} };
-const best = found => found.reduce((a, b) => a == null || b.val[0] > a.val[0] ? b : a, null);
+const best = found => found.reduce((a, b) => a == null || better(b.val[0], a.val[0]) ? b : a, null);
 
 function drawResponse() {
   const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
@@ -158,7 +161,7 @@ function drawResponse() {
   });
   return [traces, { xaxis: { title: x === "lr" ? "learning rate" : safe(x), type: log ? "log" : number ? "linear" : "category",
     ...(number && values.length <= 8 ? { tickvals: values, ticktext: values.map(text) } : {}) },
-    yaxis: { title: "validation accuracy", ...percents } }];
+    yaxis: { title: `validation ${group.by.words}`, ...scores() } }];
 }
 
 function responseSection() {
@@ -196,10 +199,10 @@ function heatSection(root, keys) {
     const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
     const z = cell.map(row => row.map(c => c ? c.val[0] : null));
     return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,
-      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: "%{z:.1%}" } : {}), colorbar: { tickformat: ".0%", thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: "validation accuracy", side: "right" } }) } }],
+      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: "validation accuracy", side: "right" } }) } }],
     { xaxis: { title: safe(heat.x), type: "category", showgrid: false }, yaxis: { title: safe(heat.y), type: "category", showgrid: false } }];
   });
-  $(".note", root).textContent = "Validation accuracy of the best cell behind each field; empty: none has finished.";
+  $(".note", root).textContent = `What the best cell behind each field came to in ${group.by.words} on validation; empty: none has finished.`;
 }
 
 // ---- learning curves ---------------------------------------------------------------------------------------------
@@ -214,11 +217,11 @@ function drawCurves() {
     const common = { type: "scatter", x: data.epoch, legendgroup: String(number), hovertemplate: `${safe(run.name)}<br>epoch %{x}: %{y:.4f}` };
     const mode = data.epoch.length < 3 ? "lines+markers" : "lines";
     traces.push({ ...common, mode, name: wrapped(run.name), y: data[`val/${curves.metric}`], line: { color: colour(name), width: 2.4, dash }, marker: { symbol: symbol(name), size: 7 }, hovertemplate: common.hovertemplate + " validation<extra></extra>" });
-    traces.push({ ...common, mode, name: "train", showlegend: false, opacity: .55, y: data[`train/${curves.metric}`], line: { color: colour(name), width: 1.2, dash }, marker: { symbol: symbol(name) + "-open", size: 6 }, hovertemplate: common.hovertemplate + " train<extra></extra>" });
+    if (data[`train/${curves.metric}`]) traces.push({ ...common, mode, name: "train", showlegend: false, opacity: .55, y: data[`train/${curves.metric}`], line: { color: colour(name), width: 1.2, dash }, marker: { symbol: symbol(name) + "-open", size: 6 }, hovertemplate: common.hovertemplate + " train<extra></extra>" });
     for (const start of data.starts) shapes.push({ type: "line", x0: start - .5, x1: start - .5, yref: "paper", y0: 0, y1: 1, line: { color: colour(name), width: 1, dash: "dot" }, layer: "below" });
   }
-  const accuracy = curves.metric === "accuracy";
-  return [traces, { shapes, xaxis: { title: "epoch", ...(Math.max(0, ...chosen.map(n => D.curves[n].epoch.at(-1) || 0)) <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: curves.metric, ...(accuracy ? percents : {}) } }];
+  const share = curves.metric === "accuracy" || (curves.metric === group.by.name && group.by.share);
+  return [traces, { shapes, xaxis: { title: "epoch", ...(Math.max(0, ...chosen.map(n => D.curves[n].epoch.at(-1) || 0)) <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: curves.metric === group.by.name ? group.by.words : curves.metric, ...(share ? percents : {}) } }];
 }
 const series = run => run.series;
 const ALL = D.swept;
@@ -227,6 +230,8 @@ function curvesSection() {
   const root = $("#curves"), node = $(".chart", root), own = group.cells.flatMap(cell => cell.runs).filter(n => D.curves[n].epoch.length).sort((a, b) => a - b);
   root.hidden = !own.length;
   if (root.hidden) return;
+  curves.metric = group.by.name;
+  const shown = [...new Map([["accuracy", "accuracy"], [group.by.name, group.by.words], ["loss", "loss"]])];
   const firsts = group.contenders.map(one => one.run);
   curves.runs = new Set(firsts.length ? firsts.slice(0, 6) : own.slice(0, 6));
   const list = make("div"), filter = make("input", { type: "search", placeholder: "filter, e.g. head 0.001" });
@@ -250,7 +255,7 @@ function curvesSection() {
   const button = (name, chosen) => { const b = make("button", { type: "button", textContent: name }); b.addEventListener("click", () => { curves.runs = new Set(chosen()); fill(); draw(); }); return b; };
   const pick = make("details", { className: "pick" }, make("summary"), make("div", { className: "list" }, filter, " ", button("all that match", matching), " ", button("none", () => []), list));
   pick.addEventListener("toggle", () => pick.open && fill());
-  $(".controls", root).replaceChildren(select("show", [["accuracy", "accuracy"], ["loss", "loss"]], curves.metric, value => { curves.metric = value; draw(); }), pick, button("best of each", () => firsts));
+  $(".controls", root).replaceChildren(select("show", shown, curves.metric, value => { curves.metric = value; draw(); }), pick, button("best of each", () => firsts));
   chart(node, drawCurves);
   tell();
 }
@@ -345,7 +350,7 @@ function robustnessSection() {
   root.hidden = !known.length;
   if (root.hidden) return;
   const kinds = Object.keys(known[0].shift), node = $(".chart", root), mean = one => sum(kinds.map(kind => sum(one.shift[kind]) / one.shift[kind].length)) / kinds.length;
-  $(".note", root).textContent = "Mean over all corruptions and severities: " + [...known].sort((a, b) => mean(b) - mean(a)).map(one => `${one.name} ${pct(mean(one))} (clean ${pct(one.test[0])})`).join(", ") +
+  $(".note", root).textContent = "Mean over all corruptions and severities: " + [...known].sort((a, b) => mean(b) - mean(a)).map(one => `${one.name} ${pct(mean(one))} (clean ${pct(one.accuracy_of_test)})`).join(", ") +
     ". Severity 0 is the clean test split, 1 to 5 are corrupted as by Hendrycks and Dietterich (2019).";
   chart(node, () => {
     const columns = node.clientWidth < 560 ? 1 : node.clientWidth < 1100 ? 3 : kinds.length, rows = Math.ceil(kinds.length / columns), layout = { grid: { rows, columns, pattern: "independent", xgap: .06, ygap: .36 }, annotations: [] };
@@ -354,7 +359,7 @@ function robustnessSection() {
       const n = i ? i + 1 : "";
       layout[`xaxis${n}`] = { title: { text: safe(kind) + " severity" }, dtick: 1 };
       layout[`yaxis${n}`] = { range: [0, 1.03], ...percents, ...(i % columns ? { showticklabels: false } : { title: "test accuracy" }) };
-      return known.map(one => ({ type: "scatter", mode: "lines+markers", name: safe(one.series), legendgroup: one.series, showlegend: !i, x: [0, 1, 2, 3, 4, 5], y: [one.test[0], ...one.shift[kind]], xaxis: `x${n}`, yaxis: `y${n}`,
+      return known.map(one => ({ type: "scatter", mode: "lines+markers", name: safe(one.series), legendgroup: one.series, showlegend: !i, x: [0, 1, 2, 3, 4, 5], y: [one.accuracy_of_test, ...one.shift[kind]], xaxis: `x${n}`, yaxis: `y${n}`,
         line: { color: colour(one.series), width: 2 }, marker: { color: colour(one.series), symbol: symbol(one.series), size: 7 }, hovertemplate: "%{y:.1%}<extra>" + safe(one.series) + "</extra>" }));
     });
     return [traces, layout];
@@ -367,7 +372,7 @@ let table = null;
 function runsSection({ ITable, jQuery, DataTable }) {
   const escape = value => value == null ? "" : safe(text(value));
   const number = (show, none) => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? none;  // what is missing comes last where the best comes first
-  const score = { render: number(v => pct(v, 2), -1), orderSequence: ["desc", "asc"] }, cost = show => ({ render: number(show, Infinity), orderSequence: ["asc", "desc"] });
+  const score = { render: (value, kind, run) => number(v => run.share ? pct(v, 2) : v.toFixed(4), D.groups[0].by.sign < 0 ? Infinity : -1)(value, kind), orderSequence: ["desc", "asc"] }, cost = show => ({ render: number(show, Infinity), orderSequence: ["asc", "desc"] });
   const plain = { render: (value, kind) => kind === "display" || kind === "filter" ? escape(value) : value ?? "" };
   const columns = [
     { title: "status", data: run => run.status, render: (value, kind, run) => kind === "display" ? `<span class="state ${safe(value)}" title="${safe(run.reason ?? "")}">${safe(value.toLowerCase())}</span>` : value },
@@ -383,7 +388,7 @@ function runsSection({ ITable, jQuery, DataTable }) {
   const node = $("#runs table");
   const by = columns.findIndex(column => column.title === "val");
   jQuery(node).on("click", ".again", event => navigator.clipboard?.writeText(event.target.textContent).then(() => { event.target.title = "copied"; }));
-  table = new jQuery.fn.dataTable.Api(jQuery(node).DataTable({ data: D.runs, columns, order: [[by, "desc"]], pageLength: 25, lengthMenu: [10, 25, 100, 1000], deferRender: true, autoWidth: false,
+  table = new jQuery.fn.dataTable.Api(jQuery(node).DataTable({ data: D.runs, columns, order: [[by, D.groups[0].by.sign < 0 ? "asc" : "desc"]], pageLength: 25, lengthMenu: [10, 25, 100, 1000], deferRender: true, autoWidth: false,
     language: { search: "filter", searchPlaceholder: "e.g. head failed" }, layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" } }));
 }
 

@@ -1,0 +1,104 @@
+"""What a training step minimises: cross-entropy, focal loss or binary cross-entropy, each class weighted or not.
+
+Losses are means over the images of a batch; with weights of classes, weighted means, as torch and scikit-learn have it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LEAST = 1e-6  # of 1 - p in focal loss, whose slope is not finite at 0 for a gamma below 1
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the outputs for a batch should be."""
+
+    labels: Tensor
+    """`(B,)` int64."""
+    partners: Tensor
+    """`(B,)` int64: labels of what the inputs were mixed with."""
+    share: float
+    """Of the loss that belongs to `labels`, in 0..1; the rest belongs to `partners`."""
+    smoothing: float
+    """Of the labels, in 0..1."""
+
+    def wanted(self, classes: int) -> Tensor:
+        """Return `(B, classes)`, the distribution that is wanted of each image."""
+        of_labels = wanted(self.labels, self.smoothing, classes)
+        if self.share == 1.0:
+            return of_labels
+        return self.share * of_labels + (1 - self.share) * wanted(self.partners, self.smoothing, classes)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss, and what its classes weigh."""
+
+    name: str = "cross_entropy"
+    """`cross_entropy`; `focal` (T. Lin et al. 2017, arXiv:1708.02002, eq. 4, over softmax); or `bce`, each class
+    against the others (R. Wightman et al. 2021, arXiv:2110.00476, mean over classes)."""
+    gamma: float = 2.0
+    """Of `focal`: an image that is right with probability p counts (1 - p)**gamma times."""
+    class_weights: tuple[float, ...] | None = None
+    """One per class; None weighs all alike."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the cross-entropy, all classes weighing alike."""
+        return self.name == "cross_entropy" and self.class_weights is None
+
+    def weights_on(self, device: torch.device) -> Tensor | None:
+        """Return what the classes weigh, `(classes,)` float32; None where all weigh alike."""
+        return _weights(self.class_weights, device) if self.class_weights is not None else None
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of logits `(B, classes)`, differentiable."""
+        weights = self.weights_on(logits.device)
+        if self.name == "cross_entropy":
+            return _cross_entropy(logits, targets, weights)
+        wanted = targets.wanted(logits.shape[1])
+        if self.name == "focal":
+            log_chances = logits.log_softmax(1)
+            missing = (1 - log_chances.exp()).clamp(min=_LEAST)
+            every = -wanted * missing**self.gamma * log_chances
+        else:
+            every = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") / logits.shape[1]
+        if weights is None:
+            return every.sum() / len(logits)
+        counts = wanted @ weights
+        return (every * weights).sum() / counts.sum() if self.name == "focal" else every.sum(1) @ counts / counts.sum()
+
+
+CROSS_ENTROPY = Criterion()
+"""Of all classes alike."""
+
+
+def _cross_entropy(logits: Tensor, targets: Targets, weights: Tensor | None) -> Tensor:
+    loss = F.cross_entropy(logits, targets.labels, weights, label_smoothing=targets.smoothing)
+    if targets.share == 1.0:
+        return loss
+    other = F.cross_entropy(logits, targets.partners, weights, label_smoothing=targets.smoothing)
+    return targets.share * loss + (1 - targets.share) * other
+
+
+def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
+    """Return `(..., classes)`, the distribution that is wanted for each of the labels `(...)`."""
+    return _table(classes, smoothing, labels.device)[labels]
+
+
+@functools.lru_cache(4)
+def _table(classes: int, smoothing: float, device: torch.device) -> Tensor:
+    """Return `(classes, classes)`: row i is the smoothed distribution that is wanted of class i."""
+    return torch.eye(classes, device=device) * (1 - smoothing) + smoothing / classes
+
+
+@functools.lru_cache(4)
+def _weights(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return the weights on a device, where they are copied to once."""
+    return torch.tensor(weights, device=device)

@@ -1,0 +1,104 @@
+"""Measures are what scikit-learn computes, and their intervals hold the truth as often as they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, Metric
+from frostline.report import statistics
+from frostline.report.measures import Said, measure
+
+SHARES = (0.7, 0.2, 0.1)
+METRICS = (BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS)
+
+
+def logits_of(labels: Any, random: np.random.Generator, skill: float) -> Any:
+    found = random.normal(size=(len(labels), len(SHARES)))
+    found[np.arange(len(labels)), labels] += skill
+    return found
+
+
+def said(labels: Any, logits: Any) -> Said:
+    chances = log_softmax(logits, 1)
+    return Said(labels, logits.argmax(1), -chances[np.arange(len(labels)), labels], chances)
+
+
+def theirs(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> float:
+    guessed, chances, there = logits.argmax(1), softmax(logits, 1), np.unique(labels)
+    if metric == BALANCED_ACCURACY:
+        return float(balanced_accuracy_score(labels, guessed, sample_weight=weights))
+    if metric == MACRO_F1:
+        return float(f1_score(labels, guessed, average="macro", labels=there, sample_weight=weights))
+    if metric == LOSS:
+        return float(log_loss(labels, chances, sample_weight=weights, labels=range(logits.shape[1])))
+    return float(np.mean([roc_auc_score(labels == k, chances[:, k], sample_weight=weights) for k in there]))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Any, Any]:
+    random = np.random.default_rng(0)
+    labels = random.choice(len(SHARES), 120, p=SHARES)
+    return labels, logits_of(labels, random, 1.0).round(1)  # with ties
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_values_are_those_of_scikit_learn_and_influences_their_derivatives(drawn: Any, metric: Metric) -> None:
+    labels, logits = drawn
+    found = measure(metric, said(labels, logits))
+    assert found is not None and found.value == pytest.approx(theirs(metric, labels, logits), abs=1e-9)
+    assert found.influence.mean() == pytest.approx(0, abs=1e-9)
+    for number in range(0, len(labels), 7):
+        moved = []
+        for weight in (1 - 1e-4, 1 + 1e-4):
+            weights = np.ones(len(labels))
+            weights[number] = weight
+            moved.append(theirs(metric, labels, logits, weights))
+        slope = (moved[1] - moved[0]) / 2e-4 * len(labels)
+        assert found.influence[number] == pytest.approx(slope, abs=1e-4)
+
+
+def test_a_class_without_an_image_is_left_out_and_one_alone_has_no_auroc(drawn: Any) -> None:
+    labels, logits = (part[drawn[0] != 2] for part in drawn)
+    for metric in (BALANCED_ACCURACY, MACRO_F1, AUROC):
+        with np.errstate(all="raise"):
+            found = measure(metric, said(labels, logits))
+        assert found is not None
+        if metric == BALANCED_ACCURACY:  # which warns of classes that are only said
+            recall = [(logits.argmax(1) == labels)[labels == k].mean() for k in (0, 1)]
+            assert found.value == pytest.approx(np.mean(recall))
+        else:
+            assert found.value == pytest.approx(theirs(metric, labels, logits), abs=1e-9)
+    alone = measure(AUROC, said(labels[labels == 1], logits[labels == 1]))
+    assert alone is not None and np.isnan(alone.value)
+    assert measure(ACCURACY, said(labels, logits)) is None
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_intervals_of_differences_hold_the_truth_95_times_in_100(metric: Metric) -> None:
+    random = np.random.default_rng(1)
+
+    def draw(images: int) -> tuple[float, Any, float]:
+        labels = random.choice(len(SHARES), images, p=SHARES)
+        one = logits_of(labels, random, 1.5)
+        pair = [measure(metric, said(labels, logits)) for logits in (one, one + random.normal(size=one.shape) * 0.7)]
+        assert pair[0] and pair[1]
+        return pair[0].value - pair[1].value, pair[0].influence - pair[1].influence, pair[0].least
+
+    truth = draw(200_000)[0]
+    samples = [draw(150) for _ in range(400)]
+    held = [truth in statistics.by_influence(gap, influence, least) for gap, influence, least in samples]
+    assert 0.92 <= np.mean(held) <= 0.99
+
+
+def test_where_nothing_differs_the_interval_is_as_wide_as_half_an_image_of_the_rarest_class(drawn: Any) -> None:
+    labels, logits = drawn
+    found = measure(BALANCED_ACCURACY, said(labels, logits))
+    assert found is not None
+    within = statistics.by_influence(0.0, found.influence - found.influence, found.least)
+    half_an_image = 1 / 3 / np.bincount(labels).min() / 2
+    assert within.high == pytest.approx(1.96 * half_an_image, rel=1e-3) and within.low == -within.high

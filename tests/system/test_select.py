@@ -1,0 +1,117 @@
+"""Skewed data: what accuracy calls the best epoch is not what macro F1 does, and the person says which it shall be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from test_sweep import Done, command, environment, sweep, where
+
+import warm
+from frostline.records import sweep_record
+from frostline.report import predictions
+from frostline.report.verdict import answer
+
+RARE, OFTEN = 12, 228
+SELECT = ("accuracy", "macro_f1", "balanced_accuracy", "auroc")
+SKEWED = ("train.loss=bce", "train.class_weights=balanced")
+WHAT = ("freeze=head", "lr=1e-2", "epochs=8", "data=image_folder", "data.limit=null")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 95 `often` to 5 `rare`: stripes in noise, mostly stronger ones where it is rare."""
+    root, random = tmp_path_factory.mktemp("skewed"), np.random.default_rng(0)
+    stripes = 40 * np.sign(np.sin(np.arange(32) * np.pi / 4))[:, None]
+    for split, share in (("train", 2), ("val", 1), ("test", 1)):
+        for name, count, strongest in (("often", OFTEN * share, 0.6), ("rare", RARE * share, 1.0)):
+            (folder := root / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise = random.normal(120, 25, (32, 32, 1)) + random.uniform(0, strongest) * stripes
+                Image.fromarray(np.repeat(noise.clip(0, 255), 3, 2).astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def selected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("sweeps") / "selected"
+    chosen = "select=" + ",".join(f"val/{name}" for name in SELECT)
+    return sweep(folder, folder.parent / "mlflow.db", *WHAT, *SKEWED, chosen, f"data.root={pictures}")
+
+
+def of(done: Done, name: str) -> dict[str, Any]:
+    return next(run for run in done.results() if run["choices"]["select"] == f"val/{name}")
+
+
+def epochs(run: dict[str, Any]) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_takes_the_epoch_that_is_best_by_it_and_they_do_not_agree(selected: Done) -> None:
+    for name in SELECT:
+        values = [line[f"val/{name}"] for line in epochs(of(selected, name))]
+        metrics = of(selected, name)["metrics"]
+        assert metrics["best/epoch"] == 1 + values.index(max(values))
+        assert metrics[f"best/val_{name}"] == max(values)
+    assert of(selected, "accuracy")["metrics"]["best/epoch"] != of(selected, "macro_f1")["metrics"]["best/epoch"]
+
+
+def test_metrics_of_the_test_split_are_those_of_scikit_learn(selected: Done) -> None:
+    for name in SELECT[1:]:
+        run = of(selected, name)
+        said = predictions.read(run["folder"])
+        assert said is not None and said.logits is not None
+        ahead = said.logits[:, 1].astype(float) - said.logits[:, 0]
+        theirs = {
+            "macro_f1": f1_score(said.labels, said.said, average="macro"),
+            "balanced_accuracy": balanced_accuracy_score(said.labels, said.said),
+            "auroc": roc_auc_score(said.labels, ahead),
+        }
+        assert run["metrics"][f"test/{name}"] == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_runs_that_differ_in_it_are_told_apart_in_the_answer(selected: Done) -> None:
+    said = answer(sweep_record.read(selected.folder).results)
+    for name in SELECT:
+        assert f"With select=val/{name}: " in said
+    assert "macro F1 on the test split" in selected.out and "  macro F1 " in selected.out
+
+
+def recall_of_rare(run: dict[str, Any]) -> float:
+    said = predictions.read(run["folder"])
+    assert said is not None
+    return float((said.said == said.labels)[said.labels == 1].mean())
+
+
+WEIGHED = ("freeze=head,probe", "train.class_weights=null,balanced,{rare: 19}")
+OTHERS = (
+    ("freeze=head", "train.loss=focal,bce", "train.class_weights=balanced"),
+    ("freeze=head", "train.sampling=balanced"),
+)
+
+
+def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(pictures: Path, tmp_path: Path) -> None:
+    found: dict[str, float] = {}
+    for number, grid in enumerate((WEIGHED, *OTHERS)):
+        how = (*WHAT, "select=val/macro_f1", f"data.root={pictures}")
+        done = sweep(tmp_path / str(number), tmp_path / "mlflow.db", *how, *grid)
+        found |= {run["name"]: recall_of_rare(run) for run in done.results()}
+    plain = {name: recall for name, recall in found.items() if "class_weights=null" in name}
+    assert len(found) == 9 and len(plain) == 2, found
+    others = [recall for name, recall in found.items() if name not in plain]
+    assert min(others) > max(plain.values()), found
+
+
+def test_a_class_that_is_none_is_named_before_anything_trains(pictures: Path, tmp_path: Path) -> None:
+    done = warm.run(
+        command(*WHAT, f"data.root={pictures}", "train.class_weights={rair: 2}", *where(tmp_path, tmp_path / "x.db")),
+        env=environment(),
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "train.class_weights=rair: expected names of classes of the data" in done.stderr
+    assert "did you mean rare" in done.stderr

@@ -79,6 +79,7 @@ def test_runs_that_differ_in_it_are_told_apart_in_the_answer(selected: Done) -> 
     said = answer(sweep_record.read(selected.folder).results)
     for name in SELECT:
         assert f"With select=val/{name}: " in said
+    assert "could not be written" not in selected.out
     assert "macro F1 on the test split" in selected.out and "  macro F1 " in selected.out
 
 

@@ -55,6 +55,7 @@ def told(done):
 def test_each_is_one_run_whatever_is_varied_that_it_does_not_read(solved):
     assert sorted(told(solved)) == sorted([*RUNS, *SOLVED])
     assert {status for status, _, _ in told(solved).values()} == {"FINISHED"}
+    assert "could not be written" not in solved.out
     for name in SOLVED:
         mode = name.split()[0]
         assert f"{name}: one run, not 2, as {mode} does not read lr\n" in solved.out

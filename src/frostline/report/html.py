@@ -105,7 +105,7 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
         "" if gap is None else _behind(gap, by),
         by.text(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",
-        *(escape(value_text(one["at"][key])) for key in keys),
+        *("-" if one["at"][key] is None else escape(value_text(one["at"][key])) for key in keys),
         f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
         str(one["tried"]),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.core.metrics import Metric
 from frostline.records import journal
 from frostline.records.result import SECONDS, Result, value_text
 from frostline.report.cells import Cell, cells
@@ -80,7 +81,7 @@ def _cost(axes: Axes, contest: Contest) -> bool:
     costs = [cell.mean(SECONDS) for group in groups.values() for cell in group]
     for name, group in groups.items():
         look = _look(styles[name]) | {"linestyle": "none"}
-        _bars(axes, [cell.mean(SECONDS) for cell in group], group, label=name, **look)
+        _bars(axes, contest.by, [cell.mean(SECONDS) for cell in group], group, label=name, **look)
     axes.set_xlabel("training time (s)")
     if costs and 0 < 5 * min(costs) < max(costs):
         _log(axes)
@@ -98,24 +99,23 @@ def _response(axes: Axes, contest: Contest) -> bool:
     for number, (name, best) in enumerate(lines.items()):
         step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
         beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
-        _bars(axes, beside, [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
+        _bars(axes, contest.by, beside, [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
     axes.set_xlabel("learning rate")
     if rates:
         axes.set_xscale("log")
     return len(rates) > 1
 
 
-def _bars(axes: Axes, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
+def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
     """Draw the cells with their 95% intervals."""
     from matplotlib.ticker import PercentFormatter
 
-    means = [cell.mean(cell.by.val) for cell in group]
+    means = [cell.mean(by.val) for cell in group]
     within = [validation_interval(cell) for cell in group]
     # At 0% and 100% the mean is an end of the interval, but for rounding.
     down = [max(0.0, mean - one.low) if one else 0.0 for mean, one in zip(means, within, strict=True)]
     up = [max(0.0, one.high - mean) if one else 0.0 for mean, one in zip(means, within, strict=True)]
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
-    by = group[0].by
     axes.set_ylabel(f"validation {by.words}{' (%)' if by.share else ''}, 95% interval")
     if by.share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))

@@ -132,7 +132,8 @@ function costSection() {
   $(".controls", root).replaceChildren(
     select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
     select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
-  $(".note", root).textContent = "Each point is a cell with its 95% interval (left out above 60 cells). Ringed: no cell is both cheaper and better." +
+  $("h2", root).textContent = `${group.by.words[0].toUpperCase()}${group.by.words.slice(1)} against cost`;
+  $(".note", root).textContent = "Each point is a cell with its 95% interval where that is known (left out above 60 cells). Ringed: no cell is both cheaper and better." +
     (done().some(cell => cell.cost[3] === 0) ? " A cell that found its features in the store stands where that put it." : "");
   chart(node, drawCost);
 }
@@ -199,7 +200,7 @@ function heatSection(root, keys) {
     const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
     const z = cell.map(row => row.map(c => c ? c.val[0] : null));
     return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,
-      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: "validation accuracy", side: "right" } }) } }],
+      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: `validation ${group.by.words}`, side: "right" } }) } }],
     { xaxis: { title: safe(heat.x), type: "category", showgrid: false }, yaxis: { title: safe(heat.y), type: "category", showgrid: false } }];
   });
   $(".note", root).textContent = `What the best cell behind each field came to in ${group.by.words} on validation; empty: none has finished.`;

@@ -105,6 +105,8 @@ def _run(
             "cost/train_seconds": seconds,
             "cost/trainable_parameters": parameters,
             "cost/peak_memory_bytes": 4e8 + parameters * 12,
+            "cost/bytes_per_task": 4 * parameters,
+            "cost/inference_images_per_second": 1e3,
             "cost/backbone_images": 0.0 if parameters < 2e4 else 5e3,
         }
         if by != ACCURACY and (said := predictions.read(str(folder))):

@@ -123,6 +123,13 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
         assert len({str(look[name]) for look in drawn}) == len(drawn)
 
 
+def test_plots_over_backbones_have_a_shape_for_each(tmp_path):
+    folder = sweep(tmp_path / "s", {**GRID, "model": ["net_a", "net_b"]})
+    plots.write(tmp_path / "plots", sweep_record.read(folder).results)
+    text = " ".join(ElementTree.parse(tmp_path / "plots" / "accuracy_cost.svg").getroot().itertext())
+    assert "full, net_a" in text and "full, net_b" in text
+
+
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
     shipped = sorted(path.stem for path in project.config_folder().glob("freeze_mode/*.yaml"))
     every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results

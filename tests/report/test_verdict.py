@@ -24,9 +24,10 @@ from frostline.core import project
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
+from frostline.report import backbones
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
-from frostline.report.tables import cells_table
+from frostline.report.tables import cells_table, pairs_table
 from frostline.report.verdict import answer
 
 
@@ -465,3 +466,39 @@ def test_runs_selected_by_different_metrics_are_not_compared(tmp_path):
     found = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid)).results)
     assert [contest.where for contest in found] == ["select=val/accuracy", "select=val/loss"]
     assert [contest.key for contest in found] == ["freeze_mode"] * 2
+
+
+@pytest.fixture(scope="module")
+def of_backbones(tmp_path_factory):
+    grid = {"model": ["net_a", "net_b"], "freeze_mode": ["head", "full", "lp_ft"], "lr": [1e-3, 1e-2]}
+    return sweep_record.read(written_sweeps.sweep(tmp_path_factory.mktemp("sweeps") / "s", grid)).results
+
+
+def test_over_backbones_the_best_pair_and_what_each_is_worth_with_the_other_are_said(of_backbones):
+    (contest,) = contests(of_backbones)
+    pairs = backbones.grid(contest)
+    first = cells(of_backbones)[0]
+    model, mode = (str(first.choices[name]) for name in ("model", "freeze_mode"))
+    assert next(iter(pairs.cells)) == (model, mode) and (pairs.models[0], pairs.modes[0]) == (model, mode)
+    assert len(pairs.cells) == 6 and all(cell.choices["lr"] == 1e-3 for cell in pairs.cells.values())
+    text = answer(of_backbones)
+    assert f"Best pair on validation: `{mode}` on `{model}`." in text
+    gaps = []
+    for name in pairs.models:
+        one, two = (pairs.cells[name, of] for of in pairs.modes[:2])
+        gap = pairs.of_modes(name)
+        assert gap.gap == pytest.approx(one.mean(TEST) - two.mean(TEST)) and gap.gap in gap.interval
+        low, high = 100 * gap.interval.low, 100 * gap.interval.high
+        gaps.append(f"{100 * gap.gap:+.1f} ({low:.1f} to {high:.1f}) on {name}")
+    assert f"`{pairs.modes[0]}` against `{pairs.modes[1]}` in points: {', '.join(gaps)}." in text
+    assert f"`{pairs.models[0]}` against `{pairs.models[1]}` in points: " in text
+    table = pairs_table(pairs)
+    assert [str(column.header) for column in table.columns[1:-1]] == list(pairs.modes)
+    assert [str(cell) for cell in table.columns[0].cells] == [*pairs.models, " - ".join(pairs.models)]
+
+
+def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones, tmp_path):
+    for name, value in (("model", "net_a"), ("freeze_mode", "head")):
+        some = [run for run in of_backbones if run.choices[name] == value]
+        assert [backbones.grid(contest) for contest in contests(some)] == [None]
+        assert "Best pair" not in answer(some)

@@ -10,6 +10,7 @@ from typing import Any
 from frostline import api
 from frostline.commands import CALLED, Parser
 from frostline.records.result import Result
+from frostline.report import backbones
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.paired_difference import interval
@@ -53,7 +54,23 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "verdict": verdict(contest),
         "contenders": [{"value": one.value, "cells_tried": one.tried, **_cell(one.cell)} for one in contest.contenders],
         "difference": contest.difference and asdict(contest.difference),
+        "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),
+    }
+
+
+def _pairs(contest: Contest) -> dict[str, Any] | None:
+    """Return the best pair and what the first two modes and backbones differ by; None without several of both."""
+    found = backbones.grid(contest)
+    if found is None:
+        return None
+    model, mode = next(iter(found.cells))
+    modes = {name: (gap := found.of_modes(name)) and asdict(gap) for name in found.models}
+    models = {name: (gap := found.of_models(name)) and asdict(gap) for name in found.modes}
+    return {
+        "best": {"model": model, "freeze_mode": mode},
+        "modes": {"first": found.modes[0], "second": found.modes[1], "by_model": modes},
+        "models": {"first": found.models[0], "second": found.models[1], "by_mode": models},
     }
 
 

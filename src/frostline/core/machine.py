@@ -192,6 +192,14 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told to, for whoever looks at a clock; a CPU has."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Return the context of mixed precision in `dtype`; None stands for float32 throughout."""
     import torch

@@ -19,6 +19,9 @@ SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
 SECONDS = "cost/train_seconds"
 PARAMETERS = "cost/trainable_parameters"
 IMAGES = "cost/backbone_images"
+BYTES = "cost/bytes_per_task"
+"""What a task adds to a backbone that many tasks share."""
+SPEED = "cost/inference_images_per_second"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def write(
         style=_text("page.css"),
         verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
         contenders="\n".join(_contenders(number, group) for number, group in enumerate(data["groups"])),
+        pairs="\n".join(_pairs(number, group) for number, group in enumerate(data["groups"])),
         data=_json(data),
         plotly=_packed("plotly", "package_data/plotly.min.js"),
         tables=_packed("itables", "html/dt_bundle.js"),
@@ -94,6 +95,47 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     return f'<div class="scroll" data-group="{number}">{table}</div>'
 
 
+def _pairs(number: int, group: Mapping[str, Any]) -> str:
+    """Return the table of backbones and freeze modes; nothing where there is only one of either."""
+    found = group["pairs"]
+    if not found:
+        return ""
+    by, modes, models = Metric(**group["by"]), found["modes"], found["models"]
+    heads = [*(f'<span class="swatch" data-series="{escape(mode)}"></span>{escape(mode)}' for mode in modes)]
+    heads.append(escape(f"{modes[0]} against {modes[1]}"))
+    rows = []
+    for model, scores, gap in zip(models, found["scores"], found["of_modes"], strict=True):
+        best = [[model, mode] == list(found["best"]) for mode in modes]
+        cells = [_pair(score, by, best=first) for score, first in zip(scores, best, strict=True)]
+        rows.append([escape(model), *cells, _gap(gap, by)])
+    against = escape(f"{models[0]} against {models[1]}")
+    rows.append([f'<span class="quiet">{against}</span>', *(_gap(gap, by) for gap in found["of_models"]), ""])
+    head = "<th></th>" + "".join(f'<th class="number">{name}</th>' for name in heads)
+    body = "\n".join(
+        f"<tr><td>{first}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    table = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    title = f"<h3>Backbones and freeze modes, test {by.words}</h3>"
+    return f'<div class="scroll" data-group="{number}">{title}{table}</div>'
+
+
+def _pair(score: Sequence[float | None] | None, by: Metric, *, best: bool) -> str:
+    if not score or score[0] is None:
+        return "-"
+    text = by.text(score[0], 1)
+    within = "" if score[1] is None or score[2] is None else f"{by.number(score[1], 1)} to {by.number(score[2], 1)}"
+    return f'<span title="{within}">{f"<strong>{text}</strong>" if best else text}</span>'
+
+
+def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
+    """Return a difference with its interval, and where that comes from behind it; a dash where it is not known."""
+    if not gap:
+        return "-"
+    within = "" if gap[1] is None else f" ({by.number(gap[1], 1)} to {by.number(gap[2], 1)})"
+    return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
+
+
 def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
@@ -102,7 +144,7 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
     cells = [
         by.text(test),
         "-" if low is None else f"{by.number(low, 1)} to {by.number(high, 1)}",
-        "" if gap is None else _behind(gap, by),
+        "" if gap is None else _gap(gap, by),
         by.text(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",
         *("-" if one["at"][key] is None else escape(value_text(one["at"][key])) for key in keys),
@@ -110,11 +152,6 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
         str(one["tried"]),
     ]
     return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
-
-
-def _behind(gap: Sequence[Any], by: Metric) -> str:
-    within = "" if gap[1] is None else f" ({by.number(gap[1], 1)} to {by.number(gap[2], 1)})"
-    return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from frostline.records import journal
-from frostline.records.result import IMAGES, PARAMETERS, SECONDS, TEST, Result, value_text
-from frostline.report import image_details, style
+from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
+from frostline.report import backbones, image_details, style
 from frostline.report.cells import Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
-from frostline.report.paired_difference import compare, interval
+from frostline.report.paired_difference import Difference, compare, interval
 from frostline.report.statistics import Interval
 from frostline.report.verdict import verdict
 
 MEMORY = "cost/peak_memory_bytes"
+_COSTS = (SECONDS, PARAMETERS, MEMORY, IMAGES, BYTES, SPEED)
 _CURVES = ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
 _POINTS = 40_000  # of all curves together: what a browser reads in a fraction of a second
 _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -42,6 +43,7 @@ def collect(
         "swept": swept,
         "looks": style.numbers(results, key),
         "palette": style.COLOURS,
+        "models": list(style.numbers(results, "model")) if key != "model" and "model" in swept else [],
         "groups": groups,
         "runs": [
             {**_run(result, swept, key, tracker), "folder": _link(Path(result.folder), page, scratch)}
@@ -67,8 +69,34 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.value(contest.by))],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
+        "pairs": _pairs(contest),
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
+
+
+def _pairs(contest: Contest) -> dict[str, Any] | None:
+    """Return the grid of backbones and freeze modes, with the differences of the first two of each; None without."""
+    found = backbones.grid(contest)
+    if found is None:
+        return None
+
+    def score(model: str, mode: str) -> list[float | None] | None:
+        cell = found.cells.get((model, mode))
+        return None if cell is None else [_round(cell.mean(contest.by.test)), *_ends(interval(trials(cell), cell.by))]
+
+    return {
+        "models": found.models,
+        "modes": found.modes,
+        "scores": [[score(model, mode) for mode in found.modes] for model in found.models],
+        "of_modes": [_gap(found.of_modes(model)) for model in found.models],
+        "of_models": [_gap(found.of_models(mode)) for mode in found.modes],
+        "best": next(iter(found.cells)),
+    }
+
+
+def _gap(difference: Difference | None) -> list[Any] | None:
+    """Return a difference, the ends of its interval, and where that comes from."""
+    return None if difference is None else [_round(difference.gap), *_ends(difference.interval), difference.how]
 
 
 def _contender(
@@ -80,7 +108,7 @@ def _contender(
         "run": numbers[id(one.cell.finished[0])],
         "tried": one.tried,
         "accuracy_of_test": _round(one.cell.mean(TEST)),
-        "behind": against and [_round(against.gap), *_ends(against.interval), against.how],
+        "behind": _gap(against),
         **_cell(one.cell, key, swept, numbers),
         **image_details.of_cell(one.cell),
     }
@@ -95,7 +123,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
             _round(cell.mean(cell.by.test)),
             *_ends(interval(found, cell.by) if (found := trials(cell)) else None),
         ],
-        "cost": [_round(cell.mean(name), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
+        "cost": _costs({name: cell.mean(name) for name in _COSTS}),
         "runs": [numbers[id(result)] for result in cell.results],
         "seeds": [len(cell.finished), len(cell.results)],
     }
@@ -114,10 +142,16 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "val": _round(result.metrics.get(by.val, math.nan)),
         "test": _round(result.metrics.get(by.test, math.nan)),
         "epoch": _round(result.metrics.get("best/epoch", math.nan)),
-        "cost": [_round(result.metrics.get(name, math.nan), 6) for name in (SECONDS, PARAMETERS, MEMORY, IMAGES)],
+        "cost": _costs(result.metrics),
         "mlflow": _mlflow(result, tracker),
         "again": rerun(result) if result.status != "WAITING" else None,
     }
+
+
+def _costs(metrics: Mapping[str, float]) -> list[float | int | None]:
+    """Return what a run or cell cost, in the order of the page; of a speed the time that an image takes."""
+    *values, speed = (metrics.get(name, math.nan) for name in _COSTS)
+    return [_round(value, 6) for value in [*values, 1 / speed if speed > 0 else math.nan]]
 
 
 def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:

@@ -79,9 +79,17 @@ def _cells(contest: Contest) -> dict[str, list[Cell]]:
 def _cost(axes: Axes, contest: Contest) -> bool:
     styles, groups = numbers(contest.results, contest.key), _cells(contest)
     costs = [cell.mean(SECONDS) for group in groups.values() for cell in group]
+    models = numbers(contest.results, "model")
+    several = len(models) > 1 and contest.key != "model"
     for name, group in groups.items():
-        look = _look(styles[name]) | {"linestyle": "none"}
-        _bars(axes, contest.by, [cell.mean(SECONDS) for cell in group], group, label=name, **look)
+        for model in models if several else [None]:  # colours by what is compared, shapes by backbone
+            own = [cell for cell in group if model in (None, value_text(cell.choices.get("model")))]
+            look = _look(styles[name]) | {"linestyle": "none"}
+            if model is not None:
+                look["marker"] = _MARKERS[models[model] % len(_MARKERS)]
+            label = name if model is None else f"{name}, {model}"
+            if own:
+                _bars(axes, contest.by, [cell.mean(SECONDS) for cell in own], own, label=label, **look)
     axes.set_xlabel("training time (s)")
     if costs and 0 < 5 * min(costs) < max(costs):
         _log(axes)

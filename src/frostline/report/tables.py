@@ -14,11 +14,13 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from frostline.core.metrics import ACCURACY
+from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import PARAMETERS, SECONDS, Result, value_text
 from frostline.report.cells import Cell
 
 if TYPE_CHECKING:
+    from frostline.report.backbones import Grid
+    from frostline.report.paired_difference import Difference
     from frostline.runs.plan import PhasePlan, Plan, StagePlan
     from frostline.store.entries import Item
 
@@ -93,6 +95,32 @@ def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = Non
             del columns[cost]
             table = _cells_table(columns)
     return table
+
+
+def pairs_table(pairs: Grid) -> Table:
+    """Return a row per backbone and a column per freeze mode: what the best cell of the pair came to on the test split.
+
+    The last column is what the first mode is before the second, and the last row the first backbone before the second.
+    """
+    by = next(iter(pairs.cells.values())).by
+    named = "" if by == ACCURACY else f" {by.words}"
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for heading in (f"test{named}", *pairs.modes, " - ".join(pairs.modes[:2])):
+        table.add_column(heading, justify="left" if heading == f"test{named}" else "right", overflow="fold")
+    for model in pairs.models:
+        own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
+        scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
+        table.add_row(*map(Text, (model, *scores, _gap(pairs.of_modes(model), by))))
+    gaps = [_gap(pairs.of_models(mode), by) for mode in pairs.modes]
+    table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
+    return table
+
+
+def _gap(found: Difference | None, by: Metric) -> str:
+    if found is None:
+        return "-"
+    within = f" ({by.number(found.interval.low, 1)} to {by.number(found.interval.high, 1)})" if found.interval else ""
+    return by.gap(found.gap, 1).removesuffix(" points") + within
 
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:

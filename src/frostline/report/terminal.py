@@ -18,7 +18,17 @@ from frostline.core import streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records.result import Result, percent
 from frostline.report.cells import cells, varying
-from frostline.report.tables import as_lines, cells_table, duration, facts, least_width, plan_table, unfinished, width
+from frostline.report.tables import (
+    as_lines,
+    cells_table,
+    duration,
+    facts,
+    least_width,
+    pairs_table,
+    plan_table,
+    unfinished,
+    width,
+)
 
 if TYPE_CHECKING:
     from frostline.runs.plan import Plan
@@ -133,10 +143,18 @@ class Screen:
         )
 
     def table(self, results: Sequence[Result]) -> None:
-        """Print a sweep's cells, best first by validation, then a line for every run that did not finish."""
+        """Print a sweep's cells, best first by validation, then a line for every run that did not finish.
+
+        Where backbones and freeze modes differ, the grid of the two comes below.
+        """
+        from frostline.report import backbones
+        from frostline.report.contest import contests
+
         done = [cell for cell in cells(results) if cell.finished]
         if done:
             self.show(cells_table(done, varying(results), limit=self.console.width if self._live else None))
+            for pairs in filter(None, map(backbones.grid, contests(results))):
+                self.show(pairs_table(pairs))
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
                 self.say(unfinished(result))

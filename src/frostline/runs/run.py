@@ -19,9 +19,9 @@ from frostline.models import adapters, build, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.records.result import IMAGES, PARAMETERS, SECONDS, SHARED, TEST, VAL, WITHOUT
+from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SHARED, SPEED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
-from frostline.runs import evaluation, frost_line, robustness, selection
+from frostline.runs import evaluation, frost_line, robustness, selection, speed
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
@@ -97,6 +97,9 @@ def _attempt(
             progress, voters = solve(setup, learner, images, guard, folder, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft, voters)
     metrics = _metrics(setup, plan, progress, scored, images)
+    metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
+    if voters is None:
+        metrics[SPEED] = speed.images_per_second(setup)
     if config.eval.shift:
         under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
         files.write_json(folder / layout.SHIFT, under)

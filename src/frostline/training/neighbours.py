@@ -32,6 +32,11 @@ class Neighbours(nn.Module):
         self._bank = torch.cat([F.normalize(features) for features, _ in chunks(train)])
         self._labels = train.labels
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it keeps."""
+        return self._bank.nbytes + self._labels.nbytes
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the logarithm `(B, classes)` of each class's share of the votes, for features `(B, D)`."""
         return self.vote(*self.nearest(features, self.k), self.k)

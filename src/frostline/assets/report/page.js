@@ -7,7 +7,10 @@ const ORDER = Object.keys(D.looks);
 const place = name => D.looks[name] ?? 0;
 const colour = name => D.palette[place(name) % D.palette.length];
 const symbol = name => SYMBOLS[place(name) % SYMBOLS.length];
-const COSTS = ["training time (seconds)", "trainable parameters", "peak memory (bytes)", "images through the backbone"];
+const modelSymbol = cell => SYMBOLS[D.models.indexOf(cell.at.model) % SYMBOLS.length];  // shapes by backbone, colours by freeze mode
+const shape = (cell, name) => D.models.length ? modelSymbol(cell) : symbol(name);
+const COSTS = ["training time (seconds)", "trainable parameters", "peak memory (bytes)", "images through the backbone",
+  "bytes to ship per task", "inference (seconds per image)"];
 const SWEPT = D.keys;
 let group = D.groups[0];
 
@@ -115,8 +118,9 @@ function drawCost() {
   const traces = seriesOf(found).map(name => {
     const own = found.filter(cell => cell.series === name);
     return { name: safe(name), type: "scatter", mode: "markers", x: own.map(c => c.cost[which]), y: own.map(c => c[split][0]), error_y: { ...bars(own, split), visible: !many },
-      marker: { color: colour(name), symbol: symbol(name), size: many ? 7 : 10, opacity: many ? .7 : 1 }, text: own.map(cellText), hovertemplate: "%{text}<br>%{x:.4s}<extra></extra>" };
+      marker: { color: colour(name), symbol: own.map(cell => shape(cell, name)), size: many ? 7 : 10, opacity: many ? .7 : 1 }, text: own.map(cellText), hovertemplate: "%{text}<br>%{x:.4s}<extra></extra>" };
   });
+  for (const model of D.models) traces.push({ name: safe(model), type: "scatter", mode: "markers", x: [null], y: [null], marker: { symbol: modelSymbol({ at: { model } }), color: ink("--quiet"), size: 10 }, hoverinfo: "skip" });
   traces.unshift({ name: "Pareto front", type: "scatter", mode: "lines+markers", x: front.map(c => c.cost[which]), y: front.map(c => c[split][0]), hoverinfo: "skip",
     line: { color: ink("--quiet"), width: 1.2, dash: "dot", shape: "hv" }, marker: { symbol: "circle-open", size: 17, color: ink("--quiet"), line: { width: 1.5 } } });
   const positive = found.every(cell => cell.cost[which] > 0), values = found.map(cell => cell.cost[which]);
@@ -130,7 +134,7 @@ function costSection() {
   root.hidden = !done().length;
   if (root.hidden) return;
   $(".controls", root).replaceChildren(
-    select("cost", COSTS.map((name, i) => [String(i), name]), String(costState.which), value => { costState.which = +value; paint(node); }),
+    select("cost", COSTS.map((name, i) => [String(i), name]).filter(([i]) => done().some(cell => cell.cost[i] != null)), String(costState.which), value => { costState.which = +value; paint(node); }),
     select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
   $("h2", root).textContent = `${group.by.words[0].toUpperCase()}${group.by.words.slice(1)} against cost`;
   $(".note", root).textContent = "Each point is a cell with its 95% interval where that is known (left out above 60 cells). Ringed: no cell is both cheaper and better." +

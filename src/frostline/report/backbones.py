@@ -1,0 +1,48 @@
+"""The grid of backbones and freeze modes: what a mode is worth on each backbone, and a backbone with each mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from frostline.report.cells import Cell, cells
+from frostline.report.contest import Contest, trials
+from frostline.report.paired_difference import Difference, compare
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The best cell, by validation, of each pair of a backbone and a freeze mode."""
+
+    models: tuple[str, ...]
+    """Best first, by validation."""
+    modes: tuple[str, ...]
+    """Best first, as the contenders are."""
+    cells: Mapping[tuple[str, str], Cell]
+    """By model and mode; pairs of which no run finished are missing."""
+
+    def of_modes(self, model: str) -> Difference | None:
+        """Return by how much the first mode is before the second on a backbone; None where one of them is missing."""
+        return self._difference((model, self.modes[0]), (model, self.modes[1]))
+
+    def of_models(self, mode: str) -> Difference | None:
+        """Return by how much the first backbone is before the second with a mode; None where one is missing."""
+        return self._difference((self.models[0], mode), (self.models[1], mode))
+
+    def _difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
+        if first not in self.cells or second not in self.cells:
+            return None
+        one, two = self.cells[first], self.cells[second]
+        return compare(trials(one), trials(two), one.by)
+
+
+def grid(contest: Contest) -> Grid | None:
+    """Return the grid of a contest between freeze modes; None where fewer than two of either finished."""
+    if contest.key != "freeze_mode":
+        return None
+    best: dict[tuple[str, str], Cell] = {}
+    for cell in cells(contest.results):  # best first
+        if trials(cell):
+            best.setdefault((str(cell.choices.get("model")), str(cell.choices.get("freeze_mode"))), cell)
+    models, modes = (tuple(dict.fromkeys(pair[axis] for pair in best)) for axis in (0, 1))
+    return Grid(models, modes, best) if len(models) > 1 and len(modes) > 1 else None

@@ -1,0 +1,73 @@
+"""How fast a trained network classifies on this machine, and how many bytes of it are a task's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from frostline.core import machine
+from frostline.records import layout
+from frostline.runs.setup import Setup
+from frostline.training.evaluation import evaluating
+from frostline.training.neighbours import Neighbours
+from frostline.training.state import Learner
+
+_SIZES = (8, 32, 128, 512)
+_LONG = 0.05  # seconds of a pass after which a larger batch would not be faster by much
+_KNOWN: dict[Hashable, float] = {}
+
+
+def images_per_second(setup: Setup) -> float:
+    """Return how many images the whole network of `setup` classifies in a second, in the batch that suits it best.
+
+    None is read or decoded. It is measured once per process for all runs whose network computes the same; 0 where not
+    even the smallest batch fits into a GPU beside what is there.
+    """
+    config = setup.config
+    spec, kind = setup.model.input.size, config.freeze_mode.adapter.kind
+    key = (config.model.library, config.model.name, spec, len(setup.data.classes), kind, setup.autocast, setup.device)
+    if key not in _KNOWN:
+        _KNOWN[key] = _measured(setup, spec)
+    return _KNOWN[key]
+
+
+@torch.inference_mode()
+def _measured(setup: Setup, side: int) -> float:
+    best = 0.0
+    with evaluating(setup.model.module):
+        for size in (size for size in _SIZES if size <= max(setup.config.eval_batch_size, _SIZES[0])):
+            shape = (size, 3, side, side)
+            try:
+                images = torch.zeros(shape, device=setup.device).contiguous(memory_format=setup.memory_format)
+                seconds = min(_seconds(setup, images) for _ in range(2))
+            except torch.OutOfMemoryError:
+                break
+            best = max(best, size / seconds)
+            if seconds > _LONG:
+                break
+    return best
+
+
+def _seconds(setup: Setup, images: torch.Tensor) -> float:
+    machine.wait(setup.device)
+    began = time.perf_counter()
+    with machine.mixed(setup.device, setup.autocast):
+        setup.model.module(images)
+    machine.wait(setup.device)
+    return time.perf_counter() - began
+
+
+def bytes_per_task(learner: Learner, folder: Path, voters: nn.Module | None) -> int:
+    """Return the bytes that a task adds to a backbone that many share: what could change, or the adapter alone.
+
+    Of neighbours it is their features.
+    """
+    if isinstance(voters, Neighbours):
+        return voters.nbytes
+    if files := [*(folder / layout.ADAPTER).glob("*")]:
+        return sum(file.stat().st_size for file in files)
+    return sum(tensor.nbytes for name, tensor in learner.module.state_dict().items() if name in learner.moving)

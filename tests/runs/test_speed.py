@@ -1,0 +1,44 @@
+"""What a task ships, and how fast its network is, stand among the costs of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from safetensors.torch import load_file
+
+from frostline.records import provenance
+from frostline.records.recording import Record
+from frostline.records.result import BYTES, PARAMETERS, SPEED
+from frostline.runs.run import execute
+from small import SMALL, Memory, Told, compose
+
+MODES = ("head", "full", "lora", "knn")
+CLASSES, IMAGES = 10, 24
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, float]]]:
+    """Return folder and metrics of a run of each mode."""
+    found = {}
+    for mode in MODES:
+        folder = tmp_path_factory.mktemp(mode)
+        provenance.write(folder, provenance.software([]))
+        options: dict[str, Any] = {"name": mode, "folder": folder, "screen": Told(), "record": cast(Record, Memory())}
+        found[mode] = folder, execute(compose(*SMALL, f"freeze={mode}", "epochs=1"), **options)[0]
+    return found
+
+
+def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: Any) -> None:
+    of_head, of_full, of_lora, of_knn = (runs[mode][1][BYTES] for mode in MODES)
+    assert of_head == 4 * runs["head"][1][PARAMETERS]
+    assert of_full == sum(tensor.nbytes for tensor in load_file(runs["full"][0] / "best.safetensors").values())
+    assert of_lora == sum(file.stat().st_size for file in (runs["lora"][0] / "adapter").iterdir())
+    features = runs["head"][1][PARAMETERS] / CLASSES - 1
+    assert of_knn == IMAGES * (4 * features + 8) and of_head < of_lora < of_full
+
+
+def test_the_speed_is_that_of_the_whole_network_and_measured_once(runs: Any) -> None:
+    assert runs["head"][1][SPEED] == runs["full"][1][SPEED] > 0  # of one process
+    assert SPEED not in runs["knn"][1]

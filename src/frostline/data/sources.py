@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,7 +31,7 @@ from torchvision.datasets import VisionDataset
 
 from frostline.core import codehash, plugins
 from frostline.core.errors import user_error
-from frostline.data import duplicates
+from frostline.data import duplicates, tables
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_image import open_image
 from frostline.data.findings import Finding
@@ -56,6 +57,8 @@ class Source:
     """How many files are not pictures by their names: `hidden`, `other`."""
     suffixes: Mapping[str, int] = field(default_factory=dict)
     """The `other` files, by suffix."""
+    groups: Tensor | None = None
+    """`(N,)` int64: pictures with one number are to be on one side of every split; None where each is its own."""
     twins: Callable[[], Tensor] | None = None
     """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
     findings: tuple[Finding, ...] = ()
@@ -74,11 +77,11 @@ def open_splits(
 ) -> dict[str, Source]:
     """Return the splits that the source has of its own, at least `train`, without decoding any picture.
 
-    `source` is `digits`, `glyphs`, `folder`, a plugin's name or that of a dataset class of `torchvision.datasets`;
-    `splits` and `options` are keyword arguments for the last, `options` for a plugin, `layout` and `missing_classes`
-    are for folders. Raises `UserError` where files are missing or do not fit.
+    `source` is `digits`, `glyphs`, `folder`, `table`, a plugin's name or that of a dataset class of
+    `torchvision.datasets`; `splits` and `options` are keyword arguments for the last, `options` for a plugin or a
+    table, `layout` and `missing_classes` are for folders. Raises `UserError` where files are missing or do not fit.
     """
-    if source not in ("digits", "glyphs", "folder"):
+    if source not in ("digits", "glyphs", "folder", "table"):
         if plugin := plugins.load(plugins.SOURCES, source):
             return _plugged(source, plugin(root=root, **options))
         kind = _class(source)
@@ -89,6 +92,8 @@ def open_splits(
         return {name: _torchvision(kind, root, download, {**options, **splits[name]}) for name in splits}
     if splits:
         raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
+    if source == "table":
+        return _table(root, options, missing_classes)
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:
@@ -204,9 +209,9 @@ def _class(name: str) -> type[Any]:
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
-        choices = ("digits", "glyphs", "folder", *kinds, *plugins.names(plugins.SOURCES))
+        choices = ("digits", "glyphs", "folder", "table", *kinds, *plugins.names(plugins.SOURCES))
         raise user_error(
-            "data.source", name, "digits, glyphs, folder, a class of torchvision.datasets or a plugin", choices
+            "data.source", name, "digits, glyphs, folder, table, a class of torchvision.datasets or a plugin", choices
         )
     return kinds[name]
 
@@ -249,6 +254,59 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
     return {**sources, "train": replace(sources["train"], findings=found.findings)}
 
 
+def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
+    """Return the splits that a table names, or `train` alone; a split may lack classes if that is `ok`."""
+    found = tables.read(file, options)
+    train = found.splits["train"]
+    classes = tuple(sorted(set(train.labels), key=_counting))
+    check_names(classes, file)
+    if len(classes) < 2:
+        raise user_error("data.root", file, f"rows of two or more classes, found {some(classes)}")
+    for split, rows in found.splits.items():
+        check_classes(split, set(rows.labels), classes, file, missing)
+    number = {name: label for label, name in enumerate(classes)}
+    codes: dict[str, int] = {}
+    sources = {}
+    for split, rows in found.splits.items():
+        sources[split] = Source(
+            labels=torch.tensor([number[name] for name in rows.labels], dtype=torch.int64),
+            classes=classes,
+            read=partial(_opened, rows.files),
+            name=partial(_named, rows.files, found.root),
+            identity=_hash(_manifest(rows.files, found.root)),
+            groups=_numbered(rows.groups, codes),
+            twins=partial(duplicates.of_files, rows.files),
+        )
+    told = (*found.findings, *_across(sources, codes))
+    return {**sources, "train": replace(sources["train"], findings=told)}
+
+
+def _counting(name: str) -> tuple[int, int, str]:
+    """Return by what classes are sorted: numbers as numbers, before all else."""
+    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+
+
+def _numbered(groups: Sequence[str] | None, codes: dict[str, int]) -> Tensor | None:
+    """Return the numbers of groups, which `codes` remembers; who has none is a group of its own."""
+    if groups is None:
+        return None
+    return torch.tensor([codes.setdefault(name or f"\0{len(codes)}", len(codes)) for name in groups])
+
+
+def _across(sources: Mapping[str, Source], codes: Mapping[str, int]) -> list[Finding]:
+    """Return what is to be told of groups that the source's own splits tear apart."""
+    names = {number: name for name, number in codes.items()}
+    found = []
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = [sources[split].groups for split in (one, two) if split in sources]
+        if len(both) == 2 and both[0] is not None and both[1] is not None:
+            shared = sorted(names[number] for number in set(both[0].tolist()) & set(both[1].tolist()))
+            if shared:
+                told = f"{len(shared):,} groups have pictures in {one} and in {two}: {some(shared)}"
+                found.append(Finding(told, True, tuple(shared)))
+    return found
+
+
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
     """Return the pictures of a split; they are named by their place in `root`."""
     number = {name: label for label, name in enumerate(classes)}
@@ -258,13 +316,21 @@ def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Pat
     return Source(
         labels=torch.tensor([label for _, label in flat], dtype=torch.int64),
         classes=tuple(classes),
-        read=lambda index: open_image(files[index]),
-        name=lambda index: printable(str(files[index].relative_to(root))),
+        read=partial(_opened, files),
+        name=partial(_named, files, root),
         identity=_hash(_manifest(files, root)),
         left_out={"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()},
         suffixes=other,
         twins=lambda: duplicates.of_files(files),
     )
+
+
+def _opened(files: Sequence[Path], index: int) -> Image.Image:
+    return open_image(files[index])
+
+
+def _named(files: Sequence[Path], root: Path, index: int) -> str:
+    return printable(str(files[index].relative_to(root)))
 
 
 def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:

@@ -1,6 +1,7 @@
 """Which pictures of a source are for training, validation and test: stratified, and by each picture's id alone.
 
-Pictures that are alike byte for byte come to the same split: what was learnt by heart is no test.
+Pictures that are alike byte for byte come to the same split, and those of one group (a patient, a camera): what was
+learnt by heart is no test.
 """
 
 from __future__ import annotations
@@ -42,41 +43,40 @@ def divide(
 ) -> dict[str, Selection]:
     """Return `train`, `val` and `test` of the splits that a source has, `train` at least.
 
-    What is missing is taken from train, first test, then val, copies of one picture together; then `fraction` and
-    `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every class for
-    train.
+    What is missing is taken from train, first test, then val, copies of one picture and whole groups together; then
+    `fraction` and `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every
+    class for train.
     """
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     train = sources["train"]
-    twins = train.twins() if train.twins is not None and not {"test", "val"} <= set(sources) else None
+    together = _together(train) if not {"test", "val"} <= set(sources) else None
     for name, share in (("test", test_fraction), ("val", val_fraction)):
         if name not in parts:
-            parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, twins)
+            parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
     return {**parts, "train": _shrink(parts["train"], seed, fraction, limit)}
 
 
 def _split_off(
-    part: Selection, name: str, fraction: float, seed: int, twins: Tensor | None
+    part: Selection, name: str, fraction: float, seed: int, together: Tensor | None
 ) -> tuple[Selection, Selection]:
     """Return a stratified `fraction` of the pictures, and the rest, which keeps at least one of every class.
 
-    Pictures that are `twins`, `(N,)` int64, have the same number there and stay together.
+    Pictures that have the same number in `together`, `(N,)` int64, stay together.
     """
     counts = part.labels.bincount()
     quotas = _quotas(counts, round(fraction * len(part.ids)), counts - 1)
     address_of = address(seed, "split", name)
-    alone = twins is None or len(twins[part.ids].unique()) == len(part.ids)
-    chosen = (
-        _choose(part, quotas, address_of) if alone or twins is None else _choose_groups(part, quotas, address_of, twins)
-    )
+    if together is None or len(together[part.ids].unique()) == len(part.ids):
+        chosen = _choose(part, quotas, address_of)
+    else:
+        chosen = _choose_groups(part, quotas, address_of, together)
     if not chosen.any():
         raise _too_few(part, name, fraction, quotas)
     rest = Selection(part.source, part.ids[~chosen])
     if lost := sorted(set(part.labels.tolist()) - set(rest.labels.tolist())):
         names = ", ".join(part.source.classes[label] for label in lost[:5])
-        raise user_error(
-            f"data.{name}_fraction", fraction, f"pictures of {names} for train that are no copies of those of {name}"
-        )
+        expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
+        raise user_error(f"data.{name}_fraction", fraction, expected)
     return Selection(part.source, part.ids[chosen]), rest
 
 
@@ -84,7 +84,8 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
     """Return the error for a split that would get no picture: since too few are asked for, or too few are there."""
     key, counts = f"data.{name}_fraction", part.labels.bincount()
     if quotas.any():
-        return user_error(key, fraction, f"pictures that are no copies of each other, some of them for {name}")
+        expected = f"pictures that are no copies of each other, nor all of one group, some of them for {name}"
+        return user_error(key, fraction, expected)
     if int(counts.max()) > 1:
         return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
     singles = [part.source.classes[label] for label in counts.nonzero()[:, 0].tolist()]
@@ -130,22 +131,60 @@ def _choose(part: Selection, quotas: Tensor, seed: int) -> Tensor:
     return chosen
 
 
-def _choose_groups(part: Selection, quotas: Tensor, seed: int, twins: Tensor) -> Tensor:
-    """Return `(N,)` bool like `_choose`, but whole groups of twins: those that bring each class nearest to its quota.
+def _choose_groups(part: Selection, quotas: Tensor, seed: int, together: Tensor) -> Tensor:
+    """Return `(N,)` bool like `_choose`, but whole groups: those that bring the classes nearer to their quotas.
 
-    A group counts for the class of its first picture. One group of every class is not chosen.
+    They come in an order that hangs on `seed` and on each group's first picture. A class that has a quota, and of
+    which every group is too large, gives its smallest one. Of every class something is left.
     """
-    _, group = twins[part.ids].unique(return_inverse=True)
-    sizes = group.bincount()
-    first = torch.full_like(sizes, len(part.ids)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
-    labels = part.labels[first]
+    _, group = together[part.ids].unique(return_inverse=True)
+    first = torch.full_like(group.bincount(), len(part.ids)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
     order = uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True).tolist()
-    taken, left = torch.zeros_like(quotas).tolist(), labels.bincount(minlength=len(quotas)).tolist()
-    chosen = torch.zeros(len(sizes), dtype=torch.bool)
-    for number, label, size in zip(order, labels[order].tolist(), sizes[order].tolist(), strict=True):
-        short = int(quotas[label]) - taken[label]
-        if left[label] > 1 and short > 0 and (size < 2 * short or taken[label] == 0):
-            chosen[number] = True
-            taken[label] += size
-            left[label] -= 1
+    members = _counts_by_class(group, part.labels)
+    short, left = quotas.tolist(), part.labels.bincount(minlength=len(quotas)).tolist()
+    chosen = torch.zeros(len(first), dtype=torch.bool)
+
+    def spared(number: int) -> bool:
+        return all(left[label] > count for label, count in members[number])
+
+    def take(number: int) -> None:
+        chosen[number] = True
+        for label, count in members[number]:
+            short[label] -= count
+            left[label] -= count
+
+    for number in order:
+        gain = sum(abs(short[label]) - abs(short[label] - count) for label, count in members[number])
+        if gain > 0 and spared(number):
+            take(number)
+    for label, quota in enumerate(quotas.tolist()):
+        if quota > 0 and short[label] == quota:  # nothing of it was taken
+            own = [number for number in order if label in dict(members[number]) and spared(number)]
+            if own:
+                take(min(own, key=lambda number: sum(count for _, count in members[number])))
     return chosen[group]
+
+
+def _counts_by_class(group: Tensor, labels: Tensor) -> list[list[tuple[int, int]]]:
+    """Return for each group `(class, pictures of it)`."""
+    classes = int(labels.max()) + 1
+    pairs, counts = (group * classes + labels).unique(return_counts=True)
+    found: list[list[tuple[int, int]]] = [[] for _ in range(int(group.max()) + 1)]
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        found[pair // classes].append((pair % classes, count))
+    return found
+
+
+def _together(source: Source) -> Tensor | None:
+    """Return `(N,)` int64: the same number for pictures that are to be in one split, as twins or of one group."""
+    twins = source.twins() if source.twins is not None else None
+    if twins is None or source.groups is None:
+        return source.groups if twins is None else twins
+    from scipy.sparse import coo_array  # a quarter of a second, for groups alone
+    from scipy.sparse.csgraph import connected_components
+
+    pictures, groups = torch.arange(len(twins)), len(twins) + source.groups
+    edges = torch.stack([torch.cat([pictures, pictures]), torch.cat([twins, groups])]).numpy()
+    size = int(groups.max()) + 1
+    _, found = connected_components(coo_array(([True] * edges.shape[1], edges), (size, size)), directed=False)
+    return torch.from_numpy(found[: len(twins)]).long()

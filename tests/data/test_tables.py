@@ -1,0 +1,263 @@
+"""Labels that stand in a table: as spreadsheets and data frames write them, and split by the groups that it names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from frostline.core.errors import UserError
+from frostline.data import splitting
+from frostline.data.broken_pictures import BadPictures
+from frostline.data.loading import Data, Split
+from frostline.data.sources import Source
+from small import load_data
+
+NONE = {"path": None, "label": None, "split": None, "group": None, "root": None}
+Row = dict[str, Any]
+
+
+def picture(file: Path, number: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (number % 256, number // 256, 9)).save(file)
+
+
+def rows(root: Path, count: int = 20, classes: Iterable[str] = ("cat", "dog")) -> list[Row]:
+    """Return rows of pictures that are written below `root`, classes in turn."""
+    names = list(classes)
+    found: list[Row] = []
+    for number in range(count):
+        name = f"pics/{number}.png"
+        picture(root / name, number)
+        found.append({"file": name, "label": names[number % len(names)]})
+    return found
+
+
+def load(table: Path, **options: Any) -> Data:
+    changes = {key: options.pop(key) for key in ("skip_bad", "test_fraction", "val_fraction") if key in options}
+    return load_data(source="table", root=str(table), options={**NONE, **options}, **changes)
+
+
+def numbers(split: Split) -> list[int]:
+    """Return which pictures a split has, by their red."""
+    return [int(pixels[0, 0, 0]) for pixels in split.pixels]
+
+
+def pairs(found: Data) -> Counter[tuple[int, str]]:
+    """Return how often a picture, by its red, has a class in any split."""
+    said = Counter[tuple[int, str]]()
+    for split in (found.train, found.val, found.test):
+        said.update(zip(numbers(split), (found.classes[label] for label in split.labels.tolist()), strict=True))
+    return said
+
+
+def as_csv(file: Path, found: list[Row], *, head: str = "", **how: Any) -> None:
+    with file.open("w", newline="", encoding=how.pop("encoding", "utf-8")) as stream:
+        stream.write(head)
+        writer = csv.DictWriter(stream, found[0].keys(), **how)
+        writer.writeheader()
+        writer.writerows(found)
+
+
+WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
+    "plain.csv": as_csv,
+    "bom.csv": lambda file, found: as_csv(file, found, head="\ufeff"),
+    "semicolons.csv": lambda file, found: as_csv(file, found, delimiter=";", lineterminator="\r\n"),
+    "utf16.txt": lambda file, found: as_csv(file, found, delimiter="\t", encoding="utf-16"),
+    "all_quoted.csv": lambda file, found: as_csv(file, found, quoting=csv.QUOTE_ALL),
+    "tabs.tsv": lambda file, found: as_csv(file, found, delimiter="\t"),
+    "lines.jsonl": lambda file, found: file.write_text("\n".join(map(json.dumps, found))) and None,
+    "rows.parquet": lambda file, found: pd.DataFrame(found).to_parquet(file),
+    "categories.parquet": lambda file, found: pd.DataFrame(found).astype({"label": "category"}).to_parquet(file),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_table_is_read_as_people_write_it(tmp_path: Path, name: str) -> None:
+    found = [row | {"notes": 'a "quoted", line;\nand another'} for row in rows(tmp_path)]
+    WRITERS[name](tmp_path / name, found)
+    data = load(tmp_path / name)
+    assert data.classes == ("cat", "dog")
+    assert pairs(data) == Counter((number, "cat" if number % 2 == 0 else "dog") for number in range(20))
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
+def test_labels_are_what_stands_there(tmp_path: Path, kind: str) -> None:
+    names = ("007", "7", "NA", "1e3", "null", "10")
+    found = rows(tmp_path, 36, names)
+    WRITERS[{".csv": "plain.csv", ".parquet": "rows.parquet", ".jsonl": "lines.jsonl"}[kind]](
+        tmp_path / f"t{kind}", found
+    )
+    data = load(tmp_path / f"t{kind}")
+    assert data.classes == ("007", "7", "10", "1e3", "NA", "null")  # numbers by value, then text
+    assert set(pairs(data)) == {(number, names[number % 6]) for number in range(36)}
+
+
+def test_numbers_of_a_data_frame_are_labels_without_decimals(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    frame = pd.DataFrame({"file": [row["file"] for row in found], "label": [float(n % 3) for n in range(20)]})
+    frame.loc[5, "label"] = np.nan
+    frame.to_parquet(tmp_path / "t.parquet")
+    data = load(tmp_path / "t.parquet")
+    assert data.classes == ("0", "1", "2")
+    assert [finding.about for finding in data.findings if "without a label" in finding.about] == [
+        "1 rows without a label are left out: pics/5.png"
+    ]
+
+
+def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> None:
+    found = rows(tmp_path / "far" / "away")
+    fold = {0: "Training", 1: "Training", 2: "valid", 3: "TEST"}
+    as_csv(tmp_path / "t.csv", [{"x": r["file"], "y": r["label"], "fold": fold[n // 5]} for n, r in enumerate(found)])
+    data = load(tmp_path / "t.csv", path="x", label="y", split="fold", root="far/away")
+    assert [len(split) for split in (data.train, data.val, data.test)] == [10, 5, 5]
+    assert numbers(data.train) == list(range(10))
+
+
+def refused(table: Path, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(table, **options)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    table = tmp_path / "t.csv"
+
+    def with_rows(*more: Row) -> None:
+        as_csv(table, [*found, *more])
+
+    with_rows({"file": "../secret.png", "label": "cat"})
+    assert f"expected paths below {tmp_path} (data.options.root), not ../secret.png" in refused(table)
+    with_rows({"file": "/etc/passwd", "label": "cat"})
+    assert "not /etc/passwd" in refused(table)
+    with_rows({"file": "pics/0.png", "label": "dog"})
+    assert "expected one label for each picture, but pics/0.png is cat and dog" in refused(table)
+    with_rows({"file": "pics/x.png", "label": "Cat"})
+    assert "expected one spelling for each class, not 'Cat' and 'cat'" in refused(table)
+    with_rows({"file": "", "label": "cat"})
+    assert "expected a path in every row, but there is none in row 21" in refused(table)
+    with_rows()
+    assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(
+        table, label="lable"
+    )
+    assert "data.options.labels=x: expected one of path, label, split, group, root" in refused(table, labels="x")
+    assert "data.options.root=nowhere: expected a folder that exists" in refused(table, root="nowhere")
+    as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
+    assert "data.options.path=null: expected the column of the table that it is: a, b" in refused(table)
+    as_csv(table, [row | {"split": "fold 3"} for row in found])
+    assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
+    as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])
+    assert "expected rows of two or more classes, found cat" in refused(table)
+    table.write_bytes(b"file,label\nna\xefve.png,cat\n")
+    assert "expected a table in UTF-8" in refused(table)
+    table.write_text("file,label\na.png,cat,dog\n")
+    assert "expected a table whose rows have as many fields as its head" in refused(table)
+    assert "expected a table that exists" in refused(tmp_path / "none.csv")
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    assert "expected a table: .csv, .tsv, .parquet or .jsonl" in refused(tmp_path / "t.xlsx")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    assert "expected a table that can be read" in refused(tmp_path / "t.parquet")
+    pd.DataFrame({"file": ["a.png"], "label": [["cat", "dog"]]}).to_parquet(tmp_path / "t.parquet")
+    assert "expected one text per row in column label, not a list" in refused(tmp_path / "t.parquet")
+
+
+def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_told(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    picture(tmp_path / "pics" / "more.png", 99)
+    as_csv(tmp_path / "t.csv", [*found, {"file": "pics/gone.png", "label": "cat"}, found[0]])
+    with pytest.raises(BadPictures) as caught:
+        load(tmp_path / "t.csv")
+    assert [name for name, _ in caught.value.reasons] == ["pics/gone.png"]
+    data = load(tmp_path / "t.csv", skip_bad=True)
+    assert data.counts["skipped"] == 1
+    said = [finding.about for finding in data.findings]
+    assert f"1 pictures below {tmp_path} are in no row of the table: pics/more.png" in said
+    assert "1 rows name a picture again and count once" in said
+
+
+def test_windows_paths_are_found(tmp_path: Path) -> None:
+    found = [row | {"file": row["file"].replace("/", "\\")} for row in rows(tmp_path)]
+    as_csv(tmp_path / "t.csv", found)
+    assert len(pairs(load(tmp_path / "t.csv"))) == 20
+
+
+def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
+    found = [row | {"patient": f"p{number // 5}"} for number, row in enumerate(rows(tmp_path, 200))]
+    as_csv(tmp_path / "t.csv", found)
+    hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
+    assert any("data.options.group=patient keeps its pictures on one side" in hint for hint in hints)
+    data = load(tmp_path / "t.csv", group="patient")
+    seen = [{number // 5 for number in numbers(split)} for split in (data.train, data.val, data.test)]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert [len(split) for split in (data.val, data.test)] == [30, 40]
+    for split in (data.val, data.test):
+        assert abs(int(split.labels.sum()) - len(split) / 2) <= 5
+    again = load(tmp_path / "t.csv", group="patient")
+    assert torch.equal(again.test.ids, data.test.ids)
+
+
+def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -> None:
+    found = [
+        row | {"patient": f"p{number // 3}", "split": ("train", "test")[number >= 10]}
+        for number, row in enumerate(rows(tmp_path))
+    ]
+    as_csv(tmp_path / "t.csv", found)
+    told = [finding for finding in load(tmp_path / "t.csv", group="patient").findings if "groups" in finding.about]
+    assert [finding.about for finding in told] == ["1 groups have pictures in train and in test: p3"]
+    assert told[0].alarming
+
+
+def source(labels: list[int], groups: list[int]) -> Source:
+    names = tuple(map(str, range(max(labels) + 1)))
+    return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=torch.tensor(groups))
+
+
+def divided(found: Source, **changes: Any) -> dict[str, splitting.Selection]:
+    how: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.2, "seed": 0, "fraction": 1.0, "limit": None}
+    return splitting.divide({"train": found, "val": found}, **{**how, **changes})
+
+
+def test_a_group_that_is_most_of_a_class_stays_in_train_and_the_class_is_tested_by_its_others() -> None:
+    labels = [0] * 100 + [1] * 100
+    groups = [*range(100), *[1000] * 90, *range(200, 210)]  # one group is 90% of class 1
+    for seed in range(20):
+        test = divided(source(labels, groups), seed=seed)["test"]
+        counts = test.labels.bincount(minlength=2).tolist()
+        assert counts[0] == 20 and 1 <= counts[1] <= 10
+
+
+def test_groups_of_several_classes_bring_all_near_to_their_share() -> None:
+    draw = np.random.default_rng(0)
+    groups = draw.integers(0, 60, 600).tolist()
+    labels = [int(draw.integers(0, 3)) if group % 2 else group % 3 for group in groups]
+    found = source(labels, groups)
+    parts = divided(found)
+    assert not set(found.groups[parts["test"].ids].tolist()) & set(found.groups[parts["train"].ids].tolist())  # type: ignore[index]
+    share = parts["test"].labels.bincount() / found.labels.bincount()
+    assert ((share > 0.12) & (share < 0.28)).all(), share
+
+
+def test_one_group_alone_cannot_be_split() -> None:
+    with pytest.raises(UserError, match=r"^data.test_fraction=0.2: expected pictures that are no copies of each other"):
+        divided(source([0, 1] * 10, [5] * 20))
+
+
+def test_groups_and_copies_together_are_one(tmp_path: Path) -> None:
+    found = [row | {"group": str(number // 4)} for number, row in enumerate(rows(tmp_path, 80))]
+    for number in range(0, 80, 8):  # the first picture of every other group is a copy of the next group's first
+        picture(tmp_path / f"pics/{number + 4}.png", number)
+    as_csv(tmp_path / "t.csv", found)
+    data = load(tmp_path / "t.csv", group="group")
+    seen = [{number // 8 for number in numbers(split)} for split in (data.train, data.val, data.test)]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])

@@ -245,9 +245,9 @@ def test_a_wait_that_somebody_adds_to_a_step_is_noticed(
 ) -> None:
     by_autograd = gradient.by_autograd
 
-    def faulty(network: Any, inputs: Any, targets: Any, autocast: Any) -> Any:
+    def faulty(network: Any, inputs: Any, targets: Any, *rest: Any) -> Any:
         FAULTS[fault](targets, inputs, targets.labels)
-        return by_autograd(network, inputs, targets, autocast)
+        return by_autograd(network, inputs, targets, *rest)
 
     monkeypatch.setattr(gradient, "by_autograd", faulty)
     assert emulate(tmp_path, "freeze=full").waits.total() > WAITS

@@ -175,6 +175,11 @@ class DataConfig:
     """Part of the training split that becomes validation where the dataset has none; stratified and seeded."""
     test_fraction: float
     """Part of the whole that becomes the test split where the dataset has none; stratified and seeded."""
+    folds: int | None
+    """Cross-validation: into how many parts the whole is cut, each of which is the test split of a run of its own, so
+    that a sweep has each run as often; null for one test split."""
+    fold: int
+    """Which of the `folds` is the test split, from 0."""
     split_seed: int
     """Seed of the splits that are made here: of another one than `seed`, so that all runs see the same ones."""
     fraction: float

@@ -40,6 +40,8 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("augment.color", lambda v: 0 <= v <= 1, "a strength from 0 to 1"),
     ("data.val_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
     ("data.test_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("data.folds", lambda v: v >= 2, "a whole number of at least 2, or null"),
+    ("data.fold", lambda v: v >= 0, "a whole number from 0"),
     ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
     ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
     ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
@@ -97,6 +99,8 @@ def parse(values: Mapping[str, Any]) -> Config:
     for key, names in _NAMES:
         if value_of(config, key) not in names:
             raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
+    if config.data.folds is not None and config.data.fold >= config.data.folds:
+        raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
     _check_range(config.data.range)
     _check_class_weights(config.train.class_weights)
     _check_phases(config.freeze_mode.phases)

@@ -121,6 +121,8 @@ def _divide(config: DataConfig) -> dict[str, Selection]:
         found,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
+        folds=config.folds,
+        fold=config.fold,
         seed=config.split_seed,
         fraction=config.fraction,
         limit=config.limit,

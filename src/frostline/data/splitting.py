@@ -40,8 +40,12 @@ def divide(
     seed: int,
     fraction: float,
     limit: int | None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> dict[str, Selection]:
     """Return `train`, `val` and `test` of the splits that a source has, `train` at least.
+
+    With `folds` the test split is that `fold` of so many, which together are the whole training split of the source.
 
     What is missing is taken from train, first test, then val, copies of one picture and whole groups together; then
     `fraction` and `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every
@@ -50,6 +54,10 @@ def divide(
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     train = sources["train"]
     together = _together(train) if not {"test", "val"} <= set(sources) else None
+    if folds is not None:
+        if "test" in parts:
+            raise user_error("data.folds", folds, "null, since the data has a test split of its own")
+        parts["test"], parts["train"] = _cut_out(parts["train"], folds, fold, seed, together)
     for name, share in (("test", test_fraction), ("val", val_fraction)):
         if name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
@@ -72,12 +80,54 @@ def _split_off(
         chosen = _choose_groups(part, quotas, address_of, together)
     if not chosen.any():
         raise _too_few(part, name, fraction, quotas)
+    return _parted(part, chosen, name, f"data.{name}_fraction", fraction)
+
+
+def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor | None) -> tuple[Selection, Selection]:
+    """Return the pictures of a fold, and those of the others, which have at least one of every class."""
+    if folds > len(part.ids):
+        raise user_error("data.folds", folds, f"at most {len(part.ids)}, the number of pictures")
+    group = torch.arange(len(part.ids)) if together is None else together[part.ids].unique(return_inverse=True)[1]
+    if int(group.max()) + 1 < folds:
+        raise user_error("data.folds", folds, f"at most {int(group.max()) + 1}, the number of groups")
+    chosen = _fold_of(part, group, folds, address(seed, "folds")) == fold
+    return _parted(part, chosen, "test", "data.folds", folds)
+
+
+def _parted(part: Selection, chosen: Tensor, name: str, key: str, value: object) -> tuple[Selection, Selection]:
+    """Return what was chosen, and the rest; UserError where a class is not in that."""
     rest = Selection(part.source, part.ids[~chosen])
     if lost := sorted(set(part.labels.tolist()) - set(rest.labels.tolist())):
         names = ", ".join(part.source.classes[label] for label in lost[:5])
         expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
-        raise user_error(f"data.{name}_fraction", fraction, expected)
+        raise user_error(key, value, expected)
     return Selection(part.source, part.ids[chosen]), rest
+
+
+def _fold_of(part: Selection, group: Tensor, folds: int, seed: int) -> Tensor:
+    """Return `(N,)` int64: in which fold each picture is, its `group` `(N,)` with it, each class spread over all.
+
+    Groups come by their size, the largest first, in an order that hangs on `seed` and on each one's first picture; each
+    goes where its classes have least so far, of equals where there is least of anything.
+    """
+    sizes = group.bincount()
+    first = torch.full_like(sizes, len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
+    order = uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True)
+    order = order[sizes[order].argsort(stable=True, descending=True)]
+    members, total = _counts_by_class(group, part.labels), part.labels.bincount().tolist()
+    taken = [[0] * len(total) for _ in range(folds)]
+    filled, found = [0] * folds, torch.empty(len(sizes), dtype=torch.int64)
+    for number in order.tolist():
+        costs = [
+            (sum(count * own[label] / total[label] for label, count in members[number]), size, fold)
+            for fold, (own, size) in enumerate(zip(taken, filled, strict=True))
+        ]
+        fold = min(costs)[2]
+        found[number] = fold
+        filled[fold] += int(sizes[number])
+        for label, count in members[number]:
+            taken[fold][label] += count
+    return found[group]
 
 
 def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> UserError:

@@ -63,11 +63,16 @@ def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:
     chance is in the images alone.
     """
     every = [found for trial in trials if (found := predictions.read(trial.folder))]
-    said = [found for found in every if np.array_equal(found.ids, every[0].ids) and len(found.ids)]
-    if not said:
+    if not every or not len(every[0].ids):
         return None
-    largest = said[0].labels == baseline.label
-    right = [found.said == found.labels for found in said]
+    if trials[0].overlap is not None:  # folds, of which each has test images of its own
+        said = [np.concatenate([found.said for found in every])]
+        labels = np.concatenate([found.labels for found in every])
+    else:
+        alike = [found for found in every if np.array_equal(found.ids, every[0].ids)]
+        said, labels = [found.said for found in alike], every[0].labels
+    largest = labels == baseline.label
+    right = [one == labels for one in said]
     if len(right) == 1:
         within = statistics.paired_bootstrap(right[0], largest)
     else:

@@ -1,4 +1,4 @@
-"""Cells of a sweep, each a point of its grid with all its seeds, and the best of them for every freeze mode.
+"""Cells of a sweep, each a point of its grid with all its seeds and folds, and the best of them for every freeze mode.
 
 They are chosen by what stands in `select`, on the validation split; the test split is only reported.
 """
@@ -14,12 +14,15 @@ from typing import Any
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
+FOLD = "data.fold"
+REPEATS = ("seed", FOLD)
+"""What a cell has several runs by, and is no choice."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: all results that differ in nothing but the seed."""
+    """One point of the grid: all results that differ in nothing but the seed and the fold."""
 
     choices: dict[str, Any]
     results: tuple[Result, ...]
@@ -28,6 +31,11 @@ class Cell:
     def by(self) -> Metric:
         """What it is chosen by."""
         return self.results[0].selected_by
+
+    @property
+    def folds(self) -> bool:
+        """Whether it was cross-validated."""
+        return FOLD in self.results[0].choices
 
     @property
     def finished(self) -> tuple[Result, ...]:
@@ -86,7 +94,7 @@ def metrics(results: Sequence[Result]) -> dict[str, float]:
 
 def tags(results: Sequence[Result]) -> dict[str, str]:
     """Return `frostline.best.<mode>`: what was chosen in each mode's best cell, of all that the sweep varies."""
-    swept = [name for name in varying(results) if name not in ("seed", "freeze_mode")]
+    swept = [name for name in varying(results) if name not in (*REPEATS, "freeze_mode")]
     return {
         f"frostline.best.{name.replace('/', '.')}": choices_text(cell.choices, swept) or "the only cell"
         for name, cell in _best(results).items()
@@ -110,7 +118,7 @@ def _scores(by: Metric) -> dict[str, str]:
 
 
 def _without_seed(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.choices.items() if name != "seed"}
+    return {name: value for name, value in result.choices.items() if name not in REPEATS}
 
 
 def _rank(cell: Cell) -> tuple[bool, str, float, float, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records.result import Result, choices_text, value_text
-from frostline.report.cells import Cell, cells, varying
+from frostline.report.cells import FOLD, Cell, cells, varying
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
@@ -67,11 +68,15 @@ def contests(results: Sequence[Result]) -> list[Contest]:
 
     Nor are runs that were chosen by different metrics.
     """
-    settings = [name for name in varying(results) if name in ("data", "select") or name.startswith("data.")]
+    settings = [name for name in varying(results) if name == "select" or _of_data(name)]
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(choices_text(result.choices, settings), []).append(result)
     return [_contest(where, group) for where, group in groups.items()]
+
+
+def _of_data(name: str) -> bool:
+    return name == "data" or (name.startswith("data.") and name != FOLD)
 
 
 def compared_key(results: Sequence[Result]) -> str:
@@ -83,17 +88,44 @@ def compared_key(results: Sequence[Result]) -> str:
 
 
 def trials(cell: Cell) -> list[Trial]:
-    """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one."""
+    """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one.
+
+    Of a cell that was cross-validated, the folds, each with the mean over its seeds.
+    """
     from frostline.report.paired_difference import Trial
 
     found = {
-        repr(run.choices.get("seed")): Trial(
-            run.choices.get("seed"), run.metrics[cell.by.test], run.images.get("test", 0), run.folder
-        )
+        (run.choices.get(FOLD), repr(run.choices.get("seed"))): run
         for run in cell.finished
         if cell.by.test in run.metrics
     }
-    return list(found.values())
+    groups: dict[object, list[Result]] = {}
+    for (fold, seed), run in found.items():
+        groups.setdefault(fold if cell.folds else seed, []).append(run)
+    return [
+        Trial(
+            runs[0].choices.get(FOLD if cell.folds else "seed"),
+            fmean(run.metrics[cell.by.test] for run in runs),
+            runs[0].images.get("test", 0),
+            runs[0].folder,
+            overlap=_overlap(runs[0]) if cell.folds else None,
+        )
+        for runs in groups.values()
+    ]
+
+
+def _means(cell: Cell, metric: str) -> dict[object, float]:
+    """Return a metric by run, or where it was cross-validated by fold, as the mean over the seeds."""
+    found: dict[object, list[float]] = {}
+    for run in cell.finished:
+        if metric in run.metrics:
+            found.setdefault(run.choices[FOLD] if cell.folds else run.job, []).append(run.metrics[metric])
+    return {key: fmean(values) for key, values in found.items()}
+
+
+def _overlap(run: Result) -> float:
+    """Return what the training sets of folds share, as `statistics.t_interval` takes it: test images per other one."""
+    return run.images.get("test", 0) / max(1, run.images.get("train", 0) + run.images.get("val", 0))
 
 
 def validation_interval(cell: Cell) -> Interval | None:
@@ -103,12 +135,14 @@ def validation_interval(cell: Cell) -> Interval | None:
     """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
-    values = [result.metrics[cell.by.val] for result in cell.finished if cell.by.val in result.metrics]
+    values = [*_means(cell, cell.by.val).values()]
     if not values or any(math.isnan(value) for value in values):
         return None
     images = cell.finished[0].images.get("val", 0)
     if len(values) > 1:
-        return t_interval(values) if cell.by == LOSS else clamped(t_interval(values, step(images)))
+        overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
+        found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
+        return found if cell.by == LOSS else clamped(found)
     return wilson(round(values[0] * images), images) if images and cell.by == ACCURACY else None
 
 

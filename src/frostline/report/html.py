@@ -83,7 +83,16 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     keys = list(found[0]["at"])
     by = Metric(**group["by"])
     test = "test" if by == ACCURACY else f"test {by.words}"
-    head = [test, "95% interval", "behind the first", "validation", "time (s)", *keys, "seeds", "cells tried"]
+    head = [
+        test,
+        "95% interval",
+        "behind the first",
+        "validation",
+        "time (s)",
+        *keys,
+        "runs" if group["folds"] else "seeds",
+        "cells tried",
+    ]
     names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
     rows = "\n".join(_row(one, keys, by) for one in found)
     if group["baseline"] and group["baseline"][1] is not None:

@@ -16,7 +16,7 @@ from frostline.core import files
 from frostline.records.layout import SHIFT
 from frostline.report import confusion_matrix, mistakes, predictions
 from frostline.report.calibration import calibration
-from frostline.report.cells import Cell
+from frostline.report.cells import REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.predictions import Predictions
 
@@ -47,7 +47,7 @@ def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
     """Return the test images of which two cells say different things, of a seed that both have; None if unknown."""
     for one in first.finished:
         for two in second.finished:
-            if one.choices.get("seed") == two.choices.get("seed"):
+            if all(one.choices.get(name) == two.choices.get(name) for name in REPEATS):
                 found = _disagreements(Path(one.folder), Path(two.folder))
                 return found and {**found, "seed": one.choices.get("seed")}
     return None

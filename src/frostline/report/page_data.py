@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from frostline.records import journal
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
 from frostline.report import backbones, image_details, style
-from frostline.report.cells import Cell, cells, varying
+from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
 from frostline.report.paired_difference import Difference, compare, interval
@@ -32,7 +32,7 @@ def collect(
     results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
 ) -> dict[str, Any]:
     """Return the data of the page that will lie at `page`, from which its links start; none leads into `scratch`."""
-    swept = sorted((name for name in varying(results) if name != "seed"), key=_place)
+    swept = sorted((name for name in varying(results) if name not in REPEATS), key=_place)
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
@@ -70,6 +70,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
         "pairs": _pairs(contest),
+        "folds": bool(best) and best[0].cell.folds,
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
 

@@ -16,14 +16,17 @@ from frostline.report.statistics import Interval
 
 @dataclass(frozen=True)
 class Trial:
-    """How one seed did on the test split."""
+    """How one seed did on the test split, or one fold of a cross-validation."""
 
     seed: object
+    """Or the number of the fold."""
     value: float
     """Of what cells are chosen by."""
     images: int
     """Number of test images; 0 where it is not known."""
     folder: str
+    overlap: float | None = None
+    """Of a fold: see `statistics.t_interval`; None for a seed."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,16 @@ class Difference:
     seeds: int
     """Number of seeds of the side that has fewer."""
     paired: bool
-    """Whether seeds, or the images of one, were compared one by one."""
+    """Whether seeds, folds, or the images of one, were compared one by one."""
+    folds: bool = False
+    """Whether they were folds."""
 
 
 def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
     """Return the interval of the mean of `by`: over seeds, or over the test images of the only one."""
     if len(trials) > 1:
-        found = statistics.t_interval([trial.value for trial in trials], _step(trials, by))
+        overlap = trials[0].overlap or 0.0
+        found = statistics.t_interval([trial.value for trial in trials], _step(trials, by), overlap)
     elif by == ACCURACY:
         return statistics.wilson(*_counts(trials[0])) if trials[0].images else None
     elif measured := _measured(predictions.read(trials[0].folder), by):
@@ -66,20 +72,35 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
     side has one seed only, that seed alone is compared, image by image.
     """
+    if first[0].overlap is not None and second[0].overlap is not None:
+        both = {trial.seed for trial in first} & {trial.seed for trial in second}
+        if len(both) > 1:
+            one, two = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
+            return _over_folds(one, two, by)
     scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if fewer == 1:
         pair = _same_seed(first, second)
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
-    one, two = ({trial.seed: trial.value for trial in trials} for trials in (first, second))
+    mine, theirs = ({trial.seed: trial.value for trial in trials} for trials in (first, second))
     least = max(_step(first, by), _step(second, by))
-    if one.keys() == two.keys():
-        differences = [value - two[seed] for seed, value in one.items()]
+    if mine.keys() == theirs.keys():
+        differences = [value - theirs[seed] for seed, value in mine.items()]
         within = statistics.t_interval(differences, least)
         return Difference(gap, scores, within, f"{fewer} seeds, paired t-interval", fewer, True)
-    within = statistics.welch(list(one.values()), list(two.values()), least)
+    within = statistics.welch(list(mine.values()), list(theirs.values()), least)
     how = f"{len(first)} and {len(second)} seeds, Welch's t-interval"
     return Difference(gap, scores, within, how, fewer, False)
+
+
+def _over_folds(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:
+    """Return the difference over folds that both sides have."""
+    two = {trial.seed: trial.value for trial in second}
+    differences = [trial.value - two[trial.seed] for trial in first]
+    least = max(_step(first, by), _step(second, by))
+    within = statistics.t_interval(differences, least, first[0].overlap or 0.0)
+    scores, how = (_mean(first), _mean(second)), f"{len(first)} folds, paired t-interval corrected for their overlap"
+    return Difference(scores[0] - scores[1], scores, within, how, len(first), True, folds=True)
 
 
 def _which(first: Trial, second: Trial) -> str:

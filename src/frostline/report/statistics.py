@@ -63,14 +63,18 @@ def seeds_to_resolve(gap: float, interval: Interval, seeds: int, *, paired: bool
     return next(enough, 10_000)
 
 
-def t_interval(values: Sequence[float], least: float = 0.0) -> Interval:
+def t_interval(values: Sequence[float], least: float = 0.0, overlap: float = 0.0) -> Interval:
     """Return Student's interval of the mean of at least two `values`.
+
+    Folds of a cross-validation share most of their training images, and so are no independent values: their variance
+    counts `1 / n + overlap` times, where `overlap` is the number of test images per training image (C. Nadeau and
+    Y. Bengio 2003, Machine Learning 52, p. 239, the corrected resampled t-test).
 
     `least` is the smallest standard deviation to believe in. Accuracies move in steps of one image, so that a few
     seeds may agree to the digit without being certain: see `step`.
     """
     mean, deviation = float(np.mean(values)), max(float(np.std(values, ddof=1)), least)
-    return _student(mean, deviation / math.sqrt(len(values)), len(values) - 1)
+    return _student(mean, deviation * math.sqrt(1 / len(values) + overlap), len(values) - 1)
 
 
 def clamped(interval: Interval) -> Interval:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import PARAMETERS, SECONDS, Result, value_text
-from frostline.report.cells import Cell
+from frostline.report.cells import REPEATS, Cell
 
 if TYPE_CHECKING:
     from frostline.report.backbones import Grid
@@ -125,10 +125,10 @@ def _gap(found: Difference | None, by: Metric) -> str:
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     """Return the texts of the table's cells by the heading of their column; numbers from `val` on, or `seeds`."""
-    names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", "seed"))]
+    names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
-        columns["seeds"] = [_seeds(cell) for cell in ranked]
+        columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
     named = {cell.by.words for cell in ranked} - {ACCURACY.words}
     which = f" {named.pop()}" if len(named) == 1 else ""  # of several each cell says its own
     columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
@@ -141,7 +141,7 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
 def _cells_table(columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading, texts in columns.items():
-        number = heading in ("seeds", "learn", "time") or heading.startswith(("val", "test"))
+        number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
         least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
         table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
     for index, row in enumerate(zip(*columns.values(), strict=True)):

@@ -157,6 +157,8 @@ def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -
     first, second = contest.contenders[:2]
     if contest.outcome == "tie":
         return _cheaper(first, second)
+    if difference.folds:
+        return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
     if not any(_draws(one) for one in (first, second)):
         return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
     seeds = _seeds_needed(difference)
@@ -271,7 +273,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     missing = _unfinished(key, [only], results)
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
-    how = f"({sure}{'one seed' if count == 1 else f'{count} seeds'})"
+    how = f"({sure}{_count(count, 'run') if only.cell.folds else 'one seed' if count == 1 else f'{count} seeds'})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else _capital(only.name)

@@ -23,6 +23,7 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
         f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies",
     ),
 }
+_MOST_FOLDS = 1000  # more is a mistake, of which the config's own check tells
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
@@ -56,7 +57,8 @@ def check(config: DictConfig, *, own_launcher: bool) -> None:
 def points(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of every job: all combinations of the values given, the last key's changing first.
 
-    Of a key that is given twice the last counts. UserError for one that stands for no value at all, or for a range.
+    Of a key that is given twice the last counts. Where `data.folds` is given, every combination is there for each of
+    the folds. UserError for one that stands for no value at all, or for a range.
     """
     values: dict[str, list[str]] = {}
     for one in overrides:
@@ -68,6 +70,10 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
             raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
         key = one.get_key_element()
         values[key] = [f"{key}={value}" for value in found]
+    if "data.fold" not in values and len(folds := values.get("data.folds", [])) == 1:
+        number = folds[0].partition("=")[2]
+        if number.isascii() and number.isdecimal() and 2 <= int(number) <= _MOST_FOLDS:
+            values["data.fold"] = [f"data.fold={fold}" for fold in range(int(number))]
     return [[*job] for job in itertools.product(*values.values())]
 
 

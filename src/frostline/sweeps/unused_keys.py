@@ -64,6 +64,14 @@ _RULES = (
         "a data set of picture files, as data=image_folder",
         "data.name",
     ),
+    _Rule(("data.fold",), lambda c: c.data.folds is not None, "data.folds=5", "data.folds", mistake=True),
+    _Rule(
+        ("data.test_fraction",),
+        lambda c: c.data.folds is None,
+        "data.folds=null, as each fold is the test split of a run",
+        "data.folds",
+        mistake=True,
+    ),
     _Rule(
         ("data.pixels",),
         lambda c: c.augment.crop != "none",

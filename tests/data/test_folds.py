@@ -1,0 +1,93 @@
+"""Folds of a cross-validation: each picture is tested once, classes are spread, groups stay whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.model_selection import StratifiedKFold
+
+from frostline.core.errors import UserError
+from frostline.data import splitting
+from frostline.data.sources import Source
+
+FOLDS = 5
+
+
+def source(labels: list[int], groups: list[int] | None = None) -> Source:
+    names = tuple(map(str, range(max(labels) + 1)))
+    grouped = None if groups is None else torch.tensor(groups)
+    return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=grouped)
+
+
+def divided(found: Source, fold: int, folds: int = FOLDS, seed: int = 0) -> dict[str, splitting.Selection]:
+    how = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": seed, "fraction": 1.0, "limit": None}
+    return splitting.divide({"train": found}, **how, folds=folds, fold=fold)  # type: ignore[arg-type]
+
+
+def test_every_picture_is_tested_once_and_is_not_learnt_from_then() -> None:
+    found = source([number % 3 for number in range(101)])
+    parts = [divided(found, fold) for fold in range(FOLDS)]
+    tested = torch.cat([part["test"].ids for part in parts])
+    assert torch.equal(tested.sort().values, torch.arange(101))
+    for part in parts:
+        whole = torch.cat([part[name].ids for name in ("train", "val", "test")])
+        assert torch.equal(whole.sort().values, torch.arange(101))
+    assert torch.equal(divided(found, 2)["test"].ids, parts[2]["test"].ids)
+    assert not torch.equal(divided(found, 2, seed=1)["test"].ids, parts[2]["test"].ids)
+
+
+def test_classes_are_spread_as_scikit_learn_spreads_them() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.choice(4, 173, p=[0.6, 0.25, 0.1, 0.05])
+    theirs = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(labels)), labels)
+    expected = sorted(tuple(np.bincount(labels[test], minlength=4)) for _, test in theirs)
+    parts = [divided(source(labels.tolist()), fold)["test"] for fold in range(FOLDS)]
+    ours = sorted(tuple(part.labels.bincount(minlength=4).tolist()) for part in parts)
+    for mine, other in zip(ours, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(mine, other, strict=True)) <= 1
+    sizes = [len(part.ids) for part in parts]
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_groups_stay_whole_and_classes_are_spread_over_folds_all_the_same() -> None:
+    draw = np.random.default_rng(0)
+    groups = draw.integers(0, 80, 800)
+    labels = np.where(groups % 5 == 0, 1, draw.integers(0, 3, 800))
+    found = source(labels.tolist(), groups.tolist())
+    assert found.groups is not None
+    seen: list[set[int]] = []
+    for fold in range(FOLDS):
+        parts = divided(found, fold)
+        mine = [set(found.groups[parts[name].ids].tolist()) for name in ("train", "val", "test")]
+        assert not (mine[0] & mine[1] or mine[0] & mine[2] or mine[1] & mine[2])
+        seen.append(mine[2])
+        share = parts["test"].labels.bincount(minlength=3) / found.labels.bincount()
+        assert ((share - 1 / FOLDS).abs() < 0.06).all(), share
+    assert len(set.union(*seen)) == sum(map(len, seen)) == len(set(groups.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (source([0, 1]), "data.folds=5: expected at most 2, the number of pictures"),
+        (source([0, 1] * 6, [0, 1, 2] * 4), "data.folds=5: expected at most 3, the number of groups"),
+        (source([0] * 9 + [1]), "data.folds=5: expected pictures of 1 for train that are no copies of those of test"),
+    ],
+)
+def test_what_cannot_be_cut_so_is_refused(found: Source, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        for fold in range(FOLDS):
+            divided(found, fold)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_test_split_of_its_own_is_no_fold() -> None:
+    found = source([0, 1] * 10)
+    with pytest.raises(UserError, match=r"^data.folds=2: expected null, since the data has a test split of its own"):
+        splitting.divide(
+            {"train": found, "test": found},
+            **{"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, "fraction": 1.0, "limit": None},  # type: ignore[arg-type]
+            folds=2,
+        )

@@ -1,0 +1,51 @@
+"""A sweep over the folds of a cross-validation: one more thing that every combination is run by."""
+
+from __future__ import annotations
+
+import pytest
+from test_sweep import QUICK, Done, command, environment, sweep, where
+
+import warm
+from frostline.records import sweep_record
+from frostline.report import predictions
+from frostline.report.cells import cells
+from frostline.report.contest import contests
+from frostline.report.verdict import answer
+
+FOLDS = 3
+GRID = ("freeze=probe,centroid", f"data.folds={FOLDS}", "data.limit=null", "data.fraction=0.3")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("record") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory, store):
+    return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID)
+
+
+def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
+    results = sweep_record.read(folds.folder).results
+    assert len(results) == 2 * FOLDS and {run.status for run in results} == {"FINISHED"}
+    for mode in ("probe", "centroid"):
+        ids = [predictions.read(run.folder).ids for run in results if run.choices["freeze_mode"] == mode]
+        every = sorted(int(one) for several in ids for one in several)
+        assert every == list(range(1797))
+
+
+def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
+    results = sweep_record.read(folds.folder).results
+    assert [len(cell.results) for cell in cells(results)] == [FOLDS, FOLDS]
+    (contest,) = contests(results)
+    assert contest.difference.folds and contest.difference.seeds == FOLDS
+    assert f"; {FOLDS} folds, paired t-interval corrected for their overlap)" in answer(results)
+    assert "could not be written" not in folds.out and " runs " in folds.out
+    assert "data.fold=" not in answer(results)
+
+
+def test_the_same_again_is_there_already(folds: Done, store) -> None:
+    again = [argument for argument in command("-m", *QUICK, *GRID) if argument != "resume=false"]
+    done = warm.run([*again, *where(folds.folder.parent / "again", store)], env=environment())
+    assert done.returncode == 0 and done.stdout.count("skipped, finished in ") == 2 * FOLDS, done.stdout

@@ -7,13 +7,14 @@ from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import warm
 from frostline.records import sweep_record
+from frostline.records.result import IMAGES, Result
 from frostline.report import predictions
 from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
 FOLDS = 3
-GRID = ("freeze=probe,centroid", f"data.folds={FOLDS}", "data.limit=null", "data.fraction=0.3")
+GRID = ("freeze=probe,centroid", f"data.folds={FOLDS}", "data.limit=null")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,19 @@ def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
         ids = [predictions.read(run.folder).ids for run in results if run.choices["freeze_mode"] == mode]
         every = sorted(int(one) for several in ids for one in several)
         assert every == list(range(1797))
+
+
+def test_pictures_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(folds: Done, store) -> None:
+    results = sweep_record.read(folds.folder).results
+    assert sum(run.metrics[IMAGES] for run in results) == 1797
+    alone = sweep(folds.folder.parent / "alone", store, *GRID, "data.fold=1", "freeze=probe", "features.enabled=false")
+    (one,) = sweep_record.read(alone.folder).results
+    (same,) = (run for run in results if run.choices["freeze_mode"] == "probe" and run.choices["data.fold"] in (1, "1"))
+    assert {**one.metrics, **same.metrics, **costs(one)} == one.metrics
+
+
+def costs(run: Result) -> dict[str, float]:
+    return {key: value for key, value in run.metrics.items() if key.startswith("cost/")}
 
 
 def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:

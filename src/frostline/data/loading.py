@@ -59,6 +59,8 @@ class Data:
     train: Split
     val: Split
     test: Split
+    whole: Split | None
+    """All of them together, in the order of their ids, where they are folds of each other and seen alike."""
     classes: tuple[str, ...]
     fingerprint: str
     """sha256 (hex) over all splits, their labels included, and the class names."""
@@ -147,12 +149,15 @@ def _assemble(
     names = ("train", "val", "test")
     pairs = [(good[name], decoded[name]) for name in names]
     splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
+    alike = config.folds is not None and sight.side is None and len(sources) == 1
+    whole = _split(_joined(good.values()), decoded["train"]) if alike else None
     counts = _conversions(pairs) | _left_out(sources.values())
     if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
         counts["skipped"] = skipped
     shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
     return Data(
         **splits,
+        whole=whole,
         classes=train.source.classes,
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
@@ -162,6 +167,12 @@ def _assemble(
         levels=levels,
         findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
     )
+
+
+def _joined(parts: Iterable[Selection]) -> Selection:
+    """Return the pictures of several parts of one source, in the order of their ids."""
+    several = list(parts)
+    return Selection(several[0].source, torch.cat([part.ids for part in several]).sort().values)
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:

@@ -54,7 +54,7 @@ class Views:
         self._held: Held | None = None
         self._coming = Prefetch[Tensor]()
         self._room = room
-        self._sizes, self._ids = split.sizes, split.ids
+        self._sizes, self.ids = split.sizes, split.ids
         self._view = view
         self._memory_format = memory_format
         self.view_of = view_of
@@ -100,7 +100,7 @@ class Views:
     def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], Tensor]:
         if self._view.crop is None:
             return pixels.begin(index, self._center)
-        crop = self._view.crop(self._sizes[index], self._ids[index], number)
+        crop = self._view.crop(self._sizes[index], self.ids[index], number)
 
         def cut(place: int, picture: Tensor) -> Tensor:
             flip = None if crop.flip is None else crop.flip[place : place + 1]

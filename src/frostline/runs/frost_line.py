@@ -20,7 +20,7 @@ from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training.dataset import Dataset
 from frostline.training.evaluation import evaluating
-from frostline.training.features import Backbone, Features, Passing
+from frostline.training.features import Backbone, Features, Part, Passing
 from frostline.training.steps import TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
@@ -58,12 +58,18 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     def above(network: nn.Module) -> nn.Module:
         return upper if network is module else cut.halves(network, structure, below)[1]
 
-    def read(views: Views) -> Dataset:
-        if not kept:
-            return Passing(views, backbone)
+    @functools.cache
+    def features(views: Views) -> Features:
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
         return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about)
+
+    def read(views: Views) -> Dataset:
+        if not kept:
+            return Passing(views, backbone)
+        if images.whole is None:
+            return features(views)
+        return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
     return Line(above, read, None if head_alone else setup.autocast)
 

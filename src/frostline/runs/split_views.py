@@ -25,11 +25,14 @@ class Images:
     train: Views
     val: Views
     test: Views
+    whole: Views | None = None
+    """All of them, where they are folds of each other and nothing in them is random: what is computed of them once
+    serves all folds."""
 
     @property
     def seen(self) -> int:
         """Number of images that went through any part of the backbone."""
-        return self.train.seen + self.val.seen + self.test.seen
+        return sum(views.seen for views in (self.train, self.val, self.test, self.whole) if views is not None)
 
 
 def look(setup: Setup) -> Images:
@@ -48,7 +51,8 @@ def look(setup: Setup) -> Images:
         train = views("train", data.train, view, view_of=number, **facts)
     else:
         train = views("train", data.train, plain)
-    return Images(train, views("val", data.val, plain), views("test", data.test, plain))
+    whole = views("folds", data.whole, plain) if data.whole is not None and not policy.random else None
+    return Images(train, views("val", data.val, plain), views("test", data.test, plain), whole)
 
 
 def centre_view(spec: InputSpec) -> View:

@@ -146,6 +146,30 @@ class Features:
         return {"channels_last": channels_last}
 
 
+class Part:
+    """Some samples of the features of a larger split."""
+
+    known = True
+    at_once = 1
+
+    def __init__(self, features: Features, rows: Tensor, labels: Tensor) -> None:
+        """Take the samples at `rows` `(N,)` of `features`, which have `labels` `(N,)`."""
+        self.labels = labels
+        self._features, self._rows = features, rows
+        self._coming = Prefetch[Tensor]()
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Begin to fetch the features of the samples at `index`, which are asked for soon."""
+        found = self._rows[index]
+        self._coming.put(index, lambda: found)
+        self._features.expect(found, epoch)
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index`, on their device."""
+        found = self._coming.take(index)
+        return self._features.inputs(self._rows[index] if found is None else found, epoch)
+
+
 def _batch_size(device: torch.device) -> int:
     return _BATCH.get(device.type, _BATCH_ELSEWHERE)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
-from frostline.report import calibration, html, predictions
+from frostline.report import calibration, html, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -70,6 +71,13 @@ def test_numbers_are_those_of_the_runs(tmp_path):
     confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert best["calibration"]["ece"] == pytest.approx(calibration.calibration(confidence, right).ece, abs=1e-5)
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
+    right = [round(share * total) for share, total in zip(best["accuracy"], best["images"], strict=True)]
+    seeds = best["seeds"][0]
+    for (low, high), hits, total in zip(best["within"], right, best["images"], strict=True):
+        within = statistics.wilson(round(hits / seeds), round(total / seeds))
+        assert (low, high) == pytest.approx((within.low, within.high), abs=1e-4)
+    macro = [f1_score(one.labels, one.said, average="macro") for one in said]
+    assert best["over_classes"]["macro F1"] == pytest.approx(np.mean(macro), abs=1e-4)
 
 
 def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry(tmp_path):

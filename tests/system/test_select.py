@@ -108,6 +108,13 @@ def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(pi
     assert min(others) > max(plain.values()), found
 
 
+def test_a_plan_says_where_accuracy_hides_the_small_classes(pictures: Path, tmp_path: Path) -> None:
+    note = "note: accuracy hides how the other classes do, as 95% of train is often: select=val/macro_f1"
+    for by, noted in (("val/accuracy", True), ("val/macro_f1", False)):
+        how = (*WHAT, f"data.root={pictures}", "dry_run=true", f"select={by}")
+        assert (note in sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out) == noted
+
+
 def test_a_class_that_is_none_is_named_before_anything_trains(pictures: Path, tmp_path: Path) -> None:
     done = warm.run(
         command(*WHAT, f"data.root={pictures}", "train.class_weights={rair: 2}", *where(tmp_path, tmp_path / "x.db")),

@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from frostline.core import files
+from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1
 from frostline.records.layout import SHIFT
 from frostline.report import confusion_matrix, mistakes, predictions
 from frostline.report.calibration import calibration
-from frostline.report.cells import REPEATS, Cell
+from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
+from frostline.report.measures import measure
 from frostline.report.predictions import Predictions
+from frostline.report.statistics import wilson
 
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
@@ -32,10 +36,15 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
-        found |= _classes(whole) | {"pairs": _pairs(folders, whole)}
+        repeats = len(folders) / len({result.choices.get(FOLD) for result in cell.finished})
+        found |= _classes(whole, repeats) | {"pairs": _pairs(folders, whole)}
     said = [value for folder in folders if (value := predictions.read(str(folder)))]
     if said:
         found["calibration"] = _calibration(said)
+        found["over_classes"] = {
+            metric.words: _round(fmean(measured.value for one in said if (measured := measure(metric, one.as_said))))
+            for metric in (BALANCED_ACCURACY, MACRO_F1)
+        }
     shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
     if shifts:
         names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
@@ -76,14 +85,27 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     return {**counts, "tiles": tiles}
 
 
-def _classes(matrix: Confusions) -> dict[str, Any]:
-    """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered."""
+def _classes(matrix: Confusions, repeats: float) -> dict[str, Any]:
+    """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered.
+
+    Images that were counted `repeats` times, once for each seed, are no more certain for that.
+    """
     images = matrix.images
     accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    within = [
+        _within(round(right / repeats), round(total / repeats))
+        for right, total in zip(matrix.right, images, strict=True)
+    ]
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
-    facts = {"classes": list(matrix.classes), "accuracy": accuracy, "images": images.tolist()}
+    facts = {"classes": list(matrix.classes), "accuracy": accuracy, "within": within, "images": images.tolist()}
     return {**facts, "shown": shown, "confusion": cells}
+
+
+def _within(right: int, total: int) -> list[float | None]:
+    """Return the ends of the 95% interval of a class's accuracy."""
+    found = wilson(right, total) if total else None
+    return [_round(found.low), _round(found.high)] if found else [None, None]
 
 
 def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:

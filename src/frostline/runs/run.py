@@ -33,6 +33,8 @@ from frostline.training import state
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
 from frostline.training.state import Progress
 
+_MOST = 0.8
+"""Share of one class in train from which on accuracy hides how the others do."""
 _AGREES = 1e-3
 """Largest difference of an answer after adapters are merged, as a part of the largest answer."""
 
@@ -153,12 +155,24 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
     if plan.uncut:
         why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
         screen.say(f"  note: computed in every epoch, though frozen: {plan.uncut} ({why})")
+    if hidden := _hidden_classes(setup):
+        screen.say(f"  note: {hidden}", "yellow")
     for approximated in approximations(setup):
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
     files.write_json(folder / layout.PLAN, asdict(plan))
     return plan
+
+
+def _hidden_classes(setup: Setup) -> str | None:
+    """Return the note that accuracy hides how all but one class do, where that one is most of train."""
+    config, counts = setup.config, setup.data.train.labels.bincount()
+    share, largest = float(counts.max() / counts.sum()), setup.data.classes[int(counts.argmax())]
+    if config.select != ACCURACY.epoch or share < _MOST:
+        return None
+    how = "select=val/macro_f1 and train.class_weights=balanced look at every class alike"
+    return f"accuracy hides how the other classes do, as {share:.0%} of train is {largest}: {how}"
 
 
 def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:

@@ -277,9 +277,11 @@ function classesSection() {
   const shown = () => state.most >= names.length ? names.map((_, i) => i) : worst().slice(0, state.most);
   $(".controls", root).replaceChildren(...(names.length > 40 ? [select("classes", [["40", "the 40 that are hardest"], [String(names.length), `all ${names.length}`]], "40", value => { state.most = +value; paint(node); })] : []));
   chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
+    error_y: { type: "data", symmetric: false, thickness: 1, width: 2, color: ink("--quiet"), array: shown().map(i => one.within[i][1] - one.accuracy[i]), arrayminus: shown().map(i => one.accuracy[i] - one.within[i][0]), visible: shown().length <= 40 },
     customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images`), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: "test accuracy", range: [0, 1], ...percents } }]);
-  $(".note", root).textContent = known.some(one => one.seeds[0] > 1) ? "Of a cell with several seeds all are counted together: an image as often as there are seeds." : "";
+  const over = measure => known.filter(one => one.over_classes).map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
+  $(".note", root).textContent = `Mean over the classes, however many images each has: balanced accuracy ${over("balanced accuracy")}; macro F1 ${over("macro F1")}.` + (known.some(one => one.seeds[0] > 1) ? " Of a cell with several seeds all are counted together: an image as often as there are seeds." : "");
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);

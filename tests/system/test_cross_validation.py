@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import warm
@@ -14,7 +16,8 @@ from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
 FOLDS = 3
-GRID = ("freeze=probe,centroid", f"data.folds={FOLDS}", "data.limit=null")
+PICTURES = 60
+GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data.limit=null")
 
 
 @pytest.fixture(scope="module")
@@ -23,25 +26,40 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folds(tmp_path_factory, store):
-    return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID)
+def pictures(tmp_path_factory):
+    """Return a folder of two classes of noise, one brighter than the other."""
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(PICTURES):
+        (folder := root / ("dark", "bright")[number % 2]).mkdir(exist_ok=True)
+        noise = random.normal((80, 150)[number % 2], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return f"data.root={root}"
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory, store, pictures):
+    return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID, pictures)
 
 
 def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
     results = sweep_record.read(folds.folder).results
     assert len(results) == 2 * FOLDS and {run.status for run in results} == {"FINISHED"}
-    for mode in ("probe", "centroid"):
+    for mode in ("knn", "centroid"):
         ids = [predictions.read(run.folder).ids for run in results if run.choices["freeze_mode"] == mode]
         every = sorted(int(one) for several in ids for one in several)
-        assert every == list(range(1797))
+        assert every == list(range(PICTURES))
 
 
-def test_pictures_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(folds: Done, store) -> None:
+def test_pictures_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(
+    folds: Done, store, pictures
+) -> None:
     results = sweep_record.read(folds.folder).results
-    assert sum(run.metrics[IMAGES] for run in results) == 1797
-    alone = sweep(folds.folder.parent / "alone", store, *GRID, "data.fold=1", "freeze=probe", "features.enabled=false")
+    assert sum(run.metrics[IMAGES] for run in results) == PICTURES
+    alone = sweep(
+        folds.folder.parent / "alone", store, *GRID, pictures, "data.fold=1", "freeze=knn", "features.enabled=false"
+    )
     (one,) = sweep_record.read(alone.folder).results
-    (same,) = (run for run in results if run.choices["freeze_mode"] == "probe" and run.choices["data.fold"] in (1, "1"))
+    (same,) = (run for run in results if run.choices["freeze_mode"] == "knn" and run.choices["data.fold"] in (1, "1"))
     assert {**one.metrics, **same.metrics, **costs(one)} == one.metrics
 
 
@@ -59,7 +77,7 @@ def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
     assert "data.fold=" not in answer(results)
 
 
-def test_the_same_again_is_there_already(folds: Done, store) -> None:
-    again = [argument for argument in command("-m", *QUICK, *GRID) if argument != "resume=false"]
+def test_the_same_again_is_there_already(folds: Done, store, pictures) -> None:
+    again = [argument for argument in command("-m", *QUICK, *GRID, pictures) if argument != "resume=false"]
     done = warm.run([*again, *where(folds.folder.parent / "again", store)], env=environment())
     assert done.returncode == 0 and done.stdout.count("skipped, finished in ") == 2 * FOLDS, done.stdout

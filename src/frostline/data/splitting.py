@@ -75,7 +75,7 @@ def _split_off(
     quotas = _quotas(counts, round(fraction * len(part.ids)), counts - 1)
     address_of = address(seed, "split", name)
     if together is None or len(together[part.ids].unique()) == len(part.ids):
-        chosen = _choose(part, quotas, address_of)
+        chosen = _choose(part.labels, part.ids, quotas, address_of)
     else:
         chosen = _choose_groups(part, quotas, address_of, together)
     if not chosen.any():
@@ -152,10 +152,18 @@ def _shrink(part: Selection, seed: int, fraction: float, limit: int | None) -> S
     if limit < classes:
         raise user_error("data.limit", limit, f"at least {classes}, one training image per class")
     wanted = min(limit, max(classes, round(fraction * len(part.ids))))
+    return Selection(part.source, part.ids[stratified(part.labels, part.ids, wanted, seed)])
+
+
+def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
+    """Return `(N,)` bool: `count` of the images, of each class its share, but one at least.
+
+    There must be as many classes at most. Fewer of the images with the same `ids` are a part of more.
+    """
+    counts = labels.bincount()
     least = counts.clamp(max=1)
-    quotas = least + _quotas(counts - least, wanted - classes, counts - least)
-    chosen = _choose(part, quotas, address(seed, "subset"))
-    return Selection(part.source, part.ids[chosen])
+    quotas = least + _quotas(counts - least, count - int(least.sum()), counts - least)
+    return _choose(labels, ids, quotas, address(seed, "subset"))
 
 
 def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
@@ -170,14 +178,14 @@ def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
     return quotas.long().minimum(most.clamp(min=0))
 
 
-def _choose(part: Selection, quotas: Tensor, seed: int) -> Tensor:
+def _choose(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int) -> Tensor:
     """Return `(N,)` bool: the first images of each class in an order that hangs on `seed` and each image's id alone."""
-    order = uniform(seed, part.ids, 1)[:, 0].argsort(stable=True)
-    order = order[part.labels[order].argsort(stable=True)]
-    counts = part.labels.bincount()
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[part.labels[order]]
+    order = uniform(seed, ids, 1)[:, 0].argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    counts = labels.bincount()
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
     chosen = torch.empty(len(order), dtype=torch.bool)
-    chosen[order] = rank < quotas[part.labels[order]]
+    chosen[order] = rank < quotas[labels[order]]
     return chosen
 
 

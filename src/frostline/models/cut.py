@@ -68,15 +68,38 @@ def halves(module: nn.Module, structure: Structure, below: Sequence[str]) -> tup
     return known[tuple(below)]
 
 
+def segments(module: nn.Module, structure: Structure) -> dict[str, fx.GraphModule]:
+    """Return the network below its head in parts, each of which takes the output of the one before, the first images.
+
+    Each has the name of its last stage; where the network cannot be cut above a stage, that is in the next one's part.
+    None are there of a network whose forward pass cannot be traced.
+    """
+    try:
+        graph, _ = _trace(module, structure)
+    except Exception:  # whatever a forward pass raises that is not made to be traced
+        return {}
+    found, start = {}, next(iter(graph.nodes))
+    for count in range(1, len(structure.stages)):
+        if (cut := _crossing(module, structure, structure.stages[:count])) is not None:
+            found[structure.stages[count - 1]] = module_of(module, _part(graph, start, cut))
+            start = cut
+    return found
+
+
 def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    graph, tensors = _trace(module, structure)
-    levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1
-    low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors & varying]
-    cut = next((node for node in low if _crosses_alone(node, border, levels, varying)), None)
-    if cut is None:
+    graph, _ = _trace(module, structure)
+    if (cut := _crossing(module, structure, below)) is None:
         raise ValueError(f"several tensors cross the border above {below[-1]}")
     first, last = next(iter(graph.nodes)), next(reversed(graph.nodes))
     return module_of(module, _part(graph, first, cut)), module_of(module, _part(graph, cut, last))
+
+
+def _crossing(module: nn.Module, structure: Structure, below: Sequence[str]) -> fx.Node | None:
+    """Return the last step whose output crosses the border above `below` alone, None where none does."""
+    graph, tensors = _trace(module, structure)
+    levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1
+    low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors & varying]
+    return next((node for node in low if _crosses_alone(node, border, levels, varying)), None)
 
 
 def _trace(module: nn.Module, structure: Structure) -> tuple[fx.Graph, set[fx.Node]]:

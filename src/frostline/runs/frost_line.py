@@ -37,6 +37,8 @@ class Line:
     """Returns what goes into that: the features of a split, or its images."""
     autocast: torch.dtype | None
     """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
+    kept: bool
+    """Whether what lies below is computed once per view, not whenever it is asked for."""
 
 
 def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
@@ -52,7 +54,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
     kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
-    backbone = functools.cache(functools.partial(_backbone, setup, lower))
+    backbone = functools.cache(functools.partial(for_inference, setup, lower))
     identity = _identity(setup, below, lower) if kept else {}
 
     def above(network: nn.Module) -> nn.Module:
@@ -71,7 +73,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
             return features(views)
         return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
-    return Line(above, read, None if head_alone else setup.autocast)
+    return Line(above, read, None if head_alone else setup.autocast, kept)
 
 
 def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> TrainedPart:
@@ -104,11 +106,11 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
 
 def _none(setup: Setup) -> Line:
     machine.keep_freed_memory(setup.device)
-    return Line(lambda network: network, lambda views: views, setup.autocast)
+    return Line(lambda network: network, lambda views: views, setup.autocast, kept=False)
 
 
-def _backbone(setup: Setup, lower: nn.Module) -> Backbone:
-    """Return the frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
+def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
+    """Return frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
     machine.keep_freed_memory(setup.device)
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)

@@ -35,24 +35,35 @@ class Images:
         return sum(views.seen for views in (self.train, self.val, self.test, self.whole) if views is not None)
 
 
+def _always(epoch: int) -> int:
+    """Return the number of the only view."""
+    return 0
+
+
 def look(setup: Setup) -> Images:
     """Return the splits as the network sees them, on its device."""
     config, data = setup.config, setup.data
     policy = augment_policy(config)
-
-    def views(name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any) -> Views:
-        identity = {"split": name, **facts}
-        return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
-
-    plain = centre_view(setup.model.input)
     if policy.random:
         view, number = random_view(setup.model.input, policy, config.seed), _view_of(config.features.views)
         facts = {"policy": asdict(policy), "seed": config.seed, "cut_from": data.cut_from}
-        train = views("train", data.train, view, view_of=number, **facts)
+        train = _views(setup, "train", data.train, view, view_of=number, **facts)
     else:
-        train = views("train", data.train, plain)
-    whole = views("folds", data.whole, plain) if data.whole is not None and not policy.random else None
-    return Images(train, views("val", data.val, plain), views("test", data.test, plain), whole)
+        train = centred(setup, "train", data.train)
+    whole = centred(setup, "folds", data.whole) if data.whole is not None and not policy.random else None
+    return Images(train, centred(setup, "val", data.val), centred(setup, "test", data.test), whole)
+
+
+def centred(setup: Setup, name: str, split: Split) -> Views:
+    """Return the split called `name` as the network sees it where nothing is random, on its device."""
+    return _views(setup, name, split, centre_view(setup.model.input))
+
+
+def _views(
+    setup: Setup, name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any
+) -> Views:
+    identity = {"split": name, **facts}
+    return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
 
 
 def centre_view(spec: InputSpec) -> View:
@@ -77,11 +88,6 @@ def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
 
 def _mirror(views: Tensor, flip: Tensor | None) -> Tensor:
     return views if flip is None else torch.where(flip[:, None, None, None], views.flip(3), views)
-
-
-def _always(epoch: int) -> int:
-    """Return the number of the only view."""
-    return 0
 
 
 def _view_of(distinct: int | None) -> Callable[[int], int]:

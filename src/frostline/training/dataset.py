@@ -70,6 +70,24 @@ class Dataset(Protocol):
         ...
 
 
+class InMemory:
+    """Inputs that lie on the device, the same in every epoch."""
+
+    known = True
+    at_once = 1
+
+    def __init__(self, tensor: Tensor, labels: Tensor) -> None:
+        """Hand out the rows of `tensor` `(N, ...)`."""
+        self.tensor, self.labels = tensor, labels
+
+    def expect(self, index: Tensor, epoch: int) -> None:
+        """Do nothing: there is nothing to fetch."""
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the inputs `(B, ...)` of the samples at `index`."""
+        return self.tensor[index.to(self.tensor.device)]
+
+
 def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
     """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
     for index, coming in zip_longest(indices, indices[1:]):

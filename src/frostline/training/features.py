@@ -57,7 +57,7 @@ class Passing:
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
         """Put views through what `backbone` returns."""
         self.labels = views.labels
-        self.at_once = _FILLED * _batch_size(self.labels.device)
+        self.at_once = _FILLED * batch_size(self.labels.device)
         self._views = views
         self._backbone = backbone
         self._coming = Prefetch[list[Tensor]]()
@@ -170,13 +170,14 @@ class Part:
         return self._features.inputs(self._rows[index] if found is None else found, epoch)
 
 
-def _batch_size(device: torch.device) -> int:
+def batch_size(device: torch.device) -> int:
+    """Return how many images pass through frozen stages at once."""
     return _BATCH.get(device.type, _BATCH_ELSEWHERE)
 
 
 def _filled(index: Tensor, device: torch.device) -> list[Tensor]:
     """Return the samples at `index` in batches of the one size, the last filled up with the last sample."""
-    size = _batch_size(device)
+    size = batch_size(device)
     return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
 
 

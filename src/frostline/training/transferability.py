@@ -1,0 +1,70 @@
+"""How well frozen activations tell the classes apart: by nearest neighbours, a linear probe, and LogME."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frostline.training import neighbours, probe
+from frostline.training.dataset import InMemory
+from frostline.training.evaluation import evaluate
+from frostline.training.head_inputs import ROWS
+from frostline.training.logme import logme
+from frostline.training.neighbours import Neighbours
+from frostline.training.probe import Solution
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What features of the training split say of those of the validation split."""
+
+    knn: float
+    """Accuracy of the nearest neighbours, a fraction in 0..1, with the number of them that is best for it."""
+    probe: float
+    """Accuracy of the linear probe, with the L2 strength that is best for it."""
+    logme: float
+    """Log evidence of the training split in nats per image and class."""
+    right: Tensor
+    """`(N,)` bool, on the CPU: which validation images the probe gets right."""
+    head: Solution
+    """The probe."""
+
+
+def scores(
+    train: InMemory, val: InMemory, classes: int, *, strengths: Sequence[float], k: Sequence[int], temperature: float
+) -> Scores:
+    """Return how well features `(N, D)` float32 of one split classify the other.
+
+    `strengths` are those of the L2 penalty, `k` numbers of neighbours; of each the best on `val` is taken.
+    """
+    voters = Neighbours(train, classes, k=max(k), temperature=temperature)
+    voters.k = neighbours.best_k(voters, val, k)
+    near = evaluate(voters, val, batch_size=ROWS, autocast=None)
+    solutions = probe.solve(train, classes, strengths)
+    head = solutions[probe.best(probe.scores(solutions, val))]
+    right = (val.tensor @ head.weight.T + head.bias).argmax(1) == val.labels
+    of_probe = right.double().mean().item()
+    return Scores(near.accuracy, of_probe, logme(train.tensor, train.labels), right.cpu(), head)
+
+
+def pooled(activations: Tensor) -> Tensor:
+    """Return a vector `(B, D)` float32 for each image: the mean of its activations over all places or tokens.
+
+    Maps `(B, C, H, W)` are square, as images are; so those are told apart that lie as `(B, H, W, C)`.
+    """
+    return activations.float().mean(_places(activations.shape)) if activations.dim() > 2 else activations.float()
+
+
+def pooling(activations: Tensor) -> str:
+    """Return in words what `pooled` does to activations."""
+    told = {2: "as it is", 3: "mean over tokens"}
+    return told.get(activations.dim(), "mean over space")
+
+
+def _places(shape: torch.Size) -> tuple[int, ...]:
+    if len(shape) == 3:
+        return (1,)
+    return (1, 2) if shape[1] == shape[2] != shape[3] else (2, 3)

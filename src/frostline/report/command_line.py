@@ -21,7 +21,12 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
-    return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in (given | swept).items())])
+    return of_sweep(given | swept)
+
+
+def of_sweep(values: Mapping[str, str]) -> str:
+    """Return the command of a sweep over what is typed for each key."""
+    return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in values.items())])
 
 
 def _program() -> str:

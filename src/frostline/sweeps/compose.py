@@ -10,7 +10,9 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -21,8 +23,10 @@ from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
-from frostline.sweeps import job
+from frostline.sweeps import hydra_keys, job
+from frostline.sweeps.compose_cache import Composer
 
+_NOWHERE = "hydra.sweep.dir=."  # the same folder for all, whatever the time
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
 Overrides = Sequence[str]
 """What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
@@ -94,6 +98,22 @@ def compose_one(overrides: Overrides) -> Config:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
             return _compose(overrides, lambda _: composed, 0)[0]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from None
+
+
+def compose_grid(overrides: Overrides) -> list[PlannedRun]:
+    """Return the runs of the sweep that `overrides`, with commas between values, ask for; leaves Hydra as it was.
+
+    Raises `UserError` as `compose_all` does. Nothing is said of folders, which these runs are not to have.
+    """
+    register_resolver()
+    hydra_keys.check_typed(overrides)
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            jobs = hydra_keys.points(parser.parse_overrides([*map(at_home, overrides)]))
+            return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from None
 

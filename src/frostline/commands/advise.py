@@ -1,0 +1,29 @@
+"""Say before a sweep which backbones are worth it, frozen how far, and what each mode costs on this machine."""
+
+from __future__ import annotations
+
+import json
+
+from frostline.commands import Parser, positive
+from frostline.core.project import at_home
+from frostline.report import advice as said
+from frostline.report.terminal import Screen
+from frostline.sweeps import advice
+
+
+def main(arguments: list[str]) -> int:
+    """Print the advice; nothing is trained, and no record is written."""
+    parser = Parser("advise", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what would be typed for the sweep")
+    parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="how many are looked at (2000)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    asked = parser.parse_intermixed_args(arguments)
+    from rich.console import Console
+
+    beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
+    found = advice.advise([*map(at_home, asked.overrides)], pictures=asked.pictures, screen=beside)
+    if asked.json:
+        print(json.dumps(said.facts(found), indent=1, ensure_ascii=False))
+    else:
+        said.show(found, Screen())
+    return 0

@@ -1,0 +1,220 @@
+"""What is said of backbones before a sweep: their ranking, what lies above each stage, costs, and what to run next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from frostline.records.result import percent
+from frostline.report import command_line, statistics
+from frostline.report.statistics import Interval
+from frostline.report.tables import duration, size
+
+if TYPE_CHECKING:
+    from frostline.report.terminal import Screen
+    from frostline.runs.advice import Border
+    from frostline.sweeps.advice import Advice, Backbone
+
+_GRID = "1e-4,1e-3,1e-2"  # decades around the default: `head` and `full` want learning rates of their own
+_LRS = _GRID.count(",") + 1
+MEASURED = (
+    "on 11 backbones and the embedded digits (benchmarks/advice.py) its ranks agreed with those of real sweeps' test "
+    "accuracies by a Spearman correlation of 0.00 for `head` and 0.00 for `full`"
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a backbone stands among all."""
+
+    backbone: Backbone
+    border: Border
+    """The one whose probe is the best of it."""
+    interval: Interval
+    """The 95% interval of that accuracy (Wilson)."""
+    behind: float
+    """By how much the first one's is higher."""
+    behind_interval: Interval | None
+    """The 95% interval of that, a paired bootstrap over the same pictures; None for the first."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is the first, or not told apart from it."""
+        return self.behind_interval is None or 0 in self.behind_interval
+
+
+def standings(backbones: Sequence[Backbone]) -> list[Standing]:
+    """Return all of them, the best linear probe first; of equals the one with fewer parameters."""
+    best = [(one, max(one.appraisal.borders, key=lambda border: border.probe)) for one in backbones]
+    best.sort(key=lambda pair: (-pair[1].probe, pair[0].appraisal.parameters))
+    return [_standing(one, border, best[0][1]) for one, border in best]
+
+
+def _standing(backbone: Backbone, border: Border, first: Border) -> Standing:
+    within = statistics.wilson(sum(border.right), len(border.right))
+    one, other = (np.array(each.right, dtype=np.bool_) for each in (first, border))
+    difference = None if border is first else statistics.paired_bootstrap(one, other)
+    return Standing(backbone, border, within, first.probe - border.probe, difference)
+
+
+def next_sweep(advice: Advice) -> str:
+    """Return the command of the sweep that is left: the backbones that are not clearly worse, the modes that fit.
+
+    No mode is left out for what a frozen network says, which is no evidence against training it.
+    """
+    left = [standing.backbone for standing in standings(advice.backbones) if standing.tied]
+    mode = "freeze_mode" if "freeze_mode" in advice.typed else "freeze"
+    lr = {} if "lr" in advice.typed else {"lr": _GRID}
+    varied = {key: ",".join(dict.fromkeys(one.typed[key] for one in left)) for key in left[0].typed}
+    modes = dict.fromkeys(cost.mode for one in left for cost in one.costs) | dict.fromkeys(advice.solved)
+    return command_line.of_sweep({**advice.typed, **varied, mode: ",".join(modes), **lr})
+
+
+def seconds_of_next(advice: Advice) -> float:
+    """Return about how long that sweep takes on this machine, one run after the other; what is kept is counted once."""
+    points = advice.points * (1 if "lr" in advice.typed else _LRS)
+    left = [standing.backbone for standing in standings(advice.backbones) if standing.tied]
+    return sum(cost.once + points * cost.epochs * cost.epoch for one in left for cost in one.costs)
+
+
+def show(advice: Advice, screen: Screen) -> None:
+    """Print all of it."""
+    ranked = standings(advice.backbones)
+    for note in advice.notes:
+        screen.say(f"  note: {note}")
+    screen.say(looked_at(advice))
+    screen.show(ranking_table(ranked))
+    for standing in ranked:
+        screen.say(standing.backbone.name, "bold")
+        screen.show(borders_table(standing.backbone))
+    screen.say("Costs", "bold")
+    screen.show(costs_table(ranked))
+    for sentence in sentences(advice):
+        screen.say(sentence)
+
+
+def looked_at(advice: Advice) -> str:
+    """Return what was looked at, in a sentence."""
+    parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
+    some = "backbone" if len(advice.backbones) == 1 else "backbones"
+    where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} pictures"
+    return f"{len(advice.backbones)} {some} on {where}, a stratified sample that is the same for all, none of test"
+
+
+def ranking_table(ranked: Sequence[Standing]) -> Table:
+    """Return a row per backbone: its best probe, how far it is behind the first, and the other scores there."""
+    table = _table("backbone", "parameters", "probe", "95% interval", "behind the first", "above", "kNN", "LogME")
+    for one in ranked:
+        table.add_row(
+            *(one.backbone.name, f"{one.backbone.appraisal.parameters:,}", percent(one.border.probe)),
+            *(_span(one.interval), _behind(one), one.border.stage, percent(one.border.knn), f"{one.border.logme:.3f}"),
+        )
+    return table
+
+
+def _behind(one: Standing) -> str:
+    if one.behind_interval is None:
+        return "-"
+    return f"{100 * one.behind:.1f} ({_span(one.behind_interval)}){', a tie' if one.tied else ''}"
+
+
+def _span(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def borders_table(backbone: Backbone) -> Table:
+    """Return a row per stage: what activations above it are worth, and how hard the data pull at it."""
+    table = _table("above", "pooled", "values", "kNN", "probe", "LogME", "gradient")
+    pulls = dict(backbone.appraisal.gradients)
+    for one in backbone.appraisal.borders:
+        scores = (percent(one.knn), percent(one.probe), f"{one.logme:.3f}")
+        table.add_row(one.stage, one.pooling, f"{one.dimensions:,}", *scores, _pull(pulls.pop(one.stage, None)))
+    for stage, pull in pulls.items():
+        table.add_row(stage, "", "", "", "", "", _pull(pull))
+    return table
+
+
+def _pull(norm: float | None) -> str:
+    return "-" if norm is None else f"{norm:.2g}"
+
+
+def costs_table(ranked: Sequence[Standing]) -> Table:
+    """Return a row per backbone and mode: the time of features, of an epoch, and of a run, and the peak of memory."""
+    table = _table("backbone", "mode", "on", "once", "an epoch", "a run", "peak memory")
+    for one in ranked:
+        for cost in one.backbone.costs:
+            times = (duration(cost.once) if cost.once else "-", duration(cost.epoch), duration(cost.run))
+            table.add_row(one.backbone.name, cost.mode, cost.device, *times, size(cost.memory))
+        for mode in one.backbone.too_large:
+            table.add_row(one.backbone.name, mode, "", "-", "-", "-", "more than the GPU has")
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for heading in headings:
+        words = heading in ("backbone", "above", "pooled", "mode", "on")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    return table
+
+
+def sentences(advice: Advice) -> Iterator[str]:
+    """Yield what the numbers say, what to type next, and how little all of that is."""
+    ranked = standings(advice.backbones)
+    tied = [standing.backbone.name for standing in ranked if standing.tied]
+    if len(ranked) > 1:
+        others = "all others are behind it" if len(tied) < len(ranked) else "none is clearly behind"
+        yield f"Not told apart by the probe: {', '.join(tied)}." if tied[1:] else f"{tied[0]} is first: {others}."
+    runs = f"about {duration(seconds_of_next(advice))} on this machine, one run after the other"
+    yield f"Next ({runs}): `{next_sweep(advice)}`."
+    yield (
+        "How little this is: stage, k and L2 strength are the best of several on these very validation pictures, so "
+        "accuracies are a little too high; intervals are those of the pictures alone."
+    )
+    yield (
+        "A probe says what frozen features are worth: it ranks backbones for `head`, and for `full` much less; "
+        f"{MEASURED}. So no mode is left out for what a frozen network says."
+    )
+    steps = "times are those of a few steps, times their number, without compiling and the final test"
+    solved = f"; {', '.join(advice.solved)} takes what `head` takes once" if advice.solved else ""
+    yield f"Costs: {steps}; memory is the peak of this process while it made them{solved}."
+
+
+def facts(advice: Advice) -> dict[str, Any]:
+    """Return all of it for programs: accuracies are fractions in 0..1, times seconds, memory bytes."""
+    return {
+        "data": advice.data,
+        "images": dict(advice.images),
+        "sample": dict(advice.sample),
+        "notes": list(advice.notes),
+        "backbones": [_facts(standing) for standing in standings(advice.backbones)],
+        "next": next_sweep(advice),
+        "next_seconds": seconds_of_next(advice),
+        "limits": list(sentences(advice))[-3:],
+    }
+
+
+def _facts(one: Standing) -> dict[str, Any]:
+    borders = [asdict(border) for border in one.backbone.appraisal.borders]
+    for border in borders:
+        del border["right"]
+    return {
+        "name": one.backbone.name,
+        "parameters": one.backbone.appraisal.parameters,
+        "best": one.border.stage,
+        "probe": one.border.probe,
+        "probe_interval": [one.interval.low, one.interval.high],
+        "behind": one.behind,
+        "behind_interval": one.behind_interval and [one.behind_interval.low, one.behind_interval.high],
+        "tied": one.tied,
+        "borders": borders,
+        "relative_gradient_norms": dict(one.backbone.appraisal.gradients),
+        "seconds_per_picture": one.backbone.appraisal.seconds,
+        "costs": [{**asdict(cost), "run": cost.run} for cost in one.backbone.costs],
+        "too_large": list(one.backbone.too_large),
+    }

@@ -1,0 +1,159 @@
+"""What can be said of a backbone before it is trained: one pass of some pictures, looked at above each stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frostline.core import machine
+from frostline.core.config import FreezeModeConfig
+from frostline.core.errors import user_error
+from frostline.data.loading import Data, Split
+from frostline.data.splitting import stratified
+from frostline.data.views import Views
+from frostline.models import cut
+from frostline.runs import frost_line, split_views
+from frostline.runs.setup import Setup
+from frostline.training import features, gradient
+from frostline.training.dataset import InMemory, announced
+from frostline.training.probe import Solution
+from frostline.training.relative_gradient import relative_gradient_norms
+from frostline.training.transferability import Scores, pooled, pooling, scores
+
+_GRADIENT = (4, 16)  # batches, and images of each, whose gradient is taken: few enough for any memory that can train
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which pictures are looked at, the same ones for every backbone; never any of the test split."""
+
+    train: Tensor
+    """`(N,)` int64: rows of the training split."""
+    val: Tensor
+    """`(M,)` int64: rows of the validation split."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """What the activations above a stage are worth, all that lies below being frozen."""
+
+    stage: str
+    """The last one below."""
+    pooling: str
+    """How activations become a vector."""
+    dimensions: int
+    knn: float
+    """Accuracies on the validation pictures, fractions in 0..1."""
+    probe: float
+    logme: float
+    """Nats per training picture and class; only borders and backbones of one sample can be compared."""
+    right: tuple[bool, ...]
+    """Which of the validation pictures the probe gets right."""
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What one pass through a backbone came to."""
+
+    parameters: int
+    borders: tuple[Border, ...]
+    """Bottom to top, the last one being what the head is given."""
+    gradients: Mapping[str, float]
+    """Relative gradient norm of each stage, the head solved; empty where no solved head fits into the network."""
+    seconds: float
+    """That a picture took to be made a view of, and to pass through all but the head."""
+
+
+def draw(data: Data, pictures: int, seed: int) -> Sample:
+    """Return a stratified sample of at most so many `pictures`, half of them for validation if there are enough.
+
+    UserError where that is less than a training picture and a validation picture of every class.
+    """
+    classes = [len(split.labels.unique()) for split in (data.train, data.val)]
+    if pictures < 2 * max(classes):
+        raise user_error("pictures", pictures, f"at least {2 * max(classes)}: two of each class, one for validation")
+    val = min(pictures // 2, len(data.val))
+    return Sample(_rows(data.train, min(pictures - val, len(data.train)), seed), _rows(data.val, val, seed))
+
+
+def _rows(split: Split, count: int, seed: int) -> Tensor:
+    return stratified(split.labels, split.ids, count, seed).nonzero()[:, 0]
+
+
+def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: FreezeModeConfig) -> Appraisal:
+    """Return what the sample says of a backbone whose head alone learns in `setup`.
+
+    `probe` and `knn` are the freeze modes whose strengths, and numbers of neighbours, are tried. UserError for a
+    network that can be cut above no stage.
+    """
+    setup.enter(0)
+    data, assumed = setup.data, knn.temperature
+    assert assumed is not None
+    began = time.perf_counter()
+    train = _passed(setup, split_views.centred(setup, "train", data.train), sample.train)
+    val = _passed(setup, split_views.centred(setup, "val", data.val), sample.val)
+    machine.wait(setup.device)
+    seconds = time.perf_counter() - began
+    found = {
+        stage: scores(of, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=assumed)
+        for stage, of in train.items()
+    }
+    return Appraisal(
+        parameters=sum(parameter.numel() for parameter in setup.model.module.parameters()),
+        borders=tuple(_border(stage, train[stage], told) for stage, told in found.items()),
+        gradients=_gradients(setup, sample.train, [*found.values()][-1].head),
+        seconds=seconds / (len(sample.train) + len(sample.val)),
+    )
+
+
+class _Activations(InMemory):
+    """What a split's pictures become above a stage, a vector each."""
+
+    def __init__(self, tensor: Tensor, labels: Tensor, pooling: str) -> None:
+        super().__init__(tensor, labels)
+        self.pooling = pooling
+
+
+def _border(stage: str, train: _Activations, told: Scores) -> Border:
+    right = tuple(told.right.tolist())
+    return Border(stage, train.pooling, train.tensor.shape[1], told.knn, told.probe, told.logme, right)
+
+
+def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
+    """Return the activations of some rows above each stage above which the network can be cut, bottom to top."""
+    parts = cut.segments(setup.model.module, setup.model.structure)
+    if not parts:
+        expected = f"a model that can be cut between its stages, and {setup.model.name} is none"
+        raise user_error("model.name", setup.model.name, expected)
+    frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
+    found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}
+    how: dict[str, str] = {}
+    for index in announced(views, rows.split(features.batch_size(setup.device)), 1):
+        activations = views.inputs(index, 1)
+        for stage, part in frozen.items():
+            activations = part(activations)
+            how[stage] = pooling(activations)
+            found[stage].append(pooled(activations))
+    labels = views.labels[rows.to(setup.device)]
+    return {stage: _Activations(torch.cat(each), labels, how[stage]) for stage, each in found.items()}
+
+
+def _gradients(setup: Setup, rows: Tensor, solved: Solution) -> dict[str, float]:
+    """Return the relative gradient norm of every stage on some of the training pictures, with the `solved` head."""
+    module, structure = setup.model.module, setup.model.structure
+    below = structure.stages[:-1]
+    whole = cut.reach(module, structure, below) == below
+    head = gradient.linear_of(cut.halves(module, structure, below)[1]) if whole else None
+    if head is None or head.linear.bias is None or head.linear.weight.shape != solved.weight.shape:
+        return {}
+    with torch.no_grad():
+        head.linear.weight.copy_(solved.weight)
+        head.linear.bias.copy_(solved.bias)
+    views, (count, size) = split_views.centred(setup, "train", setup.data.train), _GRADIENT
+    spread = rows[torch.arange(0, len(rows), max(1, len(rows) // (count * size)))]
+    batches = ((views.inputs(index, 1), views.labels[index.to(setup.device)]) for index in spread.split(size)[:count])
+    return relative_gradient_norms(module, structure.stage_of, batches, setup.autocast)

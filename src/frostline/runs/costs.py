@@ -1,0 +1,162 @@
+"""What a run will cost on this machine: a few of its steps are made and timed, the rest is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from frostline.core import machine
+from frostline.runs import frost_line
+from frostline.runs.frost_line import Line
+from frostline.runs.setup import Setup
+from frostline.runs.split_views import Images, look
+from frostline.runs.train import learner_of
+from frostline.training.dataset import Dataset, InMemory, batches, shuffled
+from frostline.training.evaluation import evaluate
+from frostline.training.features import batch_size
+from frostline.training.steps import TrainedPart, steps
+
+_STEPS = 30  # at most that are timed, after one that is not
+_ENOUGH = 3.0  # seconds after which no further one is
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a freeze mode costs on this machine; times in seconds."""
+
+    mode: str
+    device: str
+    epochs: int
+    once: float
+    """For what is computed once and then kept: features below the frost line."""
+    epoch: float
+    """Of training and its validation, as a mean over the epochs."""
+    memory: int
+    """Peak in bytes: of a GPU's memory, or of the process."""
+
+    @property
+    def run(self) -> float:
+        """Seconds of all of it, but for the final test."""
+        return self.once + self.epochs * self.epoch
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Seconds of the parts of a phase."""
+
+    below: float
+    """That a picture takes up to the frost line; 0 where nothing lies below."""
+    kept: bool
+    step: float
+    above: float
+    """That a picture takes from the line on, where nothing is learnt."""
+
+
+def measure(setup: Setup, seconds: float) -> Cost:
+    """Return what the run of `setup`, which was assembled just now, will cost.
+
+    `seconds` are those that a picture takes through all but the head of the network. Compiling is left out. Raises
+    torch.OutOfMemoryError where a step does not fit into a GPU.
+    """
+    images, learner, mixes = look(setup), learner_of(setup), setup.config.train
+    kept = 0
+    phases: list[_Phase] = []
+    for number in range(len(setup.phases)):
+        line = frost_line.draw(setup, number, images)
+        if mixes.mixup or mixes.cutmix or line.read(images.train) is images.train:  # see `frost_line.part`
+            phases.append(_on_images(setup, learner.optimizer, images, seconds))
+        else:
+            passing = frost_line.draw(setup, number, images, keep=False)
+            phase, each = _on_features(setup, learner.optimizer, images, passing, kept=line.kept)
+            phases.append(phase)
+            kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.kept else 0)
+    peak = machine.peak_memory(setup.device) + (kept if kept <= setup.room.budget else 0)
+    return _summed(setup, images, phases, peak)
+
+
+def _summed(setup: Setup, images: Images, phases: list[_Phase], peak: int) -> Cost:
+    train, val, epochs = len(setup.data.train), len(setup.data.val), setup.config.epochs
+    once = every = 0.0
+    for span in setup.timeline:
+        phase, share = phases[span.phase], (span.end - span.start) / setup.steps_per_epoch
+        views = {images.train.view_of(epoch) for epoch in range(1, max(1, round(share)) + 1)}
+        if phase.kept:
+            once += phase.below * (train * len(views) + val)
+        passed = 0.0 if phase.kept else phase.below
+        every += share * (setup.steps_per_epoch * phase.step + train * passed + val * (passed + phase.above))
+    return Cost(setup.config.freeze_mode.name, machine.device_name(setup.device), epochs, once, every / epochs, peak)
+
+
+def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, images: Images, seconds: float) -> _Phase:
+    """Measure steps of a network of which nothing is computed once."""
+    rows = _batches(setup, 1 + _STEPS)
+    step = _step(setup, optimizer, setup.model.module, images.train, rows, setup.autocast)
+    return _Phase(0.0, False, step, seconds)
+
+
+def _on_features(
+    setup: Setup, optimizer: torch.optim.Optimizer, images: Images, line: Line, *, kept: bool
+) -> tuple[_Phase, int]:
+    """Measure what lies above a line that keeps nothing, and below; and return the bytes of a picture's features."""
+    size = batch_size(setup.device)
+    rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
+    first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
+    read = line.read(images.train)
+    read.inputs(first, 1)
+    machine.wait(setup.device)
+    below, inputs = _timed(setup, lambda: read.inputs(rest, 1))
+    data = InMemory(inputs, images.train.labels[rest.to(setup.device)])
+    network = line.above(setup.model.module)
+    parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]
+    indices = [parts[number % len(parts)] for number in range(1 + _STEPS)]
+    step = _step(setup, optimizer, network, data, indices, line.autocast)
+    above, _ = _timed(
+        setup, lambda: evaluate(network, data, batch_size=setup.config.eval_batch_size, autocast=line.autocast)
+    )
+    return _Phase(below / len(rest), kept, step, above / len(rest)), inputs[0].nbytes
+
+
+def _batches(setup: Setup, count: int) -> list[torch.Tensor]:
+    """Return the rows of the first batches of an epoch, so many if it has them."""
+    total, size = len(setup.data.train), setup.config.batch_size
+    order = shuffled(total, setup.config.seed, 1)
+    return [order[part] for part in batches(total, size, drop_last=setup.config.train.drop_last)][:count]
+
+
+def _step(
+    setup: Setup,
+    optimizer: torch.optim.Optimizer,
+    network: torch.nn.Module,
+    data: Dataset,
+    indices: list[torch.Tensor],
+    autocast: torch.dtype | None,
+) -> float:
+    """Return the seconds of a step, without the first one, which makes room for all others."""
+    part = TrainedPart(network, data, autocast, network, data, autocast)
+    made = steps(part, indices, optimizer, setup.recipe, epoch=1, first=0)
+    once, _ = _timed(setup, lambda: next(made))
+    spent, count = _several(setup, made)
+    return spent / count if count else once
+
+
+def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
+    """Return how long it took to make some things, until that is enough, and how many they were."""
+    began, count, spent = time.perf_counter(), 0, 0.0
+    for count, _ in enumerate(made, 1):  # noqa: B007
+        machine.wait(setup.device)
+        spent = time.perf_counter() - began
+        if spent > _ENOUGH:
+            break
+    return spent, count
+
+
+def _timed(setup: Setup, work: Callable[[], T]) -> tuple[float, T]:
+    began = time.perf_counter()
+    done = work()
+    machine.wait(setup.device)
+    return time.perf_counter() - began, done

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 import ablation
+import advice
 import determinism
 import fair
 import fidelity
@@ -429,4 +430,5 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "launcher": safety.launcher,
     "share": safety.share,
     "ablation": ablation.ablation,
+    "advice": advice.advice,
 }

@@ -5,12 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frostline.api import Classifier, Run, Sweep, compose, load, open, plan, sweep
+    from frostline.api import Advice, Classifier, Run, Sweep, advise, compose, load, open, plan, sweep
     from frostline.core.config import Config
     from frostline.core.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Config", "Run", "Sweep", "UserError", "compose", "load", "open", "plan", "sweep"]
+__all__ = [
+    "Advice",
+    "Classifier",
+    "Config",
+    "Run",
+    "Sweep",
+    "UserError",
+    "advise",
+    "compose",
+    "load",
+    "open",
+    "plan",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from frostline.report.advice import Standing
     from frostline.report.cells import Cell
     from frostline.report.contest import Contest
     from frostline.report.predictions import Predictions
@@ -65,6 +66,20 @@ def plan(config: Config) -> Plan:
         screen = Screen(Console(quiet=True))
         setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, config.freeze_mode.name)
+
+
+def advise(*overrides: str, pictures: int = 2000) -> Advice:
+    """Return what is known of the backbones of a sweep before it: `advise("model=resnet18,resnet50", "data=cifar10")`.
+
+    At most so many `pictures` are looked at, and a few steps of each freeze mode are timed in this process; nothing is
+    trained or recorded. UserError for what a sweep refuses.
+    """
+    from rich.console import Console
+
+    from frostline.report.terminal import Screen
+    from frostline.sweeps import advice
+
+    return Advice(advice.advise(overrides, pictures=pictures, screen=Screen(Console(quiet=True))))
 
 
 def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
@@ -269,6 +284,60 @@ class Sweep:
         table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
         pictures = "".join(text[text.index("<svg") :] for text in drawn)
         return f"<p>{escape(self.verdict)}</p>{table}<div>{pictures}</div>"
+
+
+@dataclass(frozen=True, repr=False)
+class Advice:
+    """What is known of backbones before they are swept over."""
+
+    found: Any
+    """All of it (`frostline.sweeps.advice.Advice`)."""
+
+    def __repr__(self) -> str:
+        return f"<Advice on {', '.join(one.backbone.name for one in self.standings)}>"
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The backbones, the best linear probe first, and whether each is told apart from the first."""
+        from frostline.report.advice import standings
+
+        return standings(self.found.backbones)
+
+    @property
+    def command(self) -> str:
+        """The command of the sweep that is left to run."""
+        from frostline.report.advice import next_sweep
+
+        return next_sweep(self.found)
+
+    @property
+    def said(self) -> list[str]:
+        """What the numbers say, what to type next, and how little all of that is, a sentence each."""
+        from frostline.report.advice import sentences
+
+        return list(sentences(self.found))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per backbone and stage: what activations above the stage are worth."""
+        return self._table("borders")
+
+    def costs(self) -> pd.DataFrame:
+        """Return a table with a row per backbone and freeze mode: times in seconds, memory in bytes."""
+        return self._table("costs")
+
+    def _table(self, part: str) -> pd.DataFrame:
+        import pandas as pd
+
+        from frostline.report.advice import facts
+
+        return pd.DataFrame(
+            [{"backbone": one["name"], **row} for one in facts(self.found)["backbones"] for row in one[part]]
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the sentences and both tables, for a notebook."""
+        tables = [one.to_html(index=False, float_format="{:.4g}".format) for one in (self.to_pandas(), self.costs())]
+        return "".join([*(f"<p>{escape(sentence)}</p>" for sentence in self.said), *tables])
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,16 @@ def lively(name: str) -> tuple[Model, torch.Tensor]:
 def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str) -> None:
     model, images = lively(name)
     stages = model.structure.stages
+    parts, passed = cut.segments(model.module, model.structure), images
+    assert tuple(parts) == stages[:-1]
     with torch.inference_mode():
         whole = model.module(images)
         for border in range(1, len(stages)):
             lower, upper = cut.halves(model.module, model.structure, stages[:border])
             features = lower(images)
             assert torch.equal(upper(features), whole), stages[border]
+            passed = parts[stages[border - 1]](passed)
+            assert torch.equal(passed, features), stages[border]
             owners = {id(p): model.structure.stage_of(name) for name, p in model.module.named_parameters()}
             assert {owners[id(p)] for p in lower.parameters()} <= set(stages[:border])
             assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from frostline.commands import Parser, positive
-from frostline.core.project import at_home
 from frostline.report import advice as said
 from frostline.report.terminal import Screen
 from frostline.sweeps import advice
@@ -21,7 +20,7 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
 
     beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
-    found = advice.advise([*map(at_home, asked.overrides)], pictures=asked.pictures, screen=beside)
+    found = advice.advise(asked.overrides, pictures=asked.pictures, screen=beside)
     if asked.json:
         print(json.dumps(said.facts(found), indent=1, ensure_ascii=False))
     else:

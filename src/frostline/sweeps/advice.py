@@ -89,8 +89,9 @@ def _key(override: str) -> str:
 def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, str]) -> None:
     for run in planned:
         if run.config.data != planned[0].config.data:
-            key = next(key for key, value in values.items() if key.split(".")[0] == "data" and "," in value)
-            raise user_error(key, values[key], "one value, since backbones are compared on the same pictures")
+            several = (key for key, value in values.items() if key.split(".")[0] == "data" and "," in value)
+            key = next(several, "data")
+            raise user_error(key, values.get(key), "one value, since backbones are compared on the same pictures")
 
 
 def _check(planned: Sequence[PlannedRun], screen: Screen) -> list[str]:

@@ -1,0 +1,86 @@
+"""Ties are called ties, and what is clearly worse is no part of the next sweep, nor a mode that does not fit."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from frostline.report import advice
+from frostline.runs.advice import Appraisal, Border
+from frostline.runs.costs import Cost
+from frostline.sweeps.advice import Advice, Backbone, compose_grid
+
+PICTURES = 200
+
+
+def border(right: int, *, stage: str = "stage1", shift: int = 0) -> Border:
+    """Return what a probe says that gets so many pictures right, those from `shift` on."""
+    answers = tuple(shift <= number < shift + right for number in range(PICTURES))
+    return Border(stage, "as it is", 8, 0.5, right / PICTURES, 0.1, answers)
+
+
+def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple[str, ...] = ()) -> Backbone:
+    modes = [mode for mode in ("head", "full") if mode not in too_large]
+    costs = tuple(Cost(mode, "cpu", 5, 3.0 * (mode == "head"), 2.0, 10**9) for mode in modes)
+    return Backbone(name, {"model": name}, Appraisal(parameters, borders, {"stem": 0.5}, 0.01), costs, too_large)
+
+
+def advised(*backbones: Backbone, **typed: str) -> Advice:
+    values = {"model": ",".join(one.name for one in backbones), "data": "digits", **typed, "freeze": "head,full,probe"}
+    counts = {"train": 300, "val": PICTURES, "classes": 10}
+    return Advice(backbones, values, ("probe",), 2, "digits", {"train": 1000, "val": 400}, counts, ())
+
+
+WORSE, GOOD = backbone("resnet18", border(120)), backbone("resnet34", border(180), border(150, stage="stage2"))
+NEAR = backbone("resnet50", border(60), border(177, stage="stage2", shift=10))
+
+
+def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie() -> None:
+    ranked = advice.standings([WORSE, NEAR, GOOD])
+    assert [one.backbone.name for one in ranked] == ["resnet34", "resnet50", "resnet18"]
+    assert [one.tied for one in ranked] == [True, True, False]
+    assert [one.border.stage for one in ranked] == ["stage1", "stage2", "stage1"]
+    assert ranked[2].behind == pytest.approx(0.3) and 0.3 in ranked[2].behind_interval
+    assert ranked[0].interval.low < 0.9 < ranked[0].interval.high
+    equal = [backbone("large", border(180), parameters=20), backbone("small", border(180))]
+    assert [one.backbone.name for one in advice.standings(equal)] == ["small", "large"]
+
+
+def test_the_next_sweep_has_what_is_not_clearly_worse_and_can_be_typed() -> None:
+    command = advice.next_sweep(advised(WORSE, NEAR, GOOD, **{"experiment_name": "a b"}))
+    program, *typed = shlex.split(command)[1:]
+    assert (program, typed[0]) == ("train.py", "-m")
+    assert dict(one.split("=", 1) for one in typed[1:]) == {
+        **{"model": "resnet34,resnet50", "data": "digits", "experiment_name": "a b"},
+        **{"freeze": "head,full,probe", "lr": "1e-4,1e-3,1e-2"},
+    }
+    assert len(compose_grid(typed[1:])) == 2 * (2 * 3 + 1)
+    assert "lr=0.5,0.1 " in advice.next_sweep(advised(NEAR, GOOD, lr="0.5,0.1"))
+
+
+def test_a_mode_is_left_out_where_it_fits_nowhere_and_for_nothing_else() -> None:
+    small = backbone("resnet34", border(180), too_large=("full",))
+    assert "freeze=head,probe" in advice.next_sweep(advised(small))
+    assert "freeze=head,full,probe" in advice.next_sweep(advised(small, NEAR))
+    perfect = backbone("resnet34", border(PICTURES))
+    assert "freeze=head,full,probe" in advice.next_sweep(advised(perfect))
+
+
+def test_the_time_of_the_next_sweep_counts_features_once_and_every_run() -> None:
+    runs = 2 * 3  # points that were typed, times learning rates that were not
+    assert advice.seconds_of_next(advised(WORSE, GOOD)) == pytest.approx((3.0 + runs * 10) + runs * 10)
+    assert advice.seconds_of_next(advised(GOOD, lr="0.1")) == pytest.approx((3.0 + 2 * 10) + 2 * 10)
+
+
+def test_it_says_how_little_it_is_and_programs_can_read_it() -> None:
+    found = advised(WORSE, NEAR, GOOD)
+    told = " ".join(advice.sentences(found))
+    assert "Not told apart by the probe: resnet34, resnet50." in told
+    assert "Spearman" in told and advice.next_sweep(found) in told
+    assert "300 of 1,000 train and 200 of 400 val pictures" in advice.looked_at(found)
+    facts = json.loads(json.dumps(advice.facts(found), allow_nan=False))
+    assert [one["tied"] for one in facts["backbones"]] == [True, True, False]
+    assert facts["next"] == advice.next_sweep(found)
+    assert facts["backbones"][0]["costs"][0]["run"] == 13.0

@@ -1,0 +1,130 @@
+"""A backbone is looked at in one pass of a sample that every backbone shares, and what a run costs is what it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from emulated_card import EmulatedMachine
+from frostline.core.config import Config
+from frostline.core.errors import UserError
+from frostline.data import resize
+from frostline.data.views import Views
+from frostline.models import cut
+from frostline.report.terminal import Screen
+from frostline.runs import advice, costs, split_views
+from frostline.runs.advice import Appraisal
+from frostline.runs.setup import Setup, assemble
+from small import SMALL, Told, compose, mode
+
+FEW = (*SMALL, "data.limit=60", "data.val_fraction=0.05", "precision=fp32")
+
+PROBE = replace(mode("probe"), l2=[10.0, 1.0])
+
+
+def made(folder: Path, *overrides: str) -> Setup:
+    config: Config = compose(*FEW, *overrides)
+    return assemble(config, folder, meta=False, screen=cast(Screen, Told()))
+
+
+def appraised(setup: Setup, pictures: int = 60) -> Appraisal:
+    sample = advice.draw(setup.data, pictures, 0)
+    return advice.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
+
+
+def test_every_picture_passes_once_and_none_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[tuple[str, int]] = Counter()
+    inputs = Views.inputs
+
+    def counted(views: Views, index: torch.Tensor, epoch: int) -> torch.Tensor:
+        seen.update((str(views.identity["split"]), row) for row in index.tolist())
+        return inputs(views, index, epoch)
+
+    monkeypatch.setattr(Views, "inputs", counted)
+    monkeypatch.setattr(advice, "_gradients", lambda *_: {})
+    setup = made(tmp_path, "freeze=head", "augment=standard")
+    sample = advice.draw(setup.data, 60, 0)
+    found = advice.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
+    asked = {("train", row) for row in sample.train.tolist()} | {("val", row) for row in sample.val.tolist()}
+    assert set(seen) == asked and set(seen.values()) == {1} and len(asked) == 60
+    assert [border.stage for border in found.borders] == ["stem", "stage1", "stage2", "stage3"]
+
+
+def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp_path: Path) -> None:
+    setup = made(tmp_path, "freeze=head")
+    found = appraised(setup)
+    structure, views = setup.model.structure, split_views.centred(setup, "val", setup.data.val)
+    rows = advice.draw(setup.data, 60, 0).val
+    passed = advice._passed(setup, views, rows)
+    for number, border in enumerate(found.borders, 1):
+        lower, _ = cut.halves(setup.model.module, structure, structure.stages[:number])
+        with torch.no_grad():
+            outputs = lower(views.inputs(rows, 1))
+        expected = outputs.mean((2, 3)) if outputs.dim() == 4 else outputs
+        assert torch.allclose(passed[border.stage].tensor, expected, atol=1e-5)
+        assert border.dimensions == expected.shape[1] and len(border.right) == len(rows)
+        assert border.probe == sum(border.right) / len(rows)
+    assert set(found.gradients) == set(structure.stages) and min(found.gradients.values()) > 0
+    assert not any(
+        parameter.requires_grad for name, parameter in setup.model.module.named_parameters() if "fc" not in name
+    )
+
+
+def test_the_sample_is_stratified_and_the_same_again_and_as_small_as_classes_allow(tmp_path: Path) -> None:
+    data = made(tmp_path, "freeze=head", "data.limit=200", "data.val_fraction=0.1").data
+    first, again, larger = (advice.draw(data, pictures, 0) for pictures in (80, 80, 120))
+    assert torch.equal(first.train, again.train) and set(first.train.tolist()) <= set(larger.train.tolist())
+    assert not torch.equal(first.train, advice.draw(data, 80, 1).train)
+    for split, rows in ((data.train, first.train), (data.val, first.val)):
+        counts = split.labels[rows].bincount(minlength=10)
+        assert len(rows) == 40 and int(counts.min()) >= 3 and int(counts.max()) <= 5
+    assert len(advice.draw(data, 10_000, 0).train) == len(data.train)
+    with pytest.raises(UserError, match=r"^pictures=19: expected at least 20: two of each class, one for validation$"):
+        advice.draw(data, 19, 0)
+
+
+def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Path) -> None:
+    found = appraised(made(tmp_path, "freeze=head", "model=squeezenet1_1", "model.weights=null"))
+    assert found.gradients == {} and found.borders[-1].dimensions == 512
+
+
+def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(tmp_path: Path) -> None:
+    def cost(*overrides: str) -> costs.Cost:
+        return costs.measure(made(tmp_path, *overrides), 0.5)
+
+    kept, fresh, full = cost("freeze=head"), cost("freeze=head", "augment=standard"), cost("freeze=full")
+    assert (kept.mode, full.mode, kept.epochs) == ("head", "full", 3)
+    assert kept.once > kept.epoch and full.once == 0  # one pass of all, against steps of a layer
+    assert fresh.once > 2 * kept.once  # other views in each of three epochs
+    setup = made(tmp_path, "freeze=full")
+    val = 0.5 * len(setup.data.val)  # a picture was said to take half a second
+    assert val < full.epoch < val + 10 and full.run == pytest.approx(3 * full.epoch)
+    passed = cost("freeze=head", "features.enabled=false")
+    assert passed.once == 0 and passed.epoch > 3 * kept.epoch
+    assert kept.memory > 10**8
+
+
+def test_modes_of_several_phases_and_mixed_pictures_are_timed_too(tmp_path: Path) -> None:
+    several = costs.measure(made(tmp_path, "freeze=lp_ft", "epochs=4"), 0.01)
+    assert several.once > 0 and several.epoch > 0
+    mixed = costs.measure(made(tmp_path, "freeze=head", "train.mixup=0.2"), 0.01)
+    assert mixed.once == 0  # a mixed picture is no function of one
+
+
+@pytest.mark.slow
+def test_it_comes_to_the_same_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
+    monkeypatch.setattr(costs, "_STEPS", 1)
+    found: list[Any] = []
+    for device in ("cpu", "cuda"):
+        with EmulatedMachine().running() if device == "cuda" else nullcontext():
+            setup = made(tmp_path, "freeze=head", f"device={device}")
+            found.append([(b.stage, b.probe, b.knn, b.right) for b in appraised(setup).borders])
+            assert costs.measure(made(tmp_path, "freeze=last_stage", f"device={device}"), 0.01).run > 0
+    assert found[0] == found[1]

@@ -1,0 +1,61 @@
+"""`frostline advise` as it is typed: two backbones of known quality, and mistakes before anything is looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import frostline
+from frostline import commands
+from frostline.core.errors import UserError
+from frostline.runs import costs
+
+QUICK = ("data.limit=100", "threads=1", "batch_size=20", "freeze=head,full")
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr(costs, "_STEPS", 2)
+
+
+@pytest.mark.slow
+def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--pictures", "300", *QUICK)
+    assert commands.run("advise", [*typed, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    glyphs, random = said["backbones"]
+    assert (glyphs["name"], random["name"]) == ("model.weights=glyphs", "model.weights=null")
+    assert glyphs["probe"] > random["probe"] + 0.05 and not random["tied"]
+    assert [cost["mode"] for cost in random["costs"]] == ["head", "full"]
+    assert said["sample"] == {"train": 100, "val": 150, "classes": 10}
+    assert "model.weights=glyphs " in said["next"] and "freeze=head,full" in said["next"]
+    assert not list(tmp_path.iterdir())  # no record, and no folder of a sweep
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (("model=resnt18,resnet50",), "model=resnt18: expected one of the .*; did you mean resnet18?"),
+        (("lr=-1",), "lr=-1.0: expected a finite number above 0"),
+        (("lrr=1",), "lrr=1: expected a key of the config"),
+        (("data=digits,glyphs",), "data=digits,glyphs: expected one value, since backbones are compared on the same"),
+        (("data.root=here",), "data.root=here: expected to be given with data=image_folder"),
+        (("hydra.mode=RUN",), "hydra.mode=RUN: expected MULTIRUN"),
+        (("model.weights=none.safetensors",), "model.weights=none.safetensors: expected a file"),
+    ],
+)
+def test_a_mistake_is_the_one_line_that_a_sweep_answers(typed, line):
+    with pytest.raises(UserError) as mistake:
+        frostline.advise(*typed, "freeze=head")
+    assert re.match(line.replace("?", r"\?"), str(mistake.value)) and "\n" not in str(mistake.value)
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_it_and_has_its_tables():
+    found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", pictures=60)
+    assert list(found.to_pandas()["stage"]) == ["stem", "stage1", "stage2", "stage3"]
+    assert list(found.costs()["mode"]) == ["head"] and found.command in found._repr_html_().replace("&#x27;", "'")
+    assert repr(found) == "<Advice on shufflenet_v2_x0_5>" and found._repr_html_().count("<table") == 2

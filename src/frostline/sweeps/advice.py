@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compos
 if TYPE_CHECKING:
     from frostline.runs.advice import Appraisal, Sample
     from frostline.runs.costs import Cost
+    from frostline.runs.setup import Setup
 
 _MODES = "freeze=head,last_stage,lora,full"
 _OWN = ("head", "probe", "knn")
@@ -65,21 +67,27 @@ def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
 
     At most so many `pictures` are looked at. UserError for whatever a sweep refuses, before the first is looked at.
     """
-    typed = [one for one in overrides if "=" in one]
-    given = [*overrides, *([] if any(_key(one) in ("freeze", "freeze_mode") for one in typed) else [_MODES])]
+    from frostline.runs import advice  # imports torch
+
+    asked = any(_key(one) in ("freeze", "freeze_mode") for one in overrides)
+    given = [*overrides, *([] if asked else [_MODES])]
     planned = compose_grid(given)
     values = {_key(one): one.partition("=")[2] for one in given}
-    notes = unused_keys.check(values, [run.config for run in planned])
     _require_one_data_set(planned, values)
-    notes += _check(planned, screen)
-    groups = _by_backbone(planned)
-    looks = _Looks(pictures, _modes_of(planned[0].overrides), screen)
-    backbones = tuple(looks.at(name, runs) for name, runs in _named(groups))
-    assert looks.sample is not None
-    solved = tuple(dict.fromkeys(r.config.freeze_mode.name for r in planned if r.config.freeze_mode.solver))
-    points = max(len(runs) // len({run.config.freeze_mode.name for run in runs}) for runs in groups)
-    counts = {"train": len(looks.sample.train), "val": len(looks.sample.val), "classes": looks.classes}
-    return Advice(backbones, values, solved, points, planned[0].config.data.name, looks.images, counts, tuple(notes))
+    notes = unused_keys.check(values, [run.config for run in planned]) + _check(planned)
+    modes = _modes_of(planned[0].overrides)
+    data = _assembled(planned[0].config, screen, meta=True).data
+    sample = advice.draw(data, pictures, planned[0].config.data.split_seed)
+    return Advice(
+        backbones=tuple(_looked_at(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
+        typed={key: value for key, _, value in (one.partition("=") for one in given)},
+        solved=tuple(dict.fromkeys(run.config.freeze_mode.name for run in planned if run.config.freeze_mode.solver)),
+        points=max(Counter(repr((run.config.model, run.config.freeze_mode)) for run in planned).values()),
+        data=planned[0].config.data.name,
+        images={"train": len(data.train), "val": len(data.val)},
+        sample={"train": len(sample.train), "val": len(sample.val), "classes": len(data.classes)},
+        notes=tuple(notes),
+    )
 
 
 def _key(override: str) -> str:
@@ -94,7 +102,7 @@ def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, st
             raise user_error(key, values.get(key), "one value, since backbones are compared on the same pictures")
 
 
-def _check(planned: Sequence[PlannedRun], screen: Screen) -> list[str]:
+def _check(planned: Sequence[PlannedRun]) -> list[str]:
     """Return what is to be told of data and weights; UserError for a run that could not be one."""
     from frostline.runs import setup  # imports torch
 
@@ -104,18 +112,14 @@ def _check(planned: Sequence[PlannedRun], screen: Screen) -> list[str]:
     return list(told)
 
 
-def _by_backbone(planned: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, str], list[PlannedRun]]]:
+    """Yield the runs of each backbone, and what was typed of it where that varies, by key."""
     groups: dict[str, list[PlannedRun]] = {}
     for run in planned:
         groups.setdefault(repr(run.config.model), []).append(run)
-    return [*groups.values()]
-
-
-def _named(groups: Sequence[list[PlannedRun]]) -> Iterator[tuple[Mapping[str, str], list[PlannedRun]]]:
-    """Yield what was typed of each backbone where that varies, and its runs."""
-    settings = [dict(one.split("=", 1) for one in runs[0].overrides) for runs in groups]
+    settings = [dict(one.split("=", 1) for one in runs[0].overrides) for runs in groups.values()]
     keys = [key for key in settings[0] if key.split(".")[0] == "model" and len({s[key] for s in settings}) > 1]
-    for setting, runs in zip(settings, groups, strict=True):
+    for setting, runs in zip(settings, groups.values(), strict=True):
         yield {key: setting[key] for key in keys}, runs
 
 
@@ -125,53 +129,48 @@ def _modes_of(overrides: Overrides) -> dict[str, FreezeModeConfig]:
     return {name: compose_one([*rest, f"freeze={name}"]).freeze_mode for name in _OWN}
 
 
-class _Looks:
-    """Looks at one backbone after the other, all of them on the pictures of the first."""
+def _looked_at(
+    typed: Mapping[str, str],
+    runs: Sequence[PlannedRun],
+    sample: Sample,
+    modes: Mapping[str, FreezeModeConfig],
+    screen: Screen,
+) -> Backbone:
+    """Return what is known of the backbone of `runs`, which is told from the others by what was `typed`."""
+    from frostline.runs import advice
 
-    def __init__(self, pictures: int, modes: Mapping[str, FreezeModeConfig], screen: Screen) -> None:
-        self._pictures, self._modes, self._screen = pictures, modes, screen
-        self.sample: Sample | None = None
-        self.images: Mapping[str, int] = {}
-        self.classes = 0
+    name = " ".join(value if key == "model" else f"{key}={value}" for key, value in typed.items())
+    name = name or runs[0].config.model.name
+    screen.say(f"{name}: {len(sample.train) + len(sample.val):,} pictures")
+    setup = _assembled(replace(runs[0].config, freeze_mode=modes["head"]), screen)
+    appraisal = advice.appraise(setup, sample, probe=modes["probe"], knn=modes["knn"])
+    del setup  # before the next network: two may not fit
+    first = {run.config.freeze_mode.name: run.config for run in reversed(runs)}
+    costs: dict[str, Cost | None] = {}
+    for mode in dict.fromkeys(run.config.freeze_mode.name for run in runs):
+        if first[mode].freeze_mode.solver is None:
+            screen.say(f"{name}: steps of {mode}")
+            costs[mode] = _cost(first[mode], appraisal.seconds, screen)
+    fitting = tuple(cost for cost in costs.values() if cost is not None)
+    return Backbone(name, typed, appraisal, fitting, tuple(mode for mode, cost in costs.items() if cost is None))
 
-    def at(self, typed: Mapping[str, str], runs: Sequence[PlannedRun]) -> Backbone:
-        name = " ".join(value if key == "model" else f"{key}={value}" for key, value in typed.items())
-        name = name or runs[0].config.model.name
-        self._screen.say(f"{name}: looked at")
-        appraisal = self._appraised(replace(runs[0].config, freeze_mode=self._modes["head"]))
-        found: list[Cost] = []
-        too_large: list[str] = []
-        first = {run.config.freeze_mode.name: run.config for run in reversed(runs)}
-        for mode in dict.fromkeys(run.config.freeze_mode.name for run in runs):
-            if first[mode].freeze_mode.solver is None:
-                self._screen.say(f"{name}: some steps of {mode}")
-                cost = self._cost(first[mode], appraisal.seconds)
-                found += [] if cost is None else [cost]
-                too_large += [mode] if cost is None else []
-        return Backbone(name, typed, appraisal, tuple(found), tuple(too_large))
 
-    def _appraised(self, config: Config) -> Appraisal:
-        from frostline.runs import advice, setup
+def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:
+    """Return what a run costs; None where a step of it does not fit into the GPU."""
+    import torch
 
-        gc.collect()
-        with tempfile.TemporaryDirectory() as folder:
-            made = setup.assemble(config, Path(folder), meta=False, screen=self._screen, fetch=find_weights.weights)
-        data = made.data
-        if self.sample is None:
-            self.sample, self.classes = advice.draw(data, self._pictures, config.data.split_seed), len(data.classes)
-            self.images = {"train": len(data.train), "val": len(data.val)}
-        return advice.appraise(made, self.sample, probe=self._modes["probe"], knn=self._modes["knn"])
+    from frostline.runs import costs
 
-    def _cost(self, config: Config, seconds: float) -> Cost | None:
-        """Return what a run costs; None where a step of it does not fit into the GPU."""
-        import torch
+    try:
+        return costs.measure(_assembled(config, screen), seconds)
+    except torch.OutOfMemoryError:
+        return None
 
-        from frostline.runs import costs, setup
 
-        gc.collect()
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                made = setup.assemble(config, Path(folder), meta=False, screen=self._screen, fetch=find_weights.weights)
-            return costs.measure(made, seconds)
-        except torch.OutOfMemoryError:
-            return None
+def _assembled(config: Config, screen: Screen, *, meta: bool = False) -> Setup:
+    """Return what a run works with, once what the one before left is gone: memory is measured."""
+    from frostline.runs import setup
+
+    gc.collect()
+    with tempfile.TemporaryDirectory() as folder:
+        return setup.assemble(config, Path(folder), meta=meta, screen=screen, fetch=find_weights.weights)

@@ -59,12 +59,12 @@ class _Trial:
     def scores(self) -> dict[str, float]:
         """Return what of the advice might rank backbones."""
         (one,) = standings(self.advised.backbones)
-        last = one.backbone.appraisal.borders[-1]
+        top = one.top.border
         return {
-            "probe": one.border.probe,
-            "probe under the head": last.probe,
-            "kNN under the head": last.knn,
-            "LogME under the head": last.logme,
+            "best probe": one.best.border.probe,
+            "probe under the head": top.probe,
+            "kNN under the head": top.knn,
+            "LogME under the head": top.logme,
         }
 
 

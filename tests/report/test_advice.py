@@ -40,12 +40,19 @@ NEAR = backbone("resnet50", border(60), border(177, stage="stage2", shift=10))
 def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie() -> None:
     ranked = advice.standings([WORSE, NEAR, GOOD])
     assert [one.backbone.name for one in ranked] == ["resnet34", "resnet50", "resnet18"]
-    assert [one.tied for one in ranked] == [True, True, False]
-    assert [one.border.stage for one in ranked] == ["stage1", "stage2", "stage1"]
-    assert ranked[2].behind == pytest.approx(0.3) and 0.3 in ranked[2].behind_interval
-    assert ranked[0].interval.low < 0.9 < ranked[0].interval.high
+    assert [one.best.tied for one in ranked] == [True, True, False]
+    assert [one.best.border.stage for one in ranked] == ["stage1", "stage2", "stage1"]
+    assert ranked[2].best.behind == pytest.approx(0.3) and 0.3 in ranked[2].best.behind_interval
+    assert ranked[0].best.interval.low < 0.9 < ranked[0].best.interval.high
     equal = [backbone("large", border(180), parameters=20), backbone("small", border(180))]
     assert [one.backbone.name for one in advice.standings(equal)] == ["small", "large"]
+
+
+def test_the_probe_under_the_head_has_a_first_of_its_own_and_keeps_it_in_the_next_sweep() -> None:
+    deep = backbone("resnet50", border(150))
+    ranked = advice.standings([GOOD, deep, backbone("resnet34", border(180), border(100, stage="stage2"))])
+    assert [(one.best.tied, one.top.tied, one.left) for one in ranked[-1:]] == [(False, True, True)]
+    assert "model=resnet34,resnet50 " in advice.next_sweep(advised(GOOD, deep))
 
 
 def test_the_next_sweep_has_what_is_not_clearly_worse_and_can_be_typed() -> None:
@@ -77,10 +84,11 @@ def test_the_time_of_the_next_sweep_counts_features_once_and_every_run() -> None
 def test_it_says_how_little_it_is_and_programs_can_read_it() -> None:
     found = advised(WORSE, NEAR, GOOD)
     told = " ".join(advice.sentences(found))
-    assert "Not told apart by the probe: resnet34, resnet50." in told
+    assert "By the best probe of any stage these are not told apart: resnet34, resnet50." in told
+    assert "By the probe under the head resnet50 is first." in told
     assert "Spearman" in told and advice.next_sweep(found) in told
     assert "300 of 1,000 train and 200 of 400 val pictures" in advice.looked_at(found)
     facts = json.loads(json.dumps(advice.facts(found), allow_nan=False))
-    assert [one["tied"] for one in facts["backbones"]] == [True, True, False]
+    assert [one["left"] for one in facts["backbones"]] == [True, True, False]
     assert facts["next"] == advice.next_sweep(found)
     assert facts["backbones"][0]["costs"][0]["run"] == 13.0

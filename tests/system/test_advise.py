@@ -28,7 +28,8 @@ def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, c
     said = json.loads(capsys.readouterr().out)
     glyphs, random = said["backbones"]
     assert (glyphs["name"], random["name"]) == ("model.weights=glyphs", "model.weights=null")
-    assert glyphs["probe"] > random["probe"] + 0.05 and not random["tied"]
+    assert glyphs["best"]["probe"] > random["best"]["probe"] + 0.05 and not random["left"]
+    assert glyphs["under_head"]["probe"] > random["under_head"]["probe"] + 0.3
     assert [cost["mode"] for cost in random["costs"]] == ["head", "full"]
     assert said["sample"] == {"train": 100, "val": 150, "classes": 10}
     assert "model.weights=glyphs " in said["next"] and "freeze=head,full" in said["next"]

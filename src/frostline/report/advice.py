@@ -29,14 +29,12 @@ MEASURED = (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a backbone stands among all."""
+class Place:
+    """Where a backbone stands among all by one of its probes."""
 
-    backbone: Backbone
     border: Border
-    """The one whose probe is the best of it."""
     interval: Interval
-    """The 95% interval of that accuracy (Wilson)."""
+    """The 95% interval of the probe's accuracy (Wilson)."""
     behind: float
     """By how much the first one's is higher."""
     behind_interval: Interval | None
@@ -48,18 +46,40 @@ class Standing:
         return self.behind_interval is None or 0 in self.behind_interval
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a backbone stands."""
+
+    backbone: Backbone
+    best: Place
+    """By the best probe above any stage, which goes with what becomes of it as a whole."""
+    top: Place
+    """By the probe on what its head is given, which goes with what becomes of the head alone."""
+
+    @property
+    def left(self) -> bool:
+        """Whether it is not told apart from the first by one or the other."""
+        return self.best.tied or self.top.tied
+
+
 def standings(backbones: Sequence[Backbone]) -> list[Standing]:
     """Return all of them, the best linear probe first; of equals the one with fewer parameters."""
-    best = [(one, max(one.appraisal.borders, key=lambda border: border.probe)) for one in backbones]
-    best.sort(key=lambda pair: (-pair[1].probe, pair[0].appraisal.parameters))
-    return [_standing(one, border, best[0][1]) for one, border in best]
+    best = _places([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones])
+    top = _places([one.appraisal.borders[-1] for one in backbones])
+    found = [Standing(*each) for each in zip(backbones, best, top, strict=True)]
+    return sorted(found, key=lambda one: (-one.best.border.probe, one.backbone.appraisal.parameters))
 
 
-def _standing(backbone: Backbone, border: Border, first: Border) -> Standing:
+def _places(borders: Sequence[Border]) -> list[Place]:
+    first = max(borders, key=lambda border: border.probe)
+    return [_place(border, first) for border in borders]
+
+
+def _place(border: Border, first: Border) -> Place:
     within = statistics.wilson(sum(border.right), len(border.right))
     one, other = (np.array(each.right, dtype=np.bool_) for each in (first, border))
     difference = None if border is first else statistics.paired_bootstrap(one, other)
-    return Standing(backbone, border, within, first.probe - border.probe, difference)
+    return Place(border, within, first.probe - border.probe, difference)
 
 
 def next_sweep(advice: Advice) -> str:
@@ -67,7 +87,7 @@ def next_sweep(advice: Advice) -> str:
 
     No mode is left out for what a frozen network says, which is no evidence against training it.
     """
-    left = [standing.backbone for standing in standings(advice.backbones) if standing.tied]
+    left = [standing.backbone for standing in standings(advice.backbones) if standing.left]
     mode = "freeze_mode" if "freeze_mode" in advice.typed else "freeze"
     lr = {} if "lr" in advice.typed else {"lr": _GRID}
     varied = {key: ",".join(dict.fromkeys(one.typed[key] for one in left)) for key in left[0].typed}
@@ -78,7 +98,7 @@ def next_sweep(advice: Advice) -> str:
 def seconds_of_next(advice: Advice) -> float:
     """Return about how long that sweep takes on this machine, one run after the other; what is kept is counted once."""
     points = advice.points * (1 if "lr" in advice.typed else _LRS)
-    left = [standing.backbone for standing in standings(advice.backbones) if standing.tied]
+    left = [standing.backbone for standing in standings(advice.backbones) if standing.left]
     return sum(cost.once + points * cost.epochs * cost.epoch for one in left for cost in one.costs)
 
 
@@ -107,20 +127,22 @@ def looked_at(advice: Advice) -> str:
 
 
 def ranking_table(ranked: Sequence[Standing]) -> Table:
-    """Return a row per backbone: its best probe, how far it is behind the first, and the other scores there."""
-    table = _table("backbone", "parameters", "probe", "95% interval", "behind the first", "above", "kNN", "LogME")
+    """Return a row per backbone: its best probe and the one under its head, and how far they are behind the first."""
+    behind = "behind the first"
+    table = _table("backbone", "parameters", "best probe", "95%", behind, "above", "under the head", "95%", behind)
     for one in ranked:
-        table.add_row(
-            *(one.backbone.name, f"{one.backbone.appraisal.parameters:,}", percent(one.border.probe)),
-            *(_span(one.interval), _behind(one), one.border.stage, percent(one.border.knn), f"{one.border.logme:.3f}"),
+        best, top = (
+            (percent(place.border.probe), _span(place.interval), _behind(place)) for place in (one.best, one.top)
         )
+        parameters = f"{one.backbone.appraisal.parameters:,}"
+        table.add_row(one.backbone.name, parameters, *best, one.best.border.stage, *top)
     return table
 
 
-def _behind(one: Standing) -> str:
-    if one.behind_interval is None:
+def _behind(place: Place) -> str:
+    if place.behind_interval is None:
         return "-"
-    return f"{100 * one.behind:.1f} ({_span(one.behind_interval)}){', a tie' if one.tied else ''}"
+    return f"{100 * place.behind:.1f} ({_span(place.behind_interval)}){', a tie' if place.tied else ''}"
 
 
 def _span(interval: Interval) -> str:
@@ -166,10 +188,9 @@ def _table(*headings: str) -> Table:
 def sentences(advice: Advice) -> Iterator[str]:
     """Yield what the numbers say, what to type next, and how little all of that is."""
     ranked = standings(advice.backbones)
-    tied = [standing.backbone.name for standing in ranked if standing.tied]
     if len(ranked) > 1:
-        others = "all others are behind it" if len(tied) < len(ranked) else "none is clearly behind"
-        yield f"Not told apart by the probe: {', '.join(tied)}." if tied[1:] else f"{tied[0]} is first: {others}."
+        yield _first("the best probe of any stage", [(one.backbone.name, one.best) for one in ranked])
+        yield _first("the probe under the head", [(one.backbone.name, one.top) for one in ranked])
     runs = f"about {duration(seconds_of_next(advice))} on this machine, one run after the other"
     yield f"Next ({runs}): `{next_sweep(advice)}`."
     yield (
@@ -183,6 +204,12 @@ def sentences(advice: Advice) -> Iterator[str]:
     steps = "times are those of a few steps, times their number, without compiling and the final test"
     solved = f"; {', '.join(advice.solved)} takes what `head` takes once" if advice.solved else ""
     yield f"Costs: {steps}; memory is the peak of this process while it made them{solved}."
+
+
+def _first(by: str, places: Sequence[tuple[str, Place]]) -> str:
+    tied = [name for name, place in places if place.tied]
+    ahead = next(name for name, place in places if place.behind_interval is None)
+    return f"By {by} these are not told apart: {', '.join(tied)}." if tied[1:] else f"By {by} {ahead} is first."
 
 
 def facts(advice: Advice) -> dict[str, Any]:
@@ -206,15 +233,24 @@ def _facts(one: Standing) -> dict[str, Any]:
     return {
         "name": one.backbone.name,
         "parameters": one.backbone.appraisal.parameters,
-        "best": one.border.stage,
-        "probe": one.border.probe,
-        "probe_interval": [one.interval.low, one.interval.high],
-        "behind": one.behind,
-        "behind_interval": one.behind_interval and [one.behind_interval.low, one.behind_interval.high],
-        "tied": one.tied,
+        "best": _place_facts(one.best),
+        "under_head": _place_facts(one.top),
+        "left": one.left,
         "borders": borders,
         "relative_gradient_norms": dict(one.backbone.appraisal.gradients),
         "seconds_per_picture": one.backbone.appraisal.seconds,
         "costs": [{**asdict(cost), "run": cost.run} for cost in one.backbone.costs],
         "too_large": list(one.backbone.too_large),
+    }
+
+
+def _place_facts(place: Place) -> dict[str, Any]:
+    within = place.behind_interval
+    return {
+        "stage": place.border.stage,
+        "probe": place.border.probe,
+        "interval": [place.interval.low, place.interval.high],
+        "behind": place.behind,
+        "behind_interval": within and [within.low, within.high],
+        "tied": place.tied,
     }

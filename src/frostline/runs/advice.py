@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from frostline.core import machine
 from frostline.core.config import FreezeModeConfig
@@ -18,8 +19,9 @@ from frostline.data.views import Views
 from frostline.models import cut
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
-from frostline.training import features, gradient
+from frostline.training import features
 from frostline.training.dataset import InMemory, announced
+from frostline.training.evaluation import evaluating
 from frostline.training.probe import Solution
 from frostline.training.relative_gradient import relative_gradient_norms
 from frostline.training.transferability import Scores, pooled, pooling, scores
@@ -102,10 +104,11 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
         stage: scores(of, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=assumed)
         for stage, of in train.items()
     }
+    top = [*found][-1]
     return Appraisal(
         parameters=sum(parameter.numel() for parameter in setup.model.module.parameters()),
         borders=tuple(_border(stage, train[stage], told) for stage, told in found.items()),
-        gradients=_gradients(setup, sample.train, [*found.values()][-1].head),
+        gradients=_gradients(setup, sample.train, train[top].tensor, found[top].head),
         seconds=seconds / (len(sample.train) + len(sample.val)),
     )
 
@@ -142,18 +145,31 @@ def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]
     return {stage: _Activations(torch.cat(each), labels, how[stage]) for stage, each in found.items()}
 
 
-def _gradients(setup: Setup, rows: Tensor, solved: Solution) -> dict[str, float]:
-    """Return the relative gradient norm of every stage on some of the training pictures, with the `solved` head."""
-    module, structure = setup.model.module, setup.model.structure
-    below = structure.stages[:-1]
-    whole = cut.reach(module, structure, below) == below
-    head = gradient.linear_of(cut.halves(module, structure, below)[1]) if whole else None
-    if head is None or head.linear.bias is None or head.linear.weight.shape != solved.weight.shape:
+def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dict[str, float]:
+    """Return the relative gradient norm of every stage on some of the training pictures, with the `solved` head.
+
+    `top` is what that head was solved for; nothing is returned where the network does otherwise with it.
+    """
+    if not _put(setup, top[:8], solved):
         return {}
-    with torch.no_grad():
-        head.linear.weight.copy_(solved.weight)
-        head.linear.bias.copy_(solved.bias)
     views, (count, size) = split_views.centred(setup, "train", setup.data.train), _GRADIENT
     spread = rows[torch.arange(0, len(rows), max(1, len(rows) // (count * size)))]
     batches = ((views.inputs(index, 1), views.labels[index.to(setup.device)]) for index in spread.split(size)[:count])
-    return relative_gradient_norms(module, structure.stage_of, batches, setup.autocast)
+    return relative_gradient_norms(setup.model.module, setup.model.structure.stage_of, batches, setup.autocast)
+
+
+@torch.no_grad()
+def _put(setup: Setup, top: Tensor, solved: Solution) -> bool:
+    """Make the `solved` head the network's, and return whether it then says of `top` `(B, D)` what that head does."""
+    module, structure = setup.model.module, setup.model.structure
+    head, *others = (module.get_submodule(name) for name in structure.heads)
+    below = structure.stages[:-1]
+    if others or type(head) is not nn.Linear or head.bias is None or head.weight.shape != solved.weight.shape:
+        return False
+    if cut.reach(module, structure, below) != below:
+        return False
+    head.weight.copy_(solved.weight)
+    head.bias.copy_(solved.bias)
+    upper, expected = cut.halves(module, structure, below)[1], F.linear(top, solved.weight, solved.bias)
+    with evaluating(upper):
+        return bool(torch.allclose(upper(top), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())))

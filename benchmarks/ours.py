@@ -43,10 +43,10 @@ Choices = Mapping[str, Any]
 
 def config(chosen: Choices) -> Config:
     """Return the config of what was `chosen`."""
-    return frostline.compose(*(f"{key}={_said(value)}" for key, value in chosen.items()))
+    return frostline.compose(*(f"{key}={said(value)}" for key, value in chosen.items()))
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """Return a value as the command line takes it."""
     return f"'{value}'" if isinstance(value, str | Path) else "null" if value is None else str(value)
 

@@ -41,7 +41,7 @@ class Cost:
 
     @property
     def run(self) -> float:
-        """Seconds of all of it, but for the final test."""
+        """Seconds of all of it, but for the final test and what the run writes."""
         return self.once + self.epochs * self.epoch
 
 

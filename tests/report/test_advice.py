@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from frostline.report import advice
-from frostline.runs.advice import Appraisal, Border
+from frostline.runs.appraisal import Appraisal, Border
 from frostline.runs.costs import Cost
 from frostline.sweeps.advice import Advice, Backbone, compose_grid
 

@@ -17,14 +17,14 @@ from frostline.report.tables import duration, size
 
 if TYPE_CHECKING:
     from frostline.report.terminal import Screen
-    from frostline.runs.advice import Border
+    from frostline.runs.appraisal import Border
     from frostline.sweeps.advice import Advice, Backbone
 
 _GRID = "1e-4,1e-3,1e-2"  # decades around the default: `head` and `full` want learning rates of their own
 _LRS = _GRID.count(",") + 1
 MEASURED = (
-    "on 14 small backbones and 200 digits (benchmarks/advice.py) Spearman's rank correlation of the best probe with test "
-    "accuracies of real runs was 0.82 for `full` (95% interval 0.46 to 0.97) and 0.62 for `head` (0.10 to 0.95)"
+    "on 14 small backbones and 200 digits (benchmarks/advice.py) Spearman's rank correlation of the best probe with "
+    "test accuracies of real runs was 0.82 for `full` (95% interval 0.46 to 0.97) and 0.62 for `head` (0.10 to 0.95)"
 )
 """The rows of benchmarks/RESULTS.md."""
 

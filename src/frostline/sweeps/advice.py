@@ -17,7 +17,7 @@ from frostline.sweeps import find_weights, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compose_one, to_check
 
 if TYPE_CHECKING:
-    from frostline.runs.advice import Appraisal, Sample
+    from frostline.runs.appraisal import Appraisal, Sample
     from frostline.runs.costs import Cost
     from frostline.runs.setup import Setup
 
@@ -67,7 +67,7 @@ def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
 
     At most so many `pictures` are looked at. UserError for whatever a sweep refuses, before the first is looked at.
     """
-    from frostline.runs import advice  # imports torch
+    from frostline.runs import appraisal  # imports torch
 
     asked = any(_key(one) in ("freeze", "freeze_mode") for one in overrides)
     given = [*overrides, *([] if asked else [_MODES])]
@@ -77,7 +77,7 @@ def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
     notes = unused_keys.check(values, [run.config for run in planned]) + _check(planned)
     modes = _modes_of(planned[0].overrides)
     data = _assembled(planned[0].config, screen, meta=True).data
-    sample = advice.draw(data, pictures, planned[0].config.data.split_seed)
+    sample = appraisal.draw(data, pictures, planned[0].config.data.split_seed)
     return Advice(
         backbones=tuple(_looked_at(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
         typed={key: value for key, _, value in (one.partition("=") for one in given)},
@@ -95,8 +95,8 @@ def _key(override: str) -> str:
 
 
 def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, str]) -> None:
-    for run in planned:
-        if run.config.data != planned[0].config.data:
+    for run in planned:  # of several folds the first is looked at
+        if replace(run.config.data, fold=0) != replace(planned[0].config.data, fold=0):
             several = (key for key, value in values.items() if key.split(".")[0] == "data" and "," in value)
             key = next(several, "data")
             raise user_error(key, values.get(key), "one value, since backbones are compared on the same pictures")
@@ -137,22 +137,22 @@ def _looked_at(
     screen: Screen,
 ) -> Backbone:
     """Return what is known of the backbone of `runs`, which is told from the others by what was `typed`."""
-    from frostline.runs import advice
+    from frostline.runs import appraisal
 
     name = " ".join(value if key == "model" else f"{key}={value}" for key, value in typed.items())
     name = name or runs[0].config.model.name
     screen.say(f"{name}: {len(sample.train) + len(sample.val):,} pictures")
     setup = _assembled(replace(runs[0].config, freeze_mode=modes["head"]), screen)
-    appraisal = advice.appraise(setup, sample, probe=modes["probe"], knn=modes["knn"])
+    found = appraisal.appraise(setup, sample, probe=modes["probe"], knn=modes["knn"])
     del setup  # before the next network: two may not fit
     first = {run.config.freeze_mode.name: run.config for run in reversed(runs)}
     costs: dict[str, Cost | None] = {}
     for mode in dict.fromkeys(run.config.freeze_mode.name for run in runs):
         if first[mode].freeze_mode.solver is None:
             screen.say(f"{name}: steps of {mode}")
-            costs[mode] = _cost(first[mode], appraisal.seconds, screen)
+            costs[mode] = _cost(first[mode], found.seconds, screen)
     fitting = tuple(cost for cost in costs.values() if cost is not None)
-    return Backbone(name, typed, appraisal, fitting, tuple(mode for mode, cost in costs.items() if cost is None))
+    return Backbone(name, typed, found, fitting, tuple(mode for mode, cost in costs.items() if cost is None))
 
 
 def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from frostline.training.criterion import Targets
 from frostline.training.evaluation import evaluating
-from frostline.training.gradient import Targets, by_autograd
+from frostline.training.gradient import by_autograd
 
 
 def relative_gradient_norms(

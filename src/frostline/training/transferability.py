@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from frostline.training import neighbours, probe
 from frostline.training.dataset import InMemory
-from frostline.training.evaluation import evaluate
+from frostline.training.evaluation import Evaluation, evaluate, of_logits
 from frostline.training.head_inputs import ROWS
 from frostline.training.logme import logme
 from frostline.training.neighbours import Neighbours
@@ -41,13 +42,18 @@ def scores(
     `strengths` are those of the L2 penalty, `k` numbers of neighbours; of each the best on `val` is taken.
     """
     voters = Neighbours(train, classes, k=max(k), temperature=temperature)
-    voters.k = neighbours.best_k(voters, val, k)
+    voters.k = neighbours.best_k(voters, val, k, _rank)
     near = evaluate(voters, val, batch_size=ROWS, autocast=None)
     solutions = probe.solve(train, classes, strengths)
-    head = solutions[probe.best(probe.scores(solutions, val))]
-    right = (val.tensor @ head.weight.T + head.bias).argmax(1) == val.labels
-    of_probe = right.double().mean().item()
-    return Scores(near.accuracy, of_probe, logme(train.tensor, train.labels), right.cpu(), head)
+    told = [of_logits(F.linear(val.tensor, one.weight, one.bias), val.labels) for one in solutions]
+    best = min(range(len(told)), key=lambda number: _rank(told[number]))
+    right = told[best].logits.argmax(1) == val.labels.cpu()
+    return Scores(near.accuracy, told[best].accuracy, logme(train.tensor, train.labels), right, solutions[best])
+
+
+def _rank(found: Evaluation) -> tuple[float, float]:
+    """Return what is smaller for the better of two: of the same accuracy the one with less loss."""
+    return -found.accuracy, found.loss
 
 
 def pooled(activations: Tensor) -> Tensor:

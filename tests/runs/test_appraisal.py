@@ -18,8 +18,8 @@ from frostline.data import resize
 from frostline.data.views import Views
 from frostline.models import cut
 from frostline.report.terminal import Screen
-from frostline.runs import advice, costs, split_views
-from frostline.runs.advice import Appraisal
+from frostline.runs import appraisal, costs, split_views
+from frostline.runs.appraisal import Appraisal
 from frostline.runs.setup import Setup, assemble
 from small import SMALL, Told, compose, mode
 
@@ -34,8 +34,8 @@ def made(folder: Path, *overrides: str) -> Setup:
 
 
 def appraised(setup: Setup, pictures: int = 60) -> Appraisal:
-    sample = advice.draw(setup.data, pictures, 0)
-    return advice.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
+    sample = appraisal.draw(setup.data, pictures, 0)
+    return appraisal.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
 
 
 def test_every_picture_passes_once_and_none_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,10 +47,10 @@ def test_every_picture_passes_once_and_none_of_the_test_split(tmp_path: Path, mo
         return inputs(views, index, epoch)
 
     monkeypatch.setattr(Views, "inputs", counted)
-    monkeypatch.setattr(advice, "_gradients", lambda *_: {})
+    monkeypatch.setattr(appraisal, "_gradients", lambda *_: {})
     setup = made(tmp_path, "freeze=head", "augment=standard")
-    sample = advice.draw(setup.data, 60, 0)
-    found = advice.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
+    sample = appraisal.draw(setup.data, 60, 0)
+    found = appraisal.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
     asked = {("train", row) for row in sample.train.tolist()} | {("val", row) for row in sample.val.tolist()}
     assert set(seen) == asked and set(seen.values()) == {1} and len(asked) == 60
     assert [border.stage for border in found.borders] == ["stem", "stage1", "stage2", "stage3"]
@@ -60,8 +60,8 @@ def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp
     setup = made(tmp_path, "freeze=head")
     found = appraised(setup)
     structure, views = setup.model.structure, split_views.centred(setup, "val", setup.data.val)
-    rows = advice.draw(setup.data, 60, 0).val
-    passed = advice._passed(setup, views, rows)
+    rows = appraisal.draw(setup.data, 60, 0).val
+    passed = appraisal._passed(setup, views, rows)
     for number, border in enumerate(found.borders, 1):
         lower, _ = cut.halves(setup.model.module, structure, structure.stages[:number])
         with torch.no_grad():
@@ -78,15 +78,15 @@ def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp
 
 def test_the_sample_is_stratified_and_the_same_again_and_as_small_as_classes_allow(tmp_path: Path) -> None:
     data = made(tmp_path, "freeze=head", "data.limit=200", "data.val_fraction=0.1").data
-    first, again, larger = (advice.draw(data, pictures, 0) for pictures in (80, 80, 120))
+    first, again, larger = (appraisal.draw(data, pictures, 0) for pictures in (80, 80, 120))
     assert torch.equal(first.train, again.train) and set(first.train.tolist()) <= set(larger.train.tolist())
-    assert not torch.equal(first.train, advice.draw(data, 80, 1).train)
+    assert not torch.equal(first.train, appraisal.draw(data, 80, 1).train)
     for split, rows in ((data.train, first.train), (data.val, first.val)):
         counts = split.labels[rows].bincount(minlength=10)
         assert len(rows) == 40 and int(counts.min()) >= 3 and int(counts.max()) <= 5
-    assert len(advice.draw(data, 10_000, 0).train) == len(data.train)
+    assert len(appraisal.draw(data, 10_000, 0).train) == len(data.train)
     with pytest.raises(UserError, match=r"^pictures=19: expected at least 20: two of each class, one for validation$"):
-        advice.draw(data, 19, 0)
+        appraisal.draw(data, 19, 0)
 
 
 def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Path) -> None:

@@ -94,19 +94,25 @@ def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Pa
     assert found.gradients == {} and found.borders[-1].dimensions == 512
 
 
-def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(tmp_path: Path) -> None:
+def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "_timed", lambda setup, work: (1.0, work()))  # whatever is done takes a second
+    monkeypatch.setattr(costs, "_several", lambda setup, steps: (1.0, 1))
+    setup = made(tmp_path, "freeze=full")
+    train, val, steps = len(setup.data.train), len(setup.data.val), setup.steps_per_epoch
+
     def cost(*overrides: str) -> costs.Cost:
         return costs.measure(made(tmp_path, *overrides), 0.5)
 
-    kept, fresh, full = cost("freeze=head"), cost("freeze=head", "augment=standard"), cost("freeze=full")
+    full, kept = cost("freeze=full"), cost("freeze=head")
     assert (kept.mode, full.mode, kept.epochs) == ("head", "full", 3)
-    assert kept.once > kept.epoch and full.once == 0  # one pass of all, against steps of a layer
-    assert fresh.once > 2 * kept.once  # other views in each of three epochs
-    setup = made(tmp_path, "freeze=full")
-    val = 0.5 * len(setup.data.val)  # a picture was said to take half a second
-    assert val < full.epoch < val + 10 and full.run == pytest.approx(3 * full.epoch)
-    passed = cost("freeze=head", "features.enabled=false")
-    assert passed.once == 0 and passed.epoch > 3 * kept.epoch
+    assert full.once == 0 and full.epoch == pytest.approx(steps + 0.5 * val)  # a picture was said to take half a second
+    fresh, passed = cost("freeze=head", "augment=standard"), cost("freeze=head", "features.enabled=false")
+    below = kept.once / (train + val)
+    assert below > 0 and fresh.once == pytest.approx(below * (3 * train + val))  # other views in each of three epochs
+    assert passed.once == 0 and passed.epoch == pytest.approx(kept.epoch + kept.once)
+    assert full.run == pytest.approx(3 * full.epoch) and kept.run == pytest.approx(kept.once + 3 * kept.epoch)
     assert kept.memory > 10**8
 
 

@@ -55,7 +55,13 @@ COMING = [
     ("freeze=full", "store.memory_gb=1e-6", "augment=crop_flip"),
 ]
 """Runs that compute features anew in every epoch, or whose pixels come from the host."""
-OTHERS = [GRADUAL, ("freeze=head", "store.memory_gb=1e-6"), ("freeze=head", "features.enabled=false")]
+SKEWED = ("train.loss=focal", "train.class_weights=balanced", "train.sampling=balanced", "select=val/macro_f1")
+OTHERS = [
+    GRADUAL,
+    ("freeze=head", "store.memory_gb=1e-6", *SKEWED),
+    ("freeze=head", "features.enabled=false"),
+    ("freeze=head", "data.folds=3", "data.fold=1", "train.class_weights=balanced"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

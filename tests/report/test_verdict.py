@@ -502,3 +502,12 @@ def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones, tmp_p
         some = [run for run in of_backbones if run.choices[name] == value]
         assert [backbones.grid(contest) for contest in contests(some)] == [None]
         assert "Best pair" not in answer(some)
+
+
+def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_takes_no_other_keys(tmp_path):
+    for overrides, told in (("- lr=0.1\n", True), ("- rerun=abc\n", False)):
+        (folder := tmp_path / overrides[2:4] / ".hydra").mkdir(parents=True)
+        (folder / "overrides.yaml").write_text(overrides)
+        text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder.parent))])
+        assert "nothing was there to compare it with." in text
+        assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)

@@ -287,8 +287,9 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
         return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
     modes = [only.value, "head" if only.value == "full" else "full"]
     again = command(only.cell.finished[0], {"freeze_mode": modes})
+    rival = "" if " rerun=" in again else f" Try: `{again}`."  # a rerun takes no other keys
     aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
-    return f"{score}; nothing was there to compare it with.{aside} Try: `{again}`."
+    return f"{score}; nothing was there to compare it with.{aside}{rival}"
 
 
 def _capital(text: str) -> str:

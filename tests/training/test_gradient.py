@@ -107,5 +107,6 @@ def test_a_small_step_is_made_on_one_core(samples: int, threads: int, two_thread
 def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:
     layer = nn.Linear(3, 2)
     assert gradient.head_of(layer) == Head((), layer)
+    assert gradient.head_of(nn.Sequential(nn.Identity(), layer, nn.Identity())) == Head((), layer)
     layer.weight.requires_grad_(False)
     assert gradient.head_of(layer) is None

@@ -92,7 +92,8 @@ def head_of(network: nn.Module) -> Head | None:
 
 def linear_of(network: nn.Module) -> Head | None:
     """Return what a network consists of if it is a head, of any number of classes; None for any other network."""
-    *before, last = _chain(network) or [network]
+    layers = [layer for layer in _chain(network) if type(layer) is not nn.Identity]  # as timm's Swin ends with
+    *before, last = layers or [network]
     if type(last) is not nn.Linear:
         return None
     if not all(parameter.requires_grad for parameter in last.parameters()):

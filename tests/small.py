@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from frostline.core.config import AdapterConfig, Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.core.config import KEPT, AdapterConfig, Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
@@ -52,8 +52,11 @@ CONF = Path(__file__).parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
 """What options say only where it is otherwise."""
 _MODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "freeze_mode").glob("*.yaml"))}
-ADAPTED = tuple(name for name, values in _MODES.items() if "adapter" in values)
-"""Modes in which frozen layers get something beside them."""
+_KINDS = {name: values["adapter"]["kind"] for name, values in _MODES.items() if "adapter" in values}
+ADAPTED = tuple(name for name, kind in _KINDS.items() if kind not in KEPT)
+"""Modes in which frozen layers get something beside them that is merged into them in the end."""
+KEPT_MODES = tuple(name for name, kind in _KINDS.items() if kind in KEPT)
+"""Those in which the network keeps what it gets."""
 MODES = tuple(name for name, values in _MODES.items() if not values.keys() & {"adapter", "solver"})
 """Those in which the network's own parameters are trained in steps."""
 

@@ -17,10 +17,11 @@ from hydra import initialize_config_dir
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
 from frostline.core.config import Config, digest, flatten
 from frostline.core.validation import parse
-from small import BASE, CONF, compose, plain
+from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain
 
 GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
+OPTIONS["freeze_mode"].sort(key=(*ADAPTED, *KEPT_MODES, *MODES).__contains__, reverse=True)  # a solver augments nothing
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 # One command line per line of options side by side, since composing takes a while.
 TOGETHER = [dict(zip(GROUPS, names, strict=True)) for names in zip_longest(*(OPTIONS[group] for group in GROUPS))]

@@ -32,7 +32,7 @@ def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Mod
     model = network(name, image_size=NETWORKS.get(name))
     model.module.eval()
     plain = copy.deepcopy(model.module)
-    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0)
+    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0, side=32)
     if moved:
         draw = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -136,7 +136,7 @@ def test_grouped_convolutions_get_no_thin_matrices() -> None:
 def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> None:
     model = network("convnext_tiny", image_size=32)
     how = compose("freeze=lora", "freeze_mode.adapter.dropout=0.5").freeze_mode.adapter
-    adapters.insert(model.module, model.structure, how, seed=0)
+    adapters.insert(model.module, model.structure, how, seed=0, side=32)
     layer = cast(Any, model.module.get_submodule("features.1.0.block.3")).train()
     nn.init.ones_(layer.adapter.lora_B)
     x = torch.randn(4, layer.in_features)
@@ -153,7 +153,7 @@ def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> No
 def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
     model = network("shufflenet_v2_x0_5")
     how = compose("freeze=lora", "freeze_mode.adapter.where=[stage-1/*]").freeze_mode.adapter
-    structure = adapters.insert(model.module, model.structure, how, seed=0)
+    structure = adapters.insert(model.module, model.structure, how, seed=0, side=32)
     stages = {structure.stage_of(f"{path}.adapter") for path, _, _ in adapters.adapted(model.module)}
     assert stages == {"stage3"}
     model = network("shufflenet_v2_x0_5")
@@ -161,14 +161,14 @@ def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"^freeze_mode\.adapter\.where=\['head/\*'\]: expected globs that match weights"
     ):
-        adapters.insert(model.module, model.structure, how, seed=0)
+        adapters.insert(model.module, model.structure, how, seed=0, side=32)
 
 
 def test_new_values_depend_on_the_seed_and_the_layer_alone() -> None:
     def drawn(seed: int, where: str) -> dict[str, Tensor]:
         model = network("shufflenet_v2_x0_5")
         how = compose("freeze=lora", f"freeze_mode.adapter.where=[{where}]").freeze_mode.adapter
-        adapters.insert(model.module, model.structure, how, seed=seed)
+        adapters.insert(model.module, model.structure, how, seed=seed, side=32)
         return {path: cast(Any, one).lora_A for path, _, one in adapters.adapted(model.module)}
 
     every, few, other = drawn(0, "'*'"), drawn(0, "stage2/*"), drawn(1, "'*'")

@@ -57,6 +57,7 @@ def plan() -> Plan:
         weights="DEFAULT",
         loaded="head fc new",
         freeze_mode="gradual",
+        adapter="",
         optimizer="adamw",
         schedule="cosine",
         loss="focal",

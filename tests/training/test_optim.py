@@ -78,7 +78,7 @@ def test_norms_and_biases_do_not_decay_unless_asked_for(name: str) -> None:
 @pytest.mark.parametrize("chosen", ADAPTED)
 def test_scales_of_adapters_do_not_decay_and_their_matrices_do(chosen: str) -> None:
     model = network("vit_b_16", meta=True)
-    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0)
+    structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0, side=224)
     groups = groups_of(Model(**{**vars(model), "structure": structure}), mode(chosen))
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     own = [p for _, _, one in adapters.adapted(model.module) for p in one.parameters()]

@@ -21,6 +21,7 @@ DECIDE_NONE = {
     "core.errors": "what people are told",
     "core.interrupts": "when something stops, not what it gives",
     "core.machine": "threads, determinism, precision, device and libraries stand in the key",
+    "core.validation": "which settings are refused",
     "data.class_names": "what classes are called",
     "core.plugins": "the code of a plugin stands in the key",
     "data.duplicates": "which pictures are alike, of those that stand in the key",

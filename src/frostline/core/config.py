@@ -59,20 +59,33 @@ class PhaseConfig:
 
 @dataclass
 class AdapterConfig:
-    """What layers that stay frozen get beside them, which learns in their place and is merged into them in the end."""
+    """What layers that stay frozen get beside them, which learns in their place.
+
+    In the end it is merged into them; what no weight can stand for, `bottleneck` and `prompt`, the network keeps.
+    """
 
     kind: str = "none"
-    """`none`, `lora`, `dora`, `ia3` or `ssf`."""
+    """`none`, `lora`, `dora`, `ia3`, `ssf`, `bottleneck` or `prompt`."""
     where: list[str] = field(default_factory=list)
-    """Globs over the addresses of the weights that get one; of what they match, what the kind can adapt."""
+    """Globs over the addresses of the weights that get one, of `bottleneck` and `prompt` over those of modules, `stage/
+    kind/name`; of what they match, what the kind can adapt."""
     where_inputs: list[str] = field(default_factory=list)
     """`ia3`: those of the weights whose inputs are scaled, and not their outputs."""
     rank: int = 8
-    """`lora`, `dora`: rows of A and columns of B."""
+    """`lora`, `dora`: rows of A and columns of B; `bottleneck`: its dimensions, at most those of the module."""
     alpha: float = 16.0
     """`lora`, `dora`: the product of the two counts `alpha / rank` times."""
     dropout: float = 0.0
-    """`lora`: of the inputs of A while it learns, in linear layers that the network calls; attention has none."""
+    """`lora`: of the inputs of A while it learns, in linear layers that the network calls; attention has none.
+    `bottleneck`: in the middle; `prompt`: of the tokens."""
+    parallel: bool = False
+    """`bottleneck`: whether it sees what its module takes, and not what that gives."""
+    scale: float = 1.0
+    """`bottleneck`: what it adds counts so many times."""
+    tokens: int = 10
+    """`prompt`: how many there are, in the sequence of one block."""
+    deep: bool = True
+    """`prompt`: whether every block has tokens of its own, which leave behind it; else those of the lowest go on."""
 
 
 @dataclass
@@ -354,6 +367,8 @@ _NOT_SOLVED = (
     *("features.views", "features.lockstep"),
 )
 """What only training steps read."""
+KEPT = ("bottleneck", "prompt")
+"""Kinds of adapters that cannot be merged, so that the trained network has them for good."""
 SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
 """What each solver of a head reads of `FreezeModeConfig`."""
 _ALSO_SOLVED = {"probe": "train.class_weights"}

@@ -10,7 +10,17 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
-from frostline.core.config import SOLVERS, Config, FreezeModeConfig, PhaseConfig, flatten, trains_head_alone, value_of
+from frostline.core.config import (
+    KEPT,
+    SOLVERS,
+    AdapterConfig,
+    Config,
+    FreezeModeConfig,
+    PhaseConfig,
+    flatten,
+    trains_head_alone,
+    value_of,
+)
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 from frostline.core.metrics import METRICS
 
@@ -65,6 +75,8 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("freeze_mode.adapter.rank", lambda v: v >= 1, "a whole number of at least 1"),
     ("freeze_mode.adapter.alpha", lambda v: 0 < v < inf, "a finite number above 0"),
     ("freeze_mode.adapter.dropout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+    ("freeze_mode.adapter.scale", lambda v: 0 < v < inf, "a finite number above 0"),
+    ("freeze_mode.adapter.tokens", lambda v: v >= 1, "a whole number of at least 1"),
     ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
     ("freeze_mode.l2", lambda v: all(0 < one < inf for one in v), "finite strengths above 0"),
     ("freeze_mode.k", lambda v: all(one >= 1 for one in v), "whole numbers of at least 1"),
@@ -85,7 +97,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("data.layout", ("auto", "classes", "splits")),
     ("data.missing_classes", ("refuse", "ok")),
     ("freeze_mode.norm_stats", ("learn", "frozen")),
-    ("freeze_mode.adapter.kind", ("none", "lora", "dora", "ia3", "ssf")),
+    ("freeze_mode.adapter.kind", ("none", "lora", "dora", "ia3", "ssf", "bottleneck", "prompt")),
 )
 
 
@@ -109,6 +121,18 @@ def parse(values: Mapping[str, Any]) -> Config:
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
     return config if config.freeze_mode.solver is None else _solved_at_once(config)
+
+
+def adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
+    """Return the checked config of adapters that stands in a file; UserError for anything else."""
+    prefix = "freeze_mode.adapter."
+    how: AdapterConfig = _section(AdapterConfig, values, prefix)
+    for key, check, expected in _CHECKS:
+        if key.startswith(prefix) and not check(value := getattr(how, key.removeprefix(prefix))):
+            raise user_error(key, value, expected)
+    if how.kind not in KEPT:
+        raise user_error(f"{prefix}kind", how.kind, "one of " + ", ".join(KEPT), KEPT)
+    return how
 
 
 def _check_range(chosen: Any) -> None:

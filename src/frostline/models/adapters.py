@@ -1,8 +1,9 @@
 """Adapters: what little is added to a frozen network and learns in its place, and is merged into its weights at last.
 
-Each kind says what the weight and the bias of a layer are while it is there, as functions of the frozen ones and of its
-own parameters. So it works in whatever layer has a weight, also where torch reads that and never calls the layer, as in
-attention, and the merged network is the plain one: same names, same shapes.
+What cannot be merged is in `kept_adapters`. Each kind here says what the weight and the bias of a layer are while it is
+there, as functions of the frozen ones and of its own parameters. So it works in whatever layer has a weight, also where
+torch reads that and never calls the layer, as in attention, and the merged network is the plain one: same names, same
+shapes.
 
 An adapter is a child of its layer, called `adapter`, so that its parameters have names, addresses and stages as all
 others do (`stage2/adapter/lora_A/layer2.0.conv1.adapter.lora_A`).
@@ -18,19 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline.core.config import AdapterConfig
+from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import user_error
 from frostline.core.randomness import generator
-from frostline.models import freezing
+from frostline.models import freezing, kept_adapters
 from frostline.models.adapter_kinds import IA3, SSF, Adapter, DoRA, LoRA
 from frostline.models.stages import Structure
 
 
-def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int) -> Structure:
+def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int, side: int) -> Structure:
     """Give the layers of `module` that `how` names an adapter each, and return its structure with these in it.
 
-    The head, which is new, gets none. The network computes what it did. UserError where no layer is named.
+    `side` is that of the pictures in pixels. The head, which is new, gets none. The network computes what it did, but
+    for prompts. UserError where no layer is named.
     """
+    if how.kind in KEPT:
+        return kept_adapters.insert(module, structure, how, seed=seed, side=side)
     addresses = freezing.addresses(module, structure)
     stages: dict[str, str] = {}
     for path, layer in [*module.named_modules()]:

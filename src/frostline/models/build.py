@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from frostline.core import plugins
+from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import user_error
 from frostline.core.randomness import address
-from frostline.models import pooling, torchvision_models
+from frostline.core.validation import adapter_config
+from frostline.models import adapters, pooling, torchvision_models
 from frostline.models.architecture import Architecture, Pretrained, Tensors, like
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Family, Structure, structure_of
@@ -52,6 +54,8 @@ class Model:
     """Whether the head has new weights, which depend on the seed, and not those of the file."""
     trained_for: tuple[str, ...] | None = None
     """The classes that a weights file says it was trained for."""
+    kept: AdapterConfig | None = None
+    """What it has that its library's network has not, and that can be made no part of that."""
 
 
 def build(
@@ -72,8 +76,9 @@ def build(
     `library`: `torchvision`, which plugins count to, or `timm`. `weights`: None for from scratch, `DEFAULT` or another
     name that the library gives, `glyphs`, a file, or a folder as timm's hub has it. The head is the file's where its
     shape fits and it is not known to be for other classes than `classes`, else new. New weights depend on `seed` alone,
-    those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights; what is no part
-    of the network's state has its values even so. UserError for anything unknown or unfitting.
+    those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights, but has the
+    adapters that a file says it kept; what is no part of the network's state has its values even so. UserError for
+    anything unknown or unfitting, as is a network with adapters of its own that is to learn once more.
     """
     found = architecture_of(name, library)
     source = _source(found, weights)
@@ -97,8 +102,9 @@ def build(
     digest, loaded = None, None
     if source and not meta:
         digest, loaded = _load(module, found, structure.heads, source, sha256, classes)
-    known = metadata_of(source).get("classes") if isinstance(source, Path) else None
-    return Model(
+    said = metadata_of(source) if isinstance(source, Path) else {}
+    known = said.get("classes")
+    model = Model(
         name=name,
         library=library,
         module=module,
@@ -109,12 +115,19 @@ def build(
         new_head=loaded is None or not any(within(name, structure.heads) for name in loaded.names),
         trained_for=tuple(known) if known is not None else None,
     )
+    return with_adapters(model, adapter_config(said["adapter"]), seed=seed) if said.get("adapter") else model
+
+
+def with_adapters(model: Model, how: AdapterConfig, *, seed: int) -> Model:
+    """Return the model, whose network has the adapters that `how` says from now on; UserError where none fits it."""
+    structure = adapters.insert(model.module, model.structure, how, seed=seed, side=model.input.size)
+    return replace(model, structure=structure, kept=how if how.kind in KEPT else None)
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     """Return what `tensorfile.save` shall keep beside the weights, so that `build` can read the file again."""
     said = {"model": model.name, "library": model.library, "classes": list(classes)}
-    return {**said, **asdict(model.input)}
+    return {**said, **asdict(model.input), **({"adapter": asdict(model.kept)} if model.kept else {})}
 
 
 def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
@@ -215,7 +228,12 @@ def _load(
     def adapt(tensors: Tensors) -> Tensors:
         return found.adapt(module, tensors)
 
-    known = metadata_of(path).get("classes") if classes is not None else None
+    said = metadata_of(path)
+    if said.get("adapter"):
+        kind = adapter_config(said["adapter"]).kind
+        told = f"weights of a plain network, and these are of one that keeps what was put into it ({kind})"
+        raise user_error("model.weights", path, f"{told}: predict, export and register take it as it is")
+    known = said.get("classes") if classes is not None else None
     ours = known is None or known == list(classes or ())
     loaded = load_into(module, content(path), heads, source=str(path), take_head=ours, adapt=adapt)
     hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)

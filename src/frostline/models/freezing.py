@@ -8,6 +8,7 @@ that matches decides, every parameter must be covered, and a rule that can match
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -64,19 +65,33 @@ def is_norm(module: nn.Module) -> bool:
 
 def addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
     """Return each parameter's addresses: with its stage counted from below and, for inner stages, from the top."""
-    inner = [stage for stage in structure.stages if stage not in ("stem", "head")]
-    from_top = {stage: f"stage-{len(inner) - i}" for i, stage in enumerate(inner)}
     found = {}
     for name, _ in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
-        stage = structure.stage_of(name)
         rest = f"{_kind(owner, module.get_submodule(owner))}/{_leaf(leaf)}/{name}"
-        found[name] = tuple(f"{s}/{rest}" for s in (stage, from_top.get(stage)) if s)
+        found[name] = tuple(f"{stage}/{rest}" for stage in _names_of_stage(structure, name))
     return found
 
 
+def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
+    """Return the addresses, `stage/kind/path`, of each module that lies in one stage, by its path."""
+    found = {}
+    for path, part in module.named_modules():
+        with suppress(KeyError):  # a container that spans stages
+            stages = _names_of_stage(structure, path)
+            found[path] = tuple(f"{stage}/{_kind(path, part)}/{path}" for stage in stages)
+    return found
+
+
+def _names_of_stage(structure: Structure, name: str) -> tuple[str, ...]:
+    """Return the names of the stage of a tensor or module: an inner one is also counted from the top."""
+    inner = [stage for stage in structure.stages if stage not in ("stem", "head")]
+    stage = structure.stage_of(name)
+    return (stage, f"stage-{len(inner) - inner.index(stage)}") if stage in inner else (stage,)
+
+
 def _kind(path: str, module: nn.Module) -> str:
-    if path.rpartition(".")[2] == ADAPTER:
+    if ADAPTER in path.split("."):
         return ADAPTER
     return "norm" if is_norm(module) else type(module).__name__.lower()
 

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.models import onednn
 from frostline.models.cut import graph_of, module_of
+from frostline.models.freezing import ADAPTER
 
 _ACTIVATIONS: dict[Any, tuple[str, tuple[float, ...]]] = {
     nn.ReLU: ("relu", ()),
@@ -74,7 +75,8 @@ def fold(traced: fx.GraphModule) -> None:
         norm = layers.get(str(node.target))
         if not isinstance(norm, nn.BatchNorm2d) or not _read_once(before := node.all_input_nodes[0]):
             continue
-        if isinstance(conv := layers.get(str(before.target)), nn.Conv2d):
+        conv = layers.get(str(before.target))
+        if isinstance(conv, nn.Conv2d) and not (_is_adapted(conv) or _is_adapted(norm)):
             _replace(traced, (before, node), fuse_conv_bn_eval(conv, norm))
     _finish(traced)
 
@@ -153,7 +155,13 @@ def _read_once(value: Any) -> TypeGuard[fx.Node]:
 
 def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Return whether `layer` is a convolution as oneDNN knows it."""
-    return isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    known = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return known and layer is not None and not _is_adapted(layer)
+
+
+def _is_adapted(layer: nn.Module) -> bool:
+    """Return whether a layer computes more than its own tensors say."""
+    return ADAPTER in layer._modules
 
 
 def _replace(traced: fx.GraphModule, nodes: tuple[fx.Node, ...], layer: nn.Module) -> nn.Module:

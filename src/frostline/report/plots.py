@@ -16,14 +16,14 @@ from frostline.report.style import COLOURS, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", "$#$")
+_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", "$#$", "$=$", "$/$")
 _LINES: tuple[Any, ...] = (
     *("-", "--", ":", "-."),
     *(
         (0, dashes)
         for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2), (1, 1), (6, 3), (4, 1, 1, 1))
     ),
-    *((0, dashes) for dashes in ((2, 2), (10, 3), (7, 1, 2, 1), (2, 4))),
+    *((0, dashes) for dashes in ((2, 2), (10, 3), (7, 1, 2, 1), (2, 4), (4, 4), (9, 1, 1, 1))),
 )
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
 _AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure

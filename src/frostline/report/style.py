@@ -10,14 +10,14 @@ from frostline.records.result import Result, value_text
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"),
     *("#7A5FD0", "#999933", "#A65628", "#EE6677", "#44AA99", "#6699CC"),
-    *("#B05090", "#4C9A2A", "#C77C5A", "#5F8F9F"),
+    *("#B05090", "#4C9A2A", "#C77C5A", "#5F8F9F", "#B8860B", "#4169E1"),
 )
-"""Okabe and Ito's without yellow, which white paper swallows, and ten more that are legible on white and black."""
+"""Okabe and Ito's without yellow, which white paper swallows, and twelve more that are legible on white and black."""
 _KNOWN = (
     *("head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias"),
     *("last_two_stages", "layer_decay", "first_stage"),
     *("probe", "knn", "centroid"),
-    *("lora", "dora", "ia3", "ssf"),
+    *("lora", "dora", "ia3", "ssf", "adapter", "prompt"),
 )
 
 

@@ -41,6 +41,8 @@ def facts(plan: Plan) -> Table:
     grid.add_row("training", f"{plan.freeze_mode}, {how}{loss}")
     if plan.select != ACCURACY.epoch:
         grid.add_row("selected by", plan.select)
+    if plan.adapter:
+        grid.add_row("adapter", plan.adapter)
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
     seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"
     grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)

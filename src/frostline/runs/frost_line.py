@@ -14,7 +14,7 @@ from torch import nn
 
 from frostline.core import codehash, machine, plugins
 from frostline.data.views import Views
-from frostline.models import cut, fuse
+from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import hashing
@@ -118,6 +118,11 @@ def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
     return Backbone(fast, setup.device, setup.autocast)
 
 
+def _holds_adapters(lower: nn.Module) -> bool:
+    """Return whether the stages below the line compute more than their tensors say, as where adapters are frozen."""
+    return any(freezing.ADAPTER in part._modules for part in lower.modules())
+
+
 @torch.inference_mode()
 def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
     """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
@@ -137,6 +142,7 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "plugin": plugins.identity(plugins.MODELS, setup.model.name),
         "input": asdict(setup.model.input),
         "below": below,
+        "adapter": asdict(setup.config.freeze_mode.adapter) if _holds_adapters(lower) else None,
         "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,

@@ -14,6 +14,7 @@ from frostline.core import credentials, machine
 from frostline.core.config import Config, is_read
 from frostline.models import cut, freezing
 from frostline.models.stages import Structure
+from frostline.records.layout import ADAPTER, BEST
 from frostline.training.schedule import Span
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Plan:
     loaded: str | None
     """What was read of the weights' file, in a line; None from scratch, and where nothing was read yet."""
     freeze_mode: str
+    adapter: str
+    """What lies beside frozen layers and what becomes of it, in a line; empty where nothing does."""
     optimizer: str | None
     """None where the head is solved at once."""
     schedule: str | None
@@ -153,6 +156,7 @@ def describe(setup: Setup, name: str) -> Plan:
         weights=credentials.scrubbed(config.model.weights or "scratch"),
         loaded=setup.model.loaded,
         freeze_mode=config.freeze_mode.name,
+        adapter=_adapter(setup),
         optimizer=config.optimizer.name if solver is None else None,
         schedule=config.schedule.name if solver is None else None,
         augment=config.augment.name,
@@ -200,6 +204,18 @@ def _loss(config: Config) -> str:
 
 def _is_read(config: Config, name: str) -> bool:
     return is_read(f"train.{name}", config.freeze_mode.solver)
+
+
+def _adapter(setup: Setup) -> str:
+    """Return how many layers have an adapter, and what the run will leave of these."""
+    kind = setup.config.freeze_mode.adapter.kind
+    if kind == "none":
+        return ""
+    count = sum(freezing.ADAPTER in part._modules for part in setup.model.module.modules())
+    if setup.model.kept:
+        return f"{kind} at {count} places, which {BEST} keeps; they alone in {ADAPTER}/, with the network's names"
+    layout = "the names that training gave them" if kind == "ssf" else "the names of PEFT"
+    return f"{kind} at {count} layers, merged into them in the end; they alone in {ADAPTER}/, with {layout}"
 
 
 def _uncut(setup: Setup) -> str:

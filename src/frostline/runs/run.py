@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core import files, machine
-from frostline.core.config import Config
+from frostline.core.config import KEPT, Config
 from frostline.core.errors import user_error
 from frostline.core.metrics import ACCURACY, METRICS
-from frostline.models import adapters, build, peft_layout
+from frostline.models import adapters, build, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -90,7 +90,7 @@ def _attempt(
     write_origin(setup, plan, folder, record)
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
     with handing_over(folder, record), draft_of(setup, folder) as draft:
-        merged = adapters.touched(setup.model.module)
+        merged = adapters.touched(setup.model.module)  # of what stays, nothing
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         if config.freeze_mode.solver is None:
@@ -108,6 +108,8 @@ def _attempt(
         metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
+    if plan.adapter:
+        record.tag(layout.ADAPTER_TAG, plan.adapter)
     if final is not None:
         record.tag(layout.FINAL_TAG, final)
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
@@ -211,7 +213,7 @@ def conclude(
     Where `voters` classify in place of the head there are no weights that do, and so no file.
     """
     state.put(setup.model.module, progress.best)
-    merged = merge(setup, images, folder)
+    merged = leave_adapters(setup, images, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
     saved = draft.finish({**kept, **merged}) if voters is None else None
@@ -220,26 +222,40 @@ def conclude(
     return scored, saved.result() if saved else None
 
 
+def leave_adapters(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
+    """Leave adapters alone in `folder`, and return by name the network's tensors that they were merged into, if any."""
+    module, heads, how = setup.model.module, setup.model.structure.heads, setup.config.freeze_mode.adapter
+    if how.kind == "none":
+        return {}
+    merged: dict[str, Tensor] = {}
+    said: dict[str, float] = {}
+    if how.kind in KEPT:
+        tensors, facts = kept_adapters.alone(module, how, heads=heads)
+        facts |= {"model": setup.model.name, "library": setup.model.library, "classes": list(setup.data.classes)}
+    else:
+        tensors, facts = peft_layout.adapters_alone(module, how, heads=heads)
+        merged, said["error"] = merge(setup, images)
+    (place := folder / layout.ADAPTER).mkdir(exist_ok=True)
+    tensorfile.save(place / "adapter_model.safetensors", tensors, said)
+    files.write_json(place / "adapter_config.json", facts)
+    return merged
+
+
 @torch.no_grad()
-def merge(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
-    """Make adapters part of the network's own tensors and return these by name; leave what they were in `folder`.
+def merge(setup: Setup, images: Images) -> tuple[dict[str, Tensor], float]:
+    """Make adapters part of the network's own tensors; return these by name, and how much that changed of 1.
 
     RuntimeError if the network's answers to some pictures of the validation split are others after that.
     """
-    module, how = setup.model.module, setup.config.freeze_mode.adapter
-    if how.kind == "none":
-        return {}
-    tensors, facts = peft_layout.adapters_alone(module, how, heads=setup.model.structure.heads)
+    module = setup.model.module
     views = images.val.inputs(torch.arange(min(len(images.val.labels), setup.config.batch_size)), 1)
     with evaluating(module):
         before, merged, after = module(views), adapters.merge(module), module(views)
     error = float((after - before).abs().max() / before.abs().max())
     if not error <= _AGREES:
-        raise RuntimeError(f"the network with its {how.kind} adapters merged answers otherwise: by {error:.1g} of 1")
-    (place := folder / layout.ADAPTER).mkdir(exist_ok=True)
-    tensorfile.save(place / "adapter_model.safetensors", tensors, {"error": error})
-    files.write_json(place / "adapter_config.json", facts)
-    return {name: tensor.cpu() for name, tensor in merged.items()}
+        kind = setup.config.freeze_mode.adapter.kind
+        raise RuntimeError(f"the network with its {kind} adapters merged answers otherwise: by {error:.1g} of 1")
+    return {name: tensor.cpu() for name, tensor in merged.items()}, error
 
 
 def score(setup: Setup, phase: int, images: Images, instead: nn.Module | None = None) -> Evaluation:

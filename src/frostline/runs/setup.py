@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from frostline.data.findings import Finding
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
-from frostline.models import adapters, build, freezing
+from frostline.models import build, freezing
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.models.input_spec import InputSpec
@@ -119,8 +119,7 @@ def _parts(
     data = load_data(config, input_of(config, source), store, screen)
     model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
-        beside = adapters.insert(model.module, model.structure, config.freeze_mode.adapter, seed=config.seed)
-        model = replace(model, structure=beside)
+        model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
     if config.freeze_mode.solver is not None:
         _require_linear_head(config, model)
     class_weights(config, data)  # which may name a class that is none

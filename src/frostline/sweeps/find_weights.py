@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.core import project, untrusted
-from frostline.core.config import Config
+from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
@@ -58,6 +59,9 @@ def weights(config: Config, folder: Path) -> Path:
         if run.chosen:
             one = f"{RUN_PREFIX}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")
+        if (kind := _setting(run.folder / CONFIG, "adapter", "kind")) in KEPT:
+            told = f"a run that left a plain network, and {run.result.name} kept what it put into it ({kind})"
+            raise name.wrong(f"{told}: predict, export and register take that as it is")
         return Path(shutil.copyfile(run.folder / BEST, folder / BEST))
 
 
@@ -147,7 +151,7 @@ def _read(folder: Path) -> Result | None:
 
 def _weightless(name: Name, result: Result, folder: Path | None = None) -> UserError:
     """Return the refusal of a run that has none, whose config may be in `folder`."""
-    if _votes((folder or Path(result.folder)) / CONFIG):
+    if _setting((folder or Path(result.folder)) / CONFIG, "solver") == "knn":  # which leaves no weights
         return name.wrong(
             f"a run whose head classifies, and {result.name} has none: take freeze=probe or freeze=centroid"
         )
@@ -155,12 +159,12 @@ def _weightless(name: Name, result: Result, folder: Path | None = None) -> UserE
     return name.wrong(f"a run that kept its weights, and {result.name} is {result.status}{why}")
 
 
-def _votes(config: Path) -> bool:
-    """Return whether a run's config says that the nearest training images vote, which leaves no weights."""
+def _setting(config: Path, *keys: str) -> object:
+    """Return what a run's config says of its freeze mode at `keys`, None where it says nothing."""
     try:
-        return untrusted.plain(config)["freeze_mode"]["solver"] == "knn"
+        return functools.reduce(lambda section, key: section[key], keys, untrusted.plain(config)["freeze_mode"])
     except (UserError, OSError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _unfinished(result: Result) -> str:

@@ -1,0 +1,253 @@
+"""Adapters that no weight of the network can stand for, so that it keeps them: bottlenecks beside modules, prompts.
+
+Each lies around a module, whose child `adapter` it is, and decides what that takes and gives; the module's own tensors
+have the names that they had.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from frostline.core.config import AdapterConfig
+from frostline.core.errors import user_error
+from frostline.core.randomness import generator
+from frostline.models import freezing
+from frostline.models.stages import Structure
+
+_PAPERS = {"bottleneck": "arXiv:1902.00751, arXiv:2205.13535", "prompt": "arXiv:2203.12119"}
+_READ = {"bottleneck": ("rank", "parallel", "scale", "dropout"), "prompt": ("tokens", "deep", "dropout")}
+"""What each kind reads of `AdapterConfig`, beside where it is put."""
+_TRANSFORMERS = {
+    "torchvision.models.vision_transformer.VisionTransformer": ("encoder.layers", "hidden_dim"),
+    "timm.models.vision_transformer.VisionTransformer": ("blocks", "embed_dim"),
+}
+"""Networks whose blocks take any number of tokens, each at any place: where these are, and the length of a token."""
+_Forward = Callable[..., Any]
+
+
+class KeptAdapter(nn.Module, ABC):
+    """What lies around one module for good."""
+
+    @abstractmethod
+    def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
+        """Return what the module, whose own forward pass is `forward`, gives now."""
+
+    @abstractmethod
+    def start(self, module: nn.Module, draw: torch.Generator) -> None:
+        """Take new values, for the network `module`."""
+
+
+class Bottleneck(KeptAdapter):
+    """Adds to what a module gives a function of it through few dimensions (Houlsby et al. 2019, arXiv:1902.00751).
+
+    `parallel` makes it one of what the module takes (AdaptFormer, Chen et al. 2022, arXiv:2205.13535). The projections
+    of feature maps `(B, C, H, W)` are convolutions of 1x1 (Rebuffi et al. 2018, arXiv:1803.10082).
+    """
+
+    def __init__(self, taken: int, given: int, how: AdapterConfig, *, maps: bool, like: Tensor) -> None:
+        super().__init__()
+        layer, width = nn.Conv2d if maps else nn.Linear, min(how.rank, given)
+        options = {"device": like.device, "dtype": like.dtype, **({"kernel_size": 1} if maps else {})}
+        self.down, self.up = (skip_init(layer, *sizes, **options) for sizes in ((taken, width), (width, given)))
+        self.parallel, self.scale, self.dropout = how.parallel, how.scale, how.dropout
+
+    def start(self, module: nn.Module, draw: torch.Generator) -> None:
+        """Draw what leads down as torch does the weight of a linear layer; all else is 0, and so is what is added."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        nn.init.kaiming_uniform_(self.down.get_parameter("weight"), a=math.sqrt(5), generator=draw)
+
+    def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
+        """Return what the module gives and what is added to it; of several outputs to the first."""
+        given = forward(*inputs, **options)
+        first, others = (given[0], given[1:]) if isinstance(given, tuple) else (given, None)
+        middle = F.dropout(F.relu(self.down(inputs[0] if self.parallel else first)), self.dropout, self.training)
+        first = first + self.scale * self.up(middle)
+        return first if others is None else (first, *others)
+
+
+class Prompt(KeptAdapter):
+    """Tokens that learn, behind those of the picture in what a block takes (Jia et al. 2022, arXiv:2203.12119).
+
+    Attention gives a token no place but by its position, which is added before, so that behind is as good as between.
+    """
+
+    def __init__(self, how: AdapterConfig, length: int, *, enter: bool, leave: bool, like: Tensor) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(like.new_empty(how.tokens, length)) if enter else None
+        self.count, self.leave, self.dropout = how.tokens, leave, how.dropout
+
+    def start(self, module: nn.Module, draw: torch.Generator) -> None:
+        """Draw the tokens as wide as the paper does: as Xavier's rule has it for the layer that embeds the patches."""
+        if self.tokens is not None:
+            patches = next(part.weight for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear))
+            bound = math.sqrt(6 / (len(patches) + patches[0].numel()))
+            nn.init.uniform_(self.tokens, -bound, bound, generator=draw)
+
+    def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
+        """Return what the block gives for `(B, N, C)` and the tokens; without these where they leave."""
+        sequence, *others = inputs
+        if self.tokens is not None:
+            tokens = F.dropout(self.tokens, self.dropout, self.training)
+            sequence = torch.cat([sequence, tokens.expand(sequence.shape[0], -1, -1)], 1)
+        given = forward(sequence, *others, **options)
+        return given[:, : -self.count] if self.leave else given
+
+
+def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int, side: int) -> Structure:
+    """Put adapters around the modules that `how` names, and return the structure with these in it.
+
+    `side` is that of the pictures in pixels. The head, which is new, gets none. With bottlenecks the network computes
+    what it did. UserError where no module is named, and where a network has no place for prompts.
+    """
+    addresses = freezing.addresses_of_modules(module, structure)
+    below_head = {path: own for path, own in addresses.items() if structure.stage_of(path) != structure.stages[-1]}
+    made = dict((_prompts if how.kind == "prompt" else _bottlenecks)(module, below_head, how, side))
+    if not made:
+        kinds = sorted({address.split("/")[1] for pair in below_head.values() for address in pair})
+        told = f"globs that match modules that {how.kind} fits, below the head ({', '.join(kinds)})"
+        raise user_error("freeze_mode.adapter.where", how.where, told)
+    stages: dict[str, str] = {}
+    for path, adapter in made.items():
+        layer: Any = module.get_submodule(path)
+        if not next(layer.parameters()).is_meta:
+            adapter.start(module, generator(seed, "init", "adapter", path))
+        layer.add_module(freezing.ADAPTER, adapter.train(layer.training))
+        layer.__class__ = _surrounded(layer.__class__)
+        parts = (name for name, _ in chain(adapter.named_modules(), adapter.named_parameters()))
+        names = (f"{path}.{freezing.ADAPTER}.{part}".rstrip(".") for part in parts)
+        stages |= dict.fromkeys(names, structure.stage_of(path))
+    return structure.with_stages(stages)
+
+
+def alone(module: nn.Module, how: AdapterConfig, *, heads: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of adapters and heads under their names in the network, and what these are."""
+    paths = [path for path, part in module.named_modules() if isinstance(part, KeptAdapter)]
+    tensors = {
+        f"{path}.{n}": t for path in (*paths, *heads) for n, t in module.get_submodule(path).state_dict().items()
+    }
+    told = {name: value for name, value in asdict(how).items() if name in _READ[how.kind]}
+    around = [path.rpartition(".")[0] for path in paths]
+    facts = {"kind": how.kind, "papers": _PAPERS[how.kind], **told, "around": around, "modules_to_save": [*heads]}
+    return tensors, facts
+
+
+def _named(addresses: Mapping[str, Sequence[str]], how: AdapterConfig) -> list[str]:
+    """Return the paths of the modules that `how` names."""
+    return [
+        path
+        for path, own in addresses.items()
+        if any(fnmatchcase(address, pattern) for address in own for pattern in how.where)
+    ]
+
+
+def _bottlenecks(
+    module: nn.Module, addresses: Mapping[str, Sequence[str]], how: AdapterConfig, side: int
+) -> Iterator[tuple[str, KeptAdapter]]:
+    """Yield a bottleneck for each module that is named and gives one tensor, or several, the first of them features."""
+    for path, (taken, given) in _shapes(module, _named(addresses, how), side).items():
+        maps = len(given) == 4 and given[2] == given[3]
+        axis = 1 if maps else -1
+        if how.parallel and (taken is None or [*_without(taken, axis)] != [*_without(given, axis)]):
+            continue
+        entering = taken if how.parallel and taken is not None else given
+        like = next(module.get_submodule(path).parameters())
+        yield path, Bottleneck(entering[axis], given[axis], how, maps=maps, like=like)
+
+
+def _without(shape: torch.Size, axis: int) -> Iterator[int]:
+    return (size for place, size in enumerate(shape) if place != axis % len(shape))
+
+
+@torch.no_grad()
+def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tuple[torch.Size | None, torch.Size]]:
+    """Return the shapes of what modules take and give for two squares of `side` pixels, in the order of their calls.
+
+    Nothing is computed for it. Left out are those that are not called and those whose output is no features.
+    """
+    found: dict[str, tuple[torch.Size | None, torch.Size]] = {}
+
+    def look(path: str, inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        taken = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else None
+        if isinstance(first, Tensor) and first.dim() in (3, 4):
+            found[path] = taken, first.shape
+
+    wanted = [path for path in paths if _fits(module.get_submodule(path))]
+    hooks = [
+        module.get_submodule(path).register_forward_hook(
+            lambda _, inputs, output, path=path: look(path, inputs, output)
+        )
+        for path in wanted
+    ]
+    modes = {part: part.training for part in module.modules()}
+    bare = {name: t.to("meta") for name, t in chain(module.named_parameters(), module.named_buffers())}
+    try:
+        functional_call(module.eval(), bare, (torch.empty(2, 3, side, side, device="meta"),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, training in modes.items():
+            part.training = training
+    return found
+
+
+def _fits(layer: nn.Module) -> bool:
+    """Return whether a module has parameters and takes a child that its forward pass does not know of."""
+    return not isinstance(layer, nn.ModuleDict | nn.ModuleList) and any(True for _ in layer.parameters())
+
+
+def _prompts(
+    module: nn.Module, addresses: Mapping[str, Sequence[str]], how: AdapterConfig, side: int
+) -> Iterator[tuple[str, KeptAdapter]]:
+    """Yield what lets tokens enter and leave: with `deep` at every block that is named, else at the first and last."""
+    ours = (_TRANSFORMERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(module).__mro__)
+    known = next(filter(None, ours), None)
+    if known is None:
+        told = (
+            "a VisionTransformer of torchvision or timm (ViT, DeiT, CLIP, SigLIP, DINOv2), whose blocks take any number"
+            f" of tokens; whether {type(module).__name__} does is not known, and freeze=adapter fits it"
+        )
+        raise user_error("freeze_mode.adapter.kind", "prompt", told)
+    chained, length = known
+    blocks = [f"{chained}.{name}" for name, _ in module.get_submodule(chained).named_children()]
+    named = _named({path: addresses[path] for path in blocks if path in addresses}, how)
+    for path in named if how.deep else dict.fromkeys((*named[:1], *named[-1:])):
+        enter, leave = how.deep or path == named[0], how.deep or path == named[-1]
+        like = next(module.get_submodule(path).parameters())
+        yield path, Prompt(how, getattr(module, length), enter=enter, leave=leave, like=like)
+
+
+@functools.cache
+def _surrounded(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return modules of a `kind` around which their adapter lies.
+
+    The class has the same name, so that addresses, tracing and what torch asks of types see the module that it was.
+    """
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        adapter = self._modules[freezing.ADAPTER]
+        assert isinstance(adapter, KeptAdapter)
+        return adapter.around(functools.partial(kind.forward, self), *inputs, **options)
+
+    def own(self: nn.Module) -> list[nn.Module | None]:
+        return [part for name, part in self._modules.items() if name != freezing.ADAPTER]
+
+    facts: dict[str, Any] = {"forward": forward, "__module__": kind.__module__}
+    if issubclass(kind, nn.Sequential):  # which calls its children one after the other
+        facts |= {"__iter__": lambda self: iter(own(self)), "__len__": lambda self: len(own(self))}
+    return type(kind.__name__, (kind,), facts)

@@ -1,0 +1,288 @@
+"""Adapters that stay: what the papers compute, on the network that was there, and a file that brings both back."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import VisionTransformer
+
+from frostline.core.config import KEPT, AdapterConfig
+from frostline.core.errors import UserError
+from frostline.core.validation import adapter_config
+from frostline.models import build, cut, freezing, fuse
+from frostline.models.build import Model
+from frostline.models.input_spec import InputSpec
+from frostline.models.kept_adapters import KeptAdapter
+from frostline.models.stages import structure_of
+from frostline.records import layout, provenance
+from frostline.records.recording import Record
+from frostline.runs import export, predict
+from frostline.runs.run import execute
+from frostline.store import hashing
+from small import KEPT_MODES, SMALL, Memory, Told, compose, mode, network, plain, resolve
+
+SIDE = 32
+RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01")
+SPEC = InputSpec(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+
+
+def how(chosen: str, *options: str) -> AdapterConfig:
+    return compose(f"freeze={chosen}", *(f"freeze_mode.adapter.{option}" for option in options)).freeze_mode.adapter
+
+
+def vit() -> Model:
+    """Return a small vision transformer of torchvision in eval mode."""
+    torch.manual_seed(0)
+    module = VisionTransformer(SIDE, 8, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5).eval()
+    nn.init.normal_(module.heads[-1].weight)  # type: ignore[arg-type]
+    return Model("vit", "torchvision", module, structure_of(module), SPEC, None, None, new_head=True)
+
+
+def pictures() -> Tensor:
+    return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def of(name: str) -> Model:
+    """Return a network by name, `timm:` before those of timm, in eval mode."""
+    if name == "vit":
+        return vit()
+    library, _, own = name.rpartition(":")
+    model = network(own, library=library or "torchvision", image_size=SIDE)
+    model.module.eval()
+    for key, parameter in model.module.named_parameters():
+        if key.endswith(".gamma"):  # what scales a block's branches down to nothing at first
+            nn.init.ones_(parameter)
+    return model
+
+
+def moved(model: Model, chosen: AdapterConfig) -> tuple[Any, Any]:
+    """Return the network with adapters that have learned something, and a copy of it without."""
+    bare = copy.deepcopy(model.module)
+    module = build.with_adapters(model, chosen, seed=0).module
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for adapter in adapters(module):
+            for parameter in adapter.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
+    return module, bare
+
+
+def adapters(module: nn.Module) -> list[KeptAdapter]:
+    return [part for part in module.modules() if isinstance(part, KeptAdapter)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("vit", 4), ("shufflenet_v2_x0_5", 16), ("densenet121", 58), ("timm:test_vit", 6), ("timm:test_convnext", 9)],
+)
+@torch.no_grad()
+def test_a_network_with_bottlenecks_begins_as_it_was_bit_for_bit(name: str, count: int) -> None:
+    model = of(name)
+    before, state = model.module(pictures()), copy.deepcopy(model.module.state_dict())
+    adapted = build.with_adapters(model, mode("adapter").adapter, seed=0)
+    assert torch.equal(adapted.module(pictures()), before) and len(adapters(adapted.module)) == count
+    after = adapted.module.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in state.items())
+    assert all(".adapter." in name for name in after.keys() - state.keys())
+    assert not any(part.training for part in model.module.modules())
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@torch.no_grad()
+def test_bottlenecks_are_what_the_papers_say_of_tokens_and_of_maps(parallel: bool) -> None:
+    options = (f"parallel={parallel}", "scale=0.5", "rank=3")
+    module, bare = moved(vit(), how("adapter", *options))
+    path, x = "encoder.layers.encoder_layer_1.mlp", torch.randn(2, 7, 16)
+    layer, frozen = module.get_submodule(path), bare.get_submodule(path)
+    seen = x if parallel else frozen(x)
+    middle = F.relu(seen @ layer.adapter.down.weight.T + layer.adapter.down.bias)
+    added = middle @ layer.adapter.up.weight.T + layer.adapter.up.bias
+    torch.testing.assert_close(layer(x), frozen(x) + 0.5 * added)
+    assert layer.adapter.down.weight.shape == (3, 16) and len(layer) == len(frozen)
+    module, bare = moved(of("shufflenet_v2_x0_5"), how("adapter", *options))
+    maps = torch.randn(2, 48, 4, 4)
+    block, was = module.stage2[1], bare.stage2[1]
+    seen = maps if parallel else was(maps)
+    middle = F.relu(torch.einsum("oc,bchw->bohw", block.adapter.down.weight[:, :, 0, 0], seen) + _column(block, "down"))
+    added = torch.einsum("oc,bchw->bohw", block.adapter.up.weight[:, :, 0, 0], middle) + _column(block, "up")
+    torch.testing.assert_close(block(maps), was(maps) + 0.5 * added)
+    assert isinstance(module.stage2[0]._modules.get("adapter"), KeptAdapter) is not parallel  # which halves its maps
+
+
+def _column(block: Any, name: str) -> Tensor:
+    bias: Tensor = block.adapter.get_submodule(name).bias
+    return bias[:, None, None]
+
+
+def test_behind_attention_the_first_of_its_outputs_changes() -> None:
+    module, bare = moved(vit(), how("adapter", "where=['*.self_attention']"))
+    x = torch.randn(2, 5, 16)
+    layer, frozen = (m.encoder.layers[0].self_attention for m in (module, bare))
+    given, weights = layer(x, x, x, need_weights=True)
+    before, theirs = frozen(x, x, x, need_weights=True)
+    added = layer.adapter.up(F.relu(layer.adapter.down(before)))
+    torch.testing.assert_close((given, weights), (before + added, theirs))
+
+
+def prompted(bare: Any, module: Any, *, deep: bool) -> Tensor:
+    """Return the logits of a `bare` vision transformer with the prompts of another, as the paper has them: behind CLS.
+
+    With `deep` those that a block gives are left out, and the next block's are put in their place.
+    """
+    timm = not isinstance(bare, VisionTransformer)
+    blocks = [*(bare.blocks if timm else bare.encoder.layers)]
+    tokens = [adapter.tokens for adapter in adapters(module) if adapter.tokens is not None]
+    count = len(tokens[0])
+    if timm:
+        x = bare.norm_pre(bare._pos_embed(bare.patch_embed(pictures())))
+    else:
+        x = bare._process_input(pictures())
+        x = torch.cat([bare.class_token.expand(2, -1, -1), x], 1) + bare.encoder.pos_embedding
+    for number, block in enumerate(blocks):
+        if number == 0:
+            x = torch.cat([x[:, :1], tokens[0].expand(2, -1, -1), x[:, 1:]], 1)
+        elif deep:
+            x = torch.cat([x[:, :1], tokens[number].expand(2, -1, -1), x[:, 1 + count :]], 1)
+        x = block(x)
+    x = torch.cat([x[:, :1], x[:, 1 + count :]], 1)
+    logits: Tensor = bare.forward_head(bare.norm(x)) if timm else bare.heads(bare.encoder.ln(x)[:, 0])
+    return logits
+
+
+@pytest.mark.parametrize("name", ["vit", "timm:test_vit", "timm:test_vit3"])
+@pytest.mark.parametrize("deep", [True, False])
+@torch.no_grad()
+def test_prompts_are_what_the_paper_says(name: str, deep: bool) -> None:
+    module, bare = moved(of(name), how("prompt", f"deep={deep}", "tokens=3"))
+    given = module(pictures())
+    torch.testing.assert_close(given, prompted(bare, module, deep=deep), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(given, bare(pictures()), rtol=1e-3)
+    with_tokens = [adapter for adapter in adapters(module) if adapter.tokens is not None]
+    assert len(with_tokens) == (len(module.encoder.layers if name == "vit" else module.blocks) if deep else 1)
+
+
+def test_prompts_are_drawn_as_wide_as_the_paper_has_them() -> None:
+    module = build.with_adapters(vit(), how("prompt", "tokens=200"), seed=0).module
+    tokens = torch.stack([cast(Any, one).tokens for one in adapters(module)])
+    bound = (6 / (3 * 8 * 8 + 16)) ** 0.5
+    assert 0.98 * bound < tokens.abs().max() <= bound and abs(float(tokens.detach().mean())) < 0.01
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "timm:test_vit_relpos", "timm:test_convnext"])
+def test_a_network_without_a_place_for_tokens_says_so(name: str) -> None:
+    model = of(name)
+    with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.kind=prompt: expected a VisionTransformer"):
+        build.with_adapters(model, mode("prompt").adapter, seed=0)
+
+
+@pytest.mark.parametrize("chosen", KEPT_MODES)
+def test_the_head_and_the_adapters_learn_and_the_line_lies_below_the_lowest(chosen: str) -> None:
+    model = build.with_adapters(vit(), how(chosen, "where=['stage-1/*','stage-2/*']"), seed=0)
+    (phase,) = resolve(model, mode(chosen))
+    freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
+    model.module(pictures()).square().sum().backward()
+    learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
+    assert learn == {n for n, _ in model.module.named_parameters() if ".adapter." in n or n.startswith("heads")}
+    below = cut.stages_below(model.structure, phase)
+    assert below == ("stem", "stage1", "stage2")
+    lower, upper = cut.halves(model.module, model.structure, below)
+    torch.testing.assert_close(upper(lower(pictures())), model.module(pictures()))
+
+
+@pytest.mark.parametrize("chosen", ["adapter", "lora"])
+def test_the_fast_copy_leaves_frozen_adapters_where_they_are(chosen: str) -> None:
+    where = "where=['*/conv2d/*']" if chosen == "adapter" else "where=['*/conv2d/weight/*']"
+    model = network("resnet18", image_size=SIDE)
+    module, _ = moved(model, how(chosen, where))
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.fill_(0.05)
+    lower = cut.halves(module.eval(), model.structure, model.structure.stages[:-1])[0]
+    fast = fuse.fast_copy(lower.double(), torch.float64, torch.device("cpu"), torch.contiguous_format)
+    torch.testing.assert_close(fast(pictures().double()), lower(pictures().double()))
+
+
+def test_what_a_file_says_of_adapters_is_checked() -> None:
+    said = asdict(how("adapter"))
+    assert adapter_config(said) == how("adapter")
+    with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.kind=lora: expected one of bottleneck, prompt"):
+        adapter_config({**said, "kind": "lora"})
+    with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.rank=0: expected a whole number"):
+        adapter_config({**said, "rank": 0})
+    with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.rank=big: expected a value of type int"):
+        adapter_config({**said, "rank": "big"})
+    assert {how(chosen).kind for chosen in KEPT_MODES} == {*KEPT}
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stopping(Memory):
+    """A record that ends its run in the second epoch."""
+
+    def metrics(self, values: Any, step: int = 0) -> None:
+        if step == 2:
+            raise Stopped
+        super().metrics(values, step)
+
+
+def run(folder: Path, *options: str, record: Memory | None = None) -> Memory:
+    folder.mkdir(exist_ok=True)
+    provenance.write(folder, provenance.software([]))  # as a job does
+    record = record or Memory()
+    common: dict[str, Any] = {"record": cast(Record, record), "screen": cast(Any, Told())}
+    execute(compose(*RUN, *options), name="a run", folder=folder, **common)
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", KEPT_MODES)
+def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str, tmp_path: Path) -> None:
+    options = (f"freeze={chosen}", "train.ema_decay=0.5", "checkpoint.every_seconds=0.001")
+    record = run(tmp_path / "whole", *options)
+    assert record.tags[layout.FROZEN_TAG].endswith("tensors unchanged, bit for bit")
+    assert "best.safetensors keeps" in record.tags[layout.ADAPTER_TAG]
+    with pytest.raises(Stopped):
+        run(tmp_path / "resumed", *options, record=Stopping())
+    run(tmp_path / "resumed", *options)
+    best = tmp_path / "whole" / layout.BEST
+    assert hashing.of_file(tmp_path / "resumed" / layout.BEST) == hashing.of_file(best)
+
+    tensors = load_file(tmp_path / "whole" / layout.ADAPTER / "adapter_model.safetensors")
+    facts = json.loads((tmp_path / "whole" / layout.ADAPTER / "adapter_config.json").read_text())
+    weights = load_file(best)
+    assert facts["kind"] in KEPT and facts["model"] == "test_vit.r160_in1k" and facts["modules_to_save"] == ["head"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tensors.items())
+    assert {name for name in weights if ".adapter." in name or name.startswith("head.")} == tensors.keys()
+
+    (tmp_path / "whole" / layout.CONFIG).write_text(json.dumps(plain(*RUN, *options)))
+    predictor = predict.load(tmp_path / "whole", device="cpu")
+    assert len(adapters(predictor.model.module)) == 6
+    for kind in ("safetensors", "onnx" if chosen == "prompt" else "torchscript"):
+        assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
+    for file in (best, tmp_path / "net.safetensors"):
+        with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, and these are"):
+            run(tmp_path / "next", f"model.weights={file}", "freeze=head")
+
+
+@pytest.mark.slow
+def test_adapters_that_learn_in_one_phase_are_features_of_the_next(tmp_path: Path) -> None:
+    phases = (
+        "freeze_mode.phases=[{rules:[{match:head/*},{match:'*/adapter/*'},{match:'*',lr_scale:0}]},"
+        "{rules:[{match:head/*},{match:'*',lr_scale:0}]}]"
+    )
+    stored = (f"store.path={tmp_path / 'store'}", "store.enabled=true", "freeze=adapter", phases, "data.limit=100")
+    run(tmp_path / "kept", *stored)
+    run(tmp_path / "anew", *stored, "features.enabled=false")
+    assert hashing.of_file(tmp_path / "kept" / layout.BEST) == hashing.of_file(tmp_path / "anew" / layout.BEST)

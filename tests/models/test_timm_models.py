@@ -121,6 +121,9 @@ def test_input_is_what_the_tag_says() -> None:
     plain = of_timm("resnet50.tv_in1k", source="DEFAULT", meta=True).input
     assert plain == build("resnet50", weights="IMAGENET1K_V1", num_classes=2, seed=0, meta=True).input
     assert of_timm("resnet50.tv_in1k", source="a1_in1k", meta=True).input.interpolation == "bicubic"
+    assert of_timm("vit_base_patch16_clip_384.openai_ft_in12k_in1k", meta=True).input == InputSpec(
+        *(384, 404, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", "squash")
+    )
 
 
 @pytest.mark.parametrize("name", ["levit_128s", "vit_small_patch16_dinov3"])
@@ -169,6 +172,7 @@ def repository(tmp_path: Path) -> Path:
     seen = {
         "input_size": [3, 96, 96],
         "crop_pct": 0.8,
+        "crop_mode": "squash",
         "interpolation": "bilinear",
         "mean": [0.5] * 3,
         "std": [0.2] * 3,
@@ -183,7 +187,7 @@ def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) ->
     torch.manual_seed(0)
     theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.module.state_dict().items())
-    assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear")
+    assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
     assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
     with pytest.raises(UserError, match=r"expected weights of test_vit, and these are of test_resnet$"):
         of_timm("test_vit", source=repository)

@@ -69,6 +69,7 @@ def plan() -> Plan:
         image_size=64,
         resize=73,
         interpolation="bilinear",
+        squash=False,
         cut_from="the original pixels",
         batch_size=32,
         device="cpu",

@@ -216,5 +216,6 @@ def _about(keep: Keep) -> str:
     """Return for people what is kept of pictures."""
     if keep.view is not None:
         view = keep.view
-        return f"seen at {view.size} pixels (shorter side {view.resize}, {view.interpolation})"
+        side = "both sides" if view.squash else "shorter side"
+        return f"seen at {view.size} pixels ({side} {view.resize}, {view.interpolation})"
     return {"original": "whole", "nothing": "checked"}.get(keep.kind, f"shorter side {keep.side} pixels")

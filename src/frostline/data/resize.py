@@ -36,10 +36,14 @@ class Input(Protocol):
     def interpolation(self) -> str:
         """`bilinear` or `bicubic`."""
 
+    @property
+    def crop(self) -> str:
+        """`squash` where the longer side becomes as long as the shorter one."""
+
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """What is seen of a picture where nothing is random: torchvision's `Resize` and `CenterCrop`."""
+    """What is seen of a picture where nothing is random: `Resize` and `CenterCrop` as in torchvision and in timm."""
 
     size: int
     """Side in pixels of the square that is seen."""
@@ -47,11 +51,13 @@ class CenterCrop:
     """What the shorter side becomes before, in pixels; the longer one keeps the aspect ratio."""
     interpolation: str
     """`bilinear` or `bicubic`, both antialiased."""
+    squash: bool = False
+    """Whether the longer side becomes `resize` too."""
 
     @classmethod
     def of(cls, spec: Input) -> CenterCrop:
         """Return what the network of that input sees."""
-        return cls(spec.size, spec.resize, spec.interpolation)
+        return cls(spec.size, spec.resize, spec.interpolation, spec.crop == "squash")
 
 
 def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
@@ -60,6 +66,7 @@ def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
         return torch.cat([center_crop(picture[None], how) for picture in pictures])
     height, width = pictures.shape[2:]
     shorter = min(height, width)
+    height, width = (shorter, shorter) if how.squash else (height, width)
     resized = height * how.resize // shorter, width * how.resize // shorter
     if _as_pillow(pictures.device) and max(resized) <= _LONG * how.size:
         whole = _interpolate(pictures, resized, how.interpolation)
@@ -92,7 +99,8 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
 
     `sizes` is `(B, 2)`, width and height in pixels. A square picture with `resize == size` is seen whole.
     """
-    resized = sizes * how.resize // sizes.amin(1, keepdim=True)
+    shorter = sizes.amin(1, keepdim=True)
+    resized = (shorter.expand_as(sizes) if how.squash else sizes) * how.resize // shorter
     start = ((resized - how.size) / 2).round()
     return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+CROPS = ("center", "squash", "border")
+"""How timm makes a square of a picture (`crop_mode` of `timm.data.create_transform`)."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -16,18 +19,22 @@ class InputSpec:
     size: int
     """Side in pixels of the square that the network sees."""
     resize: int
-    """Shorter side in pixels to which a picture is resized before its centre is cut out."""
+    """Shorter side in pixels to which a picture is resized before its centre is cut out; with `squash` both sides."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
     interpolation: str
     """How a picture is resized: `bilinear` or `bicubic`, both antialiased."""
+    crop: str = "center"
+    """One of `CROPS`: `center`, or `squash`, which keeps no aspect ratio; `border`, the whole picture with a border, is
+    shown as `center` is."""
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> InputSpec:
         """Return what `metadata` of saved weights says."""
         mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-        return cls(metadata["size"], metadata["resize"], mean, std, metadata["interpolation"])
+        crop = metadata.get("crop", cls.crop)  # of which older files say nothing
+        return cls(metadata["size"], metadata["resize"], mean, std, metadata["interpolation"], crop)
 
     def normalise(self, views: Tensor) -> Tensor:
         """Return `views`, `(B, 3, S, S)` float32 in 0..255, as the network gets them; they are overwritten."""

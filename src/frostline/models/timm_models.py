@@ -36,7 +36,7 @@ from frostline.models.weights import HUB_FILES
 from frostline.store import hashing
 
 _FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
-_SEEN = ("input_size", "crop_pct", "interpolation", "mean", "std")
+_SEEN = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 """What the config of a repository says of the picture that its weights expect."""
 
 
@@ -85,7 +85,7 @@ def _input(config: PretrainedCfg) -> InputSpec:
     size = config.input_size[-1]
     mean, std = tuple(config.mean), tuple(config.std)
     interpolation = config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bilinear"
-    return InputSpec(size, int(size / config.crop_pct), mean, std, interpolation)
+    return InputSpec(size, int(size / config.crop_pct), mean, std, interpolation, config.crop_mode)
 
 
 def _network(name: str, size: int) -> nn.Module:

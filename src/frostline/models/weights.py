@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from frostline.core.errors import UserError, user_error
 from frostline.models import state_dicts
+from frostline.models.input_spec import CROPS
 from frostline.store import hashing
 from frostline.store.tensorfile import METADATA
 
@@ -128,10 +129,11 @@ def _describes_a_network(metadata: object) -> bool:
             "mean": [_, _, _] as mean,
             "std": [_, _, _] as std,
             "interpolation": "bilinear" | "bicubic",
+            **others,
         }:
             numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*mean, *std))
-            sides = 0 < size <= resize <= _LARGEST_SIDE
-            return numbers and sides and min(std) > 0 and all(isinstance(name, str) for name in classes)
+            shown = 0 < size <= resize <= _LARGEST_SIDE and others.get("crop", "center") in CROPS
+            return numbers and shown and min(std) > 0 and all(isinstance(name, str) for name in classes)
     return False
 
 

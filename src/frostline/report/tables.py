@@ -44,7 +44,8 @@ def facts(plan: Plan) -> Table:
     if plan.adapter:
         grid.add_row("adapter", plan.adapter)
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)})")
-    seen = f"{plan.image_size}x{plan.image_size} pixels of a shorter side of {plan.resize}, {plan.interpolation}"
+    side = f"both sides squashed to {plan.resize}" if plan.squash else f"a shorter side of {plan.resize}"
+    seen = f"{plan.image_size}x{plan.image_size} pixels of {side}, {plan.interpolation}"
     grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
     if plan.cut_from:
         grid.add_row("crops", f"cut from {plan.cut_from}")

@@ -12,6 +12,7 @@ from torch import nn
 
 from frostline.core import credentials, machine
 from frostline.core.config import Config, is_read
+from frostline.data.resize import CenterCrop
 from frostline.models import cut, freezing
 from frostline.models.stages import Structure
 from frostline.records.layout import ADAPTER, BEST
@@ -73,6 +74,8 @@ class Plan:
     resize: int
     """What a picture's shorter side becomes, in pixels, before its centre is cut out."""
     interpolation: str
+    squash: bool
+    """Whether the longer side becomes that too."""
     cut_from: str
     """What random crops of training images are cut from; empty where there are none."""
     batch_size: int
@@ -168,6 +171,7 @@ def describe(setup: Setup, name: str) -> Plan:
         image_size=setup.model.input.size,
         resize=setup.model.input.resize,
         interpolation=setup.model.input.interpolation,
+        squash=CenterCrop.of(setup.model.input).squash,
         cut_from=data.cut_from,
         batch_size=config.batch_size,
         device=machine.device_name(setup.device),

@@ -52,7 +52,8 @@ class Portable(nn.Module):
         a line, outside the centre crop.
         """
         length = _count(pixels)
-        resized = torch.div(length * self.spec.resize, shorter, rounding_mode="floor").double()
+        kept = shorter if self.spec.crop == "squash" else length
+        resized = torch.div(kept * self.spec.resize, shorter, rounding_mode="floor").double()
         start = ((resized - self.spec.size) / 2).round()
         ends = torch.minimum(self.ends, resized - 1)
         shown = torch.cat([self.places + start, ends, resized - 1 - ends]) + 0.5

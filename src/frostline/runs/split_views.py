@@ -96,9 +96,14 @@ def _view_of(distinct: int | None) -> Callable[[int], int]:
 
 
 def approximations(setup: Setup) -> list[str]:
-    """Return in what a run is not the one with `features.views=null` and `data.pixels=exact`; nothing where it is."""
+    """Return in what a run is not the one with `features.views=null` and `data.pixels=exact`; nothing where it is.
+
+    Nor may its pictures be those that its network was made for.
+    """
     config, found = setup.config, []
     policy, distinct = augment_policy(config), config.features.views
+    if setup.model.input.crop == "border":
+        found.append("the centre of a picture is shown, where timm shows all of it with a border (crop_mode=border)")
     if distinct is not None and distinct < config.epochs and policy.random:
         found.append(f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image")
     if setup.data.reduced_to is not None:

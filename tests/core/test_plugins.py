@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import stores
 from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
-from frostline.models import build
+from frostline.models import build, cut
+from lab import LIMIT, Lab
 from small import load_data
 
 CHECKOUT = Path(__file__).parents[2]
@@ -76,6 +83,54 @@ phases:
       - {match: stage2/*}
       - {match: "*", lr_scale: 0}
 """
+STAND_IN = r'''"""What the plugin of docs/models.md takes of transformers, in small, where that is not installed."""
+
+import torch
+from torch import nn
+
+
+class Dinov2Config:
+    def __init__(self, *, num_hidden_layers, **options):
+        self.hidden_size, self.num_hidden_layers = 16, num_hidden_layers
+
+
+class Embeddings(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.cls_token, self.patches = nn.Parameter(torch.zeros(1, 1, width)), nn.Conv2d(3, width, 14, 14)
+
+    def forward(self, pictures):
+        tokens = self.patches(pictures).flatten(2).mT
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
+
+
+class Attention(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x):
+        mixed = nn.functional.scaled_dot_product_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        return self.o_proj(mixed), None
+
+
+class Layer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm1, self.attention, self.mlp = nn.LayerNorm(width), Attention(width), nn.Linear(width, width)
+
+    def forward(self, hidden_states, attention_mask=None, **options):
+        attended, _ = self.attention(self.norm1(hidden_states))
+        return hidden_states + attended + self.mlp(hidden_states)
+
+
+class Dinov2Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        width, self.encoder = config.hidden_size, nn.Module()
+        self.embeddings, self.layernorm = Embeddings(width), nn.LayerNorm(width)
+        self.encoder.layer = nn.ModuleList(Layer(width) for _ in range(config.num_hidden_layers))
+'''
 
 
 @pytest.fixture
@@ -110,7 +165,11 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
     before = plugins.identity(plugins.MODELS, "tiny")
     assert before is not None and before.startswith("1.2 ")
     (package / "squares.py").write_text(CODE + "# another\n")
-    assert plugins.identity(plugins.MODELS, "tiny") != before
+    assert (now := plugins.identity(plugins.MODELS, "tiny")) != before
+    with (package / "squares-1.2.dist-info" / "METADATA").open("a") as file:
+        file.write("Requires-Dist: torchvision>=0.20\nRequires-Dist: not-there; extra == 'more'\n")
+    plugins._points.cache_clear()
+    assert plugins.identity(plugins.MODELS, "tiny") == f"{now} torchvision=={version('torchvision')}"
     assert plugins.identity(plugins.MODELS, "resnet50") is None
 
 
@@ -138,3 +197,66 @@ def test_a_sweep_over_another_packages_data_and_network_and_a_freeze_mode_of_one
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mine lr=0.05" in done.stdout and "blue, red" in done.stdout
+
+
+@pytest.fixture
+def of_the_pages(tmp_path, monkeypatch):
+    """A folder with weights for the plugin that docs/models.md shows, which is installed."""
+    page = (CHECKOUT / "docs" / "models.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Architecture(" in block)
+    told = tomllib.loads(next(iter(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))))["project"]
+    (info := tmp_path / "site" / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {told['name']}\nVersion: {told['version']}\n")
+    groups = told["entry-points"].items()
+    lines = [f"[{group}]\n{name} = {value}" for group, points in groups for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    (tmp_path / "site" / "dinov2_hf.py").write_text(code)
+    if find_spec("transformers") is None:
+        (tmp_path / "site" / "transformers.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    plugins._points.cache_clear()
+
+    model = build.build("dinov2_hf", weights=None, num_classes=2, seed=7)
+    theirs = {
+        "o_proj": "output.dense",
+        **{f"{name[0]}_proj": f"attention.{name}" for name in ("query", "key", "value")},
+    }
+    tensors = {name: tensor for name, tensor in model.module.state_dict().items() if not name.startswith("head")}
+    for ours, name in theirs.items():
+        tensors = {key.replace(f"attention.{ours}.", f"attention.{name}."): one for key, one in tensors.items()}
+    (folder := tmp_path / "weights").mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file(tensors, folder / "model.safetensors")
+    yield folder
+    for name in ("dinov2_hf", "transformers"):
+        if getattr(sys.modules.get(name), "__file__", "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    plugins._points.cache_clear()
+
+
+def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of_the_pages):
+    model = build.build("dinov2_hf", weights=str(of_the_pages), num_classes=3, seed=0)
+    first = build.build("dinov2_hf", weights=None, num_classes=2, seed=7)
+    assert model.structure.stages == ("stem", "stage1", "stage2", "stage3", "stage4", "head") and model.new_head
+    given = model.module.state_dict()
+    below = [name for name in given if not name.startswith("head")]
+    assert all(torch.equal(given[name], first.module.state_dict()[name]) for name in below)
+    assert model.structure.stage_of("encoder.layer.11.mlp") == "stage4"
+    lower, upper = cut.halves(model.module.eval(), model.structure, ("stem", "stage1"))
+    pictures = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(upper(lower(pictures)), model.module(pictures))
+
+
+@pytest.mark.slow
+def test_the_plugin_of_the_pages_is_planned_trained_and_run_again(of_the_pages, tmp_path):
+    lab = Lab(tmp_path)
+    net = ("model.name=dinov2_hf", f"model.weights={of_the_pages}", "model.image_size=28")
+    chosen = (*net, "freeze=head,full", "lr=1e-2")
+    assert lab.run("plan", *chosen, "dry_run=true") == 0, lab.log()
+    plan = json.loads((tmp_path / "plan" / "0" / "plan.json").read_text())
+    assert [stage["learning"] > 0 for stage in plan["phases"][0]["stages"]] == [False] * 5 + [True]
+    assert lab.run("sweep", *chosen) == 0, lab.log()
+    keys = ("tracking.uri", "store.path", "hydra.sweep.dir")
+    places = [one for one in lab.arguments("again") if one.startswith(keys)]
+    again = lab.start([f"rerun={tmp_path / 'sweep'}", *places])
+    assert lab.wait(again, LIMIT) == 0, lab.log()  # which only the same bits give

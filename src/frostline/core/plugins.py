@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from importlib.metadata import EntryPoint, entry_points
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,10 @@ def load(group: str, name: str) -> Any:
 
 
 def identity(group: str, name: str) -> str | None:
-    """Return what stands for the code of a plugin: version and sha256 over the source of its package; None if none."""
+    """Return what stands for the code of a plugin, None if there is none.
+
+    That is its version, the sha256 over the source of its package, and the versions of what its distribution requires.
+    """
     point = _points(group).get(name)
     spec = find_spec(point.module.partition(".")[0]) if point else None
     if point is None or spec is None:
@@ -46,7 +52,17 @@ def identity(group: str, name: str) -> str | None:
     folders = map(Path, spec.submodule_search_locations or ())
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(str(spec.origin))]
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
-    return f"{point.dist.version if point.dist else ''} {code.hexdigest()}"
+    own = f"{point.dist.version if point.dist else ''} {code.hexdigest()}"
+    return " ".join([own, *(_required(point.dist) if point.dist else ())])
+
+
+def _required(dist: Distribution) -> Iterator[str]:
+    """Yield name and version of each distribution that another one requires and that is there."""
+    for line in dist.requires or ():
+        name = re.match(r"[\w.-]+", line)
+        with suppress(PackageNotFoundError):
+            if name:
+                yield f"{name[0]}=={version(name[0])}"
 
 
 @functools.cache

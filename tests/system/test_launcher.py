@@ -74,6 +74,7 @@ def task(config):
                 time.sleep(1000)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(1000)  # this thread may come further before it stops
             case "raise":
                 raise ValueError("a mistake of its own")
             case int(number):

@@ -408,7 +408,7 @@ BAD = [
     ("eval=shift", "eval=shift: expected keys within it, as in eval.<key>=<value>"),
     ("lr=???", "lr=???: expected a value, as in lr=<value>"),
     ("data.root=???", "data.root=???: expected a value, as in data.root=<value>"),
-    ("=3", "=3: expected key=value, or a command first (compare, "),
+    ("=3", "=3: expected key=value, or a command first (advise, compare, "),
     ("comparre", "; did you mean compare?"),
     ("hydra.launcher.workers=0", "hydra.launcher.workers=0: expected a whole number of at least 1"),
     ("~lr", "lr=(nothing): expected a value"),

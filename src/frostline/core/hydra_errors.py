@@ -27,6 +27,8 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
         return str(user_error(found[1], found[2], expected, options))
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
+        return str(user_error(found[1], found[2], "one value, as for one run; a list stands in brackets"))
     if found := re.search(r"Could not override '([^']+)'", text):
         return str(unknown_key(found[1], _given(found[1], arguments)))
     if found := re.search(r"field '([^']+)' is not Optional", text):

@@ -27,6 +27,15 @@ def leave_out(part: Selection, bad: Mapping[int, str]) -> Selection:
     return replace(part, ids=part.ids[keep])
 
 
+def broken_of(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> tuple[tuple[str, str], ...]:
+    """Return the pictures of `parts` that are broken, by name, and what is wrong with each."""
+    found = []
+    for name, part in parts.items():
+        bad = decoded[name].bad
+        found += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
+    return tuple(sorted(found))
+
+
 def require_readable(
     parts: Mapping[str, Selection],
     good: Mapping[str, Selection],
@@ -39,20 +48,18 @@ def require_readable(
 
     With `skip` it is left out, as it is in `good`: then `UserError` where a class of train or a split is lost with it.
     """
-    reasons = []
     for name, part in parts.items():
-        bad = decoded[name].bad
-        reasons += [(part.source.name(i), bad[i]) for i in part.ids.tolist() if i in bad]
         lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
         if skip and (lost if name == "train" else not len(good[name].ids)):
             classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
             raise user_error(
                 "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
             )
+    reasons = broken_of(parts, decoded)
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())
         some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
         expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
         error = BadPictures(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
-        error.reasons = tuple(sorted(reasons))
+        error.reasons = reasons
         raise error

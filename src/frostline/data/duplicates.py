@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import PAIRS, Finding, Place, first_few
 
 _TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
 
@@ -58,6 +58,9 @@ def shared(digests: Tensor, others: Tensor) -> Tensor:
 class Shown:
     """What a split's pictures are told apart by."""
 
+    split: str
+    ids: Tensor
+    """`(N,)` int64."""
     digests: Tensor
     """`(N, 32)` uint8."""
     hashes: Tensor
@@ -70,6 +73,10 @@ class Shown:
     def names(self, rows: Iterable[int]) -> tuple[str, ...]:
         """Return the names of some rows."""
         return tuple(map(self.name, rows))
+
+    def place(self, row: int) -> Place:
+        """Return where the picture in a row is."""
+        return Place(self.split, int(self.ids[row]))
 
 
 def find(splits: Mapping[str, Shown], classes: Sequence[str]) -> list[Finding]:
@@ -89,7 +96,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
     rows = (places >= 0).nonzero()[:, 0]
     if not len(rows):
         return
-    pairs = zip(rows.tolist(), places[rows].tolist(), strict=True)
+    pairs = list(zip(rows.tolist(), places[rows].tolist(), strict=True))
     names = tuple(f"{splits[one].name(row)} = {splits[two].name(place)}" for row, place in pairs)
     count = len(rows)
     yield Finding(
@@ -97,6 +104,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
         f"({first_few(names)}): accuracy there says less than it seems to",
         True,
         names,
+        tuple((splits[one].place(row), splits[two].place(place)) for row, place in pairs[:PAIRS]),
     )
 
 
@@ -119,8 +127,9 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
 
     count = len(groups)
     each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
-    some = first_few([shown(_two_classes(group, splits)) for group in groups])
-    yield Finding(f"{count:,} {each} ({some})", True, tuple(map(shown, groups)))
+    two = [_two_classes(group, splits) for group in groups]
+    places = tuple(tuple(splits[s].place(row) for s, row in group) for group in two[:PAIRS])
+    yield Finding(f"{count:,} {each} ({first_few([*map(shown, two)])})", True, tuple(map(shown, groups)), places)
 
 
 def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
@@ -133,10 +142,12 @@ def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) 
 def _copies(train: Shown) -> Iterator[Finding]:
     first: dict[bytes, int] = {}
     rows = [(row, first.setdefault(digest.tobytes(), row)) for row, digest in enumerate(train.digests.numpy())]
-    names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in rows if row != twin)
+    copies = [(row, twin) for row, twin in rows if row != twin]
+    names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in copies)
     if names:
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
-        yield Finding(f"{len(names):,} of {len(rows):,} pictures in train {verb} ({first_few(names)})", False, names)
+        told = f"{len(names):,} of {len(rows):,} pictures in train {verb} ({first_few(names)})"
+        yield Finding(told, False, names, tuple((train.place(row), train.place(twin)) for row, twin in copies[:PAIRS]))
 
 
 def _alike(group: Sequence[int], files: Sequence[Path], fact: Callable[[Path], Hashable]) -> Iterator[list[int]]:

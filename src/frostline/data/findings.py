@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,6 +12,16 @@ from frostline.data.bit_depth import FULL, TOP, Levels
 from frostline.data.names import some
 
 _SHOWN = 3
+PAIRS = 6
+"""Of how many groups of pictures a finding says where these are, for whoever wants to see them."""
+
+
+class Place(NamedTuple):
+    """Where a picture is."""
+
+    split: str
+    id: int
+    """Of `Split.ids`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class Finding:
     """Whether it may make results wrong, rather than being good to know."""
     pictures: tuple[str, ...] = ()
     """All pictures that it is about, by name; the line names the first few."""
+    shown: tuple[tuple[Place, ...], ...] = ()
+    """The first `PAIRS` groups of pictures that are to be looked at side by side."""
 
 
 def first_few(pictures: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from frostline.core.config import DataConfig
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
-from frostline.data.broken_pictures import leave_out, require_readable
+from frostline.data.broken_pictures import broken_of, leave_out, require_readable
 from frostline.data.decode_all import Progress
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
@@ -77,6 +77,10 @@ class Data:
     """How values of more than 8 bits were shown."""
     findings: tuple[Finding, ...]
     """What a person should know before anything trains."""
+    broken: tuple[tuple[str, str], ...]
+    """The pictures that are `skipped`, by name, and what is wrong with each."""
+    suffixes: Mapping[str, int]
+    """The `other` files, by suffix."""
 
     @property
     def cut_from(self) -> str:
@@ -109,8 +113,17 @@ def _root(config: DataConfig) -> Path:
     return Path(config.root).expanduser().absolute()
 
 
-def _divide(config: DataConfig) -> dict[str, Selection]:
-    found = open_splits(
+def picture_names(config: DataConfig) -> dict[str, Callable[[int], str]]:
+    """Return for each split what says which picture an id of it stands for, for people.
+
+    The source is listed again for it: to remember all names would take memory in every run.
+    """
+    found = _open(config)
+    return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
+
+
+def _open(config: DataConfig) -> dict[str, Source]:
+    return open_splits(
         source=config.source,
         root=_root(config),
         layout=config.layout,
@@ -119,8 +132,11 @@ def _divide(config: DataConfig) -> dict[str, Selection]:
         splits=config.splits,
         options=config.options,
     )
+
+
+def _divide(config: DataConfig) -> dict[str, Selection]:
     return divide(
-        found,
+        _open(config),
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         folds=config.folds,
@@ -152,8 +168,9 @@ def _assemble(
     alike = config.folds is not None and sight.side is None and len(sources) == 1
     whole = _split(_joined(good.values()), decoded["train"]) if alike else None
     counts = _conversions(pairs) | _left_out(sources.values())
-    if skipped := sum(len(parts[name].ids) - len(good[name].ids) for name in names):
-        counts["skipped"] = skipped
+    broken = broken_of(parts, decoded)
+    if broken:
+        counts["skipped"] = len(broken)
     shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
     return Data(
         **splits,
@@ -166,6 +183,8 @@ def _assemble(
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
         findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
+        broken=broken,
+        suffixes=_suffixes(sources.values()),
     )
 
 
@@ -205,12 +224,15 @@ def _left_out(sources: Iterable[Source]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _found(sources: Iterable[Source]) -> Iterator[Finding]:
+def _suffixes(sources: Iterable[Source]) -> Counter[str]:
+    return sum((Counter(source.suffixes) for source in sources), Counter[str]())
+
+
+def _found(sources: Collection[Source]) -> Iterator[Finding]:
     """Yield what is told of whole sources: what they left out."""
-    suffixes = Counter[str]()
     for source in sources:
         yield from source.findings
-        suffixes.update(source.suffixes)
+    suffixes = _suffixes(sources)
     if (told := leftovers.told(suffixes)) is not None:
         yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
 
@@ -224,6 +246,8 @@ def _findings(
     yield from findings.of_classes(labels, classes)
     shown = {
         name: duplicates.Shown(
+            name,
+            split.ids,
             split.digests,
             decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
             split.labels,

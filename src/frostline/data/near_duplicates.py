@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.duplicates import Shown, shared
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import PAIRS, Finding, first_few
 from frostline.data.perceptual_hash import NONE
 
 PHASH, DHASH = 4, 8
@@ -41,6 +41,7 @@ def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
             f"({first_few(names)}): if they show the same, accuracy there says less than it seems to",
             False,
             names,
+            tuple((own.place(row), train.place(int(places[row]))) for row in rows[:PAIRS]),
         )
 
 

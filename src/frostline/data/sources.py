@@ -34,7 +34,7 @@ from frostline.core.errors import user_error
 from frostline.data import duplicates, tables
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_image import open_image
-from frostline.data.findings import Finding
+from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
 from frostline.data.names import printable, some
@@ -298,13 +298,19 @@ def _across(sources: Mapping[str, Source], codes: Mapping[str, int]) -> list[Fin
     names = {number: name for name, number in codes.items()}
     found = []
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
-        both = [sources[split].groups for split in (one, two) if split in sources]
-        if len(both) == 2 and both[0] is not None and both[1] is not None:
-            shared = sorted(names[number] for number in set(both[0].tolist()) & set(both[1].tolist()))
-            if shared:
-                told = f"{len(shared):,} groups have pictures in {one} and in {two}: {some(shared)}"
-                found.append(Finding(told, True, tuple(shared)))
+        both = {split: sources[split].groups for split in (one, two) if split in sources}
+        first = {split: _first_of_each(groups) for split, groups in both.items() if groups is not None}
+        if len(first) == 2 and (shared := sorted(first[one].keys() & first[two].keys(), key=names.__getitem__)):
+            named = [names[number] for number in shared]
+            told = f"{len(shared):,} groups have pictures in {one} and in {two}: {some(named)}"
+            places = tuple(tuple(Place(split, first[split][number]) for split in first) for number in shared[:PAIRS])
+            found.append(Finding(told, True, tuple(named), places))
     return found
+
+
+def _first_of_each(groups: Tensor) -> dict[int, int]:
+    """Return for each group its first picture."""
+    return {number: row for row, number in reversed(list(enumerate(groups.tolist())))}
 
 
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:

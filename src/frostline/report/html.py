@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-import json
 import re
 import time
 from collections import Counter
@@ -17,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import Result, value_text
-from frostline.report import page_data
+from frostline.report import page_assets, page_data
 
 _COMMAND = re.compile(r"`([^`]+)`")
 
@@ -37,18 +35,18 @@ def write(
 ) -> Path:
     """Write the report on `results` to `path` and return that; nothing in `scratch`, which will be gone, is linked."""
     data = page_data.collect(results, page=path, tracker=tracker, scratch=scratch)
-    text = _asset("page.html").substitute(
+    text = page_assets.template("page.html").substitute(
         title=escape(title),
         about=escape(_about(results)),
-        style=_text("page.css"),
+        style=page_assets.text("page.css"),
         verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
         contenders="\n".join(_contenders(number, group) for number, group in enumerate(data["groups"])),
         pairs="\n".join(_pairs(number, group) for number, group in enumerate(data["groups"])),
-        data=_json(data),
+        data=page_assets.script_json(data),
         plotly=_packed("plotly", "package_data/plotly.min.js"),
         tables=_packed("itables", "html/dt_bundle.js"),
         tables_style=_packed("itables", "html/dt_bundle.css"),
-        script=_text("page.js"),
+        script=page_assets.text("page.js"),
     )
     path.write_text(text, encoding="utf-8")
     return path
@@ -163,22 +161,8 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
     return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
 
 
-def _json(data: Mapping[str, Any]) -> str:
-    """Return `data` so that it can stand in a `script` element, whatever names it holds."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
 @functools.cache
 def _packed(package: str, name: str) -> str:
     """Return a file of an installed package, gzipped and in base64."""
     content = resources.files(package).joinpath(name).read_bytes()
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
-
-
-def _text(name: str) -> str:
-    return resources.files("frostline.assets").joinpath("report", name).read_text(encoding="utf-8")
-
-
-def _asset(name: str) -> Template:
-    return Template(_text(name))

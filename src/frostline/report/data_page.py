@@ -1,0 +1,154 @@
+"""The page on data: one HTML file that opens offline, with pictures as the network sees them, whatever the data's size.
+
+Its numbers stand in the page itself; only the filter of many classes needs JavaScript.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.report import data_words, page_assets
+from frostline.report.data_words import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from frostline.data.findings import Finding
+    from frostline.runs.data_facts import DataFacts, Gallery, Shown
+
+    Pixels = NDArray[np.uint8]
+
+BYTES = 1_900_000
+"""What all pictures take at most, as text in the page."""
+_QUALITIES = (85, 60, 35, 10)  # of JPEG: the first with which they do
+_CLASSES = 100  # of more the first and last ones stand in the page, and the others are found by their names
+_NAMED = 20  # pictures of a finding
+_BROKEN = 500
+_PIXELATED = 48  # pixels a side: what has no more is shown as pixels
+
+
+def write(path: Path, facts: DataFacts, gallery: Gallery) -> Path:
+    """Write the page to `path` and return that."""
+    shown = [one for group in gallery.classes.values() for one in group]
+    shown += [one for groups in gallery.findings for group in groups for one in group]
+    address = _encoded(view for one in shown for view in one.views)
+    rows = data_words.class_rows(facts)
+    text = page_assets.template("data.html").substitute(
+        title=escape(f"Data: {facts.name}"),
+        about=escape(f"{facts.root or 'Embedded'}, seen on {time.strftime('%Y-%m-%d at %H:%M')}"),
+        style=page_assets.text("page.css") + page_assets.text("data.css"),
+        facts=_table([], data_words.lines(facts)),
+        sizes=_table(["pixels", *data_words.SIZES], data_words.size_rows(facts.sizes)),
+        findings="\n".join(_finding(*each, address) for each in zip(facts.findings, gallery.findings, strict=True))
+        or '<p class="quiet">Nothing odd was found.</p>',
+        broken=_broken(facts.broken),
+        about_classes=_about_classes(len(rows)),
+        filter="" if len(rows) <= _CLASSES else '<input type="search" placeholder="find a class" aria-label="Classes">',
+        classes=_table(["class", *facts.counts], _ends(rows)),
+        every=page_assets.script_json(rows if len(rows) > _CLASSES else []),
+        about_sheet=escape(_about_sheet(facts, gallery)),
+        sheet="\n".join(_class(name, group, address) for name, group in gallery.classes.items()),
+        script=page_assets.text("data.js"),
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _encoded(pictures: Iterable[Pixels]) -> Callable[[Pixels], str]:
+    """Return what gives the `data:` address of each of the pictures, together no longer than `BYTES`."""
+    each = list(pictures)
+    found: dict[int, str] = {}
+    for quality in _QUALITIES:
+        found = {id(picture): _jpeg(picture, quality) for picture in each}
+        if sum(map(len, found.values())) <= BYTES:
+            break
+    return lambda picture: found[id(picture)]
+
+
+def _jpeg(picture: Pixels, quality: int) -> str:
+    from PIL import Image
+
+    Image.fromarray(picture).save(buffer := io.BytesIO(), "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
+    """Return a table; with a `head` the first column is a name and the others are numbers."""
+    number = ' class="number"' if head else ""
+    top = "".join(f"<th{number if place else ''}>{escape(name)}</th>" for place, name in enumerate(head))
+    body = "\n".join(
+        f"<tr><td>{escape(row[0])}</td>" + "".join(f"<td{number}>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        for row in rows
+    )
+    return f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _finding(finding: Finding, groups: Sequence[Sequence[Shown]], address: Callable[[Pixels], str]) -> str:
+    """Return what was found, all pictures that it is about, as far as they are not too many, and the first of them."""
+    mark = '<span class="wrong">!</span> ' if finding.alarming else ""
+    names = [escape(name) for name in finding.pictures[:_NAMED]]
+    if (more := len(finding.pictures) - len(names)) > 0:
+        names.append(f"and {more:,} more")
+    listed = f"<details><summary>{len(finding.pictures):,} by name</summary>{'<br>'.join(names)}</details>"
+    pictures = "".join(
+        f'<div class="group">{"".join(_figure(one, address, label=True) for one in group)}</div>' for group in groups
+    )
+    shown = f'<div class="groups">{pictures}</div>' if pictures else ""
+    return f"<article><p>{mark}{escape(finding.about)}</p>{shown}{listed if names else ''}</article>"
+
+
+def _broken(broken: Sequence[tuple[str, str]]) -> str:
+    if not broken:
+        return ""
+    more = len(broken) - _BROKEN
+    rest = f'<p class="quiet">and {more:,} more; <code>--json</code> names all of them</p>' if more > 0 else ""
+    table = _table([], broken[:_BROKEN])
+    return f'<section id="broken"><h2>Broken pictures, left out ({len(broken):,})</h2>{table}{rest}</section>'
+
+
+def _about_classes(count: int) -> str:
+    if count <= _CLASSES:
+        return "The largest of train first."
+    return f"The largest and the smallest of train, of {count:,}; the others are found by their names."
+
+
+def _ends(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows of classes that stand in the page: of many the first and the last ones."""
+    half = _CLASSES // 2
+    return rows if len(rows) <= _CLASSES else [*rows[:half], *rows[-half:]]
+
+
+def _about_sheet(facts: DataFacts, gallery: Gallery) -> str:
+    shown, count = len(gallery.classes), len(facts.classes)
+    classes = f"{shown:,} of {count:,} classes, from the largest to the smallest. " if shown < count else ""
+    views = "Of each training picture first the view without randomness, then those of the first epochs. "
+    return classes + (views if facts.given.training else "") + "Names appear under the pointer."
+
+
+def _class(name: str, group: Sequence[Shown], address: Callable[[Pixels], str]) -> str:
+    """Return the pictures of a class, a line for each split."""
+    by_split: Mapping[str, list[Shown]] = {one.split: [two for two in group if two.split == one.split] for one in group}
+    lines = "".join(
+        f'<div class="line"><span class="quiet">{split}</span>{"".join(_figure(one, address) for one in own)}</div>'
+        for split, own in by_split.items()
+    )
+    return f'<article><h3>{escape(name)}</h3><div class="lines">{lines}</div></article>'
+
+
+def _figure(one: Shown, address: Callable[[Pixels], str], *, label: bool = False) -> str:
+    """Return a picture in all its views; with its `label` where classes are mixed."""
+    small = ' class="pixels"' if len(one.views[0]) <= _PIXELATED else ""
+    titles = [one.name, *(f"{one.name}, epoch {epoch}" for epoch in range(1, len(one.views)))]
+    images = "".join(
+        f'<img{small} src="{address(view)}" alt="" title="{escape(title)}">'
+        for view, title in zip(one.views, titles, strict=True)
+    )
+    caption = f"<figcaption>{escape(one.split)}: {escape(one.label)}<br>{escape(one.name)}</figcaption>"
+    return f"<figure>{images}{caption if label else ''}</figure>"

@@ -1,0 +1,115 @@
+"""What is said of data before a sweep, in words and tables: on the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from frostline.records.result import percent
+
+if TYPE_CHECKING:
+    from frostline.report.terminal import Screen
+    from frostline.runs.data_facts import DataFacts, Sizes
+
+_CONVERTED = {
+    "upright": "turned as their EXIF says",
+    "first_frame": "animated (the first frame)",
+    "sixteen_bits": "of more than 8 bits",
+    "palette": "with a palette",
+    "cmyk": "CMYK",
+    "grayscale": "grey",
+    "alpha": "transparent (laid on white)",
+    "deep_colours": "of 16 bits per colour (the upper 8)",
+    "profile": "brought to sRGB by their ICC profile",
+    "bad_profile": "with a broken ICC profile (taken for sRGB)",
+}
+"""What was done to pictures, by `decode_image.CONVERSIONS`."""
+_CLASSES = 12  # on the terminal
+_BROKEN = 5  # on the terminal
+
+Row = tuple[str, ...]
+
+
+def show(facts: DataFacts, screen: Screen) -> None:
+    """Print what is known of data: facts, sizes, classes, and what was found."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column()
+    for about, said in lines(facts):
+        grid.add_row(about, Text(said))
+    screen.console.print(grid)
+    screen.console.print(_table([("pixels", *SIZES), *size_rows(facts.sizes)]))
+    screen.console.print(_table([("class", *facts.counts), *_some_rows(class_rows(facts))]))
+    for finding in facts.findings:
+        screen.say(f"note: {finding.about}", "yellow" if finding.alarming else "")
+
+
+def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
+    """Yield the facts that are said in a line each, and what each is about."""
+    total = sum(map(sum, facts.counts.values()))
+    images = ", ".join(f"{sum(counts):,} {split}" for split, counts in facts.counts.items())
+    given, (largest, share) = facts.given, facts.largest
+    yield "data", f"{facts.name}, {images} images, {len(facts.classes):,} classes"
+    yield "largest class", f"{largest}, {percent(share)} of train"
+    if empty := [f"{counts.count(0):,} in {split}" for split, counts in facts.counts.items() if 0 in counts]:
+        yield "without images", f"classes: {', '.join(empty)}"
+    if facts.sizes.enlarged:
+        few = f"{facts.sizes.enlarged:,} of {total:,} have a shorter side of less than {given.resize} pixels"
+        yield "enlarged", few
+    if facts.converted:
+        yield "converted", ", ".join(f"{count:,} {_CONVERTED[name]}" for name, count in facts.converted.items())
+    if facts.broken:
+        some = [f"{name} ({why})" for name, why in facts.broken[:_BROKEN]]
+        more = len(facts.broken) - len(some)
+        yield "broken", f"{len(facts.broken):,} left out: {', '.join(some)}" + (f" and {more:,} more" if more else "")
+    if facts.suffixes or facts.hidden:
+        kinds = [f"{count:,} {suffix}" for suffix, count in sorted(facts.suffixes.items(), key=lambda item: -item[1])]
+        yield "other files", ", ".join([*kinds, *([f"{facts.hidden:,} hidden"] if facts.hidden else [])])
+    yield "input", f"{given.size}x{given.size} pixels of a shorter side of {given.resize}, {given.interpolation}"
+    yield "normalised by", f"mean {_numbers(given.mean)}, deviation {_numbers(given.std)} (red, green, blue of 0..1)"
+    yield "training views", "; ".join(given.training) or "as all others: augment changes nothing"
+    measured = f"mean {_numbers(given.measured_mean)}, deviation {_numbers(given.measured_std)}"
+    yield "network gets", f"{measured} over the {given.views:,} training views that come first"
+
+
+SIZES = ("min", "25%", "median", "75%", "max")
+
+
+def size_rows(sizes: Sizes) -> list[Row]:
+    """Return a row for each of the sizes of originals: what it is, then `SIZES`."""
+    pixels = {"width": sizes.width, "height": sizes.height, "shorter side": sizes.shorter}
+    found: list[Row] = [(name, *(f"{value:,.0f}" for value in five)) for name, five in pixels.items()]
+    return [*found, ("width : height", *(f"{value:.2f}" for value in sizes.aspect))]
+
+
+def class_rows(facts: DataFacts) -> list[Row]:
+    """Return a row for each class, the largest of train first: its name, then its pictures in each split."""
+    order = sorted(range(len(facts.classes)), key=lambda label: -facts.counts["train"][label])
+    return [(facts.classes[i], *(f"{counts[i]:,}" for counts in facts.counts.values())) for i in order]
+
+
+def _some_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows for the terminal: of many the first and the last ones."""
+    if len(rows) <= _CLASSES:
+        return rows
+    half = _CLASSES // 2
+    return [*rows[:half], (f"… {len(rows) - 2 * half:,} more", *[""] * (len(rows[0]) - 1)), *rows[-half:]]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """Return a table whose first row is its head, numbers to the right of names."""
+    head, *body = rows
+    table = Table(box=SIMPLE_HEAD)
+    for place, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+    for row in body:
+        table.add_row(*map(Text, row))
+    return table

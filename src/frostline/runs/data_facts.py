@@ -1,0 +1,326 @@
+"""What is known of data before a sweep: how much of what there is, what is odd, and pictures as a network sees them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.core import machine
+from frostline.core.config import Config
+from frostline.data import loading
+from frostline.data.decode_image import CONVERSIONS
+from frostline.data.findings import Finding, Place
+from frostline.data.loading import Data, Split
+from frostline.data.views import Views
+from frostline.models.input_spec import InputSpec
+from frostline.report.terminal import Screen
+from frostline.runs import split_views
+from frostline.runs.setup import Fetch, Setup, assemble, augment_policy, no_runs
+from frostline.store.room import Room
+from frostline.training import dataset
+
+MEASURED = 256
+"""Views over which what the network gets is measured: the standard error of their means is then some hundredths."""
+CLASSES = 24
+"""Classes of which pictures are shown: a page that can be looked through, and that does not grow with the data."""
+TRAIN, OTHERS = 3, 2
+"""Pictures shown of each class: of train, and of val and test each."""
+EPOCHS = 3
+"""Epochs of which the random views are shown."""
+_EMBEDDED = ("digits", "glyphs")
+_SIDE = 96  # pixels of a thumbnail's side
+_AT_ONCE = 16  # views that are made at once: bounds the memory
+
+Five = tuple[float, float, float, float, float]
+"""Minimum, lower quartile, median, upper quartile and maximum."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the originals of all splits are, upright, in pixels."""
+
+    width: Five
+    height: Five
+    shorter: Five
+    aspect: Five
+    """Width by height."""
+    enlarged: int
+    """Pictures whose shorter side is less than what it becomes."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the network gets."""
+
+    size: int
+    """Side in pixels of the square that it sees."""
+    resize: int
+    """What the shorter side of a picture becomes before its centre is cut out, in pixels."""
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
+    training: tuple[str, ...]
+    """How training views differ from that, a few words each; empty where they do not."""
+    views: int
+    """Number of the training views that were measured: those that a run sees first."""
+    measured_mean: tuple[float, ...]
+    measured_std: tuple[float, ...]
+    """Of red, green and blue, over all values of these as the network gets them."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is to be said of data."""
+
+    name: str
+    root: str
+    """Where it lies, as it was typed; empty for what is embedded."""
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    """Pictures of each class, by split."""
+    largest: tuple[str, float]
+    """The class with most training pictures, and its share of them, 0 to 1."""
+    sizes: Sizes
+    converted: dict[str, int]
+    """Pictures that were converted, by `decode_image.CONVERSIONS`."""
+    broken: tuple[tuple[str, str], ...]
+    """Pictures that are left out since they cannot be read, and why."""
+    hidden: int
+    """Files that are left out since their names begin with a dot."""
+    suffixes: dict[str, int]
+    """Files that are left out since they are not called like pictures, by suffix."""
+    findings: tuple[Finding, ...]
+    given: Given
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the network sees it."""
+
+    name: str
+    split: str
+    label: str
+    views: tuple[NDArray[np.uint8], ...]
+    """`(S, S, 3)` each: the view without randomness, of a training picture as it is kept; then, where training has
+    others, those of epochs 1, 2, ..."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures to look at."""
+
+    classes: dict[str, tuple[Shown, ...]]
+    """Of some classes, from the largest to the smallest: of train, val and test."""
+    findings: tuple[tuple[tuple[Shown, ...], ...], ...]
+    """For each finding the groups of pictures that it puts side by side."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The data of a run, and how its network sees it."""
+
+    setup: Setup
+    plain: dict[str, Views]
+    """Every split without randomness."""
+    training: Views
+    """The training images as they are learnt from."""
+
+    @property
+    def config(self) -> Config:
+        """What was composed."""
+        return self.setup.config
+
+    @property
+    def data(self) -> Data:
+        """The splits."""
+        return self.setup.data
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the network expects."""
+        return self.setup.model.input
+
+
+def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
+    """Return the data of a run of `config`, decoded through its store; raises the `UserError` that the run would meet.
+
+    Views are made on the CPU: a few of each split are asked for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
+    cpu = torch.device("cpu")
+    setup = replace(made, device=cpu, room=Room(cpu, machine.memory_budget(cpu, config.store.memory_gb)))
+    plain = {name: split_views.centred(setup, name, split) for name, split in _splits(setup.data).items()}
+    return Opened(setup, plain, split_views.look(setup).train)
+
+
+def facts(opened: Opened) -> DataFacts:
+    """Return what is to be said of the data."""
+    config, data = opened.config, opened.data
+    count = len(data.classes)
+    counts = {name: tuple(split.labels.bincount(minlength=count).tolist()) for name, split in _splits(data).items()}
+    most = max(counts["train"])
+    return DataFacts(
+        name=config.data.name,
+        root="" if config.data.source in _EMBEDDED else config.data.root,
+        classes=data.classes,
+        counts=counts,
+        largest=(data.classes[counts["train"].index(most)], most / sum(counts["train"])),
+        sizes=_sizes(torch.cat([split.sizes for split in _splits(data).values()]), opened.spec.resize),
+        converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
+        broken=data.broken,
+        hidden=data.counts.get("hidden", 0),
+        suffixes=dict(data.suffixes),
+        findings=data.findings,
+        given=_given(opened),
+        fingerprint=data.fingerprint,
+    )
+
+
+def gallery(opened: Opened) -> Gallery:
+    """Return pictures of some classes and of what was found, spread over each class in the order of the source."""
+    name_of = loading.picture_names(opened.config.data)
+    return Gallery(
+        classes=_sheet(opened, name_of),
+        findings=tuple(
+            tuple(group for places in finding.shown if (group := _side_by_side(opened, places, name_of)))
+            for finding in opened.data.findings
+        ),
+    )
+
+
+def _splits(data: Data) -> dict[str, Split]:
+    return {"train": data.train, "val": data.val, "test": data.test}
+
+
+def _sizes(sizes: Tensor, resize: int) -> Sizes:
+    """Return how large pictures are whose widths and heights are `(N, 2)`, and of which the shorter side is resized."""
+    width, height = sizes.numpy().astype(np.float64).T
+    shorter = np.minimum(width, height)
+    return Sizes(
+        width=_five(width),
+        height=_five(height),
+        shorter=_five(shorter),
+        aspect=_five(width / height),
+        enlarged=int(np.count_nonzero(shorter < resize)),
+    )
+
+
+def _five(values: NDArray[np.float64]) -> Five:
+    low, lower, middle, upper, high = np.percentile(values, (0, 25, 50, 75, 100)).tolist()
+    return low, lower, middle, upper, high
+
+
+def _given(opened: Opened) -> Given:
+    config, spec = opened.config, opened.spec
+    order = dataset.sampled(opened.data.train.labels, config.train.sampling, config.seed, 1)[:MEASURED]
+    mean, std = _measure(opened.training, order)
+    return Given(
+        size=spec.size,
+        resize=spec.resize,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+        training=_training(config, opened.data.cut_from),
+        views=len(order),
+        measured_mean=mean,
+        measured_std=std,
+    )
+
+
+def _measure(views: Views, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of all values in the views of epoch 1 at `rows`."""
+    total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
+    for part in rows.split(_AT_ONCE):
+        values = views.inputs(part, 1).double().transpose(0, 1).flatten(1)
+        total += values.sum(1)
+        squares += values.square().sum(1)
+        count += values.shape[1]
+    mean = total / count
+    return tuple(mean.tolist()), tuple((squares / count - mean.square()).clamp(min=0).sqrt().tolist())
+
+
+def _training(config: Config, cut_from: str) -> tuple[str, ...]:
+    """Return how training views differ from the one without randomness."""
+    policy = augment_policy(config)
+    low, high = policy.scale
+    crops = {
+        "none": "",
+        "random_resized": f"random boxes of {low:.0%} to {high:.0%} of the area, cut from {cut_from}",
+        "pad": f"the centre moved by up to {policy.padding:.1%} of the side, cut from {cut_from}",
+    }
+    said = {
+        crops[policy.crop]: policy.crop != "none",
+        "half of them mirrored": policy.flip,
+        f"brightness, contrast and saturation changed by up to {policy.color:.0%}": policy.color > 0,
+        "one operation of TrivialAugment each": policy.trivial,
+        "blended within a batch (mixup, CutMix), which is not shown": config.train.mixup > 0 or config.train.cutmix > 0,
+    }
+    return tuple(words for words, holds in said.items() if holds)
+
+
+def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
+    """Return pictures of classes that are spread from the largest to the smallest."""
+    data = opened.data
+    by_size = data.train.labels.bincount(minlength=len(data.classes)).argsort(descending=True, stable=True)
+    chosen = _spread(by_size, CLASSES).tolist()
+    found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
+    for name, split in _splits(data).items():
+        most = TRAIN if name == "train" else OTHERS
+        rows = torch.cat([_spread((split.labels == label).nonzero()[:, 0], most) for label in chosen])
+        for one in _shown(opened, name, rows, name_of[name], random=True):
+            found[one.label].append(one)
+    return {label: tuple(each) for label, each in found.items()}
+
+
+def _spread(values: Tensor, most: int) -> Tensor:
+    """Return at most so many of `values` `(N,)`, at even distances from the first to the last."""
+    return values[torch.linspace(0, max(0, len(values) - 1), min(most, len(values))).round().long()]
+
+
+def _side_by_side(
+    opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
+) -> tuple[Shown, ...]:
+    """Return the pictures at `places`; nothing where one of them is not among those that are used."""
+    found: list[Shown] = []
+    for split, number in places:
+        row = (_splits(opened.data)[split].ids == number).nonzero()[:, 0]
+        found += _shown(opened, split, row, name_of[split])
+    return tuple(found) if len(found) == len(places) else ()
+
+
+def _shown(
+    opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
+) -> list[Shown]:
+    """Return the pictures of a split at `rows`, with their `random` views too where training has any."""
+    split, classes = _splits(opened.data)[name], opened.data.classes
+    seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
+    if random and name == "train" and augment_policy(opened.config).random:
+        seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
+    return [
+        Shown(name_of(int(split.ids[row])), name, classes[int(split.labels[row])], views)
+        for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
+    ]
+
+
+def _thumbnails(spec: InputSpec, views: Views, rows: Tensor, epoch: int) -> list[NDArray[np.uint8]]:
+    """Return `(S, S, 3)` each: what the network gets of the pictures at `rows`, made pictures again."""
+    found: list[NDArray[np.uint8]] = []
+    for part in rows.split(_AT_ONCE) if len(rows) else ():
+        inputs = views.inputs(part, epoch)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+        levels = inputs.mul(std).add(mean).mul(255).round().clamp(0, 255).byte()
+        if levels.shape[-1] > _SIDE:
+            levels = F.interpolate(levels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+        found += [picture.permute(1, 2, 0).contiguous().numpy() for picture in levels]
+    return found

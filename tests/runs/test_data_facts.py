@@ -1,0 +1,273 @@
+"""What is said of data before a sweep is what is in the files, and what is shown is what a run draws."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
+
+import frostline
+from frostline import commands
+from frostline.core.config import Config
+from frostline.core.errors import UserError
+from frostline.data import loading
+from frostline.runs import data_facts, setup, split_views
+from frostline.runs.data_facts import DataFacts, Gallery, Opened, Shown
+from small import Told
+
+SIDE = 32
+CHOSEN = ("model=resnet18", "model.weights=null", f"model.image_size={SIDE}", "data.skip_bad=true")
+SPLITS = {"train": 9, "val": 3, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts of two photographs, with what people have among theirs."""
+    top = tmp_path_factory.mktemp("photos")
+    draw = np.random.default_rng(0)
+    for name, array in zip(("china", "flower"), load_sample_images().images, strict=True):
+        whole = Image.fromarray(array)
+        for split, count in SPLITS.items():
+            (place := top / split / name).mkdir(parents=True)
+            for number in range(count + 4 * (name == "china")):
+                width, height = draw.integers(20, 120, 2).tolist()
+                left, up = int(draw.integers(0, 500)), int(draw.integers(0, 300))
+                part = whole.crop((left, up, left + width, up + height))
+                part.save(place / f"{number}.jpg", quality=95)
+    china, flower = (top / "train" / name for name in ("china", "flower"))
+    Image.open(china / "1.jpg").convert("L").save(china / "grey.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(china / "2.jpg").save(china / "turned.jpg", exif=turned, quality=95)
+    (china / "cut.jpg").write_bytes((china / "3.jpg").read_bytes()[:300])
+    (flower / "empty.png").touch()
+    (top / "test" / "flower" / "copy.jpg").write_bytes((flower / "4.jpg").read_bytes())
+    near = Image.open(flower / "7.jpg")
+    near.resize((near.width * 5 // 4, near.height * 5 // 4)).save(top / "test" / "flower" / "near.png")
+    (flower / "wrong.jpg").write_bytes((china / "0.jpg").read_bytes())
+    for name in ("notes.txt", "film.mp4", "film2.mp4", ".hidden"):
+        (flower / name).touch()
+    return top
+
+
+def config(folder: Path, *overrides: str) -> Config:
+    return frostline.compose("data=image_folder", f"data.root={folder}", *CHOSEN, *overrides)
+
+
+def opened(folder: Path, *overrides: str) -> Opened:
+    return data_facts.open_data(config(folder, *overrides), Told())
+
+
+def looked_at(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
+    found = opened(folder, *overrides)
+    return data_facts.facts(found), data_facts.gallery(found)
+
+
+def good(folder: Path, split: str) -> list[Path]:
+    files = [file for kind in ("*.jpg", "*.png") for file in (folder / split).rglob(kind)]
+    return sorted(file for file in files if file.stem not in ("cut", "empty"))
+
+
+def upright(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def seen_by(found: Opened) -> Callable[[Image.Image], torch.Tensor]:
+    """Return what torchvision makes a network's input with, but for the values' normalisation."""
+    spec = found.spec
+    how = (transforms.Resize(spec.resize), transforms.CenterCrop(spec.size), transforms.ToTensor())
+    return transforms.Compose(how)
+
+
+def test_numbers_are_those_of_the_files(folder: Path) -> None:
+    facts = data_facts.facts(opened(folder))
+    files = {split: good(folder, split) for split in SPLITS}
+    for split, own in files.items():
+        counted = Counter(file.parent.name for file in own)
+        assert dict(zip(facts.classes, facts.counts[split], strict=True)) == counted
+    assert facts.largest == ("china", pytest.approx(15 / 25))
+    sizes = np.array([upright(file).size for own in files.values() for file in own])
+    quarters = (0, 0.25, 0.5, 0.75, 1)
+    for said, each in (
+        (facts.sizes.width, sizes[:, 0]),
+        (facts.sizes.height, sizes[:, 1]),
+        (facts.sizes.shorter, sizes.min(1)),
+        (facts.sizes.aspect, sizes[:, 0] / sizes[:, 1]),
+    ):
+        assert said == pytest.approx(tuple(np.quantile(each, quarters)))
+    below = int((sizes.min(1) < facts.given.resize).sum())
+    assert facts.sizes.enlarged == below and 0 < below < len(sizes)
+    assert facts.converted == {"upright": 1, "grayscale": 1}
+    assert [name for name, _ in facts.broken] == ["train/china/cut.jpg", "train/flower/empty.png"]
+    assert dict(facts.broken)["train/flower/empty.png"] == "empty"
+    assert (facts.hidden, facts.suffixes) == (1, {".txt": 1, ".mp4": 2})
+
+
+def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path) -> None:
+    found = opened(folder)
+    given, see = data_facts.facts(found).given, seen_by(found)
+    views = torch.stack([see(upright(file)) for file in good(folder, "train")]).double()
+    values = ((views.permute(1, 0, 2, 3).flatten(1).T - torch.tensor(given.mean)) / torch.tensor(given.std)).numpy()
+    assert given.views == len(views) and given.training == ()
+    assert given.measured_mean == pytest.approx(tuple(values.mean(0)), abs=2e-2)  # a level is 0.017
+    assert given.measured_std == pytest.approx(tuple(values.std(0)), rel=1e-2)
+
+
+@pytest.mark.parametrize("pixels", ["exact", "auto"])
+def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
+    chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
+    found = opened(folder, *chosen)
+    run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
+    views, train = split_views.look(run).train, run.data.train
+    names = loading.picture_names(run.config.data)["train"]
+    row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
+    see = seen_by(found)
+    sheet = data_facts.gallery(found).classes
+    assert list(sheet) == ["china", "flower"]
+    for name, group in sheet.items():
+        assert Counter(one.split for one in group) == {"train": 3, "val": 2, "test": 2}
+        assert {one.label for one in group} == {Path(one.name).parent.name for one in group} == {name}
+        for one in (one for one in group if one.split != "train" or pixels == "exact"):
+            plain = see(upright(folder / one.name)).mul(255).permute(1, 2, 0).numpy()
+            assert np.abs(one.views[0] - plain).max() <= 1
+        for one in (one for one in group if one.split == "train"):
+            row = torch.tensor([row_of[one.name]])
+            drawn = [levels(views.inputs(row, epoch)[0], found) for epoch in (1, 2, 3)]
+            assert all(map(np.array_equal, one.views[1:], drawn)) and len(one.views) == 4
+            assert np.array_equal(drawn[0], drawn[2]) and not np.array_equal(drawn[0], drawn[1])
+
+
+def levels(view: torch.Tensor, found: Opened) -> NDArray[np.uint8]:
+    values = view.permute(1, 2, 0).numpy() * np.array(found.spec.std) + np.array(found.spec.mean)
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def test_measured_are_the_views_that_a_run_sees_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_facts, "MEASURED", 7)
+    found = opened(folder, "augment=standard", "seed=5")
+    order = data_facts.dataset.shuffled(len(found.data.train), 5, 1)[:7]
+    values = found.training.inputs(order, 1).numpy()
+    given = data_facts.facts(found).given
+    assert given.views == 7 and given.training[1:] == ("half of them mirrored",)
+    assert given.measured_mean == pytest.approx(tuple(values.mean((0, 2, 3))), abs=1e-5)
+    assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)
+
+
+def beside(facts: DataFacts, gallery: Gallery, words: str) -> list[tuple[Shown, ...]]:
+    (found,) = (
+        list(groups) for finding, groups in zip(facts.findings, gallery.findings, strict=True) if words in finding.about
+    )
+    return found
+
+
+def test_findings_show_the_pictures_that_they_are_about(folder: Path) -> None:
+    facts, gallery = looked_at(folder)
+    ((copy, first),) = beside(facts, gallery, "in test is in train")
+    assert (copy.name, first.name) == ("test/flower/copy.jpg", "train/flower/4.jpg")
+    assert np.array_equal(copy.views[0], first.views[0]) and copy.views[0].std() > 0
+    ((one, two),) = beside(facts, gallery, "in more than one class")
+    assert {one.label, two.label} == {"china", "flower"} and one.name == "train/china/0.jpg"
+    ((near, like),) = beside(facts, gallery, "looks nearly like one in train")
+    assert (near.name, like.name) == ("test/flower/near.png", "train/flower/7.jpg")
+    assert beside(facts, gallery, "are left out, not called like a picture") == []
+
+
+def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_facts, "CLASSES", 3)
+    found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), Told())
+    facts, sheet = data_facts.facts(found), data_facts.gallery(found).classes
+    sizes = [facts.counts["train"][facts.classes.index(name)] for name in sheet]
+    assert len(sizes) == 3 and (sizes[0], sizes[-1]) == (max(facts.counts["train"]), min(facts.counts["train"]))
+    assert sizes == sorted(sizes, reverse=True) and facts.root == ""
+
+
+def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path) -> None:
+    rows = [("path", "label", "split", "group")]
+    for split in SPLITS:
+        rows += [(str(file), file.parent.name, split, f"{split}{n}") for n, file in enumerate(good(folder, split))]
+    rows[2] = (*rows[2][:3], "both")
+    rows[-1] = (*rows[-1][:3], "both")
+    (table := tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
+    chosen = ("data=table", f"data.root={table}", f"data.options.root={folder}", "data.options.group=group")
+    found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), Told())
+    facts, gallery = data_facts.facts(found), data_facts.gallery(found)
+    ((one, other),) = beside(facts, gallery, "1 groups have pictures in train and in test")
+    assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
+
+    fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), Told())
+    facts, gallery = data_facts.facts(fewer), data_facts.gallery(fewer)
+    trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
+    assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
+    assert beside(facts, gallery, "1 groups have pictures in train and in test") == []
+
+
+class Watched(Told):
+    """A screen that keeps what took time."""
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        self.lines.append(what)
+        yield lambda count: None
+
+
+def test_what_was_looked_at_is_not_decoded_again_for_a_run(folder: Path, tmp_path: Path) -> None:
+    chosen = config(folder, "augment=standard", f"store.path={tmp_path}")
+    loading._last.clear()
+    screen = Watched()
+    found = data_facts.open_data(chosen, screen)
+    assert screen.lines.count("decoding") == 3  # train, whole; val and test, as they are seen
+    data_facts.facts(found), data_facts.gallery(found)
+    loading._last.clear()
+    setup.assemble(chosen, tmp_path, meta=True, screen=screen)
+    assert screen.lines.count("decoding") == 3
+
+
+def test_the_command_prints_facts_and_writes_a_page(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["data=image_folder", f"data.root={folder}", *CHOSEN]
+    assert commands.run("data", overrides) == 0
+    printed = capsys.readouterr().out
+    assert Path(printed.splitlines()[-1]) == tmp_path / "data.html"
+    assert re.search(r"china +15 +7 +8 *\n", printed) and "train/china/cut.jpg (" in printed
+    page = (tmp_path / "data.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * 7 + 2 * 4  # of each class, and of four pairs
+    (tmp_path / "data.html").unlink()
+    assert commands.run("data", [*overrides, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["counts"]["train"] == [15, 10] and not (tmp_path / "data.html").exists()
+    assert ["train/flower/empty.png", "empty"] in said["broken"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["data.skip_bad=false"],
+            r"data\.root=.*expected pictures that can all be read, but 2 of .*/empty\.png: empty",
+        ),
+        (["modle=resnet18"], r"modle=resnet18: expected a key of the config, see --help; did you mean model\?"),
+        (["lr=1e-3,1e-4"], r"lr=1e-3,1e-4: expected one value, as for one run"),
+        (["--page", "no/such/folder.html"], r"--page=no/such/folder\.html: expected a file in a folder that is there"),
+        (["--json", "--page", "x.html"], r"argument --page: not allowed with argument --json"),
+    ],
+)
+def test_a_mistake_is_refused_as_by_a_run(folder: Path, arguments: list[str], line: str) -> None:
+    with pytest.raises(UserError, match=line) as mistake:
+        commands.run("data", ["data=image_folder", f"data.root={folder}", *CHOSEN, *arguments])
+    assert "\n" not in str(mistake.value)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import frostline
 from frostline.core import project
-from frostline.core.config import Config, choices, semantic
+from frostline.core.config import Config
+from frostline.core.config_keys import choices, semantic
 from frostline.data.decode_image import open_image, tensor_of
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance

@@ -14,7 +14,7 @@ from typing import Any
 import frostline
 from frostline import commands
 from frostline.core import config
-from frostline.core.config import flatten
+from frostline.core.config_keys import flatten
 
 project, author, version = "frostline", "the authors of frostline", frostline.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

@@ -15,7 +15,8 @@ import yaml
 from hydra import initialize_config_dir
 
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
-from frostline.core.config import Config, digest, flatten
+from frostline.core.config import Config
+from frostline.core.config_keys import digest, flatten
 from frostline.core.validation import parse
 from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain
 

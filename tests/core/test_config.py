@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.config import Config, choices, digest, flatten, semantic
+from frostline.core.config import Config
+from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import parse
 from small import compose, plain

@@ -15,7 +15,7 @@ import pytest
 
 import small
 import stores
-from frostline.core.config import choices, digest
+from frostline.core.config_keys import choices, digest
 from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from emulated_card import EmulatedMachine
-from frostline.core.config import choices, digest, with_values
+from frostline.core.config_keys import choices, digest, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.records import provenance

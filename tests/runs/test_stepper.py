@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frostline.core.config import Config, digest
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
 from frostline.core.interrupts import Terminated
 from frostline.records import layout, provenance
 from frostline.records.recording import Record

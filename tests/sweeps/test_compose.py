@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from frostline.core import machine
-from frostline.core.config import choices, digest
+from frostline.core.config_keys import choices, digest
 from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
 from frostline.sweeps import compose as composing

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from frostline.core.config import digest
+from frostline.core.config_keys import digest
 from frostline.sweeps.recorded_runs import config_of
 from small import compose
 

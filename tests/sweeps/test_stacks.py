@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from frostline.core.config import Config, digest
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
 from frostline.records.sweep_record import RunFacts
 from frostline.sweeps import stacks
 from frostline.sweeps.pool import Pool

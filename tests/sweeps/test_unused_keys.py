@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.core.config import flatten
+from frostline.core.config_keys import flatten
 from frostline.core.errors import UserError
 from frostline.sweeps import unused_keys
 from small import compose, plain

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from frostline.core import untrusted, validation
-from frostline.core.config import digest
+from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.models.build import build
 from frostline.report import predictions

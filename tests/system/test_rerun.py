@@ -246,7 +246,7 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, st
 
 
 def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
-    from frostline.core.config import digest
+    from frostline.core.config_keys import digest
     from small import compose
 
     (first, second) = recorded_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)

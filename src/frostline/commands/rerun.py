@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from frostline.commands import CALLED, Parser
 from frostline.core import files, machine, project
-from frostline.core.config import Config, choices, flatten, semantic
+from frostline.core.config import Config
+from frostline.core.config_keys import choices, flatten, semantic
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.sweeps import job, recorded_runs, rerun, sweep

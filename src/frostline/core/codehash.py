@@ -18,6 +18,7 @@ from frostline.core import project
 DECIDE_NONE = {
     "core.codehash": "makes keys",
     "core.config": "the settings that decide something stand in the key",
+    "core.config_keys": "the settings that decide something stand in the key",
     "core.errors": "what people are told",
     "core.interrupts": "when something stops, not what it gives",
     "core.machine": "threads, determinism, precision, device and libraries stand in the key",

@@ -1,4 +1,4 @@
-"""The typed schema of a run, and the digest of a config.
+"""The typed schema of a run.
 
 Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
 override is answered in well under a second.
@@ -6,11 +6,7 @@ override is answered in well under a second.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -351,105 +347,5 @@ class Config:
     tracking: TrackingConfig
 
 
-NOT_SEMANTIC = (
-    *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
-    *("data.root", "data.download", "features.lockstep"),
-)
-"""What does not change a run's metrics, and so is no part of its digest.
-
-A device changes their last bits, as another thread count or CPU does: the record names it, and a run on another one
-counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any digest.
-"""
-
-
-_NOT_SOLVED = (
-    *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),
-    *("features.views", "features.lockstep"),
-)
-"""What only training steps read."""
 KEPT = ("bottleneck", "prompt")
 """Kinds of adapters that cannot be merged, so that the trained network has them for good."""
-SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
-"""What each solver of a head reads of `FreezeModeConfig`."""
-_ALSO_SOLVED = {"probe": "train.class_weights"}
-"""What a solver reads of that which is otherwise read by steps."""
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `values` with nested mappings flattened to keys with dots; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def is_semantic(key: str) -> bool:
-    """Return whether `key`, with dots, is one that decides a run's metrics."""
-    return not _within(key, NOT_SEMANTIC)
-
-
-def is_read(key: str, solver: str | None) -> bool:
-    """Return whether a run whose head comes about by `solver` reads `key`, with dots; of groups their name will do."""
-    options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
-    unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
-    if solver in _ALSO_SOLVED and _within(key, [_ALSO_SOLVED[solver]]):
-        return True
-    return not _within(key, unread)
-
-
-def _within(key: str, names: Iterable[str]) -> bool:
-    """Return whether `key`, with dots, is one of the names or lies in one that is a group."""
-    return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def semantic(config: Config) -> dict[str, Any]:
-    """Return the flat part of the config that decides a run's metrics.
-
-    Left out is where it runs and is written, and what its freeze mode does not read.
-    """
-    solver, values = config.freeze_mode.solver, flatten(asdict(config))
-    return {key: value for key, value in values.items() if is_semantic(key) and is_read(key, solver)}
-
-
-def digest(config: Config) -> str:
-    """Return the sha256 (hex) of the semantic config: equal for two runs that must give the same metrics."""
-    text = json.dumps(semantic(config), sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the config with other values, by key with dots."""
-    for key, value in values.items():
-        section, _, name = key.rpartition(".")
-        if section:
-            value, name = replace(getattr(config, section), **{name: value}), section
-        config = replace(config, **{name: value})
-    return config
-
-
-def value_of(config: Config, key: str) -> Any:
-    """Return what stands at `key`, with dots."""
-    return functools.reduce(getattr, key.split("."), config)
-
-
-def trains_head_alone(mode: FreezeModeConfig) -> bool:
-    """Return whether nothing but the head ever learns, in one phase."""
-    rules = [rule for phase in mode.phases for rule in phase.rules if rule.lr_scale]
-    return len(mode.phases) == 1 and not mode.phases[0].stepwise and all(r.match.startswith("head/") for r in rules)
-
-
-def choices(config: Config) -> dict[str, Any]:
-    """Return the short names that people filter on, but for those that the freeze mode does not read."""
-    named = {
-        "model": config.model.name,
-        "freeze_mode": config.freeze_mode.name,
-        "optimizer": config.optimizer.name,
-        "data": config.data.name,
-        "select": config.select,
-        "lr": config.lr,
-        "seed": config.seed,
-    }
-    return {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}

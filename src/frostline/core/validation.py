@@ -10,17 +10,8 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
-from frostline.core.config import (
-    KEPT,
-    SOLVERS,
-    AdapterConfig,
-    Config,
-    FreezeModeConfig,
-    PhaseConfig,
-    flatten,
-    trains_head_alone,
-    value_of,
-)
+from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
+from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 from frostline.core.metrics import METRICS
 

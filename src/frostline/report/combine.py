@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files, untrusted
-from frostline.core.config import flatten, is_read, is_semantic
+from frostline.core.config_keys import flatten, is_read, is_semantic
 from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result

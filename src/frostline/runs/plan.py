@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from frostline.core import credentials, machine
-from frostline.core.config import Config, is_read
+from frostline.core.config import Config
+from frostline.core.config_keys import is_read
 from frostline.data.resize import CenterCrop
 from frostline.models import cut, freezing
 from frostline.models.stages import Structure

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from frostline.core.config import Config, digest
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
 from frostline.models import build
 from frostline.runs import setup as setups
 from frostline.runs.setup import Setup

@@ -10,7 +10,8 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel
 
 from frostline.core import interrupts, project
-from frostline.core.config import Config, digest
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
 from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout

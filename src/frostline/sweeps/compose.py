@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline.core.config import Config, choices, digest, flatten, is_read, with_values
+from frostline.core.config import Config
+from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver

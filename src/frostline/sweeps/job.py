@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core import credentials, interrupts, notices
-from frostline.core.config import Config, choices, digest, flatten, semantic, with_values
+from frostline.core.config import Config
+from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.validation import parse
 from frostline.records import heartbeat, journal, layout, liveness, provenance
 from frostline.records.heartbeat import Busy, Heart

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
-from frostline.core.config import NOT_SEMANTIC, Config, flatten, is_semantic
+from frostline.core.config import Config
+from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
 from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.core.project import config_folder
 from frostline.core.validation import parse

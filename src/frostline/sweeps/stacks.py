@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from frostline.core.config import Config, ScheduleConfig, digest, trains_head_alone, value_of, with_values
+from frostline.core.config import Config, ScheduleConfig
+from frostline.core.config_keys import digest, trains_head_alone, value_of, with_values
 from frostline.records.sweep_record import RunFacts
 
 OF_STEPS = (

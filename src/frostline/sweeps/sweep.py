@@ -12,7 +12,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from frostline.core import interrupts, project
-from frostline.core.config import Config, digest
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
 from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
 from frostline.records.heartbeat import Heart
 from frostline.records.recording import Record, end, reason_of

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.core.config import SOLVERS, Config, is_read, value_of
+from frostline.core.config import Config
+from frostline.core.config_keys import SOLVERS, is_read, value_of
 from frostline.core.errors import user_error
 
 _EMBEDDED = ("digits", "glyphs")

@@ -157,6 +157,7 @@ def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):
     model = build.build("tiny", weights=None, num_classes=3, seed=0)
     assert model.structure.stages == ("stem", "stage1", "stage2", "head")
     assert model.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3) and model.input.size == 16
+    assert [plugins.distribution(plugins.MODELS, name) for name in ("tiny", "resnet18")] == ["squares", None]
     assert "hello" in commands.names() and commands.run("hello", ["you"]) == 3
     assert capsys.readouterr().out == "hello you\n"
 

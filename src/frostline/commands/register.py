@@ -13,7 +13,7 @@ from frostline.records import layout
 def main(arguments: list[str]) -> int:
     """Register a new version and print how to serve it."""
     options = _parser().parse_args(arguments)
-    from frostline.core import credentials
+    from frostline.core import credentials, plugins
     from frostline.core.errors import user_error
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
             [run.folder / layout.CONFIG, run.folder / layout.BEST],
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
-            library=network.model.library,
+            library=plugins.distribution(plugins.MODELS, network.model.name) or network.model.library,
             tags={name: f"{result.metrics[name]:.6f}" for name in names if name in result.metrics},
         )
     model = shlex.quote(f"models:/{options.name}/{version}")

@@ -56,6 +56,12 @@ def identity(group: str, name: str) -> str | None:
     return " ".join([own, *(_required(point.dist) if point.dist else ())])
 
 
+def distribution(group: str, name: str) -> str | None:
+    """Return what is to be installed for the plugin called `name`, None where there is none."""
+    point = _points(group).get(name)
+    return point.dist.name if point and point.dist else None
+
+
 def _required(dist: Distribution) -> Iterator[str]:
     """Yield name and version of each distribution that another one requires and that is there."""
     for line in dist.requires or ():

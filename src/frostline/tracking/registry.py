@@ -32,8 +32,8 @@ def register(
     """Put the network whose config and weights are `files` into the registry as `name`; return its new version.
 
     It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `runs.serve` as the
-    model, and `files`; `library` is whose network it is. UserError for an unknown run and for a name that MLflow does
-    not take.
+    model, and `files`; `library` is the package that has the network. UserError for an unknown run and for a name that
+    MLflow does not take.
     """
     from mlflow.exceptions import MlflowException
 

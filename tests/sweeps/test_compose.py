@@ -78,3 +78,13 @@ def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
         params = next(entry["values"] for entry, _ in journal.notes(folder) if entry["op"] == "params")
         assert {key: params[key] for key in CPU} == CPU
         assert json.loads((folder / "plan.json").read_text())["precision"] == "float32"
+
+
+def test_numbers_are_choices_however_they_are_typed_and_folds_are_one_more_thing_to_run_over() -> None:
+    runs = composing.compose_grid(["freeze=head", "data.fraction=1e-1,0.5", "data.folds=3", "augment=none,standard"])
+    assert len(runs) == 2 * 3 * 2
+    first = runs[0].choices
+    assert (first["data.fraction"], first["data.fold"], first["augment"]) == (0.1, 0, "none")
+    assert [run.config.data.fold for run in runs] == [run.choices["data.fold"] for run in runs]
+    (one,) = composing.compose_grid(["freeze=head", "data.folds=3", "data.fold=2"])
+    assert one.config.data.fold == 2

@@ -82,7 +82,7 @@ def compose_all(
         short = choices(config)
         stated = {key: value for key, value in short.items() if key in ("lr", "seed")}
         name = " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
-        planned.append(PlannedRun(config, name, {**short, **extras}, folder, overrides))
+        planned.append(PlannedRun(config, name, {**short, **_typed(config, extras)}, folder, overrides))
         sweeps.append(sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
@@ -147,6 +147,12 @@ def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
     mine, theirs = (dict(override.split("=", 1) for override in overrides) for overrides in (one, other))
     differing = [key for key in mine if mine[key] != theirs[key]]
     return bool(differing) and set(differing) <= set(but)
+
+
+def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was typed for some keys, numbers as the config has them: `1e-1` and 0.1 are one choice."""
+    values = flatten(asdict(config)) if typed else {}
+    return {key: value if isinstance(value := values.get(key), int | float) else text for key, text in typed.items()}
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:

@@ -67,6 +67,15 @@ def costs(run: Result) -> dict[str, float]:
     return {key: value for key, value in run.metrics.items() if key.startswith("cost/")}
 
 
+def test_corrupted_pictures_of_a_fold_are_corrupted(folds: Done, store, pictures) -> None:
+    here, one = folds.folder.parent, (*GRID, pictures, "data.fold=1", "freeze=knn", "eval.shift=true")
+    kept, computed = (sweep(here / f"shift {way}", store, *one, f"features.enabled={way}") for way in ("true", "false"))
+    found, other = (sweep_record.read(done.folder).results[0].metrics for done in (kept, computed))
+    shifts = {key: value for key, value in found.items() if key.startswith("shift/")}
+    assert shifts == {key: value for key, value in other.items() if key.startswith("shift/")}
+    assert len(shifts) > 1 and set(shifts.values()) != {found["test/accuracy"]}
+
+
 def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
     results = sweep_record.read(folds.folder).results
     assert [len(cell.results) for cell in cells(results)] == [FOLDS, FOLDS]

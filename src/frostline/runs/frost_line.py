@@ -69,7 +69,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     def read(views: Views) -> Dataset:
         if not kept:
             return Passing(views, backbone)
-        if images.whole is None:
+        if images.whole is None or views not in (images.train, images.val, images.test):  # as corrupted ones are not
             return features(views)
         return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 

@@ -70,11 +70,20 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
             raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
         key = one.get_key_element()
         values[key] = [f"{key}={value}" for value in found]
-    if "data.fold" not in values and len(folds := values.get("data.folds", [])) == 1:
-        number = folds[0].partition("=")[2]
-        if number.isascii() and number.isdecimal() and 2 <= int(number) <= _MOST_FOLDS:
-            values["data.fold"] = [f"data.fold={fold}" for fold in range(int(number))]
-    return [[*job] for job in itertools.product(*values.values())]
+    jobs = [[*job] for job in itertools.product(*values.values())]
+    counts = [_folds(job) for job in jobs]
+    if not any(counts) or any(key.lstrip("+") == "data.fold" for key in values):
+        return jobs
+    return [
+        [*job, f"data.fold={fold}"] for job, count in zip(jobs, counts, strict=True) for fold in range(max(1, count))
+    ]
+
+
+def _folds(job: Sequence[str]) -> int:
+    """Return the number of folds that a job is to be there for; 0 where it names none."""
+    given = (one.partition("=") for one in job)
+    number = next((value for key, _, value in given if key.lstrip("+") == "data.folds"), "")
+    return int(number) if number.isascii() and number.isdecimal() and 2 <= int(number) <= _MOST_FOLDS else 0
 
 
 def not_ours() -> UserError:

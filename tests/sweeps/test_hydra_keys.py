@@ -1,0 +1,23 @@
+"""What stands on the command line becomes jobs: all combinations, each for all of its folds."""
+
+from __future__ import annotations
+
+import pytest
+
+from frostline.sweeps.compose import compose_grid
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["data.folds=2"], [(2, 0), (2, 1)]),
+        (["++data.folds=2"], [(2, 0), (2, 1)]),
+        (["data.folds=2,3"], [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]),
+        (["data.folds=2,null"], [(2, 0), (2, 1), (None, 0)]),
+        (["data.folds=3", "data.fold=1"], [(3, 1)]),
+        (["data.folds=3", "++data.fold=2,0"], [(3, 2), (3, 0)]),
+    ],
+)
+def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[tuple[int | None, int]]) -> None:
+    found = [run.config.data for run in compose_grid(["freeze=head", *typed])]
+    assert [(data.folds, data.fold) for data in found] == expected

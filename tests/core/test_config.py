@@ -52,7 +52,17 @@ BAD: dict[str, list[Any]] = {
     "select": ["accuracy", "val/f1", "test/accuracy"],
     "train.loss": ["hinge", ""],
     "train.focal_gamma": [nan, inf, -1.0],
-    "train.class_weights": ["even", {}, {"cat": 0.0}, {"cat": "2"}, {"cat": nan}, {"cat": True}, 2, [1.0, 2.0]],
+    "train.class_weights": [
+        "even",
+        {},
+        {"cat": 0.0},
+        {"cat": "2"},
+        {"cat": nan},
+        {"cat": True},
+        {True: 2.0},
+        2,
+        [1.0, 2.0],
+    ],
     "train.sampling": ["random"],
     "train.label_smoothing": [nan, 1.0, -0.1],
     "train.clip_norm": [nan, inf, 0.0, -1.0],
@@ -99,6 +109,10 @@ def test_the_defaults_are_a_config() -> None:
     assert asdict(config)["train"] == defaults()["train"]
     assert is_dataclass(config.freeze_mode.phases[1].rules[0])
     assert config.freeze_mode.phases[1].stepwise
+
+
+def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
+    assert parse(changed("train.class_weights", {0: 2.0, "b": 1.0})).train.class_weights == {"0": 2.0, "b": 1.0}
 
 
 @pytest.mark.parametrize(("key", "value"), CHECKED, ids=[f"{key}={value}" for key, value in CHECKED])

@@ -95,6 +95,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
 def parse(values: Mapping[str, Any]) -> Config:
     """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
     config: Config = _section(Config, values, "")
+    config = replace(config, train=replace(config.train, class_weights=_by_name(config.train.class_weights)))
     for key, check, expected in _CHECKS:
         value = value_of(config, key)
         if value is not None and not check(value):
@@ -135,9 +136,17 @@ def _check_range(chosen: Any) -> None:
         raise user_error("data.range", chosen, f"one of {', '.join(_RANGES)}, or [low,high] with low < high", _RANGES)
 
 
+def _by_name(weights: Any) -> Any:
+    """Return weights of classes with their names as text, which Hydra reads as numbers where they look so."""
+    if not isinstance(weights, dict):
+        return weights
+    return {str(name) if type(name) is int else name: weight for name, weight in weights.items()}
+
+
 def _check_class_weights(chosen: Any) -> None:
     weights = chosen.values() if isinstance(chosen, dict) else ()
     named = bool(weights) and all(_fits(float, weight) and 0 < weight < inf for weight in weights)
+    named = named and all(isinstance(name, str) for name in chosen)
     if not (chosen is None or chosen == "balanced" or named):
         expected = "null, balanced, or finite weights above 0 by name of class, as {cat:2,dog:1}"
         raise user_error("train.class_weights", chosen, expected, ("balanced",))

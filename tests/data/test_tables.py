@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from frostline.core.errors import UserError
-from frostline.data import splitting
+from frostline.data import splitting, tables
 from frostline.data.broken_pictures import BadPictures
+from frostline.data.listing import survey
 from frostline.data.loading import Data, Split
 from frostline.data.sources import Source
 from small import load_data
@@ -114,6 +115,23 @@ def test_numbers_of_a_data_frame_are_labels_without_decimals(tmp_path: Path) -> 
     ]
 
 
+def test_categories_may_lack_values_and_numbers_may_be_too_large_for_an_integer(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    frame = pd.DataFrame({"file": [row["file"] for row in found], "label": [(1.0, 1e300)[n % 2] for n in range(20)]})
+    frame["group"] = pd.Categorical([None if n < 4 else "one" for n in range(20)])
+    frame.to_parquet(tmp_path / "t.parquet")
+    read = tables.read(tmp_path / "t.parquet", {"group": "group"}).splits["train"]
+    assert read.labels == ("1.0", "1e+300") * 10
+    assert read.groups == ("",) * 4 + ("one",) * 16
+
+
+def test_a_root_may_be_that_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rows(tmp_path)
+    as_csv(tmp_path / "t.csv", [row | {"file": str(tmp_path / row["file"])} for row in found])
+    monkeypatch.setattr(tables, "survey", lambda root: survey(tmp_path))  # not of the whole disk
+    assert len(tables.read(tmp_path / "t.csv", {"root": "/"}).splits["train"].files) == len(found)
+
+
 def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> None:
     found = rows(tmp_path / "far" / "away")
     fold = {0: "Training", 1: "Training", 2: "valid", 3: "TEST"}
@@ -147,7 +165,10 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "expected one spelling for each class, not 'Cat' and 'cat'" in refused(table)
     with_rows({"file": "", "label": "cat"})
     assert "expected a path in every row, but there is none in row 21" in refused(table)
+    with_rows({"file": "pics/\0.png", "label": "cat"})
+    assert "expected a path in every row, but there is none in row 21" in refused(table)
     with_rows()
+    assert "data.options.root=~nobody/x: expected a folder that exists" in refused(table, root="~nobody/x")
     assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(
         table, label="lable"
     )

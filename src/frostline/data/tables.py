@@ -105,7 +105,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _root(file: Path, given: str | None) -> Path:
-    root = Path(os.path.normpath(file.parent / Path(given or "").expanduser()))
+    root = Path(os.path.normpath(file.parent / os.path.expanduser(given or "")))  # noqa: PTH111 - whose home is unknown stays as it is
     if not root.is_dir():
         raise user_error("data.options.root", given, f"a folder that exists; {root} does not")
     return root
@@ -179,14 +179,18 @@ def _texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
     """Return the values as text, blanks around them left out; a whole number has no decimals, nothing is empty."""
     import pandas as pd
 
-    if column.dtype.kind == "f" and (whole := column.dropna() % 1 == 0).all() and len(whole):
+    if (
+        column.dtype.kind == "f"
+        and len(known := column.dropna())
+        and (known % 1 == 0).all()
+        and (abs(known) < 2**63).all()
+    ):
         column = column.astype("Int64")
     elif column.dtype == object and column.map(pd.api.types.is_list_like).any():
         raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list")
-    texts = (
-        column.astype("string").fillna("") if not isinstance(column.dtype, pd.CategoricalDtype) else column.astype(str)
-    )
-    return [text.strip() for text in texts]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    return [text.strip() for text in column.astype("string").fillna("")]
 
 
 def _rows(
@@ -194,10 +198,10 @@ def _rows(
 ) -> tuple[list[_Row], list[Finding]]:
     """Return the rows that say something, each once, and what is to be told of the others."""
     paths, labels = texts["path"] or [], texts["label"] or []
-    if nowhere := [number for number, path in enumerate(paths, 1) if not path]:
+    if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
         raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
     files = [_normal(root, path) for path in paths]
-    below = f"{root}{os.sep}"
+    below = os.path.join(root, "")  # noqa: PTH118 - with the sign behind it, which `/` has already
     if outside := [path for path, found in zip(paths, files, strict=True) if not found.startswith(below)]:
         expected = f"paths below {root} (data.options.root), not {some(outside)}"
         raise user_error("data.root", file, expected)

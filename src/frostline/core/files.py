@@ -23,6 +23,11 @@ def write(path: Path, text: str, *, sync: bool = False) -> None:
         partial.unlink(missing_ok=True)
 
 
+def expanded(path: str) -> Path:
+    """Return the path with the home that `~` and `~somebody` stand for; `~nobody` is a name like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError
+
+
 def write_json(path: Path, value: Any) -> None:
     """Have the file at `path` say `value` as indented JSON, as `write` does."""
     write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

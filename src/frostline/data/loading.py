@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.config import DataConfig
+from frostline.core.files import expanded
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
@@ -110,7 +111,7 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
 
 
 def _root(config: DataConfig) -> Path:
-    return Path(config.root).expanduser().absolute()
+    return expanded(config.root).absolute()
 
 
 def picture_names(config: DataConfig) -> dict[str, Callable[[int], str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
 from frostline.data.findings import Finding, first_few
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
@@ -105,7 +106,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _root(file: Path, given: str | None) -> Path:
-    root = Path(os.path.normpath(file.parent / os.path.expanduser(given or "")))  # noqa: PTH111 - whose home is unknown stays as it is
+    root = Path(os.path.normpath(file.parent / expanded(given or "")))
     if not root.is_dir():
         raise user_error("data.options.root", given, f"a folder that exists; {root} does not")
     return root

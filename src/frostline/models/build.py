@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from frostline.core import plugins
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import user_error
+from frostline.core.files import expanded
 from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
 from frostline.models import adapters, pooling, torchvision_models
@@ -166,7 +167,7 @@ def _source(found: Architecture, weights: str | None) -> Pretrained | Path | Non
     entries = dict(zip(("default",), found.weights.values(), strict=False)) | dict(found.weights)
     if weights.lower() in entries:
         return entries[weights.lower()]
-    path = GLYPHS if weights == "glyphs" else Path(weights).expanduser()
+    path = GLYPHS if weights == "glyphs" else expanded(weights)
     if found.folder is not None and of_hub(path):
         return found.folder(path)
     if not is_file_name(path.name):

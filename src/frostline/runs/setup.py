@@ -14,6 +14,7 @@ from torch import nn
 from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
 from frostline.core.metrics import AUROC
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
@@ -316,10 +317,10 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
 
 def _on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (is_file_name(weights) or Path(weights).expanduser().is_dir() or _is_run(weights))
+    return weights is not None and (is_file_name(weights) or expanded(weights).is_dir() or _is_run(weights))
 
 
 def _is_run(weights: str) -> bool:
     """Return whether the weights are those of a run."""
-    folder = Path(weights).expanduser()
+    folder = expanded(weights)
     return weights.startswith(RUN_PREFIX) or (folder.is_dir() and of_hub(folder) is None)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from frostline.core import project
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID, RUN_PREFIX
 from frostline.records.sweep_record import Sweep
@@ -50,7 +51,7 @@ def meant(name: Name, uri: str | None = None) -> Meant:
     """
     uri = uri or server.tracking_uri(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
-    here, lying = Path(name.text).expanduser(), project.multirun() / called.replace(" ", "/")
+    here, lying = expanded(name.text), project.multirun() / called.replace(" ", "/")
     if name.text and here.is_dir():
         return Meant(uri, here.absolute())
     if (lying / layout.SWEEP).is_file():

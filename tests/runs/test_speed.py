@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.records.result import BYTES, PARAMETERS, SPEED
+from frostline.runs import speed
 from frostline.runs.run import execute
+from frostline.runs.setup import assemble
 from small import SMALL, Memory, Told, compose
 
 MODES = ("head", "full", "lora", "knn")
@@ -41,4 +43,16 @@ def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: A
 
 def test_the_speed_is_that_of_the_whole_network_and_measured_once(runs: Any) -> None:
     assert runs["head"][1][SPEED] == runs["full"][1][SPEED] > 0  # of one process
+    assert runs["lora"][1][SPEED] == runs["head"][1][SPEED]  # it is merged
     assert SPEED not in runs["knn"][1]
+
+
+def test_adapters_that_stay_are_as_fast_as_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter((1.0, 2.0))
+    monkeypatch.setattr(speed, "_KNOWN", {})
+    monkeypatch.setattr(speed, "_measured", lambda setup, side: next(speeds))
+    found = []
+    for rank in (4, 16, 4):
+        options = (*SMALL, "freeze=adapter", f"freeze_mode.adapter.rank={rank}")
+        found.append(speed.images_per_second(assemble(compose(*options), Path(), meta=True, screen=Told())))
+    assert found == [1.0, 2.0, 1.0]

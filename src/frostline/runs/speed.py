@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from frostline.core import machine
+from frostline.core.config import KEPT
 from frostline.records import layout
 from frostline.runs.setup import Setup
 from frostline.training.evaluation import evaluating
@@ -27,11 +28,12 @@ def images_per_second(setup: Setup) -> float:
     None is read or decoded. It is measured once per process for all runs whose network computes the same; 0 where not
     even the smallest batch fits into a GPU beside what is there.
     """
-    config = setup.config
-    spec, kind = setup.model.input.size, config.freeze_mode.adapter.kind
-    key = (config.model.library, config.model.name, spec, len(setup.data.classes), kind, setup.autocast, setup.device)
+    config, side, how = setup.config, setup.model.input.size, setup.config.freeze_mode.adapter
+    kept = repr(how) if how.kind in KEPT else None  # others are merged by now
+    network = (config.model.library, config.model.name, side, len(setup.data.classes), kept)
+    key = (*network, setup.autocast, setup.device, setup.memory_format, config.eval_batch_size, config.threads)
     if key not in _KNOWN:
-        _KNOWN[key] = _measured(setup, spec)
+        _KNOWN[key] = _measured(setup, side)
     return _KNOWN[key]
 
 

@@ -124,8 +124,9 @@ def _parts(
     if config.freeze_mode.solver is not None:
         _require_linear_head(config, model)
     class_weights(config, data)  # which may name a class that is none
-    if config.select == AUROC.epoch and len(data.val.labels.unique()) < 2:
-        raise user_error("select", config.select, "val/loss or another metric: all validation images are of one class")
+    for what, split in (("validation", data.val), ("test", data.test)) if config.select == AUROC.epoch else ():
+        if len(split.labels.unique()) < 2:
+            raise user_error("select", config.select, f"val/loss or another metric: all {what} images are of one class")
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
     return data, model, phases, batches

@@ -1,0 +1,29 @@
+"""What a run works with is checked before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frostline.core.errors import UserError
+from frostline.runs import setup
+from small import SMALL, Told, compose
+
+
+@pytest.mark.parametrize(("split", "words"), [("val", "validation"), ("test", "test")])
+def test_auroc_needs_two_classes_to_choose_by_and_to_compare_by(
+    monkeypatch: pytest.MonkeyPatch, split: str, words: str
+) -> None:
+    real = setup.load_data
+
+    def of_one_class(*arguments: Any) -> Any:
+        data = real(*arguments)
+        one = getattr(data, split)
+        return replace(data, **{split: replace(one, labels=one.labels.clamp(max=0))})
+
+    monkeypatch.setattr(setup, "load_data", of_one_class)
+    with pytest.raises(UserError, match=f"^select=val/auroc: expected .*: all {words} images are of one class"):
+        setup.assemble(compose(*SMALL, "select=val/auroc"), Path(), meta=True, screen=Told())

@@ -49,6 +49,15 @@ def test_a_cell_holds_all_seeds_of_one_point_of_the_grid():
     assert cell.spread(TEST) == pytest.approx(0.1 / math.sqrt(2))
 
 
+def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_called_a_fold():
+    head = [result(fold, "head", 0.9, 0.8 + fold / 100, **{"data.fold": fold}) for fold in range(3)]
+    full = [result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in range(2, 5)]
+    assert "Undecided: " in answer([*head, *full[1:]]) and "points, no fold that both have)" in answer(
+        [*head, *full[1:]]
+    )
+    assert "; fold 2 alone, " in answer([*head, full[0]])
+
+
 def test_one_seed_has_no_spread():
     (cell,) = cells([result(0, "head", 0.9, 0.9)])
     assert cell.spread(VAL) is None

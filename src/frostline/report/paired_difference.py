@@ -70,15 +70,19 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
     """Return the difference of two cells in `by`, with the interval that their seeds allow.
 
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
-    side has one seed only, that seed alone is compared, image by image.
+    side has one seed only, that seed alone is compared, image by image. So are folds of a cross-validation.
     """
+    scores = (_mean(first), _mean(second))
+    gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if first[0].overlap is not None and second[0].overlap is not None:
         both = {trial.seed for trial in first} & {trial.seed for trial in second}
         if len(both) > 1:
             one, two = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
             return _over_folds(one, two, by)
-    scores = (_mean(first), _mean(second))
-    gap, fewer = scores[0] - scores[1], min(len(first), len(second))
+        if not both:  # each side has other pictures, and how folds differ is no chance
+            return Difference(gap, scores, None, "no fold that both have", fewer, False, folds=True)
+        (first, second) = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
+        return _one_seed(first[0], second[0], by, which=_which(first[0], second[0]))
     if fewer == 1:
         pair = _same_seed(first, second)
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
@@ -103,10 +107,14 @@ def _over_folds(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> 
     return Difference(scores[0] - scores[1], scores, within, how, len(first), True, folds=True)
 
 
+def _noun(trial: Trial) -> str:
+    return "seed" if trial.overlap is None else "fold"
+
+
 def _which(first: Trial, second: Trial) -> str:
-    """Return in words which seed was compared where not all could be."""
-    same = first.seed == second.seed
-    return f"seed {first.seed} alone" if same else f"seed {first.seed} against seed {second.seed}"
+    """Return in words which seed, or fold, was compared where not all could be."""
+    one, two = (f"{_noun(trial)} {trial.seed}" for trial in (first, second))
+    return f"{one} alone" if one == two else f"{one} against {two}"
 
 
 def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Difference:

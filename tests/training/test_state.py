@@ -85,6 +85,10 @@ RECIPES = {
     "lp_ft averaged": ("freeze=lp_ft", "train.ema_decay=0.9"),
     "full mixed and augmented": ("freeze=full", "train.mixup=0.2", "train.cutmix=1", "augment=standard"),
     "patience": ("freeze=head", "lr=1e-8", "epochs=9", "train.patience=2"),
+    "weighted and sampled": (
+        *("freeze=head", "train.class_weights=balanced", "train.sampling=balanced", "train.drop_last=true"),
+        *("select=val/macro_f1", "train.patience=3", "batch_size=5"),
+    ),
     "norm layers clipped": ("freeze=norm", "train.clip_norm=0.1", "train.label_smoothing=0.1"),
 }
 
@@ -129,6 +133,19 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
     assert last is not None
     assert f"  goes on after epoch {len(whole['journal'])}" in last["said"]
     require_same(whole, last)
+
+
+@pytest.mark.slow
+def test_images_whose_features_serve_all_folds_count_for_the_run_that_died_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "TIMES", ())
+    fold = ("freeze=head", "data.folds=3", "data.fold=1", "store.enabled=true")
+    assert run(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}", stop=1) is None
+    last = run(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}")
+    whole = run(tmp_path / "whole", *fold, f"store.path={tmp_path / 'other'}")
+    assert whole is not None and last is not None
+    assert last["metrics"]["cost/backbone_images"] == whole["metrics"]["cost/backbone_images"] > 0
 
 
 @pytest.mark.slow

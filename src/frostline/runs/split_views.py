@@ -30,6 +30,11 @@ class Images:
     serves all folds."""
 
     @property
+    def learnt_from(self) -> tuple[Views, ...]:
+        """What training and selection read."""
+        return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
+
+    @property
     def seen(self) -> int:
         """Number of images that went through any part of the backbone."""
         return sum(views.seen for views in (self.train, self.val, self.test, self.whole) if views is not None)

@@ -80,7 +80,7 @@ def learn(
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
                 tensors, facts = state.capture(learner, progress)
-                counts = [images.train.seen, images.val.seen, guard.compared]
+                counts = [*(views.seen for views in images.learnt_from), guard.compared]
                 keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
             interrupts.obey()
     if stepper.most > 1:
@@ -107,7 +107,9 @@ def go_on(
             except state.Unfit as problem:
                 screen.say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue
-            images.train.seen, images.val.seen, guard.compared = facts["counts"]
+            *seen, guard.compared = facts["counts"]
+            for views, count in zip(images.learnt_from, seen, strict=True):
+                views.seen = count
             at = progress.position
             screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
             return progress

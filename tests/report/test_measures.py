@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc
 
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, Metric
 from frostline.report import statistics
-from frostline.report.measures import Said, measure
+from frostline.report.measures import Said, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
 METRICS = (BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS)
@@ -102,3 +102,12 @@ def test_where_nothing_differs_the_interval_is_as_wide_as_half_an_image_of_the_r
     within = statistics.by_influence(0.0, found.influence - found.influence, found.least)
     half_an_image = 1 / 3 / np.bincount(labels).min() / 2
     assert within.high == pytest.approx(1.96 * half_an_image, rel=1e-3) and within.low == -within.high
+
+
+def test_what_is_as_sure_as_numbers_go_is_still_told_apart() -> None:
+    drawn = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    chances = softmax(drawn.astype(np.float64), 1)
+    assert log_odds(drawn) == pytest.approx(np.log(chances / (1 - chances)))
+    sure = np.array([[20, 0], [25, 0], [30, 0], [18, 0]], np.float32)
+    found = measure(AUROC, Said(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
+    assert found is not None and found.value == 1.0

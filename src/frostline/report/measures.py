@@ -46,6 +46,21 @@ class Measured:
     """Half of what one image of the rarest class can move the value by, which intervals add: see `by_influence`."""
 
 
+def log_odds(logits: Array) -> Array:
+    """Return `(N, classes)` float64: of each class the logarithm of p / (1 - p), for `(N, classes)` logits.
+
+    It rises with the probability p, but tells apart what is so sure that p is 1 in floating point.
+    """
+    odds: Array = logits.astype(np.float64)
+    first = odds.argmax(1)[:, None]
+    every, best = np.logaddexp.reduce(odds, 1, keepdims=True), np.take_along_axis(odds, first, 1)
+    np.put_along_axis(odds, first, -np.inf, 1)
+    rest = np.logaddexp.reduce(odds, 1, keepdims=True)
+    odds -= every + np.log1p(-np.exp(odds - every))
+    np.put_along_axis(odds, first, best - rest, 1)
+    return odds
+
+
 def measure(metric: Metric, said: Said) -> Measured | None:
     """Return what `metric` is of a split; None for accuracy, and where what it needs is not there."""
     if metric == BALANCED_ACCURACY:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from scipy.special import log_softmax as of_logits
 
 from frostline.records.layout import PREDICTIONS
-from frostline.report.measures import Said
+from frostline.report.measures import Said, log_odds
 from frostline.report.statistics import Floats, Ints
 
 
@@ -35,7 +34,7 @@ class Predictions:
     @property
     def as_said(self) -> Said:
         """What measures are computed from."""
-        return Said(self.labels, self.said, self.loss, None if self.logits is None else of_logits(self.logits, 1))
+        return Said(self.labels, self.said, self.loss, None if self.logits is None else log_odds(self.logits))
 
 
 def read(folder: str) -> Predictions | None:

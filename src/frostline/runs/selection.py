@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from frostline.core.metrics import ACCURACY, AUROC, LOSS, Metric
-from frostline.report.measures import Said, measure
+from frostline.report.measures import Said, log_odds, measure
 from frostline.training.evaluation import Evaluation
 
 
@@ -13,7 +13,7 @@ def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
     """Return what `by` is of the samples that were `scored`, whose labels `(N,)` lie on the CPU."""
     if by in (ACCURACY, LOSS):
         return scored.accuracy if by == ACCURACY else scored.loss
-    scores = scored.logits.log_softmax(1).numpy() if by == AUROC else None
+    scores = log_odds(scored.logits.numpy()) if by == AUROC else None
     found = measure(by, Said(labels.numpy(), scored.logits.argmax(1).numpy(), scores=scores))
     assert found is not None
     return found.value

@@ -54,7 +54,7 @@ _RULES = (
     ),
     _Rule(
         ("data.download",),
-        lambda c: c.data.source not in (*_EMBEDDED, "folder"),
+        lambda c: c.data.source not in (*_EMBEDDED, "folder", "table"),
         "a data set of torchvision, as data=cifar10",
         "data.name",
         mistake=True,

@@ -161,6 +161,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "not /etc/passwd" in refused(table)
     with_rows({"file": "pics/0.png", "label": "dog"})
     assert "expected one label for each picture, but pics/0.png is cat and dog" in refused(table)
+    as_csv(table, [row | {"who": str(number)} for number, row in enumerate([*found, found[0]])])
+    assert "expected one group for each picture, but pics/0.png is 0 and 20" in refused(table, group="who")
     with_rows({"file": "pics/x.png", "label": "Cat"})
     assert "expected one spelling for each class, not 'Cat' and 'cat'" in refused(table)
     with_rows({"file": "", "label": "cat"})

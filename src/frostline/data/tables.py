@@ -68,7 +68,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
 
     `options` name its columns: `path`, `label`, `split` and `group`, null for those that are called as is common, and
     `root`, the folder that paths are relative to, null for that of the table. Raises `UserError` for a table that
-    cannot be read so, a path that leads out of `root`, and a picture with two labels.
+    cannot be read so, a path that leads out of `root`, and a picture with two labels or groups.
     """
     _check_options(options)
     if not file.is_file():
@@ -211,7 +211,8 @@ def _rows(
     splits = [split_of[text] for text in texts["split"]] if texts["split"] else ["train"] * len(paths)
     every = [_Row(*values) for values in zip(files, labels, splits, groups, strict=True)]
     rows = [row for row in every if row.label]
-    _check_labels(file, root, rows)
+    _check_each(file, root, "label", [(row.file, row.label) for row in rows])
+    _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
     once = list({(row.file, row.split): row for row in rows}.values())
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if not row.label]:
@@ -237,13 +238,13 @@ def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:
     return {value: str(role) for value, role in roles.items()}
 
 
-def _check_labels(file: Path, root: Path, rows: Sequence[_Row]) -> None:
-    """Raise `UserError` where a picture has two labels."""
+def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Raise `UserError` where a picture has two of `what`, a label or a group; a row is its file and that."""
     known: dict[str, str] = {}
-    odd = {row.file: row.label for row in rows if known.setdefault(row.file, row.label) != row.label}
+    odd = {path: text for path, text in rows if known.setdefault(path, text) != text}
     if odd:
-        each = some(f"{os.path.relpath(path, root)} is {known[path]} and {label}" for path, label in odd.items())
-        raise UserError(f"data.root={file}: expected one label for each picture, but {each}")
+        each = some(f"{os.path.relpath(path, root)} is {known[path]} and {text}" for path, text in odd.items())
+        raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}")
 
 
 def _unused_groups(frame: pd.DataFrame, columns: Mapping[str, str | None]) -> list[Finding]:

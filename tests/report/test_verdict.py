@@ -56,6 +56,10 @@ def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_cal
         [*head, *full[1:]]
     )
     assert "; fold 2 alone, " in answer([*head, full[0]])
+    whole = [
+        result(n, mode, 0.9, 0.8, **{"data.folds": "null", "data.fold": 0}) for n, mode in enumerate(("head", "full"))
+    ]
+    assert "; one seed, " in answer(whole)
 
 
 def test_one_seed_has_no_spread():

@@ -34,8 +34,9 @@ class Cell:
 
     @property
     def folds(self) -> bool:
-        """Whether it was cross-validated."""
-        return FOLD in self.results[0].choices
+        """Whether it was cross-validated, which beside runs that were `data.folds=null` was not."""
+        choices = self.results[0].choices
+        return FOLD in choices and choices.get("data.folds") != "null"
 
     @property
     def finished(self) -> tuple[Result, ...]:

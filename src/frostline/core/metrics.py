@@ -45,6 +45,10 @@ class Metric:
         """Return a value for people, e.g. `97.50%`."""
         return self.number(value, digits) + ("%" if self.share else "")
 
+    def span(self, low: float, high: float, digits: int = 1) -> str:
+        """Return the ends of an interval for people, e.g. `96.8 to 99.4`."""
+        return f"{self.number(low, digits)} to {self.number(high, digits)}"
+
     def gap(self, value: float, digits: int = 2) -> str:
         """Return a difference of two values for people, e.g. `+1.30 points`."""
         return f"{100 * value:+.{digits}f} points" if self.share else f"{value:+.{digits + 2}f}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from frostline.core.metrics import Metric
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, trials
 from frostline.report.paired_difference import Difference, compare
+
+_NAMES = 3  # of backbones or freeze modes in a sentence
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,30 @@ def grid(contest: Contest) -> Grid | None:
             best.setdefault((str(cell.choices.get("model")), str(cell.choices.get("freeze_mode"))), cell)
     models, modes = (tuple(dict.fromkeys(pair[axis] for pair in best)) for axis in (0, 1))
     return Grid(models, modes, best) if len(models) > 1 and len(modes) > 1 else None
+
+
+def sentences(contest: Contest, digits: int) -> list[str]:
+    """Return the best pair of backbone and freeze mode, what the mode is worth on each backbone, and the reverse."""
+    pairs, by = grid(contest), contest.by
+    if pairs is None:
+        return []
+    model, mode = next(iter(pairs.cells))
+    unit = " in points" if by.share else ""
+    (one, two), (first, second) = pairs.modes[:2], pairs.models[:2]
+
+    def each(named: str, gaps: Iterable[tuple[str, Difference | None]]) -> list[str]:
+        known = [f"{difference_text(gap, by, digits)} {name}" for name, gap in gaps if gap]
+        more = f" and {len(known) - _NAMES} more in the report" if len(known) > _NAMES else ""
+        return [f"{named}{unit}: {', '.join(known[:_NAMES])}{more}."] if known else []
+
+    return [
+        f"Best pair on validation: `{mode}` on `{model}`.",
+        *each(f"`{one}` against `{two}`", ((f"on {name}", pairs.of_modes(name)) for name in pairs.models)),
+        *each(f"`{first}` against `{second}`", ((f"with {name}", pairs.of_models(name)) for name in pairs.modes)),
+    ]
+
+
+def difference_text(found: Difference, by: Metric, digits: int = 1) -> str:
+    """Return a difference with its interval, without a unit, e.g. `+1.0 (-2.0 to 4.5)`."""
+    within = f" ({by.span(found.interval.low, found.interval.high, digits)})" if found.interval else ""
+    return by.gap(found.gap, digits).removesuffix(" points") + within

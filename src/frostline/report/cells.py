@@ -64,8 +64,8 @@ def cells(results: Iterable[Result]) -> list[Cell]:
     """
     groups: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: result.job):
-        groups.setdefault(repr(sorted(_without_seed(result).items())), []).append(result)
-    return sorted((Cell(_without_seed(group[0]), tuple(group)) for group in groups.values()), key=_rank)
+        groups.setdefault(repr(sorted(_but_repeats(result).items())), []).append(result)
+    return sorted((Cell(_but_repeats(group[0]), tuple(group)) for group in groups.values()), key=_rank)
 
 
 def varying(results: Sequence[Result]) -> list[str]:
@@ -86,7 +86,8 @@ def metrics(results: Sequence[Result]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name, cell in _best(results).items():
-        scores = {f"{at}_{by.name}": metric for by in (ACCURACY, cell.by) for at, metric in _scores(by).items()}
+        scores = {f"val_{by.name}": by.val for by in (ACCURACY, cell.by)}
+        scores |= {f"test_{by.name}": by.test for by in (ACCURACY, cell.by)}
         values = {key: cell.mean(metric) for key, metric in (scores | _COSTS).items()}
         values["lr"] = float(cell.choices.get("lr", math.nan))
         found |= {f"{name}/{key}": value for key, value in values.items() if not math.isnan(value)}
@@ -114,11 +115,7 @@ def _best(results: Sequence[Result]) -> dict[str, Cell]:
     return best
 
 
-def _scores(by: Metric) -> dict[str, str]:
-    return {"val": by.val, "test": by.test}
-
-
-def _without_seed(result: Result) -> dict[str, Any]:
+def _but_repeats(result: Result) -> dict[str, Any]:
     return {name: value for name, value in result.choices.items() if name not in REPEATS}
 
 

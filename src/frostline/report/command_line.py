@@ -17,7 +17,8 @@ from frostline.records.result import Result, value_text
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
-    given.pop("data.fold", None) if "data.folds" in given else None  # a sweep has them all
+    if "data.folds" in given:
+        given.pop("data.fold", None)  # a sweep has them all
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}

@@ -94,14 +94,6 @@ def trials(cell: Cell) -> list[Trial]:
     """
     from frostline.report.paired_difference import Trial
 
-    found = {
-        (run.choices.get(FOLD), repr(run.choices.get("seed"))): run
-        for run in cell.finished
-        if cell.by.test in run.metrics
-    }
-    groups: dict[object, list[Result]] = {}
-    for (fold, seed), run in found.items():
-        groups.setdefault(fold if cell.folds else seed, []).append(run)
     return [
         Trial(
             runs[0].choices.get(FOLD if cell.folds else "seed"),
@@ -110,17 +102,19 @@ def trials(cell: Cell) -> list[Trial]:
             runs[0].folder,
             overlap=_overlap(runs[0]) if cell.folds else None,
         )
-        for runs in groups.values()
+        for runs in _repeats(cell, cell.by.test)
     ]
 
 
-def _means(cell: Cell, metric: str) -> dict[object, float]:
-    """Return a metric by run, or where it was cross-validated by fold, as the mean over the seeds."""
-    found: dict[object, list[float]] = {}
-    for run in cell.finished:
-        if metric in run.metrics:
-            found.setdefault(run.choices[FOLD] if cell.folds else run.job, []).append(run.metrics[metric])
-    return {key: fmean(values) for key, values in found.items()}
+def _repeats(cell: Cell, metric: str) -> list[list[Result]]:
+    """Return the finished runs that have a metric: one of each seed, or where it was cross-validated all of a fold."""
+    found = {
+        (run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in cell.finished if metric in run.metrics
+    }
+    groups: dict[object, list[Result]] = {}
+    for (fold, seed), run in found.items():
+        groups.setdefault(fold if cell.folds else seed, []).append(run)
+    return list(groups.values())
 
 
 def _overlap(run: Result) -> float:
@@ -135,7 +129,7 @@ def validation_interval(cell: Cell) -> Interval | None:
     """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
-    values = [*_means(cell, cell.by.val).values()]
+    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in _repeats(cell, cell.by.val)]
     if not values or any(math.isnan(value) for value in values):
         return None
     images = cell.finished[0].images.get("val", 0)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from frostline.data.findings import Finding
-    from frostline.runs.data_facts import DataFacts, Gallery, Shown
+    from frostline.runs.data_facts import DataFacts
+    from frostline.runs.data_gallery import Gallery, Shown
 
     Pixels = NDArray[np.uint8]
 

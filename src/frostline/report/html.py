@@ -131,7 +131,7 @@ def _pair(score: Sequence[float | None] | None, by: Metric, *, best: bool) -> st
     if not score or score[0] is None:
         return "-"
     text = by.text(score[0], 1)
-    within = "" if score[1] is None or score[2] is None else f"{by.number(score[1], 1)} to {by.number(score[2], 1)}"
+    within = "" if score[1] is None or score[2] is None else by.span(score[1], score[2])
     return f'<span title="{within}">{f"<strong>{text}</strong>" if best else text}</span>'
 
 
@@ -139,7 +139,7 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
     """Return a difference with its interval, and where that comes from behind it; a dash where it is not known."""
     if not gap:
         return "-"
-    within = "" if gap[1] is None else f" ({by.number(gap[1], 1)} to {by.number(gap[2], 1)})"
+    within = "" if gap[1] is None else f" ({by.span(gap[1], gap[2])})"
     return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
 
 
@@ -150,7 +150,7 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
     seconds = one["cost"][0]
     cells = [
         by.text(test),
-        "-" if low is None else f"{by.number(low, 1)} to {by.number(high, 1)}",
+        "-" if low is None else by.span(low, high),
         "" if gap is None else _gap(gap, by),
         by.text(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",

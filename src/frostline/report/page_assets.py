@@ -13,8 +13,8 @@ def text(name: str) -> str:
 
 
 def template(name: str) -> Template:
-    """Return a page of `assets/report`, whose `$names` are still to be filled in."""
-    return Template(text(name))
+    """Return a page of `assets/report` with the head of all, whose `$names` are still to be filled in."""
+    return Template(text("head.html") + text(name))
 
 
 def script_json(data: object) -> str:

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from frostline.core.metrics import ACCURACY, Metric
+from frostline.core.metrics import ACCURACY
 from frostline.records.result import PARAMETERS, SECONDS, Result, value_text
 from frostline.report.cells import REPEATS, Cell
 
@@ -105,6 +105,11 @@ def pairs_table(pairs: Grid) -> Table:
 
     The last column is what the first mode is before the second, and the last row the first backbone before the second.
     """
+    from frostline.report.backbones import difference_text
+
+    def gap(found: Difference | None) -> str:
+        return difference_text(found, by) if found else "-"
+
     by = next(iter(pairs.cells.values())).by
     named = "" if by == ACCURACY else f" {by.words}"
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
@@ -113,17 +118,10 @@ def pairs_table(pairs: Grid) -> Table:
     for model in pairs.models:
         own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
         scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
-        table.add_row(*map(Text, (model, *scores, _gap(pairs.of_modes(model), by))))
-    gaps = [_gap(pairs.of_models(mode), by) for mode in pairs.modes]
+        table.add_row(*map(Text, (model, *scores, gap(pairs.of_modes(model)))))
+    gaps = [gap(pairs.of_models(mode)) for mode in pairs.modes]
     table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
     return table
-
-
-def _gap(found: Difference | None, by: Metric) -> str:
-    if found is None:
-        return "-"
-    within = f" ({by.number(found.interval.low, 1)} to {by.number(found.interval.high, 1)})" if found.interval else ""
-    return by.gap(found.gap, 1).removesuffix(" points") + within
 
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:

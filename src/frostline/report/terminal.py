@@ -147,17 +147,22 @@ class Screen:
 
         Where backbones and freeze modes differ, the grid of the two comes below.
         """
-        from frostline.report import backbones
-        from frostline.report.contest import contests
-
         done = [cell for cell in cells(results) if cell.finished]
         if done:
-            self.show(cells_table(done, varying(results), limit=self.console.width if self._live else None))
-            for pairs in filter(None, map(backbones.grid, contests(results))):
-                self.show(pairs_table(pairs))
+            swept = varying(results)
+            self.show(cells_table(done, swept, limit=self.console.width if self._live else None))
+            if {"model", "freeze_mode"} <= {*swept}:
+                self._pairs(results)
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
                 self.say(unfinished(result))
+
+    def _pairs(self, results: Sequence[Result]) -> None:
+        from frostline.report import backbones
+        from frostline.report.contest import contests
+
+        for pairs in filter(None, map(backbones.grid, contests(results))):
+            self.show(pairs_table(pairs))
 
     def show(self, table: Table) -> None:
         """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""

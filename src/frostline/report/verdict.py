@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
@@ -45,13 +45,15 @@ def verdict(contest: Contest) -> str:
         first = _majority(found[0], contest)
     else:
         first = _comparison(found[0], found[1], contest.difference, contest.outcome)
+    from frostline.report import backbones  # brings numpy, as the difference did
+
     coming = _coming(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else _next_step(contest, contest.difference, tuned)),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(found[:2], tuned)),
-        *_backbones(contest),
+        *backbones.sentences(contest, _digits(found[0].cell)),
         *([] if coming else edges(key, found[:2], results, tuned)),
         *_budget(found),
         *_unfinished(key, found, results),
@@ -103,7 +105,7 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
 
 
 def _within(by: Metric, interval: Interval, digits: int) -> str:
-    return f"95% interval {by.number(interval.low, digits)} to {by.number(interval.high, digits)}"
+    return f"95% interval {by.span(interval.low, interval.high, digits)}"
 
 
 def _without_shared(found: Sequence[Contender]) -> list[str]:
@@ -203,36 +205,6 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str
             each = " and ".join(f"{value} for {of}" for of, value in best.items())
             parts.append(f"The best {name} is {each}.")
     return parts
-
-
-def _backbones(contest: Contest) -> list[str]:
-    """Return the best pair of backbone and freeze mode, what the mode is worth on each backbone, and the reverse."""
-    from frostline.report import backbones
-
-    pairs = backbones.grid(contest)
-    if pairs is None:
-        return []
-    digits, by = _digits(contest.contenders[0].cell), contest.by
-    model, mode = next(iter(pairs.cells))
-
-    def each(named: str, gaps: Iterable[tuple[str, Difference | None]]) -> list[str]:
-        known = [f"{_gap(by, gap, digits)} {name}" for name, gap in gaps if gap]
-        more = f" and {len(known) - _NAMES} more in the report" if len(known) > _NAMES else ""
-        return [f"{named}: {', '.join(known[:_NAMES])}{more}."] if known else []
-
-    unit = " in points" if by.share else ""
-    (one, two), (first, second) = pairs.modes[:2], pairs.models[:2]
-    return [
-        f"Best pair on validation: `{mode}` on `{model}`.",
-        *each(f"`{one}` against `{two}`{unit}", ((f"on {name}", pairs.of_modes(name)) for name in pairs.models)),
-        *each(f"`{first}` against `{second}`{unit}", ((f"with {name}", pairs.of_models(name)) for name in pairs.modes)),
-    ]
-
-
-def _gap(by: Metric, difference: Difference, digits: int) -> str:
-    within = difference.interval
-    sure = f" ({by.number(within.low, digits)} to {by.number(within.high, digits)})" if within else ""
-    return by.gap(difference.gap, digits).removesuffix(" points") + sure
 
 
 def _budget(found: Sequence[Contender]) -> list[str]:

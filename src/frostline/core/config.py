@@ -347,5 +347,7 @@ class Config:
     tracking: TrackingConfig
 
 
+EMBEDDED = ("digits", "glyphs")
+"""Sources of pictures that lie in no folder."""
 KEPT = ("bottleneck", "prompt")
 """Kinds of adapters that cannot be merged, so that the trained network has them for good."""

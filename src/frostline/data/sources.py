@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,6 +29,7 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from frostline.core import codehash, plugins
+from frostline.core.config import EMBEDDED
 from frostline.core.errors import user_error
 from frostline.data import duplicates, tables
 from frostline.data.class_names import check_classes, check_names
@@ -81,7 +81,7 @@ def open_splits(
     `torchvision.datasets`; `splits` and `options` are keyword arguments for the last, `options` for a plugin or a
     table, `layout` and `missing_classes` are for folders. Raises `UserError` where files are missing or do not fit.
     """
-    if source not in ("digits", "glyphs", "folder", "table"):
+    if source not in (*EMBEDDED, "folder", "table"):
         if plugin := plugins.load(plugins.SOURCES, source):
             return _plugged(source, plugin(root=root, **options))
         kind = _class(source)
@@ -209,7 +209,7 @@ def _class(name: str) -> type[Any]:
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
-        choices = ("digits", "glyphs", "folder", "table", *kinds, *plugins.names(plugins.SOURCES))
+        choices = (*EMBEDDED, "folder", "table", *kinds, *plugins.names(plugins.SOURCES))
         raise user_error(
             "data.source", name, "digits, glyphs, folder, table, a class of torchvision.datasets or a plugin", choices
         )
@@ -268,15 +268,9 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     codes: dict[str, int] = {}
     sources = {}
     for split, rows in found.splits.items():
-        sources[split] = Source(
-            labels=torch.tensor([number[name] for name in rows.labels], dtype=torch.int64),
-            classes=classes,
-            read=partial(_opened, rows.files),
-            name=partial(_named, rows.files, found.root),
-            identity=_hash(_manifest(rows.files, found.root)),
-            groups=_numbered(rows.groups, codes),
-            twins=partial(duplicates.of_files, rows.files),
-        )
+        labels = [number[name] for name in rows.labels]
+        plain = _of_files(rows.files, found.root, labels, classes)
+        sources[split] = replace(plain, groups=_numbered(rows.groups, codes))
     told = (*found.findings, *_across(sources, codes))
     return {**sources, "train": replace(sources["train"], findings=told)}
 
@@ -314,29 +308,26 @@ def _first_of_each(groups: Tensor) -> dict[int, int]:
 
 
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
-    """Return the pictures of a split; they are named by their place in `root`."""
+    """Return the pictures of a split."""
     number = {name: label for label, name in enumerate(classes)}
     flat = [(file, number[name]) for name, listing in listings.items() for file in listing.files]
     files = [file for file, _ in flat]
     other = sum((listing.other for listing in listings.values()), Counter[str]())
+    left_out = {"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()}
+    plain = _of_files(files, root, [label for _, label in flat], classes)
+    return replace(plain, left_out=left_out, suffixes=other)
+
+
+def _of_files(files: Sequence[Path], root: Path, labels: Sequence[int], classes: Sequence[str]) -> Source:
+    """Return the pictures in `files`, which are named by their place in `root`."""
     return Source(
-        labels=torch.tensor([label for _, label in flat], dtype=torch.int64),
+        labels=torch.tensor(labels, dtype=torch.int64),
         classes=tuple(classes),
-        read=partial(_opened, files),
-        name=partial(_named, files, root),
+        read=lambda index: open_image(files[index]),
+        name=lambda index: printable(str(files[index].relative_to(root))),
         identity=_hash(_manifest(files, root)),
-        left_out={"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()},
-        suffixes=other,
         twins=lambda: duplicates.of_files(files),
     )
-
-
-def _opened(files: Sequence[Path], index: int) -> Image.Image:
-    return open_image(files[index])
-
-
-def _named(files: Sequence[Path], root: Path, index: int) -> str:
-    return printable(str(files[index].relative_to(root)))
 
 
 def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:

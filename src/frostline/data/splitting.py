@@ -110,9 +110,7 @@ def _fold_of(part: Selection, group: Tensor, folds: int, seed: int) -> Tensor:
     Groups come by their size, the largest first, in an order that hangs on `seed` and on each one's first picture; each
     goes where its classes have least so far, of equals where there is least of anything.
     """
-    sizes = group.bincount()
-    first = torch.full_like(sizes, len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
-    order = uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True)
+    sizes, order = group.bincount(), _in_order(part, group, seed)
     order = order[sizes[order].argsort(stable=True, descending=True)]
     members, total = _counts_by_class(group, part.labels), part.labels.bincount().tolist()
     taken = [[0] * len(total) for _ in range(folds)]
@@ -196,11 +194,10 @@ def _choose_groups(part: Selection, quotas: Tensor, seed: int, together: Tensor)
     which every group is too large, gives its smallest one. Of every class something is left.
     """
     _, group = together[part.ids].unique(return_inverse=True)
-    first = torch.full_like(group.bincount(), len(part.ids)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
-    order = uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True).tolist()
+    order = _in_order(part, group, seed).tolist()
     members = _counts_by_class(group, part.labels)
     short, left = quotas.tolist(), part.labels.bincount(minlength=len(quotas)).tolist()
-    chosen = torch.zeros(len(first), dtype=torch.bool)
+    chosen = torch.zeros(len(order), dtype=torch.bool)
 
     def spared(number: int) -> bool:
         return all(left[label] > count for label, count in members[number])
@@ -221,6 +218,12 @@ def _choose_groups(part: Selection, quotas: Tensor, seed: int, together: Tensor)
             if own:
                 take(min(own, key=lambda number: sum(count for _, count in members[number])))
     return chosen[group]
+
+
+def _in_order(part: Selection, group: Tensor, seed: int) -> Tensor:
+    """Return the numbers of the groups in an order that hangs on `seed` and on each one's first picture alone."""
+    first = torch.full_like(group.bincount(), len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
+    return uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True)
 
 
 def _counts_by_class(group: Tensor, labels: Tensor) -> list[list[tuple[int, int]]]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.core.config import Config
+from frostline.core.config import EMBEDDED, Config
 from frostline.core.config_keys import SOLVERS, is_read, value_of
 from frostline.core.errors import user_error
-
-_EMBEDDED = ("digits", "glyphs")
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,21 @@ def _of_adapters(keys: Sequence[str], kinds: Sequence[str], wanted: str) -> _Rul
 _RULES = (
     _Rule(
         ("data.root",),
-        lambda c: c.data.source not in _EMBEDDED,
+        lambda c: c.data.source not in EMBEDDED,
         "data=image_folder or another data set that lies in a folder",
         "data.name",
         mistake=True,
     ),
     _Rule(
         ("data.download",),
-        lambda c: c.data.source not in (*_EMBEDDED, "folder", "table"),
+        lambda c: c.data.source not in (*EMBEDDED, "folder", "table"),
         "a data set of torchvision, as data=cifar10",
         "data.name",
         mistake=True,
     ),
     _Rule(
         ("data.skip_bad", "data.max_pixels", "data.range", "data.range_of"),
-        lambda c: c.data.source not in _EMBEDDED,
+        lambda c: c.data.source not in EMBEDDED,
         "a data set of picture files, as data=image_folder",
         "data.name",
     ),

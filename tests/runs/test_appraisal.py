@@ -97,7 +97,7 @@ def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Pa
 def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "_timed", lambda setup, work: (1.0, work()))  # whatever is done takes a second
+    monkeypatch.setattr(costs.machine, "timed", lambda device, work: (1.0, work()))  # whatever is done takes a second
     monkeypatch.setattr(costs, "_several", lambda setup, steps: (1.0, 1))
     setup = made(tmp_path, "freeze=full")
     train, val, steps = len(setup.data.train), len(setup.data.val), setup.steps_per_epoch

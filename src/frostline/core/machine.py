@@ -10,9 +10,10 @@ import functools
 import gc
 import os
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from frostline.core import malloc
 from frostline.core.errors import user_error
@@ -20,6 +21,7 @@ from frostline.core.errors import user_error
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 SHARING = "FROSTLINE_SHARING"
 """Variable of the environment that says how many workers share a device."""
 
@@ -198,6 +200,15 @@ def wait(device: torch.device) -> None:
 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds that some work takes on an idle device, and what comes of it."""
+    wait(device)
+    began = time.perf_counter()
+    done = work()
+    wait(device)
+    return time.perf_counter() - began, done
 
 
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

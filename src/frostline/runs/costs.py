@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -22,7 +21,6 @@ from frostline.training.steps import TrainedPart, steps
 
 _STEPS = 30  # at most that are timed, after one that is not
 _ENOUGH = 3.0  # seconds after which no further one is
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,14 @@ def _on_features(
     read = line.read(images.train)
     read.inputs(first, 1)
     machine.wait(setup.device)
-    below, inputs = _timed(setup, lambda: read.inputs(rest, 1))
+    below, inputs = machine.timed(setup.device, lambda: read.inputs(rest, 1))
     data = InMemory(inputs, images.train.labels[rest.to(setup.device)])
     network = line.above(setup.model.module)
     parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]
     indices = [parts[number % len(parts)] for number in range(1 + _STEPS)]
     step = _step(setup, optimizer, network, data, indices, line.autocast)
-    above, _ = _timed(
-        setup, lambda: evaluate(network, data, batch_size=setup.config.eval_batch_size, autocast=line.autocast)
+    above, _ = machine.timed(
+        setup.device, lambda: evaluate(network, data, batch_size=setup.config.eval_batch_size, autocast=line.autocast)
     )
     return _Phase(below / len(rest), kept, step, above / len(rest)), inputs[0].nbytes
 
@@ -139,7 +137,7 @@ def _step(
     """Return the seconds of a step, without the first one, which makes room for all others."""
     part = TrainedPart(network, data, autocast, network, data, autocast)
     made = steps(part, indices, optimizer, setup.recipe, epoch=1, first=0)
-    once, _ = _timed(setup, lambda: next(made))
+    once, _ = machine.timed(setup.device, lambda: next(made))
     spent, count = _several(setup, made)
     return spent / count if count else once
 
@@ -153,10 +151,3 @@ def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
         if spent > _ENOUGH:
             break
     return spent, count
-
-
-def _timed(setup: Setup, work: Callable[[], T]) -> tuple[float, T]:
-    began = time.perf_counter()
-    done = work()
-    machine.wait(setup.device)
-    return time.perf_counter() - began, done

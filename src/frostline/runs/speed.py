@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -55,12 +54,8 @@ def _measured(setup: Setup, side: int) -> float:
 
 
 def _seconds(setup: Setup, images: torch.Tensor) -> float:
-    machine.wait(setup.device)
-    began = time.perf_counter()
     with machine.mixed(setup.device, setup.autocast):
-        setup.model.module(images)
-    machine.wait(setup.device)
-    return time.perf_counter() - began
+        return machine.timed(setup.device, lambda: setup.model.module(images))[0]
 
 
 def bytes_per_task(learner: Learner, folder: Path, voters: nn.Module | None) -> int:

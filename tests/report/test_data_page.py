@@ -16,7 +16,8 @@ from PIL import Image
 
 from frostline.data.findings import Finding
 from frostline.report import data_page
-from frostline.runs.data_facts import DataFacts, Gallery, Given, Shown, Sizes
+from frostline.runs.data_facts import DataFacts, Given, Sizes
+from frostline.runs.data_gallery import Gallery, Shown
 
 FIVE = (10.0, 20.0, 30.0, 40.0, 1234.0)
 RGB = (0.5, 0.25, 0.125)

@@ -22,8 +22,9 @@ from frostline import commands
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.data import loading
-from frostline.runs import data_facts, setup, split_views
-from frostline.runs.data_facts import DataFacts, Gallery, Opened, Shown
+from frostline.runs import data_facts, data_gallery, setup, split_views
+from frostline.runs.data_facts import DataFacts, Opened
+from frostline.runs.data_gallery import Gallery, Shown
 from small import Told
 
 SIDE = 32
@@ -71,7 +72,7 @@ def opened(folder: Path, *overrides: str) -> Opened:
 
 def looked_at(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
     found = opened(folder, *overrides)
-    return data_facts.facts(found), data_facts.gallery(found)
+    return data_facts.facts(found), data_gallery.gallery(found)
 
 
 def good(folder: Path, split: str) -> list[Path]:
@@ -134,7 +135,7 @@ def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, p
     names = loading.picture_names(run.config.data)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     see = seen_by(found)
-    sheet = data_facts.gallery(found).classes
+    sheet = data_gallery.gallery(found).classes
     assert list(sheet) == ["china", "flower"]
     for name, group in sheet.items():
         assert Counter(one.split for one in group) == {"train": 3, "val": 2, "test": 2}
@@ -187,9 +188,9 @@ def test_findings_show_the_pictures_that_they_are_about(folder: Path) -> None:
 def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_facts, "CLASSES", 3)
+    monkeypatch.setattr(data_gallery, "CLASSES", 3)
     found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), Told())
-    facts, sheet = data_facts.facts(found), data_facts.gallery(found).classes
+    facts, sheet = data_facts.facts(found), data_gallery.gallery(found).classes
     sizes = [facts.counts["train"][facts.classes.index(name)] for name in sheet]
     assert len(sizes) == 3 and (sizes[0], sizes[-1]) == (max(facts.counts["train"]), min(facts.counts["train"]))
     assert sizes == sorted(sizes, reverse=True) and facts.root == ""
@@ -204,12 +205,12 @@ def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path)
     (table := tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
     chosen = ("data=table", f"data.root={table}", f"data.options.root={folder}", "data.options.group=group")
     found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), Told())
-    facts, gallery = data_facts.facts(found), data_facts.gallery(found)
+    facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
     ((one, other),) = beside(facts, gallery, "1 groups have pictures in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 
     fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), Told())
-    facts, gallery = data_facts.facts(fewer), data_facts.gallery(fewer)
+    facts, gallery = data_facts.facts(fewer), data_gallery.gallery(fewer)
     trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
     assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
     assert beside(facts, gallery, "1 groups have pictures in train and in test") == []
@@ -230,7 +231,7 @@ def test_what_was_looked_at_is_not_decoded_again_for_a_run(folder: Path, tmp_pat
     screen = Watched()
     found = data_facts.open_data(chosen, screen)
     assert screen.lines.count("decoding") == 3  # train, whole; val and test, as they are seen
-    data_facts.facts(found), data_facts.gallery(found)
+    data_facts.facts(found), data_gallery.gallery(found)
     loading._last.clear()
     setup.assemble(chosen, tmp_path, meta=True, screen=screen)
     assert screen.lines.count("decoding") == 3

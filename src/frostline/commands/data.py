@@ -8,6 +8,7 @@ from pathlib import Path
 
 from frostline.commands import Parser
 from frostline.core.errors import user_error
+from frostline.runs import data_gallery
 from frostline.sweeps import find_weights
 from frostline.sweeps.compose import compose_one
 
@@ -36,5 +37,5 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
         return 0
     data_words.show(facts, Screen())
-    print(data_page.write(asked.page, facts, data_facts.gallery(opened)).absolute())
+    print(data_page.write(asked.page, facts, data_gallery.gallery(opened)).absolute())
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from frostline.core import machine
-from frostline.core.config import Config
-from frostline.data import loading
+from frostline.core.config import EMBEDDED, Config
 from frostline.data.decode_image import CONVERSIONS
-from frostline.data.findings import Finding, Place
+from frostline.data.findings import Finding
 from frostline.data.loading import Data, Split
 from frostline.data.views import Views
 from frostline.models.input_spec import InputSpec
@@ -29,15 +26,8 @@ from frostline.training import dataset
 
 MEASURED = 256
 """Views over which what the network gets is measured: the standard error of their means is then some hundredths."""
-CLASSES = 24
-"""Classes of which pictures are shown: a page that can be looked through, and that does not grow with the data."""
-TRAIN, OTHERS = 3, 2
-"""Pictures shown of each class: of train, and of val and test each."""
-EPOCHS = 3
-"""Epochs of which the random views are shown."""
-_EMBEDDED = ("digits", "glyphs")
-_SIDE = 96  # pixels of a thumbnail's side
-_AT_ONCE = 16  # views that are made at once: bounds the memory
+AT_ONCE = 16
+"""Views that are made at once: bounds the memory."""
 
 Five = tuple[float, float, float, float, float]
 """Minimum, lower quartile, median, upper quartile and maximum."""
@@ -104,28 +94,6 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture as the network sees it."""
-
-    name: str
-    split: str
-    label: str
-    views: tuple[NDArray[np.uint8], ...]
-    """`(S, S, 3)` each: the view without randomness, of a training picture as it is kept; then, where training has
-    others, those of epochs 1, 2, ..."""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Pictures to look at."""
-
-    classes: dict[str, tuple[Shown, ...]]
-    """Of some classes, from the largest to the smallest: of train, val and test."""
-    findings: tuple[tuple[tuple[Shown, ...], ...], ...]
-    """For each finding the groups of pictures that it puts side by side."""
-
-
-@dataclass(frozen=True)
 class Opened:
     """The data of a run, and how its network sees it."""
 
@@ -160,7 +128,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
     setup = replace(made, device=cpu, room=Room(cpu, machine.memory_budget(cpu, config.store.memory_gb)))
-    plain = {name: split_views.centred(setup, name, split) for name, split in _splits(setup.data).items()}
+    plain = {name: split_views.centred(setup, name, split) for name, split in splits_of(setup.data).items()}
     return Opened(setup, plain, split_views.look(setup).train)
 
 
@@ -168,15 +136,15 @@ def facts(opened: Opened) -> DataFacts:
     """Return what is to be said of the data."""
     config, data = opened.config, opened.data
     count = len(data.classes)
-    counts = {name: tuple(split.labels.bincount(minlength=count).tolist()) for name, split in _splits(data).items()}
+    counts = {name: tuple(split.labels.bincount(minlength=count).tolist()) for name, split in splits_of(data).items()}
     most = max(counts["train"])
     return DataFacts(
         name=config.data.name,
-        root="" if config.data.source in _EMBEDDED else config.data.root,
+        root="" if config.data.source in EMBEDDED else config.data.root,
         classes=data.classes,
         counts=counts,
         largest=(data.classes[counts["train"].index(most)], most / sum(counts["train"])),
-        sizes=_sizes(torch.cat([split.sizes for split in _splits(data).values()]), opened.spec.resize),
+        sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec.resize),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,
         hidden=data.counts.get("hidden", 0),
@@ -187,19 +155,8 @@ def facts(opened: Opened) -> DataFacts:
     )
 
 
-def gallery(opened: Opened) -> Gallery:
-    """Return pictures of some classes and of what was found, spread over each class in the order of the source."""
-    name_of = loading.picture_names(opened.config.data)
-    return Gallery(
-        classes=_sheet(opened, name_of),
-        findings=tuple(
-            tuple(group for places in finding.shown if (group := _side_by_side(opened, places, name_of)))
-            for finding in opened.data.findings
-        ),
-    )
-
-
-def _splits(data: Data) -> dict[str, Split]:
+def splits_of(data: Data) -> dict[str, Split]:
+    """Return the splits by name."""
     return {"train": data.train, "val": data.val, "test": data.test}
 
 
@@ -241,7 +198,7 @@ def _given(opened: Opened) -> Given:
 def _measure(views: Views, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of all values in the views of epoch 1 at `rows`."""
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for part in rows.split(_AT_ONCE):
+    for part in rows.split(AT_ONCE):
         values = views.inputs(part, 1).double().transpose(0, 1).flatten(1)
         total += values.sum(1)
         squares += values.square().sum(1)
@@ -267,60 +224,3 @@ def _training(config: Config, cut_from: str) -> tuple[str, ...]:
         "blended within a batch (mixup, CutMix), which is not shown": config.train.mixup > 0 or config.train.cutmix > 0,
     }
     return tuple(words for words, holds in said.items() if holds)
-
-
-def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
-    """Return pictures of classes that are spread from the largest to the smallest."""
-    data = opened.data
-    by_size = data.train.labels.bincount(minlength=len(data.classes)).argsort(descending=True, stable=True)
-    chosen = _spread(by_size, CLASSES).tolist()
-    found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
-    for name, split in _splits(data).items():
-        most = TRAIN if name == "train" else OTHERS
-        rows = torch.cat([_spread((split.labels == label).nonzero()[:, 0], most) for label in chosen])
-        for one in _shown(opened, name, rows, name_of[name], random=True):
-            found[one.label].append(one)
-    return {label: tuple(each) for label, each in found.items()}
-
-
-def _spread(values: Tensor, most: int) -> Tensor:
-    """Return at most so many of `values` `(N,)`, at even distances from the first to the last."""
-    return values[torch.linspace(0, max(0, len(values) - 1), min(most, len(values))).round().long()]
-
-
-def _side_by_side(
-    opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
-) -> tuple[Shown, ...]:
-    """Return the pictures at `places`; nothing where one of them is not among those that are used."""
-    found: list[Shown] = []
-    for split, number in places:
-        row = (_splits(opened.data)[split].ids == number).nonzero()[:, 0]
-        found += _shown(opened, split, row, name_of[split])
-    return tuple(found) if len(found) == len(places) else ()
-
-
-def _shown(
-    opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
-) -> list[Shown]:
-    """Return the pictures of a split at `rows`, with their `random` views too where training has any."""
-    split, classes = _splits(opened.data)[name], opened.data.classes
-    seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
-    if random and name == "train" and augment_policy(opened.config).random:
-        seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
-    return [
-        Shown(name_of(int(split.ids[row])), name, classes[int(split.labels[row])], views)
-        for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
-    ]
-
-
-def _thumbnails(spec: InputSpec, views: Views, rows: Tensor, epoch: int) -> list[NDArray[np.uint8]]:
-    """Return `(S, S, 3)` each: what the network gets of the pictures at `rows`, made pictures again."""
-    found: list[NDArray[np.uint8]] = []
-    for part in rows.split(_AT_ONCE) if len(rows) else ():
-        inputs = views.inputs(part, epoch)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-        levels = inputs.mul(std).add(mean).mul(255).round().clamp(0, 255).byte()
-        if levels.shape[-1] > _SIDE:
-            levels = F.interpolate(levels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
-        found += [picture.permute(1, 2, 0).contiguous().numpy() for picture in levels]
-    return found

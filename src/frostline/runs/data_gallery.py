@@ -1,0 +1,120 @@
+"""Pictures of data as a network sees them: some of each class, and what findings put side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.data import loading
+from frostline.data.findings import Place
+from frostline.data.views import Views
+from frostline.models.input_spec import InputSpec
+from frostline.runs.data_facts import AT_ONCE, Opened, splits_of
+from frostline.runs.setup import augment_policy
+
+CLASSES = 24
+"""Classes of which pictures are shown: a page that can be looked through, and that does not grow with the data."""
+TRAIN = 3
+"""Pictures of train that are shown of each class."""
+OTHERS = 2
+"""Pictures of val, and of test, that are shown of each class."""
+EPOCHS = 3
+"""Epochs of which the random views are shown."""
+_SIDE = 96  # pixels of a thumbnail's side
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the network sees it."""
+
+    name: str
+    split: str
+    label: str
+    views: tuple[NDArray[np.uint8], ...]
+    """`(S, S, 3)` each: the view without randomness, of a training picture as it is kept; then, where training has
+    others, those of epochs 1, 2, ..."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures to look at."""
+
+    classes: dict[str, tuple[Shown, ...]]
+    """Of some classes, from the largest to the smallest: of train, val and test."""
+    findings: tuple[tuple[tuple[Shown, ...], ...], ...]
+    """For each finding the groups of pictures that it puts side by side."""
+
+
+def gallery(opened: Opened) -> Gallery:
+    """Return pictures of some classes and of what was found, spread over each class in the order of the source."""
+    name_of = loading.picture_names(opened.config.data)
+    return Gallery(
+        classes=_sheet(opened, name_of),
+        findings=tuple(
+            tuple(group for places in finding.shown if (group := _side_by_side(opened, places, name_of)))
+            for finding in opened.data.findings
+        ),
+    )
+
+
+def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
+    """Return pictures of classes that are spread from the largest to the smallest."""
+    data = opened.data
+    by_size = data.train.labels.bincount(minlength=len(data.classes)).argsort(descending=True, stable=True)
+    chosen = _spread(by_size, CLASSES).tolist()
+    found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
+    for name, split in splits_of(data).items():
+        most = TRAIN if name == "train" else OTHERS
+        rows = torch.cat([_spread((split.labels == label).nonzero()[:, 0], most) for label in chosen])
+        for one in _shown(opened, name, rows, name_of[name], random=True):
+            found[one.label].append(one)
+    return {label: tuple(each) for label, each in found.items()}
+
+
+def _spread(values: Tensor, most: int) -> Tensor:
+    """Return at most so many of `values` `(N,)`, at even distances from the first to the last."""
+    return values[torch.linspace(0, max(0, len(values) - 1), min(most, len(values))).round().long()]
+
+
+def _side_by_side(
+    opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
+) -> tuple[Shown, ...]:
+    """Return the pictures at `places`; nothing where one of them is not among those that are used."""
+    found: list[Shown] = []
+    for split, number in places:
+        row = (splits_of(opened.data)[split].ids == number).nonzero()[:, 0]
+        found += _shown(opened, split, row, name_of[split])
+    return tuple(found) if len(found) == len(places) else ()
+
+
+def _shown(
+    opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
+) -> list[Shown]:
+    """Return the pictures of a split at `rows`, with their `random` views too where training has any."""
+    split, classes = splits_of(opened.data)[name], opened.data.classes
+    seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
+    if random and name == "train" and augment_policy(opened.config).random:
+        seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
+    return [
+        Shown(name_of(int(split.ids[row])), name, classes[int(split.labels[row])], views)
+        for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
+    ]
+
+
+def _thumbnails(spec: InputSpec, views: Views, rows: Tensor, epoch: int) -> list[NDArray[np.uint8]]:
+    """Return `(S, S, 3)` each: what the network gets of the pictures at `rows`, made pictures again."""
+    found: list[NDArray[np.uint8]] = []
+    for part in rows.split(AT_ONCE) if len(rows) else ():
+        inputs = views.inputs(part, epoch)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+        levels = inputs.mul(std).add(mean).mul(255).round().clamp(0, 255).byte()
+        if levels.shape[-1] > _SIDE:
+            levels = F.interpolate(levels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+        found += [picture.permute(1, 2, 0).contiguous().numpy() for picture in levels]
+    return found

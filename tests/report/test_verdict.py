@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pickle
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
@@ -28,6 +30,7 @@ from frostline.report import backbones
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
 from frostline.report.tables import cells_table, pairs_table
+from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
 
@@ -524,3 +527,17 @@ def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_take
         text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder.parent))])
         assert "nothing was there to compare it with." in text
         assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)
+
+
+def test_the_grid_of_backbones_and_modes_stands_below_the_table_where_both_differ(of_backbones):
+    def shown(results):
+        out = io.StringIO()
+        Screen(Console(file=out, width=200, _environ={})).table(results)
+        return out.getvalue()
+
+    (contest,) = contests(of_backbones)
+    pairs = backbones.grid(contest)
+    heading = " - ".join(pairs.modes[:2])
+    assert heading in shown(of_backbones)
+    assert backbones.difference_text(pairs.of_modes(pairs.models[0]), contest.by) in shown(of_backbones)
+    assert heading not in shown([run for run in of_backbones if run.choices["model"] == "net_a"])

@@ -52,7 +52,7 @@ def test_copies_in_two_classes_stay_together_too_and_are_told(tmp_path: Path):
     found = load(tmp_path)
     train, val, test = groups(found)
     assert not (train & val or train & test or val & test)
-    told = next(finding for finding in found.findings if "more than one class" in finding.about)
+    told = next(finding for finding in found.findings if "different labels" in finding.about)
     assert "a/3.png (a) = b/same.png (b)" in told.pictures
 
 

@@ -121,7 +121,7 @@ def test_categories_may_lack_values_and_numbers_may_be_too_large_for_an_integer(
     frame["group"] = pd.Categorical([None if n < 4 else "one" for n in range(20)])
     frame.to_parquet(tmp_path / "t.parquet")
     read = tables.read(tmp_path / "t.parquet", {"group": "group"}).splits["train"]
-    assert read.labels == ("1.0", "1e+300") * 10
+    assert read.labels == (("1.0",), ("1e+300",)) * 10
     assert read.groups == ("",) * 4 + ("one",) * 16
 
 
@@ -191,8 +191,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "expected a table: .csv, .tsv, .parquet or .jsonl" in refused(tmp_path / "t.xlsx")
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     assert "expected a table that can be read" in refused(tmp_path / "t.parquet")
-    pd.DataFrame({"file": ["a.png"], "label": [["cat", "dog"]]}).to_parquet(tmp_path / "t.parquet")
-    assert "expected one text per row in column label, not a list" in refused(tmp_path / "t.parquet")
+    pd.DataFrame({"file": [["a.png", "b.png"]], "label": ["cat"]}).to_parquet(tmp_path / "t.parquet")
+    assert "expected one text per row in column file, not a list" in refused(tmp_path / "t.parquet")
 
 
 def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_told(tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
-from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, Metric
-from frostline.report import statistics
-from frostline.report.measures import Said, log_odds, measure
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
+from frostline.report import label_scores, statistics
+from frostline.report.measures import Measured, Said, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
-METRICS = (BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS)
+METRICS = (BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)
 
 
 def logits_of(labels: Any, random: np.random.Generator, skill: float) -> Any:
@@ -36,7 +44,9 @@ def theirs(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> flo
         return float(f1_score(labels, guessed, average="macro", labels=there, sample_weight=weights))
     if metric == LOSS:
         return float(log_loss(labels, chances, sample_weight=weights, labels=range(logits.shape[1])))
-    return float(np.mean([roc_auc_score(labels == k, chances[:, k], sample_weight=weights) for k in there]))
+    score = roc_auc_score if metric == AUROC else average_precision_score
+    ranks = log_softmax(logits, 1)  # as given to ours: what is equal before is not always so after it
+    return float(np.mean([score(labels == k, ranks[:, k], sample_weight=weights) for k in there]))
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +62,51 @@ def test_values_are_those_of_scikit_learn_and_influences_their_derivatives(drawn
     found = measure(metric, said(labels, logits))
     assert found is not None and found.value == pytest.approx(theirs(metric, labels, logits), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
-    for number in range(0, len(labels), 7):
+    assert_influences(found, lambda weights: theirs(metric, labels, logits, weights))
+
+
+def assert_influences(found: Measured, weighted: Callable[[Any], float]) -> None:
+    """Assert that influences are the derivatives by the weight of an image of what is computed with weights."""
+    count = len(found.influence)
+    for number in range(0, count, 7):
         moved = []
         for weight in (1 - 1e-4, 1 + 1e-4):
-            weights = np.ones(len(labels))
+            weights = np.ones(count)
             weights[number] = weight
-            moved.append(theirs(metric, labels, logits, weights))
-        slope = (moved[1] - moved[0]) / 2e-4 * len(labels)
+            moved.append(weighted(weights))
+        slope = (moved[1] - moved[0]) / 2e-4 * count
         assert found.influence[number] == pytest.approx(slope, abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
+def test_of_several_classes_of_an_image_each_is_measured_as_scikit_learn_does(metric: Metric) -> None:
+    random = np.random.default_rng(0)
+    labels = random.random((90, 4)) < (0.05, 0.3, 0.6, 0.9)
+    logits = (random.normal(size=labels.shape) + labels).round(1)  # with ties
+
+    def theirs_of_several(weights: Any = None) -> float:
+        if metric == MACRO_F1:
+            return float(f1_score(labels, logits > 0, average="macro", sample_weight=weights))
+        score = roc_auc_score if metric == AUROC else average_precision_score
+        return float(score(labels, logits, average="macro", sample_weight=weights))
+
+    found = measure(metric, Said(labels, logits > 0, scores=logits))
+    assert found is not None and found.value == pytest.approx(theirs_of_several(), abs=1e-9)
+    assert found.influence.mean() == pytest.approx(0, abs=1e-9)
+    assert_influences(found, theirs_of_several)
+
+
+def test_each_of_several_classes_has_the_precision_recall_and_f1_of_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    labels, logits = random.random((60, 3)) < (0.0, 0.3, 0.6), random.normal(size=(60, 3))
+    rows = label_scores.rows(label_scores.of(labels, logits), ("a", "b", "c"))
+    theirs_of_each = precision_recall_fscore_support(labels, logits > 0, zero_division=np.nan)
+    for name, expected in zip(("precision", "recall", "f1", "images"), theirs_of_each, strict=True):
+        assert [np.nan if row[name] is None else row[name] for row in rows] == pytest.approx(expected, nan_ok=True)
+    assert [row["average_precision"] for row in rows] == [
+        None,
+        *(pytest.approx(average_precision_score(labels[:, k], logits[:, k])) for k in (1, 2)),
+    ]
 
 
 def test_a_class_without_an_image_is_left_out_and_one_alone_has_no_auroc(drawn: Any) -> None:

@@ -66,6 +66,7 @@ def plan() -> Plan:
         data="digits",
         images={"train": 1078, "val": 359, "test": 360},
         classes=tuple(f"[class {i}]" for i in range(12)),
+        multi_label=False,
         image_size=64,
         resize=73,
         interpolation="bilinear",

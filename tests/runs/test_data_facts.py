@@ -178,7 +178,7 @@ def test_findings_show_the_pictures_that_they_are_about(folder: Path) -> None:
     ((copy, first),) = beside(facts, gallery, "in test is in train")
     assert (copy.name, first.name) == ("test/flower/copy.jpg", "train/flower/4.jpg")
     assert np.array_equal(copy.views[0], first.views[0]) and copy.views[0].std() > 0
-    ((one, two),) = beside(facts, gallery, "in more than one class")
+    ((one, two),) = beside(facts, gallery, "with different labels")
     assert {one.label, two.label} == {"china", "flower"} and one.name == "train/china/0.jpg"
     ((near, like),) = beside(facts, gallery, "looks nearly like one in train")
     assert (near.name, like.name) == ("test/flower/near.png", "train/flower/7.jpg")

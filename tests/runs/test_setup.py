@@ -25,5 +25,5 @@ def test_auroc_needs_two_classes_to_choose_by_and_to_compare_by(
         return replace(data, **{split: replace(one, labels=one.labels.clamp(max=0))})
 
     monkeypatch.setattr(setup, "load_data", of_one_class)
-    with pytest.raises(UserError, match=f"^select=val/auroc: expected .*: all {words} images are of one class"):
+    with pytest.raises(UserError, match=f"^select=val/auroc: expected .*: every class has all {words} images or none"):
         setup.assemble(compose(*SMALL, "select=val/auroc"), Path(), meta=True, screen=Told())

@@ -74,3 +74,21 @@ def test_an_image_that_is_surely_right_has_a_finite_gradient(gamma: float) -> No
     logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
     Criterion("focal", gamma)(logits, of(torch.tensor([0, 0]))).backward()
     assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[1].abs().sum() > 0
+
+
+def test_of_several_classes_of_an_image_each_has_the_binary_loss_of_torch_and_torchvision() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(30, CLASSES, generator=draw), torch.rand(30, CLASSES, generator=draw) < 0.3
+    weights = (1.0, 2.0, 0.5, 3.0)
+    for name in ("cross_entropy", "bce"):
+        plain = F.binary_cross_entropy_with_logits(logits, labels.float())
+        assert Criterion(name)(logits, of(labels)) == pytest.approx(plain)
+        soft = F.binary_cross_entropy_with_logits(logits, labels * 0.9 + 0.05)
+        assert Criterion(name)(logits, of(labels, 0.1)) == pytest.approx(soft)
+        weighted = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=torch.tensor(weights))
+        assert Criterion(name, class_weights=weights)(logits, of(labels)) == pytest.approx(weighted)
+    focal = sigmoid_focal_loss(logits, labels.float(), alpha=-1, gamma=1.5, reduction="mean")
+    assert Criterion("focal", 1.5)(logits, of(labels)) == pytest.approx(focal)
+    partners = labels.roll(1, 0)
+    mixed = Criterion()(logits, Targets(labels, partners, 0.3, 0.0))
+    assert mixed == pytest.approx(0.3 * Criterion()(logits, of(labels)) + 0.7 * Criterion()(logits, of(partners)))

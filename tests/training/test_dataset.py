@@ -30,3 +30,13 @@ def test_balanced_shows_as_many_of_each_class_and_of_a_class_all_before_any_come
     assert (seen[LABELS == 0] > 0).all()  # of the large class others come in other epochs
     assert torch.equal(order, dataset.sampled(LABELS, "balanced", 0, 20))
     assert not torch.equal(order, dataset.sampled(LABELS, "balanced", 1, 20))
+
+
+def test_balanced_shows_each_of_several_classes_as_often_and_images_of_none_as_one_more() -> None:
+    labels = torch.zeros(60, 2, dtype=torch.bool)
+    labels[:30, 0] = labels[27:33, 1] = True  # 3 images are of both, and 27 of none
+    order = dataset.sampled(labels, "balanced", 0, 1)
+    assert len(order) == 60
+    assert [int(labels[order, k].sum()) for k in (0, 1)] > [20, 19]
+    assert int((~labels[order].any(1)).sum()) == 20
+    assert len(order[labels[order, 1]].unique()) == 6

@@ -17,16 +17,17 @@ from frostline.training.gradient import Head
 from small import mode, network, resolve
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("before", [(), (nn.Dropout(0.3), nn.Hardswish())])
 def test_the_closed_form_is_the_gradient_that_autograd_finds(
-    smoothing: float, bias: bool, before: tuple[nn.Module, ...]
+    smoothing: float, bias: bool, before: tuple[nn.Module, ...], several: bool
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(40, 7, bias=bias)
     twin = copy.deepcopy(layer)
-    inputs, labels = torch.randn(16, 40), torch.randint(7, (16,))
+    inputs, labels = torch.randn(16, 40), torch.rand(16, 7) < 0.3 if several else torch.randint(7, (16,))
     torch.manual_seed(1)
     logits = gradient.of_head(Head(before, layer), inputs, labels, smoothing)
     torch.manual_seed(1)

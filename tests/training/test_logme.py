@@ -61,3 +61,9 @@ def test_features_that_tell_the_classes_apart_have_more_than_noise_and_their_sca
 def test_classes_without_an_image_say_nothing() -> None:
     features, labels = digits(40)
     assert logme(features, labels * 2) == logme(features, labels)
+
+
+def test_labels_of_one_class_each_are_those_of_several_where_nobody_has_two() -> None:
+    features, labels = digits(40)
+    several = torch.nn.functional.one_hot(labels, 12).bool()  # two more classes, of which there is nothing
+    assert logme(features, several) == pytest.approx(logme(features, labels))

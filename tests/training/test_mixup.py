@@ -53,6 +53,11 @@ def test_cutmix_keeps_the_share_of_the_area_and_takes_one_box_from_the_partner(s
     assert all(torch.equal(box, boxes[0]) for box in boxes)
 
 
+def test_partners_of_images_of_several_classes_bring_all_of_theirs() -> None:
+    labels = torch.eye(4, dtype=torch.bool)
+    assert torch.equal(mix(torch.rand(4, 3), labels, mixup=1.0, cutmix=0.0, seed=0, step=0)[1], labels.roll(1, 0))
+
+
 def test_nobody_is_their_own_partner_and_everybody_is_a_partner_once() -> None:
     for options in ({"mixup": 1.0}, {"cutmix": 1.0}):
         _, partners, _ = mixed(**options)

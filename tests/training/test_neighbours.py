@@ -51,6 +51,17 @@ def test_of_fewer_images_than_neighbours_all_vote() -> None:
     assert torch.equal(all_of_them, more)
 
 
+def test_of_several_classes_of_an_image_each_neighbour_votes_for_all_of_its_own() -> None:
+    def several(labels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([labels % 2 == 0, labels > 6], 1)
+
+    voters = Neighbours(Samples(TRAIN.tensor, several(TRAIN.labels)), 2, k=10, temperature=TEMPERATURE)
+    for number in range(2):
+        wanted = several(TRAIN.labels)[:, number].long()
+        expected = theirs(10, Samples(TRAIN.tensor, wanted)).predict_proba(VAL.tensor.double().numpy())[:, 1]
+        assert voters(VAL.tensor)[:, number].sigmoid().numpy() == pytest.approx(expected, abs=2e-5)
+
+
 def test_the_number_of_neighbours_is_the_best_on_validation() -> None:
     options = (1, 5, 100, 400)
     voters = Neighbours(TRAIN, 10, k=max(options), temperature=TEMPERATURE)

@@ -85,6 +85,21 @@ def test_weights_of_classes_are_those_of_sklearn() -> None:
         assert np.abs(softmax(logits[0], 1) - softmax(logits[1], 1)).max() < (2e-3 if one.l2 < 30 else 2e-2)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_of_several_classes_of_a_picture_each_has_the_regression_of_sklearn(balanced: bool) -> None:
+    plain = digits()
+    several = torch.stack([plain.labels % 2 == 0, plain.labels > 6, plain.labels == 3], 1)
+    data, features, count = Samples(plain.tensor, several), standard(plain), len(several)
+    weights = (count - several.sum(0)) / several.sum(0) if balanced else None
+    (found,) = probe.solve(data, 3, [0.01], weights)
+    ours = data.tensor @ found.weight.T + found.bias
+    for number in range(3):
+        model = LogisticRegression(C=1 / (0.01 * count), class_weight="balanced" if balanced else None, tol=1e-8)
+        theirs = model.fit(features, several[:, number].numpy()).predict_proba(features)[:, 1]
+        assert ours[:, number].sigmoid().numpy() == pytest.approx(theirs, abs=2e-3)
+    assert found.above <= probe.NEAR_ENOUGH
+
+
 def test_the_same_bits_come_twice_and_the_same_minimum_however_many_are_solved_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

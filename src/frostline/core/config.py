@@ -328,7 +328,8 @@ class Config:
     """`auto` compiles the network where the run is long enough to pay for it, `on`, or `off`."""
     select: str
     """What the best epoch and the best cell are chosen by, on the validation split: `val/accuracy`, `val/loss`,
-    `val/balanced_accuracy`, `val/macro_f1` or `val/auroc` (each class against the others, mean over classes)."""
+    `val/balanced_accuracy`, `val/macro_f1`, `val/map` or `val/auroc` (the last two rank each class against the others,
+    mean over classes)."""
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
     dry_run: bool

@@ -59,5 +59,6 @@ LOSS = Metric("loss", "loss", sign=-1, share=False)
 BALANCED_ACCURACY = Metric("balanced_accuracy", "balanced accuracy")
 MACRO_F1 = Metric("macro_f1", "macro F1")
 AUROC = Metric("auroc", "AUROC", share=False)
-METRICS = {one.epoch: one for one in (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS)}
+MAP = Metric("map", "mAP")
+METRICS = {one.epoch: one for one in (ACCURACY, BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)}
 """By what stands in `select`."""

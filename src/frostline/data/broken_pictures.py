@@ -49,9 +49,9 @@ def require_readable(
     With `skip` it is left out, as it is in `good`: then `UserError` where a class of train or a split is lost with it.
     """
     for name, part in parts.items():
-        lost = set(part.labels.tolist()) - set(good[name].labels.tolist())
+        lost = ((part.counts > 0) & (good[name].counts == 0)).nonzero()[:, 0].tolist()
         if skip and (lost if name == "train" else not len(good[name].ids)):
-            classes = ", ".join(part.source.classes[label] for label in sorted(lost)[:5])
+            classes = ", ".join(part.source.classes[label] for label in lost[:5])
             raise user_error(
                 "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
             )

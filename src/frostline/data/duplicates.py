@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frostline.core.labels import label_text
 from frostline.data.findings import PAIRS, Finding, Place, first_few
 
 _TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
@@ -66,7 +67,7 @@ class Shown:
     hashes: Tensor
     """`(N, 2)` int64, see `perceptual_hash.of`."""
     labels: Tensor
-    """`(N,)` int64."""
+    """`(N,)` int64, or multi-label `(N, classes)` bool."""
     name: Callable[[int], str]
     """Says which picture is in the i-th row."""
 
@@ -109,7 +110,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
 
 
 def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iterator[Finding]:
-    """Yield what is to be said of pictures that are in two classes."""
+    """Yield what is to be said of copies whose labels differ."""
     where: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, found in splits.items():
         for row, digest in enumerate(found.digests.numpy()):
@@ -117,26 +118,26 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
     groups = [
         group
         for group in where.values()
-        if len(group) > 1 and len({int(splits[split].labels[row]) for split, row in group}) > 1
+        if len(group) > 1 and len({tuple(splits[split].labels[row].view(-1).tolist()) for split, row in group}) > 1
     ]
     if not groups:
         return
 
     def shown(group: Iterable[tuple[str, int]]) -> str:
-        return " = ".join(f"{splits[s].name(row)} ({classes[int(splits[s].labels[row])]})" for s, row in group)
+        return " = ".join(f"{splits[s].name(row)} ({label_text(splits[s].labels[row], classes)})" for s, row in group)
 
     count = len(groups)
-    each = "picture is there in more than one class" if count == 1 else "pictures are there in more than one class each"
-    two = [_two_classes(group, splits) for group in groups]
+    each = "picture is there with different labels" if count == 1 else "pictures are there with different labels each"
+    two = [_two_labels(group, splits) for group in groups]
     places = tuple(tuple(splits[s].place(row) for s, row in group) for group in two[:PAIRS])
     yield Finding(f"{count:,} {each} ({first_few([*map(shown, two)])})", True, tuple(map(shown, groups)), places)
 
 
-def _two_classes(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
-    """Return the first picture of a group of copies, and the first that is in another class."""
+def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
+    """Return the first picture of a group of copies, and the first that has other labels."""
     first, *others = group
     label = splits[first[0]].labels[first[1]]
-    return [first, next((s, row) for s, row in others if splits[s].labels[row] != label)]
+    return [first, next((s, row) for s, row in others if not splits[s].labels[row].equal(label))]
 
 
 def _copies(train: Shown) -> Iterator[Finding]:

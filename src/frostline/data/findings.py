@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from frostline.core.labels import class_counts, multi_label
 from frostline.data.bit_depth import FULL, TOP, Levels
 from frostline.data.names import some
 
@@ -44,15 +45,17 @@ def first_few(pictures: Sequence[str]) -> str:
 
 
 def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Finding]:
-    """Return what is to be told of how each split, by its labels `(N,)` int64, spreads over the classes."""
+    """Return what is to be told of how each split spreads over the classes, by its labels (see `core.labels`)."""
     found = []
     for split, given in labels.items():
-        counts = given.bincount(minlength=len(classes)).tolist()
+        counts = class_counts(given, len(classes)).tolist()
         for number, what in ((0, "no pictures"), (1, "one picture")):
             if names := [name for name, count in zip(classes, counts, strict=True) if count == number]:
                 each = " each" if number and len(names) > 1 else ""
                 found.append(Finding(f"{split} has {what}{each} of {some(names)}", True, tuple(names)))
-    counts = labels["train"].bincount(minlength=len(classes)).tolist()
+    if multi_label(labels["train"]):
+        return found
+    counts = class_counts(labels["train"], len(classes)).tolist()
     share, largest = max(counts) / sum(counts), classes[counts.index(max(counts))]
     if share > (1 + 1 / len(classes)) / 2:  # nearer to one class alone than to as many of each
         found.append(

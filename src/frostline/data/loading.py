@@ -15,6 +15,7 @@ from torch import Tensor
 
 from frostline.core.config import DataConfig
 from frostline.core.files import expanded
+from frostline.core.labels import multi_label
 from frostline.data import duplicates, findings, leftovers, near_duplicates
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
@@ -41,7 +42,7 @@ class Split:
     sizes: Tensor
     """`(N, 2)` int32: width and height of the original picture."""
     labels: Tensor
-    """`(N,)` int64."""
+    """`(N,)` int64, or multi-label `(N, classes)` bool."""
     ids: Tensor
     """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
     digests: Tensor
@@ -82,6 +83,11 @@ class Data:
     """The pictures that are `skipped`, by name, and what is wrong with each."""
     suffixes: Mapping[str, int]
     """The `other` files, by suffix."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may be of several classes, or of none."""
+        return multi_label(self.train.labels)
 
     @property
     def cut_from(self) -> str:

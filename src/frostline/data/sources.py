@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -45,7 +46,7 @@ class Source:
     """One split as its source has it."""
 
     labels: Tensor
-    """`(N,)` int64."""
+    """`(N,)` int64, or multi-label `(N, classes)` bool."""
     classes: tuple[str, ...]
     read: Callable[[int], Image.Image]
     """Opens the i-th picture; raises anything where its file is missing or broken."""
@@ -257,22 +258,33 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
     """Return the splits that a table names, or `train` alone; a split may lack classes if that is `ok`."""
     found = tables.read(file, options)
-    train = found.splits["train"]
-    classes = tuple(sorted(set(train.labels), key=_counting))
+    said = {split: set(chain.from_iterable(rows.labels)) for split, rows in found.splits.items()}
+    classes = found.classes or tuple(sorted(said["train"], key=_counting))
     check_names(classes, file)
     if len(classes) < 2:
         raise user_error("data.root", file, f"rows of two or more classes, found {some(classes)}")
-    for split, rows in found.splits.items():
-        check_classes(split, set(rows.labels), classes, file, missing)
+    if unseen := [name for name in classes if name not in said["train"]]:
+        raise user_error("data.options.label", [*classes], f"columns with a 1 in a row of train, unlike {some(unseen)}")
+    for split, names in said.items():
+        check_classes(split, names, classes, file, missing)
     number = {name: label for label, name in enumerate(classes)}
     codes: dict[str, int] = {}
     sources = {}
     for split, rows in found.splits.items():
-        labels = [number[name] for name in rows.labels]
+        numbers = [[number[name] for name in names] for names in rows.labels]
+        labels = _one_hot(numbers, len(classes)) if found.multi_label else torch.tensor(numbers)[:, 0]
         plain = _of_files(rows.files, found.root, labels, classes)
         sources[split] = replace(plain, groups=_numbered(rows.groups, codes))
     told = (*found.findings, *_across(sources, codes))
     return {**sources, "train": replace(sources["train"], findings=told)}
+
+
+def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
+    """Return `(N, classes)` bool: which of them each picture is of, by their numbers."""
+    found = torch.zeros(len(numbers), classes, dtype=torch.bool)
+    rows = torch.arange(len(numbers)).repeat_interleave(torch.tensor([len(each) for each in numbers]))
+    found[rows, torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64)] = True
+    return found
 
 
 def _counting(name: str) -> tuple[int, int, str]:
@@ -314,14 +326,14 @@ def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Pat
     files = [file for file, _ in flat]
     other = sum((listing.other for listing in listings.values()), Counter[str]())
     left_out = {"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()}
-    plain = _of_files(files, root, [label for _, label in flat], classes)
+    plain = _of_files(files, root, torch.tensor([label for _, label in flat]), classes)
     return replace(plain, left_out=left_out, suffixes=other)
 
 
-def _of_files(files: Sequence[Path], root: Path, labels: Sequence[int], classes: Sequence[str]) -> Source:
+def _of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequence[str]) -> Source:
     """Return the pictures in `files`, which are named by their place in `root`."""
     return Source(
-        labels=torch.tensor(labels, dtype=torch.int64),
+        labels=labels,
         classes=tuple(classes),
         read=lambda index: open_image(files[index]),
         name=lambda index: printable(str(files[index].relative_to(root))),

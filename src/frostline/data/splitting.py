@@ -1,18 +1,21 @@
 """Which pictures of a source are for training, validation and test: stratified, and by each picture's id alone.
 
 Pictures that are alike byte for byte come to the same split, and those of one group (a patient, a camera): what was
-learnt by heart is no test.
+learnt by heart is no test. Where pictures may be of several classes, each class is spread alike, and so are the
+pictures that are of none; those of rare classes are placed first (K. Sechidis et al. 2011,
+doi:10.1007/978-3-642-23808-6_10).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import address, uniform
 from frostline.data.names import some
 from frostline.data.sources import Source
@@ -28,8 +31,13 @@ class Selection:
 
     @property
     def labels(self) -> Tensor:
-        """`(N,)` int64."""
+        """`(N,)` int64, or multi-label `(N, classes)` bool."""
         return self.source.labels[self.ids]
+
+    @property
+    def counts(self) -> Tensor:
+        """`(classes,)` int64: of how many pictures each class is."""
+        return class_counts(self.labels, len(self.source.classes))
 
 
 def divide(
@@ -71,13 +79,14 @@ def _split_off(
 
     Pictures that have the same number in `together`, `(N,)` int64, stay together.
     """
-    counts = part.labels.bincount()
-    quotas = _quotas(counts, round(fraction * len(part.ids)), counts - 1)
-    address_of = address(seed, "split", name)
-    if together is None or len(together[part.ids].unique()) == len(part.ids):
+    quotas = _quotas(part.counts, round(fraction * len(part.ids)), part.counts - 1)
+    address_of, group = address(seed, "split", name), _groups(part, together)
+    if multi_label(part.labels):
+        chosen = _share_out(part, group, [1 - fraction, fraction], address_of) == 1
+    elif int(group.max()) + 1 == len(group):
         chosen = _choose(part.labels, part.ids, quotas, address_of)
     else:
-        chosen = _choose_groups(part, quotas, address_of, together)
+        chosen = _choose_groups(part, quotas, address_of, group)
     if not chosen.any():
         raise _too_few(part, name, fraction, quotas)
     return _parted(part, chosen, name, f"data.{name}_fraction", fraction)
@@ -87,56 +96,58 @@ def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor
     """Return the pictures of a fold, and those of the others, which have at least one of every class."""
     if folds > len(part.ids):
         raise user_error("data.folds", folds, f"at most {len(part.ids)}, the number of pictures")
-    group = torch.arange(len(part.ids)) if together is None else together[part.ids].unique(return_inverse=True)[1]
+    group = _groups(part, together)
     if int(group.max()) + 1 < folds:
         raise user_error("data.folds", folds, f"at most {int(group.max()) + 1}, the number of groups")
-    chosen = _fold_of(part, group, folds, address(seed, "folds")) == fold
+    chosen = _share_out(part, group, [1] * folds, address(seed, "folds")) == fold
     return _parted(part, chosen, "test", "data.folds", folds)
 
 
 def _parted(part: Selection, chosen: Tensor, name: str, key: str, value: object) -> tuple[Selection, Selection]:
     """Return what was chosen, and the rest; UserError where a class is not in that."""
     rest = Selection(part.source, part.ids[~chosen])
-    if lost := sorted(set(part.labels.tolist()) - set(rest.labels.tolist())):
+    if lost := ((part.counts > 0) & (rest.counts == 0)).nonzero()[:, 0].tolist():
         names = ", ".join(part.source.classes[label] for label in lost[:5])
         expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
         raise user_error(key, value, expected)
     return Selection(part.source, part.ids[chosen]), rest
 
 
-def _fold_of(part: Selection, group: Tensor, folds: int, seed: int) -> Tensor:
-    """Return `(N,)` int64: in which fold each picture is, its `group` `(N,)` with it, each class spread over all.
+def _share_out(part: Selection, group: Tensor, shares: Sequence[float], seed: int) -> Tensor:
+    """Return `(N,)` int64: in which of several parts each picture is, its `group` `(N,)` with it, classes spread alike.
 
-    Groups come by their size, the largest first, in an order that hangs on `seed` and on each one's first picture; each
-    goes where its classes have least so far, of equals where there is least of anything.
+    `shares` say how large the parts are to be, to each other. Groups come by their size, the largest first, in an order
+    that hangs on `seed` and on each one's first picture, and of multi-label pictures on the rarest stratum; each goes
+    where its classes have least so far, of equals where there is least of anything, and all of a class to the first.
     """
-    sizes, order = group.bincount(), _in_order(part, group, seed)
+    strata = _strata(part.labels)
+    sizes, order = group.bincount(), _in_order(strata, part.ids, group, seed)
     order = order[sizes[order].argsort(stable=True, descending=True)]
-    members, total = _counts_by_class(group, part.labels), part.labels.bincount().tolist()
-    taken = [[0] * len(total) for _ in range(folds)]
-    filled, found = [0] * folds, torch.empty(len(sizes), dtype=torch.int64)
+    members, total = _counts_by_class(group, strata), class_counts(strata, len(part.source.classes)).tolist()
+    taken = [[0] * len(total) for _ in shares]
+    filled, found = [0] * len(shares), torch.empty(len(sizes), dtype=torch.int64)
     for number in order.tolist():
         costs = [
-            (sum(count * own[label] / total[label] for label, count in members[number]), size, fold)
-            for fold, (own, size) in enumerate(zip(taken, filled, strict=True))
+            (sum(count * own[label] / total[label] for label, count in members[number]) / share, size / share, where)
+            for where, (own, size, share) in enumerate(zip(taken, filled, shares, strict=True))
         ]
-        fold = min(costs)[2]
-        found[number] = fold
-        filled[fold] += int(sizes[number])
+        where = 0 if any(count == total[label] for label, count in members[number]) else min(costs)[2]
+        found[number] = where
+        filled[where] += int(sizes[number])
         for label, count in members[number]:
-            taken[fold][label] += count
+            taken[where][label] += count
     return found[group]
 
 
 def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> UserError:
     """Return the error for a split that would get no picture: since too few are asked for, or too few are there."""
-    key, counts = f"data.{name}_fraction", part.labels.bincount()
+    key, of_each = f"data.{name}_fraction", part.counts
     if quotas.any():
         expected = f"pictures that are no copies of each other, nor all of one group, some of them for {name}"
         return user_error(key, fraction, expected)
-    if int(counts.max()) > 1:
+    if int(of_each.max()) > 1:
         return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
-    singles = [part.source.classes[label] for label in counts.nonzero()[:, 0].tolist()]
+    singles = [part.source.classes[label] for label in of_each.nonzero()[:, 0].tolist()]
     return user_error(
         key, fraction, f"at least two pictures of some class, one of them for {name}, but {some(singles)} have one"
     )
@@ -144,8 +155,7 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
 
 def _shrink(part: Selection, seed: int, fraction: float, limit: int | None) -> Selection:
     """Return the training images that `fraction` and `limit` leave, at least one of every class."""
-    counts = part.labels.bincount()
-    classes = int((counts > 0).sum())
+    classes = int((part.counts > 0).sum())
     limit = limit if limit is not None else len(part.ids)
     if limit < classes:
         raise user_error("data.limit", limit, f"at least {classes}, one training image per class")
@@ -156,12 +166,35 @@ def _shrink(part: Selection, seed: int, fraction: float, limit: int | None) -> S
 def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
     """Return `(N,)` bool: `count` of the images, of each class its share, but one at least.
 
-    There must be as many classes at most. Fewer of the images with the same `ids` are a part of more.
+    There must be as many classes at most. Fewer of the images with the same `ids` are a part of more, which is why of
+    multi-label images only the one of each class is looked for, and all others are drawn.
     """
-    counts = labels.bincount()
-    least = counts.clamp(max=1)
-    quotas = least + _quotas(counts - least, count - int(least.sum()), counts - least)
-    return _choose(labels, ids, quotas, address(seed, "subset"))
+    draw = address(seed, "subset")
+    if multi_label(labels):
+        return _cover(labels, ids, count, draw)
+    of_each = labels.bincount()
+    least = of_each.clamp(max=1)
+    quotas = least + _quotas(of_each - least, count - int(least.sum()), of_each - least)
+    return _choose(labels, ids, quotas, draw)
+
+
+def _cover(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
+    """Return `(N,)` bool: the first `count` images in an order that hangs on `seed` and ids, one of each class before.
+
+    `labels` is `(N, classes)` bool.
+    """
+    order = uniform(seed, ids, 1)[:, 0].argsort(stable=True)
+    shown = labels[order]
+    first: list[int] = []
+    for label in labels.sum(0).argsort(stable=True).tolist():
+        rows = shown[:, label].nonzero()[:, 0]
+        if len(rows) and not shown[first, label].any():
+            first.append(int(rows[0]))
+    others = torch.ones(len(order), dtype=torch.bool)
+    others[first] = False
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[torch.cat([order[first], order[others]])[:count]] = True
+    return chosen
 
 
 def _quotas(counts: Tensor, total: int, most: Tensor) -> Tensor:
@@ -187,16 +220,15 @@ def _choose(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int) -> Tensor:
     return chosen
 
 
-def _choose_groups(part: Selection, quotas: Tensor, seed: int, together: Tensor) -> Tensor:
+def _choose_groups(part: Selection, quotas: Tensor, seed: int, group: Tensor) -> Tensor:
     """Return `(N,)` bool like `_choose`, but whole groups: those that bring the classes nearer to their quotas.
 
     They come in an order that hangs on `seed` and on each group's first picture. A class that has a quota, and of
     which every group is too large, gives its smallest one. Of every class something is left.
     """
-    _, group = together[part.ids].unique(return_inverse=True)
-    order = _in_order(part, group, seed).tolist()
+    order = _in_order(part.labels, part.ids, group, seed).tolist()
     members = _counts_by_class(group, part.labels)
-    short, left = quotas.tolist(), part.labels.bincount(minlength=len(quotas)).tolist()
+    short, left = quotas.tolist(), part.counts.tolist()
     chosen = torch.zeros(len(order), dtype=torch.bool)
 
     def spared(number: int) -> bool:
@@ -220,18 +252,39 @@ def _choose_groups(part: Selection, quotas: Tensor, seed: int, together: Tensor)
     return chosen[group]
 
 
-def _in_order(part: Selection, group: Tensor, seed: int) -> Tensor:
-    """Return the numbers of the groups in an order that hangs on `seed` and on each one's first picture alone."""
+def _in_order(strata: Tensor, ids: Tensor, group: Tensor, seed: int) -> Tensor:
+    """Return the numbers of the groups in an order that hangs on `seed` and on each one's first picture.
+
+    Of multi-label pictures those come first whose rarest stratum is rarer.
+    """
     first = torch.full_like(group.bincount(), len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
-    return uniform(seed, part.ids[first], 1)[:, 0].argsort(stable=True)
+    order = uniform(seed, ids[first], 1)[:, 0].argsort(stable=True)
+    if not multi_label(strata):
+        return order
+    rarest = torch.where(strata, strata.sum(0), len(strata)).amin(1)
+    of_group = torch.full_like(first, len(strata)).scatter_reduce(0, group, rarest, "amin")
+    return order[of_group[order].argsort(stable=True)]
 
 
-def _counts_by_class(group: Tensor, labels: Tensor) -> list[list[tuple[int, int]]]:
-    """Return for each group `(class, pictures of it)`."""
-    classes = int(labels.max()) + 1
-    pairs, counts = (group * classes + labels).unique(return_counts=True)
+def _strata(labels: Tensor) -> Tensor:
+    """Return what is spread alike over splits: the classes, and of multi-label pictures those of none as one more."""
+    return torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
+
+
+def _groups(part: Selection, together: Tensor | None) -> Tensor:
+    """Return `(N,)` int64: the number of each picture's group, from 0; a picture alone is a group, too."""
+    return torch.arange(len(part.ids)) if together is None else together[part.ids].unique(return_inverse=True)[1]
+
+
+def _counts_by_class(group: Tensor, strata: Tensor) -> list[list[tuple[int, int]]]:
+    """Return for each group `(stratum, pictures of it)`."""
+    if multi_label(strata):
+        (rows, of), classes = strata.nonzero().unbind(1), strata.shape[1]
+    else:
+        rows, of, classes = torch.arange(len(strata)), strata, int(strata.max()) + 1
+    pairs, pictures = (group[rows] * classes + of).unique(return_counts=True)
     found: list[list[tuple[int, int]]] = [[] for _ in range(int(group.max()) + 1)]
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+    for pair, count in zip(pairs.tolist(), pictures.tolist(), strict=True):
         found[pair // classes].append((pair % classes, count))
     return found
 

@@ -1,6 +1,7 @@
 """Labels that stand in a table, a row per picture: CSV, TSV, Parquet or JSON lines, read by pandas.
 
-Everything is text as it stands there: `007`, `NA` and `1e3` are labels like any other.
+Everything is text as it stands there: `007`, `NA` and `1e3` are labels like any other. A picture is of several classes
+where a cell holds a list, or text that is parted by `separator`, or where each class is a column of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
+from frostline.core.labels import NONE
 from frostline.data.findings import Finding, first_few
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
@@ -30,6 +32,20 @@ _SPLITS = ("split",)
 _GROUPS = ("group", "patient", "patient_id", "subject", "subject_id", "camera", "camera_id", "site", "location")
 _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
 _QUOTED = re.compile('"[^"]*"')
+_COLUMN = "the name of a column, or null"
+_OPTIONS = {
+    "path": _COLUMN,
+    "label": "the name of a column, two or more of them, or null",
+    "split": _COLUMN,
+    "group": _COLUMN,
+    "root": "a folder, or null",
+    "separator": "what stands between the labels of a cell, or null",
+}
+"""What may stand in `data.options`, and as what."""
+_SAID = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+Labels = tuple[str, ...]
+"""The classes of a picture: one, or any number where the table is multi-label."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class Labelled:
     """The pictures of one split."""
 
     files: tuple[Path, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Labels, ...]
     """Of each file."""
     groups: tuple[str, ...] | None
     """Of each file, empty where it belongs to nobody; None where the table has no groups."""
@@ -52,13 +68,18 @@ class Table:
     splits: Mapping[str, Labelled]
     """`train` at least."""
     findings: tuple[Finding, ...]
+    multi_label: bool
+    """Whether pictures may be of several classes, or of none."""
+    classes: tuple[str, ...] | None
+    """Those that have columns of their own, in their order; None where they are what cells say."""
 
 
 @dataclass(frozen=True)
 class _Row:
     file: str
     """Its path, absolute and normal."""
-    label: str
+    labels: Labels | None
+    """None where none is told."""
     split: str
     group: str | None
 
@@ -66,9 +87,10 @@ class _Row:
 def read(file: Path, options: Mapping[str, Any]) -> Table:
     """Return what the table in `file` says of which pictures.
 
-    `options` name its columns: `path`, `label`, `split` and `group`, null for those that are called as is common, and
-    `root`, the folder that paths are relative to, null for that of the table. Raises `UserError` for a table that
-    cannot be read so, a path that leads out of `root`, and a picture with two labels or groups.
+    `options` name its columns: `path`, `label`, `split` and `group`, null for those that are called as is common;
+    several columns for `label` are a class each. `root` is the folder that paths are relative to, null for that of the
+    table, `separator` what stands between the labels of a cell. Raises `UserError` for a table that cannot be read so,
+    a path that leads out of `root`, and a picture with two labels or groups.
     """
     _check_options(options)
     if not file.is_file():
@@ -77,32 +99,35 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     root = _root(file, options.get("root"))
     columns = {
         "path": _column(frame, "path", options, _PATHS),
-        "label": _column(frame, "label", options, _LABELS),
         "split": _column(frame, "split", options, _SPLITS, optional=True),
         "group": _column(frame, "group", options, (), optional=True),
     }
+    told = _told(file, frame, options)
     texts = {key: _texts(frame[name], name, file) if name else None for key, name in columns.items()}
-    rows, findings = _rows(file, root, texts, str(columns["split"]))
+    rows, findings = _rows(file, root, texts, told.labels, str(columns["split"]))
     findings += _unused_groups(frame, columns)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")
     findings += _without_row(root, {row.file for row in rows})
-    return Table(root, {split: _labelled(own) for split, own in splits.items() if own}, tuple(findings))
+    labelled = {split: _labelled(own) for split, own in splits.items() if own}
+    return Table(root, labelled, tuple(findings), told.multi_label, told.classes)
 
 
 def _labelled(rows: Sequence[_Row]) -> Labelled:
     groups = tuple(row.group or "" for row in rows) if rows[0].group is not None else None
-    return Labelled(tuple(Path(row.file) for row in rows), tuple(row.label for row in rows), groups)
+    return Labelled(tuple(Path(row.file) for row in rows), tuple(row.labels or () for row in rows), groups)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    known = ("path", "label", "split", "group", "root")
     for key, value in options.items():
-        if key not in known:
-            raise user_error(f"data.options.{key}", value, f"one of {', '.join(known)}", known)
-        if value is not None and not isinstance(value, str):
-            raise user_error(f"data.options.{key}", value, "the name of a column, or null" if key != "root" else "text")
+        if key not in _OPTIONS:
+            raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
+        several = key == "label" and isinstance(value, list) and len(set(value)) == len(value) > 1
+        if value == "" or not (value is None or isinstance(value, str) or several):
+            raise user_error(f"data.options.{key}", value, _OPTIONS[key])
+    if isinstance(options.get("label"), list) and options.get("separator"):
+        raise user_error("data.options.separator", options["separator"], "null, since each class has its own column")
 
 
 def _root(file: Path, given: str | None) -> Path:
@@ -187,18 +212,73 @@ def _texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
         and (abs(known) < 2**63).all()
     ):
         column = column.astype("Int64")
-    elif column.dtype == object and column.map(pd.api.types.is_list_like).any():
+    elif _holds_lists(column):
         raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list")
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(object)
     return [text.strip() for text in column.astype("string").fillna("")]
 
 
+@dataclass(frozen=True)
+class _Told:
+    labels: tuple[Labels | None, ...]
+    """Of each row; None where none is told."""
+    multi_label: bool
+    classes: tuple[str, ...] | None
+
+
+def _told(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> _Told:
+    """Return the labels of all rows: a class each, those of a list, or those in whose columns there is a 1."""
+    if isinstance(options.get("label"), list):
+        names = [str(_column(frame, "label", {"label": name}, ())) for name in options["label"]]
+        said = [_yes(_texts(frame[name], name, file), name) for name in names]
+        rows = [tuple(name for name, one in zip(names, row, strict=True) if one) for row in zip(*said, strict=True)]
+        return _Told(tuple(rows), True, tuple(names))
+    name = str(_column(frame, "label", options, _LABELS))
+    cells, separator = frame[name], options.get("separator")
+    if _holds_lists(cells):
+        lists = [_labels(cell, name) if _is_list(cell) else None for cell in cells]
+        return _Told(tuple(lists), True, None)
+    texts = _texts(cells, name, file)
+    if separator is None:
+        return _Told(tuple((text,) if text else None for text in texts), False, None)
+    return _Told(tuple(_labels(text.split(separator), name) for text in texts), True, None)
+
+
+def _labels(cell: Iterable[object], name: str) -> Labels:
+    found = [str(label).strip() for label in cell if label is not None]
+    if len(set(found)) < len(found):
+        raise user_error("data.options.label", name, f"each label once in a cell, not {some(found)}")
+    return tuple(label for label in found if label)
+
+
+def _yes(texts: Sequence[str], name: str) -> list[bool]:
+    """Return which of the cells of a class's column say that it is there."""
+    if odd := {text or "(nothing)" for text in texts if text.casefold() not in _SAID}:
+        expected = f"columns of 1 and 0 where each class has its own, but {printable(name)} has {some(sorted(odd))}"
+        raise user_error("data.options.label", name, expected)
+    return [_SAID[text.casefold()] for text in texts]
+
+
+def _holds_lists(cells: pd.Series[Any]) -> bool:
+    return cells.dtype == object and bool(cells.map(_is_list).any())
+
+
+def _is_list(cell: object) -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_list_like(cell))
+
+
 def _rows(
-    file: Path, root: Path, texts: Mapping[str, list[str] | None], split_column: str
+    file: Path,
+    root: Path,
+    texts: Mapping[str, list[str] | None],
+    labels: Sequence[Labels | None],
+    split_column: str,
 ) -> tuple[list[_Row], list[Finding]]:
     """Return the rows that say something, each once, and what is to be told of the others."""
-    paths, labels = texts["path"] or [], texts["label"] or []
+    paths = texts["path"] or []
     if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
         raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
     files = [_normal(root, path) for path in paths]
@@ -210,12 +290,12 @@ def _rows(
     groups: Sequence[str | None] = texts["group"] or [None] * len(paths)
     splits = [split_of[text] for text in texts["split"]] if texts["split"] else ["train"] * len(paths)
     every = [_Row(*values) for values in zip(files, labels, splits, groups, strict=True)]
-    rows = [row for row in every if row.label]
-    _check_each(file, root, "label", [(row.file, row.label) for row in rows])
+    rows = [row for row in every if row.labels is not None]
+    _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
     _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
     once = list({(row.file, row.split): row for row in rows}.values())
     findings = []
-    if unlabelled := [os.path.relpath(row.file, root) for row in every if not row.label]:
+    if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"
         findings.append(Finding(told, True, tuple(unlabelled)))
     if again := len(rows) - len(once):

@@ -44,7 +44,7 @@ def of(folder: str) -> Baseline | None:
     """Return the baseline of the test split of the run in `folder`; None where its run did not leave it."""
     try:
         told = files.read_json(Path(folder) / PER_CLASS)
-        classes = [(str(row["class"]), int(row["images"])) for row in told]
+        classes = [(str(row["class"]), int(row["images"])) for row in told if "recall" not in row]  # of multi-label
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     images = [count for _, count in classes]

@@ -50,11 +50,14 @@ def show(facts: DataFacts, screen: Screen) -> None:
 
 def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     """Yield the facts that are said in a line each, and what each is about."""
-    total = sum(map(sum, facts.counts.values()))
-    images = ", ".join(f"{sum(counts):,} {split}" for split, counts in facts.counts.items())
+    total = sum(facts.images.values())
+    images = ", ".join(f"{count:,} {split}" for split, count in facts.images.items())
     given, (largest, share) = facts.given, facts.largest
     yield "data", f"{facts.name}, {images} images, {len(facts.classes):,} classes"
     yield "largest class", f"{largest}, {percent(share)} of train"
+    if facts.of_none is not None:
+        labels = sum(facts.counts["train"]) / facts.images["train"]
+        yield "multi-label", f"{labels:.2f} classes a training picture, {facts.of_none:,} of which are of none"
     if empty := [f"{counts.count(0):,} in {split}" for split, counts in facts.counts.items() if 0 in counts]:
         yield "without images", f"classes: {', '.join(empty)}"
     if facts.sizes.enlarged:

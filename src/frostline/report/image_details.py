@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from frostline.core import files
-from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1
-from frostline.records.layout import SHIFT
+from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, MAP
+from frostline.records.layout import PER_CLASS, SHIFT
 from frostline.report import confusion_matrix, mistakes, predictions
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
@@ -33,17 +33,19 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     """Return what is known of a cell's test images: as far as its runs left it, as plain values for JSON."""
     folders = [Path(result.folder) for result in cell.finished]
     found: dict[str, Any] = {}
+    repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
-        repeats = len(folders) / len({result.choices.get(FOLD) for result in cell.finished})
         found |= _classes(whole, repeats) | {"pairs": _pairs(folders, whole)}
     said = [value for folder in folders if (value := predictions.read(str(folder)))]
     if said:
+        if said[0].multi_label:
+            found |= _several_classes(folders[0], said, repeats)
         found["calibration"] = _calibration(said)
         found["over_classes"] = {
             metric.words: _round(fmean(measured.value for one in said if (measured := measure(metric, one.as_said))))
-            for metric in (BALANCED_ACCURACY, MACRO_F1)
+            for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
     if shifts:
@@ -67,14 +69,14 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     if first is None or second is None or not np.array_equal(first.ids, second.ids):
         return None
     said = [found.said for found in (first, second)]
-    rows = np.flatnonzero(said[0] != said[1])
-    right = [said[side][rows] == first.labels[rows] for side in (0, 1)]
+    differ = said[0] != said[1]
+    rows = np.flatnonzero(differ.any(1) if first.multi_label else differ)
+    right = [found.right[rows] for found in (first, second)]
     wanted = set(first.ids[rows].tolist())
     shown = mistakes.read(one, wanted) | mistakes.read(two, wanted)
     with_picture = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
     tiles = [
-        [shown[int(first.ids[row])], int(first.labels[row]), int(said[0][row]), int(said[1][row])]
-        for row in with_picture
+        [shown[int(first.ids[row])], *(_numbers(one[row]) for one in (first.labels, *said))] for row in with_picture
     ]
     counts = {
         "images": len(first.ids),
@@ -85,13 +87,40 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     return {**counts, "tiles": tiles}
 
 
+def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
+    """Return how each class did that is one of several of an image: its recall as accuracy, its precision and F1."""
+    per_class = _json(folder / PER_CLASS)
+    if not isinstance(per_class, list):
+        return {}
+    labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
+    images, named, right = labels.sum(0), told.sum(0), (labels & told).sum(0)
+    return {
+        "classes": [str(row["class"]) for row in per_class],
+        "accuracy": _shares(right, images),
+        "within": [_within(round(r / repeats), round(n / repeats)) for r, n in zip(right, images, strict=True)],
+        "images": images.tolist(),
+        "precision": _shares(right, named),
+        "f1": _shares(2 * right, images + named),
+        "pairs": [],
+    }
+
+
+def _shares(parts: Iterable[int], wholes: Iterable[int]) -> list[float | None]:
+    return [_round(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True)]
+
+
+def _numbers(label: Any) -> int | list[int]:
+    """Return the class of an image by its number, or the numbers of its classes."""
+    return np.flatnonzero(label).tolist() if np.ndim(label) else int(label)
+
+
 def _classes(matrix: Confusions, repeats: float) -> dict[str, Any]:
     """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered.
 
     Images that were counted `repeats` times, once for each seed, are no more certain for that.
     """
     images = matrix.images
-    accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    accuracy = _shares(matrix.right, images)
     within = [
         _within(round(right / repeats), round(total / repeats))
         for right, total in zip(matrix.right, images, strict=True)
@@ -125,8 +154,8 @@ def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
 
 
 def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
-    right = np.concatenate([one.said == one.labels for one in said])
-    found = calibration(np.concatenate([one.confidence for one in said]), right)
+    right = np.concatenate([(one.said == one.labels).ravel() for one in said])
+    found = calibration(np.concatenate([one.confidence.ravel() for one in said]), right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, _round(confidence), _round(right)] for count, confidence, right in bins if count]
     return {"ece": _round(found.ece), "bins": filled}

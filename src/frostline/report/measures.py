@@ -1,21 +1,23 @@
-"""Balanced accuracy, macro F1, AUROC and loss of a split, and how much each of its images moves them.
+"""Balanced accuracy, macro F1, mAP, AUROC and loss of a split, and how much each of its images moves them.
 
 The influence of an image is the derivative of the measure by the image's weight, times the number of images; its mean
 over all is 0. The variance of a measure, and of the difference of two on the same images, is that of the influences
 divided by their number (the delete-one jackknife in the limit; for AUROC it is E. DeLong et al. 1988).
 
-Classes of which a split has no image are left out of means over classes.
+Classes of which a split has no image are left out of means over classes. Labels and classes are as in `core.labels`:
+`(N,)` numbers, or multi-label `(N, classes)` bool.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, Metric
+from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 
 Array = npt.NDArray[Any]
 
@@ -25,11 +27,11 @@ class Said:
     """What a network said of a split."""
 
     labels: Array
-    """`(N,)`: the true classes."""
+    """The true classes."""
     classes: Array
-    """`(N,)`: the most probable ones."""
+    """The predicted ones, in the same form."""
     loss: Array | None = None
-    """`(N,)`: minus the logarithm of the probability of the true class."""
+    """`(N,)`: the cross-entropy in nats."""
     scores: Array | None = None
     """`(N, classes)`: probabilities, or what rises with them over all images."""
 
@@ -61,17 +63,23 @@ def log_odds(logits: Array) -> Array:
     return odds
 
 
+def scores_of(logits: Array, labels: Array) -> Array:
+    """Return by what a class's images are ranked: what rises with its probability, which multi-label its logit does."""
+    return logits if labels.ndim == 2 else log_odds(logits)
+
+
 def measure(metric: Metric, said: Said) -> Measured | None:
     """Return what `metric` is of a split; None for accuracy, and where what it needs is not there."""
-    if metric == BALANCED_ACCURACY:
+    several = said.labels.ndim == 2
+    if metric == BALANCED_ACCURACY and not several:
         return _balanced_accuracy(said.labels, said.classes)
     if metric == MACRO_F1:
-        return _macro_f1(said.labels, said.classes)
+        return (_macro_f1_of_several if several else _macro_f1)(said.labels, said.classes)
     if metric == LOSS and said.loss is not None:
         loss = said.loss.astype(np.float64)
         return Measured(float(loss.mean()), loss - loss.mean(), 0.0)
-    if metric == AUROC and said.scores is not None:
-        return _auroc(said.labels, said.scores)
+    if metric in (AUROC, MAP) and said.scores is not None:
+        return _over_classes(_auroc if metric == AUROC else _average_precision, said.labels, said.scores)
     return None
 
 
@@ -97,20 +105,57 @@ def _macro_f1(labels: Array, said: Array) -> Measured:
     return Measured(float(f1[seen].mean()), influence, _least(counts[seen]))
 
 
-def _auroc(labels: Array, scores: Array) -> Measured:
-    """Return the mean over the classes of the chance that an image of the class scores higher than another image."""
-    counts = np.bincount(labels, minlength=scores.shape[1])
-    known = [k for k, count in enumerate(counts) if 0 < count < len(labels)]
+def _macro_f1_of_several(labels: Array, said: Array) -> Measured:
+    """Return the same of multi-label images, each class's F1 being that of its own column."""
+    counts = labels.sum(0)
+    both = np.maximum(counts + said.sum(0), 1)
+    f1, seen = 2 * (labels & said).sum(0) / both, counts > 0
+    moved = (2 * (labels & said) - f1 * (labels.astype(np.int8) + said)) / both
+    influence = len(labels) / seen.sum() * moved[:, seen].sum(1)
+    return Measured(float(f1[seen].mean()), influence, _least(counts[seen]))
+
+
+def _over_classes(of_class: Callable[[Array, Array], tuple[float, Array]], labels: Array, scores: Array) -> Measured:
+    """Return the mean over the classes of a measure of how well each one's images are ranked before the others."""
+    several, classes = labels.ndim == 2, scores.shape[1]
+    counts = labels.sum(0) if several else np.bincount(labels, minlength=classes)
+    known = np.flatnonzero((counts > 0) & (counts < len(labels)))
     influence, values = np.zeros(len(labels)), []
     for k in known:
-        mine, score = labels == k, scores[:, k].astype(np.float64)
-        above, below = _beaten(score[mine], score[~mine]), 1 - _beaten(score[~mine], score[mine])
-        values.append(above.mean())
-        influence[mine] += (above - above.mean()) * len(labels) / mine.sum()
-        influence[~mine] += (below - below.mean()) * len(labels) / (~mine).sum()
-    if not known:
+        value, moved = of_class(labels[:, k] if several else labels == k, scores[:, k].astype(np.float64))
+        values.append(value)
+        influence += moved
+    if not values:
         return Measured(float("nan"), influence, 0.0)
     return Measured(float(np.mean(values)), influence / len(known), _least(counts[known]))
+
+
+def _auroc(mine: Array, score: Array) -> tuple[float, Array]:
+    """Return the chance that an image of the class scores higher than another image, and the images' influences."""
+    above, below = _beaten(score[mine], score[~mine]), 1 - _beaten(score[~mine], score[mine])
+    influence = np.empty(len(mine))
+    influence[mine] = (above - above.mean()) * len(mine) / mine.sum()
+    influence[~mine] = (below - below.mean()) * len(mine) / (~mine).sum()
+    return float(above.mean()), influence
+
+
+def _average_precision(mine: Array, score: Array) -> tuple[float, Array]:
+    """Return the mean precision over the class's images, each taken as the threshold, and the images' influences.
+
+    As in scikit-learn. With n images of the class, the precision P and the number M of all images at or above a score,
+    an image weighs in by (own P - AP) / n if it is of the class, and by (own - P) / (n M) at the threshold of each of
+    the class's images that does not score higher, own being 1 or 0 for whether it is of the class.
+    """
+    _, level = np.unique(-score, return_inverse=True)  # 0 is the highest
+    everyone = np.bincount(level).cumsum()
+    of_class = np.bincount(level[mine], minlength=len(everyone))
+    precision = of_class.cumsum() / everyone
+    n = mine.sum()
+    value = float(of_class @ precision / n)
+    gained, lost = (of_class * part / everyone for part in (1 - precision, precision))
+    below = [part[::-1].cumsum()[::-1] for part in (gained, lost)]  # at its own level and at lower ones
+    influence = np.where(mine, precision[level] - value + below[0][level], -below[1][level])
+    return value, influence * len(mine) / n
 
 
 def _beaten(scores: Array, others: Array) -> Array:

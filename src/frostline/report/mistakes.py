@@ -19,7 +19,9 @@ from frostline.core import files
 from frostline.records.layout import MISTAKES, MISTAKES_INDEX
 
 _TILE = 64  # pixels: enough to see what a picture shows, about 2 kB each
-_COLUMNS, _MOST = 8, 64
+_COLUMNS = 8
+MOST = 64
+"""Pictures on a sheet."""
 _PER_PAIR = 6  # of one true and one predicted class
 
 Array = npt.NDArray[Any]
@@ -60,7 +62,7 @@ def choose(said: Array, labels: Array, margin: Array) -> Array:
     rank = np.empty(len(wrong), int)
     rank[order] = np.arange(len(wrong)) - first[which[order]]
     chosen = np.lexsort((rank, which, -often[which]))
-    return wrong[chosen[rank[chosen] < _PER_PAIR][:_MOST]]
+    return wrong[chosen[rank[chosen] < _PER_PAIR][:MOST]]
 
 
 def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:

@@ -124,9 +124,8 @@ def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Differe
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
         images = f"over {len(one.ids):,} test images"
         if by == ACCURACY:
-            right = [found.said == found.labels for found in (one, two)]
             how = f"{which}, paired bootstrap {images}"
-            return Difference(gap, scores, statistics.paired_bootstrap(right[0], right[1]), how, 1, True)
+            return Difference(gap, scores, statistics.paired_bootstrap(one.right, two.right), how, 1, True)
         if (mine := _measured(one, by)) and (other := _measured(two, by)):
             within = statistics.by_influence(gap, mine.influence - other.influence, mine.least)
             return Difference(gap, scores, within, f"{which}, paired jackknife {images}", 1, True)

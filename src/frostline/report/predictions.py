@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from frostline.records.layout import PREDICTIONS
-from frostline.report.measures import Said, log_odds
+from frostline.report.measures import Array, Said, scores_of
 from frostline.report.statistics import Floats, Ints
 
 
@@ -18,31 +18,52 @@ from frostline.report.statistics import Floats, Ints
 class Predictions:
     """What a run said of the test images."""
 
-    said: Ints
-    """`(N,)`: the predicted classes."""
+    said: Array
+    """`(N,)` int: the predicted classes; or multi-label `(N, classes)` bool."""
     confidence: Floats
-    """`(N,)`: their probabilities, float32."""
+    """Of the same shape: the probabilities of what is said, float32."""
     loss: Floats
-    """`(N,)`: minus the logarithm of the probability of the true class, float32."""
+    """`(N,)`: the cross-entropy in nats, float32."""
     logits: Floats | None
     """`(N, classes)` float32; None where they were too many to be kept."""
-    labels: Ints
-    """`(N,)`: the true classes."""
+    labels: Array
+    """The true classes, in the form of the predicted ones."""
     ids: Ints
     """`(N,)`: which image of the split's source each row is."""
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.labels.ndim == 2
+
+    @property
+    def right(self) -> Array:
+        """`(N,)` bool: of which images all is right that is said."""
+        found = self.said == self.labels
+        return found.all(1) if self.multi_label else found
+
+    @property
     def as_said(self) -> Said:
         """What measures are computed from."""
-        return Said(self.labels, self.said, self.loss, None if self.logits is None else log_odds(self.logits))
+        scores = None if self.logits is None else scores_of(self.logits, self.labels)
+        return Said(self.labels, self.said, self.loss, scores)
 
 
 def read(folder: str) -> Predictions | None:
     """Return what the run in `folder` predicted, None where that cannot be read."""
     try:
         found = load_file(Path(folder) / PREDICTIONS)
+        if found["labels"].ndim == 2:
+            return _of_several(found["logits"], found["labels"], found["ids"])
         said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
         loss = -found["label_log_probabilities"]
         return Predictions(said, np.exp(chances), loss, found.get("logits"), found["labels"], found["ids"])
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
+
+
+def _of_several(logits: Floats, labels: Array, ids: Ints) -> Predictions:
+    """Return the predictions of multi-label images, all of which follows from the logits."""
+    every = np.logaddexp(0, np.where(labels, -logits, logits))  # minus the log-probability of what holds
+    confidence = 1 / (1 + np.exp(-np.abs(logits)))
+    return Predictions(logits > 0, confidence, every.mean(1), logits, labels, ids)

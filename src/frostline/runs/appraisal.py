@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from frostline.core import machine
 from frostline.core.config import FreezeModeConfig
 from frostline.core.errors import user_error
+from frostline.core.labels import class_counts
 from frostline.data.loading import Data, Split
 from frostline.data.splitting import stratified
 from frostline.data.views import Views
@@ -75,7 +76,7 @@ def draw(data: Data, pictures: int, seed: int) -> Sample:
 
     UserError where that is less than a training picture and a validation picture of every class.
     """
-    classes = [len(split.labels.unique()) for split in (data.train, data.val)]
+    classes = [int((class_counts(split.labels, len(data.classes)) > 0).sum()) for split in (data.train, data.val)]
     if pictures < 2 * max(classes):
         raise user_error("pictures", pictures, f"at least {2 * max(classes)}: two of each class, one for validation")
     val = min(pictures // 2, len(data.val))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.config import EMBEDDED, Config
+from frostline.core.labels import class_counts
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.loading import Data, Split
@@ -77,8 +78,12 @@ class DataFacts:
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
     """Pictures of each class, by split."""
+    images: dict[str, int]
+    """Pictures, by split."""
     largest: tuple[str, float]
     """The class with most training pictures, and its share of them, 0 to 1."""
+    of_none: int | None
+    """Training pictures that are of no class; None where each is of one."""
     sizes: Sizes
     converted: dict[str, int]
     """Pictures that were converted, by `decode_image.CONVERSIONS`."""
@@ -136,14 +141,16 @@ def facts(opened: Opened) -> DataFacts:
     """Return what is to be said of the data."""
     config, data = opened.config, opened.data
     count = len(data.classes)
-    counts = {name: tuple(split.labels.bincount(minlength=count).tolist()) for name, split in splits_of(data).items()}
+    counts = {name: tuple(class_counts(split.labels, count).tolist()) for name, split in splits_of(data).items()}
     most = max(counts["train"])
     return DataFacts(
         name=config.data.name,
         root="" if config.data.source in EMBEDDED else config.data.root,
         classes=data.classes,
         counts=counts,
-        largest=(data.classes[counts["train"].index(most)], most / sum(counts["train"])),
+        images={name: len(split) for name, split in splits_of(data).items()},
+        largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
+        of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
         sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec.resize),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,

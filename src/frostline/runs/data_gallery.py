@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core.labels import class_counts, label_text, of_class
 from frostline.data import loading
 from frostline.data.findings import Place
 from frostline.data.views import Views
@@ -66,14 +67,14 @@ def gallery(opened: Opened) -> Gallery:
 def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
     """Return pictures of classes that are spread from the largest to the smallest."""
     data = opened.data
-    by_size = data.train.labels.bincount(minlength=len(data.classes)).argsort(descending=True, stable=True)
+    by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
     found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
     for name, split in splits_of(data).items():
         most = TRAIN if name == "train" else OTHERS
-        rows = torch.cat([_spread((split.labels == label).nonzero()[:, 0], most) for label in chosen])
-        for one in _shown(opened, name, rows, name_of[name], random=True):
-            found[one.label].append(one)
+        for label in chosen:
+            rows = _spread(of_class(split.labels, label).nonzero()[:, 0], most)
+            found[data.classes[label]] += _shown(opened, name, rows, name_of[name], random=True)
     return {label: tuple(each) for label, each in found.items()}
 
 
@@ -102,7 +103,7 @@ def _shown(
     if random and name == "train" and augment_policy(opened.config).random:
         seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
     return [
-        Shown(name_of(int(split.ids[row])), name, classes[int(split.labels[row])], views)
+        Shown(name_of(int(split.ids[row])), name, label_text(split.labels[row], classes), views)
         for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
     ]
 

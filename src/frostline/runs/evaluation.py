@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from frostline.core import files
+from frostline.core.labels import cross_entropies, multi_label, right
 from frostline.data import duplicates
 from frostline.data.loading import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
-from frostline.report import confusion_matrix, confusion_plot, mistakes
+from frostline.report import confusion_matrix, confusion_plot, label_scores, mistakes
 from frostline.store import tensorfile
 
 _LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
@@ -24,11 +25,30 @@ _AT_ONCE = 2**22  # logits worked on at once: 16 MB
 def write(
     folder: Path, logits: Tensor, test: Split, classes: Sequence[str], pictures_at: Callable[[Tensor], Tensor]
 ) -> None:
-    """Write the predictions for the test split, per-class accuracy, the confusion matrix, and pictures of mistakes.
+    """Write the predictions for the test split, how each class did, and pictures of mistakes.
 
-    `logits` is `(N, classes)` float32 in the order of `test`. Of every image the most probable classes are kept with
-    their log-probabilities, and that of the true class; the logits too unless they take more than 4 MB.
-    `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
+    `logits` is `(N, classes)` float32 in the order of `test`. `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
+    """
+    how = _of_several if multi_label(test.labels) else _of_one
+    wrong = how(folder, logits, test, classes)
+    if len(wrong):
+        mistakes.write(folder, pictures_at(wrong).numpy(), test.ids[wrong].numpy())
+
+
+def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
+    """Write all logits, and precision, recall and F1 of each class; return which mistakes are to be shown."""
+    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": test.ids, "logits": logits}, {})
+    found = label_scores.of(test.labels.numpy(), logits.numpy())
+    files.write_json(folder / layout.PER_CLASS, label_scores.rows(found, classes))
+    loss = cross_entropies(logits, test.labels).where(~right(logits, test.labels), -1.0)
+    return loss.argsort(descending=True, stable=True)[: min(mistakes.MOST, int((loss >= 0).sum()))]
+
+
+def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
+    """Write the most probable classes, the accuracy of each class, and the confusion matrix; return as above.
+
+    Of every image the most probable classes are kept with their log-probabilities, and that of the true class; the
+    logits too unless they take more than 4 MB.
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
     said = {"labels": test.labels, "ids": test.ids, "top_classes": first, "top_log_probabilities": chances}
@@ -38,13 +58,11 @@ def write(
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
-    per_class = [{"class": name, "images": n, "accuracy": right / n if n else None} for name, n, right in rows]
+    per_class = [{"class": name, "images": n, "accuracy": hits / n if n else None} for name, n, hits in rows]
     files.write_json(folder / layout.PER_CLASS, per_class)
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
-    wrong = torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
-    if len(wrong):
-        mistakes.write(folder, pictures_at(wrong).numpy(), test.ids[wrong].numpy())
+    return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
 
 
 def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -74,5 +92,5 @@ def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, floa
     `logits` is `(N, classes)` in the order of `test`.
     """
     new = duplicates.shared(test.digests, train.digests) < 0
-    right = (logits.argmax(1) == test.labels)[new]
-    return int((~new).sum()), right.float().mean().item() if len(right) else None
+    others = right(logits, test.labels)[new]
+    return int((~new).sum()), others.float().mean().item() if len(others) else None

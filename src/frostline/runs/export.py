@@ -45,7 +45,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     or the format cannot hold the network.
     """
     network = replace(network, config=replace(network.config, precision="fp32"))
-    portable = Portable(network.model.module, network.model.input).eval()
+    portable = Portable(network.model.module, network.model.input, several=network.multi_label).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
         file = Path(folder) / output.name
         with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, and says so call by call
@@ -81,6 +81,7 @@ def facts(network: Predictor) -> dict[str, Any]:
     return {
         **build.metadata(network.model, network.classes),
         "levels": asdict(network.levels),
+        **({"multi_label": True} if network.multi_label else {}),
         "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
         "output": "probabilities: float32 (N, classes)",
         "preprocessing": f"resize {sides}, antialiased, to 8 bits; centre crop to size; normalise",
@@ -89,7 +90,7 @@ def facts(network: Predictor) -> dict[str, Any]:
 
 def _difference(network: Predictor, run: _Run, pictures: Tensor) -> float:
     views = torch.stack([predict.view(network, picture) for picture in pictures])
-    return float((run(pictures) - predict.logits(network, views).softmax(1)).abs().max())
+    return float((run(pictures) - predict.chances(network, predict.logits(network, views))).abs().max())
 
 
 def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
@@ -139,7 +140,7 @@ def _read_safetensors(file: Path) -> _Run:
         said["model"], library=said["library"], weights=str(file), num_classes=count, seed=0, meta=True
     ).module
     module.load_state_dict(weights.read(file), assign=True)
-    return Portable(module, InputSpec.of(said)).eval()
+    return Portable(module, InputSpec.of(said), several=said.get("multi_label") is True).eval()
 
 
 def _text(value: Any) -> str:

@@ -71,6 +71,8 @@ class Plan:
     images: dict[str, int]
     """Number of images per split."""
     classes: tuple[str, ...]
+    multi_label: bool
+    """Whether a picture may be of several classes, or of none."""
     image_size: int
     resize: int
     """What a picture's shorter side becomes, in pixels, before its centre is cut out."""
@@ -169,6 +171,7 @@ def describe(setup: Setup, name: str) -> Plan:
         data=config.data.name,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         classes=data.classes,
+        multi_label=data.multi_label,
         image_size=setup.model.input.size,
         resize=setup.model.input.resize,
         interpolation=setup.model.input.interpolation,

@@ -1,6 +1,6 @@
 """A network with its preprocessing inside, made of operations that every export format has.
 
-It computes what `predict.view` and the softmax compute: the resize of the picture, with its roundings to whole
+It computes what `predict.view` and `predict.chances` compute: the resize of the picture, with its roundings to whole
 levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never Python
 numbers, so that no size is frozen into an exported graph.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from frostline.core.labels import class_probabilities
 from frostline.models.input_spec import InputSpec
 
 _ENDS = 64  # places at each end of a line among which the largest weight is looked for
@@ -23,8 +24,10 @@ class Portable(nn.Module):
     places: Tensor
     ends: Tensor
 
-    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+    def __init__(self, network: nn.Module, spec: InputSpec, *, several: bool = False) -> None:
+        """Have `network` see pictures as `spec` says; one may be of `several` classes, or of one."""
         super().__init__()
+        self._several = several
         self.network = network
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
@@ -34,8 +37,9 @@ class Portable(nn.Module):
         self.register_buffer("ends", torch.arange(_ENDS, dtype=torch.float64))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return `(N, classes)` float32, each row a sum of one."""
-        return torch.softmax(self.network((self.view(pictures) / 255 - self.mean) / self.std), 1)
+        """Return `(N, classes)` float32, each row a sum of one where a picture is of one class."""
+        logits = self.network((self.view(pictures) / 255 - self.mean) / self.std)
+        return class_probabilities(logits, several=self._several)
 
     def view(self, pictures: Tensor) -> Tensor:
         """Return `(N, 3, S, S)` float32 in whole levels, resized along lines and then across them, as torch does."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
 from frostline.data.decode_image import at_most, read_picture, tensor_of
@@ -40,6 +41,8 @@ class Predictor:
     device: torch.device
     levels: Levels
     """How values of more than 8 bits were shown to it."""
+    multi_label: bool = False
+    """Whether a picture may be of several classes, or of none."""
 
     @property
     def center(self) -> CenterCrop:
@@ -79,7 +82,7 @@ def load(folder: Path, *, device: str) -> Predictor:
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     memory_format = machine.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
-    return Predictor(model, classes, config, place, shown)
+    return Predictor(model, classes, config, place, shown, meta.get("multi_label") is True)
 
 
 def view(predictor: Predictor, picture: Tensor) -> Tensor:
@@ -139,7 +142,7 @@ def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int |
     with at_most(predictor.config.data.max_pixels):
         for start in range(0, len(pictures), size):
             views = [view(predictor, _pixels(predictor, picture)) for picture in pictures[start : start + size]]
-            rows.append(logits(predictor, torch.stack(views)).softmax(1))
+            rows.append(chances(predictor, logits(predictor, torch.stack(views))))
     return torch.cat(rows)
 
 
@@ -159,7 +162,12 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
     return pixels
 
 
+def chances(predictor: Predictor, rows: Tensor) -> Tensor:
+    """Return the probabilities `(B, classes)` of logits; of each row they add up to 1, unless it is multi-label."""
+    return class_probabilities(rows, several=predictor.multi_label)
+
+
 def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:
     """Return the `top` classes of one row of logits with their probabilities, the most probable first."""
-    best = row.softmax(0).topk(min(top, len(predictor.classes)))
+    best = chances(predictor, row[None])[0].topk(min(top, len(predictor.classes)))
     return {predictor.classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}

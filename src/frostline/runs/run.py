@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from frostline.core import files, machine
 from frostline.core.config import KEPT, Config
 from frostline.core.errors import user_error
+from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.models import adapters, build, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
@@ -168,10 +169,15 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
 
 
 def _hidden_classes(setup: Setup) -> str | None:
-    """Return the note that accuracy hides how all but one class do, where that one is most of train."""
-    config, counts = setup.config, setup.data.train.labels.bincount()
-    share, largest = float(counts.max() / counts.sum()), setup.data.classes[int(counts.argmax())]
-    if config.select != ACCURACY.epoch or share < _MOST:
+    """Return the note that accuracy hides how classes do, where one is most of train or a picture has several."""
+    config, data = setup.config, setup.data
+    if config.select != ACCURACY.epoch:
+        return None
+    if data.multi_label:
+        return "a picture counts as accurate where all of its classes are right: select=val/map looks at each class"
+    counts = class_counts(data.train.labels, len(data.classes))
+    share, largest = float(counts.max() / counts.sum()), data.classes[int(counts.argmax())]
+    if share < _MOST:
         return None
     how = "select=val/macro_f1 and train.class_weights=balanced look at every class alike"
     return f"accuracy hides how the other classes do, as {share:.0%} of train is {largest}: {how}"
@@ -201,7 +207,9 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
 
 def draft_of(setup: Setup, folder: Path) -> Draft:
     """Return the file of the best weights, to be written."""
-    facts = {**build.metadata(setup.model, setup.data.classes), "levels": asdict(setup.data.levels)}
+    data = setup.data
+    of_data = {"levels": asdict(data.levels), **({"multi_label": True} if data.multi_label else {})}
+    facts = {**build.metadata(setup.model, data.classes), **of_data}
     return Draft(folder / layout.BEST, adapters.without(setup.model.module), facts)
 
 

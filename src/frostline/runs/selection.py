@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from frostline.core.metrics import ACCURACY, AUROC, LOSS, Metric
-from frostline.report.measures import Said, log_odds, measure
+from frostline.core.labels import predicted
+from frostline.core.metrics import ACCURACY, AUROC, LOSS, MAP, Metric
+from frostline.report.measures import Said, measure, scores_of
 from frostline.training.evaluation import Evaluation
 
 
 def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
-    """Return what `by` is of the samples that were `scored`, whose labels `(N,)` lie on the CPU."""
+    """Return what `by` is of the samples that were `scored`, whose labels lie on the CPU."""
     if by in (ACCURACY, LOSS):
         return scored.accuracy if by == ACCURACY else scored.loss
-    scores = log_odds(scored.logits.numpy()) if by == AUROC else None
-    found = measure(by, Said(labels.numpy(), scored.logits.argmax(1).numpy(), scores=scores))
+    scores = scores_of(scored.logits.numpy(), labels.numpy()) if by in (AUROC, MAP) else None
+    found = measure(by, Said(labels.numpy(), predicted(scored.logits, labels).numpy(), scores=scores))
     assert found is not None
     return found.value
 

@@ -15,7 +15,8 @@ from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
-from frostline.core.metrics import AUROC
+from frostline.core.labels import class_counts
+from frostline.core.metrics import AUROC, BALANCED_ACCURACY
 from frostline.data import findings, loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
@@ -123,13 +124,26 @@ def _parts(
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
     if config.freeze_mode.solver is not None:
         _require_linear_head(config, model)
+    if config.freeze_mode.solver == "centroid" and data.multi_label:
+        expected = "probe, knn or another mode: a picture of several classes is near to no single mean"
+        raise user_error("freeze_mode", config.freeze_mode.name, expected)
     class_weights(config, data)  # which may name a class that is none
-    for what, split in (("validation", data.val), ("test", data.test)) if config.select == AUROC.epoch else ():
-        if len(split.labels.unique()) < 2:
-            raise user_error("select", config.select, f"val/loss or another metric: all {what} images are of one class")
+    _require_what_is_selected_by(config, data)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
     return data, model, phases, batches
+
+
+def _require_what_is_selected_by(config: Config, data: Data) -> None:
+    """Raise `UserError` where the metric of `select` is not defined for the data."""
+    if config.select == BALANCED_ACCURACY.epoch and data.multi_label:
+        expected = "val/map, val/macro_f1 or another metric: pictures may be of several classes"
+        raise user_error("select", config.select, expected)
+    for what, split in (("validation", data.val), ("test", data.test)) if config.select == AUROC.epoch else ():
+        counts = class_counts(split.labels, len(data.classes))
+        if not ((counts > 0) & (counts < len(split))).any():
+            expected = f"val/loss or another metric: every class has all {what} images or none"
+            raise user_error("select", config.select, expected)
 
 
 def not_linear(config: Config) -> UserError:
@@ -261,15 +275,17 @@ def recipe(config: Config, data: Data) -> Recipe:
 def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
     """Return what each class weighs in the loss; None where all weigh alike.
 
-    `balanced` is in inverse proportion to a class's training images, 1 in the mean over these. UserError for a name
-    that is no class.
+    `balanced` is in inverse proportion to a class's training images, 1 in the mean over these; multi-label it is how
+    many others there are for each of them. UserError for a name that is no class.
     """
     chosen = config.train.class_weights
     if chosen is None:
         return None
     if chosen == "balanced":
-        counts = data.train.labels.bincount(minlength=len(data.classes)).clamp(min=1)
-        return tuple((len(data.train.labels) / len(data.classes) / counts.double()).tolist())
+        images = len(data.train)
+        counts = class_counts(data.train.labels, len(data.classes)).clamp(min=1).double()
+        shares = (images - counts) / counts if data.multi_label else images / len(data.classes) / counts
+        return tuple(shares.tolist())
     for name in chosen:
         if name not in data.classes:
             raise user_error("train.class_weights", name, "names of classes of the data", data.classes)

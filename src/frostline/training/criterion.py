@@ -1,6 +1,8 @@
 """What a training step minimises: cross-entropy, focal loss or binary cross-entropy, each class weighted or not.
 
 Losses are means over the images of a batch; with weights of classes, weighted means, as torch and scikit-learn have it.
+Multi-label images have a binary loss for each class, of which the mean is taken; what a class weighs there is what its
+images weigh against the others (`pos_weight` in torch's BCEWithLogitsLoss).
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core.labels import multi_label
+
 _LEAST = 1e-6  # of 1 - p in focal loss, whose slope is not finite at 0 for a gamma below 1
 
 
@@ -20,16 +24,16 @@ class Targets:
     """What the outputs for a batch should be."""
 
     labels: Tensor
-    """`(B,)` int64."""
+    """`(B,)` int64, or multi-label `(B, classes)` bool."""
     partners: Tensor
-    """`(B,)` int64: labels of what the inputs were mixed with."""
+    """The same of what the inputs were mixed with."""
     share: float
     """Of the loss that belongs to `labels`, in 0..1; the rest belongs to `partners`."""
     smoothing: float
     """Of the labels, in 0..1."""
 
     def wanted(self, classes: int) -> Tensor:
-        """Return `(B, classes)`, the distribution that is wanted of each image."""
+        """Return `(B, classes)`, the probabilities that are wanted of each image."""
         of_labels = wanted(self.labels, self.smoothing, classes)
         if self.share == 1.0:
             return of_labels
@@ -41,8 +45,9 @@ class Criterion:
     """A loss, and what its classes weigh."""
 
     name: str = "cross_entropy"
-    """`cross_entropy`; `focal` (T. Lin et al. 2017, arXiv:1708.02002, eq. 4, over softmax); or `bce`, each class
-    against the others (R. Wightman et al. 2021, arXiv:2110.00476, mean over classes)."""
+    """`cross_entropy`, which multi-label is the same as `bce`; `focal` (T. Lin et al. 2017, arXiv:1708.02002, eq. 4,
+    over softmax or, multi-label, over each sigmoid); or `bce`, each class against the others (R. Wightman et al. 2021,
+    arXiv:2110.00476, mean over classes)."""
     gamma: float = 2.0
     """Of `focal`: an image that is right with probability p counts (1 - p)**gamma times."""
     class_weights: tuple[float, ...] | None = None
@@ -60,6 +65,8 @@ class Criterion:
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Return the loss of logits `(B, classes)`, differentiable."""
         weights = self.weights_on(logits.device)
+        if multi_label(targets.labels):
+            return self._of_each_class(logits, targets.wanted(logits.shape[1]), weights)
         if self.name == "cross_entropy":
             return _cross_entropy(logits, targets, weights)
         wanted = targets.wanted(logits.shape[1])
@@ -73,6 +80,16 @@ class Criterion:
             return every.sum() / len(logits)
         counts = wanted @ weights
         return (every * weights).sum() / counts.sum() if self.name == "focal" else every.sum(1) @ counts / counts.sum()
+
+    def _of_each_class(self, logits: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean over images and classes of a binary loss, `wanted` being `(B, classes)`."""
+        present, absent = -F.logsigmoid(logits), -F.logsigmoid(-logits)  # minus the logarithms of p and of 1 - p
+        if self.name == "focal":
+            chance = logits.sigmoid()
+            present = present * (1 - chance).clamp(min=_LEAST) ** self.gamma
+            absent = absent * chance.clamp(min=_LEAST) ** self.gamma
+        weighted = wanted if weights is None else wanted * weights
+        return (weighted * present + (1 - wanted) * absent).mean()
 
 
 CROSS_ENTROPY = Criterion()
@@ -88,7 +105,9 @@ def _cross_entropy(logits: Tensor, targets: Targets, weights: Tensor | None) -> 
 
 
 def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
-    """Return `(..., classes)`, the distribution that is wanted for each of the labels `(...)`."""
+    """Return the probabilities that are wanted, `(..., classes)`, for labels `(...)` or `(..., classes)` bool."""
+    if multi_label(labels):
+        return labels * (1 - smoothing) + smoothing / 2
     return _table(classes, smoothing, labels.device)[labels]
 
 

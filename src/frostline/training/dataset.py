@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from frostline.core.labels import multi_label, of_class
 from frostline.core.randomness import generator
 
 
@@ -32,15 +33,19 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
-    """Return the numbers of the samples of an epoch in their order, as many as there are `labels` `(N,)` on the CPU.
+    """Return the numbers of the samples of an epoch in their order, as many as there are `labels` on the CPU.
 
     `shuffled`: each comes once. `balanced`: every class comes equally often, but for one; a class's samples come in
-    turn, anew in another order when all have come. What comes twice in an epoch is seen alike both times.
+    turn, anew in another order when all have come. What comes twice in an epoch is seen alike both times. A multi-label
+    sample takes part for each of its classes, and those of none are together as a class.
     """
     if sampling == "shuffled":
         return shuffled(len(labels), seed, epoch)
     draw = generator(seed, "order", epoch)
-    classes = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    strata = torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
+    count = strata.shape[1] if multi_label(strata) else int(strata.max()) + 1
+    members = [of_class(strata, label).nonzero()[:, 0] for label in range(count)]
+    classes = [own for own in members if len(own)]
     share, more = divmod(len(labels), len(classes))
     luckier = set(torch.randperm(len(classes), generator=draw)[:more].tolist())
     chosen = []
@@ -55,7 +60,7 @@ class Dataset(Protocol):
     """What can be trained on: images seen through views, or features; tensors live on the training device."""
 
     labels: Tensor
-    """`(N,)` int64."""
+    """`(N,)` int64, or multi-label `(N, classes)` bool."""
     known: bool
     """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
     at_once: int

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from frostline.core import machine
+from frostline.core.labels import cross_entropies, right
 from frostline.training.dataset import Dataset, in_order
 
 _AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
@@ -22,9 +22,9 @@ class Evaluation:
     """How a network does on a split."""
 
     loss: float
-    """Mean cross-entropy in nats."""
+    """Mean cross-entropy in nats; of multi-label samples that of each class, the mean over classes."""
     accuracy: float
-    """Top-1 accuracy, a fraction in 0..1."""
+    """Top-1 accuracy, a fraction in 0..1; of multi-label samples of how many every class is right."""
     logits: Tensor
     """`(N, classes)` float32 on the CPU."""
 
@@ -57,10 +57,10 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
 
 
 def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
-    """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels` `(N,)`."""
+    """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels`."""
     rows = max(1, _AT_ONCE // every.shape[1])
     parts = zip(every.split(rows), labels.split(rows), strict=True)
-    losses = [F.cross_entropy(part, those, reduction="sum") for part, those in parts]
-    right = (every.argmax(1) == labels).sum()
-    loss, hits = torch.stack([torch.stack(losses).double().sum(), right.double()]).tolist()
-    return Evaluation(loss / len(labels), hits / len(labels), every.cpu())
+    losses = [cross_entropies(part, those).sum() for part, those in parts]
+    hits = right(every, labels).sum()
+    loss, count = torch.stack([torch.stack(losses).double().sum(), hits.double()]).tolist()
+    return Evaluation(loss / len(labels), count / len(labels), every.cpu())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from frostline.core.labels import multi_label
 from frostline.core.machine import mixed
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, wanted
 
@@ -48,22 +49,36 @@ class Head:
 def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Return the logits `(B, classes)` of a batch, and set the gradient of its mean cross-entropy as the layer's own.
 
-    To the logits it is `(softmax(logits) - targets) / B` (C. Bishop, Pattern Recognition and Machine Learning,
-    eq. 4.109), where the targets are the labels, smoothed by `smoothing` in 0..1.
+    The targets are the labels, smoothed by `smoothing` in 0..1.
     """
     for layer in head.before:
         inputs = layer(inputs)
     linear = head.linear
     logits = F.linear(inputs, linear.weight, linear.bias)
-    error = logits.softmax(1).sub_(wanted(labels, smoothing, logits.shape[1])).div_(len(inputs))
+    error = of_logits(logits, wanted(labels, smoothing, logits.shape[1]), several=multi_label(labels))
     linear.weight.grad = error.t() @ inputs
     if linear.bias is not None:
         linear.bias.grad = error.sum(0)
     return logits
 
 
+def of_logits(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
+    """Return the gradient of the mean cross-entropy to logits `(..., B, classes)`, `targets` being what is wanted.
+
+    It is `(softmax(logits) - targets) / B` (C. Bishop, Pattern Recognition and Machine Learning, eq. 4.109); where
+    samples may be of `several` classes, the mean is over classes, too, and sigmoids are in its place.
+    """
+    samples, classes = logits.shape[-2:]
+    if several:
+        return logits.sigmoid().sub_(targets).div_(samples * classes)
+    return logits.softmax(-1).sub_(targets).div_(samples)
+
+
 def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Return the cross-entropy `(S, B)` of every sample of several batches `(S, B, classes)` of one size."""
+    if multi_label(labels):
+        targets = wanted(labels, smoothing, logits.shape[2])
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(2)
     every = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="none")
     return every.view_as(labels)
 

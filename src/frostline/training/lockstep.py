@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline.core.labels import multi_label
 from frostline.core.randomness import address
 from frostline.training import criterion, gradient, optim
 from frostline.training.dataset import Dataset, shuffled
@@ -131,7 +132,7 @@ class Stack:
     def _batches(
         self, data: Dataset, indices: Sequence[Tensor], epoch: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs `(seeds, B, ...)` and labels `(seeds, B)` of each batch from the one numbered `start`."""
+        """Yield inputs `(seeds, B, ...)` and labels `(seeds, B, ...)` of each batch from the one numbered `start`."""
         sizes = [len(batch) for batch in indices]
         orders = [torch.cat(list(indices)).split(sizes)]
         for seed in self._seeds[1:]:
@@ -168,7 +169,8 @@ class Stack:
         """
         weight = self._weight.transpose(1, 2)
         logits = inputs @ weight if self._bias is None else torch.baddbmm(self._bias[:, None], inputs, weight)
-        error = logits.softmax(2).sub_(self._wanted(labels, logits.shape[2])).div_(labels.shape[1])
+        wanted = self._wanted(labels, logits.shape[2])
+        error = gradient.of_logits(logits, wanted, several=multi_label(labels))
         for member, grad in zip(self.members, (error.transpose(1, 2) @ inputs).unbind(), strict=True):
             member.head.linear.weight.grad = grad
         if self._bias is not None:

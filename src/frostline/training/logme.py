@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+from frostline.core.labels import multi_label
+
 _DECADES = (-14, 10)  # of `t`, relative to the largest squared singular value: beyond, nothing changes any more
 _GRID = 193  # ratios that are tried first, eight to a decade
 _HALVINGS = 50  # of the bracket around the best of them, each by the golden ratio
@@ -24,12 +26,12 @@ _HALVINGS = 50  # of the bracket around the best of them, each by the golden rat
 def logme(features: Tensor, labels: Tensor) -> float:
     """Return the highest log evidence in nats, per image, as a mean over the classes that `labels` has.
 
-    `features` is `(N, D)`, `labels` `(N,)` int64. It is computed in float64 on the CPU.
+    `features` is `(N, D)`, `labels` `(N,)` int64, or multi-label `(N, classes)` bool. It is computed in float64 on the CPU.
     """
     values = features.double().cpu()
     left, singular, _ = torch.linalg.svd(values, full_matrices=False)
-    seen = labels.cpu().unique()
-    wanted = (labels.cpu()[:, None] == seen).double()
+    told = labels.cpu()
+    wanted = (told[:, told.any(0)] if multi_label(told) else told[:, None] == told.unique()).double()
     explained = (left.T @ wanted).square()
     beside = (wanted.square().sum(0) - explained.sum(0)).clamp(min=0)
     return float(_highest(singular.square(), explained, beside, len(values)).mean() / len(values))

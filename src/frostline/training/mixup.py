@@ -13,7 +13,7 @@ from frostline.core.randomness import address
 def mix(
     inputs: Tensor, labels: Tensor, *, mixup: float, cutmix: float, seed: int, step: int
 ) -> tuple[Tensor, Tensor, float]:
-    """Return the mixed inputs, the partners' labels `(N,)`, and the share in 0..1 that the own labels keep.
+    """Return the mixed inputs, the partners' labels, and the share in 0..1 that the own labels keep.
 
     `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The
     batch is in random order already, so the next sample is as good a partner as any.
@@ -24,7 +24,7 @@ def mix(
     draws = np.random.default_rng(address(seed, "mix", step))
     method, alpha = methods[draws.integers(len(methods))]
     mixed, share = method(inputs, float(draws.beta(alpha, alpha)), draws)
-    return mixed, labels.roll(1), share
+    return mixed, labels.roll(1, 0), share
 
 
 def _mixup(inputs: Tensor, share: float, _: np.random.Generator) -> tuple[Tensor, float]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frostline.core.labels import multi_label
 from frostline.training.dataset import Dataset
 from frostline.training.evaluation import Evaluation, of_logits
 from frostline.training.head_inputs import ROWS, chunks
@@ -38,11 +39,14 @@ class Neighbours(nn.Module):
         return self._bank.nbytes + self._labels.nbytes
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logarithm `(B, classes)` of each class's share of the votes, for features `(B, D)`."""
+        """Return the logarithm `(B, classes)` of each class's share of the votes, for features `(B, D)`.
+
+        Where each neighbour votes for any number of classes, that share's log-odds.
+        """
         return self.vote(*self.nearest(features, self.k), self.k)
 
     def nearest(self, features: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return similarity and label, both `(B, k)`, of the nearest training images, the nearest first.
+        """Return similarity `(B, k)` and labels `(B, k, ...)` of the nearest training images, the nearest first.
 
         `own` is the number `(B,)` of a training image for each row, which is left out: itself.
         """
@@ -55,6 +59,9 @@ class Neighbours(nn.Module):
     def vote(self, similarity: Tensor, labels: Tensor, k: int) -> Tensor:
         """Return what `forward` does if the first `k` of what `nearest` returned vote."""
         weight = ((similarity[:, :k] - similarity[:, :1]) / self._temperature).exp()
+        if multi_label(labels):
+            share = (weight[:, :, None] * labels[:, :k]).sum(1) / weight.sum(1, keepdim=True)
+            return (share + _LEAST).log() - (1 - share + _LEAST).log()
         rows = torch.arange(len(labels), device=labels.device)[:, None] * self._classes
         votes = weight.new_zeros(len(labels) * self._classes)
         votes.index_add_(0, (rows + labels[:, :k]).flatten(), weight.flatten())  # which is deterministic on a GPU, too

@@ -4,10 +4,12 @@ With features z, each dimension standardised over the training split (mean 0, va
 
     min over W, b of  mean of cross-entropy(W z + b, label)  +  l2 / 2 * |W|^2
 
-which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. It is minimised by
-L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, with no learning rate. The penalty
-makes the problem strongly convex, so every step has the curvature that the method needs, and is halved only until it
-lessens the loss enough, which the first try mostly does (R. Byrd and J. Nocedal 1989, SIAM J. Numer. Anal. 26, 727).
+which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. Multi-label samples
+have a logistic regression for each class, as in its `OneVsRestClassifier`, and the objective is the sum of theirs. It
+is minimised by L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, with no learning
+rate. The penalty makes the problem strongly convex, so every step has the curvature that the method needs, and is
+halved only until it lessens the loss enough, which the first try mostly does (R. Byrd and J. Nocedal 1989, SIAM J.
+Numer. Anal. 26, 727).
 
 torch.optim.LBFGS has one history for all of its parameters. Here strengths are solved side by side, each with its own
 history and steps, by one product for all, and what has converged leaves. Features are read in chunks, pass by pass:
@@ -22,7 +24,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from frostline.core.labels import class_counts, multi_label
 from frostline.training.dataset import Dataset
 from frostline.training.head_inputs import chunks
 
@@ -51,7 +55,8 @@ class Solution:
     bias: Tensor
     """`(classes,)` float32."""
     objective: float
-    """Mean cross-entropy over the training split in nats, and the penalty."""
+    """Mean cross-entropy over the training split in nats, of multi-label samples added up over classes, and the
+    penalty."""
     above: float
     """By how much that may be above its minimum, in nats."""
     iterations: int
@@ -64,7 +69,8 @@ def solve(
     """Return the best head for each of the `strengths`, the strongest first.
 
     `train` hands out features `(B, D)` of the first epoch; they are read once per iteration. With `class_weights`
-    `(classes,)` the mean of the cross-entropy is weighted by those of the labels, as scikit-learn's `class_weight`.
+    `(classes,)` the mean of the cross-entropy is weighted by those of the labels, as scikit-learn's `class_weight`;
+    multi-label those weigh the samples of each class against all others.
     """
     objective = _Objective(train, classes, class_weights)
     ordered = sorted(set(strengths), reverse=True)
@@ -88,12 +94,17 @@ class _Objective:
         self._train, self._numbers = train, torch.arange(classes, device=train.labels.device)
         self._mean, self._deviation = _moments(train)
         self.dimensions = len(self._mean)
-        counts = train.labels.bincount(minlength=classes)
+        counts, samples = class_counts(train.labels, classes), len(train.labels)
         self._weights = None
+        if multi_label(train.labels):
+            counts = torch.stack([samples - counts, counts])  # those of no such class, and of it
         if class_weights is not None:
-            self._weights = class_weights * len(train.labels) / (counts * class_weights).sum()  # 1 in the mean
+            weights = class_weights
+            if multi_label(train.labels):
+                weights = torch.stack([torch.ones_like(class_weights), class_weights])
+            self._weights = weights * samples / (counts * weights).sum(0)  # 1 in the mean
             counts = counts * self._weights
-        self._rarest = counts[counts > 0].min() / len(train.labels)
+        self._rarest = counts[counts > 0].min() / samples
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
@@ -108,13 +119,7 @@ class _Objective:
         for features, labels in _chunks(self._train, len(flat)):
             standard = features.sub(self._mean).div_(self._deviation)
             logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
-            every = logits.logsumexp(2, keepdim=True)
-            losses = (every - _of_label(logits, labels))[..., 0]
-            error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
-            if self._weights is not None:
-                weights = self._weights[labels]
-                losses.mul_(weights[:, None])
-                error.mul_(weights[:, None, None])
+            losses, error = (self._of_several if multi_label(labels) else self._of_one)(logits, labels)
             loss += losses.double().sum(0)
             of_weight.addmm_(error.flatten(1).T, standard)
             of_bias += error.sum(0)
@@ -124,6 +129,28 @@ class _Objective:
         above = gradient[..., :-1].square().sum((1, 2)) / (2 * l2)
         above += gradient[..., -1].square().sum(1) / (2 * l2.minimum(self._rarest))
         return loss.div_(count).add_(penalty), gradient, above
+
+    def _of_one(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses `(B, S)` of logits `(B, S, classes)` and their gradient, which takes the logits' place."""
+        every = logits.logsumexp(2, keepdim=True)
+        losses = (every - _of_label(logits, labels))[..., 0]
+        error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
+        if self._weights is not None:
+            weights = self._weights[labels]
+            losses.mul_(weights[:, None])
+            error.mul_(weights[:, None, None])
+        return losses, error
+
+    def _of_several(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for multi-label samples `(B, classes)`."""
+        wanted = labels[:, None].float()
+        losses = F.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
+        error = logits.sigmoid_().sub_(wanted)
+        if self._weights is not None:
+            weights = torch.where(labels, self._weights[1], self._weights[0])[:, None]
+            losses.mul_(weights)
+            error.mul_(weights)
+        return losses.sum(2), error
 
     def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights `(classes, D)` and biases `(classes,)` for features as they are."""

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from frostline.core.labels import right
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
@@ -63,7 +64,7 @@ class Step:
     logits: Tensor
     """`(B, classes)`."""
     labels: Tensor
-    """`(B,)` int64."""
+    """`(B,)` int64, or multi-label `(B, classes)` bool."""
     loss: Tensor | None
     """Mean over the batch; None where it is the cross-entropy of the two, which is computed for many steps at once."""
 
@@ -190,10 +191,10 @@ class Sums:
             return
         logits = torch.stack([step.logits for step in self._waiting])
         labels = torch.stack([step.labels for step in self._waiting])
-        right = (logits.argmax(2) == labels).sum()
+        hits = right(logits, labels).sum()
         means = [step.loss for step in self._waiting if step.loss is not None]
         if means:
-            self._done.append((torch.stack(means)[:, None], labels.shape[1], right))
+            self._done.append((torch.stack(means)[:, None], labels.shape[1], hits))
         else:
-            self._done.append((gradient.losses(logits, labels, self._smoothing), 1, right))
+            self._done.append((gradient.losses(logits, labels, self._smoothing), 1, hits))
         self._waiting.clear()

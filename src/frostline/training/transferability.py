@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core.labels import right
 from frostline.training import neighbours, probe
 from frostline.training.dataset import InMemory
 from frostline.training.evaluation import Evaluation, evaluate, of_logits
@@ -47,8 +48,8 @@ def scores(
     solutions = probe.solve(train, classes, strengths)
     told = [of_logits(F.linear(val.tensor, one.weight, one.bias), val.labels) for one in solutions]
     best = min(range(len(told)), key=lambda number: _rank(told[number]))
-    right = told[best].logits.argmax(1) == val.labels.cpu()
-    return Scores(near.accuracy, told[best].accuracy, logme(train.tensor, train.labels), right, solutions[best])
+    hits = right(told[best].logits, val.labels.cpu())
+    return Scores(near.accuracy, told[best].accuracy, logme(train.tensor, train.labels), hits, solutions[best])
 
 
 def _rank(found: Evaluation) -> tuple[float, float]:

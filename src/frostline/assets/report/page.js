@@ -98,6 +98,7 @@ const bars = (found, name) => {
 const at = cell => SWEPT.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
   `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
+const title = words => /^[a-z]+\b/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;  // mAP as it is
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
 const done = () => group.cells.filter(cell => cell.val[0] != null);
 
@@ -136,7 +137,7 @@ function costSection() {
   $(".controls", root).replaceChildren(
     select("cost", COSTS.map((name, i) => [String(i), name]).filter(([i]) => done().some(cell => cell.cost[i] != null)), String(costState.which), value => { costState.which = +value; paint(node); }),
     select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
-  $("h2", root).textContent = `${group.by.words[0].toUpperCase()}${group.by.words.slice(1)} against cost`;
+  $("h2", root).textContent = `${title(group.by.words)} against cost`;
   $(".note", root).textContent = "Each point is a cell with its 95% interval where that is known (left out above 60 cells). Ringed: no cell is both cheaper and better." +
     (done().some(cell => cell.cost[3] === 0) ? " A cell that found its features in the store stands where that put it." : "");
   chart(node, drawCost);
@@ -278,10 +279,11 @@ function classesSection() {
   $(".controls", root).replaceChildren(...(names.length > 40 ? [select("classes", [["40", "the 40 that are hardest"], [String(names.length), `all ${names.length}`]], "40", value => { state.most = +value; paint(node); })] : []));
   chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
     error_y: { type: "data", symmetric: false, thickness: 1, width: 2, color: ink("--quiet"), array: shown().map(i => one.within[i][1] - one.accuracy[i]), arrayminus: shown().map(i => one.accuracy[i] - one.within[i][0]), visible: shown().length <= 40 },
-    customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images`), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
-  { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: "test accuracy", range: [0, 1], ...percents } }]);
-  const over = measure => known.filter(one => one.over_classes).map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
-  $(".note", root).textContent = `Mean over the classes, however many images each has: balanced accuracy ${over("balanced accuracy")}; macro F1 ${over("macro F1")}.` + (known.some(one => one.seeds[0] > 1) ? " Of a cell with several seeds all are counted together: an image as often as there are seeds." : "");
+    customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images` + (one.f1 ? `<br>precision ${pct(one.precision[i])}, F1 ${pct(one.f1[i])}` : "")), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
+  { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: known[0].f1 ? "recall" : "test accuracy", range: [0, 1], ...percents } }]);
+  const scored = known.filter(one => one.over_classes), over = measure => scored.map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
+  const means = scored.length ? Object.keys(scored[0].over_classes).map(measure => `${measure} ${over(measure)}`).join("; ") : "";
+  $(".note", root).textContent = (means && `Mean over the classes, however many images each has: ${means}.`) + (known.some(one => one.seeds[0] > 1) ? " Of a cell with several seeds all are counted together: an image as often as there are seeds." : "");
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);
@@ -329,12 +331,13 @@ function disagreements(root, names) {
   const found = group.disagreements, [one, two] = group.contenders;
   root.replaceChildren();
   if (!found) return;
-  const both = found.differ - found.first - found.second;
+  const both = found.differ - found.first - found.second, same = (a, b) => String(a) === String(b);
+  const named = label => [label].flat().map(i => names[i]).join(" + ") || "none";
   root.append(make("h3", { textContent: "Where the best two disagree" }),
     make("p", { className: "quiet", textContent: `They name ${found.differ} of ${found.images} test images differently${D.seeds ? ` with seed ${found.seed}` : ""}. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
-      make("figcaption", {}, make("div", { textContent: `is ${names[label]}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: said === label ? "right" : "wrong", title: `${who.name} says ${names[said]}`, textContent: `${said === label ? "✓" : "✗"} ${names[said]}` }))))))));
+      make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
 }
 
 // ---- calibration and robustness ------------------------------------------------------------------------------------

@@ -1,0 +1,184 @@
+"""Pictures of several classes: as tables say it, spread over splits and folds, and what is told of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline.core.errors import UserError
+from frostline.data import splitting
+from frostline.data.loading import Data
+from frostline.data.sources import Source
+from frostline.data.splitting import Selection, divide
+from small import load_data
+
+CLASSES = ("cat", "dog", "fox")
+OPTIONS = {"path": None, "label": None, "split": None, "group": None, "root": None, "separator": None}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """Return a folder of pictures, and what each is."""
+    root, draw = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
+    labels = []
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 7, 9)).save(root / f"{number}.png")
+        labels.append([name for name, share in zip(CLASSES, (0.6, 0.4, 0.2), strict=True) if draw.random() < share])
+    return root, labels
+
+
+def load(table: Path, **options: Any) -> Data:
+    return load_data(source="table", root=str(table), options={**OPTIONS, **options})
+
+
+def found_in(data: Data) -> dict[int, list[str]]:
+    """Return what each picture is, by its red."""
+    return {
+        int(pixels[0, 0, 0]): [data.classes[k] for k in labels.nonzero()[:, 0].tolist()]
+        for split in (data.train, data.val, data.test)
+        for pixels, labels in zip(split.pixels, split.labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("how", ["separator", "columns", "lists.jsonl", "lists.parquet"])
+def test_labels_of_a_cell_a_list_or_columns_are_the_same(
+    said: tuple[Path, list[list[str]]], tmp_path: Path, how: str
+) -> None:
+    root, labels = said
+    names, options = [f"{number}.png" for number in range(40)], {"root": str(root)}
+    if how == "separator":
+        table, options = tmp_path / "t.csv", options | {"separator": "|"}
+        rows = [["file", "label"], *([name, " | ".join(own)] for name, own in zip(names, labels, strict=True))]
+    elif how == "columns":
+        table, options = tmp_path / "t.csv", options | {"label": [*CLASSES]}
+        spelled = (("0", "1"), ("false", "True"), ("no", "YES"))
+        cells = [[words[name in own] for name, words in zip(CLASSES, spelled, strict=True)] for own in labels]
+        rows = [["file", *CLASSES], *([name, *row] for name, row in zip(names, cells, strict=True))]
+    else:
+        table, rows = tmp_path / how, []
+        frame = pd.DataFrame({"file": names, "label": labels})
+        frame.to_parquet(table) if how.endswith("parquet") else frame.to_json(table, orient="records", lines=True)
+    if rows:
+        with table.open("w", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+    data = load(table, **options)
+    assert data.multi_label and data.classes == CLASSES
+    assert found_in(data) == dict(enumerate(labels))
+    assert any(not own for own in labels)  # of no class, and there
+
+
+def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    root, labels = said
+    table = tmp_path / "t.csv"
+    frame = pd.DataFrame({"file": [f"{n}.png" for n in range(40)], "label": ["|".join(own) for own in labels]})
+    for name in CLASSES:
+        frame[name] = [int(name in own) for own in labels]
+
+    def refused(**options: Any) -> str:
+        frame.to_csv(table, index=False)
+        with pytest.raises(UserError) as caught:
+            load(table, **{"root": str(root), **options})
+        return str(caught.value)
+
+    assert "data.options.label=dgo: expected a column of the table" in refused(label=["cat", "dgo"])
+    assert "two or more of them" in refused(label=["cat"]) and "two or more of them" in refused(label=["cat", "cat"])
+    assert "data.options.separator=|: expected null" in refused(label=["cat", "dog"], separator="|")
+    frame["fox"] = 0
+    assert "expected columns with a 1 in a row of train, unlike fox" in refused(label=[*CLASSES])
+    frame["fox"] = ["?", *frame["fox"][1:]]
+    assert "expected columns of 1 and 0 where each class has its own, but fox has ?" in refused(label=[*CLASSES])
+    frame.loc[3, "label"] = "cat|dog|cat"
+    assert "expected each label once in a cell, not cat, dog" in refused(separator="|")
+    frame.loc[3, "label"] = "Cat|dog"
+    assert "expected one spelling for each class" in refused(separator="|")
+    frame.loc[3, "file"] = "4.png"
+    assert "expected one label for each picture, but 4.png is" in refused(separator="|")
+
+
+def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    root, labels = said
+    for number in range(40):
+        (tmp_path / f"{number}.png").write_bytes((root / f"{number}.png").read_bytes())
+    (tmp_path / "copy.png").write_bytes((root / "0.png").read_bytes())
+    rows = [{"file": f"{n}.png", "label": own} for n, own in enumerate(labels)]
+    other = [name for name in CLASSES if name not in labels[0]]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"file": "copy.png", "label": other}])))
+    told = [finding.about for finding in load(tmp_path / "t.jsonl").findings if "different labels" in finding.about]
+    assert len(told) == 1 and " + ".join(other) in told[0] and "1 picture is there" in told[0]
+
+
+def drawn(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
+    labels = torch.from_numpy(np.random.default_rng(seed).random((count, len(shares))) < shares)
+    source = SimpleNamespace(labels=labels, classes=tuple(map(str, range(len(shares)))), twins=None, groups=None)
+    return Selection(cast(Source, source), torch.arange(count))
+
+
+def divided(whole: Selection, **changes: Any) -> dict[str, Selection]:
+    options = {"val_fraction": 0.2, "test_fraction": 0.25, "seed": 3, "fraction": 1.0, "limit": None, **changes}
+    return divide({"train": whole.source}, **options)
+
+
+def share(part: Tensor, whole: Tensor) -> list[float]:
+    return (part.sum(0) / whole.sum(0)).tolist()
+
+
+def test_every_class_and_the_pictures_of_none_are_spread_alike() -> None:
+    whole = drawn(600, (0.02, 0.1, 0.3, 0.6))
+    parts = divided(whole)
+    assert torch.cat([part.ids for part in parts.values()]).sort().values.tolist() == list(range(600))
+    test = parts["test"].labels
+    rare = 1 / float(whole.labels[:, 0].sum())
+    assert share(test, whole.labels) == pytest.approx([0.25] * 4, abs=rare)
+    assert share(~test.any(1, keepdim=True), ~whole.labels.any(1, keepdim=True)) == pytest.approx([0.25], abs=0.01)
+    assert divided(whole)["test"].ids.equal(parts["test"].ids)
+    assert not divided(whole, seed=4)["test"].ids.equal(parts["test"].ids)
+
+
+def test_folds_have_every_class_alike_and_every_picture_once() -> None:
+    whole = drawn(300, (0.05, 0.5))
+    tests = [divided(whole, folds=5, fold=fold)["test"] for fold in range(5)]
+    assert torch.cat([part.ids for part in tests]).sort().values.tolist() == list(range(300))
+    for part in tests:
+        assert share(part.labels, whole.labels) == pytest.approx([0.2, 0.2], abs=1 / float(whole.labels[:, 0].sum()))
+
+
+def test_groups_stay_on_one_side() -> None:
+    whole = drawn(400, (0.1, 0.5))
+    groups = torch.arange(400) // 8
+    cast(Any, whole.source).groups = groups
+    parts = divided(whole)
+    owners = [set(groups[part.ids].tolist()) for part in parts.values()]
+    assert not owners[0] & owners[1] and not owners[0] & owners[2] and not owners[1] & owners[2]
+    assert share(parts["test"].labels, whole.labels) == pytest.approx([0.25, 0.25], abs=0.08)
+
+
+def test_a_class_of_one_picture_is_for_training_and_less_data_is_a_part_of_more() -> None:
+    whole = drawn(200, (0.4, 0.5, 0.0))
+    whole.source.labels[17] = torch.tensor([True, True, True])
+    assert 17 in divided(whole)["train"].ids.tolist()
+    less, more = (set(divided(whole, limit=limit)["train"].ids.tolist()) for limit in (10, 40))
+    assert len(less) == 10 and len(more) == 40 and less < more and 17 in less
+    with pytest.raises(UserError, match=r"data.limit=2: expected at least 3"):
+        divided(whole, limit=2)
+
+
+def test_it_is_what_iterative_stratification_is_for() -> None:
+    """A random split of the same size misses the share of the rarest class by more."""
+    whole = drawn(500, (0.02, 0.05, 0.3), seed=1)
+    ours = divided(whole)["test"]
+    far = abs(share(ours.labels, whole.labels)[0] - 0.25)
+    draws = [np.random.default_rng(seed).permutation(500)[: len(ours.ids)] for seed in range(50)]
+    random = np.mean([abs(share(whole.labels[torch.from_numpy(rows)], whole.labels)[0] - 0.25) for rows in draws])
+    assert far < random / 2
+    assert splitting.stratified(whole.labels, whole.ids, 100, 0).sum() == 100

@@ -1,0 +1,121 @@
+"""Pictures of several classes, from a table to the answer: training, selection, the test, the report, predictions."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss
+from test_sweep import Done, command, environment, sweep, where
+
+import warm
+from frostline.records import sweep_record
+from frostline.records.result import Result
+from frostline.report import predictions
+from frostline.runs import export, predict
+
+CLASSES = ("bright", "red", "striped")
+PICTURES = 160
+L2 = ("freeze_mode.l2=[0.3,0.03]",)
+GRID = ("data=table", "data.limit=null", "data.options.label=[bright,red,striped]", "select=val/map")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, random = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
+    lines = ["path," + ",".join(CLASSES)]
+    for number in range(PICTURES):
+        bright, red, striped = own = random.random(3) < (0.5, 0.4, 0.15)
+        pixels = random.normal(90 + 60 * bright, 25, (32, 32, 3))
+        pixels[..., 0] += 70 * red
+        pixels[::8] += 80 * striped
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"{number}.png")
+        lines.append(f"{number}.png," + ",".join(str(int(one)) for one in own))
+    (root / "labels.csv").write_text("\n".join(lines))
+    return root / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def done(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("sweeps") / "several"
+    modes = (
+        "freeze=head,probe,knn",
+        "lr=3e-2",
+        "epochs=4",
+        "train.class_weights=balanced",
+        "freeze_mode.l2=[0.3,0.03]",
+    )
+    return sweep(folder, folder.parent / "mlflow.db", *GRID, *modes, f"data.root={table}")
+
+
+def of(done: Done, mode: str) -> Result:
+    return next(run for run in sweep_record.read(done.folder).results if run.choices["freeze_mode"] == mode)
+
+
+@pytest.mark.parametrize("mode", ["head", "probe", "knn"])
+def test_what_the_record_says_of_a_run_is_what_scikit_learn_says_of_its_predictions(done: Done, mode: str) -> None:
+    run = of(done, mode)
+    found = predictions.read(run.folder)
+    assert found and found.logits is not None
+    chances = torch.from_numpy(found.logits).double().sigmoid().numpy()
+    losses = [log_loss(found.labels[:, k], chances[:, k], labels=[False, True]) for k in range(3)]
+    assert run.metrics["test/accuracy"] == pytest.approx(accuracy_score(found.labels, found.said))
+    assert run.metrics["test/map"] == pytest.approx(average_precision_score(found.labels, found.logits))
+    assert run.metrics["test/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found.loss.mean() == pytest.approx(np.mean(losses), rel=1e-5)
+    rows = json.loads((Path(run.folder) / "per_class.json").read_text())
+    assert [row["class"] for row in rows] == [*CLASSES]
+    assert [row["f1"] for row in rows] == pytest.approx(f1_score(found.labels, found.said, average=None))
+    assert run.metrics["test/map"] > 0.6 and (Path(run.folder) / "mistakes.jpg").exists()
+
+
+def test_the_best_epoch_and_the_best_cell_are_those_of_the_metric_and_the_answer_says_so(done: Done) -> None:
+    head = of(done, "head")
+    lines = [json.loads(line) for line in (Path(head.folder) / "metrics.jsonl").read_text().splitlines()]
+    assert head.metrics["best/val_map"] == max(line["val/map"] for line in lines)
+    assert "in mAP on the test split" in done.out and "any number of them in an image" in done.out
+    best = max(sweep_record.read(done.folder).results, key=lambda run: run.metrics["best/val_map"])
+    assert done.out.index(f"  {best.choices['freeze_mode']} ") < done.out.index("Report:")
+
+
+def test_the_report_shows_recall_and_what_the_best_two_say_differently(done: Done) -> None:
+    page = (done.folder / "report.html").read_text()
+    told = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert told
+    (group,) = json.loads(told[1])["groups"]
+    one = group["contenders"][0]
+    found = predictions.read(of(done, one["series"]).folder)
+    assert found
+    right, all_of_them = (found.labels & found.said).sum(0), found.labels.sum(0)
+    assert one["accuracy"] == pytest.approx(right / all_of_them, abs=1e-5)
+    assert set(one["over_classes"]) == {"mAP", "macro F1"}
+    assert "confusion" not in one
+    for _, *labels in group["disagreements"]["tiles"]:
+        assert all(isinstance(label, list) for label in labels)
+
+
+def test_the_network_says_a_probability_of_each_class(done: Done, table: Path, tmp_path: Path) -> None:
+    network = predict.load(Path(of(done, "probe").folder), device="cpu")
+    files = [table.parent / f"{number}.png" for number in range(8)]
+    chances = predict.probabilities(network, files)
+    rows = torch.stack([row for _, row in predict.predict(network, files, batch=8) if isinstance(row, torch.Tensor)])
+    assert torch.equal(chances, rows.sigmoid()) and not torch.allclose(chances.sum(1), torch.ones(8))
+    assert export.export(network, "safetensors", tmp_path / "net.safetensors") < 1e-5
+
+
+def test_what_has_no_meaning_there_is_refused_in_a_line(table: Path, tmp_path: Path) -> None:
+    for grid, expected in (
+        (("freeze=centroid",), "freeze_mode=centroid: expected probe, knn or another mode"),
+        (
+            ("freeze=head", "select=val/balanced_accuracy"),
+            "select=val/balanced_accuracy: expected val/map, val/macro_f1",
+        ),
+    ):
+        arguments = command("-m", *GRID, f"data.root={table}", *grid, *where(tmp_path / "no", tmp_path / "no.db"))
+        refused = warm.run(arguments, env=environment())
+        assert refused.returncode == 2 and expected in refused.stderr

@@ -26,7 +26,8 @@ _HALVINGS = 50  # of the bracket around the best of them, each by the golden rat
 def logme(features: Tensor, labels: Tensor) -> float:
     """Return the highest log evidence in nats, per image, as a mean over the classes that `labels` has.
 
-    `features` is `(N, D)`, `labels` `(N,)` int64, or multi-label `(N, classes)` bool. It is computed in float64 on the CPU.
+    `features` is `(N, D)`, `labels` `(N,)` int64, or multi-label `(N, classes)` bool. It is computed in float64 on the
+    CPU.
     """
     values = features.double().cpu()
     left, singular, _ = torch.linalg.svd(values, full_matrices=False)

@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import project
+from frostline.core import notices, project
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import read_config
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from frostline.report.predictions import Predictions
     from frostline.runs.plan import Plan
     from frostline.runs.predict import Predictor
+    from frostline.runs.prediction_file import Written
 
     Picture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
     """A file; or a picture as Pillow has it, `(H, W, 3)` uint8, or as a tensor `(3, H, W)` uint8."""
@@ -377,6 +378,41 @@ class Classifier:
         best = self.probabilities(pictures).topk(min(top, len(names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{names[i]: p for p, i in zip(*row, strict=True)} for row in pairs]
+
+    def predict_table(
+        self,
+        pictures: Path | str | Sequence[Path | str],
+        output: Path | str,
+        *,
+        top: int = 1,
+        features: str | None = None,
+        batch: int | None = None,
+        path: str | None = None,
+        root: str | None = None,
+    ) -> Written:
+        """Write what any number of pictures show into `output`, .parquet, .csv or .jsonl, and return what came of it.
+
+        `pictures` is a table, a folder, or files and folders. A table's columns are carried along; `path` names the one
+        of its paths where it is not called as is common, and `root` the folder that they are relative to. `features` is
+        the layer whose vectors are written too: `head` for what the head is given, or a stage. The same call goes on
+        where an earlier one was interrupted. UserError for what cannot be done; a picture that cannot be read is a row.
+        """
+        from rich.console import Console
+
+        from frostline.data.picture_list import gather
+        from frostline.report.terminal import Screen
+        from frostline.runs import prediction_file
+
+        given = [pictures] if isinstance(pictures, Path | str) else pictures
+        return prediction_file.write(
+            self.network,
+            Path(output),
+            lambda file: gather(file, given, say=notices.tell, path=path, root=root),
+            top=top,
+            features=features,
+            batch=batch or self.network.config.eval_batch_size,
+            progress=Screen(Console(stderr=True)).progress,
+        )
 
     def export(self, path: Path | str, kind: str | None = None) -> float:
         """Write it for other programs and return the largest difference of a probability to the original.

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from frostline import commands
 from frostline.core import validation
 from frostline.core.errors import UserError
+from frostline.data.decode_image import open_image
 from frostline.data.resize import center_crop
 from frostline.models import weights
 from frostline.records.result import Result
@@ -28,6 +29,12 @@ from frostline.sweeps.find_weights import best, found
 from small import load_data
 
 CPU = torch.device("cpu")
+
+
+def answered(network, files, *, batch):
+    rows = range(len(files))
+    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    return list(predict.answers(network, batches, lambda row: open_image(files[row])))
 
 
 def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
@@ -66,12 +73,12 @@ def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(
     assert accuracy == json.loads((trained.folder / "0" / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
-def test_logits_do_not_depend_on_the_batch(trained, pictures):
+def test_what_is_said_does_not_depend_on_the_batch(trained, pictures):
     network = predict.load(trained.folder / "1", device="cpu")
     recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")["logits"][:7]
     for batch in (1, 3, 7):
-        rows = predict.predict(network, sorted(pictures[0].iterdir())[:7], batch=batch)
-        assert torch.allclose(torch.stack([row for _, row in rows]), recorded, atol=1e-4)
+        rows = answered(network, sorted(pictures[0].iterdir())[:7], batch=batch)
+        assert torch.allclose(torch.cat([row.probabilities for row in rows]), recorded.softmax(1), atol=1e-4)
 
 
 def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypatch):
@@ -124,8 +131,8 @@ def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_pat
     network = predict.load(trained.folder / "0", device="cpu")
     for size, mode in (((8, 8), "L"), ((300, 17), "RGB"), ((1, 1), "1"), ((33, 64), "RGBA"), ((20, 20), "P")):
         Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
-    rows = dict(predict.predict(network, sorted(tmp_path.iterdir()), batch=2))
-    assert len(rows) == 5 and all(row.shape == (10,) and row.isfinite().all() for row in rows.values())
+    rows = torch.cat([row.probabilities for row in answered(network, sorted(tmp_path.iterdir()), batch=2)])
+    assert rows.shape == (5, 10) and rows.isfinite().all()
 
 
 def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
@@ -133,8 +140,8 @@ def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_pat
     small = replace(network, config=replace(network.config, data=replace(network.config.data, max_pixels=100)))
     for side in (10, 11):
         Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
-    (_, fits), (_, error) = predict.predict(small, sorted(tmp_path.iterdir()), batch=2)
-    assert isinstance(fits, torch.Tensor) and "121 pixels, more than data.max_pixels" in str(error)
+    (found,) = answered(small, sorted(tmp_path.iterdir()), batch=2)
+    assert len(found.probabilities) == 1 and found.errors == {1: "121 pixels, more than data.max_pixels"}
 
 
 def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_first_seed():

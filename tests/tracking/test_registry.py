@@ -86,8 +86,8 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
     network = predict.load(trained.folder / "0", device="cpu")
-    for answer, (_, row) in zip(said, predict.predict(network, files, batch=3), strict=True):
-        expected = predict.ranked(network, row, 10)
+    for answer, row in zip(said, predict.probabilities(network, files, batch=3), strict=True):
+        expected = predict.ranked(network.classes, row, 10)
         assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
         assert answer["class"] == next(iter(expected)) and answer["probability"] == max(
             answer["probabilities"].values()

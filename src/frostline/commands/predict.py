@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import argparse
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from frostline import api
 from frostline.commands import CALLED, Parser, positive
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
+
+    from frostline.data.picture_list import PictureList
 
 
 def main(arguments: list[str]) -> int:
-    """Print classes and probabilities, one picture per line; 1 if some pictures could not be read."""
+    """Print classes and probabilities, one picture per line, or write them; 1 if some pictures could not be read."""
     options = _parser().parse_args(arguments)
-    files = list(_files(options.pictures))
-    from frostline.runs import predict  # imports torch
+    _check(options)
+    from frostline.data import picture_list  # imports torch
 
-    found = api.load(options.run, device=options.device)
-    network = found.network
-    if found.note:
-        print(f"frostline: {found.note}", file=sys.stderr)
-    unread = 0
+    def gather(file: Path) -> PictureList:
+        return picture_list.gather(
+            file, options.pictures, say=_tell, more=sys.stdin, path=options.path, root=options.root
+        )
 
-    def rows() -> Iterator[tuple[Path, dict[str, float]]]:
-        nonlocal unread
-        batch, show = options.batch or network.config.eval_batch_size, _saver(options.save_views)
-        for file, row in predict.predict(network, files, batch=batch, show=show):
-            if isinstance(row, OSError):
-                unread += 1
-                print(f"frostline: not read: {_one_line(row)}", file=sys.stderr)
-            else:
-                yield file, predict.ranked(network, row, options.top)
-
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    _write_json(rows(), sys.stdout) if options.format == "json" else _write_csv(rows(), options.top, sys.stdout)
-    if unread:
-        print(f"frostline: {unread} of {len(files)} pictures could not be read", file=sys.stderr)
-    return 1 if unread else 0
+    if options.output is not None:
+        return _write(gather, options)
+    with tempfile.TemporaryDirectory() as folder:
+        return _print(gather(Path(folder, "pictures")), options)
 
 
 def _parser() -> Parser:
     parser = Parser("predict", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
-    parser.add_argument("pictures", nargs="+", help="files, folders, or - for a list on stdin, one path per line")
-    parser.add_argument("--format", choices=("csv", "json"), default="csv")
+    parser.add_argument("pictures", nargs="+", help="a table; or files, folders, - for a list on stdin, a path a line")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write .parquet, .csv or .jsonl, and go on with it")
+    parser.add_argument("--features", metavar="LAYER", help="vectors too: of a stage, or head for what enters it")
+    parser.add_argument("--path", metavar="COLUMN", help="of a table, that of the paths (path, file, image, ...)")
+    parser.add_argument("--root", metavar="DIR", help="that the paths of a table are relative to (its own folder)")
+    parser.add_argument("--format", choices=("csv", "json"), help="of what is printed (csv)")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many classes per picture (1)")
     parser.add_argument("--batch", type=positive, metavar="N", help="pictures at once (the run's eval_batch_size)")
     parser.add_argument("--save-views", type=Path, metavar="DIR", help="write there what the network sees, as PNG")
@@ -59,20 +54,80 @@ def _parser() -> Parser:
     return parser
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
-    """Yield the pictures; a path of the command line must exist, one of a list is reported when its turn comes."""
-    for name in paths:
-        if name == "-":
-            for line in sys.stdin:
-                if path := line.rstrip("\r\n"):
-                    yield from _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
-        elif not (path := Path(name)).exists():
-            raise user_error("pictures", name, "a file or folder, and there is none")
-        else:
-            yield from _pictures(path) if path.is_dir() else [path]
+def _check(options: argparse.Namespace) -> None:
+    """Raise `UserError` for options that do not go together."""
+    if options.output is None and options.features is not None:
+        raise user_error("--features", options.features, "to be given with --output")
+    for flag in ("--format", "--save-views"):
+        value = getattr(options, flag[2:].replace("-", "_"))
+        if options.output is not None and value is not None:
+            raise user_error(flag, value, "to be given without --output")
 
 
-def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
+def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -> int:
+    """Write the file, and say what could not be read."""
+    from rich.console import Console
+
+    from frostline.report.terminal import Screen
+    from frostline.runs import prediction_file
+
+    prediction_file.check(options.output, options.features)
+    network = _load(options)
+    written = prediction_file.write(
+        network.network,
+        options.output,
+        gather,
+        top=options.top,
+        features=options.features,
+        batch=options.batch or network.network.config.eval_batch_size,
+        progress=Screen(Console(stderr=True)).progress,
+    )
+    print(f"{written.path}: {written.rows:,} pictures")
+    if written.unread:
+        more = ", ..." if written.unread > len(written.examples) else ""
+        _tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{more}")
+    return 1 if written.unread else 0
+
+
+def _print(pictures: PictureList, options: argparse.Namespace) -> int:
+    """Print a row for each picture as soon as its batch is through, and say what could not be read."""
+    from frostline.runs import predict, prediction_rows
+
+    network = _load(options).network
+    columns = prediction_rows.Columns.of(pictures, network.classes, options.top, unread=False)
+    size, count, unread = options.batch or network.config.eval_batch_size, len(pictures), 0
+    batches = (range(start, min(start + size, count)) for start in range(0, count, size))
+    show = _saver(options.save_views, pictures)
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal unread
+        for answers in predict.answers(network, batches, pictures.open, show=show):
+            unread += len(answers.errors)
+            for row, reason in answers.errors.items():
+                _tell(f"not read: {pictures.place(row)}: {reason}")
+            yield columns.table(pictures.carried(answers.rows), answers)
+
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    write = prediction_rows.as_json if options.format == "json" else prediction_rows.as_csv
+    for text in write(columns, tables()):
+        print(text, end="", flush=True)
+    if unread:
+        _tell(_share(unread, count))
+    return 1 if unread else 0
+
+
+def _load(options: argparse.Namespace) -> api.Classifier:
+    found = api.load(options.run, device=options.device)
+    if found.note:
+        _tell(found.note)
+    return found
+
+
+def _share(unread: int, count: int) -> str:
+    return f"{unread:,} of {count:,} pictures could not be read"
+
+
+def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor], None] | None:
     """Return what writes `<stem>.png` into `folder`, `<stem>-2.png` for the second picture of that name."""
     if folder is None:
         return None
@@ -84,52 +139,14 @@ def _saver(folder: Path | None) -> Callable[[Path, Tensor], None] | None:
         raise user_error("--save-views", folder, f"a folder that can be made ({error.strerror})") from None
     written: Counter[str] = Counter()
 
-    def save(file: Path, view: Tensor) -> None:
-        written[file.stem] += 1
-        name = file.stem if written[file.stem] == 1 else f"{file.stem}-{written[file.stem]}"
+    def save(row: int, view: Tensor) -> None:
+        stem = Path(pictures.place(row)).stem
+        written[stem] += 1
+        name = stem if written[stem] == 1 else f"{stem}-{written[stem]}"
         Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
 
     return save
 
 
-def _pictures(folder: Path) -> list[Path]:
-    from frostline.data.image_formats import SUFFIXES
-    from frostline.data.leftovers import told
-    from frostline.data.listing import survey
-
-    found = survey(folder)
-    if left := told(found.other):
-        print(f"frostline: {folder}: {left}", file=sys.stderr)
-    if not found.files:
-        raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
-    return found.files
-
-
-def _write_csv(rows: Iterator[tuple[Path, dict[str, float]]], top: int, out: TextIO) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    names = [f"{name}{'' if i == 1 else f'_{i}'}" for i in range(1, top + 1) for name in ("class", "probability")]
-    writer.writerow(["file", *names])
-    for file, best in rows:
-        writer.writerow([file, *(cell for name, p in best.items() for cell in (name, f"{p:.6f}"))])
-        out.flush()
-
-
-def _write_json(rows: Iterator[tuple[Path, dict[str, float]]], out: TextIO) -> None:
-    """Write a list of objects, one per line."""
-    separator = "[\n"
-    for file, best in rows:
-        row = {"file": str(file), "class": next(iter(best)), "probabilities": best}
-        text = json.dumps(row, ensure_ascii=False)
-        out.write(separator + (text if _is_unicode(text) else json.dumps(row)))
-        out.flush()
-        separator = ",\n"
-    out.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether `text` is Unicode; names of files can hold bytes that are not."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _one_line(error: OSError) -> str:
-    return " ".join(str(error).split())
+def _tell(line: str) -> None:
+    print(f"frostline: {' '.join(line.split())}", file=sys.stderr)

@@ -18,6 +18,7 @@ from frostline.data.loading import Data, Split
 from frostline.data.splitting import stratified
 from frostline.data.views import Views
 from frostline.models import cut
+from frostline.models.vectors import pooled, pooling
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
 from frostline.training import features
@@ -25,7 +26,7 @@ from frostline.training.dataset import InMemory, announced
 from frostline.training.evaluation import evaluating
 from frostline.training.probe import Solution
 from frostline.training.relative_gradient import relative_gradient_norms
-from frostline.training.transferability import Scores, pooled, pooling, scores
+from frostline.training.transferability import Scores, scores
 
 _GRADIENT = (4, 16)  # batches, and images of each, whose gradient is taken: few enough for any memory that can train
 

@@ -90,7 +90,7 @@ def facts(network: Predictor) -> dict[str, Any]:
 
 def _difference(network: Predictor, run: _Run, pictures: Tensor) -> float:
     views = torch.stack([predict.view(network, picture) for picture in pictures])
-    return float((run(pictures) - predict.chances(network, predict.logits(network, views))).abs().max())
+    return float((run(pictures) - predict.probabilities_of(network, predict.logits(network, views))).abs().max())
 
 
 def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:

@@ -5,8 +5,9 @@ Nothing that a run left can run code: its config is read as plain YAML, its weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
@@ -22,13 +23,16 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
-from frostline.data.decode_image import at_most, read_picture, tensor_of
+from frostline.data.decode_image import at_most, read_picture, tensor_of, why
 from frostline.data.resize import CenterCrop, center_crop
-from frostline.models import build, weights
+from frostline.models import build, cut, weights
 from frostline.models.build import Model
+from frostline.models.vectors import pooled, pooling
 from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
+
+_TASK = 16  # pictures that a thread decodes at once: few enough for an even end, many enough to cost nothing
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Predictor:
     device: torch.device
     levels: Levels
     """How values of more than 8 bits were shown to it."""
+    digest: str
+    """sha256 (hex) of the file of its weights."""
     multi_label: bool = False
     """Whether a picture may be of several classes, or of none."""
 
@@ -78,11 +84,12 @@ def load(folder: Path, *, device: str) -> Predictor:
     told = (
         untrusted.mapping(folder / layout.PROVENANCE).get("weights") if (folder / layout.PROVENANCE).exists() else None
     )
-    if isinstance(told, dict) and told.get("final") not in (None, hashing.of_file(file)):
+    digest = hashing.of_file(file)
+    if isinstance(told, dict) and told.get("final") not in (None, digest):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     memory_format = machine.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
-    return Predictor(model, classes, config, place, shown, meta.get("multi_label") is True)
+    return Predictor(model, classes, config, place, shown, digest, meta.get("multi_label") is True)
 
 
 def view(predictor: Predictor, picture: Tensor) -> Tensor:
@@ -90,45 +97,142 @@ def view(predictor: Predictor, picture: Tensor) -> Tensor:
     return center_crop(picture[None], predictor.center)[0]
 
 
-@torch.inference_mode()
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
     """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
+    return _passed(predictor, views, None)[0]
+
+
+@torch.inference_mode()
+def _passed(predictor: Predictor, views: Tensor, features: Layer | None) -> tuple[Tensor, Tensor | None]:
+    """Return the logits of views, and the features `(B, D)` that they are made of where a layer is given."""
     dtype = machine.autocast_dtype(predictor.config.precision, predictor.device)
     memory_format = machine.memory_format(channels_last=predictor.config.channels_last)
     inputs = predictor.model.input.normalise(views.to(predictor.device).float())
     inputs = inputs.contiguous(memory_format=memory_format)
     with machine.mixed(predictor.device, dtype):
-        outputs: Tensor = predictor.model.module(inputs)
-    return outputs.float().cpu()
+        if features is None:
+            return predictor.model.module(inputs).float().cpu(), None
+        activations = features.lower(inputs)
+        outputs: Tensor = features.upper(activations)
+    return outputs.float().cpu(), pooled(activations).cpu()
 
 
-def predict(
-    predictor: Predictor, files: Sequence[Path], *, batch: int, show: Callable[[Path, Tensor], object] | None = None
-) -> Iterator[tuple[Path, Tensor | OSError]]:
-    """Yield each file with its logits `(classes,)`, or with the error where it is no picture that can be read.
+@dataclass(frozen=True)
+class Layer:
+    """Where in a network features are taken."""
 
-    Pictures are decoded side by side and kept as views only, so that memory holds `batch` of them however large.
-    `show` is given each file with the `(3, S, S)` uint8 that the network sees of it.
+    name: str
+    """`head` for what the head is given, else the last stage below."""
+    pooling: str
+    """How activations become a vector, in words."""
+    dimensions: int
+    """Of the vector."""
+    lower: nn.Module
+    """What computes them from images; `upper` makes logits of them, so that the network is computed once for both."""
+    upper: nn.Module
+
+
+def layer(predictor: Predictor, name: str) -> Layer:
+    """Return the layer called `name`: `head`, or a stage. UserError where the network cannot be cut there."""
+    module, structure = predictor.model.module, predictor.model.structure
+    stages = structure.stages[:-1]
+    names = (*stages, "head")
+    if name not in names:
+        raise user_error("--features", name, f"one of {', '.join(names)}", names)
+    below = stages if name == "head" else stages[: stages.index(name) + 1]
+    if cut.reach(module, structure, below) != below:
+        expected = f"a stage above which {predictor.model.name} can be cut, and it cannot be there"
+        raise user_error("--features", name, expected)
+    lower, upper = cut.halves(module, structure, below)
+    side = predictor.model.input.size
+    with torch.inference_mode():
+        one = lower(torch.zeros(1, 3, side, side, device=predictor.device))
+    return Layer(name, pooling(one), pooled(one).shape[1], lower.eval(), upper.eval())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network says of a batch of pictures."""
+
+    rows: range
+    """Which pictures these are."""
+    probabilities: Tensor
+    """`(N, classes)` float32 of those that can be read."""
+    features: Tensor | None
+    """`(N, D)` float32 of the same, where they are asked for."""
+    errors: Mapping[int, str]
+    """Why each of the others cannot be read, by row."""
+
+    @property
+    def readable(self) -> list[int]:
+        """The rows that have probabilities."""
+        return [row for row in self.rows if row not in self.errors]
+
+
+def answers(
+    predictor: Predictor,
+    batches: Iterable[range],
+    read: Callable[[int], Image.Image],
+    *,
+    features: Layer | None = None,
+    show: Callable[[int, Tensor], object] | None = None,
+) -> Iterator[Answers]:
+    """Yield what the network says of the pictures of each batch; `read(row)` opens one, and raises where it is broken.
+
+    They are decoded side by side, a batch ahead of the network, and kept as views only, so that memory holds two
+    batches however large pictures are. `show` is given each row with the `(3, S, S)` uint8 that the network sees of it.
     """
+    waiting: deque[tuple[range, list[Future[list[Tensor | str]]]]] = deque()
+    pool = ThreadPoolExecutor(machine.cores())
+    try:
+        with at_most(predictor.config.data.max_pixels):
+            for rows in batches:
+                parts = (rows[start : start + _TASK] for start in range(0, len(rows), _TASK))
+                waiting.append((rows, [pool.submit(_views, predictor, read, part) for part in parts]))
+                if len(waiting) > 1:
+                    yield _answer(predictor, *waiting.popleft(), features, show)
+            while waiting:
+                yield _answer(predictor, *waiting.popleft(), features, show)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def look(file: Path) -> Tensor | OSError:
+
+def _views(predictor: Predictor, read: Callable[[int], Image.Image], rows: range) -> list[Tensor | str]:
+    """Return what the network is shown of each picture, or why that cannot be read."""
+
+    def look(row: int) -> Tensor | str:
         try:
-            return view(predictor, read_picture(file, predictor.levels))
-        except OSError as error:
-            return error
+            with read(row) as image:
+                return view(predictor, tensor_of(image, predictor.levels)[0])
+        except Exception as error:  # a broken file makes Pillow raise anything
+            return why(error)
 
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), batch):
-            part = files[start : start + batch]
-            with at_most(predictor.config.data.max_pixels):
-                seen = list(pool.map(look, part))
-            readable = [views for views in seen if isinstance(views, Tensor)]
-            for file, views in zip(part, seen, strict=True):
-                if show is not None and isinstance(views, Tensor):
-                    show(file, views)
-            rows = iter(logits(predictor, torch.stack(readable)) if readable else ())
-            for file, views in zip(part, seen, strict=True):
-                yield file, next(rows) if isinstance(views, Tensor) else views
+    return [look(row) for row in rows]
+
+
+def _answer(
+    predictor: Predictor,
+    rows: range,
+    parts: Sequence[Future[list[Tensor | str]]],
+    features: Layer | None,
+    show: Callable[[int, Tensor], object] | None,
+) -> Answers:
+    seen = dict(zip(rows, (one for part in parts for one in part.result()), strict=True))
+    errors = {row: one for row, one in seen.items() if isinstance(one, str)}
+    views = {row: one for row, one in seen.items() if isinstance(one, Tensor)}
+    if show is not None:
+        for row, one in views.items():
+            show(row, one)
+    if not views:
+        vectors = None if features is None else torch.empty(0, features.dimensions)
+        return Answers(rows, torch.empty(0, len(predictor.classes)), vectors, errors)
+    said, vectors = _passed(predictor, torch.stack(list(views.values())), features)
+    return Answers(rows, probabilities_of(predictor, said), vectors, errors)
+
+
+def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:
+    """Return `(B, classes)` for logits of the same shape; of each row they add up to 1, unless it is multi-label."""
+    return class_probabilities(logits, several=predictor.multi_label)
 
 
 @torch.inference_mode()
@@ -142,7 +246,7 @@ def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int |
     with at_most(predictor.config.data.max_pixels):
         for start in range(0, len(pictures), size):
             views = [view(predictor, _pixels(predictor, picture)) for picture in pictures[start : start + size]]
-            rows.append(chances(predictor, logits(predictor, torch.stack(views))))
+            rows.append(probabilities_of(predictor, logits(predictor, torch.stack(views))))
     return torch.cat(rows)
 
 
@@ -162,12 +266,7 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
     return pixels
 
 
-def chances(predictor: Predictor, rows: Tensor) -> Tensor:
-    """Return the probabilities `(B, classes)` of logits; of each row they add up to 1, unless it is multi-label."""
-    return class_probabilities(rows, several=predictor.multi_label)
-
-
-def ranked(predictor: Predictor, row: Tensor, top: int) -> dict[str, float]:
-    """Return the `top` classes of one row of logits with their probabilities, the most probable first."""
-    best = chances(predictor, row[None])[0].topk(min(top, len(predictor.classes)))
-    return {predictor.classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+def ranked(classes: Sequence[str], row: Tensor, top: int) -> dict[str, float]:
+    """Return the `top` classes of one row of probabilities, the most probable first."""
+    best = row.topk(min(top, len(classes)))
+    return {classes[i]: p for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}

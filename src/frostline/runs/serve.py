@@ -40,8 +40,10 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise MlflowException(f"top: expected a whole number of at least 1, not {top}", INVALID_PARAMETER_VALUE)
         with at_most(self._network.config.data.max_pixels):
             views = [self._view(row, text) for row, text in enumerate(model_input["image"])]
-        rows = predict.logits(self._network, torch.stack(views)) if views else ()
-        answers = [predict.ranked(self._network, row, top) for row in rows]
+        rows = (
+            predict.probabilities_of(self._network, predict.logits(self._network, torch.stack(views))) if views else ()
+        )
+        answers = [predict.ranked(self._network.classes, row, top) for row in rows]
         return [{"class": next(iter(p)), "probability": max(p.values()), "probabilities": p} for p in answers]
 
     def _view(self, row: int, text: str) -> Tensor:

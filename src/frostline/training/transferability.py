@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,23 +54,3 @@ def scores(
 def _rank(found: Evaluation) -> tuple[float, float]:
     """Return what is smaller for the better of two: of the same accuracy the one with less loss."""
     return -found.accuracy, found.loss
-
-
-def pooled(activations: Tensor) -> Tensor:
-    """Return a vector `(B, D)` float32 for each image: the mean of its activations over all places or tokens.
-
-    Maps `(B, C, H, W)` are square, as images are; so those are told apart that lie as `(B, H, W, C)`.
-    """
-    return activations.float().mean(_places(activations.shape)) if activations.dim() > 2 else activations.float()
-
-
-def pooling(activations: Tensor) -> str:
-    """Return in words what `pooled` does to activations."""
-    told = {2: "as it is", 3: "mean over tokens"}
-    return told.get(activations.dim(), "mean over space")
-
-
-def _places(shape: torch.Size) -> tuple[int, ...]:
-    if len(shape) == 3:
-        return (1,)
-    return (1, 2) if shape[1] == shape[2] != shape[3] else (2, 3)

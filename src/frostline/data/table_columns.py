@@ -1,0 +1,58 @@
+"""Columns of a table: found by the name that was given, or by one that is common, and read as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.errors import user_error
+from frostline.data.names import printable, some
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def find(
+    columns: Sequence[str], key: str, given: str | None, common: Sequence[str], *, optional: bool = False
+) -> str | None:
+    """Return the name of a column: as it was given, or the only one that is called as is common."""
+    if given is not None:
+        if given not in columns:
+            raise user_error(key, given, f"a column of the table: {some(columns)}", columns)
+        return given
+    found = [name for name in columns if name.casefold() in common]
+    if len(found) == 1:
+        return found[0]
+    if optional and not found:
+        return None
+    expected = "the column of the table that it is"
+    raise user_error(key, "null", f"{expected}: {some(found or columns)}")
+
+
+def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
+    """Return the values as text, blanks around them left out; a whole number has no decimals, nothing is empty."""
+    import pandas as pd
+
+    if (
+        column.dtype.kind == "f"
+        and len(known := column.dropna())
+        and (known % 1 == 0).all()
+        and (abs(known) < 2**63).all()
+    ):
+        column = column.astype("Int64")
+    elif holds_lists(column):
+        raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    return [text.strip() for text in column.astype("string").fillna("")]
+
+
+def holds_lists(cells: pd.Series[Any]) -> bool:
+    return cells.dtype == object and bool(cells.map(is_list).any())
+
+
+def is_list(cell: object) -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_list_like(cell))

@@ -1,0 +1,150 @@
+"""Files that hold tables, CSV, TSV, Parquet or JSON lines: read whole for who trains, in parts for who goes through.
+
+What pandas and pyarrow complain about is one line here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.errors import UserError, user_error
+from frostline.data.names import some
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_PARQUET, _LINES = (".parquet", ".pq"), (".jsonl", ".ndjson")
+_TEXT = (".csv", ".tsv", ".tab", ".txt")
+SUFFIXES = (*_TEXT, *_PARQUET, *_LINES)
+_SEPARATORS = {".tsv": "\t", ".tab": "\t"}
+_QUOTED = re.compile('"[^"]*"')
+_ROWS = 16_384  # of a part: few enough for any memory, enough for their overhead to be nothing
+
+
+def whole(file: Path, key: str) -> pd.DataFrame:
+    """Return the table as it stands there; UserError, which says it of `key`, where it cannot be read."""
+    import pandas as pd  # half a second, for tables alone
+
+    suffix = file.suffix.lower()
+    with _reading(file, key):
+        if suffix in _PARQUET:
+            frame = pd.read_parquet(file)
+        elif suffix in _LINES:
+            frame = pd.read_json(file, lines=True, dtype=False)
+        else:
+            frame = pd.read_csv(file, **_format(file))
+    frame.columns = _names([str(name) for name in frame.columns], file, key)
+    if not len(frame):
+        raise user_error(key, file, "a table with rows")
+    return frame
+
+
+def parts(file: Path, key: str) -> Iterator[pa.Table]:
+    """Yield the table in parts of some thousand rows, all of one schema: text as text, other values as they are.
+
+    UserError, which says it of `key`, where it cannot be read, if need be after some parts.
+    """
+    suffix = file.suffix.lower()
+    with _reading(file, key):
+        found = _of_parquet(file) if suffix in _PARQUET else _of_lines(file) if suffix in _LINES else _of_text(file)
+        for part in found:
+            yield part.rename_columns(_names(part.column_names, file, key))
+
+
+def _names(names: Sequence[str], file: Path, key: str) -> list[str]:
+    """Return the names of columns without blanks around them, none of them twice."""
+    bare = [name.strip() for name in names]
+    if twice := [name for name, count in Counter(bare).items() if count > 1]:
+        raise user_error(key, file, f"one column of each name, not several called {some(twice)}")
+    return bare
+
+
+@contextmanager
+def _reading(file: Path, key: str) -> Iterator[None]:
+    """Turn what goes wrong in the block into a `UserError`."""
+    import pandas as pd
+
+    if file.suffix.lower() not in SUFFIXES:
+        raise user_error(key, file, "a table: .csv, .tsv, .parquet or .jsonl")
+    try:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # it drops what is too much
+            yield
+    except UserError:
+        raise
+    except pd.errors.ParserWarning as error:
+        raise user_error(key, file, "a table whose rows have as many fields as its head") from error
+    except UnicodeError as error:
+        raise user_error(key, file, f"a table in UTF-8 ({error})") from error
+    except (OSError, ValueError, TypeError, ImportError) as error:  # pandas' own are ValueErrors, as are pyarrow's
+        reason = " ".join(str(error).split())[:200]
+        raise user_error(key, file, f"a table that can be read ({reason})") from error
+
+
+def _format(file: Path) -> dict[str, Any]:
+    """Return how a text is read: every cell as it stands there."""
+    encoding = _encoding(file)
+    separator = _SEPARATORS.get(file.suffix.lower()) or _separator(file, encoding)
+    return {"sep": separator, "encoding": encoding, "dtype": str, "na_filter": False, "index_col": False}
+
+
+def _encoding(file: Path) -> str:
+    """Return UTF-8, with the mark that spreadsheets put before it or not, or UTF-16 where its mark says so."""
+    with file.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _separator(file: Path, encoding: str) -> str:
+    """Return what stands most often between the names of the columns."""
+    with file.open(encoding=encoding) as stream:
+        head = _QUOTED.sub("", stream.readline())
+    return max(",;\t|", key=head.count)
+
+
+def _of_text(file: Path) -> Iterator[pa.Table]:
+    import pandas as pd
+    import pyarrow as pa
+
+    with pd.read_csv(file, **_format(file), chunksize=_ROWS) as frames:
+        for frame in frames:
+            schema = pa.schema([(str(name), pa.string()) for name in frame.columns])
+            yield pa.Table.from_pandas(frame, schema, preserve_index=False).replace_schema_metadata()
+
+
+def _of_parquet(file: Path) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as stored:
+        for batch in stored.iter_batches(_ROWS):
+            yield pa.Table.from_batches([batch]).replace_schema_metadata()
+
+
+def _of_lines(file: Path) -> Iterator[pa.Table]:
+    """Yield the rows of JSON lines, gone through twice: what type a column has, its last row may say."""
+    import pyarrow as pa
+
+    schema = pa.schema([])
+    for rows in _parsed(file):
+        found = pa.table({name: [row.get(name) for row in rows] for name in dict.fromkeys(k for r in rows for k in r)})
+        schema = pa.unify_schemas([schema, found.schema], promote_options="permissive")
+    for rows in _parsed(file):
+        yield pa.Table.from_pylist(rows, schema)
+
+
+def _parsed(file: Path) -> Iterator[list[dict[str, Any]]]:
+    with file.open(encoding=_encoding(file)) as stream:
+        lines = filter(str.strip, stream)
+        while part := list(islice(lines, _ROWS)):
+            rows = [json.loads(line) for line in part]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line that is no object")
+            yield rows

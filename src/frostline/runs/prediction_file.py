@@ -1,0 +1,247 @@
+"""What a network says of many pictures, in one file: parts lie beside it until all are there, and what is there stays.
+
+A part is written whole or not at all, from the same batches whoever computes it, and the file from the parts in their
+order: however often it was interrupted, the bytes are those of one go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import Timeout
+from pyarrow import compute, parquet
+
+from frostline.core import files, locks, machine
+from frostline.core.errors import user_error
+from frostline.data.decode_all import Progress
+from frostline.data.names import printable
+from frostline.data.picture_list import FILE, PictureList
+from frostline.runs import predict, prediction_rows
+from frostline.runs.predict import Layer, Predictor
+from frostline.runs.prediction_rows import Columns
+
+_TEXTS = {".csv": prediction_rows.as_csv, ".jsonl": prediction_rows.as_json_lines}
+SUFFIXES = (".parquet", *_TEXTS)
+_PART = 1024  # pictures at least: what a kill may cost
+_ROW_GROUP = 16  # parts: what who reads Parquet has in memory at once, 128 MiB for 2,048 features
+_JOB, _LIST, _LOCK = "job.json", "pictures.arrow", "lock"
+_SHOWN = 5  # pictures that could not be read, which are named
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of predictions."""
+
+    path: Path
+    rows: int
+    unread: int
+    """How many of the pictures could not be read; the column `error` says why."""
+    examples: tuple[str, ...] = ()
+    """The first few of these, and why."""
+
+
+def write(
+    predictor: Predictor,
+    output: Path,
+    gather: Callable[[Path], PictureList],
+    *,
+    top: int,
+    features: str | None,
+    batch: int,
+    progress: Progress,
+) -> Written:
+    """Write what the network says of the pictures that `gather` lists in the file that it is given.
+
+    The suffix of `output` is one of `SUFFIXES`. `features` names the layer whose vectors are written too. What an
+    earlier call for the same left beside `output` is used; UserError where that is of something else, or where another
+    process writes it.
+    """
+    check(output, features)
+    layer = None if features is None else predict.layer(predictor, features)
+    beside = output.with_name(f"{output.name}.parts")
+    with _owned(beside, output):
+        pictures = gather(beside / _LIST)
+        if not len(pictures):
+            raise user_error("pictures", "-", "a list with pictures")
+        columns = Columns.of(pictures, predictor.classes, top, vectors=layer is not None)
+        about = _about(predictor, layer)
+        job = {"pictures": pictures.identity, "top": len(columns.best), "batch": batch, **about}
+        _claim(beside, output, job)
+        parts = _parts(beside, len(pictures), batch)
+        _compute(predictor, pictures, columns, parts, batch, layer, progress)
+        written = _join(output, columns, list(parts), about)
+    shutil.rmtree(beside)
+    return written
+
+
+def check(output: Path, features: str | None) -> None:
+    """Raise `UserError` for an output that cannot be, or cannot hold features."""
+    if output.suffix.lower() not in SUFFIXES:
+        raise user_error("--output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise user_error("--output", output, "a file in a folder that is there")
+    if features is not None and output.suffix.lower() == ".csv":
+        raise user_error("--features", features, "an --output of .parquet or .jsonl, which can hold vectors")
+
+
+@contextmanager
+def _owned(beside: Path, output: Path) -> Iterator[None]:
+    """Have the folder of the parts for this process alone."""
+    try:
+        beside.mkdir(exist_ok=True)
+        lock = locks.acquire(beside / _LOCK, timeout=0)
+    except Timeout:
+        raise user_error("--output", output, "a file that no other process is writing") from None
+    except OSError as error:
+        raise user_error("--output", output, f"a file that can be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (beside / _JOB).exists():  # nothing was begun
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
+    """Return what the numbers depend on beside the pictures, as the file is to say it."""
+    precision = machine.autocast_dtype(predictor.config.precision, predictor.device)
+    facts = {
+        "model": predictor.model.name,
+        "weights": predictor.digest,
+        "precision": str(precision or "torch.float32").removeprefix("torch."),
+        "device": predictor.device.type,
+    }
+    return facts | ({} if layer is None else {"features": layer.name, "pooling": layer.pooling})
+
+
+def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
+    """Note what the parts are of; UserError where those that are there are of something else."""
+    try:
+        before = files.read_json(beside / _JOB)
+    except (OSError, ValueError):
+        for part in beside.glob("*.part"):
+            part.unlink()
+        files.write_json(beside / _JOB, dict(job))
+        return
+    if odd := [key for key in {**before, **job} if before.get(key) != job.get(key)]:
+        expected = f"the {', '.join(odd)} that what lies in {beside} was begun with; remove that to begin anew"
+        raise user_error("--output", output, expected)
+
+
+def _parts(beside: Path, count: int, batch: int) -> dict[Path, range]:
+    """Return which pictures are in which part: whole batches, so that each is what it is in any other run."""
+    size = batch * -(-_PART // batch)
+    starts = range(0, count, size)
+    return {beside / f"{start:012}.part": range(start, min(start + size, count)) for start in starts}
+
+
+def _compute(
+    predictor: Predictor,
+    pictures: PictureList,
+    columns: Columns,
+    parts: Mapping[Path, range],
+    batch: int,
+    layer: Layer | None,
+    progress: Progress,
+) -> None:
+    """Write the parts that are missing."""
+    missing = {part: rows for part, rows in parts.items() if not _is_whole(part, len(rows))}
+    batches = (rows[at : at + batch] for rows in missing.values() for at in range(0, len(rows), batch))
+    said = predict.answers(predictor, batches, pictures.open, features=layer)
+    with progress("pictures", len(pictures)) as advance:
+        advance(len(pictures) - sum(map(len, missing.values())))
+        for part, rows in missing.items():
+            found: list[pa.Table] = []
+            for answers in islice(said, -(-len(rows) // batch)):
+                found.append(columns.table(pictures.carried(answers.rows), answers))
+                advance(len(answers.rows))
+            _put(part, pa.concat_tables(found))
+
+
+def _is_whole(part: Path, rows: int) -> bool:
+    """Return whether a part is there with all of its rows: a machine that lost its power may have left less."""
+    try:
+        return bool(_read(part).num_rows == rows)
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
+def _read(part: Path) -> pa.Table:
+    """Return the rows of a part, mapped from its file."""
+    return pa.ipc.open_file(pa.memory_map(str(part))).read_all()
+
+
+def _put(part: Path, rows: pa.Table) -> None:
+    partial = part.with_suffix(".partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    partial.replace(part)
+
+
+def _join(output: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
+    """Write the file from its parts, whole or not at all, and return what is to be said of it."""
+    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    seen = _Unread(columns, [])
+    tables = seen.passed(_read(part) for part in parts)
+    try:
+        if output.suffix.lower() == ".parquet":
+            _write_parquet(partial, columns, tables, about)
+        else:
+            _write_text(partial, _TEXTS[output.suffix.lower()](columns, tables))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Written(output, seen.rows, seen.unread, tuple(seen.examples))
+
+
+@dataclass
+class _Unread:
+    """Counts rows, and those of pictures that could not be read, as they go by."""
+
+    columns: Columns
+    examples: list[str]
+    rows: int = 0
+    unread: int = 0
+
+    def passed(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for rows in tables:
+            self.rows += rows.num_rows
+            bad = rows.filter(compute.is_valid(rows.column(self.columns.error)))
+            self.unread += bad.num_rows
+            left = bad.slice(0, _SHOWN - len(self.examples))
+            self.examples += map(self.columns.told, left.to_pylist())
+            yield rows
+
+
+def _write_parquet(file: Path, columns: Columns, tables: Iterator[pa.Table], about: Mapping[str, str]) -> None:
+    first = _for_parquet(next(tables))
+    facts = {**about, "classes": json.dumps(columns.classes, ensure_ascii=False)}
+    schema = first.schema.with_metadata({f"frostline.{key}": value for key, value in facts.items()})
+    every = chain([first], map(_for_parquet, tables))
+    with parquet.ParquetWriter(file, schema) as writer:
+        while group := list(islice(every, _ROW_GROUP)):
+            whole = pa.concat_tables(group).replace_schema_metadata(schema.metadata)
+            writer.write_table(whole, row_group_size=whole.num_rows)
+
+
+def _for_parquet(rows: pa.Table) -> pa.Table:
+    """Return rows whose names of files are text, with escapes for bytes that are none."""
+    if rows.schema.field(0) != FILE:
+        return rows
+    names = [printable(os.fsdecode(name)) for name in rows.column(0).to_pylist()]
+    return rows.set_column(0, FILE.name, pa.array(names, pa.string()))
+
+
+def _write_text(file: Path, texts: Iterator[str]) -> None:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        out.writelines(texts)

@@ -1,0 +1,174 @@
+"""What a network says of pictures as rows of a table: its columns, and how they are written as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frostline.core.errors import user_error
+from frostline.data.names import printable
+from frostline.data.picture_list import PictureList
+from frostline.runs.predict import Answers
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that predictions have, behind those that are carried along of each picture."""
+
+    carried: tuple[str, ...]
+    named: str
+    """The one of these that says which picture it is."""
+    classes: tuple[str, ...]
+    top: int
+    """How many classes are named, the most probable first."""
+    vectors: bool = False
+    """Whether there are features."""
+    unread: bool = True
+    """Whether pictures that cannot be read have rows."""
+
+    @classmethod
+    def of(cls, pictures: PictureList, classes: Sequence[str], top: int, **more: bool) -> Columns:
+        """Return those of a list of pictures."""
+        return cls(tuple(pictures.columns), pictures.named, tuple(classes), top, **more)
+
+    @cached_property
+    def best(self) -> list[tuple[str, str]]:
+        """The columns of class and probability of each place: `class`, `probability`, `class_2`, ..."""
+        places = range(1, min(self.top, len(self.classes)) + 1)
+        marks = ["" if place == 1 else f"_{place}" for place in places]
+        return [(self._free(f"class{mark}"), self._free(f"probability{mark}")) for mark in marks]
+
+    @cached_property
+    def probabilities(self) -> str:
+        """What JSON calls the probabilities of these classes."""
+        return self._free("probabilities")
+
+    @cached_property
+    def features(self) -> str:
+        """The column of the vectors."""
+        return self._free("features")
+
+    @cached_property
+    def error(self) -> str:
+        """The column that says why a picture could not be read."""
+        return self._free("error")
+
+    def _free(self, name: str) -> str:
+        """Return `name`, or `predicted_<name>` where a table has such a column already; UserError for both."""
+        free = next((each for each in (name, f"predicted_{name}") if each not in self.carried), None)
+        if free is None:
+            raise user_error("pictures", name, f"a table without a column {name} or without one predicted_{name}")
+        return free
+
+    def told(self, row: Mapping[str, Any]) -> str:
+        """Return which picture could not be read, and why."""
+        return f"{printable(str(_text(row[self.named])))}: {row[self.error]}"
+
+    def table(self, carried: pa.Table, answers: Answers) -> pa.Table:
+        """Return a row per picture: what is carried along, then what is said of it; nulls and why if it is unread."""
+        values, places = answers.probabilities.topk(len(self.best))
+        read = np.array([row not in answers.errors for row in answers.rows], dtype=bool)
+        names, found = pa.array(self.classes, pa.string()), carried
+        for place, (label, probability) in enumerate(self.best):
+            found = found.append_column(label, names.take(_spread(places[:, place], read)))
+            found = found.append_column(probability, _spread(values[:, place], read))
+        if answers.features is not None:
+            found = found.append_column(self.features, _lists(answers.features, read))
+        reasons = pa.array([answers.errors.get(row) for row in answers.rows], pa.string())
+        found = found.append_column(self.error, reasons)
+        return found if self.unread else found.filter(pa.array(read))
+
+
+def _spread(values: Tensor, read: NDArray[np.bool_]) -> pa.Array:
+    """Return the values `(M,)` of the M rows that were read, null in the others."""
+    every = np.zeros(len(read), values.numpy().dtype)
+    every[read] = values.numpy()
+    return pa.array(every, mask=~read)
+
+
+def _lists(vectors: Tensor, read: NDArray[np.bool_]) -> pa.Array:
+    """Return the vectors `(M, D)` float32 of the rows that were read as lists, null in the others."""
+    lengths = np.where(read, vectors.shape[1], 0)
+    starts = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32), mask=np.append(~read, False))
+    return pa.ListArray.from_arrays(starts, pa.array(vectors.numpy().reshape(-1)))
+
+
+def as_csv(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
+    """Yield the head of a CSV, then its rows, a text per table; probabilities have six decimals."""
+    best = [name for pair in columns.best for name in pair]
+    names = [*columns.carried, *best, *([columns.error] if columns.unread else [])]
+    probabilities = {probability for _, probability in columns.best}
+    yield _csv_text([names])
+    for rows in tables:
+        yield _csv_text([_cell(row[name], decimals=name in probabilities) for name in names] for row in _plain(rows))
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any, *, decimals: bool) -> Any:
+    if decimals and value is not None:
+        return f"{value:.6f}"
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+def as_json(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
+    """Yield a list of objects as JSON, a line each, a text per table."""
+    separator = "[\n"
+    for rows in filter(len, tables):
+        yield separator + ",\n".join(_objects(columns, rows))
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def as_json_lines(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
+    """Yield an object per line as JSON, a text per table."""
+    for rows in tables:
+        yield "".join(f"{line}\n" for line in _objects(columns, rows))
+
+
+def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
+    """Yield each row as a JSON object: what is carried along, `class`, and `probabilities` by class; or `error`."""
+    (label, _), *_ = columns.best
+    for row in _plain(rows):
+        said = {name: row[name] for name in columns.carried}
+        if row[columns.error] is None:
+            said[label] = row[label]
+            said[columns.probabilities] = {row[name]: row[probability] for name, probability in columns.best}
+            if columns.vectors:
+                said[columns.features] = row[columns.features]
+        else:
+            said[columns.error] = row[columns.error]
+        text = json.dumps(said, ensure_ascii=False, default=str)
+        yield text if _is_unicode(text) else json.dumps(said, default=str)
+
+
+def _plain(rows: pa.Table) -> Iterator[Mapping[str, Any]]:
+    """Yield rows as Python has them: names of files as text, whatever bytes they hold, and no number that is none."""
+    for row in rows.to_pylist():
+        yield {name: _text(value) for name, value in row.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    return None if isinstance(value, float) and value != value else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` is Unicode; names of files can hold bytes that are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -268,6 +268,14 @@ def test_what_was_done_to_pictures_is_counted(tmp_path: Path, store: Store):
     assert sum(len(split) for split in (found.train, found.val, found.test)) == 12 + 9
 
 
+def test_files_come_in_the_order_of_their_paths(tmp_path: Path):
+    for name in ("b.png", "a/2.png", "a/10.png", "a.png", "a-b/x.png", "a/c/z.png", "B/x.png", "a/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files = survey(tmp_path).files
+    assert len(files) == 8 and files == sorted(files)
+
+
 def test_folders_behind_links_are_found_once(tmp_path: Path):
     good(tmp_path / "pictures", 2)
     (tmp_path / "all").mkdir()

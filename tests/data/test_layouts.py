@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from test_sources import request
 
-from frostline.commands import predict
 from frostline.core.errors import UserError
-from frostline.data import leftovers, loading
+from frostline.data import leftovers, loading, picture_list
 from frostline.data.layouts import Layout, lay_out, roles_of
 from frostline.data.listing import survey
 from frostline.data.loading import Data
@@ -185,9 +184,7 @@ def test_classes_with_few_pictures_and_one_with_most_are_told(tmp_path: Path):
     assert "of train is a: to say a of every picture" in told
 
 
-def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path: Path):
     pictures(tmp_path, "a", "b", each=6)
     for name in ("1.nef", "2.NEF", "3.webm", "noname", "notes.txt", "Thumbs.db", "LICENSE"):
         (tmp_path / "a" / name).write_text("x")
@@ -202,8 +199,9 @@ def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(
         and ".txt" not in told
     )
     assert leftovers.told({".txt": 3, ".db": 1, "readme": 1}) is None
-    assert len(predict._pictures(tmp_path)) == 12
-    assert told in capsys.readouterr().err
+    said: list[str] = []
+    assert len(picture_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
+    assert said == [f"{tmp_path}: {told}"]
 
 
 def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -230,6 +230,12 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
         (("nowhere",), "the following arguments are required: pictures"),
         (("nowhere", ".", "--top", "0"), "argument --top: expected a whole number of at least 1, not 0"),
         (("nowhere", "empty"), "pictures=empty: expected a folder with pictures"),
+        (("nowhere", ".", "--features", "head"), "--features=head: expected to be given with --output"),
+        (
+            ("nowhere", ".", "--output", "o.csv", "--format", "csv"),
+            "--format=csv: expected to be given without --output",
+        ),
+        (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in a folder that is there"),
     ],
 )
 def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,28 +24,54 @@ class Listing:
     """Files left out since they are not called like a picture, by `leftovers.kind`."""
 
 
+@dataclass
+class LeftOut:
+    """What of a folder is left out, counted as it is come upon (see `Listing`)."""
+
+    hidden: int = 0
+    other: Counter[str] = field(default_factory=Counter)
+
+
 def survey(folder: Path) -> Listing:
     """Return what lies below `folder`, links to folders followed once, and never back to a folder that it lies in."""
-    files: list[Path] = []
-    hidden, other = 0, Counter[str]()
-    seen = {_identity(above) for above in folder.resolve().parents}
+    left = LeftOut()
+    files = list(walk(folder, left))
+    return Listing(files, left.hidden, left.other)
 
-    def unlisted(error: OSError) -> None:
-        files.append(Path(error.filename))
 
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
-        place = Path(top)
-        identity = _identity(place)
-        visible = [name for name in names if not is_hidden(name)]
-        hidden += len(names) - len(visible) + sum(map(is_hidden, folders))
-        folders[:] = [name for name in folders if not is_hidden(name)] if identity not in seen else []
+def walk(folder: Path, left: LeftOut) -> Iterator[Path]:
+    """Yield the files of `survey` in its order, with no more in memory than the names in one folder at each depth."""
+    yield from _below(folder, left, {_identity(above) for above in folder.resolve().parents})
+
+
+def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        identity = _identity(folder)
         if identity in seen:
-            continue
+            return
         seen.add(identity)
-        pictures = [place / name for name in (*visible, *folders) if name.lower().endswith(SUFFIXES)]
-        files += pictures
-        other.update(leftovers.kind(name) for name in visible if not name.lower().endswith(SUFFIXES))
-    return Listing(sorted(files), hidden, other)
+        with os.scandir(folder) as entries:
+            folders = {entry.name: _is_folder(entry) for entry in entries}
+    except OSError:
+        yield folder
+        return
+    for name in sorted(folders):
+        if is_hidden(name):
+            left.hidden += 1
+            continue
+        if name.lower().endswith(SUFFIXES):
+            yield folder / name
+        elif not folders[name]:
+            left.other[leftovers.kind(name)] += 1
+        if folders[name]:
+            yield from _below(folder / name, left, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, say
+        return False
 
 
 def is_hidden(name: str) -> bool:

@@ -16,7 +16,7 @@ from frostline.core.errors import user_error
 from frostline.data import leftovers, table_files, tables
 from frostline.data.decode_image import open_image
 from frostline.data.image_formats import SUFFIXES
-from frostline.data.listing import survey
+from frostline.data.listing import LeftOut, walk
 from frostline.store import hashing
 
 FILE = pa.field("file", pa.binary())
@@ -112,13 +112,15 @@ def _below(name: Path | str, more: Iterable[str], say: Callable[[str], object]) 
         yield from _in_folder(found, say) if found.is_dir() else [found]
 
 
-def _in_folder(folder: Path, say: Callable[[str], object]) -> Sequence[Path]:
-    found = survey(folder)
-    if left := leftovers.told(found.other):
-        say(f"{folder}: {left}")
-    if not found.files:
+def _in_folder(folder: Path, say: Callable[[str], object]) -> Iterator[Path]:
+    left, none = LeftOut(), True
+    for file in walk(folder, left):
+        none = False
+        yield file
+    if told := leftovers.told(left.other):
+        say(f"{folder}: {told}")
+    if none:
         raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
-    return found.files
 
 
 def _of_files(file: Path, places: Iterable[Path]) -> PictureList:

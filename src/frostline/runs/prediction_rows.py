@@ -39,8 +39,10 @@ class Columns:
 
     @classmethod
     def of(cls, pictures: PictureList, classes: Sequence[str], top: int, **more: bool) -> Columns:
-        """Return those of a list of pictures."""
-        return cls(tuple(pictures.columns), pictures.named, tuple(classes), top, **more)
+        """Return those of a list of pictures; UserError where a table has columns so called already."""
+        found = cls(tuple(pictures.columns), pictures.named, tuple(classes), top, **more)
+        _ = (found.best, found.probabilities, found.features, found.error)
+        return found
 
     @cached_property
     def best(self) -> list[tuple[str, str]]:

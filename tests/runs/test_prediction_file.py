@@ -1,0 +1,311 @@
+"""What a network says of many pictures is one file, whatever listed them and however often it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+
+import frostline
+from frostline.core.errors import UserError
+from frostline.data import picture_list, table_files
+from frostline.models import cut
+from frostline.runs import predict, prediction_file
+from small import silently
+
+COUNT = 50
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    return predict.load(trained.folder / "1", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Write pictures, two of which are broken, and return their folder."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(COUNT):
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{number:02} ü.png")
+    (folder / "03 ü.png").write_bytes(b"\x89PNG but no more")
+    (folder / "48 ü.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(prediction_file, "_PART", 8)
+    monkeypatch.setattr(prediction_file, "_ROW_GROUP", 3)
+    monkeypatch.setattr(picture_list, "_ROWS", 7)
+    monkeypatch.setattr(table_files, "_ROWS", 7)
+
+
+def write(network, output, pictures, *, top=2, features=None, progress=silently, **where):
+    given = pictures if isinstance(pictures, list) else [pictures]
+    return prediction_file.write(
+        network,
+        output,
+        lambda file: picture_list.gather(file, given, say=print, **where),
+        **{"top": top, "features": features, "batch": 4, "progress": progress},
+    )
+
+
+def readable(folder):
+    return [file for file in sorted(folder.iterdir()) if file.name[:2] not in ("03", "48")]
+
+
+def test_a_row_per_picture_with_the_probabilities_of_the_network_bit_for_bit(network, pictures, tmp_path):
+    written = write(network, tmp_path / "said.parquet", pictures, top=10)
+    assert (written.rows, written.unread) == (COUNT, 2)
+    assert written.examples == (f"{pictures}/03 ü.png: not a picture", f"{pictures}/48 ü.png: empty")
+    frame = pd.read_parquet(tmp_path / "said.parquet")
+    assert list(frame["file"]) == list(map(str, sorted(pictures.iterdir())))
+    assert list(frame["error"].dropna()) == ["not a picture", "empty"]
+    good = frame[frame["error"].isna()]
+    batches = [sorted(pictures.iterdir())[at : at + 4] for at in range(0, COUNT, 4)]
+    kept = set(readable(pictures))
+    each = [network_says(network, [file for file in batch if file in kept]) for batch in batches]
+    expected = torch.cat(each).topk(10)
+    for place, mark in enumerate(["", *(f"_{number}" for number in range(2, 11))]):
+        assert np.array_equal(good[f"probability{mark}"].to_numpy(), expected.values[:, place].numpy())
+        assert [network.classes[i] for i in expected.indices[:, place]] == list(good[f"class{mark}"])
+    assert frame[["class", "probability"]].isna().all(axis=1).sum() == 2
+    said = parquet.read_schema(tmp_path / "said.parquet").metadata
+    assert said[b"frostline.weights"].decode() == network.digest
+    assert json.loads(said[b"frostline.classes"]) == list(network.classes)
+
+
+def network_says(network, files):
+    return predict.probabilities(network, files, batch=len(files))
+
+
+@pytest.mark.parametrize("layer", ["head", "stage2"])
+def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are(network, pictures, tmp_path, layer):
+    write(network, tmp_path / "plain.parquet", pictures)
+    write(network, tmp_path / "said.parquet", pictures, features=layer)
+    plain, frame = pd.read_parquet(tmp_path / "plain.parquet"), pd.read_parquet(tmp_path / "said.parquet")
+    assert plain.equals(frame.drop(columns="features"))
+    found = torch.from_numpy(np.stack(frame["features"].dropna().tolist()))
+    structure = network.model.structure
+    below = structure.stages[: structure.stages.index(layer) + (layer != "head")]
+    views = torch.stack([predict.view(network, predict.read_picture(file)) for file in readable(pictures)])
+    with torch.inference_mode():
+        inputs = network.model.input.normalise(views.float())
+        maps = cut.halves(network.model.module, structure, below)[0](inputs)
+    expected = maps if layer == "head" else maps.mean((2, 3))
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=1e-5)
+    schema = parquet.read_schema(tmp_path / "said.parquet")
+    assert schema.metadata[b"frostline.features"].decode() == layer
+    assert str(schema.field("features").type) == "list<element: float>"
+    if layer == "head":
+        with torch.inference_mode():
+            logits = network.model.module.fc(found)
+        good = frame[frame["error"].isna()]
+        assert [network.classes[i] for i in logits.argmax(1)] == list(good["class"])
+
+
+class Kill(BaseException):
+    pass
+
+
+def killed_after(batches):
+    """Return a progress that ends the process, as it were, after so many batches."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def progress(what, total):
+        left = [batches + 1]  # what was there is told first
+
+        def advance(count):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Kill
+
+        yield advance
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", prediction_file.SUFFIXES)
+def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, pictures, tmp_path, kind, monkeypatch):
+    features = None if kind == ".csv" else "head"
+    whole, output = tmp_path / f"whole{kind}", tmp_path / f"said{kind}"
+    write(network, whole, pictures, features=features)
+    computed, answers = [], predict.answers
+
+    def counted(*arguments, **named):
+        for found in answers(*arguments, **named):
+            computed.append(found.rows)
+            yield found
+
+    monkeypatch.setattr(predict, "answers", counted)
+    beside = tmp_path / f"said{kind}.parts"
+    for batches in (0, 3, 4):
+        with pytest.raises(Kill):
+            write(network, output, pictures, features=features, progress=killed_after(batches))
+        assert not output.exists() and beside.is_dir()
+    parts = sorted(beside.glob("*.part"))
+    assert len(parts) == 3  # 1 of 3 batches, 2 of 4
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])  # as a machine leaves it whose power goes
+    (beside / "000000000024.partial").write_bytes(b"ARROW1")
+    computed.clear()
+    write(network, output, pictures, features=features)
+    assert output.read_bytes() == whole.read_bytes()
+    assert {rows.start for rows in computed} == set(range(0, COUNT, 4)) - {0, 4, 16, 20}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"said{kind}", f"whole{kind}"]
+
+
+def test_parts_of_something_else_are_not_taken(network, trained, pictures, tmp_path):
+    output = tmp_path / "said.csv"
+    with pytest.raises(Kill):
+        write(network, output, pictures, progress=killed_after(4))
+    begun = rf"^--output={output}: expected the %s that what lies in {output}\.parts was begun with; remove that"
+    with pytest.raises(UserError, match=begun % "top"):
+        write(network, output, pictures, top=1)
+    with pytest.raises(UserError, match=begun % "pictures"):
+        write(network, output, readable(pictures))
+    with pytest.raises(UserError, match=begun % "weights"):
+        write(predict.load(trained.folder / "0", device="cpu"), output, pictures)
+    shutil.rmtree(tmp_path / "said.csv.parts")
+    assert write(network, output, readable(pictures), top=1).unread == 0
+
+
+TABLES = {
+    "t.csv": lambda frame, file: frame.to_csv(file, index=False),
+    "t.tsv": lambda frame, file: frame.to_csv(file, index=False, sep="\t"),
+    "t.parquet": lambda frame, file: frame.to_parquet(file),
+    "t.jsonl": lambda frame, file: file.write_text(frame.to_json(orient="records", lines=True)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_path, name):
+    folder = shutil.copytree(pictures, tmp_path / "there" / "pics")
+    names = sorted(file.name for file in folder.iterdir())
+    frame = pd.DataFrame({"id": range(COUNT), "image": [f"pics/{n}" for n in names], "class": 'a, "b"\nc'})
+    frame["age"] = [None if number == 40 else number / 2 for number in range(COUNT)]
+    frame["when"] = "2020-01-02"
+    table = tmp_path / "there" / name
+    TABLES[name](frame, table)
+    written = write(network, tmp_path / "said.parquet", table)
+    assert written.examples[0] == "pics/03 ü.png: not a picture"
+    found = pd.read_parquet(tmp_path / "said.parquet")
+    plain = (
+        pd.read_csv(table, dtype=str, na_filter=False, sep="\t" if name == "t.tsv" else ",")
+        if name[-2] == "s"
+        else frame
+    )
+    for column in frame.columns:
+        assert list(found[column].fillna(-1)) == list(plain[column].fillna(-1)), column
+    assert list(found.columns[len(frame.columns) :]) == [
+        *("predicted_class", "probability", "class_2", "probability_2", "error")
+    ]
+    write(network, tmp_path / "files.parquet", folder)
+    alone = pd.read_parquet(tmp_path / "files.parquet")
+    assert list(found["predicted_class"].fillna("")) == list(alone["class"].fillna(""))
+    write(network, tmp_path / "said.csv", table)
+    with (tmp_path / "said.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["image"] for row in rows] == list(frame["image"]) and rows[0]["class"] == 'a, "b"\nc'
+    assert [float(row["probability"] or -1) for row in rows] == pytest.approx(
+        list(alone["probability"].fillna(-1)), abs=1e-6
+    )
+    write(network, tmp_path / "said.jsonl", table)
+    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert (
+        lines[3] == {**lines[3], "image": "pics/03 ü.png", "error": "not a picture"} and "probabilities" not in lines[3]
+    )
+    assert next(iter(lines[0]["probabilities"])) == lines[0]["predicted_class"] == alone["class"][0]
+
+
+def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network, pictures, tmp_path):
+    rows = [{"file": str(file), "n": number} for number, file in enumerate(readable(pictures)[:20])]
+    rows[15] |= {"n": 0.5, "late": "x"}
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write(network, tmp_path / "said.parquet", tmp_path / "t.jsonl")
+    found = pd.read_parquet(tmp_path / "said.parquet")
+    assert list(found["n"]) == [row["n"] for row in rows] and list(found["late"].dropna()) == ["x"]
+
+
+def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"na\xefve.png")
+    shutil.copy(readable(pictures)[0], odd)
+    write(network, tmp_path / "said.csv", [odd])
+    assert os.fsencode(odd) in (tmp_path / "said.csv").read_bytes()
+    write(network, tmp_path / "said.jsonl", [odd])
+    assert json.loads((tmp_path / "said.jsonl").read_text())["file"] == str(odd)
+    write(network, tmp_path / "said.parquet", [odd])
+    assert list(pd.read_parquet(tmp_path / "said.parquet")["file"]) == [f"{tmp_path}/na\\udcefve.png"]
+
+
+def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_path):
+    table, there = tmp_path / "t.csv", tmp_path / "there"
+    there.mkdir()
+
+    def refused(output, given, **options):
+        with pytest.raises(UserError) as caught:
+            write(network, there / output, given, **options)
+        assert len(str(caught.value).splitlines()) == 1 and not list(there.iterdir())
+        return str(caught.value)
+
+    table.write_text("a,b\nx.png,1\n")
+    assert "--path=null: expected the column of the table that it is: a, b" in refused("o.csv", table)
+    assert "--path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
+    assert "--root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
+    assert "expected one table alone, or files and folders" in refused("o.csv", [table, pictures])
+    assert "--root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
+    table.write_text("file,n\nx.png,1\n ,2\n")
+    assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
+    table.write_text("file,error,predicted_error\nx.png,1,2\n")
+    assert "expected a table without a column error or without one predicted_error" in refused("o.csv", table)
+    table.write_text("file\nx.png,1\n")
+    assert "expected a table whose rows have as many fields as its head" in refused("o.csv", table)
+    assert "--output" in (said := refused("o.xlsx", pictures)) and ".parquet, .csv, .jsonl" in said
+    assert "--features=head: expected an --output of .parquet or .jsonl" in refused("o.csv", pictures, features="head")
+    assert "--features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
+        "o.parquet", pictures, features="stage_2"
+    )
+    (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
+    assert "expected a table that can be read (a line that is no object)" in refused("o.csv", tmp_path / "t.jsonl")
+
+
+def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):
+    (tmp_path / "t.csv").write_text(f"path\n{readable(pictures)[0]}\nnone.png\n")
+    written = frostline.Classifier(network).predict_table(tmp_path / "t.csv", tmp_path / "said.csv", batch=2)
+    assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: not there, or a link to nothing",))
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, pictures, tmp_path):
+    many = tmp_path / "list"
+    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 100)))
+    command = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
+    out, err = trained.command(*command, "whole.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
+    assert out == "whole.parquet: 5,000 pictures\n" and "200 of 5,000 pictures could not be read: " in err
+    whole = [sys.executable, "-m", "frostline", *map(str, command), "said.parquet"]
+    beside, kills = tmp_path / "said.parquet.parts", 0
+    for wanted in (1, 3):
+        with (
+            many.open() as listed,
+            subprocess.Popen(whole, stdin=listed, env=trained.environment(), cwd=tmp_path) as process,
+        ):
+            while len(list(beside.glob("*.part"))) < wanted and process.poll() is None:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == 2
+    trained.command(*command, "said.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
+    assert (tmp_path / "said.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not beside.exists()

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, l
 from test_sweep import Done, command, environment, sweep, where
 
 import warm
+from frostline.commands.predict import main
+from frostline.data.decode_image import read_picture
 from frostline.records import sweep_record
 from frostline.records.result import Result
 from frostline.report import predictions
@@ -103,9 +106,28 @@ def test_the_network_says_a_probability_of_each_class(done: Done, table: Path, t
     network = predict.load(Path(of(done, "probe").folder), device="cpu")
     files = [table.parent / f"{number}.png" for number in range(8)]
     chances = predict.probabilities(network, files)
-    rows = torch.stack([row for _, row in predict.predict(network, files, batch=8) if isinstance(row, torch.Tensor)])
-    assert torch.equal(chances, rows.sigmoid()) and not torch.allclose(chances.sum(1), torch.ones(8))
+    views = torch.stack([predict.view(network, read_picture(file, network.levels)) for file in files])
+    assert torch.equal(chances, predict.logits(network, views).sigmoid())
+    assert not torch.allclose(chances.sum(1), torch.ones(8))
     assert export.export(network, "safetensors", tmp_path / "net.safetensors") < 1e-5
+
+
+def test_all_classes_that_a_picture_probably_is_of_are_named(
+    done: Done, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(of(done, "probe").folder)
+    files = [table.parent / f"{number}.png" for number in range(PICTURES)]
+    chances = predict.probabilities(predict.load(run, device="cpu"), files)
+    expected = [[CLASSES[k] for k in row.nonzero()[:, 0].tolist()] for row in chances > 0.5]
+    assert main([str(run), str(table), "--output", str(tmp_path / "said.parquet")]) == 0
+    said = pd.read_parquet(tmp_path / "said.parquet")
+    assert [list(names) for names in said["classes"]] == expected and [] in expected
+    assert said["class"].tolist() == [CLASSES[k] for k in chances.argmax(1).tolist()]
+    capsys.readouterr()
+    assert main([str(run), *map(str, files[:9])]) == 0
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["file", "classes", "class", "probability"]
+    assert [row[1] for row in rows[1:]] == ["|".join(names) for names in expected[:9]]
 
 
 def test_what_has_no_meaning_there_is_refused_in_a_line(table: Path, tmp_path: Path) -> None:

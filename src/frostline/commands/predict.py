@@ -94,7 +94,7 @@ def _print(pictures: PictureList, options: argparse.Namespace) -> int:
     from frostline.runs import predict, prediction_rows
 
     network = _load(options).network
-    columns = prediction_rows.Columns.of(pictures, network.classes, options.top, unread=False)
+    columns = prediction_rows.Columns.of(pictures, network, options.top, unread=False)
     size, count, unread = options.batch or network.config.eval_batch_size, len(pictures), 0
     batches = (range(start, min(start + size, count)) for start in range(0, count, size))
     show = _saver(options.save_views, pictures)

@@ -49,10 +49,12 @@ def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
 
 
 def holds_lists(cells: pd.Series[Any]) -> bool:
+    """Return whether any of the cells is a list."""
     return cells.dtype == object and bool(cells.map(is_list).any())
 
 
 def is_list(cell: object) -> bool:
+    """Return whether a cell is a list, of whatever kind."""
     import pandas as pd
 
     return bool(pd.api.types.is_list_like(cell))

@@ -73,7 +73,7 @@ def write(
         pictures = gather(beside / _LIST)
         if not len(pictures):
             raise user_error("pictures", "-", "a list with pictures")
-        columns = Columns.of(pictures, predictor.classes, top, vectors=layer is not None)
+        columns = Columns.of(pictures, predictor, top, vectors=layer is not None)
         about = _about(predictor, layer)
         job = {"pictures": pictures.identity, "top": len(columns.best), "batch": batch, **about}
         _claim(beside, output, job)

@@ -19,7 +19,7 @@ from torch import Tensor
 from frostline.core.errors import user_error
 from frostline.data.names import printable
 from frostline.data.picture_list import PictureList
-from frostline.runs.predict import Answers
+from frostline.runs.predict import Answers, Predictor
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,26 @@ class Columns:
     """The one of these that says which picture it is."""
     classes: tuple[str, ...]
     top: int
-    """How many classes are named, the most probable first."""
+    """How many classes are named with their probabilities, the most probable first."""
+    multi_label: bool = False
+    """Whether all classes are named, before these, of which a picture probably is: several, or none."""
     vectors: bool = False
     """Whether there are features."""
     unread: bool = True
     """Whether pictures that cannot be read have rows."""
 
     @classmethod
-    def of(cls, pictures: PictureList, classes: Sequence[str], top: int, **more: bool) -> Columns:
+    def of(cls, pictures: PictureList, predictor: Predictor, top: int, **more: bool) -> Columns:
         """Return those of a list of pictures; UserError where a table has columns so called already."""
-        found = cls(tuple(pictures.columns), pictures.named, tuple(classes), top, **more)
-        _ = (found.best, found.probabilities, found.features, found.error)
+        several = predictor.multi_label
+        found = cls(tuple(pictures.columns), pictures.named, predictor.classes, top, several, **more)
+        _ = (found.every, found.best, found.probabilities, found.features, found.error)
         return found
+
+    @cached_property
+    def every(self) -> list[str]:
+        """The column of all classes that a picture is of, where it may be of several."""
+        return [self._free("classes")] if self.multi_label else []
 
     @cached_property
     def best(self) -> list[tuple[str, str]]:
@@ -82,6 +90,8 @@ class Columns:
         values, places = answers.probabilities.topk(len(self.best))
         read = np.array([row not in answers.errors for row in answers.rows], dtype=bool)
         names, found = pa.array(self.classes, pa.string()), carried
+        for every in self.every:
+            found = found.append_column(every, _named(answers.probabilities > 0.5, names, read))
         for place, (label, probability) in enumerate(self.best):
             found = found.append_column(label, names.take(_spread(places[:, place], read)))
             found = found.append_column(probability, _spread(values[:, place], read))
@@ -99,6 +109,14 @@ def _spread(values: Tensor, read: NDArray[np.bool_]) -> pa.Array:
     return pa.array(every, mask=~read)
 
 
+def _named(said: Tensor, names: pa.Array, read: NDArray[np.bool_]) -> pa.Array:
+    """Return the names of the classes in `said`, `(M, classes)` bool of the M rows that were read, as lists."""
+    lengths = np.zeros(len(read), np.int32)
+    lengths[read] = said.sum(1).numpy()
+    starts = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32), mask=np.append(~read, False))
+    return pa.ListArray.from_arrays(starts, names.take(pa.array(said.nonzero()[:, 1].numpy())))
+
+
 def _lists(vectors: Tensor, read: NDArray[np.bool_]) -> pa.Array:
     """Return the vectors `(M, D)` float32 of the rows that were read as lists, null in the others."""
     lengths = np.where(read, vectors.shape[1], 0)
@@ -107,13 +125,13 @@ def _lists(vectors: Tensor, read: NDArray[np.bool_]) -> pa.Array:
 
 
 def as_csv(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
-    """Yield the head of a CSV, then its rows, a text per table; probabilities have six decimals."""
+    """Yield the head of a CSV, then its rows, a text per table; probabilities have six decimals, `|` parts labels."""
     best = [name for pair in columns.best for name in pair]
-    names = [*columns.carried, *best, *([columns.error] if columns.unread else [])]
-    probabilities = {probability for _, probability in columns.best}
+    names = [*columns.carried, *columns.every, *best, *([columns.error] if columns.unread else [])]
+    written = {name: _decimals for _, name in columns.best} | dict.fromkeys(columns.every, _joined)
     yield _csv_text([names])
     for rows in tables:
-        yield _csv_text([_cell(row[name], decimals=name in probabilities) for name in names] for row in _plain(rows))
+        yield _csv_text([written.get(name, _cell)(row[name]) for name in names] for row in _plain(rows))
 
 
 def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
@@ -122,9 +140,16 @@ def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _cell(value: Any, *, decimals: bool) -> Any:
-    if decimals and value is not None:
-        return f"{value:.6f}"
+def _decimals(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6f}"
+
+
+def _joined(names: Sequence[str] | None) -> str | None:
+    """Return several labels as a table of them is read again, see `data.options.separator`."""
+    return None if names is None else "|".join(names)
+
+
+def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
@@ -149,6 +174,7 @@ def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
     for row in _plain(rows):
         said = {name: row[name] for name in columns.carried}
         if row[columns.error] is None:
+            said |= {every: row[every] for every in columns.every}
             said[label] = row[label]
             said[columns.probabilities] = {row[name]: row[probability] for name, probability in columns.best}
             if columns.vectors:

@@ -40,11 +40,18 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise MlflowException(f"top: expected a whole number of at least 1, not {top}", INVALID_PARAMETER_VALUE)
         with at_most(self._network.config.data.max_pixels):
             views = [self._view(row, text) for row, text in enumerate(model_input["image"])]
-        rows = (
-            predict.probabilities_of(self._network, predict.logits(self._network, torch.stack(views))) if views else ()
-        )
-        answers = [predict.ranked(self._network.classes, row, top) for row in rows]
-        return [{"class": next(iter(p)), "probability": max(p.values()), "probabilities": p} for p in answers]
+        if not views:
+            return []
+        rows = predict.probabilities_of(self._network, predict.logits(self._network, torch.stack(views)))
+        return [self._answer(row, top) for row in rows]
+
+    def _answer(self, row: Tensor, top: int) -> dict[str, Any]:
+        """Return what is said of a picture with the probabilities `(classes,)`."""
+        best = predict.ranked(self._network.classes, row, top)
+        found = {"class": next(iter(best)), "probability": max(best.values()), "probabilities": best}
+        if not self._network.multi_label:
+            return found
+        return {"classes": [self._network.classes[k] for k in (row > 0.5).nonzero()[:, 0].tolist()], **found}
 
     def _view(self, row: int, text: str) -> Tensor:
         try:

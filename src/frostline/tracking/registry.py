@@ -81,12 +81,13 @@ def _signature() -> Any:
     """Return what the model takes and gives. Stated, since MLflow needs seconds to infer it, and guesses."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Map
+    from mlflow.types.schema import Array, Map
 
     output = [
         ColSpec(DataType.string, "class"),
         ColSpec(DataType.double, "probability"),
         ColSpec(Map(DataType.double), "probabilities"),
+        ColSpec(Array(DataType.string), "classes", required=False),  # where a picture may be of several
     ]
     top = ParamSchema([ParamSpec("top", DataType.long, 5)])
     return ModelSignature(Schema([ColSpec(DataType.string, "image")]), Schema(output), top)

@@ -108,13 +108,22 @@ class Foreign:
     workers = 0
 
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
-        """Launch every batch that holds one of the jobs; the others of a batch find out that they are done."""
-        size, returned = self._size or len(self._jobs), dict[int, JobReturn]()
+        """Launch every batch that holds one of the jobs; the others of a batch find out that they are done.
+
+        A launcher that gives a batch up, since a job of its was cancelled or its worker killed, takes nothing from what
+        the jobs have written, nor from the batches after it.
+        """
+        size, returned, given_up = self._size or len(self._jobs), dict[int, JobReturn](), dict[int, Exception]()
         for first in range(0, len(self._jobs), size):
             batch = self._jobs[first : first + size]
-            if not jobs.keys().isdisjoint(range(first, first + len(batch))):
+            numbers = range(first, first + len(batch))
+            if jobs.keys().isdisjoint(numbers):
+                continue
+            try:
                 returned |= enumerate(self._launcher.launch(batch, initial_job_idx=first), first)
-        return _reasons(returned)
+            except Exception as error:
+                given_up |= dict.fromkeys(numbers, error)
+        return given_up | _reasons(returned)
 
     def close(self, *, now: bool) -> None:
         """Leave it to the launcher."""

@@ -1,0 +1,39 @@
+"""What a launcher of Hydra's that is not ours does to a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from frostline.sweeps.executor import Foreign
+
+
+class GivesUp:
+    """Carries out what it is given, but for the batch of the job 2, which it gives up."""
+
+    def __init__(self) -> None:
+        self.launched: list[int] = []
+
+    def launch(self, batch: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        numbers = range(initial_job_idx, initial_job_idx + len(batch))
+        self.launched += numbers
+        if 2 in numbers:
+            raise RuntimeError("a worker process was killed")
+        done = [JobReturn() for _ in batch]
+        for one in done:
+            one.status = JobStatus.COMPLETED
+        return done
+
+
+def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_batch() -> None:
+    launcher = GivesUp()
+    executor = Foreign(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
+    executor.settle(Path("here"), [[f"lr={number}"] for number in range(6)], [str(number) for number in range(6)])
+    reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)))
+    assert launcher.launched == [0, 1, 2, 3, 4, 5]
+    assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
+        (2, 3), "a worker process was killed"
+    )

@@ -363,9 +363,13 @@ def test_commands_repeat_what_was_typed(tmp_path):
     for run in runs:
         (folder := tmp_path / str(run.job) / ".hydra").mkdir(parents=True)
         (folder / "overrides.yaml").write_text("- freeze=head\n- lr=0.01\n- data.root='/my pictures'\n- epochs=2\n")
+        (folder / "hydra.yaml").write_text(
+            "hydra: {overrides: {hydra: [hydra/launcher=joblib, hydra.sweep.dir=x, +hydra.launcher.n_jobs=2]}}"
+        )
     runs = [replace(run, folder=str(tmp_path / str(run.job))) for run in runs]
     command = re.search(r"To decide it: `(.*?)`", answer(runs))[1]
     typed = ["lr=0.01", "data.root='/my pictures'", "epochs=2", "freeze=full,head", "seed=0,1,2,3,4"]
+    typed += ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2"]
     assert shlex.split(command) == ["python", "train.py", "-m", *typed]
 
 

@@ -22,7 +22,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
-    return of_sweep(given | swept)
+    return of_sweep(given | swept | _launcher(result))
 
 
 def of_sweep(values: Mapping[str, str]) -> str:
@@ -52,6 +52,17 @@ def _overrides(result: Result) -> list[str]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = files.read_json(folder / layout.PROVENANCE)["command"]
     return [str(override) for override in found] if isinstance(found, list) else []
+
+
+def _launcher(result: Result) -> dict[str, str]:
+    """Return what the command line said of who carries runs out, a cluster perhaps; nothing where that is gone."""
+    with suppress(UserError, KeyError, TypeError):
+        found = untrusted.plain(Path(result.folder) / ".hydra" / "hydra.yaml")["hydra"]["overrides"]["hydra"]
+        pairs = (str(override).partition("=") for override in found)
+        return {
+            key: value for key, _, value in pairs if key.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))
+        }
+    return {}
 
 
 def rerun(result: Result) -> str:

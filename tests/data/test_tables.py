@@ -23,7 +23,7 @@ from frostline.data.loading import Data, Split
 from frostline.data.sources import Source
 from small import load_data
 
-NONE = {"path": None, "label": None, "split": None, "group": None, "root": None}
+NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
 Row = dict[str, Any]
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(
         table, label="lable"
     )
-    assert "data.options.labels=x: expected one of path, label, split, group, root" in refused(table, labels="x")
+    assert "data.options.labels=x: expected one of path, label, split, group, time, root" in refused(table, labels="x")
     assert "data.options.root=nowhere: expected a folder that exists" in refused(table, root="nowhere")
     as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
     assert "data.options.path=null: expected the column of the table that it is: a, b" in refused(table)

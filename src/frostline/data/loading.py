@@ -16,7 +16,7 @@ from torch import Tensor
 from frostline.core.config import DataConfig
 from frostline.core.files import expanded
 from frostline.core.labels import multi_label
-from frostline.data import duplicates, findings, leftovers, near_duplicates
+from frostline.data import duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
 from frostline.data.decode_all import Progress
@@ -189,7 +189,7 @@ def _assemble(
         pixels=_KEPT.get(decoded["train"].keep.kind, "auto") if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*_found(sources.values()), *_findings(good, splits, decoded), *shown),
+        findings=(*_found(sources.values()), *_of_times(parts), *_findings(good, splits, decoded), *shown),
         broken=broken,
         suffixes=_suffixes(sources.values()),
     )
@@ -242,6 +242,12 @@ def _found(sources: Collection[Source]) -> Iterator[Finding]:
     suffixes = _suffixes(sources)
     if (told := leftovers.told(suffixes)) is not None:
         yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
+
+
+def _of_times(parts: Mapping[str, Selection]) -> list[Finding]:
+    """Return what is told of the times of splits, as far as they are made by them."""
+    known = parts["train"].source.times
+    return [] if known is None else [times.told(known, {name: part.ids for name, part in parts.items()})]
 
 
 def _findings(

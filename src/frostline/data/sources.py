@@ -39,6 +39,7 @@ from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
 from frostline.data.names import printable, some
+from frostline.data.times import Times
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Source:
     """The `other` files, by suffix."""
     groups: Tensor | None = None
     """`(N,)` int64: pictures with one number are to be on one side of every split; None where each is its own."""
+    splits: Mapping[str, Tensor] | None = None
+    """Which of the pictures are of each split, `(M,)` int64, where the source holds several; None for one."""
+    times: Times | None = None
+    """When pictures were taken, where the latest ones are to be tested on."""
     twins: Callable[[], Tensor] | None = None
     """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
     findings: tuple[Finding, ...] = ()
@@ -276,7 +281,28 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
         plain = _of_files(rows.files, found.root, labels, classes)
         sources[split] = replace(plain, groups=_numbered(rows.groups, codes))
     told = (*found.findings, *_across(sources, codes))
-    return {**sources, "train": replace(sources["train"], findings=told)}
+    return _as_one({**sources, "train": replace(sources["train"], findings=told)}, found)
+
+
+def _as_one(sources: Mapping[str, Source], found: tables.Table) -> dict[str, Source]:
+    """Return the splits of a table as one source, so that a picture is the same to every draw whichever it is in."""
+    train = sources["train"]
+    if len(sources) == 1:
+        return {"train": replace(train, times=found.times)}
+    rows = {split: torch.tensor(own.rows) for split, own in found.splits.items()}
+    order = torch.cat(list(rows.values())).argsort()
+    files = [file for own in found.splits.values() for file in own.files]
+    labels = torch.cat([sources[split].labels for split in rows])[order]
+    groups = [own for split in rows if (own := sources[split].groups) is not None]
+
+    def placed(finding: Finding) -> Finding:
+        shown = tuple(tuple(Place(s, int(rows[s][i])) for s, i in places) for places in finding.shown)
+        return replace(finding, shown=shown)
+
+    one = _of_files([files[place] for place in order.tolist()], found.root, labels, train.classes)
+    together = torch.cat(groups)[order] if groups else None
+    told = tuple(map(placed, train.findings))
+    return {"train": replace(one, groups=together, times=found.times, splits=rows, findings=told)}
 
 
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:

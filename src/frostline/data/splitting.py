@@ -1,4 +1,4 @@
-"""Which pictures of a source are for training, validation and test: stratified, and by each picture's id alone.
+"""Which pictures of a source are for training, validation and test: stratified and by each picture's id, or by time.
 
 Pictures that are alike byte for byte come to the same split, and those of one group (a patient, a camera): what was
 learnt by heart is no test. Where pictures may be of several classes, each class is spread alike, and so are the
@@ -19,6 +19,7 @@ from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import address, uniform
 from frostline.data.names import some
 from frostline.data.sources import Source
+from frostline.data.times import Times
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,29 @@ def divide(
     folds: int | None = None,
     fold: int = 0,
 ) -> dict[str, Selection]:
-    """Return `train`, `val` and `test` of the splits that a source has, `train` at least.
+    """Return `train`, `val` and `test` of the splits that a source has, `train` at least, which may hold several.
 
     With `folds` the test split is that `fold` of so many, which together are the whole training split of the source.
 
-    What is missing is taken from train, first test, then val, copies of one picture and whole groups together; then
-    `fraction` and `limit` shrink train. Raises `UserError` where that leaves no image for a split, or not one of every
-    class for train.
+    What is missing is taken from train, first test, then val, copies of one picture and whole groups together, the
+    latest pictures where the source has times; then `fraction` and `limit` shrink train. Raises `UserError` where that
+    leaves no image for a split, or not one of every class for train.
     """
-    parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     train = sources["train"]
-    together = _together(train) if not {"test", "val"} <= set(sources) else None
+    parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
+    parts |= {name: Selection(train, ids) for name, ids in (train.splits or {}).items()}
+    together = _together(train) if not {"test", "val"} <= set(parts) else None
     if folds is not None:
         if "test" in parts:
             raise user_error("data.folds", folds, "null, since the data has a test split of its own")
+        if train.times is not None:
+            expected = f"null, since data.options.time={train.times.column} has the latest pictures for test"
+            raise user_error("data.folds", folds, expected)
         parts["test"], parts["train"] = _cut_out(parts["train"], folds, fold, seed, together)
     for name, share in (("test", test_fraction), ("val", val_fraction)):
-        if name not in parts:
+        if name not in parts and train.times is not None:
+            parts[name], parts["train"] = _latest(parts["train"], name, share, train.times, together)
+        elif name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
     return {**parts, "train": _shrink(parts["train"], seed, fraction, limit)}
 
@@ -92,6 +99,34 @@ def _split_off(
     return _parted(part, chosen, name, f"data.{name}_fraction", fraction)
 
 
+def _latest(
+    part: Selection, name: str, fraction: float, times: Times, together: Tensor | None
+) -> tuple[Selection, Selection]:
+    """Return the latest `fraction` of the pictures, as near as their times allow, and the rest, all of which is older.
+
+    Pictures of one time stay together, and those that have the same number in `together`, `(N,)` int64, which are as
+    late as the latest of them: so nothing is learnt from what is as new as what is tested.
+    """
+    ranks, key = times.ranks[part.ids], f"data.{name}_fraction"
+    if together is not None:
+        group = _groups(part, together)
+        ranks = torch.zeros_like(ranks).scatter_reduce(0, group, ranks, "amax")[group]
+    wanted, (moments, counts) = fraction * len(ranks), ranks.unique(return_counts=True)
+    if not round(wanted):
+        raise user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
+    if len(moments) < 2:
+        expected = f"a column of several times, also among pictures that are no copies or of one group, for {name}"
+        raise user_error("data.options.time", times.column, expected)
+    since = counts.flip(0).cumsum(0).flip(0)  # how many there are from each moment on
+    start = moments[1:][(since[1:] - wanted).abs().argmin()]
+    older = Selection(part.source, part.ids[ranks < start])
+    if lost := _lost(part, older):
+        names = some(part.source.classes[label] for label in lost)
+        expected = f"pictures of every class before {times.texts[start]}, where {name} begins, but none is of {names}"
+        raise user_error("data.options.time", times.column, expected)
+    return _parted(part, ranks >= start, name, key, fraction)
+
+
 def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor | None) -> tuple[Selection, Selection]:
     """Return the pictures of a fold, and those of the others, which have at least one of every class."""
     if folds > len(part.ids):
@@ -106,11 +141,16 @@ def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor
 def _parted(part: Selection, chosen: Tensor, name: str, key: str, value: object) -> tuple[Selection, Selection]:
     """Return what was chosen, and the rest; UserError where a class is not in that."""
     rest = Selection(part.source, part.ids[~chosen])
-    if lost := ((part.counts > 0) & (rest.counts == 0)).nonzero()[:, 0].tolist():
+    if lost := _lost(part, rest):
         names = ", ".join(part.source.classes[label] for label in lost[:5])
         expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
         raise user_error(key, value, expected)
     return Selection(part.source, part.ids[chosen]), rest
+
+
+def _lost(part: Selection, rest: Selection) -> list[int]:
+    """Return the classes of which a picture is in `part`, and none in the `rest` of it."""
+    return [*((part.counts > 0) & (rest.counts == 0)).nonzero()[:, 0].tolist()]
 
 
 def _share_out(part: Selection, group: Tensor, shares: Sequence[float], seed: int) -> Tensor:

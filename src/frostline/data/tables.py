@@ -15,25 +15,37 @@ from typing import TYPE_CHECKING, Any
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
 from frostline.core.labels import NONE
-from frostline.data import table_columns, table_files, table_labels
+from frostline.data import table_columns, table_files, table_labels, times
 from frostline.data.findings import Finding, first_few
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
 from frostline.data.names import some
 from frostline.data.table_labels import Labels
+from frostline.data.times import Times
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "picture")
 _SPLITS = ("split",)
-_GROUPS = ("group", "patient", "patient_id", "subject", "subject_id", "camera", "camera_id", "site", "location")
+_HINTS = {
+    "group": (
+        ("group", "patient", "patient_id", "subject", "subject_id", "camera", "camera_id", "site", "location"),
+        "keeps its pictures on one side of every split",
+    ),
+    "time": (
+        ("time", "date", "datetime", "timestamp", "taken_at", "captured_at", "date_captured", "date_taken"),
+        "tests on the latest pictures",
+    ),
+}
+"""By which names a column is taken for one of groups or times, and what that would do."""
 _COLUMN = "the name of a column, or null"
 _OPTIONS = {
     "path": _COLUMN,
     "label": "the name of a column, two or more of them, or null",
     "split": _COLUMN,
     "group": _COLUMN,
+    "time": _COLUMN,
     "root": "a folder, or null",
     "separator": "what stands between the labels of a cell, or null",
 }
@@ -49,6 +61,8 @@ class Labelled:
     """Of each file."""
     groups: tuple[str, ...] | None
     """Of each file, empty where it belongs to nobody; None where the table has no groups."""
+    rows: tuple[int, ...]
+    """Where each file is among all that the table names."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Table:
     """Below which all pictures lie."""
     splits: Mapping[str, Labelled]
     """`train` at least."""
+    times: Times | None
+    """Of all files that the table names; None where it has no times."""
     findings: tuple[Finding, ...]
     multi_label: bool
     """Whether pictures may be of several classes, or of none."""
@@ -74,15 +90,16 @@ class _Row:
     """None where none is told."""
     split: str
     group: str | None
+    time: str | None
 
 
 def read(file: Path, options: Mapping[str, Any]) -> Table:
     """Return what the table in `file` says of which pictures.
 
-    `options` name its columns: `path`, `label`, `split` and `group`, null for those that are called as is common;
-    several columns for `label` are a class each. `root` is the folder that paths are relative to, null for that of the
-    table, `separator` what stands between the labels of a cell. Raises `UserError` for a table that cannot be read so,
-    a path that leads out of `root`, and a picture with two labels or groups.
+    `options` name its columns: `path`, `label` and `split`, null for those that are called as is common, `group` and
+    `time`, null for none; several columns for `label` are a class each. `root` is the folder that paths are relative
+    to, null for that of the table, `separator` what stands between the labels of a cell. Raises `UserError` for a table
+    that cannot be read so, a path that leads out of `root`, and a picture with two labels, groups or times.
     """
     _check_options(options)
     if not file.is_file():
@@ -99,22 +116,29 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
         "path": column("path", _PATHS, optional=False),
         "split": column("split", _SPLITS),
         "group": column("group", ()),
+        "time": column("time", ()),
     }
     told = table_labels.read(file, frame, options)
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
     rows, findings = _rows(file, root, texts, told.labels, str(columns["split"]))
-    findings += _unused_groups(frame, columns)
+    findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")
+    if columns["time"] is not None and splits["val"] and splits["test"]:
+        expected = f"null, since the table says in column {columns['split']} what is val and test"
+        raise user_error("data.options.time", columns["time"], expected)
     findings += _without_row(root, {row.file for row in rows})
-    labelled = {split: _labelled(own) for split, own in splits.items() if own}
-    return Table(root, labelled, tuple(findings), told.multi_label, told.classes)
+    moments = times.read(columns["time"], [row.time or "" for row in rows]) if columns["time"] is not None else None
+    labelled = {split: _labelled(rows, split) for split in SPLITS if splits[split]}
+    return Table(root, labelled, moments, tuple(findings), told.multi_label, told.classes)
 
 
-def _labelled(rows: Sequence[_Row]) -> Labelled:
-    groups = tuple(row.group or "" for row in rows) if rows[0].group is not None else None
-    return Labelled(tuple(Path(row.file) for row in rows), tuple(row.labels or () for row in rows), groups)
+def _labelled(rows: Sequence[_Row], split: str) -> Labelled:
+    own = {place: row for place, row in enumerate(rows) if row.split == split}
+    groups = tuple(row.group or "" for row in own.values()) if rows[0].group is not None else None
+    files, labels = tuple(Path(row.file) for row in own.values()), tuple(row.labels or () for row in own.values())
+    return Labelled(files, labels, groups, tuple(own))
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -159,11 +183,13 @@ def _rows(
         raise user_error("data.root", file, expected)
     split_of = _split_of(texts["split"], split_column)
     groups: Sequence[str | None] = texts["group"] or [None] * len(paths)
+    moments: Sequence[str | None] = texts["time"] or [None] * len(paths)
     splits = [split_of[text] for text in texts["split"]] if texts["split"] else ["train"] * len(paths)
-    every = [_Row(*values) for values in zip(files, labels, splits, groups, strict=True)]
+    every = [_Row(*values) for values in zip(files, labels, splits, groups, moments, strict=True)]
     rows = [row for row in every if row.labels is not None]
     _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
     _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
+    _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     once = list({(row.file, row.split): row for row in rows}.values())
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
@@ -190,7 +216,7 @@ def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:
 
 
 def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Raise `UserError` where a picture has two of `what`, a label or a group; a row is its file and that."""
+    """Raise `UserError` where a picture has two of `what`, labels say; a row is its file and that."""
     known: dict[str, str] = {}
     odd = {path: text for path, text in rows if known.setdefault(path, text) != text}
     if odd:
@@ -198,14 +224,15 @@ def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str
         raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}")
 
 
-def _unused_groups(frame: pd.DataFrame, columns: Mapping[str, str | None]) -> list[Finding]:
-    """Return the hint that a column looks like one of groups that are to stay together."""
-    if columns["group"] is not None or columns["split"] is not None:
+def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:
+    """Return the hint that a column looks like one of `what`, groups or times, by which splits can be made."""
+    if columns[what] is not None or columns["split"] is not None:
         return []
+    names, does = _HINTS[what]
     return [
-        Finding(f"column {name} is not used: data.options.group={name} keeps its pictures on one side of every split")
+        Finding(f"column {name} is not used: data.options.{what}={name} {does}")
         for name in frame.columns
-        if name.casefold() in _GROUPS
+        if name.casefold() in names
     ][:1]
 
 

@@ -120,7 +120,7 @@ def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[li
 
 def drawn(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
     labels = torch.from_numpy(np.random.default_rng(seed).random((count, len(shares))) < shares)
-    nothing = dict.fromkeys(("twins", "groups", "times", "splits"))
+    nothing = dict.fromkeys(("twins", "groups", "weights", "times", "splits"))
     source = SimpleNamespace(labels=labels, classes=tuple(map(str, range(len(shares)))), **nothing)
     return Selection(cast(Source, source), torch.arange(count))
 

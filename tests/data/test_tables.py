@@ -174,7 +174,9 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(
         table, label="lable"
     )
-    assert "data.options.labels=x: expected one of path, label, split, group, time, root" in refused(table, labels="x")
+    assert "data.options.labels=x: expected one of path, label, split, group, time, weight, root" in refused(
+        table, labels="x"
+    )
     assert "data.options.root=nowhere: expected a folder that exists" in refused(table, root="nowhere")
     as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
     assert "data.options.path=null: expected the column of the table that it is: a, b" in refused(table)
@@ -284,3 +286,24 @@ def test_groups_and_copies_together_are_one(tmp_path: Path) -> None:
     data = load(tmp_path / "t.csv", group="group")
     seen = [{number // 8 for number in numbers(split)} for split in (data.train, data.val, data.test)]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_what_a_picture_counts_stands_in_a_column_and_is_part_of_the_data(tmp_path: Path) -> None:
+    found = [row | {"weight": 1 + number / 4} for number, row in enumerate(rows(tmp_path))]
+    as_csv(table := tmp_path / "t.csv", found)
+    data = load(table, weight="weight")
+    for split in (data.train, data.val, data.test):
+        assert split.weights is not None
+        assert split.weights.tolist() == [1 + number / 4 for number in numbers(split)]
+    plain = load(table)
+    assert plain.train.weights is None and plain.fingerprint != data.fingerprint
+    found[3]["weight"] = 9.0
+    as_csv(table, found)
+    assert load(table, weight="weight").fingerprint != data.fingerprint
+    for odd in ("0", "-1", "nan", "inf", "", "much"):
+        as_csv(table, [*found[:-1], found[-1] | {"weight": odd}])
+        with pytest.raises(UserError, match=r"data.options.weight=.*: expected a column of finite numbers above 0"):
+            tables.read(table, {"weight": "weight"})
+    as_csv(table, [*found, found[0] | {"weight": 3}])
+    with pytest.raises(UserError, match=r"expected one weight for each picture, but pics/0.png is 1 and 3"):
+        tables.read(table, {"weight": "weight"})

@@ -92,3 +92,19 @@ def test_of_several_classes_of_an_image_each_has_the_binary_loss_of_torch_and_to
     partners = labels.roll(1, 0)
     mixed = Criterion()(logits, Targets(labels, partners, 0.3, 0.0))
     assert mixed == pytest.approx(0.3 * Criterion()(logits, of(labels)) + 0.7 * Criterion()(logits, of(partners)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("several", [False, True])
+def test_an_image_that_counts_double_is_one_that_comes_twice(
+    batch: tuple[Tensor, Tensor], name: str, several: bool
+) -> None:
+    logits, plain = batch
+    labels = F.one_hot(plain, CLASSES).bool() if several else plain
+    twice = torch.cat([torch.arange(len(plain)), torch.arange(0, len(plain), 3)])
+    weights = torch.ones(len(plain))
+    weights[::3] = 2
+    for criterion in (Criterion(name), Criterion(name, class_weights=(1.0, 3.0, 0.5, 2.0))):
+        counted = criterion(logits, Targets(labels, labels, 1.0, 0.1, weights))
+        assert counted == pytest.approx(criterion(logits[twice], of(labels[twice], 0.1)))
+        assert counted == pytest.approx(criterion(logits, Targets(labels, labels, 1.0, 0.1, weights * 7)))

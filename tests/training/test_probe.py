@@ -85,6 +85,26 @@ def test_weights_of_classes_are_those_of_sklearn() -> None:
         assert np.abs(softmax(logits[0], 1) - softmax(logits[1], 1)).max() < (2e-3 if one.l2 < 30 else 2e-2)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_of_pictures_are_the_sample_weight_of_sklearn(several: bool) -> None:
+    plain, draw = digits(300, classes=3), np.random.default_rng(0)
+    counts = draw.integers(1, 4, len(plain.labels)) * 1.0
+    features = standard(plain)
+    labels = torch.nn.functional.one_hot(plain.labels, 3).bool() if several else plain.labels
+    weights = torch.from_numpy(counts).float()
+    (found,) = probe.solve(Samples(plain.tensor, labels), 3, [0.01], None, weights)
+    logits = (plain.tensor @ found.weight.T + found.bias).numpy()
+    model = LogisticRegression(C=1 / (0.01 * counts.sum()), tol=1e-8, max_iter=1_000)
+    if several:
+        for number in range(3):
+            theirs = model.fit(features, labels[:, number].numpy(), counts).predict_proba(features)[:, 1]
+            assert 1 / (1 + np.exp(-logits[:, number])) == pytest.approx(theirs, abs=2e-3)
+    else:
+        assert softmax(logits, 1) == pytest.approx(
+            model.fit(features, labels, counts).predict_proba(features), abs=2e-3
+        )
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 def test_of_several_classes_of_a_picture_each_has_the_regression_of_sklearn(balanced: bool) -> None:
     plain = digits()

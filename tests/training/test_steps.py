@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline.training import gradient, steps
+from frostline.training import gradient, mixup, steps
 from frostline.training.dataset import batches
 from frostline.training.steps import Recipe, Step, Sums, TrainedPart
 from small import Samples
@@ -156,3 +156,25 @@ def test_sums_are_those_of_steps_of_every_kind() -> None:
         right += (logits.argmax(1) == labels).sum().item()
     assert sums.read() == pytest.approx((loss, right))
     assert sums.read() == pytest.approx((loss, right))
+
+
+def test_a_step_weighs_images_and_those_that_are_mixed_by_their_shares() -> None:
+    data, linear = features(known=True), heads()[0]
+    weights = torch.rand(150, generator=torch.Generator().manual_seed(2)) + 0.1
+    for options in ({}, {"mixup": 1.0}):
+        network = copy.deepcopy(linear)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
+        part = TrainedPart(network, data, None, network, data, None, weights)
+        (step,) = steps.steps(part, INDICES[1:2], optimizer, recipe, epoch=1, first=0)
+        counts, labels = weights[INDICES[1]], data.labels[INDICES[1]]
+        inputs, partners, share = mixup.mix(
+            data.tensor[INDICES[1]], labels, mixup=recipe.mixup, cutmix=0.0, seed=3, step=0
+        )
+        logits = linear(inputs)
+        each = [nn.functional.cross_entropy(logits, those, reduction="none") for those in (labels, partners)]
+        counts = share * counts + (1 - share) * counts.roll(1)
+        expected = ((share * each[0] + (1 - share) * each[1]) * counts).sum() / counts.sum()
+        assert step.loss == pytest.approx(expected.item())
+        (gradient_of_weight,) = torch.autograd.grad(expected, [linear.weight])
+        assert torch.allclose(network.weight, linear.weight - 0.1 * gradient_of_weight, atol=1e-6)

@@ -54,6 +54,13 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of these, added up as torch does where it returns a mean."""
+    if multi_label(labels):
+        return cross_entropies(logits, labels).sum()
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
 def label_text(label: Tensor, classes: Sequence[str]) -> str:
     """Return for people what one sample is, a row of labels."""
     if not multi_label(label):

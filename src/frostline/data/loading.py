@@ -49,6 +49,8 @@ class Split:
     """`(N, 32)` uint8: sha256 of the pixels of each picture, all of them, decoded and upright."""
     digest: str
     """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
+    weights: Tensor | None = None
+    """`(N,)` float32: what each image counts in the loss; None for all alike."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -208,7 +210,17 @@ def _split(part: Selection, decoded: Decoded) -> Split:
     for tensor in (digests, sizes, part.ids):
         digest.update(tensor.numpy().data)
     centred = decoded.keep.kind == "view"
-    return Split(decoded.pixels(part.ids), centred, sizes, part.labels, part.ids, digests, digest.hexdigest())
+    of_source = part.source.weights
+    return Split(
+        decoded.pixels(part.ids),
+        centred,
+        sizes,
+        part.labels,
+        part.ids,
+        digests,
+        digest.hexdigest(),
+        None if of_source is None else of_source[part.ids],
+    )
 
 
 def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:
@@ -281,4 +293,6 @@ def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
     for split in splits:
         digest.update(split.digest.encode())
         digest.update(split.labels.numpy().data)
+        if split.weights is not None:
+            digest.update(split.weights.numpy().data)
     return digest.hexdigest()

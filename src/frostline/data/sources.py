@@ -65,6 +65,8 @@ class Source:
     """Which of the pictures are of each split, `(M,)` int64, where the source holds several; None for one."""
     times: Times | None = None
     """When pictures were taken, where the latest ones are to be tested on."""
+    weights: Tensor | None = None
+    """`(N,)` float32, above 0: what each picture counts in the loss; None for all alike."""
     twins: Callable[[], Tensor] | None = None
     """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
     findings: tuple[Finding, ...] = ()
@@ -279,7 +281,8 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
         numbers = [[number[name] for name in names] for names in rows.labels]
         labels = _one_hot(numbers, len(classes)) if found.multi_label else torch.tensor(numbers)[:, 0]
         plain = _of_files(rows.files, found.root, labels, classes)
-        sources[split] = replace(plain, groups=_numbered(rows.groups, codes))
+        weights = None if rows.weights is None else torch.tensor(rows.weights)
+        sources[split] = replace(plain, groups=_numbered(rows.groups, codes), weights=weights)
     told = (*found.findings, *_across(sources, codes))
     return _as_one({**sources, "train": replace(sources["train"], findings=told)}, found)
 
@@ -301,8 +304,11 @@ def _as_one(sources: Mapping[str, Source], found: tables.Table) -> dict[str, Sou
 
     one = _of_files([files[place] for place in order.tolist()], found.root, labels, train.classes)
     together = torch.cat(groups)[order] if groups else None
+    weights = [own for split in rows if (own := sources[split].weights) is not None]
+    counted = torch.cat(weights)[order] if weights else None
     told = tuple(map(placed, train.findings))
-    return {"train": replace(one, groups=together, times=found.times, splits=rows, findings=told)}
+    one = replace(one, groups=together, weights=counted, times=found.times, splits=rows, findings=told)
+    return {"train": one}
 
 
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:

@@ -6,6 +6,7 @@ where a cell holds a list, or text that is parted by `separator`, or where each 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _OPTIONS = {
     "split": _COLUMN,
     "group": _COLUMN,
     "time": _COLUMN,
+    "weight": _COLUMN,
     "root": "a folder, or null",
     "separator": "what stands between the labels of a cell, or null",
 }
@@ -61,6 +63,8 @@ class Labelled:
     """Of each file."""
     groups: tuple[str, ...] | None
     """Of each file, empty where it belongs to nobody; None where the table has no groups."""
+    weights: tuple[float, ...] | None
+    """What each file counts in the loss, above 0; None where the table has no weights."""
     rows: tuple[int, ...]
     """Where each file is among all that the table names."""
 
@@ -91,15 +95,17 @@ class _Row:
     split: str
     group: str | None
     time: str | None
+    weight: float | None
 
 
 def read(file: Path, options: Mapping[str, Any]) -> Table:
     """Return what the table in `file` says of which pictures.
 
-    `options` name its columns: `path`, `label` and `split`, null for those that are called as is common, `group` and
-    `time`, null for none; several columns for `label` are a class each. `root` is the folder that paths are relative
-    to, null for that of the table, `separator` what stands between the labels of a cell. Raises `UserError` for a table
-    that cannot be read so, a path that leads out of `root`, and a picture with two labels, groups or times.
+    `options` name its columns: `path`, `label` and `split`, null for those that are called as is common, `group`,
+    `time` and `weight`, null for none; several columns for `label` are a class each. `root` is the folder that paths
+    are relative to, null for that of the table, `separator` what stands between the labels of a cell. Raises
+    `UserError` for a table that cannot be read so, a path that leads out of `root`, and a picture with two labels,
+    groups, times or weights.
     """
     _check_options(options)
     if not file.is_file():
@@ -117,6 +123,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
         "split": column("split", _SPLITS),
         "group": column("group", ()),
         "time": column("time", ()),
+        "weight": column("weight", ()),
     }
     told = table_labels.read(file, frame, options)
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
@@ -138,7 +145,8 @@ def _labelled(rows: Sequence[_Row], split: str) -> Labelled:
     own = {place: row for place, row in enumerate(rows) if row.split == split}
     groups = tuple(row.group or "" for row in own.values()) if rows[0].group is not None else None
     files, labels = tuple(Path(row.file) for row in own.values()), tuple(row.labels or () for row in own.values())
-    return Labelled(files, labels, groups, tuple(own))
+    weights = tuple(row.weight or 0.0 for row in own.values()) if rows[0].weight is not None else None
+    return Labelled(files, labels, groups, weights, tuple(own))
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -185,11 +193,13 @@ def _rows(
     groups: Sequence[str | None] = texts["group"] or [None] * len(paths)
     moments: Sequence[str | None] = texts["time"] or [None] * len(paths)
     splits = [split_of[text] for text in texts["split"]] if texts["split"] else ["train"] * len(paths)
-    every = [_Row(*values) for values in zip(files, labels, splits, groups, moments, strict=True)]
+    weights: Sequence[float | None] = _weights(texts["weight"]) if texts["weight"] else [None] * len(paths)
+    every = [_Row(*values) for values in zip(files, labels, splits, groups, moments, weights, strict=True)]
     rows = [row for row in every if row.labels is not None]
     _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
     _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
+    _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
     once = list({(row.file, row.split): row for row in rows}.values())
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
@@ -198,6 +208,16 @@ def _rows(
     if again := len(rows) - len(once):
         findings.append(Finding(f"{again:,} rows name a picture again and count once"))
     return once, findings
+
+
+def _weights(texts: Sequence[str]) -> list[float]:
+    """Return what pictures count; UserError for what is no finite number above 0."""
+    import pandas as pd
+
+    found = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").astype(float)
+    if odd := [text or "(nothing)" for text, value in zip(texts, found, strict=True) if not 0 < value < math.inf]:
+        raise user_error("data.options.weight", some(odd), "a column of finite numbers above 0")
+    return [*found]
 
 
 def normal(root: Path, path: str) -> str:

@@ -93,6 +93,7 @@ def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -
         scored=val.above(scored),
         val=val.read(images.val),
         val_autocast=val.autocast,
+        weights=setup.image_weights,
     )
 
 

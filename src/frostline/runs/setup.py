@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from frostline.core import machine
 from frostline.core.config import Config
@@ -66,6 +67,12 @@ class Setup:
     def memory_format(self) -> torch.memory_format:
         """How images lie in memory."""
         return machine.memory_format(channels_last=self.config.channels_last)
+
+    @functools.cached_property
+    def image_weights(self) -> Tensor | None:
+        """What each training image counts, `(N,)` float32 on the device; None for all alike."""
+        weights = self.data.train.weights
+        return None if weights is None else weights.to(self.device)
 
     def enter(self, phase: int) -> None:
         """Put the model into the state of a phase."""

@@ -79,7 +79,8 @@ _Solved = tuple[dict[str, float], Neighbours | None]
 def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
     """Have the head be the best of the path of regularised logistic regressions."""
     weights = setup.recipe.criterion.weights_on(train.labels.device)
-    solutions = probe.solve(train, head.linear.out_features, setup.config.freeze_mode.l2, weights)
+    classes, l2 = head.linear.out_features, setup.config.freeze_mode.l2
+    solutions = probe.solve(train, classes, l2, weights, setup.image_weights)
     ranks = []
     for one in solutions:
         _write(head, one.weight, one.bias)

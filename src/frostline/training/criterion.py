@@ -1,6 +1,7 @@
 """What a training step minimises: cross-entropy, focal loss or binary cross-entropy, each class weighted or not.
 
-Losses are means over the images of a batch; with weights of classes, weighted means, as torch and scikit-learn have it.
+Losses are means over the images of a batch; with weights of classes or images, weighted means, as torch and
+scikit-learn have it. A mixed image weighs what its parts do.
 Multi-label images have a binary loss for each class, of which the mean is taken; what a class weighs there is what its
 images weigh against the others (`pos_weight` in torch's BCEWithLogitsLoss).
 """
@@ -31,6 +32,8 @@ class Targets:
     """Of the loss that belongs to `labels`, in 0..1; the rest belongs to `partners`."""
     smoothing: float
     """Of the labels, in 0..1."""
+    weights: Tensor | None = None
+    """`(B,)` float32: what each image counts; None for all alike."""
 
     def wanted(self, classes: int) -> Tensor:
         """Return `(B, classes)`, the probabilities that are wanted of each image."""
@@ -64,43 +67,49 @@ class Criterion:
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Return the loss of logits `(B, classes)`, differentiable."""
-        weights = self.weights_on(logits.device)
-        if multi_label(targets.labels):
-            return self._of_each_class(logits, targets.wanted(logits.shape[1]), weights)
-        if self.name == "cross_entropy":
-            return _cross_entropy(logits, targets, weights)
-        wanted = targets.wanted(logits.shape[1])
-        if self.name == "focal":
-            log_chances = logits.log_softmax(1)
-            missing = (1 - log_chances.exp()).clamp(min=_LEAST)
-            every = -wanted * missing**self.gamma * log_chances
-        else:
-            every = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") / logits.shape[1]
-        if weights is None:
-            return every.sum() / len(logits)
-        counts = wanted @ weights
-        return (every * weights).sum() / counts.sum() if self.name == "focal" else every.sum(1) @ counts / counts.sum()
+        if self.plain and targets.weights is None and not multi_label(targets.labels):
+            return _cross_entropy(logits, targets)
+        losses, counts = self._of_each(logits, targets)
+        if targets.weights is not None:
+            losses, counts = losses * targets.weights, counts * targets.weights
+        return losses.sum() / counts.sum()
 
-    def _of_each_class(self, logits: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the mean over images and classes of a binary loss, `wanted` being `(B, classes)`."""
+    def _of_each(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the loss `(B,)` of each image, weighted by its classes, and the weights `(B,)`."""
+        weights = self.weights_on(logits.device)
+        wanted = targets.wanted(logits.shape[1])
+        if multi_label(targets.labels):
+            return self._of_several(logits, wanted, weights), wanted.new_ones(len(wanted))
+        counts = wanted.new_ones(len(wanted)) if weights is None else wanted @ weights
+        if self.name == "bce":
+            every = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            return every.mean(1) * counts, counts
+        log_chances = logits.log_softmax(1)
+        every = -wanted * log_chances
+        if self.name == "focal":
+            every = every * (1 - log_chances.exp()).clamp(min=_LEAST) ** self.gamma
+        return (every if weights is None else every * weights).sum(1), counts
+
+    def _of_several(self, logits: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean over classes of a binary loss for each image, `wanted` being `(B, classes)`."""
         present, absent = -F.logsigmoid(logits), -F.logsigmoid(-logits)  # minus the logarithms of p and of 1 - p
         if self.name == "focal":
             chance = logits.sigmoid()
             present = present * (1 - chance).clamp(min=_LEAST) ** self.gamma
             absent = absent * chance.clamp(min=_LEAST) ** self.gamma
         weighted = wanted if weights is None else wanted * weights
-        return (weighted * present + (1 - wanted) * absent).mean()
+        return (weighted * present + (1 - wanted) * absent).mean(1)
 
 
 CROSS_ENTROPY = Criterion()
 """Of all classes alike."""
 
 
-def _cross_entropy(logits: Tensor, targets: Targets, weights: Tensor | None) -> Tensor:
-    loss = F.cross_entropy(logits, targets.labels, weights, label_smoothing=targets.smoothing)
+def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
+    loss = F.cross_entropy(logits, targets.labels, label_smoothing=targets.smoothing)
     if targets.share == 1.0:
         return loss
-    other = F.cross_entropy(logits, targets.partners, weights, label_smoothing=targets.smoothing)
+    other = F.cross_entropy(logits, targets.partners, label_smoothing=targets.smoothing)
     return targets.share * loss + (1 - targets.share) * other
 
 

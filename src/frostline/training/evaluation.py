@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core import machine
-from frostline.core.labels import cross_entropies, right
+from frostline.core.labels import cross_entropy_sum, right
 from frostline.training.dataset import Dataset, in_order
 
 _AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
@@ -60,7 +60,7 @@ def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
     """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels`."""
     rows = max(1, _AT_ONCE // every.shape[1])
     parts = zip(every.split(rows), labels.split(rows), strict=True)
-    losses = [cross_entropies(part, those).sum() for part, those in parts]
+    losses = [cross_entropy_sum(part, those) for part, those in parts]
     hits = right(every, labels).sum()
     loss, count = torch.stack([torch.stack(losses).double().sum(), hits.double()]).tolist()
     return Evaluation(loss / len(labels), count / len(labels), every.cpu())

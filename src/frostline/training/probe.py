@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from frostline.core.labels import class_counts, multi_label
+from frostline.core.labels import multi_label
 from frostline.training.dataset import Dataset
 from frostline.training.head_inputs import chunks
 
@@ -64,15 +64,20 @@ class Solution:
 
 @torch.no_grad()
 def solve(
-    train: Dataset, classes: int, strengths: Sequence[float], class_weights: Tensor | None = None
+    train: Dataset,
+    classes: int,
+    strengths: Sequence[float],
+    class_weights: Tensor | None = None,
+    image_weights: Tensor | None = None,
 ) -> list[Solution]:
     """Return the best head for each of the `strengths`, the strongest first.
 
     `train` hands out features `(B, D)` of the first epoch; they are read once per iteration. With `class_weights`
     `(classes,)` the mean of the cross-entropy is weighted by those of the labels, as scikit-learn's `class_weight`;
-    multi-label those weigh the samples of each class against all others.
+    multi-label those weigh the samples of each class against all others. `image_weights` `(N,)` are what each sample
+    counts, as its `sample_weight`.
     """
-    objective = _Objective(train, classes, class_weights)
+    objective = _Objective(train, classes, class_weights, image_weights)
     ordered = sorted(set(strengths), reverse=True)
     start = train.labels.new_zeros(classes, objective.dimensions + 1, dtype=torch.float32)
     size = max(1, _STATE // (2 * _MEMORY * start.nbytes))
@@ -90,21 +95,14 @@ def solve(
 class _Objective:
     """The regularised loss of several heads and its gradient, each head for a strength of its own."""
 
-    def __init__(self, train: Dataset, classes: int, class_weights: Tensor | None) -> None:
+    def __init__(
+        self, train: Dataset, classes: int, class_weights: Tensor | None, image_weights: Tensor | None
+    ) -> None:
         self._train, self._numbers = train, torch.arange(classes, device=train.labels.device)
         self._mean, self._deviation = _moments(train)
         self.dimensions = len(self._mean)
-        counts, samples = class_counts(train.labels, classes), len(train.labels)
-        self._weights = None
-        if multi_label(train.labels):
-            counts = torch.stack([samples - counts, counts])  # those of no such class, and of it
-        if class_weights is not None:
-            weights = class_weights
-            if multi_label(train.labels):
-                weights = torch.stack([torch.ones_like(class_weights), class_weights])
-            self._weights = weights * samples / (counts * weights).sum(0)  # 1 in the mean
-            counts = counts * self._weights
-        self._rarest = counts[counts > 0].min() / samples
+        self._weights = _weights(train.labels, class_weights, image_weights)
+        self._rarest = _rarest(train.labels, classes, self._weights)
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
@@ -116,10 +114,13 @@ class _Objective:
         loss = l2.new_zeros(len(heads), dtype=torch.float64)
         gradient = torch.zeros_like(heads)
         of_weight, of_bias = torch.zeros_like(flat), torch.zeros_like(bias)
+        done = 0
         for features, labels in _chunks(self._train, len(flat)):
             standard = features.sub(self._mean).div_(self._deviation)
             logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
-            losses, error = (self._of_several if multi_label(labels) else self._of_one)(logits, labels)
+            weights = None if self._weights is None else self._weights[done : done + len(labels)]
+            losses, error = (_of_several if multi_label(labels) else self._of_one)(logits, labels, weights)
+            done += len(labels)
             loss += losses.double().sum(0)
             of_weight.addmm_(error.flatten(1).T, standard)
             of_bias += error.sum(0)
@@ -130,33 +131,58 @@ class _Objective:
         above += gradient[..., -1].square().sum(1) / (2 * l2.minimum(self._rarest))
         return loss.div_(count).add_(penalty), gradient, above
 
-    def _of_one(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses `(B, S)` of logits `(B, S, classes)` and their gradient, which takes the logits' place."""
+    def _of_one(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the losses `(B, S)` of logits `(B, S, classes)` and their gradient, which takes the logits' place.
+
+        Samples count their `weights` `(B,)`.
+        """
         every = logits.logsumexp(2, keepdim=True)
         losses = (every - _of_label(logits, labels))[..., 0]
         error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
-        if self._weights is not None:
-            weights = self._weights[labels]
+        if weights is not None:
             losses.mul_(weights[:, None])
             error.mul_(weights[:, None, None])
         return losses, error
-
-    def _of_several(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same for multi-label samples `(B, classes)`."""
-        wanted = labels[:, None].float()
-        losses = F.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
-        error = logits.sigmoid_().sub_(wanted)
-        if self._weights is not None:
-            weights = torch.where(labels, self._weights[1], self._weights[0])[:, None]
-            losses.mul_(weights)
-            error.mul_(weights)
-        return losses.sum(2), error
 
     def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights `(classes, D)` and biases `(classes,)` for features as they are."""
         weight = head[:, :-1].double() / self._deviation
         bias = head[:, -1] - weight @ self._mean.double()
         return weight.float(), bias.float()
+
+
+def _of_several(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what `_Objective._of_one` does for multi-label samples, whose weights are `(B, classes)`, too."""
+    wanted = labels[:, None].float()
+    losses = F.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
+    error = logits.sigmoid_().sub_(wanted)
+    if weights is not None:
+        losses.mul_(weights[:, None])
+        error.mul_(weights[:, None])
+    return losses.sum(2), error
+
+
+def _weights(labels: Tensor, class_weights: Tensor | None, image_weights: Tensor | None) -> Tensor | None:
+    """Return what each sample counts, 1 in the mean, `(N,)`, or multi-label in each class, `(N, classes)`."""
+    if class_weights is None and image_weights is None:
+        return None
+    several = multi_label(labels)
+    every = torch.ones(labels.shape, device=labels.device)
+    if class_weights is not None:
+        every = torch.where(labels, class_weights, every) if several else class_weights[labels]
+    if image_weights is not None:
+        every = every * (image_weights[:, None] if several else image_weights)
+    return every * (len(labels) / every.sum(0))
+
+
+def _rarest(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
+    """Return the share of the class of which there is least, or of the samples that are, or are not, of a class."""
+    every = torch.ones(labels.shape, device=labels.device) if weights is None else weights
+    if multi_label(labels):
+        counts = torch.stack([(every * labels).sum(0), (every * ~labels).sum(0)])
+    else:
+        counts = every.new_zeros(classes).index_add_(0, labels, every)
+    return counts[counts > 0].min() / len(labels)
 
 
 @dataclass(frozen=True)

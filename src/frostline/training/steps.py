@@ -55,6 +55,8 @@ class TrainedPart:
     """What is evaluated: the network up from where `val` begins, perhaps with averaged weights."""
     val: Dataset
     val_autocast: torch.dtype | None
+    weights: Tensor | None = None
+    """`(N,)` float32 on the device: what each training sample counts in the loss; None for all alike."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ def steps(
     `first` is the number of the first one in the run. It makes no difference to a bit where the batches are cut into
     several calls.
     """
-    plain = part.autocast is None and recipe.criterion.plain and not (recipe.mixup or recipe.cutmix)
+    alike = recipe.criterion.plain and part.weights is None
+    plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
     head = gradient.head_of(part.network) if plain else None
     samples = TOGETHER if head is not None and part.train.known else part.train.at_once
     together = max(samples // recipe.batch_size, 1)
-    for step, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch), first):
+    for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
+        step = first + number
         seed_dropout(labels.device, address(recipe.seed, "step", step))
         if head is not None:
             with gradient.threads_for(head, len(inputs)):
@@ -95,7 +99,8 @@ def steps(
                 _update(part.network, optimizer, recipe)
         else:
             optimizer.zero_grad(set_to_none=True)
-            loss, logits = _by_autograd(part, inputs, labels, recipe, step)
+            weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
+            loss, logits = _by_autograd(part, inputs, labels, weights, recipe, step)
             _update(part.network, optimizer, recipe)
         yield Step(logits, labels, loss)
 
@@ -128,11 +133,15 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
 
-def _by_autograd(part: TrainedPart, inputs: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+def _by_autograd(
+    part: TrainedPart, inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int
+) -> tuple[Tensor, Tensor]:
     mixed, partners, share = mixup.mix(
         inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
-    targets = Targets(labels, partners, share, recipe.label_smoothing)
+    if weights is not None:
+        weights = share * weights + (1 - share) * weights.roll(1)
+    targets = Targets(labels, partners, share, recipe.label_smoothing, weights)
     return gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
@@ -79,21 +80,32 @@ def open_image(file: Path) -> Image.Image:
         raise OSError("not a regular file")
     if status.st_size == 0:
         raise OSError("empty")
-    image = Image.open(file, formats=candidates(file))
+    return _opened(file, file)
+
+
+def open_bytes(content: bytes, name: str) -> Image.Image:
+    """Return the picture that `content` is, as `open_image` does that in a file called `name`."""
+    if not content:
+        raise OSError("empty")
+    return _opened(io.BytesIO(content), Path(name))
+
+
+def _opened(source: Path | io.BytesIO, name: Path) -> Image.Image:
+    image = Image.open(source, formats=candidates(name))
     try:
-        return _whole(image, file)
+        return _whole(image, source)
     except BaseException:
         image.close()
         raise
 
 
-def _whole(image: Image.Image, file: Path) -> Image.Image:
+def _whole(image: Image.Image, source: Path | io.BytesIO) -> Image.Image:
     """Return the picture, opened anew if need be; `OSError` or `SyntaxError` where it is damaged."""
     if image.format == "EPS":
         raise OSError("a PostScript program")  # Pillow would have Ghostscript run it
     if image.format == "PNG":
         image.verify()  # leaves the picture unusable
-        return Image.open(file, formats=("PNG",))
+        return Image.open(source, formats=("PNG",))
     if image.format in ("JPEG", "MPO") and isinstance(image, ImageFile.ImageFile) and image.fp is not None:
         header = image.fp.tell()
         image.fp.seek(-len(_JPEG_END), os.SEEK_END)

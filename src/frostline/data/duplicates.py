@@ -22,7 +22,8 @@ from torch import Tensor
 from frostline.core.labels import label_text
 from frostline.data.findings import PAIRS, Finding, Place, first_few
 
-_TAIL = 4096  # bytes at the end of a file, which differ where headers are alike
+TAIL = 4096
+"""Bytes at the end of a file, which differ where headers are alike."""
 
 
 def of_files(files: Sequence[Path]) -> Tensor:
@@ -31,10 +32,18 @@ def of_files(files: Sequence[Path]) -> Tensor:
     Only files of equal size are opened, and only those whose ends are alike too are read as a whole. One that cannot be
     read is like no other.
     """
-    first = torch.arange(len(files))
-    groups: Iterable[list[int]] = [list(range(len(files)))]
-    for fact in (_size, _tail, _content):
-        groups = [group for before in groups for group in _alike(before, files, fact)]
+    return first_alike(len(files), *(lambda row, fact=fact: fact(files[row]) for fact in (_size, _tail, _content)))
+
+
+def first_alike(count: int, *facts: Callable[[int], Hashable]) -> Tensor:
+    """Return `(count,)` int64: for each row the first one that has all facts in common with it.
+
+    Each fact is asked for where those before it are alike alone. A row of which one raises OSError is like no other.
+    """
+    first = torch.arange(count)
+    groups: Iterable[list[int]] = [list(range(count))]
+    for fact in facts:
+        groups = [group for before in groups for group in _alike(before, fact)]
     for group in groups:
         first[group] = group[0]
     return first
@@ -151,12 +160,12 @@ def _copies(train: Shown) -> Iterator[Finding]:
         yield Finding(told, False, names, tuple((train.place(row), train.place(twin)) for row, twin in copies[:PAIRS]))
 
 
-def _alike(group: Sequence[int], files: Sequence[Path], fact: Callable[[Path], Hashable]) -> Iterator[list[int]]:
-    """Yield the parts of a group that have a fact in common, those of one file left out."""
+def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:
+    """Yield the parts of a group that have a fact in common, those of one row left out."""
     found: defaultdict[Hashable, list[int]] = defaultdict(list)
     for index in group:
         with suppress(OSError):
-            found[fact(files[index])].append(index)
+            found[fact(index)].append(index)
     yield from (alike for alike in found.values() if len(alike) > 1)
 
 
@@ -169,8 +178,8 @@ def _size(file: Path) -> int:
 
 def _tail(file: Path) -> bytes:
     with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - _TAIL))
-        return hashlib.sha256(opened.read(_TAIL)).digest()
+        opened.seek(max(0, file.stat().st_size - TAIL))
+        return hashlib.sha256(opened.read(TAIL)).digest()
 
 
 def _content(file: Path) -> bytes:

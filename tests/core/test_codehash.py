@@ -48,7 +48,7 @@ DECIDING = {
             "data.decode_image",
             "data.resize",
         ),
-        *("data.sources", "data.glyphs", "core.randomness", "data.value_range"),
+        *("data.sources", "data.glyphs", "core.randomness", "core.files", "data.value_range"),
     },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""

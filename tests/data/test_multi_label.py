@@ -94,8 +94,6 @@ def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[s
     assert "data.options.label=dgo: expected a column of the table" in refused(label=["cat", "dgo"])
     assert "two or more of them" in refused(label=["cat"]) and "two or more of them" in refused(label=["cat", "cat"])
     assert "data.options.separator=|: expected null" in refused(label=["cat", "dog"], separator="|")
-    frame["fox"] = 0
-    assert "expected columns with a 1 in a row of train, unlike fox" in refused(label=[*CLASSES])
     frame["fox"] = ["?", *frame["fox"][1:]]
     assert "expected columns of 1 and 0 where each class has its own, but fox has ?" in refused(label=[*CLASSES])
     frame.loc[3, "label"] = "cat|dog|cat"
@@ -104,6 +102,15 @@ def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[s
     assert "expected one spelling for each class" in refused(separator="|")
     frame.loc[3, "file"] = "4.png"
     assert "expected one label for each picture, but 4.png is" in refused(separator="|")
+
+
+def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    root, labels = said
+    rows = [f"{n}.png,{int('cat' in own)},0,{int('fox' in own)}" for n, own in enumerate(labels)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows]))
+    data = load(tmp_path / "t.csv", root=str(root), label=["cat", "dog", "fox"])
+    assert data.classes == ("cat", "fox")
+    assert any("1 of 3 names of classes are left out" in finding.about for finding in data.findings)
 
 
 def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

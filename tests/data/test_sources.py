@@ -211,7 +211,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_option_is_tested_here():
     names = {file.stem for file in CONF.glob("*.yaml")}
-    assert names == {*WRITERS, "digits", "glyphs", "table"}
+    assert names == {*WRITERS, "digits", "glyphs", "table", "hub", "shards"}
     for name in names:
         option = OmegaConf.merge(BASE["data"], OmegaConf.load(CONF / f"{name}.yaml"))
         assert option.name == name and 0 < option.val_fraction < 1 and 0 < option.test_fraction < 1
@@ -269,7 +269,9 @@ def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["StanfordCarz", "VisionTransformer", "wrap_dataset_for_transforms_v2", "os.system"])
 def test_only_names_of_datasets_are_sources(name: str):
-    with pytest.raises(UserError, match=f"data.source={name}: expected digits, glyphs, folder, table, a class"):
+    with pytest.raises(
+        UserError, match=f"data.source={name}: expected digits, glyphs, folder, table, hub, shards, a class"
+    ):
         load_data(**request("cifar10", source=name))
 
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     as_csv(table, [row | {"split": "fold 3"} for row in found])
     assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
     as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])
-    assert "expected rows of two or more classes, found cat" in refused(table)
+    assert "expected pictures of two or more classes, found cat" in refused(table)
     table.write_bytes(b"file,label\nna\xefve.png,cat\n")
     assert "expected a table in UTF-8" in refused(table)
     table.write_text("file,label\na.png,cat,dog\n")

@@ -132,7 +132,7 @@ def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, p
     found = opened(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
     views, train = split_views.look(run).train, run.data.train
-    names = loading.picture_names(run.config.data)["train"]
+    names = loading.picture_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     see = seen_by(found)
     sheet = data_gallery.gallery(found).classes

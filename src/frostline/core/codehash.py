@@ -26,6 +26,8 @@ DECIDE_NONE = {
     "data.class_names": "what classes are called",
     "core.plugins": "the code of a plugin stands in the key",
     "data.duplicates": "which pictures are alike, of those that stand in the key",
+    "data.hub": "which bytes there are; the files that hold them stand in the key",
+    "data.shards": "which bytes there are; their places and files stand in the key",
     "data.findings": "what people should know",
     "data.listing": "which files there are; they stand in the key",
     "data.layouts": "which folder is which; the files stand in the key",

@@ -168,9 +168,9 @@ class DataConfig:
     name: str
     """What runs are called by."""
     source: str
-    """Class name in `torchvision.datasets`, or `digits`, `glyphs`, `folder`."""
+    """Class name in `torchvision.datasets`; `digits`, `glyphs`, `folder`, `table`, `hub`, `shards`; or a plugin's."""
     root: str
-    """Folder that holds the data."""
+    """Folder that holds the data; a table; a data set of the hub; or which shards are meant."""
     layout: str
     """How a folder of pictures is read: `classes`, one folder each; `splits` such as train and test, with the classes
     in them or within each class; `auto` as its names say, which asks where they say two things."""
@@ -350,5 +350,7 @@ class Config:
 
 EMBEDDED = ("digits", "glyphs")
 """Sources of pictures that lie in no folder."""
+OWN_FILES = ("folder", "table", "hub", "shards")
+"""Sources of pictures that people have, with splits that they tell of themselves."""
 KEPT = ("bottleneck", "prompt")
 """Kinds of adapters that cannot be merged, so that the trained network has them for good."""

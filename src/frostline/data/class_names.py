@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
 from frostline.data.names import is_text, printable, some
 
 
-def check_names(names: Iterable[str], top: Path) -> None:
+def check_names(names: Iterable[str], top: object) -> None:
     """Raise `UserError` where a name is no text, or two differ in case, blanks or Unicode's form alone."""
     names = list(names)
     if odd := [name for name in names if not is_text(name)]:
@@ -22,7 +21,7 @@ def check_names(names: Iterable[str], top: Path) -> None:
             raise user_error("data.root", top, f"one spelling for each class, not {both}; join or rename them")
 
 
-def check_classes(split: str, found: Collection[str], trained: Collection[str], root: Path, missing: str) -> None:
+def check_classes(split: str, found: Collection[str], trained: Collection[str], root: object, missing: str) -> None:
     """Raise `UserError` where a split has a class that train lacks, or lacks one that may not be `missing`."""
     extra, lost = sorted(set(found) - set(trained)), sorted(set(trained) - set(found))
     if not extra and not (lost and missing == "refuse"):

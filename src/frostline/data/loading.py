@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -110,42 +110,48 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
     split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    decisive = replace(config, root=str(_root(config)), name="", flip=False)  # the last two change nothing here
+    decisive = replace(
+        config, root=str(expanded(config.root).absolute()), name="", flip=False
+    )  # the last two change nothing here
     key = json.dumps([asdict(decisive), asdict(sight), str(store.folder), store.budget], sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
-        _last[key] = _assemble(_divide(config), config, sight, store, progress)
+        _last[key] = _assemble(_divide(config, store, progress), config, sight, store, progress)
     return _last[key]
 
 
-def _root(config: DataConfig) -> Path:
-    return expanded(config.root).absolute()
-
-
-def picture_names(config: DataConfig) -> dict[str, Callable[[int], str]]:
+def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
     """Return for each split what says which picture an id of it stands for, for people.
 
     The source is listed again for it: to remember all names would take memory in every run.
     """
-    found = _open(config)
+    found = _open(config, store, _silently)
     return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
 
 
-def _open(config: DataConfig) -> dict[str, Source]:
+@contextmanager
+def _silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda count: None
+
+
+def _open(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:
     return open_splits(
         source=config.source,
-        root=_root(config),
+        root=config.root,
         layout=config.layout,
         missing_classes=config.missing_classes,
         download=config.download,
         splits=config.splits,
         options=config.options,
+        store=store,
+        progress=progress,
     )
 
 
-def _divide(config: DataConfig) -> dict[str, Selection]:
+def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, Selection]:
     return divide(
-        _open(config),
+        _open(config, store, progress),
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         folds=config.folds,

@@ -12,13 +12,13 @@ import inspect
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,16 +30,19 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from frostline.core import codehash, plugins
-from frostline.core.config import EMBEDDED
+from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
-from frostline.data import duplicates, tables
+from frostline.core.files import expanded
+from frostline.data import duplicates, hub, shards, tables
 from frostline.data.class_names import check_classes, check_names
+from frostline.data.decode_all import Progress
 from frostline.data.decode_image import open_image
 from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
 from frostline.data.names import printable, some
 from frostline.data.times import Times
+from frostline.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -76,37 +79,45 @@ class Source:
 def open_splits(
     *,
     source: str,
-    root: Path,
+    root: str,
     layout: str,
     missing_classes: str,
     download: bool,
     splits: Mapping[str, Mapping[str, Any]],
     options: Mapping[str, Any],
+    store: Store,
+    progress: Progress,
 ) -> dict[str, Source]:
     """Return the splits that the source has of its own, at least `train`, without decoding any picture.
 
-    `source` is `digits`, `glyphs`, `folder`, `table`, a plugin's name or that of a dataset class of
-    `torchvision.datasets`; `splits` and `options` are keyword arguments for the last, `options` for a plugin or a
-    table, `layout` and `missing_classes` are for folders. Raises `UserError` where files are missing or do not fit.
+    `source` is `digits`, `glyphs`, `folder`, `table`, `hub`, `shards`, a plugin's name or that of a dataset class of
+    `torchvision.datasets`; `splits` and `options` are keyword arguments for the last, `options` for a plugin, a table
+    and the like, `layout` and `missing_classes` are for folders. What takes long to find out of many files is kept in
+    `store`. Raises `UserError` where files are missing or do not fit.
     """
-    if source not in (*EMBEDDED, "folder", "table"):
+    place = expanded(root).absolute()
+    if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
-            return _plugged(source, plugin(root=root, **options))
+            return _plugged(source, plugin(root=place, **options))
         kind = _class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
             raise user_error(
                 "data.splits", dict(splits), "arguments for train, and for val and test where there are any"
             )
-        return {name: _torchvision(kind, root, download, {**options, **splits[name]}) for name in splits}
+        return {name: _torchvision(kind, place, download, {**options, **splits[name]}) for name in splits}
     if splits:
         raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
     if source == "table":
-        return _table(root, options, missing_classes)
+        return _table(place, options, missing_classes)
+    if source == "hub":
+        return _hub(root, options, missing_classes)
+    if source == "shards":
+        return _shards(root, options, missing_classes, store, progress)
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
-    return _folder(root, layout, missing_classes) if source == "folder" else {"train": _digits()}
+    return _folder(place, layout, missing_classes) if source == "folder" else {"train": _digits()}
 
 
 def _plugged(name: str, splits: Mapping[str, Source]) -> dict[str, Source]:
@@ -217,10 +228,9 @@ def _class(name: str) -> type[Any]:
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
-        choices = (*EMBEDDED, "folder", "table", *kinds, *plugins.names(plugins.SOURCES))
-        raise user_error(
-            "data.source", name, "digits, glyphs, folder, table, a class of torchvision.datasets or a plugin", choices
-        )
+        choices = (*EMBEDDED, *OWN_FILES, *kinds, *plugins.names(plugins.SOURCES))
+        expected = f"{', '.join((*EMBEDDED, *OWN_FILES))}, a class of torchvision.datasets or a plugin"
+        raise user_error("data.source", name, expected, choices)
     return kinds[name]
 
 
@@ -265,26 +275,14 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
     """Return the splits that a table names, or `train` alone; a split may lack classes if that is `ok`."""
     found = tables.read(file, options)
-    said = {split: set(chain.from_iterable(rows.labels)) for split, rows in found.splits.items()}
-    classes = found.classes or tuple(sorted(said["train"], key=_counting))
-    check_names(classes, file)
-    if len(classes) < 2:
-        raise user_error("data.root", file, f"rows of two or more classes, found {some(classes)}")
-    if unseen := [name for name in classes if name not in said["train"]]:
-        raise user_error("data.options.label", [*classes], f"columns with a 1 in a row of train, unlike {some(unseen)}")
-    for split, names in said.items():
-        check_classes(split, names, classes, file, missing)
-    number = {name: label for label, name in enumerate(classes)}
-    codes: dict[str, int] = {}
-    sources = {}
-    for split, rows in found.splits.items():
-        numbers = [[number[name] for name in names] for names in rows.labels]
-        labels = _one_hot(numbers, len(classes)) if found.multi_label else torch.tensor(numbers)[:, 0]
-        plain = _of_files(rows.files, found.root, labels, classes)
+
+    def source(rows: tables.Labelled, labels: Tensor, classes: Sequence[str]) -> Source:
         weights = None if rows.weights is None else torch.tensor(rows.weights)
-        sources[split] = replace(plain, groups=_numbered(rows.groups, codes), weights=weights)
-    told = (*found.findings, *_across(sources, codes))
-    return _as_one({**sources, "train": replace(sources["train"], findings=told)}, found)
+        return replace(_of_files(rows.files, found.root, labels, classes), weights=weights)
+
+    several, order = found.multi_label, found.classes or ()
+    sources = _labelled_by_name(file, found.splits, order, found.findings, missing, source, multi_label=several)
+    return _as_one(sources, found)
 
 
 def _as_one(sources: Mapping[str, Source], found: tables.Table) -> dict[str, Source]:
@@ -311,12 +309,91 @@ def _as_one(sources: Mapping[str, Source], found: tables.Table) -> dict[str, Sou
     return {"train": one}
 
 
+def _hub(root: str, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
+    """Return the splits of a data set of the hub, or `train` alone; a split may lack classes if that is `ok`."""
+    found = hub.read(root, options)
+
+    def source(rows: hub.Pictures, labels: Tensor, classes: Sequence[str]) -> Source:
+        return Source(labels, tuple(classes), rows.read, rows.name, rows.identity(), twins=rows.twins)
+
+    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
+
+
+def _shards(root: str, options: Mapping[str, Any], missing: str, store: Store, progress: Progress) -> dict[str, Source]:
+    """Return the splits that shards are of, or `train` alone; a split may lack classes if that is `ok`."""
+    found = shards.read(root, options, store, progress)
+
+    def source(own: shards.Sharded, labels: Tensor, classes: Sequence[str]) -> Source:
+        plain = Source(labels, tuple(classes), own.read, own.name, own.identity(), twins=own.twins)
+        return replace(plain, left_out={"hidden": own.index.hidden})
+
+    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
+
+
+class _Named(Protocol):
+    """Pictures of one split, whose classes are told by name."""
+
+    @property
+    def labels(self) -> Sequence[str] | Sequence[tuple[str, ...]]: ...
+
+    @property
+    def groups(self) -> Sequence[str] | None: ...
+
+
+_Rows = TypeVar("_Rows", bound=_Named)
+
+
+def _labelled_by_name(
+    root: object,
+    splits: Mapping[str, _Rows],
+    order: Sequence[str],
+    findings: Sequence[Finding],
+    missing: str,
+    source: Callable[[_Rows, Tensor, Sequence[str]], Source],
+    *,
+    multi_label: bool = False,
+) -> dict[str, Source]:
+    """Return the splits of what is at `root`, its classes in the given order if it has one, and its groups numbered.
+
+    `source` makes one of pictures, their labels and the names of all classes. Raises `UserError` where names cannot
+    be told apart, or splits differ in classes that may not be `missing`.
+    """
+    named = {split: [(one,) if isinstance(one, str) else one for one in rows.labels] for split, rows in splits.items()}
+    said = {split: set(chain.from_iterable(labels)) for split, labels in named.items()}
+    known = said["train"]
+    classes = tuple(name for name in order if name in known) or tuple(sorted(known, key=_counting))
+    check_names(classes, root)
+    if len(classes) < 2:
+        raise user_error("data.root", root, f"pictures of two or more classes, found {some(classes)}")
+    for split, names in said.items():
+        check_classes(split, names, classes, root, missing)
+    number = {name: label for label, name in enumerate(classes)}
+    codes: dict[str, int] = {}
+    sources = {}
+    for split, rows in splits.items():
+        numbers = [[number[name] for name in names] for names in named[split]]
+        labels = _one_hot(numbers, len(classes)) if multi_label else torch.tensor(numbers)[:, 0]
+        plain = source(rows, labels, classes)
+        sources[split] = replace(plain, groups=_numbered(rows.groups, codes))
+    told = (*findings, *_pictureless(order, known), *_across(sources, codes))
+    return {**sources, "train": replace(sources["train"], findings=told)}
+
+
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
     """Return `(N, classes)` bool: which of them each picture is of, by their numbers."""
     found = torch.zeros(len(numbers), classes, dtype=torch.bool)
     rows = torch.arange(len(numbers)).repeat_interleave(torch.tensor([len(each) for each in numbers]))
     found[rows, torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64)] = True
     return found
+
+
+def _pictureless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
+    """Return what is to be told of names of classes that no picture of train has."""
+    unused = [name for name in names if name not in known]
+    if not unused:
+        return []
+    told = f"{len(unused):,} of {len(names):,} names of classes are left out, as train has no picture of {some(unused)}"
+    return [Finding(told, pictures=tuple(unused))]
 
 
 def _counting(name: str) -> tuple[int, int, str]:

@@ -14,7 +14,8 @@ from frostline.data.names import printable, some
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAMES = ("label", "class", "category", "species", "target", "class_name", "classname")
+LABELS = ("label", "class", "category", "species", "target", "class_name", "classname")
+"""By which a column of labels is found that is not named."""
 _SAID = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 Labels = tuple[str, ...]
@@ -41,7 +42,7 @@ def read(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> Told:
         said = [_yes(table_columns.texts(frame[name], name, file), name) for name in names]
         rows = [tuple(name for name, one in zip(names, row, strict=True) if one) for row in zip(*said, strict=True)]
         return Told(tuple(rows), True, tuple(names))
-    name = str(table_columns.find(columns, "data.options.label", options.get("label"), _NAMES))
+    name = str(table_columns.find(columns, "data.options.label", options.get("label"), LABELS))
     cells, separator = frame[name], options.get("separator")
     if table_columns.holds_lists(cells):
         lists = [_labels(cell, name) if table_columns.is_list(cell) else None for cell in cells]

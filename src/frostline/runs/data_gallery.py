@@ -54,7 +54,7 @@ class Gallery:
 
 def gallery(opened: Opened) -> Gallery:
     """Return pictures of some classes and of what was found, spread over each class in the order of the source."""
-    name_of = loading.picture_names(opened.config.data)
+    name_of = loading.picture_names(opened.config.data, opened.setup.store)
     return Gallery(
         classes=_sheet(opened, name_of),
         findings=tuple(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.core.config import EMBEDDED, Config
+from frostline.core.config import EMBEDDED, OWN_FILES, Config
 from frostline.core.config_keys import SOLVERS, is_read, value_of
 from frostline.core.errors import user_error
 
@@ -52,7 +52,7 @@ _RULES = (
     ),
     _Rule(
         ("data.download",),
-        lambda c: c.data.source not in (*EMBEDDED, "folder", "table"),
+        lambda c: c.data.source not in (*EMBEDDED, *OWN_FILES),
         "a data set of torchvision, as data=cifar10",
         "data.name",
         mistake=True,

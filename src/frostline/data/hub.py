@@ -1,0 +1,432 @@
+"""Data sets of the Hugging Face hub, by its library `datasets`: by name, or as it saves them in a folder.
+
+The library finds the files, fetches them and lays them out as Arrow tables; pictures are then read from these as they
+stand there, so that one decoder sees the bytes that every other source gives. No code of a data set runs: scripts are
+refused by the library, and of its readers only those of plain tables and pictures are let in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import Tensor
+
+from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
+from frostline.data.decode_image import open_bytes, open_image
+from frostline.data.duplicates import first_alike
+from frostline.data.findings import Finding, first_few
+from frostline.data.layouts import SPLITS, roles_of
+from frostline.data.names import printable, some
+from frostline.data.table_labels import LABELS
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+_OPTIONS = ("image", "label", "group", "config", "revision", *SPLITS)
+_READERS = ("parquet", "arrow", "imagefolder", "webdataset", "json", "csv", "cache")
+"""Readers of the library that run nothing which a data set brings; the last is for what was fetched before."""
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_TIMEOUT = 5.0  # seconds in which the hub answers, or counts as out of reach
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The rows of one split that have a picture and a label."""
+
+    split: str
+    """As the data set calls it."""
+    content: pa.ChunkedArray | None
+    """The bytes of each row's picture, null where they are in a file; None where all are."""
+    paths: pa.ChunkedArray | None
+    """The path of each row's picture, which is what it is called where the bytes are there; None without paths."""
+    folder: Path
+    """What paths are relative to."""
+    files: tuple[tuple[object, ...], ...]
+    """Name, size and times of each file that the rows lie in."""
+    rows: tuple[int, ...]
+    labels: tuple[str, ...]
+    """Of each of the rows."""
+    groups: tuple[str, ...] | None
+    """Of each of the rows, empty where it belongs to nobody; None where none are asked for."""
+
+    def read(self, index: int) -> Image.Image:
+        """Open the i-th picture, not decoded yet; raises anything where it is missing or broken."""
+        content, path = self._content(index), self._path(index)
+        return open_image(Path(path)) if content is None else open_bytes(content, path)
+
+    def name(self, index: int) -> str:
+        """Return where the i-th picture is: split and row, and what its file is called."""
+        called = Path(self._path(index)).name
+        return printable(f"{self.split}[{self.rows[index]}]" + (f" {called}" if called else ""))
+
+    def identity(self) -> str:
+        """Return the sha256 (hex) that stands for all pictures.
+
+        The fingerprint that the library gives is another one whenever the same data is saved, and the same where a
+        saved file is overwritten.
+        """
+        outside = set(self.rows) if self.content is None else set(self.rows) & set(_nulls(self.content))
+        facts = [self.files, self.rows, [_facts(self._path_in(row)) for row in sorted(outside)]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def twins(self) -> Tensor:
+        """Return `(N,)` int64: for each picture the first one of the same bytes."""
+        from pyarrow import compute
+
+        sizes = None if self.content is None else compute.binary_length(self.content).to_pylist()
+
+        def size(index: int) -> Hashable:
+            known = sizes[self.rows[index]] if sizes is not None else None
+            return Path(self._path(index)).stat().st_size if known is None else known
+
+        def whole(index: int) -> Hashable:
+            content = self._content(index)
+            return hashlib.sha256(Path(self._path(index)).read_bytes() if content is None else content).digest()
+
+        return first_alike(len(self.rows), size, whole)
+
+    def _content(self, index: int) -> bytes | None:
+        return None if self.content is None else self.content[self.rows[index]].as_py()
+
+    def _path(self, index: int) -> str:
+        return self._path_in(self.rows[index])
+
+    def _path_in(self, row: int) -> str:
+        path = None if self.paths is None else self.paths[row].as_py()
+        return str(self.folder / path) if path else ""
+
+
+@dataclass(frozen=True)
+class HubData:
+    """What a data set holds."""
+
+    splits: Mapping[str, Pictures]
+    """`train` at least."""
+    classes: tuple[str, ...]
+    """The names of all classes in the order that the data set has; empty where labels speak for themselves."""
+    findings: tuple[Finding, ...]
+
+
+def read(root: str, options: Mapping[str, Any]) -> HubData:
+    """Return what the data set at `root` holds, a folder or a name of the hub as `owner/name`.
+
+    `options`: the columns `image`, `label` and `group`, null for the only one of its kind; `config` and `revision` of
+    what the hub has; and what it calls its `train`, `val` and `test` splits where that does not tell. Raises
+    `UserError` for what cannot be read so, or reached.
+    """
+    _check_options(options)
+    opened = _open(root, options)
+    roles, findings = _roles(opened, options)
+    train = opened[roles["train"]]
+    image = _image_column(train, options.get("image"))
+    label = _label_column(train, options.get("label"), image)
+    group = _column(train, "group", options["group"]) if options.get("group") is not None else None
+    splits = {}
+    for role, called in roles.items():
+        lacks = {name for name in (image, label, group) if name} - set(opened[called].features)
+        if lacks:
+            findings.append(Finding(f"split {called} is left out, since it has no column {some(sorted(lacks))}", True))
+            continue
+        own = _pictures(root, called, opened[called], image, label, group, findings)
+        if own.rows:
+            splits[role] = own
+    if "train" not in splits:
+        raise user_error("data.root", root, f"rows of train, with a picture ({image}) and a label ({label}) each")
+    return HubData(splits, _names(train, label), tuple(findings))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if key not in _OPTIONS:
+            raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
+        if value is not None and not isinstance(value, str):
+            raise user_error(f"data.options.{key}", value, "a name, or null")
+
+
+def _open(root: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
+    """Return the splits of a data set as it calls them."""
+    folder = expanded(root).absolute()
+    if not folder.is_dir() and not _NAME.fullmatch(root):
+        raise user_error("data.root", root, "a folder that exists, or a data set of the hub as owner/name")
+    library = _library()
+    try:
+        if not folder.is_dir():
+            return _of_hub(library, root, options)
+        with _offline(library):
+            return _of_folder(library, folder, options)
+    except UserError:
+        raise
+    except Exception as error:  # of the network, of a file, or of whatever the library does not like
+        raise user_error("data.root", root, f"a data set that can be read ({_reason(error)})") from error
+
+
+def _library() -> Any:
+    """Return the library, quiet: its progress bars and warnings would stand among what is said here."""
+    try:
+        import datasets  # three quarters of a second, for this source alone
+    except ImportError as error:
+        expected = "what reads data sets of the hub to be installed (pip install 'frostline[hub]')"
+        raise user_error("data.source", "hub", expected) from error
+    import huggingface_hub
+
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.logging.set_verbosity_error()
+    return datasets
+
+
+@contextmanager
+def _offline(library: Any) -> Iterator[None]:
+    """Have the library ask nobody for as long as the block lasts: what lies here is asked about on the hub else."""
+    from huggingface_hub import constants
+
+    before = library.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    library.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        library.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def _of_folder(library: Any, folder: Path, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
+    """Return the splits in a folder: as the library saves them, or files that it reads."""
+    if options.get("revision") is not None:
+        raise user_error("data.options.revision", options["revision"], "null, since a folder has no revisions")
+    if (folder / "dataset_dict.json").is_file():
+        return library.load_from_disk(str(folder), keep_in_memory=False)
+    if (folder / "state.json").is_file():
+        return {"train": library.load_from_disk(str(folder), keep_in_memory=False)}
+    if not any(folder.iterdir()):
+        raise user_error("data.root", folder, "a folder with a data set, and this is empty")
+    return _built(library, str(folder), options)
+
+
+def _of_hub(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
+    """Return the splits of a data set of the hub, fetched if need be; what was fetched before where it is out of reach.
+
+    One question comes first, since the library asks a hub that does not answer six times over.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if library.config.HF_HUB_OFFLINE:
+        return _built(library, name, options)
+    try:
+        huggingface_hub.HfApi().dataset_info(name, revision=options.get("revision"), timeout=_TIMEOUT)
+    except HfHubHTTPError as error:  # which did answer
+        raise user_error("data.root", name, f"a folder, or a data set that the hub has ({_reason(error)})") from error
+    except Exception as error:
+        try:
+            with _offline(library):
+                return _fetched_before(library, name, options)
+        except Exception:
+            expected = f"a folder, or a data set of the hub, which is out of reach ({_reason(error)})"
+            raise user_error("data.root", name, expected) from error
+    return _built(library, name, options)
+
+
+def _fetched_before(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
+    """Return the splits of a data set in the library's cache; LookupError where that is another revision."""
+    kept = Path(library.load_dataset_builder(name, options.get("config")).cache_dir).name
+    if options.get("revision") not in (None, kept):
+        raise LookupError(kept)
+    return _built(library, name, options)
+
+
+def _built(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
+    """Return the splits that the library makes of files, once, as Arrow tables in its cache."""
+    try:
+        builder = library.load_dataset_builder(name, options.get("config"), revision=options.get("revision"))
+    except ValueError as error:
+        if known := re.search(r"(?:Available|pick one among the available configs): (\[.*?\])", str(error)):
+            configs = re.findall(r"'([^']*)'", known[1])
+            given = options.get("config")
+            expected = f"a part of the data set: {some(configs)}"
+            raise user_error("data.options.config", "null" if given is None else given, expected, configs) from error
+        raise
+    reader = type(builder).__module__.split(".")[2:3]
+    if type(builder).__module__.split(".")[:2] != ["datasets", "packaged_modules"] or reader[0] not in _READERS:
+        expected = f"tables or pictures ({', '.join(_READERS)}), not what is read by {type(builder).__module__}"
+        raise user_error("data.root", name, expected)
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words what the library or the network found wrong."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:200] or type(cause).__name__
+
+
+def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, str], list[Finding]]:
+    """Return what the data set calls its train, val and test, and what is told of its other splits."""
+    names = list(opened)
+    given = {role: options[role] for role in SPLITS if options.get(role) is not None}
+    for role, called in given.items():
+        if called not in names:
+            raise user_error(f"data.options.{role}", called, f"a split of the data set: {some(names)}", names)
+    found = given or ({"train": names[0]} if len(names) == 1 else _named_roles(names))
+    if "train" not in found:
+        expected = f"what the data set calls its training split: {some(names)}"
+        raise user_error("data.options.train", "null", expected)
+    left = [name for name in names if name not in found.values()]
+    told = [Finding(f"split {name} with {len(opened[name]):,} rows is left out", not given) for name in left]
+    return {role: found[role] for role in SPLITS if role in found}, told
+
+
+def _named_roles(names: Sequence[str]) -> dict[str, str]:
+    roles = dict(zip(names, roles_of(names), strict=True))
+    found = {role: [name for name in names if roles[name] == role] for role in SPLITS}
+    for role, several in found.items():
+        if len(several) > 1:
+            raise user_error(f"data.options.{role}", "null", f"one of the splits {some(several)}")
+    return {role: several[0] for role, several in found.items() if several}
+
+
+def _column(rows: Any, what: str, given: str) -> str:
+    """Return the name of a column as it was given."""
+    columns = list(rows.features)
+    if given not in columns:
+        raise user_error(f"data.options.{what}", given, f"a column of the data set: {some(columns)}", columns)
+    return given
+
+
+def _only(rows: Any, what: str, found: Sequence[str]) -> str:
+    """Return the only column that was found."""
+    if len(found) == 1:
+        return found[0]
+    expected = f"the column of the data set that it is: {some(found or rows.features)}"
+    raise user_error(f"data.options.{what}", "null", expected)
+
+
+def _image_column(rows: Any, given: str | None) -> str:
+    """Return the column with the pictures: as it was given, or the only one of their kind."""
+    features, schema = rows.features, rows.data.schema
+    holding = [name for name in features if _holds_pictures(schema.field(name).type)]
+    if given is None:
+        kinds = [name for name in features if type(features[name]).__name__ == "Image"]
+        return _only(rows, "image", kinds or [name for name in holding if "string" not in str(schema.field(name).type)])
+    if _column(rows, "image", given) not in holding:
+        kind = schema.field(given).type
+        raise user_error("data.options.image", given, f"a column of pictures, not of {kind}: {some(holding)}", holding)
+    return given
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Return whether values of an Arrow type may be pictures: bytes, a path, or a struct of both."""
+    named = str(kind)
+    return named in ("binary", "large_binary", "string", "large_string") or (
+        named.startswith("struct<") and {"bytes", "path"} <= {kind.field(at).name for at in range(kind.num_fields)}
+    )
+
+
+def _label_column(rows: Any, given: str | None, image: str) -> str:
+    """Return the column with the labels: as it was given, or the only one of classes or called as is common."""
+    features = rows.features
+    if given is None:
+        classes = [name for name in features if type(features[name]).__name__ == "ClassLabel"]
+        given = _only(rows, "label", classes or [name for name in features if name.casefold() in LABELS])
+    name = _column(rows, "label", given)
+    if name == image or not _is_simple(kind := rows.data.schema.field(name).type):
+        expected = "a column with one text or number in a row, not " + ("of pictures" if name == image else str(kind))
+        raise user_error("data.options.label", name, expected)
+    return name
+
+
+def _is_simple(kind: Any) -> bool:
+    """Return whether values of an Arrow type may be classes as they stand there."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return any(test(kind) for test in tests)
+
+
+def _names(rows: Any, label: str) -> tuple[str, ...]:
+    return tuple(getattr(rows.features[label], "names", None) or ())
+
+
+def _pictures(
+    root: str, split: str, rows: Any, image: str, label: str, group: str | None, findings: list[Finding]
+) -> Pictures:
+    """Return the rows of a split with a picture and a label; `findings` gets what is told of the others."""
+    table = rows.with_format("arrow")[:]  # a view of the files, in the order that the rows have
+    content, paths = _content_and_paths(table.column(image))
+    labels = _labels(root, split, table.column(label).to_pylist(), _names(rows, label))
+    nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
+    known = [row not in nowhere for row in range(len(labels))]
+    for what, lost in (
+        ("picture", [row for row, there in enumerate(known) if not there]),
+        ("label", [row for row, text in enumerate(labels) if not text and known[row]]),
+    ):
+        if lost:
+            named = tuple(f"{split}[{row}]" for row in lost)
+            told = f"{len(lost):,} rows without a {what} are left out: {first_few(named)}"
+            findings.append(Finding(told, True, named))
+    kept = tuple(row for row, text in enumerate(labels) if text and known[row])
+    groups = None
+    if group is not None:
+        every = [_text(value) for value in table.column(group).to_pylist()]
+        groups = tuple(every[row] for row in kept)
+    files = tuple(_facts(file["filename"]) for file in rows.cache_files)
+    folder = expanded(root).absolute()
+    return Pictures(split, content, paths, folder, files, kept, tuple(labels[row] for row in kept), groups)
+
+
+def _labels(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Return the class of each row; nothing where it has none, which -1 says where classes have names."""
+    if not names:
+        return [_text(value) for value in values]
+    for row, value in enumerate(values):
+        if value is not None and not -1 <= value < len(names):
+            expected = f"labels below {len(names)}, the number of names of classes, and {split}[{row}] has {value}"
+            raise user_error("data.root", root, expected)
+    return ["" if value is None or value < 0 else names[value] for value in values]
+
+
+def _content_and_paths(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
+    """Return the bytes and the paths that a column of pictures holds, as far as it does."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_struct(column.type):
+        return compute.struct_field(column, "bytes"), compute.struct_field(column, "path")
+    return (None, column) if "string" in str(column.type) else (column, None)
+
+
+def _text(value: object) -> str:
+    """Return a value as text, a whole number without decimals, nothing as nothing."""
+    if isinstance(value, float):
+        if isnan(value):
+            return ""
+        value = int(value) if value.is_integer() else value
+    return "" if value is None else str(value).strip()
+
+
+def _nulls(column: pa.ChunkedArray) -> list[int]:
+    """Return the rows in which there is nothing."""
+    from pyarrow import compute
+
+    return compute.indices_nonzero(compute.is_null(column)).to_pylist()
+
+
+def _facts(path: str) -> tuple[object, ...]:
+    """Return name, size and times of a file."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (path,)
+    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns

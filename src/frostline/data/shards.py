@@ -1,0 +1,247 @@
+"""Labelled pictures in shards as WebDataset writes them: which are of which split, and what each sample's label is.
+
+Labels are text, as those of a table are; a number may stand for the name of a class, and below zero for no label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline.core.errors import user_error
+from frostline.data import remote_files
+from frostline.data.decode_all import Progress
+from frostline.data.findings import Finding, first_few
+from frostline.data.layouts import SPLITS, roles_of
+from frostline.data.names import some
+from frostline.data.remote_files import RemoteFile
+from frostline.data.shard_index import JSON, Index, Wanted, index
+from frostline.data.table_labels import LABELS
+from frostline.store.store import Store
+
+_OPTIONS = (*SPLITS, "image", "label", "group", "classes")
+_CLASS_FILES = ("classes.txt", "classnames.txt")
+_SUFFIX = ".tar"
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """The pictures of one split that have a label."""
+
+    index: Index
+    rows: Tensor
+    """`(N,)` int64: which of the index they are."""
+    labels: tuple[str, ...]
+    """Of each picture."""
+    groups: tuple[str, ...] | None
+    """Of each picture, empty where it belongs to nobody; None where none are asked for."""
+
+    def read(self, number: int) -> Image.Image:
+        """Open the i-th of these pictures, not decoded yet; raises anything where it cannot be read or is none."""
+        return self.index.open(int(self.rows[number]))
+
+    def name(self, number: int) -> str:
+        """Return what the i-th of these pictures is called, its shard's name first."""
+        return self.index.name(int(self.rows[number]))
+
+    def identity(self) -> str:
+        """Return the sha256 (hex) that stands for all of them."""
+        return self.index.identity(self.rows)
+
+    def twins(self) -> Tensor:
+        """Return `(N,)` int64: for each picture the first one of the same bytes."""
+        return self.index.twins(self.rows)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What some shards say."""
+
+    splits: Mapping[str, Sharded]
+    """`train` at least."""
+    classes: tuple[str, ...]
+    """The names of all classes in the order that a file or an option gives; empty where labels speak for themselves."""
+    findings: tuple[Finding, ...]
+
+
+def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> Shards:
+    """Return what the shards at `root` hold: a folder, or a pattern such as `train-{000..099}.tar`, here or elsewhere.
+
+    `options`: shards of `train`, `val` and `test`, seen from `root`, where names do not tell; the field of the `image`
+    and of the `label`, which may be a key of the JSON, as `group` may, null for what is called as is common; and
+    `classes`, names or a file with one a line, by which numbers become names. Raises `UserError` for what cannot be
+    read so.
+    """
+    _check_options(options)
+    files = split_files(root, options)
+    label, group = options.get("label"), options.get("group")
+    keys = LABELS if label is None else (str(label),)
+    wanted = Wanted(options.get("image"), (*keys, *((str(group),) if group is not None else ())))
+    found = {split: index("data.root", own, wanted, store, progress) for split, own in files.items()}
+    _check_fields(root, options, found)
+    label_in = _text_of("label", label, list(found.values()))
+    group_in = _text_of("group", group, list(found.values())) if group is not None else None
+    names = _class_names(root, options.get("classes"), files["train"])
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        given = options.get("classes") or "null"
+        raise user_error("data.options.classes", given, f"a name for each class alone, not {some(twice)} twice")
+    findings: list[Finding] = []
+    splits = {}
+    for split, own in found.items():
+        findings += _told(own)
+        splits[split] = _labelled(root, own, own.texts.get(label_in, ()), group_in, names, findings)
+    if not len(splits["train"].rows):
+        raise user_error("data.root", root, f"samples of train, with a picture and a label ({label_in}) each")
+    return Shards({split: own for split, own in splits.items() if len(own.rows)}, names, tuple(findings))
+
+
+def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteFile]]:
+    """Return the shards of every split, `train` at least: as options say, or as their names do; else all are `train`.
+
+    Raises `UserError` where some names tell a split and others none.
+    """
+    if given := {split: options[split] for split in SPLITS if options.get(split) is not None}:
+        if "train" not in given:
+            raise user_error("data.options.train", "null", f"shards of train beside those of {', '.join(given)}")
+        seen = {split: remote_files.joined(root, text) for split, text in given.items()}
+        return {split: remote_files.find(f"data.options.{split}", text, _SUFFIX) for split, text in seen.items()}
+    files = remote_files.find("data.root", root, _SUFFIX)
+    paths = [PurePosixPath(file.url) for file in files]
+    for names in ([path.name.partition(".")[0] for path in paths], [path.parent.name for path in paths]):
+        known = list(dict.fromkeys(names))
+        roles = dict(zip(known, roles_of(known), strict=True))
+        if "train" in roles.values() or len(set(roles.values()) & set(SPLITS)) > 1:
+            break
+    else:
+        return {"train": files}
+    if odd := [name for name in known if roles[name] not in SPLITS]:
+        expected = f"shards whose names begin with train, val or test, not {some(odd)}"
+        raise user_error("data.root", root, f"{expected}; data.options.train=<pattern> says which are meant")
+    split_of = [roles[name] for name in names]
+    if "train" not in split_of:
+        raise user_error("data.root", root, f"shards of train beside {some(known)}")
+    return {
+        split: [file for file, own in zip(files, split_of, strict=True) if own == split]
+        for split in SPLITS
+        if split in split_of
+    }
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if key not in _OPTIONS:
+            raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
+        names = key == "classes" and isinstance(value, Sequence) and all(isinstance(name, str | int) for name in value)
+        if value is not None and not isinstance(value, str) and not names:
+            expected = {"image": "a field, as jpg", "classes": "a file, or a list of names"}.get(
+                key, "a pattern of shards" if key in SPLITS else "a field, as cls, or a key of the JSON"
+            )
+            raise user_error(f"data.options.{key}", value, f"{expected}, or null")
+
+
+def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Index]) -> None:
+    """Raise `UserError` where no sample of train has a picture."""
+    train = found["train"]
+    if len(train) > len(train.reasons):
+        return
+    if train.reasons:
+        said = "; ".join(f"{train.name(row)}: {reason}" for row, reason in list(train.reasons.items())[:3])
+        raise user_error("data.root", root, f"shards of train of which something can be read, and not only {said}")
+    if (image := options.get("image")) is not None:
+        raise user_error("data.options.image", image, f"a field of samples: {some(train.fields)}", train.fields)
+    among = f", and here fields are {some(train.fields)}" if train.fields else ", and here is none"
+    raise user_error("data.root", root, f"samples with a picture, as 0001.jpg{among}")
+
+
+def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
+    """Return under what in `Index.texts` a label or group is: as it was given, or as is common."""
+    there = {text for own in found for text, said in own.texts.items() if any(one is not None for one in said)}
+    common = ("cls", *(f"{JSON}:{key}" for key in LABELS), "txt")
+    for text in common if given is None else (given, f"{JSON}:{given}"):
+        if text in there:
+            return text
+    fields = dict.fromkeys(name for own in found for name in own.fields)
+    keys = dict.fromkeys(key for own in found for key in own.keys)
+    said = some(fields) + (f"; of the JSON: {some(keys)}" if keys else "")
+    expected = f"a field with text, or a key of the JSON with one text or number in each sample ({said})"
+    raise user_error(f"data.options.{what}", "null" if given is None else given, expected, [*fields, *keys])
+
+
+def _class_names(root: str, given: object, train: Sequence[RemoteFile]) -> tuple[str, ...]:
+    """Return the names that numbers stand for: given, or in a file that is called as is common beside the shards."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return tuple(map(str, given))
+    if isinstance(given, str):
+        try:
+            text = remote_files.read_text(remote_files.joined(root, given))
+        except Exception as error:  # no text, or not to be reached
+            raise remote_files.unreachable("data.options.classes", given, error) from error
+        if text is None:
+            raise user_error("data.options.classes", given, "a file that is there, with the name of a class in a line")
+        return _lines(text)
+    beside = train[0].url.rpartition("/")[0]
+    for place in (f"{folder}/{name}" for folder in dict.fromkeys((beside, root.rstrip("/"))) for name in _CLASS_FILES):
+        with suppress(Exception):  # a server may answer anything for what it does not have
+            if text := remote_files.read_text(place):
+                return _lines(text)
+    return ()
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _labelled(
+    root: str,
+    own: Index,
+    texts: Sequence[str | None],
+    group_in: str | None,
+    names: Sequence[str],
+    findings: list[Finding],
+) -> Sharded:
+    """Return the pictures with a label; `findings` gets what is told of the others."""
+    texts = texts or (None,) * len(own)
+    labels = [_label(root, own, row, text, names) for row, text in enumerate(texts)]
+    any_label = next((label for label in labels if label), "")
+    labels = [label or (any_label if row in own.reasons else "") for row, label in enumerate(labels)]  # broken anyway
+    rows = [row for row, label in enumerate(labels) if label]
+    if without := [own.name(row) for row, label in enumerate(labels) if not label]:
+        told = f"{len(without):,} pictures without a label are left out: {first_few(without)}"
+        findings.append(Finding(told, True, tuple(without)))
+    groups = None if group_in is None else [text or "" for text in own.texts.get(group_in, ("",) * len(own))]
+    return Sharded(
+        own,
+        torch.tensor(rows, dtype=torch.int64),
+        tuple(labels[row] for row in rows),
+        tuple(groups[row] for row in rows) if groups is not None else None,
+    )
+
+
+def _label(root: str, own: Index, row: int, text: str | None, names: Sequence[str]) -> str:
+    """Return the class of a picture; nothing where it has none, which a number below zero says, too."""
+    if text is None or re.fullmatch(r"-\d+", text):
+        return ""
+    if not names or text in names:
+        return text
+    if text.isascii() and text.isdecimal():
+        if int(text) < len(names):
+            return names[int(text)]
+        expected = f"labels below {len(names)}, the number of names, and {own.name(row)} has {text}"
+        raise user_error("data.root", root, expected)
+    raise user_error("data.root", root, f"labels among the names of classes, and {own.name(row)} has {text}", names)
+
+
+def _told(own: Index) -> list[Finding]:
+    found = [Finding(line, True) for line in own.told]
+    if own.pictureless:
+        found.append(Finding(f"{own.pictureless:,} samples without a picture are left out", True))
+    return found

@@ -1,0 +1,362 @@
+"""Data sets as the hub's library keeps them: saved in a folder, as Parquet files, by a name that cannot be reached."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+from PIL import Image
+
+from frostline.core.errors import UserError
+from frostline.data import hub, loading
+from frostline.data.broken_pictures import BadPictures
+from frostline.data.loading import Data, Split
+from frostline.store.store import Store
+from small import data_config, load_data, silently
+
+NONE = dict.fromkeys(("image", "label", "group", "config", "revision", "train", "val", "test"))
+CLASSES = ("cat", "dog")
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the library's own for these tests, and no progress bars of what they write."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        datasets.disable_progress_bars()
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse whatever asks for somebody elsewhere."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"{address} is asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (number % 256, number // 256, 9)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rows(count: int = 20, first: int = 0, label: Any = None, odd: Any = (), **more: Any) -> Any:
+    """Return a data set of pictures, classes in turn; then `odd` ones, each bytes, path and label."""
+    features = {"image": datasets.Image(), "label": label or datasets.ClassLabel(names=list(CLASSES))}
+    every = range(first, first + count)
+    said = {
+        "image": [{"bytes": png(number), "path": f"{number}.png"} for number in every],
+        "label": more.pop("labels", [number % 2 for number in every]),
+    }
+    said["image"] += [None if content is path is None else {"bytes": content, "path": path} for content, path, _ in odd]
+    said["label"] += [label for _, _, label in odd]
+    for name, values in more.items():
+        said[name], features[name] = values, datasets.Value("string")
+    return datasets.Dataset.from_dict(said, features=datasets.Features(features))
+
+
+def load(root: object, **options: Any) -> Data:
+    changes = {key: options.pop(key) for key in ("skip_bad",) if key in options}
+    return load_data(source="hub", root=str(root), options={**NONE, **options}, **changes)
+
+
+def numbers(split: Split) -> list[int]:
+    """Return which pictures a split has, by their red and green."""
+    return [int(pixels[0, 0, 0]) + 256 * int(pixels[1, 0, 0]) for pixels in split.pixels]
+
+
+def pairs(found: Data) -> Counter[tuple[int, str]]:
+    """Return how often a picture has a class in any split."""
+    said = Counter[tuple[int, str]]()
+    for split in (found.train, found.val, found.test):
+        said.update(zip(numbers(split), (found.classes[label] for label in split.labels.tolist()), strict=True))
+    return said
+
+
+def in_turn(count: int, first: int = 0, classes: tuple[str, ...] = CLASSES) -> Counter[tuple[int, str]]:
+    return Counter((number, classes[number % len(classes)]) for number in range(first, first + count))
+
+
+def told(found: Data) -> list[str]:
+    """Return what is told of the source, beside how many pictures of each class splits have."""
+    return [finding.about for finding in found.findings if " has one picture of " not in finding.about]
+
+
+def refused(root: object, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(root, **options)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def saved(folder: Path, found: Any) -> Path:
+    found.save_to_disk(str(folder))
+    return folder
+
+
+def parts() -> dict[str, Any]:
+    return {"train": rows(12), "validation": rows(4, 50), "test": rows(6, 100)}
+
+
+def test_a_saved_data_set_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path / "one", rows(300))
+    found = load(folder)
+    assert found.classes == CLASSES and pairs(found) == in_turn(300) and not told(found)
+    assert found.counts == {}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_saved_splits_are_read(tmp_path: Path) -> None:
+    found = load(saved(tmp_path / "several", datasets.DatasetDict(parts())))
+    assert [numbers(split) for split in (found.train, found.val, found.test)] == [
+        [*range(12)],
+        [*range(50, 54)],
+        [*range(100, 106)],
+    ]
+
+
+def test_parquet_files_are_read_from_the_cache_of_the_library(tmp_path: Path, cache: Path) -> None:
+    for name, part in parts().items():
+        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
+        part.to_parquet(tmp_path / "set" / "data" / f"{name}-00000-of-00001.parquet")
+    before = sorted(tmp_path.rglob("*"))
+    found = load(tmp_path / "set")
+    assert found.classes == CLASSES
+    assert pairs(found) == in_turn(12) + in_turn(4, 50) + in_turn(6, 100)
+    assert sorted(tmp_path.rglob("*")) == before and any(cache.rglob("*-train.arrow"))
+
+
+def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
+    for number in (*range(0, 20, 2), *range(1, 20, 2)):
+        file = tmp_path / "folder" / CLASSES[number % 2] / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(number))
+    order = sorted(range(20), key=lambda number: (number % 2, number))
+    folder = load_data(source="folder", root=str(tmp_path / "folder"))
+    assert load(saved(tmp_path / "set", rows(20).select(order))).fingerprint == folder.fingerprint
+    assert load(tmp_path / "folder").fingerprint == folder.fingerprint  # whose pictures stay in their files
+
+
+def test_what_is_saved_anew_is_known_and_what_changed_is_not(tmp_path: Path) -> None:
+    def of(folder: Path) -> tuple[str, str | None]:
+        loading._last.clear()
+        source = loading._open(data_config(source="hub", root=str(folder), options=dict(NONE)), STORE, silently)[
+            "train"
+        ]
+        return load(folder).fingerprint, source.identity
+
+    one, two = saved(tmp_path / "one", rows(20)), saved(tmp_path / "two", rows(20))
+    assert of(one)[0] == of(two)[0] and of(one)[1] == of(one)[1]
+    before = of(one)
+    other = saved(tmp_path / "other", rows(19, odd=[(png(99), "19.png", 1)]))
+    name = next(one.glob("*.arrow")).name
+    shutil.copy(other / name, one / name)  # whose fingerprint, in another file, stays what it was
+    assert of(one)[0] != before[0] and of(one)[1] != before[1]
+
+
+STORE = Store(None, budget=0, say=print)
+
+
+def test_labels_are_text_numbers_or_classes(tmp_path: Path) -> None:
+    texts = [("01", "1", "NA")[number % 3] for number in range(30)]
+    kinds = {"string": texts, "int32": [number % 3 - 1 for number in range(30)], "bool": [True, False] * 15}
+    expected = {"string": ("1", "01", "NA"), "int32": ("0", "1", "-1"), "bool": ("False", "True")}
+    for kind, values in kinds.items():
+        found = load(saved(tmp_path / kind, rows(30, label=datasets.Value(kind), labels=values)))
+        assert sorted(found.classes) == sorted(expected[kind])
+        assert pairs(found) == Counter((number, str(value)) for number, value in enumerate(values))
+
+
+def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
+    kind = [f"kind {number % 3}" for number in range(60)]
+    patient = [str(number // 4) for number in range(60)]
+    folder = saved(tmp_path / "set", rows(60, kind=kind, patient=patient).rename_column("image", "scan"))
+    assert pairs(load(folder)) == in_turn(60)
+    found = load(folder, label="kind", group="patient", image="scan")
+    assert pairs(found) == in_turn(60, classes=("kind 0", "kind 1", "kind 2"))
+    seen = [{number // 4 for number in numbers(split)} for split in (found.train, found.val, found.test)]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert refused(folder, label="kid").endswith(
+        "data.options.label=kid: expected a column of the data set: scan, label, kind, patient; did you mean kind?"
+    )
+    assert "data.options.group=nobody: expected a column of the data set" in refused(folder, group="nobody")
+    assert "data.options.image=label: expected a column of pictures, not of int64: scan" in refused(
+        folder, image="label"
+    )
+    assert "data.options.label=scan: expected a column with one text or number in a row, not of pictures" in refused(
+        folder, label="scan"
+    )
+
+
+def test_rows_without_a_picture_or_a_label_are_left_out_and_told(tmp_path: Path) -> None:
+    odd = [(None, None, 0), (png(90), None, None), (png(91), None, -1)]
+    opened = load(saved(tmp_path / "set", rows(20, odd=odd)))
+    assert pairs(opened) == in_turn(20)
+    assert told(opened) == [
+        "1 rows without a picture are left out: train[20]",
+        "2 rows without a label are left out: train[21], train[22]",
+    ]
+
+
+def test_a_split_without_labels_is_left_out_and_made_of_train(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", datasets.DatasetDict({"train": rows(20), "test": rows(8, 50, labels=[-1] * 8)}))
+    found = load(folder)
+    assert pairs(found) == in_turn(20) and len(found.test) == 4
+    assert told(found)[0].startswith("8 rows without a label are left out: test[0], test[1], test[2]")
+
+
+def test_splits_are_found_by_name_or_said(tmp_path: Path) -> None:
+    found = {"train": rows(12), "valid": rows(4, 50), "dev": rows(4, 60), "unsupervised": rows(6, 100)}
+    folder = saved(tmp_path / "set", datasets.DatasetDict(found))
+    assert "data.options.val=null: expected one of the splits valid, dev" in refused(folder)
+    assert (
+        "data.options.val=dew: expected a split of the data set: train, valid, dev, unsupervised; did you mean dev?"
+        in (refused(folder, val="dew"))
+    )
+    opened = load(folder, train="train", val="dev")
+    assert numbers(opened.val) == [*range(60, 64)]
+    odd = saved(tmp_path / "odd", datasets.DatasetDict({"fold_a": rows(12), "fold_b": rows(12, 30)}))
+    assert "data.options.train=null: expected what the data set calls its training split: fold_a, fold_b" in refused(
+        odd
+    )
+    alone = saved(tmp_path / "alone", datasets.DatasetDict({"everything": rows(12)}))
+    assert pairs(load(alone)) == in_turn(12)
+
+
+def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", rows(20))
+    assert "data.options.labels=label: expected one of image, label, group" in refused(folder, labels="label")
+    assert "data.options.revision=main: expected null, since a folder has no revisions" in refused(
+        folder, revision="main"
+    )
+    assert "expected pictures of two or more classes, found cat" in refused(
+        saved(tmp_path / "one", rows(20, labels=[0] * 20))
+    )
+    several = rows(6).add_column("fine", [0, 1] * 3, feature=datasets.ClassLabel(names=["a", "b"]))
+    assert "data.options.label=null: expected the column of the data set that it is: label, fine" in refused(
+        saved(tmp_path / "several", several)
+    )
+    lists = rows(6, label=datasets.List(datasets.ClassLabel(names=list(CLASSES))), labels=[[0], [0, 1]] * 3)
+    assert "data.options.label=label: expected a column with one text or number in a row, not list<" in refused(
+        saved(tmp_path / "lists", lists), label="label"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "a folder with a data set, and this is empty" in refused(tmp_path / "empty")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "train.parquet").write_bytes(b"PAR1")
+    assert "expected a data set that can be read" in refused(tmp_path / "torn")
+    assert "expected a folder that exists, or a data set of the hub as owner/name" in refused("no-such-set")
+    assert "expected a folder that exists, or a data set of the hub as owner/name" in refused(tmp_path / "nowhere")
+
+
+def test_a_label_beyond_the_names_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", rows(20, label=datasets.Value("int64"), labels=[0, 1, 2, 1] * 5))
+    info = folder / "dataset_info.json"
+    text = info.read_text()
+    value = text.index('"label": {')
+    info.write_text(
+        text[:value] + '"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}' + text[text.index("}", value) + 1 :]
+    )
+    assert "expected labels below 2, the number of names of classes, and train[2] has 2" in refused(folder)
+
+
+def test_broken_pictures_are_reported_by_split_row_and_name(tmp_path: Path) -> None:
+    odd = [(b"no picture", "bad.jpg", 0), (b"", "nil.png", 0)]
+    folder = saved(tmp_path / "set", rows(20, odd=odd))
+    with pytest.raises(BadPictures) as caught:
+        load(folder)
+    assert [name for name, _ in caught.value.reasons] == [
+        "train[20] bad.jpg",
+        "train[21] nil.png",
+    ]
+    opened = load(folder, skip_bad=True)
+    assert opened.counts["skipped"] == 2 and pairs(opened) == in_turn(20)
+
+
+def test_pictures_may_lie_in_files_that_a_table_names(tmp_path: Path) -> None:
+    (tmp_path / "pics").mkdir()
+    for number in range(20):
+        (tmp_path / "pics" / f"{number}.png").write_bytes(png(number))
+    paths = [("" if number % 2 else f"{tmp_path}/set/") + f"../pics/{number}.png" for number in range(21)]
+    (tmp_path / "set").mkdir()
+    table = pd.DataFrame({"picture": paths, "label": [CLASSES[number % 2] for number in range(21)]})
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    opened = load(tmp_path / "set", image="picture", skip_bad=True)
+    assert [name for name, _ in opened.broken] == ["train[20] 20.png"] and pairs(opened) == in_turn(20)
+
+
+def test_copies_are_on_one_side(tmp_path: Path) -> None:
+    found = datasets.concatenate_datasets([rows(40), rows(40)])
+    opened = load(saved(tmp_path / "set", found))
+    seen = [set(numbers(split)) for split in (opened.train, opened.val, opened.test)]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_no_code_of_a_data_set_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "script"
+    folder.mkdir()
+    (folder / "script.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "expected a data set that can be read" in refused(folder)
+    (folder / "train.h5").write_bytes(b"?")
+    assert refused(folder)
+    (folder / "script.py").unlink()
+    assert "expected tables or pictures (parquet, arrow, imagefolder" in refused(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A hub that takes what it is asked and never answers; its port."""
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        yield port
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_hub_out_of_reach_is_one_line_soon(
+    silent: bool, nobody: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    address = f"http://127.0.0.1:{nobody if silent else 1}"
+    monkeypatch.setattr(hub, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: huggingface_hub.hf_api.HfApi(endpoint=address))
+    began = time.monotonic()
+    line = refused("owner/name")
+    assert line.startswith("data.root=owner/name: expected a folder, or a data set of the hub, which is out of reach (")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_a_name_of_the_hub_is_read_and_again_when_the_hub_is_gone(tmp_path: Path) -> None:
+    for name, part in parts().items():
+        part.to_parquet(str(tmp_path / "set" / "data" / f"{name}-00000-of-00001.parquet"))
+    command = [sys.executable, str(TESTS / "fake_hub.py"), str(tmp_path / "set")]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, pinned, config, name, *gone = map(json.loads, asked.stdout.splitlines())
+    assert first == {"train": ["cat", "dog"] * 6, "val": ["cat", "dog"] * 2, "test": ["cat", "dog"] * 3} == pinned
+    assert config == "data.options.config=deflaut: expected a part of the data set: default; did you mean default?"
+    assert name.startswith("data.root=owner/nobody: expected a folder, or a data set that the hub has (")
+    assert gone[:2] == [first, first]
+    assert all("which is out of reach" in line for line in gone[2:])
+    assert asked.stderr == ""

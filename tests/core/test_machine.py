@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from frostline.core import machine, project
+from frostline.core import cgroups, machine, project
 from frostline.core.errors import UserError
 from frostline.records import provenance
 from frostline.sweeps.pool import places
@@ -207,6 +207,7 @@ def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytes
         memory = SimpleNamespace(available=12 * gigabyte - held)
         own = SimpleNamespace(rss=gigabyte + held, shared=gigabyte)
         monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(cgroups, "free_memory", lambda: None)
         monkeypatch.setattr(psutil, "Process", lambda own=own: SimpleNamespace(memory_info=lambda: own))
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
@@ -215,6 +216,16 @@ def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytes
     monkeypatch.setenv(machine.SHARING, "2")
     assert machine.memory_budget(CPU, None) == 2 * gigabyte
     assert machine.memory_budget(CPU, 7.5) == 7_500_000_000
+
+
+def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 << 30))
+    own = SimpleNamespace(rss=1 << 30, shared=1 << 29)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: own))
+    for allowed, expected in ((1 << 30, (1 << 30) + (1 << 29)), (40 << 30, (20 << 30) + (1 << 29))):
+        monkeypatch.setattr(cgroups, "free_memory", lambda allowed=allowed: allowed)
+        assert machine.free_memory() == expected
+        assert machine.memory_budget(CPU, None) == expected // 3
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from frostline.core import malloc
+from frostline.core import cgroups, malloc
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def memory_budget(device: torch.device, gigabytes: float | None) -> int:
     What this process itself holds counts as free: it is what an earlier run left. Workers that share the device share
     its budget too.
     """
-    import psutil
     import torch
 
     if gigabytes is not None:
@@ -73,9 +72,19 @@ def memory_budget(device: torch.device, gigabytes: float | None) -> int:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     else:
-        own = psutil.Process().memory_info()  # pages of files, which are shared, count as available already
-        free = psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
+        free = free_memory()
     return int(free) // 3 // int(os.environ.get(SHARING, "1"))
+
+
+def free_memory() -> int:
+    """Return the bytes that this process can have: what the machine and its control groups have left, and its own."""
+    import psutil
+
+    own = psutil.Process().memory_info()  # pages of files, which are shared, count as available already
+    allowed = cgroups.free_memory()
+    available = psutil.virtual_memory().available
+    left = available if allowed is None else min(available, allowed)
+    return int(left + own.rss - getattr(own, "shared", 0))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

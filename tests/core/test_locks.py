@@ -176,3 +176,17 @@ def test_every_thread_says_who_hears_of_its_death():
     assert own == [Path(background.__file__).name]
     locking = [path.name for path in SOURCE.rglob("*.py") if re.search(r"\bFileLock\(|flock\(", path.read_text())]
     assert locking == [Path(locks.__file__).name]
+
+
+def test_a_file_is_held_together_or_alone(tmp_path: Path):
+    (file := tmp_path / "file").write_text("")
+    one, two = locks.Shared(file), locks.Shared(file)
+    with pytest.raises(BlockingIOError), locks.alone(file):
+        pass
+    del one
+    with pytest.raises(BlockingIOError), locks.alone(file):
+        pass
+    del two
+    with locks.alone(file), pytest.raises(BlockingIOError):
+        locks.Shared(file)
+    locks.Shared(file)

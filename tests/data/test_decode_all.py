@@ -28,7 +28,7 @@ from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.runs import setup
-from frostline.store.mapped import Rows
+from frostline.store.mapped import DamagedEntry, Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
 from small import compose, data_config, silently
@@ -438,8 +438,10 @@ def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Sto
     content = bytearray(file.read_bytes())
     content[100] ^= 4
     file.write_bytes(content)
+    with pytest.raises(DamagedEntry, match="pixels has changed"):
+        load(tmp_path, store).train.pixels[:]
     assert torch.equal(load(tmp_path, store).train.pixels[:], first)
-    assert "is damaged (pixels has changed) and is made again" in capsys.readouterr().out
+    assert "is damaged (entry.jsonl is missing) and is made again" in capsys.readouterr().out
 
 
 def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):

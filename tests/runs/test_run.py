@@ -7,11 +7,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 
 from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
+from frostline.data import loading
 from frostline.records import provenance
 from frostline.records.recording import Record
+from frostline.records.result import VAL
 from frostline.runs.run import execute
 from frostline.store.room import Room
 from frostline.training import gradient
@@ -56,3 +59,30 @@ def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatc
     monkeypatch.setattr(gradient, "by_autograd", full)
     with pytest.raises(UserError, match=r"^batch_size=8: expected so few that a step fits into the GPU's memory; "):
         run(tmp_path / "never")
+
+
+def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_comes_to_the_same(tmp_path: Path) -> None:
+    for index in range(40):
+        (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (6 * index, 120, 250 - 6 * index)).save(folder / f"{index}.png")
+    data = ("data=image_folder", f"data.root={tmp_path / 'data'}", "data.val_fraction=0.2", "data.test_fraction=0.2")
+    store = ("store.enabled=true", f"store.path={tmp_path / 'store'}")
+
+    def trained(name: str) -> tuple[dict[str, float], list[str]]:
+        loading.forget()
+        (folder := tmp_path / name).mkdir()
+        provenance.write(folder, provenance.software([]))
+        screen = Told()
+        options: dict[str, Any] = {"name": name, "folder": folder, "screen": screen, "record": cast(Record, Memory())}
+        return execute(compose(*SMALL, *data, *store, "device=cpu", "freeze=full"), **options)[0], screen.lines
+
+    whole, said = trained("whole")
+    loading.forget()
+    (pixels,) = (tmp_path / "store").glob("pixels/*/*/pixels")
+    content = bytearray(pixels.read_bytes())
+    content[5000] ^= 8
+    pixels.write_bytes(content)
+    again, told = trained("again")
+    assert not [line for line in said if "made again" in line]
+    assert len([line for line in told if "pixels has changed: it is made again" in line]) == 1
+    assert {key: again[key] for key in ("test/loss", VAL)} == {key: whole[key] for key in ("test/loss", VAL)}

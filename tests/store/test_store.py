@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,12 @@ import pytest
 import torch
 
 from frostline.commands.store import main as command
+from frostline.core import machine
 from frostline.core.errors import UserError
 from frostline.store import entries, mapped
-from frostline.store.mapped import Rows
-from frostline.store.store import Store, Writer, open_store
+from frostline.store.mapped import DamagedEntry, Rows
+from frostline.store.room import Room
+from frostline.store.store import NoRoom, Store, Writer, open_store
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -163,7 +166,7 @@ def spots(store: Store) -> Iterator[tuple[Path, int]]:
 
 def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mapped, "_PIECE", 40)
-    monkeypatch.setattr(mapped, "_CHUNK", 16)
+    monkeypatch.setattr(mapped, "_AT_ONCE", 2)  # by several threads
     content, file = bytes(range(100)), tmp_path / "rows"
     file.write_bytes(content)
     assert mapped.checksum(file) == [zlib.crc32(part) for part in (content[:40], content[40:80], content[80:])]
@@ -335,11 +338,100 @@ def test_an_entry_that_is_being_made_is_not_removed(store: Store):
     assert seen == [True] and store.has("features", key("a"))
 
 
-def test_a_removed_entry_can_still_be_used_by_who_has_it(store: Store):
-    rows = store.get("features", key("a"), kilobytes(20), about="a").tensors["rows"]
+def test_what_is_in_use_is_not_removed_and_not_evicted(tmp_path: Path, said: list[str]):
+    store = Store(tmp_path / "store", budget=50_000, say=said.append)
+    rows = store.get("pixels", key("a"), kilobytes(30), about="a").tensors["rows"]
+    assert not store.remove(store.items()[0])
+    other = store.get("features", key("b"), kilobytes(30), about="b").tensors["rows"]
+    assert (other == 7).all() and [item.about for item in store.items()] == ["a"]
+    assert "30,000 bytes, more than store.budget_gb leaves beside what is in use" in said[0]
+    del rows
+    store.get("features", key("b"), kilobytes(30), about="b")
+    assert [item.about for item in store.items()] == ["b"]
     assert store.remove(store.items()[0]) and files(store) == []
+
+
+def test_who_has_an_entry_can_read_it_whatever_becomes_of_the_folder(store: Store):
+    rows = store.get("features", key("a"), kilobytes(20), about="a").tensors["rows"]
+    shutil.rmtree(store.items()[0].place)
     mapped.release(rows)
     assert (rows == 7).all()
+
+
+def test_what_is_asked_for_in_turn_does_not_push_each_other_out(tmp_path: Path, said: list[str]):
+    store, calls = Store(tmp_path / "store", budget=100_000, say=said.append), list[str]()
+
+    def epoch(name: str) -> Callable[[Writer], dict[str, Any]]:
+        return lambda writer: (calls.append(name), kilobytes(30)(writer))[1]
+
+    for name in "abcd" * 2:
+        store.get("features", key(name), epoch(name), about=name, family="views")
+    assert {item.about for item in store.items()} == {*"abc"}
+    assert [calls.count(name) for name in "abc"] == [1, 1, 1] and len(said) == 2
+    store.get("features", key("e"), kilobytes(80), about="e")
+    assert [item.about for item in store.items()] == ["e"]
+
+
+def test_the_budget_holds_while_entries_are_made_too(tmp_path: Path, said: list[str]):
+    store, most = Store(tmp_path / "store", budget=100_000, say=said.append), list[int]()
+
+    def watched(writer: Writer) -> dict[str, Any]:
+        for number in range(4):
+            writer.tensor(f"t{number}", (10_000,), torch.uint8)
+            most.append(sum(file.stat().st_size for file in files(store)))
+        return {}
+
+    def other(writer: Writer) -> dict[str, Any]:
+        writer.tensor("first", (30_000,), torch.uint8)
+        store.get("features", key("within"), watched, about="within")
+        most.append(sum(file.stat().st_size for file in files(store)))
+        return {}
+
+    for name in "abcdef":
+        store.get("features", key(name), watched, about=name)
+        store.get("features", key(name * 2), other, about=name)
+    assert 80_000 < max(most) <= 100_000 and said == []
+
+
+def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+):
+    monkeypatch.setattr(machine, "memory_budget", lambda device, gigabytes: 20_000)
+    for folder in (tmp_path / "store", None):
+        store = Store(folder, budget=30_000, say=said.append)
+        assert store.half == (15_000 if folder else 10_000)
+        with pytest.raises(NoRoom, match="more than a third of the free memory"):
+            store.get("pixels", key("a"), kilobytes(40), about="a")
+    assert said == [] and files(Store(tmp_path / "store", budget=0, say=print)) == []
+
+
+def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
+):
+    monkeypatch.setattr(mapped, "_PIECE", 1000)
+
+    def make(writer: Writer) -> dict[str, Any]:
+        rows = torch.arange(20, dtype=torch.uint8)[:, None].expand(20, 600)
+        writer.tensor("rows", (20, 600), torch.uint8, piecemeal=True).copy_(rows)
+        return {}
+
+    def get() -> Rows:
+        return Rows(store.get("pixels", key("a"), make, about="a").tensors["rows"], torch.arange(20))
+
+    for streamed in (True, False):
+        get()
+        (file,) = (file for file in files(store) if file.name == "rows")
+        content = bytearray(file.read_bytes())
+        content[7 * 600] ^= 1
+        file.write_bytes(content)  # which this process has not checked
+        rows = get().streamed() if streamed else get()
+        assert rows[torch.tensor([3, 12])][:, 0].tolist() == [3, 12]
+        with pytest.raises(DamagedEntry, match="a: rows has changed"):
+            rows[torch.tensor([3, 7])]
+        with pytest.raises(DamagedEntry):
+            Room(torch.device("cpu"), 10**6).take(rows.whole)
+        del rows
+        assert get()[torch.tensor([7])][0, 0] == 7
 
 
 @pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), slice(1, 3), 2], ids=str)
@@ -349,7 +441,6 @@ def test_streamed_rows_are_those_of_the_memory(store: Store, index: Any):
         return {}
 
     rows = Rows(store.get("features", key("a"), make, about="a").tensors["rows"], torch.tensor([5, 3, 1, 0, 2]))
-    store.remove(store.items()[0])  # who has an entry can still read it
     assert torch.equal(rows.streamed()[index], rows[index]) and rows[index].shape[-2:] == (2, 3)
 
 

@@ -7,6 +7,9 @@ Network file systems may refuse flock, e.g. NFS without its lock daemon (ENOLCK)
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +53,34 @@ def acquire(path: Path, *, timeout: float = NEVER) -> BaseFileLock:
         lease.acquire(timeout=timeout)
         return lease
     return lock
+
+
+class Shared:
+    """Holds a file that is there, together with others, for as long as this is referred to.
+
+    Raises `BlockingIOError` while somebody has it alone. Where the file system has no locks nothing is held.
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        _flock(file, fcntl.LOCK_SH)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a file that is there alone within the block; raises `BlockingIOError` while others hold it."""
+    with path.open("rb") as file:
+        _flock(file.fileno(), fcntl.LOCK_EX)
+        yield
+
+
+def _flock(file: int, how: int) -> None:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
 
 
 def _lost(path: Path, loss: object) -> None:

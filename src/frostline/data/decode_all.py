@@ -112,18 +112,18 @@ def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Imag
     """Make room in an entry for what is kept of its pictures, and return what says what that is."""
     if keep.kind == "view":
         assert keep.view is not None
-        writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8)
+        writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8, piecemeal=True)
         return partial(_view, keep.view)
     if keep.kind == "original":
         width, height = first_size(ids, read, keep.levels) or (1, 1)
-        writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8)
+        writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8, piecemeal=True)
         return partial(_original, (3, height, width))
     if keep.kind == "stored":
         assert keep.side is not None
         areas = torch.tensor([width * height for width, height in reduced(header_sizes(ids, read), keep.side)])
         starts = writer.tensor("starts", (len(ids),), torch.int64).copy_(3 * (areas.cumsum(0) - areas))
         shapes = writer.tensor("shapes", (len(ids), 2), torch.int32)
-        writer.tensor("pixels", (3 * int(areas.sum()),), torch.uint8)
+        writer.tensor("pixels", (3 * int(areas.sum()),), torch.uint8, piecemeal=True)
         return partial(_stored, starts.tolist(), areas.tolist(), shapes, keep.side)
     return lambda row, picture: None
 

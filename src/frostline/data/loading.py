@@ -120,6 +120,11 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     return _last[key]
 
 
+def forget() -> None:
+    """Let go of the last result, which is then found or made anew."""
+    _last.clear()
+
+
 def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
     """Return for each split what says which picture an id of it stands for, for people.
 

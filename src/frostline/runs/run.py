@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from frostline.core.config import KEPT, Config
 from frostline.core.errors import user_error
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY, METRICS
+from frostline.data import loading
 from frostline.models import adapters, build, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
@@ -29,6 +30,7 @@ from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, approximations, look
 from frostline.runs.train import handing_over, learn, learner_of
 from frostline.store import hashing, tensorfile
+from frostline.store.mapped import DamagedEntry
 from frostline.store.tensorfile import Draft
 from frostline.training import state
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
@@ -36,6 +38,8 @@ from frostline.training.state import Progress
 
 _MOST = 0.8
 """Share of one class in train from which on accuracy hides how the others do."""
+_Made = tuple[dict[str, float], dict[str, int]]
+"""The final metrics of a run, and its number of images per split."""
 _AGREES = 1e-3
 """Largest difference of an answer after adapters are merged, as a part of the largest answer."""
 
@@ -58,12 +62,23 @@ def execute(
     that differ from it in what steps alone read: their heads may be trained in lockstep with its own.
 
     What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
-    changes no bit; UserError if it does not fit so either.
+    changes no bit; UserError if it does not fit so either. What turns out to be damaged in the store is made again.
     """
 
-    def attempt(config: Config) -> tuple[dict[str, float], dict[str, int]]:
+    def attempt(config: Config) -> _Made:
         return _attempt(config, name, folder, record, screen, previous, fetch, siblings)
 
+    try:
+        return _within_memory(config, attempt, screen)
+    except DamagedEntry as error:
+        damage = str(error)
+    screen.say(f"  store: {damage}: it is made again, and the run goes on from its last checkpoint", "yellow")
+    loading.forget()
+    return _within_memory(config, attempt, screen)
+
+
+def _within_memory(config: Config, attempt: Callable[[Config], _Made], screen: Screen) -> _Made:
+    """Attempt a run, once more with nothing kept on the device if a GPU has no memory for it."""
     with suppress(torch.OutOfMemoryError):
         return attempt(config)
     screen.say("  out of memory: tried once more with pixels and features kept by the host", "yellow")

@@ -2,6 +2,9 @@
 
 An entry is a folder. Its `entry.jsonl` is a line of JSON and a line with the sha256 of the first, in which stand the
 checksums of the other files, so that no byte of an entry can change unnoticed. Only plain data is read.
+
+Who has an entry holds a shared lock on that file, so that nobody removes what is in use; where the file system has no
+locks, nothing is protected, and who has an entry can still read it.
 """
 
 from __future__ import annotations
@@ -9,24 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from frostline.core import files
+from frostline.core import files, locks
 from frostline.store import mapped
+from frostline.store.mapped import Checks, DamagedEntry
 
 _SEAL = "entry.jsonl"
 _ODD = (ValueError, KeyError, TypeError, AttributeError)
 """Whatever an edited seal makes of those who read it."""
-
-
-class DamagedEntry(Exception):
-    """An entry is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Item:
     kind: str
     about: str
     """What it is, for people; empty where the entry is damaged."""
+    family: str | None
+    """What entries have in common that are asked for in turn."""
     size: int
     """Bytes."""
     used: float
@@ -55,27 +58,54 @@ class Item:
 
 
 _State = tuple[tuple[str, int, int], ...]
-_verified: set[tuple[str, _State]] = set()
-"""Seals whose files were checked by this process, and when those were last written."""
+_verified: dict[tuple[str, _State], dict[str, Checks]] = {}
+"""What of an entry was checked by this process, by its seal and by when its files were last written."""
 
 
-def seal(part: Path, *, key: str, about: str, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write down in the folder `part` what its files are; they are those of `tensors`.
+@dataclass(frozen=True)
+class Seal:
+    """What is written down of an entry's files."""
 
-    Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
-    """
-    files = {
-        name: {
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "shape": list(tensor.shape),
-            "crc32": mapped.checksum(part / name),
+    content: bytes
+
+    @classmethod
+    def of(
+        cls,
+        part: Path,
+        key: str,
+        about: str,
+        family: str | None,
+        meta: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        piecemeal: Container[str],
+    ) -> Seal:
+        """Return the seal of the files of `tensors` in the folder `part`; some are read `piecemeal`."""
+        files = {
+            name: {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": list(tensor.shape),
+                "piecemeal": name in piecemeal,
+                "crc32": mapped.checksum(part / name),
+            }
+            for name, tensor in tensors.items()
         }
-        for name, tensor in tensors.items()
-    }
-    facts = {"key": key, "about": about, "meta": meta, "tensors": files}
-    content = _sealed(json.dumps(facts))
-    (part / _SEAL).write_bytes(content)
-    _verified.add((_digest(content), _state(part, files)))
+        return cls(_sealed(json.dumps({"key": key, "about": about, "family": family, "meta": meta, "tensors": files})))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.content)
+
+    def write(self, part: Path) -> None:
+        """Finish the entry in the folder `part`, whose files count as checked.
+
+        Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
+        """
+        (part / _SEAL).write_bytes(self.content)
+        files = json.loads(self.content.splitlines()[0])["tensors"]
+        _verified[_digest(self.content), _state(part, files)] = {
+            name: checks.close() for name, checks in _checks(part, "", files).items()
+        }
 
 
 def exists(place: Path) -> bool:
@@ -86,19 +116,31 @@ def exists(place: Path) -> bool:
 def find(place: Path, *, trusted: bool = True) -> Entry | None:
     """Return the entry at `place`, None where there is none; raises `DamagedEntry`.
 
-    What this process has checked before is not read again if `trusted`, unless its files were written since.
+    What this process has checked before is not read again if `trusted`, unless its files were written since, nor is
+    what is read piecemeal: it is checked piece by piece when a piece is first read.
     """
     try:
+        use = locks.Shared(place / _SEAL)
         content = (place / _SEAL).read_bytes()
         facts = _facts(content, place.name)
-        checked = (_digest(content), _state(place, facts["tensors"]))
-        if not trusted or checked not in _verified:
-            _compare(place, facts["tensors"])
-            _verified.add(checked)
+        told = facts["tensors"]
+        checks = _verified.get((_digest(content), _state(place, told)))
+        if checks is None or not trusted:
+            checks = _checks(place, facts["about"], told)
+            _compare(place, told, whole=not trusted)
+            _verified[_digest(content), _state(place, told)] = checks
         tensors = {
-            name: mapped.read(place / name, tuple(tensor["shape"]), mapped.DTYPES[tensor["dtype"]])
-            for name, tensor in facts["tensors"].items()
+            name: mapped.read(
+                place / name,
+                tuple(tensor["shape"]),
+                mapped.DTYPES[tensor["dtype"]],
+                checks=checks[name] if tensor["piecemeal"] else None,
+                use=use,
+            )
+            for name, tensor in told.items()
         }
+    except BlockingIOError:  # just being removed
+        return None
     except FileNotFoundError as error:
         if not place.exists():
             return None
@@ -113,16 +155,37 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
     return Entry(tensors, facts["meta"], made=False)
 
 
+def _checks(place: Path, about: str, tensors: Mapping[str, Any]) -> dict[str, Checks]:
+    """Return by name what is to be compared of the files of the entry at `place`."""
+
+    def damaged(name: str) -> DamagedEntry:
+        with suppress(OSError):
+            (place / _SEAL).unlink()  # nobody finds it any more, and who asks for it makes it again
+        return DamagedEntry(f"{about}: {name} has changed")
+
+    return {name: Checks(tensor["crc32"], partial(damaged, name)) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def unused(place: Path) -> Iterator[None]:
+    """Keep an entry, which may be damaged, from being used within the block; `OSError` where it is in use."""
+    with ExitStack() as held:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            held.enter_context(locks.alone(place / _SEAL))
+        yield
+
+
 def item(place: Path) -> Item | None:
     """Return what lies at `place`, None if it was removed meanwhile."""
-    about, used = "", 0.0
+    about, family, used = "", None, 0.0
     try:
         used = (place / _SEAL).stat().st_mtime
-        about = str(_facts((place / _SEAL).read_bytes(), place.name)["about"])
+        facts = _facts((place / _SEAL).read_bytes(), place.name)
+        about, family = str(facts["about"]), facts["family"]
     except (OSError, *_ODD, DamagedEntry):
         if not place.exists():
             return None
-    return Item(place, place.parent.parent.name, about, size(place), used)
+    return Item(place, place.parent.parent.name, about, family, size(place), used)
 
 
 def size(folder: Path) -> int:
@@ -139,9 +202,10 @@ def _state(place: Path, names: Iterable[str]) -> _State:
     return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
 
 
-def _compare(place: Path, tensors: Mapping[str, Any]) -> None:
+def _compare(place: Path, tensors: Mapping[str, Any], *, whole: bool) -> None:
+    """Compare files with their checksums, as a `whole` or but for what is read piecemeal."""
     for name, tensor in tensors.items():
-        if mapped.checksum(place / name) != tensor["crc32"]:
+        if (whole or not tensor["piecemeal"]) and mapped.checksum(place / name) != tensor["crc32"]:
             raise DamagedEntry(f"{name} has changed")
 
 

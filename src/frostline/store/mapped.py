@@ -8,10 +8,11 @@ import os
 import sys
 import weakref
 import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -30,9 +31,44 @@ DTYPES = {
 
 # A private mapping may be larger than memory and swap only if it claims none; Python 3.11 has no name for this flag.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
-_CHUNK = 1 << 20
-_PIECE = 1 << 25  # bytes of a file with a checksum of their own
+_PIECE = 1 << 18  # bytes of a file with a checksum of their own: a picture or two, as they are read in any order
+_AT_ONCE = 1 << 7  # pieces that a thread reads in a row
 _MOVED = 1 << 26  # bytes that go to a device at once
+
+
+class DamagedEntry(Exception):
+    """An entry is not what was written."""
+
+
+class Checks:
+    """Owns what is known of the pieces of a file: what their checksums are to be, and which of them were compared."""
+
+    def __init__(self, sums: Sequence[int], damaged: Callable[[], DamagedEntry]) -> None:
+        """Know that piece i is to have the CRC-32 `sums[i]`; what `damaged` returns is raised where one has not."""
+        self._sums, self._damaged = sums, damaged
+        self._open = bytearray(b"\1" * len(sums))
+
+    def close(self) -> Self:
+        """Count all pieces as compared: the file was written just now."""
+        self._open.clear()
+        return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to be compared."""
+        return not self._open
+
+    def compare(self, file: int, start: int, size: int) -> None:
+        """Compare the pieces in which `size` bytes from `start` lie, as far as that was not done before."""
+        if not self._open:
+            return
+        for piece in range(start // _PIECE, -(-(start + size) // _PIECE)):
+            if self._open[piece : piece + 1] == b"\1":
+                if zlib.crc32(os.pread(file, _PIECE, piece * _PIECE)) != self._sums[piece]:
+                    raise self._damaged()
+                self._open[piece : piece + 1] = b"\0"
+        if 1 not in self._open:
+            self.close()
 
 
 class _Memory(mmap.mmap):
@@ -40,6 +76,10 @@ class _Memory(mmap.mmap):
 
     file: int
     """Its descriptor, open for as long as the memory is there."""
+    checks: Checks | None = None
+    """What is to be compared of it before it is read; None where all was."""
+    use: object = None
+    """What holds it where it is."""
 
 
 @functools.cache
@@ -73,10 +113,13 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return _tensor(_Memory(file.fileno(), size), file.fileno(), shape, dtype)
 
 
-def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def read(
+    path: Path, shape: tuple[int, ...], dtype: torch.dtype, *, checks: Checks | None = None, use: object = None
+) -> Tensor:
     """Return the tensor in the file at `path`; what is written to it stays in this process's memory.
 
-    Raises `ValueError` where the file has not the size of the tensor.
+    With `checks` it is to be compared with these before it is read (`compare`). What holds the file where it is, `use`,
+    is kept for as long as the tensor. Raises `ValueError` where the file has not the size of the tensor.
     """
     size = size_of(shape, dtype)
     with path.open("rb") as file:
@@ -85,7 +128,28 @@ def read(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if size == 0:
             return torch.zeros(shape, dtype=dtype)
         flags, access = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        return _tensor(_Memory(file.fileno(), size, flags=flags, prot=access), file.fileno(), shape, dtype)
+        memory = _Memory(file.fileno(), size, flags=flags, prot=access)
+        memory.checks, memory.use = checks, use
+        return _tensor(memory, file.fileno(), shape, dtype)
+
+
+def compare(tensor: Tensor, start: int = 0, size: int | None = None) -> None:
+    """Compare `size` bytes of a tensor of `read` from byte `start`, or all of it, with the checksums of their pieces.
+
+    What was compared before is not read again. Raises `DamagedEntry`. Does nothing to other tensors.
+    """
+    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    if memory is not None and memory.checks is not None:
+        memory.checks.compare(memory.file, start, len(memory) if size is None else size)
+
+
+def compare_rows(tensor: Tensor, rows: Tensor) -> None:
+    """Compare the rows `(N,)` of a tensor, as `compare` does."""
+    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    if memory is not None and memory.checks is not None and not memory.checks.closed:
+        size = tensor[:1].nbytes
+        for row in rows.view(-1).tolist():
+            memory.checks.compare(memory.file, row * size, size)
 
 
 def _tensor(memory: _Memory, file: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -138,21 +202,18 @@ def checksum(path: Path) -> list[int]:
     It is three times as fast as SHA-256, and no more is needed to notice a bad disk. All cores read, a little at a
     time, so that none of the file stays in the process's memory.
     """
-    pieces = range(0, path.stat().st_size, _PIECE)
-    if len(pieces) < 2:
-        return [_crc(path, start) for start in pieces]
-    with ThreadPoolExecutor(machine.cores()) as pool:
-        return list(pool.map(functools.partial(_crc, path), pieces))
-
-
-def _crc(path: Path, start: int) -> int:
-    """Return the CRC-32 of the piece of a file that begins at `start`."""
-    crc, left, buffer = 0, _PIECE, memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while left and (count := file.readinto(buffer[:left])):
-            crc, left = zlib.crc32(buffer[:count], crc), left - count
-    return crc
+        pieces = range(0, os.fstat(file.fileno()).st_size, _PIECE)
+        parts = [pieces[i : i + _AT_ONCE] for i in range(0, len(pieces), _AT_ONCE)]
+        if len(parts) < 2:
+            return [crc for part in parts for crc in _crcs(file.fileno(), part)]
+        with ThreadPoolExecutor(machine.cores()) as pool:
+            return [crc for found in pool.map(functools.partial(_crcs, file.fileno()), parts) for crc in found]
+
+
+def _crcs(file: int, starts: Sequence[int]) -> list[int]:
+    """Return the CRC-32 of the pieces of a file that begin at `starts`."""
+    return [zlib.crc32(os.pread(file, _PIECE, start)) for start in starts]
 
 
 class Rows:
@@ -180,7 +241,10 @@ class Rows:
         if (found := self._coming.take(index)) is not None:
             return found
         rows = self._rows[index]
-        return self.whole[rows] if self._file is None else self._read(self._file, rows)
+        if self._file is not None:
+            return self._read(self._file, rows)
+        compare_rows(self.whole, rows)
+        return self.whole[rows]
 
     def expect(self, index: Tensor) -> None:
         """Begin to read the rows at `index`, aside, if they have to come from a file: they are asked for soon."""
@@ -203,6 +267,7 @@ class Rows:
 
     def _read(self, file: int, rows: Tensor) -> Tensor:
         """Return rows of the file itself, which is the whole tensor."""
+        compare_rows(self.whole, rows)
         found = torch.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
         size = self.whole[:1].nbytes
         places = found.view(-1).view(torch.uint8).view(-1, size).numpy()

@@ -65,6 +65,7 @@ class Ragged:
 
     def _picture(self, start: int, height: int, width: int) -> Tensor:
         size = 3 * height * width
+        mapped.compare(self.whole, start, size)
         if self._file is None:
             flat = self.whole[start : start + size]
         else:

@@ -37,6 +37,8 @@ class Room:
         """Return `held` on the device if there is room for it, else its rows where they are, perhaps in a file."""
         if held.nbytes > self.free:
             return streamed(held)
+        if isinstance(held, Tensor):
+            mapped.compare(held)
         there = held.to(self.device)
         if there is held:
             there = copy.copy(held)  # the same memory, for this owner to let go

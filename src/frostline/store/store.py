@@ -2,6 +2,9 @@
 
 Each entry is a folder `<kind>/<key[:2]>/<key>`. Beside it lie its lock and, while it is being filled, `<key>.part`:
 one whose lock nobody holds is what a killed process left.
+
+Its budget holds at every moment: the room for a tensor is claimed, in the budget and on the disk, before it is filled.
+What somebody has in use is not removed for it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,55 +25,72 @@ from filelock import Timeout
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from frostline.core import locks
+from frostline.core import locks, machine
 from frostline.core.errors import user_error
 from frostline.store import entries, mapped
-from frostline.store.entries import DamagedEntry, Entry, Item
+from frostline.store.entries import Entry, Item
+from frostline.store.mapped import DamagedEntry
 
 _KEY = "[0-9a-f]{64}"
 _PATIENCE = 1.0  # seconds of waiting for another process after which the person is told
+_SPARE = 0.05  # part of a disk that is left to records, checkpoints and others
 
 
-class _NoRoom(Exception):
-    """The folder cannot take what is to be stored."""
+class NoRoom(Exception):
+    """Neither the folder nor the memory can take what is to be stored."""
+
+
+Claim = Callable[[int], AbstractContextManager[None]]
+"""Finds room for an entry that grows by so many bytes, which are to be taken within the block."""
 
 
 class Writer:
     """Gives an entry that is being made the tensors to fill; owns the folder in which their files lie."""
 
-    def __init__(self, part: Path | None = None, make_room: Callable[[int], None] = lambda size: None) -> None:
-        """Without a folder the tensors lie in memory; `make_room` is told the size that the entry grows to."""
+    def __init__(self, part: Path | None = None, claim: Claim = lambda size: nullcontext()) -> None:
+        """Without a folder the tensors lie in memory."""
         self.tensors: dict[str, Tensor] = {}
         self.size = 0
+        """Bytes of all tensors that were asked for."""
         self.rejected: str | None = None
         """Why the entry is not to be kept."""
+        self.piecemeal: set[str] = set()
+        """The tensors that are read piece by piece."""
         self._part = part
-        self._make_room = make_room
+        self._claim = claim
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a tensor of zeros to be filled in place, part of the entry under `name`."""
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, piecemeal: bool = False) -> Tensor:
+        """Return a tensor of zeros to be filled in place, part of the entry under `name`.
+
+        One that is read `piecemeal`, by way of `Rows`, `Ragged` or a `Room`, is checked piece by piece as it is read;
+        all others when the entry is found. Raises `NoRoom` before anything of it is written.
+        """
         assert name.isidentifier() and name not in self.tensors, name
-        self.size += mapped.size_of(shape, dtype)
+        size = mapped.size_of(shape, dtype)
+        self.size += size
+        if piecemeal:
+            self.piecemeal.add(name)
+        with self._claim(size):
+            self.tensors[name] = self._zeros(name, shape, dtype)
+        return self.tensors[name]
+
+    def _zeros(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._part is None:
             try:
-                self.tensors[name] = torch.zeros(shape, dtype=dtype)
+                return torch.zeros(shape, dtype=dtype)
             except RuntimeError as error:
-                reason = f"no memory for {name} of {self.size:,} bytes"
-                raise OSError(errno.ENOMEM, reason) from error
-            return self.tensors[name]
-        self._make_room(self.size)
+                raise OSError(errno.ENOMEM, f"no memory for {name} of {self.size:,} bytes") from error
         try:
-            self.tensors[name] = mapped.create(self._part / name, shape, dtype)
+            return mapped.create(self._part / name, shape, dtype)
         except OSError as error:
-            raise _NoRoom(error.strerror) from error
-        return self.tensors[name]
+            raise NoRoom(error.strerror) from error
 
     def put(self, name: str, start: int, values: Tensor) -> None:
         """Write `values` into the tensor called `name`, from its number `start` on in row-major order."""
         try:
             mapped.put(self.tensors[name], start, values)
         except OSError as error:
-            raise _NoRoom(error.strerror or error) from error
+            raise NoRoom(error.strerror or error) from error
 
     def reject(self, reason: str) -> None:
         """Have the entry serve whoever makes it, and nobody else."""
@@ -92,13 +113,21 @@ class Store:
     @property
     def half(self) -> int:
         """Bytes that the pixels of a source may take, as the other half may be taken by its features."""
-        return self.budget // 2
+        return self.room // 2
 
-    def get(self, kind: str, key: str, make: Make, *, about: str) -> Entry:
+    @property
+    def room(self) -> int:
+        """Bytes that there can be in all: what budget and disk allow, or without a folder, a share of the memory."""
+        if self.folder is None:
+            return min(self.budget, _memory())
+        return min(self.budget, sum(item.size for item in self.items()) + max(0, _free(self.folder)))
+
+    def get(self, kind: str, key: str, make: Make, *, about: str, family: str | None = None) -> Entry:
         """Return the entry of `key` (sha256, hex), or make it while others that ask for the same wait.
 
-        A damaged entry is made anew. Where the folder cannot take it, it is made in memory. What `make` raises is
-        raised, and nothing is kept.
+        A damaged entry is made anew. Where the folder cannot take it, it is made in memory; `NoRoom` is raised if that
+        has no room for it either. What `make` raises is raised, and nothing is kept. An entry takes no room from those
+        of its own `family`, which are asked for in turn: each would push out the one that is asked for next.
         """
         if self.folder is None:
             return _in_memory(make)
@@ -108,10 +137,11 @@ class Store:
                 if found := entries.find(place):
                     return found
             with self._locked(place, about):
-                return self._find(place, about) or self._made(place, make, about)
-        except _NoRoom as reason:
+                return self._find(place, about) or self._made(place, make, about, family)
+        except NoRoom as reason:
+            entry = _in_memory(make)
             self._say(f"store: {about} is kept in memory only, since {self.folder} cannot take it ({reason})")
-            return _in_memory(make)
+            return entry
 
     def has(self, kind: str, key: str) -> bool:
         """Return whether there is an entry of `key`, without a look at what is in it."""
@@ -125,11 +155,11 @@ class Store:
         return sorted((item for item in found if item is not None), key=lambda item: item.used)
 
     def remove(self, item: Item) -> bool:
-        """Remove an entry and return whether that was done: not while another process holds it."""
+        """Remove an entry and return whether that was done: not while it is being made or is in use."""
         try:
-            with locks.held(_beside(item.place, ".lock"), timeout=0):
+            with _alone(item):
                 _discard(item.place)
-        except OSError:  # Timeout is one
+        except OSError:
             return False
         return True
 
@@ -159,7 +189,7 @@ class Store:
                 self._say(f"store: waiting for another process that makes {about}")
                 lock = locks.acquire(path)
         except OSError as error:
-            raise _NoRoom(error.strerror) from error
+            raise NoRoom(error.strerror) from error
         try:
             yield
         finally:
@@ -173,7 +203,7 @@ class Store:
             self._say(f"store: {about} is damaged ({damage}) and is made again")
             return None
 
-    def _made(self, place: Path, make: Make, about: str) -> Entry:
+    def _made(self, place: Path, make: Make, about: str, family: str | None) -> Entry:
         """Make an entry whose lock is held; one that cannot be kept lives as long as its tensors."""
         part = _beside(place, ".part")
         try:
@@ -183,33 +213,51 @@ class Store:
             self.tidy()
             part.mkdir()
         except OSError as error:
-            raise _NoRoom(error.strerror) from error
+            raise NoRoom(error.strerror) from error
         try:
-            writer = Writer(part, self._make_room)
+            writer = Writer(part, partial(self._claim, family=family))
             meta = _plain(make(writer))
-            if writer.size > self.budget:
-                writer.reject(f"its {writer.size:,} bytes exceed store.budget_gb")
             if writer.rejected:
                 self._say(f"store: {about} is not kept, since {writer.rejected}")
                 return Entry(writer.tensors, meta, made=True)
             try:
-                entries.seal(part, key=place.name, about=about, meta=meta, tensors=writer.tensors)
+                seal = entries.Seal.of(part, place.name, about, family, meta, writer.tensors, writer.piecemeal)
+                with self._claim(seal.size, family):
+                    seal.write(part)
                 part.rename(place)
                 found = entries.find(place)
-            except (OSError, DamagedEntry) as error:
+            except (OSError, NoRoom, DamagedEntry) as error:
                 self._say(f"store: {about} is not kept, since {self.folder} cannot take it ({error})")
                 return Entry(writer.tensors, meta, made=True)
             return Entry(found.tensors if found else writer.tensors, meta, made=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
-        """Remove what was used least recently until `size` bytes fit into the budget beside the rest."""
-        items = self.items() if size <= self.budget else []
-        excess = sum(item.size for item in items) + size - self.budget
-        for item in items:
-            if excess > 0 and self.remove(item):
-                excess -= item.size
+    @contextmanager
+    def _claim(self, size: int, family: str | None) -> Iterator[None]:
+        """Find room for `size` bytes, to be taken within the block: what was used least recently goes; or `NoRoom`.
+
+        Nothing goes in vain. Processes claim one after the other.
+        """
+        assert self.folder is not None
+        with locks.held(self.folder / "room.lock"), ExitStack() as held:
+            items = self.items()
+            taken = sum(item.size for item in items) + sum(map(entries.size, self.folder.glob("*/??/*.part")))
+            beyond = taken + size - self.budget
+            excess, chosen = max(beyond, size - _free(self.folder)), list[Item]()
+            for item in items if size <= self.budget else ():
+                if excess > 0 and (family is None or item.family != family):
+                    with suppress(OSError):
+                        held.enter_context(_alone(item))
+                        chosen.append(item)
+                        excess -= item.size
+            if excess > 0 and beyond > 0:
+                raise NoRoom(f"{size:,} bytes, more than store.budget_gb leaves beside what is in use")
+            if excess > 0:
+                raise NoRoom(os.strerror(errno.ENOSPC))
+            for item in chosen:
+                _discard(item.place)
+            yield
 
 
 def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callable[[str], None]) -> Store:
@@ -223,8 +271,36 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
     return Store(folder if enabled else None, budget=round(budget_gb * 1e9), say=say)
 
 
+def _free(folder: Path) -> int:
+    """Return the bytes, perhaps less than 0, that a disk has left to the store whose folder is to be there."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is None:
+        return 0
+    usage = shutil.disk_usage(there)
+    return usage.free - round(_SPARE * usage.total)
+
+
+def _memory() -> int:
+    """Return the bytes that an entry may take in memory."""
+    return machine.memory_budget(torch.device("cpu"), None)
+
+
+@contextmanager
+def _alone(item: Item) -> Iterator[None]:
+    """Have an entry to oneself within the block; `OSError` while it is being made or is in use."""
+    with locks.held(_beside(item.place, ".lock"), timeout=0), entries.unused(item.place):  # Timeout is an OSError
+        yield
+
+
+@contextmanager
+def _claim_memory(size: int) -> Iterator[None]:
+    if size > _memory():
+        raise NoRoom(f"{size:,} bytes, more than a third of the free memory")
+    yield
+
+
 def _in_memory(make: Make) -> Entry:
-    writer = Writer()
+    writer = Writer(claim=_claim_memory)
     meta = _plain(make(writer))
     return Entry(writer.tensors, meta, made=True)
 

@@ -135,13 +135,14 @@ class Features:
         if size > self._room.free:
             self._views.release()
         if size <= self._room.free:
+            mapped.compare(features)
             features = features.float()  # once, and not at every step
         return self._room.take(features)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
         count = len(self.labels)
         batches = _filled(torch.arange(count), self.labels.device)
-        allocate = partial(writer.tensor, "features")
+        allocate = partial(writer.tensor, "features", piecemeal=True)
         _, channels_last = _compute(self._views, self._backbone(), batches, count, epoch, allocate)
         return {"channels_last": channels_last}
 

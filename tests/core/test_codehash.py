@@ -46,6 +46,7 @@ DECIDING = {
             "data.bit_depth",
             "data.perceptual_hash",
             "data.decode_image",
+            "data.reduction",
             "data.resize",
         ),
         *("data.sources", "data.glyphs", "core.randomness", "core.files", "data.value_range"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,20 +16,26 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
+from emulated_card import EmulatedMachine
+from frostline.core import machine
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
+from frostline.data.decode_image import read_picture
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Data, Split
 from frostline.data.pixel_cache import Sight
-from frostline.data.resize import CenterCrop
+from frostline.data.resize import CenterCrop, center_crop
 from frostline.data.views import View, Views
+from frostline.store import mapped
+from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.room import Room
 from frostline.store.store import Store
 from small import data_config, plain, silently
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
-MUCH, LITTLE = 10**9, 100_000  # bytes; half of the second holds 16 views
+CPU = torch.device("cpu")
+MUCH, LITTLE = 10**9, 30_000  # bytes; half of the second holds 4 views
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +71,14 @@ def load(
     return loading.load(data_config(**request), sight=Sight(center, side), store=own, progress=silently)
 
 
-def seen(split: Split, *, crop: bool = False) -> Tensor:
+def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:
     """Return what is seen of all pictures, or of a box in them."""
 
     def box(sizes: Tensor, ids: Tensor, number: int) -> Crop:
-        return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]]).repeat(len(ids), 1), None)
+        return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]], device=ids.device).repeat(len(ids), 1), None)
 
     view = View(CENTER, box if crop else None, lambda views, ids, number: views)
-    room = Room(torch.device("cpu"), MUCH)
+    room = Room(device, MUCH)
     views = Views(split, view, room, torch.contiguous_format, view_of=lambda epoch: 0, identity={})
     return views.inputs(torch.arange(len(split)), 1)
 
@@ -93,12 +102,71 @@ def test_a_network_of_the_same_preprocessing_decodes_nothing(
             load(photos, folder, center=replace(CENTER, **other))
 
 
-def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(photos: Path, folder: Path) -> None:
-    kept, not_kept = load(photos, folder), load(photos, folder, budget=LITTLE)
+@pytest.mark.parametrize("side", [None, 60, 500])
+@pytest.mark.parametrize("card", [False, True])
+def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(
+    photos: Path, tmp_path: Path, side: int | None, card: bool
+) -> None:
+    kept = load(photos, tmp_path / "large", side=side)
+    not_kept = load(photos, tmp_path / "small", side=side, budget=LITTLE)
     assert isinstance(not_kept.test.pixels, Undecoded) and not isinstance(kept.test.pixels, Undecoded)
-    for name in ("train", "val", "test"):
-        assert torch.equal(seen(getattr(kept, name)), seen(getattr(not_kept, name)))
-    assert kept.fingerprint == not_kept.fingerprint
+    assert isinstance(not_kept.train.pixels, Undecoded) and isinstance(kept.train.pixels, Ragged if side else Rows)
+    assert (kept.fingerprint, kept.pixels, kept.cut_from) == (not_kept.fingerprint, not_kept.pixels, not_kept.cut_from)
+    with EmulatedMachine().running() if card else nullcontext():
+        device = torch.device("cuda" if card else "cpu")
+        for name in ("train", "val", "test"):
+            found = [
+                seen(getattr(data, name), device, crop=name == "train" and bool(side)) for data in (kept, not_kept)
+            ]
+            assert torch.equal(*found) and found[0].cpu().unique().numel() > 200
+
+
+def test_nothing_is_written_that_would_not_be_kept(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[int]()
+    create = mapped.create
+
+    def created(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        tensor = create(path, shape, dtype)
+        written.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+        return tensor
+
+    monkeypatch.setattr(mapped, "create", created)
+    for pixels in ("auto", "stored", "70"):
+        load(photos, folder, side=70, budget=LITTLE, pixels=pixels)
+    assert max(written) < 24 * 200
+
+
+def test_on_a_disk_that_is_nearly_full_pixels_are_not_kept(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gigabyte = 1 << 30
+    for free, kept in ((gigabyte // 10, True), (gigabyte // 20 + LITTLE, False), (0, False)):
+        usage = SimpleNamespace(total=gigabyte, free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)
+        found = load(photos, folder / str(free))
+        assert isinstance(found.train.pixels, Undecoded) is not kept
+        if kept:
+            expected = found.fingerprint
+        assert found.fingerprint == expected
+
+
+def test_a_disk_that_fills_up_meanwhile_changes_nothing_that_is_seen(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = seen(load(photos, tmp_path / "one").test)
+    monkeypatch.setattr(Store, "half", 10**9)  # as it was thought to be
+    monkeypatch.setattr(machine, "memory_budget", lambda device, gigabytes: LITTLE)
+    found = load(photos, tmp_path / "two", budget=LITTLE)
+    assert isinstance(found.test.pixels, Undecoded) and torch.equal(seen(found.test), expected)
+
+
+def test_both_kinds_of_training_share_one_look_at_what_is_not_kept(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = load(photos, folder, side=60, budget=LITTLE)
+    forbid(monkeypatch)
+    assert load(photos, folder, budget=LITTLE).fingerprint == crops.fingerprint
+    assert load(photos, folder, side=60, budget=LITTLE, pixels="exact").fingerprint == crops.fingerprint
 
 
 def test_random_crops_are_cut_from_what_was_asked_for(photos: Path, folder: Path) -> None:
@@ -116,10 +184,31 @@ def test_random_crops_are_cut_from_what_was_asked_for(photos: Path, folder: Path
         assert torch.equal(seen(found.test), seen(load(photos, folder).test))
 
 
-def test_auto_keeps_what_fits_into_half_of_the_store_whatever_lies_there(photos: Path, folder: Path) -> None:
-    for _ in range(2):
-        assert isinstance(load(photos, folder, side=60).train.pixels, Ragged)
-        assert isinstance(load(photos, folder, side=60, budget=LITTLE).train.pixels, Undecoded)
+def test_what_is_kept_already_is_used_however_small_the_store_is_now(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(photos, folder, side=60)
+    forbid(monkeypatch)
+    assert isinstance(load(photos, folder, side=60, budget=LITTLE).train.pixels, Ragged)
+
+
+def test_small_pictures_of_many_sizes_are_not_enlarged(tmp_path: Path, folder: Path) -> None:
+    random, small = np.random.default_rng(0), tmp_path / "small"
+    for index in range(24):
+        (small / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        shape = (20 + index % 3, 24 - index % 2, 3)
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(
+            small / "ab"[index % 2] / f"{index:02}.png"
+        )
+    found = load(small, folder)
+    assert isinstance(found.test.pixels, Ragged) and found.train.pixels.nbytes < len(found.train) * 22 * 24 * 3
+    views = Store(folder, budget=MUCH, say=print).items()
+    assert sum(item.size for item in views) < 24 * (22 * 24 * 3 + 200) < 24 * 3 * 32 * 32
+    each = [read_picture(file) for file in sorted(small.rglob("*.png"))]
+    expected = torch.cat([center_crop(each[index][None], CENTER) for index in found.test.ids])
+    assert torch.equal(seen(found.test), expected.float())
+    streamed = load(small, tmp_path / "none", budget=1000)
+    assert isinstance(streamed.test.pixels, Undecoded) and torch.equal(seen(streamed.test), expected.float())
 
 
 def test_small_pictures_of_one_size_are_kept_as_they_are_for_every_network(

@@ -20,6 +20,7 @@ from frostline.core import machine
 from frostline.data import perceptual_hash
 from frostline.data.bit_depth import FULL, Levels
 from frostline.data.decode_image import at_most, convert, is_passing, tensor_of, why
+from frostline.data.reduction import reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.store import Writer
 
@@ -35,10 +36,10 @@ class Keep:
 
     kind: str
     """`view`: what is seen of it where nothing is random. `original`: all of it, where all are of one size. `stored`:
-    all of it, reduced. `nothing`: that it can be read."""
+    all of it, of any size, perhaps reduced. `nothing`: that it can be read."""
     view: CenterCrop | None = None
     side: int | None = None
-    """Of what is stored, the shorter side in pixels; what is no larger stays as it is."""
+    """Of what is stored, the shorter side in pixels; what is no larger stays as it is. None: all does."""
     levels: Levels = FULL
     """How values of more than 8 bits are shown."""
 
@@ -119,7 +120,6 @@ def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Imag
         writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8, piecemeal=True)
         return partial(_original, (3, height, width))
     if keep.kind == "stored":
-        assert keep.side is not None
         areas = torch.tensor([width * height for width, height in reduced(header_sizes(ids, read), keep.side)])
         starts = writer.tensor("starts", (len(ids),), torch.int64).copy_(3 * (areas.cumsum(0) - areas))
         shapes = writer.tensor("shapes", (len(ids), 2), torch.int32)
@@ -140,36 +140,30 @@ def _original(shape: tuple[int, int, int], row: int, picture: Tensor) -> tuple[i
 
 
 def _stored(
-    starts: Sequence[int], areas: Sequence[int], shapes: Tensor, side: int, row: int, picture: Tensor
+    starts: Sequence[int], areas: Sequence[int], shapes: Tensor, side: int | None, row: int, picture: Tensor
 ) -> tuple[int, Tensor]:
-    ((width, height),) = reduced([(picture.shape[2], picture.shape[1])], side)
+    kept = reduce(picture, side)
+    height, width = kept.shape[1:]
     if width * height != areas[row]:
         raise ValueError("its size is not what its header says")
-    levels = picture.permute(1, 2, 0)
-    if height < levels.shape[0]:
-        small = Image.fromarray(levels.numpy()).resize((width, height), Image.Resampling.LANCZOS)
-        levels = torch.from_numpy(np.array(small))
     shapes[row] = torch.tensor([height, width], dtype=torch.int32)
-    return starts[row], levels
+    return starts[row], kept.permute(1, 2, 0)
 
 
-def reduced(sizes: Sequence[tuple[int, int]], side: int) -> list[tuple[int, int]]:
-    """Return the widths and heights of pictures with a shorter side of at most `side`; (0, 0) stays."""
-    found = []
-    for width, height in sizes:
-        part = min(1.0, side / max(1, min(width, height)))
-        found.append((max(round(width * part), min(width, 1)), max(round(height * part), min(height, 1))))
-    return found
-
-
-def header_sizes(ids: Sequence[int], read: Callable[[int], Image.Image]) -> list[tuple[int, int]]:
+def header_sizes(
+    ids: Sequence[int], read: Callable[[int], Image.Image], progress: Callable[[int], object] = lambda count: None
+) -> list[tuple[int, int]]:
     """Return width and height of the pictures as their headers say, before they are turned; (0, 0) for broken ones."""
 
     def look(chunk: range) -> list[tuple[int, int]]:
         return [_header_size(read, ids[row]) for row in chunk]
 
+    found: list[tuple[int, int]] = []
     with threads() as pool:
-        return [size for sizes in pool.map(look, _chunks(len(ids))) for size in sizes]
+        for sizes in pool.map(look, _chunks(len(ids))):
+            found += sizes
+            progress(len(sizes))
+    return found
 
 
 def _header_size(read: Callable[[int], Image.Image], index: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from frostline.core.labels import multi_label
 from frostline.data import duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
-from frostline.data.decode_all import Progress
+from frostline.data.decode_all import Keep, Progress
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.findings import Finding
@@ -98,7 +98,6 @@ class Data:
         return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
 
 
-_KEPT = {"stored": "stored", "nothing": "exact"}
 _last: dict[str, Data] = {}
 
 
@@ -199,13 +198,18 @@ def _assemble(
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
         crops=sight.side is not None,
-        pixels=_KEPT.get(decoded["train"].keep.kind, "auto") if sight.side is not None else "auto",
+        pixels=_cut_from(decoded["train"].keep) if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
         findings=(*_found(sources.values()), *_of_times(parts), *_findings(good, splits, decoded), *shown),
         broken=broken,
         suffixes=_suffixes(sources.values()),
     )
+
+
+def _cut_from(keep: Keep) -> str:
+    """Return what of `data.pixels` random crops are cut from."""
+    return "exact" if keep.kind == "nothing" else "auto" if keep.side is None else "stored"
 
 
 def _joined(parts: Iterable[Selection]) -> Selection:

@@ -1,16 +1,18 @@
 """Which pixels of a source are kept in the store, and where what is asked for is found.
 
-What is seen of pictures without anything random is kept as it is seen, by all networks of the same preprocessing. What
-random crops are cut from is kept whole, reduced as far as the crops allow. What is too much for the store is decoded
-whenever it is asked for.
+What is seen of pictures without anything random is kept as it is seen, by all networks of the same preprocessing; where
+whole pictures take less, they are kept as they are. What random crops are cut from is kept whole, reduced as far as the
+crops allow. By the sizes in their headers it is known before anything is decoded how much that will be. What is too
+much for the store is decoded whenever it is asked for, to the same bits: what pictures are shown from depends on them
+alone, and only where that lies on the room there is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import PIL
@@ -22,15 +24,16 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_all import Differing, Keep, Progress, decode_all, first_size, header_sizes, reduced
+from frostline.data.decode_all import Differing, Keep, Progress, decode_all, header_sizes
 from frostline.data.decode_image import at_most
 from frostline.data.decode_on_demand import Undecoded
+from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop
 from frostline.data.sources import Source
 from frostline.store.entries import Entry
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.store import Store, Writer
+from frostline.store.store import NoRoom, Store, Writer
 
 _CODE = ("data.decode_all", "data.sources", "data.value_range")
 """What reads pictures, what turns them into pixels, and what finds black and white in a set."""
@@ -54,17 +57,20 @@ class Decoded:
     entry: Entry
     ids: Tensor
     keep: Keep
+    """What they are shown from, kept or not."""
+    kept: bool
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return in which rows of the entry the pictures `ids` are."""
         return torch.searchsorted(self.ids, ids)
 
     def pixels(self, ids: Tensor) -> Rows | Ragged | Undecoded:
-        """Return what is kept of the pictures `ids`."""
-        tensors, rows = self.entry.tensors, self.rows(ids)
-        if self.keep.kind == "nothing":
-            return Undecoded(self.source.read, self.source.name, ids, self.keep.levels)
-        if self.keep.kind == "stored":
+        """Return what there is of the pictures `ids`."""
+        tensors, rows, keep = self.entry.tensors, self.rows(ids), self.keep
+        if not self.kept:
+            instead = keep.kind != "nothing"
+            return Undecoded(self.source.read, self.source.name, ids, keep.levels, side=keep.side, instead=instead)
+        if keep.kind == "stored":
             return Ragged(tensors["pixels"], tensors["starts"][rows], tensors["shapes"][rows])
         return Rows(tensors["pixels"], rows)
 
@@ -78,6 +84,37 @@ class Decoded:
         """The shorter side in pixels of the larger ones, if they are stored and had more."""
         side = self.keep.side
         return side if side is not None and bool((self.entry.tensors["sizes"].amin(1) > side).any()) else None
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How large pictures are, as their headers say."""
+
+    ids: Tensor
+    """`(N,)` int64, rising."""
+    sizes: Tensor
+    """`(N, 2)`: width and height in pixels, 0 where a picture is broken."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether all that can be read are of one size."""
+        known = self.sizes[self.sizes[:, 0] > 0]
+        return bool((known == known[:1]).all())
+
+    @property
+    def shortest(self) -> int:
+        """The largest shorter side, in pixels."""
+        return int(self.sizes.amin(1).max())
+
+    def bytes_of(self, keep: Keep, ids: Tensor | None = None) -> int:
+        """Return what the pixels of all pictures, or of those `ids`, take where they are kept so."""
+        sizes = self.sizes if ids is None else self.sizes[torch.searchsorted(self.ids, ids)]
+        if keep.view is not None:
+            return 3 * keep.view.size**2 * len(sizes)
+        if keep.kind == "original":  # a row for broken ones, too
+            return 3 * len(sizes) * int(self.sizes.long().prod(1).max())
+        each = reduced([(width, height) for width, height in sizes.tolist()], keep.side)
+        return 3 * sum(width * height for width, height in each)
 
 
 class PixelCache:
@@ -105,55 +142,55 @@ class PixelCache:
     def decode(self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels) -> dict[str, Decoded]:
         """Return the pictures `ids` of each split of a source, of which some are called `train`.
 
-        Small pictures of one size are kept as they are, which takes less than their views and serves all networks.
+        Small pictures are kept as they are, which takes less than their views and serves all networks.
         """
-        with at_most(self._max_pixels):  # headers and the first picture are looked at before any is decoded
-            return self._decode_each(source, ids, sight, levels)
+        with at_most(self._max_pixels):  # headers are looked at before anything is decoded
+            sizes = _Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
+            chosen = self._choose(ids, sizes, sight, levels)
+            splits = {keep: _union(ids[name] for name in ids if chosen[name] == keep) for keep in chosen.values()}
+            kept = {keep: part for keep, part in splits.items() if self._is_kept(source, part, keep, sizes)}
+            others = [part for keep, part in splits.items() if keep not in kept]
+            decoded: dict[Keep, Decoded] = {}
+            for keep, part in kept.items():
+                try:
+                    decoded[keep] = self._decode(source, part, keep)
+                except (NoRoom, Differing):  # the disk has less room than it had, or a header has lied
+                    others.append(part)
+            if others:
+                checked = self._decode(source, _union(others), Keep("nothing", levels=levels))
+                decoded |= {keep: replace(checked, keep=keep, kept=False) for keep in splits if keep not in decoded}
+            return {name: decoded[chosen[name]] for name in ids}
 
-    def _decode_each(
-        self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels
-    ) -> dict[str, Decoded]:
-        if (found := self._small(source, _union(ids.values()), sight.center, levels)) is not None:
-            return dict.fromkeys(ids, found)
-        centred = {name: part for name, part in ids.items() if name != "train" or sight.side is None}
-        decoded: dict[str, Decoded] = {}
-        if centred:
-            every = _union(centred.values())
-            kept = 3 * sight.center.size**2 * len(every) <= self._store.half
-            keep = Keep("view", view=sight.center, levels=levels) if kept else Keep("nothing", levels=levels)
-            decoded |= dict.fromkeys(centred, self._decode(source, every, keep))
-        if "train" in ids and sight.side is not None:
-            decoded["train"] = self._for_crops(source, ids["train"].unique(), sight.side, levels)
-        return decoded
+    def _choose(self, ids: Mapping[str, Tensor], sizes: _Sizes, sight: Sight, levels: Levels) -> dict[str, Keep]:
+        """Return what the pictures of each split are shown from, by the sizes of all alone."""
+        view = Keep("view", view=sight.center, levels=levels)
+        whole = Keep("original" if sizes.alike else "stored", levels=levels)
+        if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (sight.side is None or sizes.shortest <= sight.side):
+            return dict.fromkeys(ids, whole)
+        cut = (
+            Keep("nothing", levels=levels)
+            if self._pixels == "exact"
+            else Keep("stored", side=sight.side, levels=levels)
+        )
+        return {name: cut if name == "train" and sight.side is not None else view for name in ids}
 
-    def _for_crops(self, source: Source, ids: Tensor, side: int, levels: Levels) -> Decoded:
-        """Return pictures of which random boxes are shown."""
-        stored, exact = Keep("stored", side=side, levels=levels), Keep("nothing", levels=levels)
-        if self._pixels != "auto":
-            return self._decode(source, ids, exact if self._pixels == "exact" else stored)
-        known = next((keep for keep in (stored, exact) if self._is_there(source, ids, keep)), None)
-        sizes = header_sizes(ids.tolist(), source.read) if known is None else self._sizes(source, ids, known)
-        size = 3 * sum(width * height for width, height in reduced(sizes, side))
-        return self._decode(source, ids, stored if size <= self._store.half else exact)
+    def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: _Sizes) -> bool:
+        """Return whether what pictures are shown from is in the store already, or would fit into it."""
+        if keep.kind == "nothing":
+            return False
+        return self._is_there(source, ids, keep) or sizes.bytes_of(keep, ids) <= self._store_of(source).half
 
-    def _small(self, source: Source, ids: Tensor, center: CenterCrop, levels: Levels) -> Decoded | None:
-        """Return the pictures as they are if all have one size that is no larger than what a network sees of them."""
-        keep = Keep("original", levels=levels)
-        if self._is_there(source, ids, keep):
-            found = self._decode(source, ids, keep)
-            return found if found.entry.tensors["pixels"][0, 0].numel() <= center.size**2 else None
-        width, height = first_size(ids.tolist(), source.read, levels) or (0, 0)
-        if not 0 < width * height <= center.size**2:
-            return None
-        try:
-            return self._decode(source, ids, keep)
-        except Differing:
-            return None
+    def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
+        """Return `(N, 2)`, width and height as the headers of the pictures `ids` say; 0 for broken ones."""
 
-    def _sizes(self, source: Source, ids: Tensor, keep: Keep) -> list[tuple[int, int]]:
-        decoded = self._decode(source, ids, keep)
-        sizes = decoded.entry.tensors["sizes"][decoded.rows(ids)]
-        return [(width, height) for width, height in sizes.tolist()]
+        def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
+            with self._progress("looking at sizes", len(ids)) as advance:
+                found = header_sizes(ids.tolist(), source.header or source.read, advance)
+            writer.tensor("sizes", (len(ids), 2), torch.int32).copy_(torch.tensor(found).view(-1, 2))
+            return {}
+
+        entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
+        return entry.tensors["sizes"][torch.searchsorted(ids_there, ids)]
 
     def _is_there(self, source: Source, ids: Tensor, keep: Keep) -> bool:
         """Return whether the pictures were decoded before."""
@@ -161,20 +198,9 @@ class PixelCache:
         return source.identity is not None and any(self._store.has("pixels", key) for key in keys)
 
     def _decode(self, source: Source, ids: Tensor, keep: Keep) -> Decoded:
-        """Return some pictures of a source.
+        """Return some pictures of a source, which are found or kept as `keep` says."""
 
-        They are kept under what stands for the source and the way of decoding. Where all of its pictures were decoded
-        before, a part of them is found there; else only those asked for are decoded, and kept under their ids too.
-        """
-        every = torch.arange(len(source.labels))
-        store = self._store_of(source)
-        whole, some = (self._key(source, chosen, keep) for chosen in (None, ids))
-        if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
-            key, ids = whole, every
-        else:
-            key = some
-
-        def make(writer: Writer) -> dict[str, Any]:
+        def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
             with self._progress("decoding", len(ids)) as advance:
                 return decode_all(
                     writer,
@@ -185,8 +211,31 @@ class PixelCache:
                     progress=advance,
                 )
 
-        about = f"{len(ids):,} images of {self._about}, {_about(keep)}"
-        return Decoded(source, store.get("pixels", key, make, about=about), ids, keep)
+        entry, ids = self._get(source, ids, keep, make, f"{{count:,}} images of {{about}}, {_about(keep)}")
+        return Decoded(source, entry, ids, keep, kept=keep.kind != "nothing")
+
+    def _get(
+        self,
+        source: Source,
+        ids: Tensor,
+        keep: Keep | str,
+        make: Callable[[Writer, Tensor], dict[str, Any]],
+        about: str,
+    ) -> tuple[Entry, Tensor]:
+        """Return what `make` finds out of some pictures of a source, and of which ones the entry is.
+
+        It is kept under what stands for the source and the way of decoding. Where it is known of all pictures of the
+        source, a part of them is found there; else it is made for those asked for, and kept under their ids too.
+        """
+        every = torch.arange(len(source.labels))
+        store = self._store_of(source)
+        whole, some = (self._key(source, chosen, keep) for chosen in (None, ids))
+        if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
+            key, ids = whole, every
+        else:
+            key = some
+        told = about.format(count=len(ids), about=self._about)
+        return store.get("pixels", key, lambda writer: make(writer, ids), about=told), ids
 
     def _store_of(self, source: Source) -> Store:
         """Return where what is made of a source is kept: nowhere if decoding it takes no time."""
@@ -218,4 +267,6 @@ def _about(keep: Keep) -> str:
         view = keep.view
         side = "both sides" if view.squash else "shorter side"
         return f"seen at {view.size} pixels ({side} {view.resize}, {view.interpolation})"
-    return {"original": "whole", "nothing": "checked"}.get(keep.kind, f"shorter side {keep.side} pixels")
+    if keep.kind == "stored" and keep.side is not None:
+        return f"shorter side {keep.side} pixels"
+    return "checked" if keep.kind == "nothing" else "whole"

@@ -56,6 +56,8 @@ class Source:
     """Opens the i-th picture; raises anything where its file is missing or broken."""
     name: Callable[[int], str]
     """Says which picture the i-th is, for people: its file if it has one."""
+    header: Callable[[int], Image.Image] | None = None
+    """Opens the i-th picture without decoding it, where `read` may decode it."""
     identity: str | None = None
     """sha256 (hex) that stands for all pictures of the split, or None where decoding them takes no time."""
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping
         classes=tuple(map(str, names)),
         read=lambda index: dataset[index][0],
         name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        header=(lambda index: open_image(files[index])) if files else None,
         identity=_hash([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
         twins=_twins(rows, files),
     )

@@ -13,6 +13,7 @@ from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
+from frostline.store import ragged
 from frostline.store.prefetch import Prefetch
 from frostline.store.room import Held, Room, expect, rows, streamed
 
@@ -52,7 +53,7 @@ class Views:
         self._pixels = split.pixels
         self._centred = split.centred
         self._held: Held | None = None
-        self._coming = Prefetch[Tensor]()
+        self._coming = Prefetch[list[Tensor]]()
         self._room = room
         self._sizes, self.ids = split.sizes, split.ids
         self._view = view
@@ -75,21 +76,14 @@ class Views:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""
         self.seen += len(index)
         number, row = self.view_of(epoch), index.to(self._room.device, non_blocking=True)
-        if isinstance(self._pixels, Undecoded):
-            shown = self._coming.take(index)
-            shown = self._begin(self._pixels, index, number)() if shown is None else shown
-            shown = shown.to(self._room.device)
-        else:
-            pictures = rows(self._there(), index, self._room.device)
-            crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
-            shown = self._show(pictures, crop)
+        shown = self._shown(index, row, number)
         views = self._view.finish(shown.float(), self._ids_there[row], number)
         return views.contiguous(memory_format=self._memory_format)
 
     def pictures(self, index: Tensor) -> Tensor:
         """Return `(B, 3, H, W)` uint8 on the CPU: the samples at `index` as they are kept, else their centres."""
         if isinstance(self._pixels, Undecoded):
-            return self._pixels.begin(index, self._center)()
+            return torch.stack(self._pixels.begin(index, self._center)())
         found = streamed(self._pixels)[index]  # through a mapping the system would bring their neighbours
         return found if isinstance(found, Tensor) else center_crop(found, self._view.center)
 
@@ -97,7 +91,29 @@ class Views:
         """Leave the room to others; pixels that are asked for again are fetched again."""
         self._held = None
 
-    def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], Tensor]:
+    def _shown(self, index: Tensor, row: Tensor, number: int) -> Tensor:
+        """Return `(B, 3, S, S)` in whole levels, on the device: the samples at `index`, which is `row` there."""
+        pictures: Pictures
+        if isinstance(self._pixels, Undecoded):
+            coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
+            if self._aside(self._pixels):
+                return torch.stack(coming).to(self._room.device)
+            pictures = ragged.moved(coming, self._room.device)
+        else:
+            pictures = rows(self._there(), index, self._room.device)
+        crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
+        return self._show(pictures, crop)
+
+    def _aside(self, pixels: Undecoded) -> bool:
+        """Return whether views are made on the CPU by who decodes, rather than as those of kept pictures would be.
+
+        On a GPU its own kernels make these, which round a few pixels otherwise.
+        """
+        return self._centred or not pixels.instead or self._room.device.type == "cpu"
+
+    def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
+        if not self._aside(pixels):
+            return pixels.begin(index, lambda place, picture: picture)
         if self._view.crop is None:
             return pixels.begin(index, self._center)
         crop = self._view.crop(self._sizes[index], self.ids[index], number)

@@ -119,7 +119,7 @@ class Store:
     def room(self) -> int:
         """Bytes that there can be in all: what budget and disk allow, or without a folder, a share of the memory."""
         if self.folder is None:
-            return min(self.budget, _memory())
+            return _memory()
         return min(self.budget, sum(item.size for item in self.items()) + max(0, _free(self.folder)))
 
     def get(self, kind: str, key: str, make: Make, *, about: str, family: str | None = None) -> Entry:

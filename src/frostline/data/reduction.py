@@ -1,0 +1,33 @@
+"""Pictures are made no larger than random crops need them, once for the store or whenever they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def reduce(picture: Tensor, side: int | None) -> Tensor:
+    """Return `(3, h, w)` uint8: a picture `(3, H, W)` uint8 with a shorter side of at most `side`, by Pillow's Lanczos.
+
+    What is no larger stays as it is; all does where `side` is None.
+    """
+    ((width, height),) = reduced([(picture.shape[2], picture.shape[1])], side)
+    if height == picture.shape[1]:
+        return picture
+    small = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
+def reduced(sizes: Sequence[tuple[int, int]], side: int | None) -> list[tuple[int, int]]:
+    """Return the widths and heights of pictures with a shorter side of at most `side`; (0, 0) stays."""
+    if side is None:
+        return [*sizes]
+    found = []
+    for width, height in sizes:
+        part = min(1.0, side / max(1, min(width, height)))
+        found.append((max(round(width * part), min(width, 1)), max(round(height * part), min(height, 1))))
+    return found

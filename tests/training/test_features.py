@@ -20,6 +20,7 @@ from frostline.runs.frost_line import Line
 from frostline.runs.run import announce, score, write_origin
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
+from frostline.store import store as store_module
 from frostline.store.mapped import Rows
 from frostline.store.room import Room
 from frostline.store.store import Store
@@ -310,6 +311,23 @@ def test_what_there_is_room_for_changes_no_bit(
     for number, room in enumerate(rooms):
         tight = came_to(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)
         assert alike(roomy, tight), room
+
+
+@pytest.mark.slow
+def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("freeze=head", "augment=standard", "data.limit=200", "epochs=4")  # 819,200 bytes of features each
+    roomy = came_to(tmp_path, *options, f"store.path={tmp_path / 'roomy'}")
+    monkeypatch.setattr(store_module, "_memory", lambda: 700_000)  # twice the pixels
+    kept = []
+    for _ in range(2):
+        tight = came_to(tmp_path, *options, f"store.path={tmp_path / 'tight'}", "store.budget_gb=2.2e-3")
+        assert alike(roomy, tight)
+        kept.append(
+            {place for place in (tmp_path / "tight").glob("features/*/*/features") if place.stat().st_size > 10**5}
+        )
+    assert len(kept[0]) == 2 and kept[0] == kept[1]
 
 
 def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from frostline.store import mapped
 from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.room import Room, expect, rows
-from frostline.store.store import Store, Writer
+from frostline.store.store import NoRoom, Store, Writer
 from frostline.training.dataset import announced
 
 _BATCH = {"cpu": 32}
@@ -98,7 +98,8 @@ class Features:
         """Take features from `store`, where `backbone` puts them if they are missing.
 
         `identity` says what they depend on beside the number of the view, `about` says it to people.
-        Those of a view lie on the device if there is room, and the pixels make it for them.
+        Those of a view lie on the device if there is room, and the pixels make it for them. Where there is none at all,
+        they are computed whenever they are asked for.
         """
         self.labels = views.labels
         self._views = views
@@ -107,13 +108,19 @@ class Features:
         self._identity = identity
         self._room = room
         self._about = about
-        self._held: tuple[int, Tensor | Rows] | None = None
+        self._held: tuple[int, Tensor | Rows | None] | None = None
+        """The number of a view and its features, None where there is no room for them."""
         self._channels_last = False
+        self._passing = Passing(views, backbone)
+        self._full = False
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch the features of the samples at `index`, which are asked for soon."""
         if self._held is not None and self._held[0] == self._views.view_of(epoch):
-            expect(self._held[1], index)
+            if self._held[1] is None:
+                self._passing.expect(index, epoch)
+            else:
+                expect(self._held[1], index)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
@@ -121,14 +128,31 @@ class Features:
         if self._held is None or self._held[0] != view:
             self._held = None  # before the next ones: two epochs at once may not fit
             self._held = (view, self._fetch(epoch))
+        if self._held[1] is None:
+            return self._passing.inputs(index, epoch)
         found = rows(self._held[1], index, self.labels.device).float()
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 
-    def _fetch(self, epoch: int) -> Tensor | Rows:
-        text = json.dumps({**self._identity, "view": self._views.view_of(epoch)}, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()
+    def _fetch(self, epoch: int) -> Tensor | Rows | None:
+        """Return the features of a view; None where neither the store nor the memory has room for them.
+
+        Those of other views are asked for in turn by every run: they stay, and what does not fit beside them is
+        computed by each.
+        """
+        family = _digest(self._identity)
+        key = _digest({**self._identity, "view": self._views.view_of(epoch)})
+
+        def make(writer: Writer) -> dict[str, Any]:
+            return self._compute(writer, epoch)
+
+        if self._full and not self._store.has("features", key):
+            return None
         with interrupts.welcome():
-            entry = self._store.get("features", key, lambda writer: self._compute(writer, epoch), about=self._about)
+            try:
+                entry = self._store.get("features", key, make, about=self._about, family=family)
+            except NoRoom:
+                self._full = True
+                return None
         features = entry.tensors["features"]
         self._channels_last = bool(entry.meta["channels_last"])
         size = features.numel() * torch.float32.itemsize
@@ -169,6 +193,10 @@ class Part:
         """Return the features `(B, ...)` of the samples at `index`, on their device."""
         found = self._coming.take(index)
         return self._features.inputs(self._rows[index] if found is None else found, epoch)
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def batch_size(device: torch.device) -> int:

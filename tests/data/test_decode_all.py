@@ -485,7 +485,7 @@ def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
     monkeypatch.setattr(os, "pwrite", full)
     assert load(tmp_path, store).fingerprint == expected
     assert "kept in memory only" in (said := capsys.readouterr().out) and "No space left" in said
-    assert [item.about for item in store.items() if "sizes" not in item.about] == []
+    assert not [item for item in store.items() if (item.place / "pixels").exists()]
 
 
 def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path: Path, store: Store):

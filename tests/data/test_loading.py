@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from frostline.core.errors import UserError
-from frostline.data import loading
+from frostline.data import duplicates, loading
 from frostline.data.resize import CenterCrop
-from small import load_data
+from frostline.store.store import Store
+from small import data_config, load_data
 
 
 def load(**changes: Any) -> loading.Data:
@@ -118,3 +121,27 @@ def test_glyphs_are_loaded_like_any_other_data():
     found = load(source="glyphs", options=options)
     assert len(found.classes) == 41
     assert found.train.pixels.shape[1:] == (3, 8, 8)
+
+
+def test_files_are_compared_once_and_again_when_one_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    looked = list[int]()
+    compare = duplicates.of_files
+    monkeypatch.setattr(duplicates, "of_files", lambda files: (looked.append(len(files)), compare(files))[1])
+    for index in range(20):
+        (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (10 * (index // 4), 0, index % 2)).save(folder / f"{index}.png")  # two of each
+    config = data_config(source="folder", root=str(tmp_path / "data"), val_fraction=0.2)
+
+    def ids() -> dict[str, list[int]]:
+        store = Store(tmp_path / "store", budget=10**6, say=print)
+        return {name: part.ids.tolist() for name, part in loading._divide(config, store).items()}
+
+    first = ids()
+    assert first == ids() and looked == [20]
+    names = sorted((tmp_path / "data").rglob("*.png"))
+    for split in first.values():  # both of each are in one split
+        numbers = {int(names[index].stem) for index in split}
+        assert {number ^ 2 for number in numbers} == numbers
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "data" / "a" / "0.png")
+    ids()
+    assert looked == [20, 20]

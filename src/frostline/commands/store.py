@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     actions.add_parser("list", help="what is in it, how large, for what, and when it was last used (the default)")
     actions.add_parser("verify", help="read everything and compare the checksums")
     clear = actions.add_parser("clear", help="remove entries: all of them, or those chosen")
-    clear.add_argument("--kind", choices=("pixels", "features", "shards"), help="only entries of this kind")
+    clear.add_argument("--kind", choices=("pixels", "features", "shards", "twins"), help="only entries of this kind")
     clear.add_argument("--older-than", metavar="AGE", help="only what was not used for so long, e.g. 30d, 12h")
     options = parser.parse_args(arguments)
     age = _seconds(options.older_than) if options.action == "clear" and options.older_than else 0.0

@@ -6,6 +6,7 @@ about, since a guess trains on the wrong classes without a word.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,5 +195,7 @@ def _classes(top: Path) -> dict[str, Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are not hidden, sorted."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if path.is_dir() and not is_hidden(path.name))
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # which know what they are: to ask for each file takes a second per 100,000
+        return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and entry.is_dir())

@@ -457,11 +457,13 @@ def _of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequen
 def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
     """Return name, size and times of every file; those of a link are its file's."""
     found: list[tuple[object, ...]] = []
-    for file in files:
-        name = os.fsencode(os.path.relpath(file, root)).hex()
+    above = f"{root}{os.sep}"
+    for path in map(str, files):
+        inside = path.startswith(above)  # what relpath says then, too, in a tenth of its time
+        name = os.fsencode(path[len(above) :] if inside else os.path.relpath(path, root)).hex()
         facts: tuple[int, ...] = ()
         with suppress(OSError):  # a link to nothing has its name only
-            status = file.stat()
+            status = os.stat(path)  # noqa: PTH116
             facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         found.append((name, *facts))
     return found

@@ -126,6 +126,8 @@ TARGETS: dict[str, dict[str, Target]] = {
     "detail of the median random crop": {"cpu": Target("≥", 0.95)},
     "decoding against plain decoding": {"cpu": Target("≥", 0.9)},
     "memory beyond a small run": {"cpu": Target("≤", 1)},
+    "numbers that a small store changes": {"cpu": Target("≤", 0), "cuda": Target("≤", 0)},
+    "peak of a store against its budget": {"cpu": Target("≤", 1), "cuda": Target("≤", 1)},
     "a checkpoint, per 100 MB": {"cpu": Target("≤", 0.1, " s"), "cuda": Target("≤", 0.1, " s")},
     "one worker against hydra/launcher=basic": {"cpu": Target("≤", 1, "x"), "cuda": Target("≤", 1, "x")},
     "journals, checkpoints and hashes": {"cpu": Target("≤", 0.02), "cuda": Target("≤", 0.02)},

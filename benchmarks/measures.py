@@ -28,6 +28,7 @@ import limit
 import ours
 import pictures
 import safety
+import streaming
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
 from frostline.core import machine
@@ -425,6 +426,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "fidelity": fidelity.fidelity,
     "scaled": fidelity.scaled,
     "memory": memory,
+    "streaming": streaming.streaming,
     "determinism": determinism.determinism,
     "checkpoints": safety.checkpoints,
     "launcher": safety.launcher,

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +38,7 @@ from frostline.sweeps.stacks import shared_by
 from frostline.tracking import session
 
 ROOT = project.project_root()
+_METRICS = "metrics.json"
 Choices = Mapping[str, Any]
 """What a person would type: groups and keys, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
 
@@ -216,7 +217,23 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(chosen: Choices, folder: Path) -> int:
-    """Return the peak memory in bytes of one run in a process of its own, those that it starts included.
+    """Return the peak memory in bytes of one run in a process of its own, see `watched`."""
+    return watched(chosen, folder).memory
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one run came to, and the most that it took."""
+
+    memory: int
+    """Peak in bytes, those processes included that it starts."""
+    disk: int
+    """Peak in bytes of what lies in its store."""
+    metrics: dict[str, float]
+
+
+def watched(chosen: Choices, folder: Path) -> Watched:
+    """Carry out one run in a process of its own, and watch it.
 
     Sampled a hundred times a second, as the last moments of a run take the most: PSS, i.e. what the processes share is
     counted once, and mapped files are counted.
@@ -227,13 +244,24 @@ def peak_memory(chosen: Choices, folder: Path) -> int:
     child = psutil.Popen(
         [sys.executable, __file__, json.dumps({**chosen}), str(folder)], env={**os.environ, "PYTHONPATH": source}
     )
-    peak = 0
+    memory, disk, store = 0, 0, Path(chosen["store.path"])
     while child.poll() is None:
-        peak = max(peak, sum(map(_pss, [child, *_children(child)])))
+        memory = max(memory, sum(map(_pss, [child, *_children(child)])))
+        disk = max(disk, _size(store))
         time.sleep(0.01)
     if child.returncode != 0:
-        raise RuntimeError("the run whose memory was watched failed")
-    return peak
+        raise RuntimeError("the run that was watched failed")
+    return Watched(memory, disk, json.loads((folder / _METRICS).read_text()))
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder, which come and go."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(f"{place}/{name}").st_size  # noqa: PTH116
+    return total
 
 
 def _children(process: Any) -> list[Any]:
@@ -255,5 +283,6 @@ def _pss(process: Any) -> int:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).mkdir(parents=True)
-    _run(config(json.loads(sys.argv[1])), Path(sys.argv[2]) / "0", None, 0, 1)
+    place = Path(sys.argv[2])
+    place.mkdir(parents=True)
+    (place / _METRICS).write_text(json.dumps(_run([config(json.loads(sys.argv[1]))], place / "0", None, 0)))

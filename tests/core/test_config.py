@@ -46,6 +46,7 @@ BAD: dict[str, list[Any]] = {
     "data.split_seed": [-1],
     "data.fraction": [nan, 0.0, 1.5, -1.0],
     "data.limit": [0, -5],
+    "data.eval_limit": [0, -5],
     "data.pixels": ["7", "10000", "-3", "much", ""],
     "freeze_mode.norm_stats": ["batch"],
     "freeze_mode.phases": [[]],

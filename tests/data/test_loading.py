@@ -84,6 +84,16 @@ def test_growing_the_limit_in_even_steps_only_adds_images():
     assert set(few.ids.tolist()) <= set(many.ids.tolist())
 
 
+def test_validation_and_test_can_be_made_smaller_too_and_are_not_decoded_then(whole: loading.Data):
+    few = load(eval_limit=30)
+    assert (len(few.train), len(few.val), len(few.test)) == (len(whole.train), 30, 30)
+    for name in ("val", "test"):
+        one, all_ = getattr(few, name), getattr(whole, name)
+        assert set(one.ids.tolist()) < set(all_.ids.tolist()) and one.labels.bincount().min() >= 2
+    with pytest.raises(UserError, match=r"data\.eval_limit=9: expected at least 10, one image per class"):
+        load(eval_limit=9)
+
+
 def test_too_few_images_are_answered_with_what_is_needed():
     with pytest.raises(UserError, match=r"data\.limit=9: expected at least 10"):
         load(limit=9)

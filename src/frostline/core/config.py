@@ -195,10 +195,13 @@ class DataConfig:
     """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
     limit: int | None
     """At most so many training images, stratified; null for all."""
+    eval_limit: int | None
+    """At most so many images for validation and as many for the test, stratified; null for all."""
     pixels: str
-    """What random crops of training images are cut from: `exact` the originals, decoded in every epoch; `stored` what
-    is kept of them, reduced as far as the median crop allows; a shorter side in pixels; `auto` takes what is stored
-    where it fits into half of the store. Views in which nothing is random are exact in any case."""
+    """What random crops of training images are cut from: `exact` the originals, decoded in every epoch; `stored`
+    pictures reduced as far as the median crop allows; a shorter side in pixels; `auto` the same as `stored`, or the
+    originals where these are small. What does not fit into half of the store is decoded and reduced in every epoch, to
+    the same bits. Views in which nothing is random are exact in any case."""
     skip_bad: bool
     """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
     max_pixels: int
@@ -283,7 +286,8 @@ class StoreConfig:
     path: str | None
     """Folder; null takes FROSTLINE_STORE, else `frostline` in the user's cache directory."""
     budget_gb: float
-    """Largest size on disk in 10**9 bytes; what was used least recently goes first."""
+    """Largest size on disk in 10**9 bytes, at every moment; what was used least recently goes first, but nothing that
+    is in use. A twentieth of the disk is left to others in any case."""
     memory_gb: float | None
     """What pixels and features may take together; the rest is read as needed. Null takes a third of the free memory."""
 

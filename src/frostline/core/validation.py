@@ -46,6 +46,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
     ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
     ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
+    ("data.eval_limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
     (
         "data.pixels",
         lambda v: v in ("auto", "exact", "stored") or (v.isdecimal() and 8 <= int(v) <= 8192),

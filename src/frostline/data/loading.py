@@ -106,9 +106,9 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     """Return the splits, decoded into `store` by whoever asks first.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
-    `limit` then shrink train, and what is left out is neither decoded nor checked. The last result is kept, since the
-    runs of a sweep ask for the same images again and again. Raises `UserError` where images are missing or cannot be
-    split so, `BadPictures` where some are broken and `skip_bad` is not set.
+    `limit` then shrink train, `eval_limit` the others, and what is left out is neither decoded nor checked. The last
+    result is kept, since the runs of a sweep ask for the same images again and again. Raises `UserError` where images
+    are missing or cannot be split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
     decisive = replace(
         config, root=str(expanded(config.root).absolute()), name="", flip=False
@@ -164,6 +164,7 @@ def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, S
         seed=config.split_seed,
         fraction=config.fraction,
         limit=config.limit,
+        eval_limit=config.eval_limit,
     )
 
 

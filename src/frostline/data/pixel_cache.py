@@ -87,7 +87,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """How large pictures are, as their headers say."""
 
     ids: Tensor
@@ -145,7 +145,7 @@ class PixelCache:
         Small pictures are kept as they are, which takes less than their views and serves all networks.
         """
         with at_most(self._max_pixels):  # headers are looked at before anything is decoded
-            sizes = _Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
+            sizes = Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
             chosen = self._choose(ids, sizes, sight, levels)
             splits = {keep: _union(ids[name] for name in ids if chosen[name] == keep) for keep in chosen.values()}
             kept = {keep: part for keep, part in splits.items() if self._is_kept(source, part, keep, sizes)}
@@ -161,7 +161,7 @@ class PixelCache:
                 decoded |= {keep: replace(checked, keep=keep, kept=False) for keep in splits if keep not in decoded}
             return {name: decoded[chosen[name]] for name in ids}
 
-    def _choose(self, ids: Mapping[str, Tensor], sizes: _Sizes, sight: Sight, levels: Levels) -> dict[str, Keep]:
+    def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, sight: Sight, levels: Levels) -> dict[str, Keep]:
         """Return what the pictures of each split are shown from, by the sizes of all alone."""
         view = Keep("view", view=sight.center, levels=levels)
         whole = Keep("original" if sizes.alike else "stored", levels=levels)
@@ -174,7 +174,7 @@ class PixelCache:
         )
         return {name: cut if name == "train" and sight.side is not None else view for name in ids}
 
-    def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: _Sizes) -> bool:
+    def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: Sizes) -> bool:
         """Return whether what pictures are shown from is in the store already, or would fit into it."""
         if keep.kind == "nothing":
             return False

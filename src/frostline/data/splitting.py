@@ -49,6 +49,7 @@ def divide(
     seed: int,
     fraction: float,
     limit: int | None,
+    eval_limit: int | None = None,
     folds: int | None = None,
     fold: int = 0,
 ) -> dict[str, Selection]:
@@ -56,9 +57,10 @@ def divide(
 
     With `folds` the test split is that `fold` of so many, which together are the whole training split of the source.
 
-    What is missing is taken from train, first test, then val, copies of one picture and whole groups together, the
-    latest pictures where the source has times; then `fraction` and `limit` shrink train. Raises `UserError` where that
-    leaves no image for a split, or not one of every class for train.
+    What is missing is taken from train, first test, then val, copies of one picture and whole groups together; then
+    `fraction` and `limit` shrink train, and `eval_limit` each of the others. Raises `UserError` where that leaves no
+    image for a split, or not one of every class for a split that is shrunk.
+    classes = int((part.counts > 0).sum())
     """
     train = sources["train"]
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
@@ -76,7 +78,8 @@ def divide(
             parts[name], parts["train"] = _latest(parts["train"], name, share, train.times, together)
         elif name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
-    return {**parts, "train": _shrink(parts["train"], seed, fraction, limit)}
+    few = {name: _shrink(parts[name], seed, 1.0, eval_limit, "data.eval_limit") for name in ("val", "test")}
+    return {**parts, **few, "train": _shrink(parts["train"], seed, fraction, limit, "data.limit")}
 
 
 def _split_off(
@@ -193,12 +196,12 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
     )
 
 
-def _shrink(part: Selection, seed: int, fraction: float, limit: int | None) -> Selection:
-    """Return the training images that `fraction` and `limit` leave, at least one of every class."""
+def _shrink(part: Selection, seed: int, fraction: float, limit: int | None, key: str) -> Selection:
+    """Return the images that `fraction` and `limit`, the value of a `key`, leave, at least one of every class."""
     classes = int((part.counts > 0).sum())
     limit = limit if limit is not None else len(part.ids)
     if limit < classes:
-        raise user_error("data.limit", limit, f"at least {classes}, one training image per class")
+        raise user_error(key, limit, f"at least {classes}, one image per class")
     wanted = min(limit, max(classes, round(fraction * len(part.ids))))
     return Selection(part.source, part.ids[stratified(part.labels, part.ids, wanted, seed)])
 

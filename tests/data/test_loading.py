@@ -16,7 +16,7 @@ from frostline.core.errors import UserError
 from frostline.data import duplicates, loading
 from frostline.data.resize import CenterCrop
 from frostline.store.store import Store
-from small import data_config, load_data
+from small import data_config, load_data, silently
 
 
 def load(**changes: Any) -> loading.Data:
@@ -144,7 +144,7 @@ def test_files_are_compared_once_and_again_when_one_has_changed(tmp_path: Path, 
 
     def ids() -> dict[str, list[int]]:
         store = Store(tmp_path / "store", budget=10**6, say=print)
-        return {name: part.ids.tolist() for name, part in loading._divide(config, store).items()}
+        return {name: part.ids.tolist() for name, part in loading._divide(config, store, silently).items()}
 
     first = ids()
     assert first == ids() and looked == [20]

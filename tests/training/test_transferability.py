@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from frostline.training import transferability
 from frostline.training.dataset import InMemory
 from frostline.training.logme import logme
-
-
-@pytest.mark.parametrize(
-    ("shape", "dims", "how"),
-    [
-        ((2, 7, 5, 5), (2, 3), "mean over space"),
-        ((2, 5, 5, 7), (1, 2), "mean over space"),
-        ((2, 4, 4, 4), (2, 3), "mean over space"),
-        ((2, 5, 7), (1,), "mean over tokens"),
-        ((2, 7), (), "as it is"),
-    ],
-)
-def test_every_place_counts_the_same_and_channels_stay(shape: tuple[int, ...], dims: tuple[int, ...], how: str) -> None:
-    activations = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    expected = activations.mean(dims) if dims else activations
-    assert torch.equal(transferability.pooled(activations), expected)
-    assert transferability.pooling(activations) == how
-    assert transferability.pooled(activations.bfloat16()).dtype == torch.float32
 
 
 def test_the_scores_are_those_of_the_best_probe_of_neighbours_and_of_the_evidence() -> None:

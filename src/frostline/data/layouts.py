@@ -14,7 +14,7 @@ from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
 from frostline.data.findings import Finding
-from frostline.data.listing import is_hidden, survey
+from frostline.data.listing import is_folder, is_hidden, survey
 from frostline.data.names import printable, some
 
 SPLITS = ("train", "val", "test")
@@ -198,4 +198,4 @@ def subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:  # which know what they are: to ask for each file takes a second per 100,000
-        return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and entry.is_dir())
+        return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and is_folder(entry))

@@ -51,7 +51,7 @@ def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[
             return
         seen.add(identity)
         with os.scandir(folder) as entries:
-            folders = {entry.name: _is_folder(entry) for entry in entries}
+            folders = {entry.name: is_folder(entry) for entry in entries}
     except OSError:
         yield folder
         return
@@ -67,7 +67,8 @@ def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[
             yield from _below(folder / name, left, seen)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link that leads to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself, say

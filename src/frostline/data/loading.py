@@ -176,7 +176,7 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
     key = hashlib.sha256(f"{source.identity} {codehash.of('data.duplicates')}".encode()).hexdigest()
 
     def make(writer: Writer) -> dict[str, str]:
-        writer.tensor("first", tuple(source.labels.shape), torch.int64).copy_(twins())
+        writer.tensor("first", (len(source.labels),), torch.int64).copy_(twins())
         return {}
 
     about = f"which of {len(source.labels):,} images in {config.root} are equal"

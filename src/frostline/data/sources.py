@@ -317,7 +317,8 @@ def _hub(root: str, options: Mapping[str, Any], missing: str) -> dict[str, Sourc
     found = hub.read(root, options)
 
     def source(rows: hub.Pictures, labels: Tensor, classes: Sequence[str]) -> Source:
-        return Source(labels, tuple(classes), rows.read, rows.name, rows.identity(), twins=rows.twins)
+        names = tuple(classes)
+        return Source(labels, names, rows.read, rows.name, identity=rows.identity(), twins=rows.twins)
 
     return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
 
@@ -327,8 +328,9 @@ def _shards(root: str, options: Mapping[str, Any], missing: str, store: Store, p
     found = shards.read(root, options, store, progress)
 
     def source(own: shards.Sharded, labels: Tensor, classes: Sequence[str]) -> Source:
-        plain = Source(labels, tuple(classes), own.read, own.name, own.identity(), twins=own.twins)
-        return replace(plain, left_out={"hidden": own.index.hidden})
+        left_out = {"hidden": own.index.hidden}
+        plain = Source(labels, tuple(classes), own.read, own.name, identity=own.identity(), left_out=left_out)
+        return replace(plain, twins=own.twins)
 
     return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
 

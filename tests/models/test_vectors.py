@@ -1,0 +1,26 @@
+"""Activations become a vector for each image, whatever their layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from frostline.models import vectors
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "how"),
+    [
+        ((2, 7, 5, 5), (2, 3), "mean over space"),
+        ((2, 5, 5, 7), (1, 2), "mean over space"),
+        ((2, 4, 4, 4), (2, 3), "mean over space"),
+        ((2, 5, 7), (1,), "mean over tokens"),
+        ((2, 7), (), "as it is"),
+    ],
+)
+def test_every_place_counts_the_same_and_channels_stay(shape: tuple[int, ...], dims: tuple[int, ...], how: str) -> None:
+    activations = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = activations.mean(dims) if dims else activations
+    assert torch.equal(vectors.pooled(activations), expected)
+    assert vectors.pooling(activations) == how
+    assert vectors.pooled(activations.bfloat16()).dtype == torch.float32

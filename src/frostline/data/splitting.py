@@ -60,7 +60,6 @@ def divide(
     What is missing is taken from train, first test, then val, copies of one picture and whole groups together; then
     `fraction` and `limit` shrink train, and `eval_limit` each of the others. Raises `UserError` where that leaves no
     image for a split, or not one of every class for a split that is shrunk.
-    classes = int((part.counts > 0).sum())
     """
     train = sources["train"]
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.commands import Parser
+from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
+from frostline.records.result import value_text
 from frostline.runs import data_gallery
 from frostline.sweeps import find_weights
 from frostline.sweeps.compose import compose_one
+
+if TYPE_CHECKING:
+    from frostline.data.split_table import SplitTable
 
 
 def main(arguments: list[str]) -> int:
@@ -20,18 +27,25 @@ def main(arguments: list[str]) -> int:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--page", type=Path, default=Path("data.html"), metavar="FILE", help="of the page (data.html)")
     shape.add_argument("--json", action="store_true", help="print one JSON object instead, and write no page")
+    parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write which picture is in which split: .csv")
     asked = parser.parse_intermixed_args(arguments)
     config = compose_one(asked.overrides)
+    if (table := asked.write_splits) is not None and (table.suffix != ".csv" or not table.absolute().parent.is_dir()):
+        raise user_error("--write-splits", table, "a file called .csv in a folder that is there")
     if not asked.json and (asked.page.is_dir() or not asked.page.absolute().parent.is_dir()):
         raise user_error("--page", asked.page, "a file in a folder that is there")
     from rich.console import Console
 
+    from frostline.data import loading, split_table
     from frostline.report import data_page, data_words
     from frostline.report.terminal import Screen
     from frostline.runs import data_facts  # imports torch
 
     beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
     opened = data_facts.open_data(config, beside, find_weights.weights)
+    if table is not None:
+        parts = loading.whole_splits(config.data, opened.setup.store)
+        beside.say(_written(split_table.write(table, parts, source=config.data.name), config.data))
     facts = data_facts.facts(opened)
     if asked.json:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
@@ -39,3 +53,14 @@ def main(arguments: list[str]) -> int:
     data_words.show(facts, Screen())
     print(data_page.write(asked.page, facts, data_gallery.gallery(opened)).absolute())
     return 0
+
+
+def _written(splits: SplitTable, config: DataConfig) -> str:
+    """Return what is in a table of splits, and what is to be typed to have them again, as small as they were."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts.items())
+    shrunk: dict[str, object] = {"data.fraction": config.fraction} if config.fraction < 1 else {}
+    shrunk |= {"data.limit": config.limit} if config.limit is not None else {}
+    shrunk |= {"data.eval_limit": config.eval_limit} if config.eval_limit is not None else {}
+    shrunk |= {"data.split_seed": config.split_seed} if shrunk and config.split_seed else {}
+    typed = " ".join(shlex.quote(f"{key}={value_text(value)}") for key, value in (splits.options | shrunk).items())
+    return f"{splits.file}: {counts}; to have them again: {typed}"

@@ -61,8 +61,12 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
+def class_names(label: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the classes of one sample, a row of labels."""
+    numbers = label.nonzero()[:, 0].tolist() if multi_label(label) else [int(label)]
+    return tuple(classes[number] for number in numbers)
+
+
 def label_text(label: Tensor, classes: Sequence[str]) -> str:
     """Return for people what one sample is, a row of labels."""
-    if not multi_label(label):
-        return classes[int(label)]
-    return " + ".join(classes[i] for i in label.nonzero()[:, 0].tolist()) or NONE
+    return " + ".join(class_names(label, classes)) or NONE

@@ -134,6 +134,11 @@ def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int],
     return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
 
 
+def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
+    """Return the splits before `fraction` and limits shrink them, nothing decoded; raises what `load` does."""
+    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, _silently)
+
+
 @contextmanager
 def _silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show no progress."""

@@ -56,6 +56,8 @@ class Source:
     """Opens the i-th picture; raises anything where its file is missing or broken."""
     name: Callable[[int], str]
     """Says which picture the i-th is, for people: its file if it has one."""
+    files: Sequence[Path] | None = None
+    """Where each picture lies, absolute; None where pictures have no files of their own."""
     header: Callable[[int], Image.Image] | None = None
     """Opens the i-th picture without decoding it, where `read` may decode it."""
     identity: str | None = None
@@ -188,6 +190,7 @@ def _torchvision(kind: type[Any], root: Path, download: bool, arguments: Mapping
         classes=tuple(map(str, names)),
         read=lambda index: dataset[index][0],
         name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        files=files or None,
         header=(lambda index: open_image(files[index])) if files else None,
         identity=_hash([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
         twins=_twins(rows, files),
@@ -451,6 +454,7 @@ def _of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequen
         classes=tuple(classes),
         read=lambda index: open_image(files[index]),
         name=lambda index: printable(str(files[index].relative_to(root))),
+        files=files,
         identity=_hash(_manifest(files, root)),
         twins=lambda: duplicates.of_files(files),
     )

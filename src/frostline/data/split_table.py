@@ -1,0 +1,127 @@
+"""Splits written into a table, a row per picture, which `data=table` reads back to the same ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.core import files
+from frostline.core.errors import UserError, user_error
+from frostline.core.labels import class_names, multi_label
+from frostline.data import tables
+from frostline.data.layouts import SPLITS
+from frostline.data.names import some
+from frostline.data.splitting import Selection
+from frostline.data.table_labels import Labels
+
+_SEPARATOR = "|"  # between the labels of a picture
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """A table of splits that was written."""
+
+    file: Path
+    counts: Mapping[str, int]
+    """Pictures by split."""
+    options: dict[str, object]
+    """Which keys a run needs for these splits, and their values."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    file: Path
+    labels: Labels
+    split: str
+    group: int | None
+    weight: float | None
+
+
+def write(file: Path, parts: Mapping[str, Selection], *, source: str) -> SplitTable:
+    """Write path, label and split of every picture, its weight if it has one, and the number of its group.
+
+    Pictures come in the order of their source, that of train first, so that each keeps its number. Paths are relative
+    to the folder of the table if all pictures are below it, else to the lowest one that holds them all. UserError for
+    a `source` whose pictures have no files, and for names that the table would not give back.
+    """
+    if odd := [part for part in parts.values() if part.source.files is None]:
+        expected = f"a data set of picture files; {source} has none, and data.split_seed alone says its splits"
+        raise user_error("--write-splits", file, expected if len(odd) == len(parts) else f"{expected} of some")
+    rows = list(_rows(parts))
+    root = _root(file, [row.file for row in rows])
+    more = [name for name in ("group", "weight") if any(getattr(row, name) is not None for row in rows)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split", *more])
+    for row in rows:
+        place, label = os.path.relpath(row.file, root), _SEPARATOR.join(row.labels)
+        writer.writerow([place, label, row.split, *(getattr(row, name) for name in more)])
+    try:
+        files.write(file, text.getvalue())
+    except UnicodeError:
+        raise user_error("--write-splits", file, "files and classes whose names are text in UTF-8") from None
+    except OSError as error:
+        raise user_error("--write-splits", file, f"a file that can be written ({error.strerror})") from None
+    own = Path(os.path.abspath(file.parent))  # noqa: PTH100 - resolve() would follow links
+    options = _options(parts)
+    _check(file, rows, {"root": None if root == own else str(root), **options})
+    keys = _keys(file, parts, root, own) | {f"data.options.{key}": value for key, value in options.items()}
+    return SplitTable(file, {name: len(part.ids) for name, part in parts.items()}, keys)
+
+
+def _rows(parts: Mapping[str, Selection]) -> Iterator[_Row]:
+    """Yield the pictures in the order of their sources."""
+    for source in {id(parts[name].source): parts[name].source for name in SPLITS}.values():
+        own = {name: part.ids.tolist() for name, part in parts.items() if part.source is source}
+        split_of = sorted((number, name) for name, ids in own.items() for number in ids)
+        assert source.files is not None
+        for number, name in split_of:
+            group = None if source.groups is None else int(source.groups[number])
+            weight = None if source.weights is None else float(source.weights[number])
+            labels = class_names(source.labels[number], source.classes)
+            yield _Row(source.files[number], labels, name, group, weight)
+
+
+def _root(file: Path, pictures: Sequence[Path]) -> Path:
+    """Return the folder that paths are relative to."""
+    top = os.path.commonpath({os.path.abspath(picture.parent) for picture in pictures})  # noqa: PTH100
+    own = os.path.abspath(file.parent)  # noqa: PTH100
+    return Path(own if os.path.commonpath([top, own]) == own else top)
+
+
+def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
+    """Return what of `data.options` says how the table is to be read."""
+    source = parts["train"].source
+    several = {"separator": _SEPARATOR} if multi_label(source.labels) else {}
+    return several | ({"weight": "weight"} if source.weights is not None else {})
+
+
+def _keys(file: Path, parts: Mapping[str, Selection], root: Path, own: Path) -> dict[str, object]:
+    first, *others = [(part.counts > 0).tolist() for part in parts.values()]
+    return {
+        "data": "table",
+        "data.root": str(file),
+        **({} if root == own else {"data.options.root": str(root)}),
+        **({"data.missing_classes": "ok"} if any(other != first for other in others) else {}),
+    }
+
+
+def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> None:
+    """Raise `UserError`, and leave no file, where the table does not say what was written into it."""
+    try:
+        found = tables.read(file.absolute(), options).splits
+    except UserError as error:
+        file.unlink()
+        raise UserError(f"--write-splits={file}: cannot be read back ({error})") from None
+    for name in SPLITS:
+        mine = [(row.file, row.labels) for row in rows if row.split == name]
+        back = list(zip(found[name].files, found[name].labels, strict=True)) if name in found else []
+        if mine != back:
+            file.unlink()
+            odd = [f"{path} ({' + '.join(labels)})" for path, labels in mine if (path, labels) not in set(back)]
+            expected = f"names of files and classes that a table gives back, not {some(odd)}"
+            raise user_error("--write-splits", file, expected)

@@ -1,0 +1,150 @@
+"""Splits that were made once are a table, and the table has them again: the same pictures, numbers, labels, order."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_tables import NONE, as_csv, picture, rows
+
+from frostline.core.errors import UserError
+from frostline.data import loading, split_table
+from frostline.data.loading import Data
+from frostline.store.store import Store
+from small import data_config, load_data
+
+
+def folder(root: Path, *classes: str, each: int = 12) -> Path:
+    for number, name in enumerate(classes):
+        for place in range(each):
+            picture(root / name / f"{place}, ü.png", each * number + place)
+    return root
+
+
+def written(file: Path, **config: Any) -> split_table.SplitTable:
+    store = Store(file.absolute().parent / ".store", budget=10**6, say=print)
+    return split_table.write(file, loading.whole_splits(data_config(**config), store), source="some")
+
+
+def again(found: split_table.SplitTable, **config: Any) -> Data:
+    keys = {key.removeprefix("data."): value for key, value in found.options.items() if key != "data"}
+    given = {key.removeprefix("options."): keys.pop(key) for key in [*keys] if key.startswith("options.")}
+    options = {**NONE, **given}
+    return load_data(source="table", options=options, **keys, **config)
+
+
+def same(one: Data, two: Data) -> None:
+    assert one.fingerprint == two.fingerprint  # of pixels, numbers, labels and names of classes, in their order
+    for name in ("train", "val", "test"):
+        assert torch.equal(getattr(one, name).ids, getattr(two, name).ids)
+
+
+def test_a_folder_has_its_splits_again_from_a_table_within_it_or_elsewhere(tmp_path: Path) -> None:
+    root = folder(tmp_path / "birds", "b", "a", "c")
+    first = load_data(source="folder", root=str(root), split_seed=3)
+    within = written(root / "splits.csv", source="folder", root=str(root), split_seed=3)
+    assert within.options == {"data": "table", "data.root": str(root / "splits.csv")}
+    assert within.counts == {"train": len(first.train), "val": len(first.val), "test": len(first.test)}
+    same(again(within), first)
+    beside = written(tmp_path / "splits.csv", source="folder", root=str(root), split_seed=3)
+    assert "data.options.root" not in beside.options
+    same(again(beside), first)
+    (tmp_path / "far").mkdir()
+    apart = written(tmp_path / "far" / "splits.csv", source="folder", root=str(root), split_seed=3)
+    assert apart.options["data.options.root"] == str(root)
+    same(again(apart), first)
+    with (tmp_path / "splits.csv").open(newline="") as stream:
+        line = next(csv.DictReader(stream))
+    assert line == {"path": "birds/a/0, ü.png", "label": "a", "split": line["split"]}
+
+
+def test_what_shrinks_train_is_asked_for_again(tmp_path: Path) -> None:
+    root = folder(tmp_path, "a", "b", each=40)
+    small = load_data(source="folder", root=str(root), limit=10)
+    found = written(tmp_path / "splits.csv", source="folder", root=str(root), limit=10)
+    assert sum(found.counts.values()) == 80
+    same(again(found, limit=10), small)
+
+
+def test_splits_of_its_own_keep_the_numbers_of_train(tmp_path: Path) -> None:
+    folder(tmp_path / "test", "a", "b", each=5)
+    folder(tmp_path / "train", "a", "b", each=20)
+    first = load_data(source="folder", root=str(tmp_path))
+    found = again(written(tmp_path / "splits.csv", source="folder", root=str(tmp_path)))
+    for name in ("train", "val", "test"):
+        one, two = getattr(first, name), getattr(found, name)
+        assert torch.equal(one.digests, two.digests) and torch.equal(one.labels, two.labels)
+    assert torch.equal(first.train.ids, found.train.ids) and torch.equal(first.val.ids, found.val.ids)
+
+
+@pytest.mark.parametrize("how", [{"group": "who"}, {"time": "year"}, {}])
+def test_a_table_has_its_splits_again(tmp_path: Path, how: dict[str, str]) -> None:
+    table = [row | {"who": number // 7, "year": 2000 + number // 3} for number, row in enumerate(rows(tmp_path, 80))]
+    as_csv(tmp_path / "t.csv", table)
+    options = {**NONE, **how}
+    folds = {"folds": 4, "fold": 2} if not how else {}
+    first = load_data(source="table", root=str(tmp_path / "t.csv"), options=options, **folds)
+    found = written(tmp_path / "splits.csv", source="table", root=str(tmp_path / "t.csv"), options=options, **folds)
+    same(again(found), first)
+    with (tmp_path / "splits.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    if how == {"group": "who"}:
+        of = {line["group"]: {other["split"] for other in lines if other["group"] == line["group"]} for line in lines}
+        assert len(of) == 12 and all(len(splits) == 1 for splits in of.values())
+
+
+def test_a_class_that_a_split_lacks_is_allowed_to_lack(tmp_path: Path) -> None:
+    folder(tmp_path, "a", "b")
+    picture(tmp_path / "rare" / "1.png", 200)
+    found = written(tmp_path / "splits.csv", source="folder", root=str(tmp_path))
+    assert found.options["data.missing_classes"] == "ok"
+    same(again(found), load_data(source="folder", root=str(tmp_path)))
+
+
+def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        written(tmp_path / "splits.csv", source="digits")
+    assert str(caught.value).startswith(f"--write-splits={tmp_path}/splits.csv: expected a data set of picture files")
+    for odd in ("back\\slash.png", os.fsdecode(b"na\xefve.png")):
+        root = folder(tmp_path / odd.encode("ascii", "replace").hex(), "a", "b")
+        picture(root / "a" / odd, 99)
+        with pytest.raises(UserError, match=r"--write-splits=.*: expected .*names") as caught:
+            written(root / "splits.csv", source="folder", root=str(root))
+        assert len(str(caught.value).splitlines()) == 1 and not (root / "splits.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_the_table_says_the_same_of_the_test_pictures_bit_for_bit(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = folder(tmp_path / "birds", "b", "a", each=30)
+    given = ("data=image_folder", f"data.root={root}", "data.split_seed=5", "data.limit=20")
+    _, told = trained.command("data", *given, "--write-splits", "splits.csv", cwd=tmp_path)
+    typed = shlex.split(told.splitlines()[-1].partition("again: ")[2])
+    assert typed == ["data=table", "data.root=splits.csv", "data.limit=20", "data.split_seed=5"]
+    quick = ("epochs=2", "batch_size=8", "model.image_size=32", "augment=standard", "freeze=full")
+    for name, data in (("folder", given), ("table", typed)):
+        where = (f"hydra.sweep.dir={tmp_path / name}", f"tracking.uri={trained.uri}")
+        trained.command("-m", *quick, *data, *where, cwd=tmp_path)
+    one, two = (load_file(tmp_path / name / "0" / "test_predictions.safetensors") for name in ("folder", "table"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_several_labels_and_weights_come_back(tmp_path: Path) -> None:
+    found = rows(tmp_path, 30)
+    for number, row in enumerate(found):
+        row["label"] = "|".join(name for name, every in (("cat", 2), ("dog", 3), ("fox", 5)) if number % every == 0)
+        row["weight"] = 1 + number / 4
+    as_csv(tmp_path / "t.csv", found)
+    how = {"source": "table", "root": str(tmp_path / "t.csv"), "split_seed": 2}
+    how["options"] = {**NONE, "separator": "|", "weight": "weight"}
+    first = load_data(**how)
+    kept = written(tmp_path / "splits.csv", **how)
+    assert kept.options["data.options.separator"] == "|" and kept.options["data.options.weight"] == "weight"
+    second = again(kept)
+    assert second.multi_label and second.train.weights is not None
+    same(second, first)

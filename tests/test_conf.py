@@ -20,7 +20,7 @@ from frostline.core.config_keys import digest, flatten
 from frostline.core.validation import parse
 from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain
 
-GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule")
+GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule", "search")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
 OPTIONS["freeze_mode"].sort(key=(*ADAPTED, *KEPT_MODES, *MODES).__contains__, reverse=True)  # a solver augments nothing
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -53,6 +53,7 @@ class FrostlineSweeper(Sweeper):
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, Foreign, Workers
+        from frostline.sweeps.search import is_asked, run_search
         from frostline.sweeps.sweep import run_sweep
 
         assert self.config is not None and self.hydra_context is not None
@@ -61,7 +62,7 @@ class FrostlineSweeper(Sweeper):
         str(config.hydra.sweep.dir)  # now, so that every job is told the time of this moment
         parser = OverridesParser.create(config_loader=loader)
         given = [f"{key}={value}" for key, value in self._params.items()]
-        jobs = hydra_keys.points(parser.parse_overrides([*given, *arguments]))
+        overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         executor: Executor = Foreign(launcher, self._batch, config)
         if isinstance(launcher, FrostlineLauncher):
@@ -71,7 +72,11 @@ class FrostlineSweeper(Sweeper):
             executor = Workers(launcher)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
-            status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named)
+            if is_asked(overrides, compose):
+                status = run_search(overrides, compose=compose, executor=executor, folder_named=named)
+            else:
+                jobs = hydra_keys.points(overrides)
+                status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named)
         except BaseException:
             executor.close(now=True)
             raise

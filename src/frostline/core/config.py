@@ -105,6 +105,8 @@ class FreezeModeConfig:
     """`knn`: how many neighbours vote; the best of several by validation is taken."""
     temperature: float | None = None
     """`knn`, `centroid`: what cosine similarities are divided by."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """What a search takes for this mode: a range by key; `lr`, which `lr=auto` takes, by the optimizer's name."""
 
 
 @dataclass
@@ -293,6 +295,28 @@ class StoreConfig:
 
 
 @dataclass
+class SearchConfig:
+    """How values are found for keys that are given a range, each cell of the other keys for itself."""
+
+    name: str
+    """`grid`, which has no ranges; else the sampler of Optuna: `random`, `qmc`, `tpe`, `gp` or `cmaes`."""
+    options: dict[str, Any]
+    """Further keyword arguments of the sampler, e.g. `n_startup_trials`."""
+    seed: int
+    """Seed of the sampler; each trial draws from a generator of its own, so that a search can go on."""
+    batch: int | None
+    """How many trials of a cell are suggested at once; null for as many as keep the workers busy."""
+    prune: str
+    """Stop trials early that do worse than others did: `none`, `median`, `hyperband` or `wilcoxon`."""
+    confirm: int
+    """With how many fresh seeds the best trial of each cell is run; these runs alone are compared on the test split."""
+    storage: str | None
+    """Optuna's storage URL for the studies, e.g. of a database; null for a file in the sweep's folder."""
+    space: dict[str, Any]
+    """Ranges of one freeze mode by its name and the key, e.g. `search.space.full.lr='interval(1e-6,1e-3)'`."""
+
+
+@dataclass
 class TrackingConfig:
     """Where the record goes."""
 
@@ -336,6 +360,8 @@ class Config:
     mean over classes)."""
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
+    trials: int
+    """The budget of a search: how many runs each cell has to find the best values of what is given a range."""
     dry_run: bool
     """Print the plan, write plan.json, train nothing."""
     model: ModelConfig
@@ -349,6 +375,7 @@ class Config:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     store: StoreConfig
+    search: SearchConfig
     tracking: TrackingConfig
 
 

@@ -16,6 +16,10 @@ from frostline.records.layout import RESULT
 VAL, TEST = ACCURACY.val, ACCURACY.test
 SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
 """How many test images are in train, too, and the accuracy on the others."""
+PRUNED = "search/pruned_after"
+"""Of a trial that was stopped early: the epoch after which."""
+DIVERGED = "Diverged"
+"""Stands in the reason of a run that failed by its own settings."""
 SECONDS = "cost/train_seconds"
 PARAMETERS = "cost/trainable_parameters"
 IMAGES = "cost/backbone_images"

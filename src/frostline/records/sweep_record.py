@@ -70,6 +70,8 @@ class Shared:
     tracker: Tracker | None
     """None in a dry run."""
     runs: tuple[RunFacts, ...]
+    search: str | None = None
+    """What is searched, where further runs are decided while the sweep goes on."""
 
     def write(self, folder: Path) -> None:
         """Write it into the sweep's `folder`."""
@@ -85,7 +87,7 @@ class Shared:
         """Return what was written into the sweep's `folder`."""
         values = files.read_json(folder / layout.SWEEP)
         tracker = values["tracker"] and Tracker(**values["tracker"])
-        return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]))
+        return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]), values.get("search"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from frostline.core.metrics import Metric
-from frostline.report.cells import Cell, cells
+from frostline.report.cells import Cell, cells, finalists
 from frostline.report.contest import Contest, trials
 from frostline.report.paired_difference import Difference, compare
 
@@ -44,7 +44,7 @@ def grid(contest: Contest) -> Grid | None:
     if contest.key != "freeze_mode":
         return None
     best: dict[tuple[str, str], Cell] = {}
-    for cell in cells(contest.results):  # best first
+    for cell in finalists(cells(contest.results)):  # best first
         if trials(cell):
             best.setdefault((str(cell.choices.get("model")), str(cell.choices.get("freeze_mode"))), cell)
     models, modes = (tuple(dict.fromkeys(pair[axis] for pair in best)) for axis in (0, 1))

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from frostline.core.metrics import ACCURACY, Metric
+from frostline.records import search_marks
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
 FOLD = "data.fold"
@@ -68,12 +69,27 @@ def cells(results: Iterable[Result]) -> list[Cell]:
     return sorted((Cell(_but_repeats(group[0]), tuple(group)) for group in groups.values()), key=_rank)
 
 
+def finalists(found: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that are compared: all, but of a search whose best trial was confirmed only what confirms it.
+
+    The best of many trials is better on validation than it is: chance had a part in its being the best.
+    """
+    confirmed = {_study(cell) for cell in found if search_marks.CONFIRMS in cell.choices and cell.finished}
+    return [cell for cell in found if search_marks.TRIAL not in cell.choices or _study(cell) not in confirmed]
+
+
+def _study(cell: Cell) -> str:
+    """Return what runs of one search of one cell have in common."""
+    of_data = {name: value for name, value in cell.choices.items() if name == "data" or name.startswith("data.")}
+    return repr([cell.choices.get(search_marks.STUDY), sorted(of_data.items()), cell.choices.get("select")])
+
+
 def varying(results: Sequence[Result]) -> list[str]:
     """Return the names of the choices that differ within the sweep, in the order in which runs state them.
 
-    Runs that do not have a choice, as a head that is solved has no lr, make no difference.
+    Runs that do not have a choice, as a head that is solved has no lr, make no difference. Marks of a search are none.
     """
-    names = dict.fromkeys(name for result in results for name in result.choices)
+    names = dict.fromkeys(name for result in results for name in result.choices if name not in search_marks.MARKS)
     values = {name: {repr(result.choices[name]) for result in results if name in result.choices} for name in names}
     return [name for name in names if len(values[name]) > 1]
 
@@ -107,7 +123,7 @@ def _best(results: Sequence[Result]) -> dict[str, Cell]:
     """Return the best finished cell by mode, or by data and mode where there are several data sets."""
     several = "data" in varying(results)
     best: dict[str, Cell] = {}
-    for cell in cells(results):  # best first
+    for cell in finalists(cells(results)):  # best first
         mode = str(cell.choices.get("freeze_mode"))
         name = f"{cell.choices.get('data')}/{mode}" if several else mode
         if cell.finished:

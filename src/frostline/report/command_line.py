@@ -10,13 +10,15 @@ from typing import Any
 
 from frostline.core import files, project, untrusted
 from frostline.core.errors import UserError
-from frostline.records import layout
+from frostline.records import layout, search_marks
 from frostline.records.result import Result, value_text
 
 
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
+    if search_marks.STUDY in result.choices:  # what it found is no range any more
+        given = {key: value for key, value in given.items() if key != "trials" and key.split(".")[0] != "search"}
     if "data.folds" in given:
         given.pop("data.fold", None)  # a sweep has them all
     if "freeze_mode" in changes:

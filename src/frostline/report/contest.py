@@ -12,8 +12,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
+from frostline.records import search_marks
 from frostline.records.result import Result, choices_text, value_text
-from frostline.report.cells import FOLD, Cell, cells, varying
+from frostline.report.cells import FOLD, Cell, cells, finalists, varying
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
@@ -80,11 +81,24 @@ def _of_data(name: str) -> bool:
 
 
 def compared_key(results: Sequence[Result]) -> str:
-    """Return what the runs are compared by: the freeze mode, else the first other key that differs, lr at last."""
-    others = [name for name in varying(results) if name not in ("seed", "select") and not name.startswith("data")]
+    """Return what the runs are compared by: the freeze mode, else the first other key that differs, lr at last.
+
+    What was searched is not compared.
+    """
+    unfit = ("seed", "select", *searched(results))
+    others = [name for name in varying(results) if name not in unfit and not name.startswith("data")]
     if "freeze_mode" in others or not others:
         return "freeze_mode"
     return next((name for name in others if name != "lr"), "lr")
+
+
+def searched(results: Sequence[Result]) -> list[str]:
+    """Return the keys that were searched: the choices in which trials of one study differ."""
+    studies: dict[str, list[Result]] = {}
+    for result in results:
+        if search_marks.TRIAL in (choices := result.choices):
+            studies.setdefault(repr((choices[search_marks.STUDY], choices.get("data"))), []).append(result)
+    return list(dict.fromkeys(name for group in studies.values() for name in varying(group)))
 
 
 def trials(cell: Cell) -> list[Trial]:
@@ -175,13 +189,17 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
 
     best: dict[str, Cell] = {}
     tried: dict[str, int] = {}
-    for cell in cells(results):
+    found = cells(results)
+    for cell in found:
+        if search_marks.CONFIRMS not in cell.choices:
+            value = repr(cell.choices.get(key))
+            tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
+    for cell in finalists(found):
         value = repr(cell.choices.get(key))
-        tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
         if trials(cell) and not math.isnan(cell.mean(cell.by.val)):
             best.setdefault(value, cell)
     return tuple(
-        Contender(_name(key, chosen), chosen, cell, tried[value], interval(trials(cell), cell.by))
+        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), interval(trials(cell), cell.by))
         for value, cell in best.items()
         for chosen in [cell.choices.get(key)]
     )

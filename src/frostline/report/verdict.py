@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
+from frostline.report import search_words
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, contests
@@ -40,22 +41,24 @@ def verdict(contest: Contest) -> str:
     untested = _untested(contest.baseline)
     if contest.difference is None:
         alone = _alone(key, found[0], results, tuned)
-        return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *untested])
+        of_search = search_words.sentences(contest, _digits(found[0].cell))
+        return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *of_search, *untested])
     if contest.lead:
         first = _majority(found[0], contest)
     else:
         first = _comparison(found[0], found[1], contest.difference, contest.outcome)
     from frostline.report import backbones  # brings numpy, as the difference did
 
-    coming = _coming(results)
+    coming, is_search = _coming(results), search_words.is_search(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else _next_step(contest, contest.difference, tuned)),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(found[:2], tuned)),
         *backbones.sentences(contest, _digits(found[0].cell)),
-        *([] if coming else edges(key, found[:2], results, tuned)),
-        *_budget(found),
+        *search_words.sentences(contest, _digits(found[0].cell)),
+        *([] if coming or is_search else edges(key, found[:2], results, tuned)),
+        *([] if is_search else _budget(found)),
         *_unfinished(key, found, results),
         *untested,
     ]

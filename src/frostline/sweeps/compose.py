@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import hydra
@@ -79,10 +80,8 @@ def compose_all(
             planned[twin] = replace(planned[twin], jobs=planned[twin].jobs + 1, unread=told)
             continue
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
-        short = choices(config)
-        stated = {key: value for key, value in short.items() if key in ("lr", "seed")}
-        name = " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
-        planned.append(PlannedRun(config, name, {**short, **_typed(config, extras)}, folder, overrides))
+        name = _name(config, extras)
+        planned.append(PlannedRun(config, name, {**choices(config), **_typed(config, extras)}, folder, overrides))
         sweeps.append(sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
@@ -90,6 +89,42 @@ def compose_all(
         raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
     run_folders.require_distinct([run.folder for run in planned])
     return Path(sweeps[0]).absolute(), planned
+
+
+def compose_trial(
+    setting: Mapping[str, str],
+    compose: Callable[[Overrides], DictConfig],
+    number: int,
+    *,
+    folder: str,
+    shown: Sequence[str] = (),
+    marks: Mapping[str, Any] = MappingProxyType({}),
+) -> PlannedRun:
+    """Return the run `number` of a search, which has the values of `setting`, by key, and lies in `folder`.
+
+    Of these values those `shown` are choices beside the short names, as are `marks`. Raises `UserError` as
+    `compose_all` does.
+    """
+    overrides = [f"{key}={value}" for key, value in setting.items()]
+    config, _, _ = _compose(overrides, compose, number)
+    extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
+    typed = _typed(config, extras)
+    trial = {name: value for name, value in marks.items() if name == "trial"}
+    return PlannedRun(
+        config, _name(config, {**trial, **typed}), {**choices(config), **typed, **marks}, folder, overrides
+    )
+
+
+def _name(config: Config, extras: Mapping[str, Any]) -> str:
+    """Return what people call a run: its freeze mode, lr, seed, and `extras`, which differ within the sweep."""
+    short = choices(config)
+    stated = {key: value for key, value in short.items() if key in ("lr", "seed")}
+    return " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
+
+
+def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Overrides) -> Path:
+    """Return where Hydra has a sweep lie, given the overrides of one of its runs."""
+    return Path(_compose(overrides, compose, 0)[1]).absolute()
 
 
 def compose_one(overrides: Overrides) -> Config:
@@ -125,14 +160,17 @@ def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, An
     A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a run
     that is there twice now.
     """
-    found = []
-    for run in planned:
-        values = flatten(asdict(run.config))
-        said = {key: value for key, value in meaning[_kind(run.config)].items() if values[key] == "auto"}
-        shown = {key: value for key, value in said.items() if key in run.choices}
-        found.append(replace(run, config=with_values(run.config, said), choices={**run.choices, **shown}))
+    found = [settled_as(run, meaning[kind(run.config)]) for run in planned]
     _require_distinct(found)
     return found
+
+
+def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
+    """Return the run with what `auto` means to it, by key, in its place."""
+    values = flatten(asdict(run.config))
+    said = {key: value for key, value in meaning.items() if values[key] == "auto"}
+    shown = {key: value for key, value in said.items() if key in run.choices}
+    return replace(run, config=with_values(run.config, said), choices={**run.choices, **shown})
 
 
 def _require_distinct(planned: Sequence[PlannedRun]) -> None:
@@ -190,10 +228,11 @@ def _current(composed: DictConfig) -> Iterator[None]:
 
 def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:
     """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
-    return {_kind(run.config): run.config for run in planned}
+    return {kind(run.config): run.config for run in planned}
 
 
-def _kind(config: Config) -> str:
+def kind(config: Config) -> str:
+    """Return what runs have in common that are checked together."""
     parts = (config.device, config.model, config.freeze_mode, config.optimizer, config.augment, config.data)
     return repr(parts)
 

@@ -114,7 +114,7 @@ class Foreign:
         the jobs have written, nor from the batches after it.
         """
         size, returned, given_up = self._size or len(self._jobs), dict[int, JobReturn](), dict[int, Exception]()
-        for first in range(0, len(self._jobs), size):
+        for first in range(min(jobs, default=0), len(self._jobs), size):
             batch = self._jobs[first : first + size]
             numbers = range(first, first + len(batch))
             if jobs.keys().isdisjoint(numbers):

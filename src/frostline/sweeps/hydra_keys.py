@@ -64,7 +64,8 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
     for one in overrides:
         typed = str(one.input_line).partition("=")[2]
         if one.is_sweep_override() and not one.is_discrete_sweep():
-            raise user_error(str(one.key_or_group), typed, "values with commas between, as a grid has no ranges")
+            expected = "values with commas between, as a grid has no ranges; search=tpe searches them"
+            raise user_error(str(one.key_or_group), typed, expected)
         found = [*one.sweep_string_iterator()] if one.is_sweep_override() else [one.get_value_element_as_str()]
         if not found:
             raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")

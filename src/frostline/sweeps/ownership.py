@@ -17,11 +17,19 @@ _TRIES = 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
-def claim(folder: Path, digests: Sequence[str], *, again: bool, elsewhere: Callable[[Path], object] | None) -> Path:
+def claim(
+    folder: Path,
+    digests: Sequence[str],
+    *,
+    again: bool,
+    elsewhere: Callable[[Path], object] | None,
+    search: str | None = None,
+) -> Path:
     """Return the folder, which is this process's from now on.
 
-    One that is there is another sweep's, unless that is gone, was to do the same (`digests`), and may be gone on with
-    `again`. Instead of refusing it, `elsewhere` is told of a new one beside it, if given. Raises `UserError`.
+    One that is there is another sweep's, unless that is gone, was to do the same (`digests`, or where runs are not
+    known yet what is `search`ed), and may be gone on with `again`. Instead of refusing it, `elsewhere` is told of a new
+    one beside it, if given. Raises `UserError`.
     """
     for number in range(_TRIES):
         own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
@@ -32,7 +40,7 @@ def claim(folder: Path, digests: Sequence[str], *, again: bool, elsewhere: Calla
         if not made and elsewhere is not None:
             continue
         if not made:
-            _take_over(own, digests, again=again)
+            _take_over(own, digests, search, again=again)
         if own != folder and elsewhere is not None:
             elsewhere(own)
         return own
@@ -58,7 +66,7 @@ def _make(folder: Path) -> bool:
     return True
 
 
-def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
+def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, again: bool) -> None:
     """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
     if not folder.is_dir():
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
@@ -67,17 +75,18 @@ def _take_over(folder: Path, digests: Sequence[str], *, again: bool) -> None:
         whose = f"{owner}" if owner else "somebody"
         if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
-        if owner is None or not _does(folder, digests):
+        if owner is None or not _does(folder, digests, search):
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         liveness.write(folder / layout.OWNER)
 
 
-def _does(folder: Path, digests: Sequence[str]) -> bool:
+def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
     """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
         told = files.read_json(folder / SWEEP)
-        return told["tracker"] is not None and [run["digest"] for run in told["runs"]] == list(digests)
+        same = told.get("search") == search and (search or [run["digest"] for run in told["runs"]] == list(digests))
+        return told["tracker"] is not None and bool(same)
     except (OSError, ValueError, KeyError, TypeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

@@ -35,8 +35,8 @@ def shared_by(config: Config) -> str | None:
     return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 
 
-def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int) -> tuple[RunFacts, ...]:
-    """Return what is known of the runs with their stack, in as many parts as there are `workers`.
+def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int, first: int = 0) -> tuple[RunFacts, ...]:
+    """Return what is known of the runs with their stack, from `first` on, in as many parts as there are `workers`.
 
     What is gone on with, or done already, is in none; without `workers` that carry out several, nothing is.
     """
@@ -45,7 +45,7 @@ def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int) -
         key = shared_by(config)
         if key is not None and facts.to_do and facts.previous is None and workers:
             groups.setdefault(key, []).append(number)
-    told, count = list(runs), 0
+    told, count = list(runs), first
     for group in groups.values():
         size = max(math.ceil(len(group) / workers), _FEW)
         for part in (group[start : start + size] for start in range(0, len(group), size)):

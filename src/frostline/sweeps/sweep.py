@@ -8,16 +8,17 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import DictConfig
 
 from frostline.core import interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
+from frostline.records import heartbeat, journal, layout, liveness, run_folders, search_marks, sweep_record
 from frostline.records.heartbeat import Heart
 from frostline.records.recording import Record, end, reason_of
-from frostline.records.result import Result, read_result, write_result
+from frostline.records.result import DIVERGED, Result, read_result, write_result
 from frostline.records.sweep_record import Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
@@ -62,6 +63,21 @@ def run_sweep(
     )
 
 
+class Rounds(Protocol):
+    """What decides which further runs a sweep has, given what came of those before: a search."""
+
+    @property
+    def identity(self) -> str:
+        """What is searched, and how: two searches that have it in common are one."""
+        ...
+
+    def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]]) -> None:
+        """Be told where the sweep lies, None in a dry run; who carries it out; what `auto` means to each kind."""
+
+    def following(self, results: Sequence[Result]) -> list[PlannedRun]:
+        """Return the next runs, given the results of all before, in their order; none where that was all."""
+
+
 def run_planned(
     planned: Sequence[PlannedRun],
     *,
@@ -69,42 +85,107 @@ def run_planned(
     folder: Path,
     folder_named: bool,
     earlier: bool = False,
+    rounds: Rounds | None = None,
 ) -> int:
     """Check and run what is planned, draw the result, and return the exit status as `run_sweep` does.
 
-    With `earlier` what earlier sweeps did is left out or gone on with.
+    With `earlier` what earlier sweeps did is left out or gone on with. Where there are `rounds` these say what runs,
+    one round after the other, and what is `planned` only shows whether it can.
     """
     config = planned[0].config
     root = project.project_root()
     uri = server.tracking_uri(config.tracking.uri, root)
-    names = [run.folder for run in planned]
     run_folders.require_free(folder)
-    run_folders.require_same(folder, names)
+    if rounds is None:
+        run_folders.require_same(folder, [run.folder for run in planned])
+    identity = None if rounds is None else rounds.identity
     auto = executor.ask(partial(check, to_check(planned)), (lambda: None) if config.dry_run else server.load)
     planned = settled(planned, auto)
     folder = claim(
         folder,
         [digest(run.config) for run in planned],
+        search=identity,
         again=earlier and not config.dry_run,
         elsewhere=None if folder_named else lambda own: None,
     )
-    executor.settle(folder, [run.overrides for run in planned], names)
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
-        runs = _all_facts(planned, tracker if earlier else None, executor, root, folder, heart)
-        runs = stacked([run.config for run in planned], runs, 0 if config.dry_run else executor.workers)
-        sweep_record.Shared(tracker, runs).write(folder)
-        reasons, interrupt = _run(executor, {n: runs[n].stack for n in in_order(planned) if runs[n].to_do})
+        sweep = _Sweep(executor, root, folder, tracker, heart, earlier=earlier, search=identity)
+        if rounds is None:
+            interrupt = sweep.carry_out(planned)
+        else:
+            rounds.begin(folder if tracker else None, executor.workers, auto)
+            interrupt = sweep.carry_out_rounds(rounds)
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-    results = [_result(folder, number, facts, reasons.get(number)) for number, facts in enumerate(runs)]
+    results = sweep.results()
     recorded = _close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return interrupts.status(interrupt)
-    return 0 if recorded and all(result.status in ("FINISHED", "PLANNED") for result in results) else 1
+    return 0 if recorded and all(map(_as_planned, results)) else 1
+
+
+class _Sweep:
+    """Owner of what is known of the runs of a sweep, which may become more as it goes on."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        root: Path,
+        folder: Path,
+        tracker: Tracker | None,
+        heart: Heart,
+        *,
+        earlier: bool,
+        search: str | None,
+    ) -> None:
+        self._executor, self._root, self._folder, self._tracker, self._heart = executor, root, folder, tracker, heart
+        self._before = tracker if earlier else None
+        self._search = search
+        self._planned: list[PlannedRun] = []
+        self._facts: tuple[sweep_record.RunFacts, ...] = ()
+        self._reasons: dict[int, Exception] = {}
+
+    def carry_out(self, further: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
+        """Carry out further runs, numbered behind those before; return the interrupt if there was one."""
+        first = len(self._planned)
+        self._planned += further
+        self._executor.settle(
+            self._folder, [run.overrides for run in self._planned], [run.folder for run in self._planned]
+        )
+        facts = _all_facts(further, first, self._before, self._executor, self._root, self._folder, self._heart)
+        workers = self._executor.workers if self._tracker else 0
+        facts = stacked([run.config for run in further], facts, workers, first=first)
+        self._facts += facts
+        sweep_record.Shared(self._tracker, self._facts, self._search).write(self._folder)
+        jobs = {first + n: facts[n].stack for n in in_order(further) if facts[n].to_do}
+        reasons, interrupt = _run(self._executor, jobs)
+        self._reasons |= reasons
+        return interrupt
+
+    def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
+        """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
+        try:
+            while following := rounds.following(self.results()):
+                if (interrupt := self.carry_out(following)) is not None:
+                    return interrupt
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        return None
+
+    def results(self) -> list[Result]:
+        """Return what the runs came to so far, in the order of their numbers."""
+        reasons = self._reasons
+        return [_result(self._folder, number, facts, reasons.get(number)) for number, facts in enumerate(self._facts)]
+
+
+def _as_planned(result: Result) -> bool:
+    """Return whether a run did what it should; a trial that diverges tells a search what it asks."""
+    diverged = search_marks.TRIAL in result.choices and DIVERGED in str(result.reason)
+    return result.status in ("FINISHED", "PLANNED") or (result.status == "FAILED" and diverged)
 
 
 def _once(planned: Sequence[PlannedRun]) -> list[str]:
@@ -117,9 +198,15 @@ def _once(planned: Sequence[PlannedRun]) -> list[str]:
 
 
 def _all_facts(
-    planned: Sequence[PlannedRun], tracker: Tracker | None, executor: Executor, root: Path, folder: Path, heart: Heart
+    planned: Sequence[PlannedRun],
+    first: int,
+    tracker: Tracker | None,
+    executor: Executor,
+    root: Path,
+    folder: Path,
+    heart: Heart,
 ) -> tuple[sweep_record.RunFacts, ...]:
-    """Return what each job has to know; says what is left out, and what goes on, since it was there before.
+    """Return what each job, numbered from `first`, has to know; says what is left out or goes on, being there before.
 
     What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
     """
@@ -132,11 +219,11 @@ def _all_facts(
     prints: list[str | None] = [None] * len(planned)
     if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
         told = executor.ask(partial(fingerprints, [planned[number].config for number in known]))
-        for number, fingerprint in zip(known, told, strict=True):
-            prints[number] = fingerprint
+        for number, found_print in zip(known, told, strict=True):
+            prints[number] = found_print
     facts = []
-    for number, (run, key) in enumerate(zip(planned, keys, strict=True)):
-        found = resume.judge(before[key], source, prints[number])
+    for number, (run, key, fingerprint) in enumerate(zip(planned, keys, prints, strict=True), first):
+        found = resume.judge(before[key], source, fingerprint)
         # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
         before[key] = [past for past in before[key] if past is not found.interrupted]
         facts.append(_facts_after(number, run, found, tracker, folder, heart))
@@ -257,7 +344,7 @@ def _close(
     page = _report(folder, tracker, results)
     statuses = {result.status for result in results}
     failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
-    status = "FINISHED" if statuses == {"FINISHED"} else "FAILED" if failed else "KILLED"
+    status = "FINISHED" if all(map(_as_planned, results)) else "FAILED" if failed else "KILLED"
     recorded = session.close_sweep(
         tracker,
         status=status,

@@ -146,6 +146,13 @@ _RULES = (
     _of_adapters(("where_inputs",), ("ia3",), "freeze=ia3"),
     _Rule(("train.focal_gamma",), lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss", mistake=True),
     _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
+    _Rule(
+        ("trials", *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "storage"))),
+        lambda c: c.search.name != "grid",
+        "search=tpe or another way to search",
+        "search.name",
+        mistake=True,
+    ),
     _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )
 

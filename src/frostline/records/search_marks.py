@@ -1,0 +1,14 @@
+"""How the runs of a search are marked among the choices of their results, so that a report knows them apart."""
+
+from __future__ import annotations
+
+SEARCH = "search"
+"""The sampler."""
+STUDY = "study"
+"""The cell that the run is of, as its study is called."""
+TRIAL = "trial"
+"""The number of the trial that the run is; only trials have it."""
+CONFIRMS = "confirms"
+"""The number of the best trial, whose values the run has with a fresh seed; only such runs have it."""
+MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS)
+"""What is no setting."""

@@ -1,0 +1,190 @@
+"""What a search looks for: ranges as they are typed, in Hydra's words, as the distributions that Optuna draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+
+from frostline.core.config import Config
+from frostline.core.config_keys import flatten, is_read
+from frostline.core.errors import user_error
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+AUTO = "auto"
+"""Given as `lr`, stands for the range of the freeze mode."""
+_OF_MODE = "search.space."
+_ONE_DECADE = 10.0
+"""A learning rate acts by its order of magnitude: a range that spans more than this factor is one on a log scale."""
+_FIXED = ("seed", "trials", "select", "resume", "dry_run", "experiment_name", "device", "threads", "tracking", "store")
+_FIXED_GROUPS = ("data", "search", "hydra", "checkpoint")
+
+
+def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Override]]:
+    """Return what is listed or fixed, and by key what is a range; of a key that is given twice the last counts."""
+    last = {one.get_key_element(): one for one in overrides}
+    ranges = {key.lstrip("+"): one for key, one in last.items() if _is_range(one)}
+    return [one for one in last.values() if not _is_range(one)], ranges
+
+
+def _is_range(one: Override) -> bool:
+    value = one.value()
+    if one.key_or_group.startswith(_OF_MODE) or (one.key_or_group == "lr" and value == AUTO):
+        return True
+    return isinstance(value, IntervalSweep | RangeSweep) or (isinstance(value, ChoiceSweep) and not value.simple_form)
+
+
+def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, BaseDistribution]:
+    """Return what is searched in the cell of `config`, by key; nothing of what its freeze mode does not read.
+
+    What is `listed` is fixed there. A range of one freeze mode (`search.space.<mode>.<key>`) counts before one of all,
+    and this before those that stand with the mode. Raises UserError for a range that is none.
+    """
+    mode = config.freeze_mode
+    found = {key: one for key, one in _of_mode(config).items() if key not in listed}
+    found |= {key: one for key, one in ranges.items() if not key.startswith(_OF_MODE)}
+    found |= _parsed(flatten(config.search.space.get(mode.name) or {}))
+    mine = f"{_OF_MODE}{mode.name}."
+    found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
+    if "lr" in found and found["lr"].value() == AUTO:
+        found["lr"] = _auto_lr(config)
+    return {key: distribution(key, one) for key, one in found.items() if is_read(key, mode.solver)}
+
+
+def _of_mode(config: Config) -> dict[str, Override]:
+    """Return the ranges that stand with the freeze mode, but for that of `lr`, which is asked for by name."""
+    return _parsed(flatten({key: value for key, value in config.freeze_mode.space.items() if key != "lr"}))
+
+
+def _auto_lr(config: Config) -> Override:
+    by_optimizer = config.freeze_mode.space.get("lr") or {}
+    if (text := by_optimizer.get(config.optimizer.name)) is None:
+        mode, optimizer = config.freeze_mode.name, config.optimizer.name
+        known = f" (it has one for {', '.join(by_optimizer)})" if by_optimizer else ""
+        expected = f"a range, as freeze_mode={mode} has none for optimizer={optimizer} in its space{known}"
+        raise user_error("lr", AUTO, expected)
+    return _parsed({"lr": text})["lr"]
+
+
+def _parsed(texts: Mapping[str, Any]) -> dict[str, Override]:
+    """Return ranges that stand in a YAML file, as Hydra reads them on a command line."""
+    parser = OverridesParser.create()
+    return {key: parser.parse_overrides([f"{key}={text}"])[0] for key, text in texts.items()}
+
+
+def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise UserError for a range of what cannot be searched: a group, no setting of training, a mode of no run.
+
+    `modes` are those of the sweep, `groups` the config groups.
+    """
+    for key, one in ranges.items():
+        if key.startswith(_OF_MODE):
+            mode, _, rest = key.removeprefix(_OF_MODE).partition(".")
+            if mode not in modes:
+                raise user_error(key, _typed(one), f"a freeze mode of this sweep ({', '.join(modes)})", modes)
+            if not rest:
+                raise user_error(key, _typed(one), "a key behind the mode, as search.space.full.lr")
+        else:
+            rest = key
+        if rest in (*groups, "freeze"):
+            raise user_error(key, _typed(one), "options with commas between, as a group has no range")
+        if rest in _FIXED or rest.partition(".")[0] in _FIXED_GROUPS:
+            raise user_error(key, _typed(one), "one value: it is no setting of what is trained")
+
+
+def distribution(key: str, one: Override) -> BaseDistribution:
+    """Return what Optuna draws the values of `key` from; raises UserError for what stands for no values."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value, typed = one.value(), _typed(one)
+    if isinstance(value, ChoiceSweep):
+        return CategoricalDistribution(_choices(key, one, value))
+    log = isinstance(value, IntervalSweep | RangeSweep) and "log" in value.tags
+    if isinstance(value, RangeSweep):
+        return _stepped(key, one, log=log)
+    if not isinstance(value, IntervalSweep):
+        raise user_error(key, typed, "a range: interval(1e-5,1), range(1,10) or choice(4,8,16)")
+    low, high = value.start, value.end
+    if low is None or high is None or not (isfinite(low) and isfinite(high) and low < high):
+        raise user_error(key, typed, "a lower end below the upper one, both finite")
+    log = log or (key == "lr" and (low <= 0 or high / low > _ONE_DECADE))
+    if log and low <= 0:
+        raise user_error(key, typed, "a lower end above 0, since it is searched on a log scale")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _stepped(key: str, one: Override, *, log: bool) -> BaseDistribution:
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    values = [float(text) for text in one.sweep_string_iterator()]
+    if len(values) < 2:
+        raise user_error(key, _typed(one), "at least two values")
+    low, high, step = min(values), max(values), abs(values[1] - values[0])
+    whole = all(value.is_integer() for value in values)
+    if log and not (whole and step == 1 and low >= 1):
+        raise user_error(key, _typed(one), "tag(log,interval(a,b)), as a range in steps has no log scale")
+    if whole:
+        return IntDistribution(int(low), int(high), log=log, step=int(step))
+    return FloatDistribution(low, high, step=step)
+
+
+def _choices(key: str, one: Override, value: ChoiceSweep) -> list[Any]:
+    texts = [*one.sweep_string_iterator()]
+    found = [
+        real if isinstance(real, bool | int | float) else text for real, text in zip(value.list, texts, strict=True)
+    ]
+    if len(set(map(repr, found))) != len(found) or not found:
+        raise user_error(key, _typed(one), "values that differ")
+    return found
+
+
+def _typed(one: Override) -> str:
+    return str(one.input_line).partition("=")[2]
+
+
+def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
+    """Return the value of `key` in a trial: the one that it has, else one that its sampler draws."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(values, FloatDistribution):
+        return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+    assert isinstance(values, CategoricalDistribution)
+    return trial.suggest_categorical(key, values.choices)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as it stands on a command line, with every digit."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
+def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Return points of a space in which each key has its lowest, its highest, or each of its choices at least once."""
+    from optuna.distributions import CategoricalDistribution
+
+    corners = {
+        key: [*one.choices] if isinstance(one, CategoricalDistribution) else [one.low, one.high]  # type: ignore[attr-defined]
+        for key, one in space.items()
+    }
+    count = max(map(len, corners.values()), default=1)
+    return [{key: values[min(number, len(values) - 1)] for key, values in corners.items()} for number in range(count)]
+
+
+def words(key: str, one: BaseDistribution) -> str:
+    """Return in words what is searched, e.g. `lr from 1e-05 to 1 on a log scale`."""
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(one, CategoricalDistribution):
+        return f"{key} among {', '.join(map(text_of, one.choices))}"
+    low, high, log, step = (getattr(one, name) for name in ("low", "high", "log", "step"))
+    steps = f" in steps of {step:g}" if step and not (isinstance(step, int) and step == 1) else ""
+    return f"{key} from {low:g} to {high:g}{steps}{' on a log scale' if log else ''}"

@@ -1,0 +1,184 @@
+"""The study of one cell: Optuna, asked for trials and told what came of them, with a file in the sweep's folder.
+
+Every trial is drawn by a sampler of its own, seeded by its number, so that a study that goes on after a kill suggests
+what it would have suggested; and what is written last can be torn, but nothing before it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from frostline.core import credentials, locks
+from frostline.core.config import Config, SearchConfig
+from frostline.core.errors import user_error
+from frostline.core.metrics import METRICS
+from frostline.records import layout
+from frostline.sweeps import search_space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+_SAMPLERS: dict[str, type[BaseSampler]] = {
+    "random": optuna.samplers.RandomSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+}
+INDEPENDENT = ("random", "qmc")
+"""Samplers to which no trial's result matters, so that all trials can be asked for at once."""
+_SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class Study:
+    """Owner of one study in a storage."""
+
+    def __init__(self, storage: BaseStorage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
+        """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`."""
+        self._search, self._space = config.search, dict(space)
+        more = METRICS[config.select].sign > 0
+        direction = StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE
+        self._study = optuna.create_study(
+            storage=storage, pruner=pruner(config), study_name=name, direction=direction, load_if_exists=True
+        )
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, in the order of their numbers."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """Return the number and the values of a new trial."""
+        self._study.sampler = sampler(self._search, len(self.trials()))
+        trial = self._study.ask()
+        return trial.number, {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
+
+    def asked(self, number: int) -> dict[str, Any]:
+        """Return the values of a trial that is there; those that it was killed before it had are drawn now."""
+        frozen = self.trials()[number]
+        if frozen.params.keys() == self._space.keys():
+            return {key: frozen.params[key] for key in self._space}
+        drawing = self._study.sampler = sampler(self._search, number)
+        trial = Trial(self._study, frozen._trial_id)
+        for key, values in self._space.items():
+            if key in frozen.params and key not in trial.relative_params:  # it was drawn before the next one is
+                drawing.sample_independent(self._study, frozen, key, values)
+            search_space.suggest(trial, key, values)
+        return trial.params
+
+    def tell(self, number: int, value: float | None, state: TrialState, epochs: Sequence[float] = ()) -> None:
+        """Write what came of a trial, unless that is known; `epochs` are the values that led there, if they matter."""
+        frozen = self.trials()[number]
+        if frozen.state in _OVER:
+            return
+        if missing := [*range(len(frozen.intermediate_values), len(epochs))]:
+            trial = self._trial(frozen)
+            for epoch in missing:
+                trial.report(epochs[epoch], epoch + 1)
+        self._study.tell(number, value, state)
+
+    def over(self, number: int) -> bool:
+        """Return whether it is known what came of a trial."""
+        return self.trials()[number].state in _OVER
+
+    def best(self) -> FrozenTrial | None:
+        """Return the best trial of those that were not stopped early; None where there is none."""
+        done = any(trial.state is TrialState.COMPLETE for trial in self.trials())
+        return self._study.best_trial if done else None
+
+    def judge(self, number: int) -> Callable[[int, float], bool]:
+        """Return what is told each epoch of a trial with its value, and says whether the trial is to stop there."""
+        trial = self._trial(self.trials()[number])
+        told = set(self.trials()[number].intermediate_values)
+
+        def stops(epoch: int, value: float) -> bool:
+            if epoch not in told:
+                trial.report(value, epoch)
+            return trial.should_prune()
+
+        return stops
+
+    def _trial(self, frozen: FrozenTrial) -> Trial:
+        """Return a trial to report to, without drawing anything."""
+        self._study.sampler = optuna.samplers.RandomSampler()
+        return Trial(self._study, frozen._trial_id)
+
+
+class _Lock:
+    """A lock that a killed process gives back at once: Optuna's own stay for half a minute."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._held = path, ExitStack()
+
+    def acquire(self) -> bool:
+        self._held.enter_context(locks.held(self._path))
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def storage_of(search: SearchConfig, folder: Path | None) -> BaseStorage:
+    """Return where studies are kept: what `search.storage` says, else a file in the sweep's folder, or memory."""
+    if search.storage is not None:
+        try:
+            return get_storage(search.storage)
+        except Exception as error:  # of whatever library the URL leads to
+            why = credentials.scrubbed(" ".join(str(error).split()))[:200]
+            expected = f"a storage URL that Optuna can open ({why})"
+            raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
+    if folder is None:
+        return InMemoryStorage()
+    lock = _Lock(folder / layout.STUDY_LOCK)
+    _remove_torn_line(folder / layout.STUDY)
+    return JournalStorage(JournalFileBackend(str(folder / layout.STUDY), lock))  # type: ignore[arg-type]
+
+
+def _remove_torn_line(path: Path) -> None:
+    """Cut off what a killed process left of its last line, to which Optuna would add the next one."""
+    with locks.held(path.parent / layout.STUDY_LOCK):
+        content = path.read_bytes() if path.exists() else b""
+        if (whole := content.rfind(b"\n") + 1) < len(content):
+            os.truncate(path, whole)
+
+
+def sampler(search: SearchConfig, number: int) -> BaseSampler:
+    """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
+
+    A quasi-random sequence is one for all trials, which remember how far it is; others draw anew for each.
+    """
+    seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
+        except (TypeError, ValueError) as error:
+            expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
+            raise user_error("search.options", search.options, expected) from None
+
+
+def pruner(config: Config) -> BasePruner:
+    """Return what stops trials early; Hyperband's rungs are epochs, and it acts as soon as one is reached (ASHA)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.search.prune:
+            case "median":
+                return optuna.pruners.MedianPruner(n_warmup_steps=1)
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=config.epochs)
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner()
+            case _:
+                return optuna.pruners.NopPruner()

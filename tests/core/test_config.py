@@ -244,7 +244,8 @@ IGNORED = (
         "tracking.system_metrics",
     ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
-    "features.lockstep",
+    *("features.lockstep", "trials", "freeze_mode.space"),
+    *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "storage", "space")),
     *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
 )
 
@@ -266,6 +267,8 @@ def other(value: Any) -> Any:
         return value + 1
     if isinstance(value, str):
         return value + "x"
+    if isinstance(value, dict):
+        return {**value, "lr": "interval(1e-5,1)"}
     if isinstance(value, list):
         return [*value, copy.deepcopy(value[-1]) if value else 0.5]
     assert value is None

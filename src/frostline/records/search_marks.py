@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from frostline.records.result import Result
+
 SEARCH = "search"
 """The sampler."""
 STUDY = "study"
@@ -12,3 +14,8 @@ CONFIRMS = "confirms"
 """The number of the best trial, whose values the run has with a fresh seed; only such runs have it."""
 MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS)
 """What is no setting."""
+
+
+def tells_a_search(result: Result) -> bool:
+    """Return whether a trial failed by its own values: it diverged, which is what a search wants to know of them."""
+    return TRIAL in result.choices and result.status == "FAILED" and "Diverged" in str(result.reason)

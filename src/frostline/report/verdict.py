@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
+from frostline.records.search_marks import tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
@@ -229,7 +230,7 @@ def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result])
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
     ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
     parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
-    lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING")]
+    lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING") and not tells_a_search(run)]
     if any(repr(run.choices.get(key)) in there for run in lost):
         parts.append(f"{_count(len(lost), 'run')} of {len(results):,} did not finish.")
     return parts

@@ -21,14 +21,14 @@ from frostline.models import adapters, build, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SHARED, SPEED, TEST, VAL, WITHOUT
+from frostline.records.result import BYTES, IMAGES, PARAMETERS, PRUNED, SECONDS, SHARED, SPEED, TEST, VAL, WITHOUT
 from frostline.report.terminal import Screen
 from frostline.runs import evaluation, frost_line, robustness, selection, speed
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, approximations, look
-from frostline.runs.train import handing_over, learn, learner_of
+from frostline.runs.train import Judge, handing_over, learn, learner_of
 from frostline.store import hashing, tensorfile
 from frostline.store.mapped import DamagedEntry
 from frostline.store.tensorfile import Draft
@@ -54,19 +54,21 @@ def execute(
     previous: Path | None = None,
     fetch: Fetch = no_runs,
     siblings: Sequence[Config] = (),
+    judge: Judge | None = None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there. `siblings` are runs that this process carries out next and
-    that differ from it in what steps alone read: their heads may be trained in lockstep with its own.
+    that differ from it in what steps alone read: their heads may be trained in lockstep with its own. A `judge` may end
+    it before its last epoch: it is finished then, with what it has.
 
     What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
     changes no bit; UserError if it does not fit so either. What turns out to be damaged in the store is made again.
     """
 
     def attempt(config: Config) -> _Made:
-        return _attempt(config, name, folder, record, screen, previous, fetch, siblings)
+        return _attempt(config, name, folder, record, screen, previous, fetch, siblings, judge)
 
     try:
         return _within_memory(config, attempt, screen)
@@ -98,6 +100,7 @@ def _attempt(
     previous: Path | None,
     fetch: Fetch,
     siblings: Sequence[Config],
+    judge: Judge | None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
     plan = announce(setup, name, folder, screen)
@@ -110,7 +113,8 @@ def _attempt(
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         if config.freeze_mode.solver is None:
-            progress, voters = learn(setup, learner, images, guard, folder, previous, record, screen, siblings), None
+            progress = learn(setup, learner, images, guard, folder, previous, record, screen, siblings, judge)
+            voters = None
         else:
             progress, voters = solve(setup, learner, images, guard, folder, record, screen)
         scored, final = conclude(setup, progress, images, folder, draft, voters)
@@ -150,6 +154,8 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, i
         PARAMETERS: float(plan.trainable_parameters),
         IMAGES: float(images.seen),
     }
+    if progress.pruned:
+        metrics[PRUNED] = float(len(progress.epochs))
     if shared:
         metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
     return metrics

@@ -29,6 +29,9 @@ from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
 
+Judge = Callable[[int, float], bool]
+"""Is told an epoch, from 1, with its value of what is selected by, and says whether a trial is to stop there."""
+
 
 @contextmanager
 def handing_over(folder: Path, record: Record) -> Iterator[None]:
@@ -52,10 +55,12 @@ def learn(
     record: Record,
     screen: Screen,
     siblings: Sequence[Config],
+    judge: Judge | None,
 ) -> Progress:
     """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to.
 
-    `siblings` are runs that this process carries out next and that may share its steps.
+    `siblings` are runs that this process carries out next and that may share its steps. Where the `judge` says so it
+    ends before its last epoch.
     """
     origin = {
         "data": setup.data.fingerprint,
@@ -69,13 +74,14 @@ def learn(
     every = setup.config.checkpoint.every_seconds
     keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
-        for event in fit_phases(
-            setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper
-        ):
+        events = fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
+        progress.pruned = _stops(progress, judge, setup.config)  # where it was killed before it could end
+        while not progress.pruned and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 by = METRICS[setup.config.select]
                 progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
                 keep(event, progress.epochs[-1], setup, folder, record, screen)
+                progress.pruned = _stops(progress, judge, setup.config)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
@@ -83,9 +89,19 @@ def learn(
                 counts = [*(views.seen for views in images.learnt_from), guard.compared]
                 keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
             interrupts.obey()
+    if progress.pruned:
+        guard.check()
+        screen.say(f"  stopped early by search.prune={setup.config.search.prune}")
+        record.tag(layout.PRUNED_TAG, f"after epoch {len(progress.epochs)} by {setup.config.search.prune}")
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
     return progress
+
+
+def _stops(progress: Progress, judge: Judge | None, config: Config) -> bool:
+    """Return whether a trial is to stop after the epochs that it has; the last one is its end in any case."""
+    epoch = len(progress.epochs)
+    return judge is not None and 0 < epoch < config.epochs and judge(epoch, progress.epochs[-1][config.select])
 
 
 def go_on(

@@ -20,7 +20,7 @@ from frostline.core import credentials, interrupts, notices
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.validation import parse
-from frostline.records import heartbeat, journal, layout, liveness, provenance
+from frostline.records import heartbeat, journal, layout, liveness, provenance, search_marks
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Record, reason_of, recording
@@ -31,6 +31,11 @@ from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, stacks
 
 log = logging.getLogger(__name__)
+_OF_SEARCH = {
+    search_marks.STUDY: layout.STUDY_TAG,
+    search_marks.TRIAL: layout.TRIAL_TAG,
+    search_marks.CONFIRMS: layout.CONFIRMS_TAG,
+}
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def _carry_out(
                 previous=before,
                 fetch=find_weights.weights,
                 siblings=stacks.siblings(order.config, number, shared.runs),
+                judge=_judge(order.config, facts, sweep),
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
@@ -151,6 +157,15 @@ def _carry_out(
             if place:
                 shutil.rmtree(place, ignore_errors=True)
     return result
+
+
+def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], bool] | None:
+    """Return what may stop a run early, where it is a trial of a search that prunes."""
+    if config.search.prune == "none" or config.dry_run or search_marks.TRIAL not in facts.choices:
+        return None
+    from frostline.sweeps.study import judge_of
+
+    return judge_of(config, sweep, facts.choices[search_marks.STUDY], facts.choices[search_marks.TRIAL])
 
 
 def config_of(composed: DictConfig) -> Config:
@@ -199,6 +214,7 @@ def _recording(
         layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
         **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
+        **{tag: str(facts.choices[mark]) for mark, tag in _OF_SEARCH.items() if mark in facts.choices},
     }
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)

@@ -24,7 +24,7 @@ from frostline.core.config_keys import digest
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
 from frostline.records import journal, search_marks
-from frostline.records.result import DIVERGED, PRUNED, Result
+from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space, sweep, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun
@@ -274,7 +274,8 @@ class Search:
 
     def _of(self, cell: Cell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any]) -> PlannedRun:
         shown = [*(key for key in self._varied() if _told(key)), *cell.space]
-        ours = {search_marks.SEARCH: cell.config.search.name, search_marks.STUDY: cell.name, **marks}
+        assert cell.study is not None
+        ours = {search_marks.SEARCH: cell.config.search.name, search_marks.STUDY: cell.study.name, **marks}
         number = len(self._owners)
         run = composing.compose_trial(setting, self.compose, number, shown=shown, folder=folder, marks=ours)
         return composing.settled_as(run, self._auto[id(cell)])
@@ -337,13 +338,13 @@ def outcome(result: Result) -> tuple[float | None, TrialState | None]:
         value = result.metrics.get(result.selected_by.val, math.nan)
         return (value, TrialState.COMPLETE) if math.isfinite(value) else (None, TrialState.FAIL)
     if result.status == "FAILED":
-        return None, TrialState.PRUNED if DIVERGED in str(result.reason) else TrialState.FAIL
+        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else TrialState.FAIL
     return None, None
 
 
 def _tells(result: Result) -> bool:
     """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
-    return result.status == "FINISHED" or (result.status == "FAILED" and DIVERGED in str(result.reason))
+    return result.status == "FINISHED" or search_marks.tells_a_search(result)
 
 
 def _slug(cell: Cell) -> str:

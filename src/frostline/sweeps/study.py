@@ -48,7 +48,7 @@ class Study:
 
     def __init__(self, storage: BaseStorage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
         """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`."""
-        self._search, self._space = config.search, dict(space)
+        self.name, self._search, self._space = name, config.search, dict(space)
         more = METRICS[config.select].sign > 0
         direction = StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE
         self._study = optuna.create_study(
@@ -104,7 +104,7 @@ class Study:
         told = set(self.trials()[number].intermediate_values)
 
         def stops(epoch: int, value: float) -> bool:
-            if epoch not in told:
+            if epoch not in told:  # by what was killed since
                 trial.report(value, epoch)
             return trial.should_prune()
 
@@ -114,6 +114,11 @@ class Study:
         """Return a trial to report to, without drawing anything."""
         self._study.sampler = optuna.samplers.RandomSampler()
         return Trial(self._study, frozen._trial_id)
+
+
+def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:
+    """Return what judges a trial, by its number and the name of its study, in the process that carries it out."""
+    return Study(storage_of(config.search, sweep), name, config, {}).judge(number)
 
 
 class _Lock:

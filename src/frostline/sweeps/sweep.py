@@ -18,7 +18,7 @@ from frostline.core.config_keys import digest
 from frostline.records import heartbeat, journal, layout, liveness, run_folders, search_marks, sweep_record
 from frostline.records.heartbeat import Heart
 from frostline.records.recording import Record, end, reason_of
-from frostline.records.result import DIVERGED, Result, read_result, write_result
+from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
@@ -183,9 +183,8 @@ class _Sweep:
 
 
 def _as_planned(result: Result) -> bool:
-    """Return whether a run did what it should; a trial that diverges tells a search what it asks."""
-    diverged = search_marks.TRIAL in result.choices and DIVERGED in str(result.reason)
-    return result.status in ("FINISHED", "PLANNED") or (result.status == "FAILED" and diverged)
+    """Return whether a run did what it should."""
+    return result.status in ("FINISHED", "PLANNED") or search_marks.tells_a_search(result)
 
 
 def _once(planned: Sequence[PlannedRun]) -> list[str]:

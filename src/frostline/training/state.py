@@ -65,6 +65,8 @@ class Progress:
     images: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of every epoch so far."""
+    pruned: bool = False
+    """Whether it was stopped after these, as a trial that does worse than others did."""
 
     @property
     def best_phase(self) -> int:
@@ -136,7 +138,7 @@ def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], di
             else:
                 scalars.setdefault(name, {})[key] = value
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
-    facts = {key: value for key, value in vars(progress).items() if key not in ("best", "position")}
+    facts = {key: value for key, value in vars(progress).items() if key not in ("best", "position", "pruned")}
     return tensors, {**facts, "position": asdict(progress.position), "optimizer": scalars}
 
 

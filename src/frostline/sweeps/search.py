@@ -32,7 +32,6 @@ from frostline.sweeps.executor import Executor
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
     from optuna.trial import TrialState
 
     from frostline.sweeps.study import Study
@@ -211,12 +210,15 @@ class Search:
 
     def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]]) -> None:
         """Open the studies."""
-        from frostline.sweeps.study import Study, storage_of
+        from frostline.sweeps.study import Study, mend, storage_of
+
+        if folder is not None:
+            mend(folder)
 
         self._dry, self._workers = folder is None, max(1, workers)
         self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
         search = self.cells[0].config.search
-        storage: BaseStorage = storage_of(replace(search, storage=None) if self._dry else search, folder)
+        storage = storage_of(replace(search, storage=None) if self._dry else search, folder)
         mine = f" {self.identity[:8]}" if search.storage else ""  # a database may have studies of other sweeps
         for cell in self.cells:
             cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space)

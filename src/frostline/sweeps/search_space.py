@@ -28,8 +28,8 @@ _FIXED_GROUPS = ("data", "search", "hydra", "checkpoint")
 
 def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Override]]:
     """Return what is listed or fixed, and by key what is a range; of a key that is given twice the last counts."""
-    last = {one.get_key_element(): one for one in overrides}
-    ranges = {key.lstrip("+"): one for key, one in last.items() if _is_range(one)}
+    last = {one.get_key_element().lstrip("+"): one for one in overrides}
+    ranges = {key: one for key, one in last.items() if _is_range(one)}
     return [one for one in last.values() if not _is_range(one)], ranges
 
 
@@ -87,7 +87,7 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
         if key.startswith(_OF_MODE):
             mode, _, rest = key.removeprefix(_OF_MODE).partition(".")
             if mode not in modes:
-                raise user_error(key, _typed(one), f"a freeze mode of this sweep ({', '.join(modes)})", modes)
+                raise user_error("search.space", mode, f"a freeze mode of this sweep ({', '.join(modes)})", modes)
             if not rest:
                 raise user_error(key, _typed(one), "a key behind the mode, as search.space.full.lr")
         else:

@@ -1,15 +1,16 @@
 """The study of one cell: Optuna, asked for trials and told what came of them, with a file in the sweep's folder.
 
 Every trial is drawn by a sampler of its own, seeded by its number, so that a study that goes on after a kill suggests
-what it would have suggested; and what is written last can be torn, but nothing before it.
+what it would have suggested; and a trial is in the file in whole, or not at all.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from frostline.core import credentials, locks
+from frostline.core import credentials, files, locks
 from frostline.core.config import Config, SearchConfig
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
@@ -46,13 +47,13 @@ _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 class Study:
     """Owner of one study in a storage."""
 
-    def __init__(self, storage: BaseStorage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, storage: Storage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
         """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`."""
-        self.name, self._search, self._space = name, config.search, dict(space)
+        self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         more = METRICS[config.select].sign > 0
         direction = StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE
         self._study = optuna.create_study(
-            storage=storage, pruner=pruner(config), study_name=name, direction=direction, load_if_exists=True
+            storage=storage.backend, pruner=pruner(config), study_name=name, direction=direction, load_if_exists=True
         )
 
     def trials(self) -> list[FrozenTrial]:
@@ -62,21 +63,18 @@ class Study:
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial."""
         self._study.sampler = sampler(self._search, len(self.trials()))
-        trial = self._study.ask()
-        return trial.number, {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
+        with self._storage.in_whole():
+            trial = self._study.ask()
+            values = {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
+        return trial.number, values
 
     def asked(self, number: int) -> dict[str, Any]:
-        """Return the values of a trial that is there; those that it was killed before it had are drawn now."""
+        """Return the values of a trial that is there; those that are missing in a database after a kill are drawn."""
         frozen = self.trials()[number]
         if frozen.params.keys() == self._space.keys():
             return {key: frozen.params[key] for key in self._space}
-        drawing = self._study.sampler = sampler(self._search, number)
-        trial = Trial(self._study, frozen._trial_id)
-        for key, values in self._space.items():
-            if key in frozen.params and key not in trial.relative_params:  # it was drawn before the next one is
-                drawing.sample_independent(self._study, frozen, key, values)
-            search_space.suggest(trial, key, values)
-        return trial.params
+        trial = self._trial(frozen)
+        return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
     def tell(self, number: int, value: float | None, state: TrialState, epochs: Sequence[float] = ()) -> None:
         """Write what came of a trial, unless that is known; `epochs` are the values that led there, if they matter."""
@@ -106,7 +104,7 @@ class Study:
         def stops(epoch: int, value: float) -> bool:
             if epoch not in told:  # by what was killed since
                 trial.report(value, epoch)
-            return trial.should_prune()
+            return bool(trial.should_prune())
 
         return stops
 
@@ -135,28 +133,52 @@ class _Lock:
         self._held.close()
 
 
-def storage_of(search: SearchConfig, folder: Path | None) -> BaseStorage:
+@dataclass(frozen=True)
+class Storage:
+    """Where studies are kept."""
+
+    backend: BaseStorage
+    file: Path | None = None
+    """The journal, where it is one."""
+
+    @contextmanager
+    def in_whole(self) -> Iterator[None]:
+        """Have what the block writes to the file be there in whole, or be cut off by who opens it next."""
+        if self.file is None:
+            yield
+            return
+        mark = self.file.with_name(layout.STUDY_ASKING)
+        files.write(mark, str(self.file.stat().st_size), sync=True)
+        yield
+        mark.unlink()
+
+
+def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
     """Return where studies are kept: what `search.storage` says, else a file in the sweep's folder, or memory."""
     if search.storage is not None:
         try:
-            return get_storage(search.storage)
+            return Storage(get_storage(search.storage))
         except Exception as error:  # of whatever library the URL leads to
             why = credentials.scrubbed(" ".join(str(error).split()))[:200]
             expected = f"a storage URL that Optuna can open ({why})"
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:
-        return InMemoryStorage()
-    lock = _Lock(folder / layout.STUDY_LOCK)
-    _remove_torn_line(folder / layout.STUDY)
-    return JournalStorage(JournalFileBackend(str(folder / layout.STUDY), lock))  # type: ignore[arg-type]
+        return Storage(InMemoryStorage())
+    file, lock = folder / layout.STUDY, _Lock(folder / layout.STUDY_LOCK)
+    return Storage(JournalStorage(JournalFileBackend(str(file), lock)), file)  # type: ignore[arg-type]
 
 
-def _remove_torn_line(path: Path) -> None:
-    """Cut off what a killed process left of its last line, to which Optuna would add the next one."""
-    with locks.held(path.parent / layout.STUDY_LOCK):
-        content = path.read_bytes() if path.exists() else b""
-        if (whole := content.rfind(b"\n") + 1) < len(content):
-            os.truncate(path, whole)
+def mend(folder: Path) -> None:
+    """Cut off what a killed process left unfinished in the studies of a sweep: a trial that was asked for, or a line."""
+    file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
+    if not file.exists():
+        return
+    if mark.exists():
+        os.truncate(file, int(mark.read_text()))
+        mark.unlink()
+    content = file.read_bytes()
+    if (whole := content.rfind(b"\n") + 1) < len(content):  # Optuna would add the next line to it
+        os.truncate(file, whole)
 
 
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
@@ -180,7 +202,7 @@ def pruner(config: Config) -> BasePruner:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.search.prune:
             case "median":
-                return optuna.pruners.MedianPruner(n_warmup_steps=1)
+                return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
             case "hyperband":
                 return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=config.epochs)
             case "wilcoxon":

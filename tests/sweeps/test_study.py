@@ -1,0 +1,153 @@
+"""A study is Optuna's own: the same suggestions as Optuna makes alone, whatever is killed between two lines of its file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from frostline.core.config import Config
+from frostline.core.errors import UserError
+from frostline.records import layout
+from frostline.sweeps.study import Study, mend, sampler, storage_of
+from small import compose
+
+SPACE = {"lr": FloatDistribution(1e-5, 1.0, log=True), "epochs": IntDistribution(1, 8)}
+SAMPLERS = ("random", "qmc", "tpe", "gp", "cmaes")
+
+
+def asked(name: str, *more: str) -> Config:
+    return compose("freeze=head", f"search={name}", *more)
+
+
+def opened(config: Config, folder: Path | None) -> Study:
+    return Study(storage_of(config.search, folder), "head", config, SPACE)
+
+
+def score(values: dict[str, Any]) -> float:
+    return -(math.log10(values["lr"] / 1e-2) ** 2) - 0.1 * abs(values["epochs"] - 4)
+
+
+def go_on(study: Study, trials: int) -> None:
+    """Do what a search does, until there are so many trials."""
+    for number in range(trials):
+        if number >= len(study.trials()):
+            study.ask()
+        values = study.asked(number)
+        study.tell(number, score(values), TrialState.COMPLETE)
+
+
+def told(study: Study) -> list[tuple[dict[str, Any], float | None]]:
+    return [(trial.params, trial.value) for trial in study.trials()]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_suggestions_are_those_of_optuna_with_the_same_sampler_and_the_study_is_one_of_optunas(
+    name: str, tmp_path: Path
+) -> None:
+    config = asked(name, "search.seed=3")
+    trials = 7 if name == "gp" else 12
+    go_on(opened(config, tmp_path), trials)
+    alone = optuna.create_study(direction="maximize")
+    for number in range(trials):
+        alone.sampler = sampler(config.search, number)
+        trial = alone.ask(SPACE)
+        alone.tell(trial, score(trial.params))
+    backend = JournalFileBackend(str(tmp_path / layout.STUDY))
+    read = optuna.load_study(study_name="head", storage=optuna.storages.JournalStorage(backend))
+    assert [(trial.params, trial.value) for trial in read.trials] == [(t.params, t.value) for t in alone.trials]
+    assert read.best_trial.number == alone.best_trial.number
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that would tidy up runs."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, append: int, *, torn: bool) -> None:
+    """Let the process end at the append with this number, or in the middle of it."""
+    count, real = itertools.count(), JournalFileBackend.append_logs
+
+    def dying(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        if next(count) == append:
+            if torn:
+                with Path(self._file_path).open("a") as file:
+                    file.write(json.dumps(logs[0])[:9])
+            raise Killed
+        real(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", dying)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "random"])
+def test_a_study_that_is_killed_at_any_write_goes_on_with_the_same_trials(name: str, tmp_path: Path) -> None:
+    config, trials = asked(name), 7
+    (whole := tmp_path / "whole").mkdir()
+    go_on(opened(config, whole), trials)
+    expected, writes = told(opened(config, whole)), len((whole / layout.STUDY).read_text().splitlines())
+    # Gaussian processes take a while, so there in the last trial alone.
+    for number, write in enumerate(range(writes - 5 if name == "gp" else 1, writes)):
+        (folder := tmp_path / f"{name}-{write}").mkdir()
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            killed_at(patch, write, torn=number % 2 == 1)
+            go_on(opened(config, folder), trials)
+        mend(folder)
+        go_on(opened(config, folder), trials)
+        assert told(opened(config, folder)) == expected, write
+
+
+def test_more_trials_go_on_where_fewer_ended(tmp_path: Path) -> None:
+    config = asked("tpe")
+    go_on(opened(config, tmp_path), 6)
+    go_on(opened(config, tmp_path), 9)
+    straight = opened(config, None)
+    go_on(straight, 9)
+    assert told(opened(config, tmp_path)) == told(straight)
+
+
+def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: Path) -> None:
+    config = asked("random", "search.prune=median", "epochs=4")
+    study = opened(config, tmp_path)
+    for number in range(6):
+        study.ask()
+        judge = study.judge(number)
+        stopped = [judge(epoch, 0.5 + number * 0.01) for epoch in (1, 2, 3)]
+        assert not any(stopped)  # each is better than those before
+        study.tell(number, 0.5 + number * 0.01, TrialState.COMPLETE)
+    study.ask()
+    assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [False, True]
+    study.tell(6, None, TrialState.PRUNED, epochs=[0.1, 0.1])
+    last = opened(config, tmp_path).trials()[6]
+    assert last.state is TrialState.PRUNED and last.intermediate_values == {1: 0.1, 2: 0.1}
+    best = study.best()
+    assert best is not None and best.number == 5
+
+
+@pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
+def test_every_pruner_judges(prune: str) -> None:
+    study = opened(asked("random", f"search.prune={prune}", "epochs=9"), None)
+    study.ask()
+    assert study.judge(0)(1, 0.5) is False
+
+
+def test_what_the_sampler_or_the_storage_cannot_be_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^search\.options=.*keyword arguments of Optuna's TPESampler .*startups"):
+        sampler(asked("tpe", "+search.options.startups=3").search, 0)
+    with pytest.raises(UserError, match=r"^search\.storage=nowhere://x: expected a storage URL"):
+        storage_of(asked("tpe", "search.storage='nowhere://x'").search, None)
+
+
+def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
+    config = asked("tpe", f"search.storage='sqlite:///{tmp_path}/studies.db'")
+    go_on(opened(config, None), 3)
+    read = optuna.load_study(study_name="head", storage=f"sqlite:///{tmp_path}/studies.db")
+    assert [trial.params for trial in read.trials] == [values for values, _ in told(opened(config, None))]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -230,6 +231,21 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_pa
     assert next(iter(lines[0]["probabilities"])) == lines[0]["predicted_class"] == alone["class"][0]
 
 
+def test_shards_say_what_the_same_files_say(network, pictures, tmp_path):
+    names = sorted(file.name for file in pictures.iterdir())
+    for number, part in enumerate((names[:20], names[20:21], names[21:])):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
+            for name in part:
+                shard.add(pictures / name, name)
+    written = write(network, tmp_path / "shards.parquet", str(tmp_path / "s-{0..2}.tar"))
+    write(network, tmp_path / "files.parquet", pictures)
+    found, files = (pd.read_parquet(tmp_path / f"{what}.parquet") for what in ("shards", "files"))
+    assert written.unread == 2 and found.drop(columns="file").equals(files.drop(columns="file"))
+    assert list(found["file"][[0, 20, 21]]) == [f"s-{n}.tar/{name}" for n, name in enumerate((names[0], *names[20:22]))]
+    with pytest.raises(UserError, match="expected one table alone, shards alone, or files and folders"):
+        write(network, tmp_path / "o.csv", [tmp_path / "s-0.tar", pictures])
+
+
 def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network, pictures, tmp_path):
     rows = [{"file": str(file), "n": number} for number, file in enumerate(readable(pictures)[:20])]
     rows[15] |= {"n": 0.5, "late": "x"}
@@ -264,7 +280,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
     assert "--path=null: expected the column of the table that it is: a, b" in refused("o.csv", table)
     assert "--path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
     assert "--root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
-    assert "expected one table alone, or files and folders" in refused("o.csv", [table, pictures])
+    assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, pictures])
     assert "--root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)

@@ -27,6 +27,13 @@ from frostline.store.store import Writer
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Shows for as long as its block lasts how much of so many is done; the callable is told how many more."""
 
+
+@contextmanager
+def unseen(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show no progress."""
+    yield lambda count: None
+
+
 _CHUNK = 16  # pictures per task: few enough for an even end, many enough to cost nothing
 
 

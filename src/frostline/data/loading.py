@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -20,7 +19,7 @@ from frostline.core.labels import multi_label
 from frostline.data import duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import Levels, of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
-from frostline.data.decode_all import Keep, Progress
+from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.findings import Finding
@@ -130,19 +129,13 @@ def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int],
 
     The source is listed again for it: to remember all names would take memory in every run.
     """
-    found = _open(config, store, _silently)
+    found = _open(config, store, unseen)
     return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
     """Return the splits before `fraction` and limits shrink them, nothing decoded; raises what `load` does."""
-    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, _silently)
-
-
-@contextmanager
-def _silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda count: None
+    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, unseen)
 
 
 def _open(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,17 +14,21 @@ import pyarrow as pa
 from PIL import Image
 
 from frostline.core.errors import user_error
-from frostline.data import leftovers, table_files, tables
+from frostline.data import leftovers, remote_files, shard_index, shards, table_files, tables
+from frostline.data.decode_all import unseen
 from frostline.data.decode_image import open_image
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
+from frostline.data.shard_index import Index, Wanted
 from frostline.store import hashing
+from frostline.store.store import Store
 
 FILE = pa.field("file", pa.binary())
 """What is carried along of pictures of no table: their names as the system has them."""
 _PLACE = pa.field("\0place", pa.binary())
 """Where a picture lies; no column of a table is called so."""
 _ROWS = 16_384  # that are written at once
+_SHARDS = 4  # whose headers are known at once: each core is in one, or already in the next
 
 
 @dataclass(frozen=True)
@@ -73,25 +78,30 @@ def gather(
     file: Path,
     pictures: Sequence[Path | str],
     *,
-    say: Callable[[str], object],
+    say: Callable[[str], None],
     more: Iterable[str] = (),
     path: str | None = None,
     root: str | None = None,
 ) -> PictureList:
-    """Write into `file` which pictures are meant, and return them: those of one table, or of files and folders.
+    """Write into `file` which pictures are meant, and return them: of one table, of shards, or of files and folders.
 
     Of a table `path` names the column where it is not called as is common, and `root` the folder that it is relative
     to, else the table's own. `-` stands for `more`, a path per line. What of a folder is left out is told to `say`.
-    UserError for a table beside others, a path of `pictures` that is not there, and a folder without pictures; other
-    files that are not there are found out when their turn comes.
+    UserError for a table or shards beside others, a path of `pictures` that is not there, and a folder without
+    pictures; other files that are not there are found out when their turn comes.
     """
-    if any(map(_is_table, pictures)):
-        if len(pictures) > 1:
-            raise user_error("pictures", " ".join(map(str, pictures)), "one table alone, or files and folders")
+    tables_given, shards_given = sum(map(_is_table, pictures)), sum(map(_is_shards, pictures))
+    if (tables_given and len(pictures) > 1) or shards_given not in (0, len(pictures)):
+        raise user_error(
+            "pictures", " ".join(map(str, pictures)), "one table alone, shards alone, or files and folders"
+        )
+    if tables_given:
         return _of_table(file, Path(pictures[0]), path, root)
     for flag, value in (("--path", path), ("--root", root)):
         if value is not None:
             raise user_error(flag, value, "to be given with a table of pictures")
+    if shards_given:
+        return _of_shards(file, [str(pattern) for pattern in pictures], say)
     places = chain.from_iterable(_below(name, more, say) for name in pictures)
     return _of_files(file, places)
 
@@ -101,7 +111,11 @@ def _is_table(name: Path | str) -> bool:
     return path.suffix.lower() in table_files.SUFFIXES and path.is_file()
 
 
-def _below(name: Path | str, more: Iterable[str], say: Callable[[str], object]) -> Iterator[Path]:
+def _is_shards(name: Path | str) -> bool:
+    return str(name).lower().endswith(shards.SUFFIX)
+
+
+def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path]:
     if str(name) == "-":
         for line in more:
             if path := line.rstrip("\r\n"):
@@ -112,7 +126,7 @@ def _below(name: Path | str, more: Iterable[str], say: Callable[[str], object]) 
         yield from _in_folder(found, say) if found.is_dir() else [found]
 
 
-def _in_folder(folder: Path, say: Callable[[str], object]) -> Iterator[Path]:
+def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     left, none = LeftOut(), True
     for file in walk(folder, left):
         none = False
@@ -153,6 +167,28 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
             row += part.num_rows
 
     return replace(_written(file, every(), first.schema.append(_PLACE)), named=column)
+
+
+def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:
+    """Return the pictures in WebDataset's shards, of which no more than a few are known at once."""
+    found = [shard for pattern in patterns for shard in remote_files.find("pictures", pattern, shards.SUFFIX)]
+    starts = [0]
+
+    @lru_cache(_SHARDS)
+    def known(number: int) -> Index:
+        return shard_index.index("pictures", [found[number]], Wanted(), Store(None, budget=0, say=say), unseen)
+
+    def parts() -> Iterator[pa.Table]:
+        for number in range(len(found)):
+            own = known(number)
+            starts.append(starts[-1] + len(own))
+            yield pa.table([[os.fsencode(own.name(row)) for row in range(len(own))]], pa.schema([_PLACE]))
+
+    def read(row: int, place: str) -> Image.Image:
+        number = bisect_right(starts, row) - 1
+        return known(number).open(row - starts[number])
+
+    return replace(_written(file, parts(), pa.schema([_PLACE])), read=read)
 
 
 def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> PictureList:

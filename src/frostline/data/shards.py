@@ -30,7 +30,7 @@ from frostline.store.store import Store
 
 _OPTIONS = (*SPLITS, "image", "label", "group", "classes")
 _CLASS_FILES = ("classes.txt", "classnames.txt")
-_SUFFIX = ".tar"
+SUFFIX = ".tar"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteF
         if "train" not in given:
             raise user_error("data.options.train", "null", f"shards of train beside those of {', '.join(given)}")
         seen = {split: remote_files.joined(root, text) for split, text in given.items()}
-        return {split: remote_files.find(f"data.options.{split}", text, _SUFFIX) for split, text in seen.items()}
-    files = remote_files.find("data.root", root, _SUFFIX)
+        return {split: remote_files.find(f"data.options.{split}", text, SUFFIX) for split, text in seen.items()}
+    files = remote_files.find("data.root", root, SUFFIX)
     paths = [PurePosixPath(file.url) for file in files]
     for names in ([path.name.partition(".")[0] for path in paths], [path.parent.name for path in paths]):
         known = list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""A study is Optuna's own: the same suggestions as Optuna makes alone, whatever is killed between two lines of its file."""
+"""A study is Optuna's own: the suggestions that Optuna makes alone, whatever is killed between lines of its file."""
 
 from __future__ import annotations
 

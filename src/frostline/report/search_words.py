@@ -40,9 +40,13 @@ def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
 
 
 def _budget(contest: Contest) -> list[str]:
-    """Return how many trials each had, which the comparison is not fair without, and what is compared."""
+    """Return how many trials each had, which the comparison is not fair without, and what is compared.
+
+    A head that is solved has no lr and cannot have more than one.
+    """
     found = contest.contenders
-    counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in found}
+    drawn = [one for one in found if "lr" in one.cell.choices] or found
+    counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in drawn}
     sampler = next(run.choices[search_marks.SEARCH] for run in contest.results if search_marks.TRIAL in run.choices)
     if len(set(counts.values())) == 1:
         each = "each" if len(counts) > 1 else "in all"
@@ -56,7 +60,9 @@ def _budget(contest: Contest) -> list[str]:
     if len(seeds) == 1 and all(search_marks.CONFIRMS in one.cell.choices for one in found):
         whose = "each best one" if len(found) > 1 else "the best one"
         compared = "compared" if len(found) > 1 else "counted"
-        return [f"{first}; {compared} are {next(iter(seeds))} fresh seeds of {whose} by validation."]
+        count = next(iter(seeds))
+        fresh = "is 1 fresh seed" if count == 1 else f"are {count} fresh seeds"
+        return [f"{first}; {compared} {fresh} of {whose} by validation."]
     return [f"{first}; without fresh seeds the best of several trials looks better than it is."]
 
 

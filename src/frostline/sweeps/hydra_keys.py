@@ -35,6 +35,12 @@ def check_typed(arguments: Iterable[str]) -> None:
             raise user_error(key, value, _TYPED[key][1])
 
 
+def ranged(argument: str) -> str:
+    """Return an argument of the command line, `lr=auto` as a range, since Hydra would take its value for a number."""
+    key, _, value = argument.partition("=")
+    return f"{key}=choice({value})" if key.lstrip("+") == "lr" and value == "auto" else argument
+
+
 def check(config: DictConfig, *, own_launcher: bool) -> None:
     """Raise `UserError` for a value in the config of a sweep that its runs cannot follow."""
     hydra = config.hydra

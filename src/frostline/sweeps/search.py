@@ -258,7 +258,7 @@ class Search:
         search, room = cell.config.search, cell.trials - cell.begun
         if self._dry:
             return 1
-        if search.name in INDEPENDENT:
+        if search.name in INDEPENDENT and search.prune == "none":  # a pruner compares with those that are over
             return room
         startup = int(search.options.get("n_startup_trials", 1))
         return min(room, max(startup - cell.begun, search.batch or share))

@@ -35,9 +35,15 @@ def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Over
 
 def _is_range(one: Override) -> bool:
     value = one.value()
-    if one.key_or_group.startswith(_OF_MODE) or (one.key_or_group == "lr" and value == AUTO):
+    if one.key_or_group.startswith(_OF_MODE) or _is_auto(one):
         return True
     return isinstance(value, IntervalSweep | RangeSweep) or (isinstance(value, ChoiceSweep) and not value.simple_form)
+
+
+def _is_auto(one: Override) -> bool:
+    """Return whether it is `lr=auto`, alone or as the command line has it (`hydra_keys.ranged`)."""
+    value = one.value()
+    return one.key_or_group.endswith("lr") and AUTO in (value, *(value.list if isinstance(value, ChoiceSweep) else ()))
 
 
 def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, BaseDistribution]:
@@ -52,9 +58,10 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     found |= _parsed(flatten(config.search.space.get(mode.name) or {}))
     mine = f"{_OF_MODE}{mode.name}."
     found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
-    if "lr" in found and found["lr"].value() == AUTO:
+    found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
+    if "lr" in found and _is_auto(found["lr"]):
         found["lr"] = _auto_lr(config)
-    return {key: distribution(key, one) for key, one in found.items() if is_read(key, mode.solver)}
+    return {key: distribution(key, one) for key, one in found.items()}
 
 
 def _of_mode(config: Config) -> dict[str, Override]:

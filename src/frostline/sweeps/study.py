@@ -169,7 +169,7 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 
 
 def mend(folder: Path) -> None:
-    """Cut off what a killed process left unfinished in the studies of a sweep: a trial asked for, or a line."""
+    """Cut off what a killed process left unfinished of the studies of a sweep: a trial as it was asked for, a line."""
     file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
     if not file.exists():
         return

@@ -1,0 +1,193 @@
+"""Whole searches: each cell has its trials, the best are confirmed, and what is killed ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from test_again import until
+from test_sweep import Done, command, environment, sweep, where
+
+import stores
+import warm
+from frostline.records import layout, search_marks, sweep_record
+from frostline.report.contest import contests
+from frostline.report.verdict import answer
+
+TINY = (
+    *("data.limit=40", "batch_size=20", "model.image_size=32", "data.test_fraction=0.05", "data.val_fraction=0.05"),
+    *("threads=1", "epochs=2", "search.confirm=2"),
+)
+RANGES = ("search=tpe", "lr=interval(1e-5,1)", "search.space.full.lr=interval(1e-4,1e-2)")
+MODES = ("freeze=head,full", "trials=7")
+
+
+def study_of(folder: Path, name: str) -> optuna.Study:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / layout.STUDY)))
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def trials(folder: Path, name: str) -> list[tuple[Any, ...]]:
+    return [(trial.params, trial.state, trial.value) for trial in study_of(folder, name).trials]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def measured(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of every run by its name, but for what it cost."""
+    return {
+        run["name"]: {key: value for key, value in run["metrics"].items() if not key.startswith("cost/")}
+        for run in results(folder)
+    }
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
+    return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TINY, *RANGES, *MODES)
+
+
+def test_each_cell_has_its_trials_in_a_study_that_optuna_opens(searched: Done) -> None:
+    runs = results(searched.folder)
+    for mode, (low, high) in {"head": (1e-5, 1.0), "full": (1e-4, 1e-2)}.items():
+        study = study_of(searched.folder, mode)
+        own = [run for run in runs if run["choices"]["study"] == mode and "trial" in run["choices"]]
+        mine = {run["choices"]["trial"]: run for run in own}
+        assert sorted(mine) == [trial.number for trial in study.trials] == [*range(7)]
+        for trial in study.trials:
+            assert trial.params == {"lr": mine[trial.number]["choices"]["lr"]} and low <= trial.params["lr"] <= high
+            if trial.state is TrialState.COMPLETE:
+                assert trial.value == mine[trial.number]["metrics"]["best/val_accuracy"]
+        assert study.best_value == max(run["metrics"].get("best/val_accuracy", 0) for run in mine.values())
+
+
+def test_the_best_trial_is_run_with_fresh_seeds_and_they_alone_are_compared(searched: Done) -> None:
+    read = sweep_record.read(searched.folder).results
+    (contest,) = contests(read)
+    for one in contest.contenders:
+        best = study_of(searched.folder, str(one.value)).best_trial
+        assert {run.choices["seed"] for run in one.cell.finished} == {1, 2}
+        assert {run.choices["lr"] for run in one.cell.finished} == {best.params["lr"]}
+        assert one.cell.choices[search_marks.CONFIRMS] == best.number
+        assert one.interval is not None and one.tried == 7
+    said = answer(read)
+    assert "The budget was 7 trials each (search=tpe); compared are 2 fresh seeds of each best one" in said
+    assert "On validation the best trial of head came to" in said
+    assert "search=" not in said.partition("`")[2].partition("`")[0]  # what is found is listed in the next command
+
+
+def test_the_plan_says_what_is_searched_and_on_which_scale(searched: Done) -> None:
+    assert "search=tpe trials=7: head: lr from 1e-05 to 1 on a log scale" in searched.out
+    assert "search=tpe trials=7: full: lr from 0.0001 to 0.01 on a log scale" in searched.out
+
+
+def test_heads_that_do_not_wait_for_each_other_are_trained_in_lockstep(searched: Done) -> None:
+    assert "in lockstep with 4 other runs" in searched.out  # the random ones at the beginning
+
+
+def test_the_record_names_study_and_trial(searched: Done) -> None:
+    tags = [run.data.tags for run in searched.runs() if layout.STUDY_TAG in run.data.tags]
+    told = {(one[layout.STUDY_TAG], one.get(layout.TRIAL_TAG)) for one in tags}
+    assert told == {(mode, number and str(number)) for mode in ("head", "full") for number in (*"0123456", None)}
+
+
+def test_in_another_folder_the_same_command_takes_over_all_trials(searched: Done, store: Path, tmp_path: Path) -> None:
+    done = sweep(tmp_path / "again", store, *TINY, *RANGES, *MODES, "resume=true")
+    failed = sum(run["status"] == "FAILED" for run in results(searched.folder))
+    assert done.out.count("skipped, finished in") == 2 * (7 + 2) - failed
+    for mode in ("head", "full"):
+        assert trials(done.folder, mode) == trials(searched.folder, mode)
+
+
+def test_with_more_trials_it_goes_on(searched: Done, store: Path, tmp_path: Path) -> None:
+    more = (*TINY, *RANGES[:2], "freeze=head", "trials=8", "search.confirm=0", "resume=true")
+    done = sweep(tmp_path / "more", store, *more)
+    assert trials(done.folder, "head")[:7] == trials(searched.folder, "head")
+    assert len(trials(done.folder, "head")) == 8 and done.out.count("skipped, finished in") == 7
+    more = [one.replace("trials=8", "trials=9") for one in more]
+    assert trials(sweep(tmp_path / "more", store, *more).folder, "head")[:8] == trials(done.folder, "head")[:8]
+
+
+@pytest.mark.parametrize("mark", ["full-2/metrics.jsonl", "full-6/metrics.jsonl"])
+def test_what_is_killed_goes_on_with_the_same_trials(mark: str, searched: Done, tmp_path: Path) -> None:
+    store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "killed"
+    typed = [*TINY, *RANGES, *MODES, "resume=true", f"store.path={tmp_path}/store"]
+    arguments = command("-m", *typed, *where(folder, store))
+    with warm.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: (folder / mark).exists())
+        finally:
+            process.kill()
+    for beat in folder.glob(f"*/{layout.BEAT}"):
+        os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+    sweep(folder, store, *typed)
+    for mode in ("head", "full"):
+        assert trials(folder, mode) == trials(searched.folder, mode)
+    assert measured(folder) == measured(searched.folder)
+
+
+def test_what_does_worse_is_stopped_early_and_finished(store: Path, tmp_path: Path) -> None:
+    how = ("search=random", "lr=interval(1e-6,1)", "search.prune=median", "trials=9", "epochs=4", "search.confirm=1")
+    done = sweep(tmp_path / "pruned", store, *TINY, *how, "freeze=head", "search.seed=1")
+    states = [trial.state for trial in study_of(done.folder, "head").trials]
+    pruned = [run for run in results(done.folder) if "search/pruned_after" in run["metrics"]]
+    assert 0 < len(pruned) == states.count(TrialState.PRUNED) and states.count(TrialState.COMPLETE) == 9 - len(pruned)
+    for run in pruned:
+        epochs = (Path(run["folder"]) / layout.METRICS).read_text().splitlines()
+        assert run["status"] == "FINISHED" and len(epochs) == run["metrics"]["search/pruned_after"] < 4
+    tags = [run.data.tags.get(layout.PRUNED_TAG) for run in done.runs()]
+    assert sum(tag is not None and tag.endswith("by median") for tag in tags) == len(pruned)
+    assert f"{len(pruned)} of them stopped early" in done.out
+
+
+def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(store: Path, tmp_path: Path) -> None:
+    done = sweep(
+        tmp_path / "solved", store, *TINY, "freeze=probe,head", "lr=auto", "search=qmc", "trials=3", "search.confirm=1"
+    )
+    assert [run["choices"]["trial"] for run in results(done.folder) if "trial" in run["choices"]] == [0, 0, 1, 2]
+    assert "Not the same budget" not in done.out  # nothing of a probe is drawn
+
+
+def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Path) -> None:
+    done = sweep(tmp_path / "dry", tmp_path / "none.db", *TINY, *RANGES, *MODES, "dry_run=true")
+    assert not (done.folder / layout.STUDY).exists() and "a plan of 2 runs" in done.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (("search=tpe", "lr=interval(1,0)"), r"lr=interval(1,0): expected a lower end below the upper one"),
+        (("search=tpe", "lr=interval(0,1)"), "lr=interval(0,1): expected a lower end above 0"),
+        (("search=tpo", "lr=interval(0.1,1)"), "search=tpo: expected one of cmaes, gp, grid, qmc, random, tpe"),
+        (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
+        (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
+        (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, as a grid has no ranges"),
+        (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
+        (("search=tpe", "lr=interval(1e-3,1)", "seed=0,1"), "seed=several values: expected one value in a search"),
+        (("search=cmaes", "lr=interval(1e-3,1)"), "search=cmaes: expected two or more ranges"),
+        (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),
+        (("trials=5",), "trials=5: expected to be given with search=tpe"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_before_anything_starts(
+    typed: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
+    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY[:-1], *typed, "dry_run=true", expect=2)
+    (said,) = done.err.splitlines()
+    assert said.startswith(f"frostline: {line}")
+    assert not (tmp_path / "refused").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,3 +191,34 @@ def test_it_is_what_iterative_stratification_is_for() -> None:
     random = np.mean([abs(share(whole.labels[torch.from_numpy(rows)], whole.labels)[0] - 0.25) for rows in draws])
     assert far < random / 2
     assert splitting.stratified(whole.labels, whole.ids, 100, 0).sum() == 100
+
+
+def test_separators_around_labels_and_without_any_name_no_class(
+    said: tuple[Path, list[list[str]]], tmp_path: Path
+) -> None:
+    root, labels = said
+    rows = [f"{number}.png,|{'||'.join(own)}||" for number, own in enumerate(labels)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    found = found_in(load(tmp_path / "labels.csv", root=str(root), separator="|"))
+    assert found == {number: sorted(own) for number, own in enumerate(labels)}
+
+
+def test_there_may_be_more_classes_than_pictures_of_a_split(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    rows = [f"{number}.png,{'|'.join(f'c{(number + k) % 40}' for k in range(20))}" for number in range(40)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    data = load(tmp_path / "labels.csv", root=str(said[0]), separator="|")
+    assert len(data.test.labels) < int(data.test.labels.any(0).sum())
+
+
+def test_a_picture_without_a_row_may_have_a_name_that_is_no_text(
+    said: tuple[Path, list[list[str]]], tmp_path: Path
+) -> None:
+    root, labels = tmp_path / "pictures", said[1]
+    root.mkdir()
+    for number in range(40):
+        (root / f"{number}.png").write_bytes((said[0] / f"{number}.png").read_bytes())
+    (root / os.fsdecode(b"caf\xe9.png")).write_bytes((root / "0.png").read_bytes())
+    rows = [f"{number}.png,{'|'.join(own)}" for number, own in enumerate(labels)]
+    (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    findings = load(root / "labels.csv", separator="|").findings
+    assert [name for one in findings for name in one.pictures if "caf" in name] == ["caf\\udce9.png"]

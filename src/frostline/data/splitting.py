@@ -198,9 +198,9 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
 def _shrink(part: Selection, seed: int, fraction: float, limit: int | None, key: str) -> Selection:
     """Return the images that `fraction` and `limit`, the value of a `key`, leave, at least one of every class."""
     classes = int((part.counts > 0).sum())
-    limit = limit if limit is not None else len(part.ids)
-    if limit < classes:
+    if limit is not None and limit < classes:
         raise user_error(key, limit, f"at least {classes}, one image per class")
+    limit = limit if limit is not None else len(part.ids)  # of which multi-label there may be fewer than classes
     wanted = min(limit, max(classes, round(fraction * len(part.ids))))
     return Selection(part.source, part.ids[stratified(part.labels, part.ids, wanted, seed)])
 

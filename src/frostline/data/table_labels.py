@@ -54,10 +54,10 @@ def read(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> Told:
 
 
 def _labels(cell: Iterable[object], name: str) -> Labels:
-    found = [str(label).strip() for label in cell if label is not None]
+    found = [text for label in cell if label is not None and (text := str(label).strip())]
     if len(set(found)) < len(found):
         raise user_error("data.options.label", name, f"each label once in a cell, not {some(found)}")
-    return tuple(label for label in found if label)
+    return tuple(found)
 
 
 def _yes(texts: Sequence[str], name: str) -> list[bool]:

@@ -20,7 +20,7 @@ from frostline.data import table_columns, table_files, table_labels, times
 from frostline.data.findings import Finding, first_few
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
-from frostline.data.names import some
+from frostline.data.names import printable, some
 from frostline.data.table_labels import Labels
 from frostline.data.times import Times
 
@@ -257,7 +257,7 @@ def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -
 
 
 def _without_row(root: Path, named: set[str]) -> list[Finding]:
-    listed = [os.path.relpath(path, root) for path in survey(root).files if str(path) not in named]
+    listed = [printable(os.path.relpath(path, root)) for path in survey(root).files if str(path) not in named]
     if not listed:
         return []
     told = f"{len(listed):,} pictures below {root} are in no row of the table: {first_few(listed)}"

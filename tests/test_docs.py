@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import frostline
 from frostline import api, commands
 from frostline.core.project import at_home
+from frostline.sweeps import search_space
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -45,7 +46,9 @@ def test_what_is_typed_in_the_pages_can_be_typed(line: str) -> None:
     if "freeze=mine" in arguments:
         return  # written in front of it on the same page
     chosen = []
-    for override in OverridesParser.create().parse_overrides(arguments):
+    for override in search_space.split(OverridesParser.create().parse_overrides(arguments))[
+        0
+    ]:  # ranges are of a search
         value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else None
         chosen.append(str(override.input_line) if value is None else f"{override.get_key_element()}={value}")
     assert isinstance(frostline.compose(*chosen), frostline.Config)

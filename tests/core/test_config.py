@@ -251,7 +251,9 @@ IGNORED = (
 
 
 def config() -> Config:
-    return parse(changed("data.splits", {"train": {"train": True}}))
+    found = parse(changed("data.splits", {"train": {"train": True}}))
+    found.freeze_mode.space = {}  # which is a key of its own then
+    return found
 
 
 KEYS = sorted(flatten(asdict(config())))

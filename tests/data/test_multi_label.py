@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import UserError
-from frostline.data import splitting
+from frostline.data import splitting, tables
 from frostline.data.loading import Data
 from frostline.data.sources import Source
 from frostline.data.splitting import Selection, divide
@@ -222,3 +222,16 @@ def test_a_picture_without_a_row_may_have_a_name_that_is_no_text(
     (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
     findings = load(root / "labels.csv", separator="|").findings
     assert [name for one in findings for name in one.pictures if "caf" in name] == ["caf\\udce9.png"]
+
+
+def test_numbers_in_lists_have_no_decimals_and_a_text_among_lists_is_a_label(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 7, 9)).save(tmp_path / f"{number}.png")
+    names = [f"{number}.png" for number in range(12)]
+    lists = [[1, None], [2], [1, 2], [], [2, 7], [7]] * 2
+    pd.DataFrame({"file": names, "label": lists}).to_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet").classes == ("1", "2", "7")
+    rows = [{"file": name, "label": ("cat", ["cat", "dog"], ["dog"], None)[n % 4]} for n, name in enumerate(names)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read = tables.read(tmp_path / "t.jsonl", {}).splits["train"]
+    assert read.labels[:3] == (("cat",), ("cat", "dog"), ("dog",)) and len(read.files) == 9

@@ -158,3 +158,11 @@ def test_what_is_as_sure_as_numbers_go_is_still_told_apart() -> None:
     sure = np.array([[20, 0], [25, 0], [30, 0], [18, 0]], np.float32)
     found = measure(AUROC, Said(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
     assert found is not None and found.value == 1.0
+
+
+@pytest.mark.parametrize("metric", [MAP, AUROC], ids=lambda metric: metric.name)
+def test_an_image_that_alone_is_not_of_a_class_counts_as_one_that_alone_is(metric: Metric) -> None:
+    labels, logits = np.ones((40, 2), bool), np.random.default_rng(0).normal(size=(40, 2))
+    labels[3, 0] = labels[:20, 1] = False
+    found = measure(metric, Said(labels, logits > 0, scores=logits))
+    assert found is not None and found.least == pytest.approx(1 / 4)  # half of 1 of 2 classes

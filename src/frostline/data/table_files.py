@@ -37,7 +37,7 @@ def whole(file: Path, key: str) -> pd.DataFrame:
     suffix = file.suffix.lower()
     with _reading(file, key):
         if suffix in _PARQUET:
-            frame = pd.read_parquet(file)
+            frame = _whole_parquet(file)
         elif suffix in _LINES:
             frame = pd.read_json(file, lines=True, dtype=False)
         else:
@@ -45,6 +45,19 @@ def whole(file: Path, key: str) -> pd.DataFrame:
     frame.columns = _names([str(name) for name in frame.columns], file, key)
     if not len(frame):
         raise user_error(key, file, "a table with rows")
+    return frame
+
+
+def _whole_parquet(file: Path) -> pd.DataFrame:
+    """Return what pandas makes of Parquet, but for lists: a null in one would make numbers with decimals of the rest."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    stored = parquet.read_table(file)
+    frame: pd.DataFrame = stored.to_pandas()
+    for field in stored.schema:
+        if field.name in frame and (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
+            frame[field.name] = stored[field.name].to_pylist()
     return frame
 
 

@@ -45,12 +45,20 @@ def read(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> Told:
     name = str(table_columns.find(columns, "data.options.label", options.get("label"), LABELS))
     cells, separator = frame[name], options.get("separator")
     if table_columns.holds_lists(cells):
-        lists = [_labels(cell, name) if table_columns.is_list(cell) else None for cell in cells]
-        return Told(tuple(lists), True, None)
+        return Told(tuple(_of_cell(cell, name) for cell in cells), True, None)
     texts = table_columns.texts(cells, name, file)
     if separator is None:
         return Told(tuple((text,) if text else None for text in texts), False, None)
     return Told(tuple(_labels(text.split(separator), name) for text in texts), True, None)
+
+
+def _of_cell(cell: Any, name: str) -> Labels | None:
+    """Return the labels of a cell in a column of lists, in which a text is a list of one; None where there is nothing."""
+    if table_columns.is_list(cell):
+        return _labels(cell, name)
+    import pandas as pd
+
+    return None if pd.isna(cell) else _labels([cell], name)
 
 
 def _labels(cell: Iterable[object], name: str) -> Labels:

@@ -127,7 +127,8 @@ def _over_classes(of_class: Callable[[Array, Array], tuple[float, Array]], label
         influence += moved
     if not values:
         return Measured(float("nan"), influence, 0.0)
-    return Measured(float(np.mean(values)), influence / len(known), _least(counts[known]))
+    rarer = np.minimum(counts, len(labels) - counts)[known]  # what is of a class, or is not
+    return Measured(float(np.mean(values)), influence / len(known), _least(rarer))
 
 
 def _auroc(mine: Array, score: Array) -> tuple[float, Array]:

@@ -49,7 +49,7 @@ def whole(file: Path, key: str) -> pd.DataFrame:
 
 
 def _whole_parquet(file: Path) -> pd.DataFrame:
-    """Return what pandas makes of Parquet, but for lists: a null in one would make numbers with decimals of the rest."""
+    """Return what pandas makes of Parquet, but for lists, of which a null makes numbers with decimals."""
     import pyarrow as pa
     from pyarrow import parquet
 

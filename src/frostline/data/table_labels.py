@@ -53,7 +53,7 @@ def read(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> Told:
 
 
 def _of_cell(cell: Any, name: str) -> Labels | None:
-    """Return the labels of a cell in a column of lists, in which a text is a list of one; None where there is nothing."""
+    """Return the labels of a cell in a column of lists, where a text is a list of one; None where nothing stands."""
     if table_columns.is_list(cell):
         return _labels(cell, name)
     import pandas as pd

@@ -143,12 +143,6 @@ def read_text(url: str) -> str | None:
         return None
 
 
-def is_folder(url: str) -> bool:
-    """Return whether a folder is there."""
-    system, path = fsspec.core.url_to_fs(url)
-    return bool(system.isdir(path))
-
-
 def _names(key: str, pattern: str) -> list[str]:
     """Return what the braces of a pattern stand for, as in a shell: `{00..12}`, `{one,two}`; the last the fastest."""
     text = pattern if is_elsewhere(pattern) else os.path.normpath(expanded(pattern).absolute())

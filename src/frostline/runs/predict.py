@@ -163,11 +163,6 @@ class Answers:
     errors: Mapping[int, str]
     """Why each of the others cannot be read, by row."""
 
-    @property
-    def readable(self) -> list[int]:
-        """The rows that have probabilities."""
-        return [row for row in self.rows if row not in self.errors]
-
 
 def answers(
     predictor: Predictor,

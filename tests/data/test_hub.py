@@ -23,8 +23,9 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import hub, loading
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data, Split
+from frostline.data.loading import Data
 from frostline.store.store import Store
+from numbered import numbers, pairs, told
 from small import data_config, load_data, silently
 
 NONE = dict.fromkeys(("image", "label", "group", "config", "revision", "train", "val", "test"))
@@ -78,26 +79,8 @@ def load(root: object, **options: Any) -> Data:
     return load_data(source="hub", root=str(root), options={**NONE, **options}, **changes)
 
 
-def numbers(split: Split) -> list[int]:
-    """Return which pictures a split has, by their red and green."""
-    return [int(pixels[0, 0, 0]) + 256 * int(pixels[1, 0, 0]) for pixels in split.pixels]
-
-
-def pairs(found: Data) -> Counter[tuple[int, str]]:
-    """Return how often a picture has a class in any split."""
-    said = Counter[tuple[int, str]]()
-    for split in (found.train, found.val, found.test):
-        said.update(zip(numbers(split), (found.classes[label] for label in split.labels.tolist()), strict=True))
-    return said
-
-
 def in_turn(count: int, first: int = 0, classes: tuple[str, ...] = CLASSES) -> Counter[tuple[int, str]]:
     return Counter((number, classes[number % len(classes)]) for number in range(first, first + count))
-
-
-def told(found: Data) -> list[str]:
-    """Return what is told of the source, beside how many pictures of each class splits have."""
-    return [finding.about for finding in found.findings if " has one picture of " not in finding.about]
 
 
 def refused(root: object, **options: Any) -> str:

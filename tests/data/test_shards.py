@@ -23,10 +23,11 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import loading, remote_files, shard_index
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data, Split
+from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.shard_index import Wanted
 from frostline.store.store import Store
+from numbered import numbers, pairs, told
 from small import CENTER, data_config, load_data, silently
 
 NONE = {"train": None, "val": None, "test": None, "image": None, "label": None, "group": None, "classes": None}
@@ -71,27 +72,9 @@ def load(root: object, **options: Any) -> Data:
     return load_data(source="shards", root=str(root), options={**NONE, **options}, **changes)
 
 
-def numbers(split: Split) -> list[int]:
-    """Return which pictures a split has, by their red and green."""
-    return [int(pixels[0, 0, 0]) + 256 * int(pixels[1, 0, 0]) for pixels in split.pixels]
-
-
-def pairs(found: Data) -> Counter[tuple[int, str]]:
-    """Return how often a picture has a class in any split."""
-    said = Counter[tuple[int, str]]()
-    for split in (found.train, found.val, found.test):
-        said.update(zip(numbers(split), (found.classes[label] for label in split.labels.tolist()), strict=True))
-    return said
-
-
 def in_turn(count: int, classes: Iterable[str] = ("cat", "dog"), first: int = 0) -> Counter[tuple[int, str]]:
     names = list(classes)
     return Counter((number, names[number % len(names)]) for number in range(first, first + count))
-
-
-def told(found: Data) -> list[str]:
-    """Return what is told of the source, beside how many pictures of each class splits have."""
-    return [finding.about for finding in found.findings if " has one picture of " not in finding.about]
 
 
 def refused(root: object, **options: Any) -> str:

@@ -19,8 +19,9 @@ from frostline.core.errors import UserError
 from frostline.data import splitting, tables
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.listing import survey
-from frostline.data.loading import Data, Split
+from frostline.data.loading import Data
 from frostline.data.sources import Source
+from numbered import numbers, pairs
 from small import load_data
 
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
@@ -46,19 +47,6 @@ def rows(root: Path, count: int = 20, classes: Iterable[str] = ("cat", "dog")) -
 def load(table: Path, **options: Any) -> Data:
     changes = {key: options.pop(key) for key in ("skip_bad", "test_fraction", "val_fraction") if key in options}
     return load_data(source="table", root=str(table), options={**NONE, **options}, **changes)
-
-
-def numbers(split: Split) -> list[int]:
-    """Return which pictures a split has, by their red."""
-    return [int(pixels[0, 0, 0]) for pixels in split.pixels]
-
-
-def pairs(found: Data) -> Counter[tuple[int, str]]:
-    """Return how often a picture, by its red, has a class in any split."""
-    said = Counter[tuple[int, str]]()
-    for split in (found.train, found.val, found.test):
-        said.update(zip(numbers(split), (found.classes[label] for label in split.labels.tolist()), strict=True))
-    return said
 
 
 def as_csv(file: Path, found: list[Row], *, head: str = "", **how: Any) -> None:

@@ -374,10 +374,9 @@ class Classifier:
 
     def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 1) -> list[dict[str, float]]:
         """Return for each picture its `top` classes with their probabilities, the most probable first."""
-        names = self.classes
-        best = self.probabilities(pictures).topk(min(top, len(names)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [{names[i]: p for p, i in zip(*row, strict=True)} for row in pairs]
+        from frostline.runs.predict import ranked
+
+        return [ranked(self.classes, row, top) for row in self.probabilities(pictures)]
 
     def predict_table(
         self,

@@ -99,7 +99,7 @@ def test_of_several_classes_of_an_image_each_is_measured_as_scikit_learn_does(me
 def test_each_of_several_classes_has_the_precision_recall_and_f1_of_scikit_learn() -> None:
     random = np.random.default_rng(1)
     labels, logits = random.random((60, 3)) < (0.0, 0.3, 0.6), random.normal(size=(60, 3))
-    rows = label_scores.rows(label_scores.of(labels, logits), ("a", "b", "c"))
+    rows = label_scores.rows(labels, logits, ("a", "b", "c"))
     theirs_of_each = precision_recall_fscore_support(labels, logits > 0, zero_division=np.nan)
     for name, expected in zip(("precision", "recall", "f1", "images"), theirs_of_each, strict=True):
         assert [np.nan if row[name] is None else row[name] for row in rows] == pytest.approx(expected, nan_ok=True)

@@ -28,6 +28,15 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError
 
 
+def facts(path: str) -> tuple[int, ...]:
+    """Return size and times of a file, of which a change leaves something else; nothing where it is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of many takes seconds
+    except OSError:  # a link to nothing
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def write_json(path: Path, value: Any) -> None:
     """Have the file at `path` say `value` as indented JSON, as `write` does."""
     write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

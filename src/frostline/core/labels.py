@@ -31,6 +31,11 @@ def of_class(labels: Tensor, label: int) -> Tensor:
     return labels[:, label] if multi_label(labels) else labels == label
 
 
+def strata_of(labels: Tensor) -> Tensor:
+    """Return what is to come alike often: the classes, and of multi-label samples those of none as one class more."""
+    return torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
+
+
 def predicted(logits: Tensor, like: Tensor) -> Tensor:
     """Return what logits `(..., classes)` say, in the form of the labels `like`."""
     return logits > 0 if multi_label(like) else logits.argmax(-1)

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
-from frostline.core.files import expanded
+from frostline.core.files import expanded, facts
 from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
@@ -77,8 +77,8 @@ class Pictures:
         saved file is overwritten.
         """
         outside = set(self.rows) if self.content is None else set(self.rows) & set(_nulls(self.content))
-        facts = [self.files, self.rows, [_facts(self._path_in(row)) for row in sorted(outside)]]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        known = [self.files, self.rows, [(path, *facts(path)) for path in map(self._path_in, sorted(outside))]]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def twins(self) -> Tensor:
         """Return `(N,)` int64: for each picture the first one of the same bytes."""
@@ -381,7 +381,7 @@ def _pictures(
     if group is not None:
         every = [_text(value) for value in table.column(group).to_pylist()]
         groups = tuple(every[row] for row in kept)
-    files = tuple(_facts(file["filename"]) for file in rows.cache_files)
+    files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
     folder = expanded(root).absolute()
     return Pictures(split, content, paths, folder, files, kept, tuple(labels[row] for row in kept), groups)
 
@@ -421,12 +421,3 @@ def _nulls(column: pa.ChunkedArray) -> list[int]:
     from pyarrow import compute
 
     return compute.indices_nonzero(compute.is_null(column)).to_pylist()
-
-
-def _facts(path: str) -> tuple[object, ...]:
-    """Return name, size and times of a file."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return (path,)
-    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns

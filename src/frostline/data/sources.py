@@ -13,7 +13,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +31,7 @@ from torchvision.datasets import VisionDataset
 from frostline.core import codehash, plugins
 from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
-from frostline.core.files import expanded
+from frostline.core.files import expanded, facts
 from frostline.data import duplicates, hub, shards, tables
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
@@ -467,13 +466,9 @@ def _manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
     for path in map(str, files):
         inside = path.startswith(above)  # what relpath says then, too, in a tenth of its time
         name = os.fsencode(path[len(above) :] if inside else os.path.relpath(path, root)).hex()
-        facts: tuple[int, ...] = ()
-        with suppress(OSError):  # a link to nothing has its name only
-            status = os.stat(path)  # noqa: PTH116
-            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        found.append((name, *facts))
+        found.append((name, *facts(path)))
     return found
 
 
-def _hash(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _hash(known: object) -> str:
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

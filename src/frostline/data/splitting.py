@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
-from frostline.core.labels import class_counts, multi_label
+from frostline.core.labels import class_counts, multi_label, strata_of
 from frostline.core.randomness import address, uniform
 from frostline.data.names import some
 from frostline.data.sources import Source
@@ -162,7 +162,7 @@ def _share_out(part: Selection, group: Tensor, shares: Sequence[float], seed: in
     that hangs on `seed` and on each one's first picture, and of multi-label pictures on the rarest stratum; each goes
     where its classes have least so far, of equals where there is least of anything, and all of a class to the first.
     """
-    strata = _strata(part.labels)
+    strata = strata_of(part.labels)
     sizes, order = group.bincount(), _in_order(strata, part.ids, group, seed)
     order = order[sizes[order].argsort(stable=True, descending=True)]
     members, total = _counts_by_class(group, strata), class_counts(strata, len(part.source.classes)).tolist()
@@ -306,11 +306,6 @@ def _in_order(strata: Tensor, ids: Tensor, group: Tensor, seed: int) -> Tensor:
     rarest = torch.where(strata, strata.sum(0), len(strata)).amin(1)
     of_group = torch.full_like(first, len(strata)).scatter_reduce(0, group, rarest, "amin")
     return order[of_group[order].argsort(stable=True)]
-
-
-def _strata(labels: Tensor) -> Tensor:
-    """Return what is spread alike over splits: the classes, and of multi-label pictures those of none as one more."""
-    return torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
 
 
 def _groups(part: Selection, together: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from frostline.core import files
 from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, MAP
 from frostline.records.layout import PER_CLASS, SHIFT
-from frostline.report import confusion_matrix, mistakes, predictions
+from frostline.report import confusion_matrix, label_scores, mistakes, predictions
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
@@ -93,20 +93,17 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
     if not isinstance(per_class, list):
         return {}
     labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
-    images, named, right = labels.sum(0), told.sum(0), (labels & told).sum(0)
+    found = label_scores.of(labels, told)
+    shares = {name: [value and _round(value) for value in values] for name, values in found.shares.items()}
     return {
         "classes": [str(row["class"]) for row in per_class],
-        "accuracy": _shares(right, images),
-        "within": [_within(round(r / repeats), round(n / repeats)) for r, n in zip(right, images, strict=True)],
-        "images": images.tolist(),
-        "precision": _shares(right, named),
-        "f1": _shares(2 * right, images + named),
+        "accuracy": shares["recall"],
+        "within": _all_within(found.right, found.images, repeats),
+        "images": found.images.tolist(),
+        "precision": shares["precision"],
+        "f1": shares["f1"],
         "pairs": [],
     }
-
-
-def _shares(parts: Iterable[int], wholes: Iterable[int]) -> list[float | None]:
-    return [_round(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True)]
 
 
 def _numbers(label: Any) -> int | list[int]:
@@ -120,15 +117,17 @@ def _classes(matrix: Confusions, repeats: float) -> dict[str, Any]:
     Images that were counted `repeats` times, once for each seed, are no more certain for that.
     """
     images = matrix.images
-    accuracy = _shares(matrix.right, images)
-    within = [
-        _within(round(right / repeats), round(total / repeats))
-        for right, total in zip(matrix.right, images, strict=True)
-    ]
+    accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    within = _all_within(matrix.right, images, repeats)
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
     facts = {"classes": list(matrix.classes), "accuracy": accuracy, "within": within, "images": images.tolist()}
     return {**facts, "shown": shown, "confusion": cells}
+
+
+def _all_within(right: Iterable[int], images: Iterable[int], repeats: float) -> list[list[float | None]]:
+    """Return these ends for each class, of images that were counted `repeats` times."""
+    return [_within(round(hits / repeats), round(count / repeats)) for hits, count in zip(right, images, strict=True)]
 
 
 def _within(right: int, total: int) -> list[float | None]:

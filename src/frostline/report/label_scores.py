@@ -1,4 +1,4 @@
-"""How multi-label predictions do class by class: precision, recall, F1 and average precision."""
+"""How multi-label predictions do class by class: precision, recall and F1, and average precision."""
 
 from __future__ import annotations
 
@@ -22,28 +22,32 @@ class LabelScores:
     """Test images of which it was said."""
     right: Array
     """Those of which both holds."""
-    average_precision: Array
-    """A fraction in 0..1; nan for a class of which no image is, or all are."""
+
+    @property
+    def shares(self) -> dict[str, list[float | None]]:
+        """Precision, recall and F1 of each class by their names, fractions in 0..1; None for what is not defined."""
+        return {
+            "precision": _ratio(self.right, self.said),
+            "recall": _ratio(self.right, self.images),
+            "f1": _ratio(2 * self.right, self.images + self.said),
+        }
 
 
-def of(labels: Array, logits: Array) -> LabelScores:
-    """Return the scores of the classes, for labels `(N, classes)` bool and logits of the same shape."""
-    said = logits > 0
-    columns = (Said(labels[:, [k]], said[:, [k]], scores=logits[:, [k]]) for k in range(labels.shape[1]))
-    every = [found.value for one in columns if (found := measure(MAP, one))]
-    return LabelScores(labels.sum(0), said.sum(0), (labels & said).sum(0), np.array(every))
+def of(labels: Array, said: Array) -> LabelScores:
+    """Return the scores of the classes, for true and predicted labels `(N, classes)` bool."""
+    return LabelScores(labels.sum(0), said.sum(0), (labels & said).sum(0))
 
 
-def rows(found: LabelScores, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each class, JSON-able; None for what is not defined."""
-    f1 = _ratio(2 * found.right, found.images + found.said)
+def rows(labels: Array, logits: Array, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row for each class, JSON-able, for labels `(N, classes)` bool; None for what is not defined."""
+    found = of(labels, said := logits > 0)
+    ranked = (Said(labels[:, [k]], said[:, [k]], scores=logits[:, [k]]) for k in range(len(classes)))
+    precisions = [one.value for each in ranked if (one := measure(MAP, each))]
     columns = {
         "class": list(classes),
         "images": found.images.tolist(),
-        "precision": _ratio(found.right, found.said),
-        "recall": _ratio(found.right, found.images),
-        "f1": f1,
-        "average_precision": [None if np.isnan(value) else float(value) for value in found.average_precision],
+        **found.shares,
+        "average_precision": [None if np.isnan(value) else value for value in precisions],
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

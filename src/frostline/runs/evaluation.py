@@ -38,8 +38,7 @@ def write(
 def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
     """Write all logits, and precision, recall and F1 of each class; return which mistakes are to be shown."""
     tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": test.ids, "logits": logits}, {})
-    found = label_scores.of(test.labels.numpy(), logits.numpy())
-    files.write_json(folder / layout.PER_CLASS, label_scores.rows(found, classes))
+    files.write_json(folder / layout.PER_CLASS, label_scores.rows(test.labels.numpy(), logits.numpy(), classes))
     loss = cross_entropies(logits, test.labels).where(~right(logits, test.labels), -1.0)
     return loss.argsort(descending=True, stable=True)[: min(mistakes.MOST, int((loss >= 0).sum()))]
 

@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
 from torch import Tensor
 
+from frostline.core.labels import class_names
 from frostline.data.decode_image import at_most, tensor_of, why
 from frostline.data.image_formats import candidates
 from frostline.runs import predict
@@ -51,7 +52,7 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         found = {"class": next(iter(best)), "probability": max(best.values()), "probabilities": best}
         if not self._network.multi_label:
             return found
-        return {"classes": [self._network.classes[k] for k in (row > 0.5).nonzero()[:, 0].tolist()], **found}
+        return {"classes": [*class_names(row > 0.5, self._network.classes)], **found}
 
     def _view(self, row: int, text: str) -> Tensor:
         try:

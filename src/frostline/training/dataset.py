@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from frostline.core.labels import multi_label, of_class
+from frostline.core.labels import multi_label, of_class, strata_of
 from frostline.core.randomness import generator
 
 
@@ -42,7 +42,7 @@ def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
     if sampling == "shuffled":
         return shuffled(len(labels), seed, epoch)
     draw = generator(seed, "order", epoch)
-    strata = torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
+    strata = strata_of(labels)
     count = strata.shape[1] if multi_label(strata) else int(strata.max()) + 1
     members = [of_class(strata, label).nonzero()[:, 0] for label in range(count)]
     classes = [own for own in members if len(own)]

@@ -180,6 +180,10 @@ def test_a_class_of_one_picture_is_for_training_and_less_data_is_a_part_of_more(
     assert len(less) == 10 and len(more) == 40 and less < more and 17 in less
     with pytest.raises(UserError, match=r"data.limit=2: expected at least 3"):
         divided(whole, limit=2)
+    several = drawn(60, (0.5, *(0.0,) * 5))
+    for number in range(5):  # of each of five classes the only picture, and all of the first class, too
+        several.source.labels[number, [0, number + 1]] = True
+    assert set(range(5)) <= set(divided(several)["train"].ids.tolist())
 
 
 def test_it_is_what_iterative_stratification_is_for() -> None:

@@ -192,11 +192,17 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
 
 def decode_rate(chosen: Choices) -> float:
     """Return the pictures per second that all splits are decoded at, checked, and put into the store."""
-    parsed = config(chosen)
     began = time.perf_counter()
+    pictures = sum(counts(chosen).values())
+    return pictures / (time.perf_counter() - began)
+
+
+def counts(chosen: Choices) -> dict[str, int]:
+    """Return the pictures of each split, decoded and checked."""
+    parsed = config(chosen)
     store = setup.store_of(parsed, silent().say)
     data = setup.load_data(parsed, setup.input_of(parsed, parsed.model.weights), store, silent())
-    return sum(len(split) for split in (data.train, data.val, data.test)) / (time.perf_counter() - began)
+    return {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
 
 
 def decoded(file: str) -> Tensor:

@@ -97,8 +97,11 @@ def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, numbe
     """Return the metrics of the first of the runs that wait."""
     folder.mkdir()
     screen, (parsed, *others) = silent(), waiting
+
+    def siblings() -> list[Config]:
+        return [other for other in others if shared_by(other) == shared_by(parsed) is not None]
+
     name, jobs = f"{parsed.freeze_mode.name} lr={parsed.lr}", number + len(waiting)
-    siblings = [other for other in others if shared_by(other) == shared_by(parsed) is not None]
     with screen.run(name, job=number, jobs=jobs, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
         return execute(parsed, name=name, folder=folder, record=record, screen=screen, siblings=siblings)[0]
 

@@ -77,7 +77,7 @@ def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
         folder=folder,
         record=cast(Record, record),
         screen=cast(Any, screen),
-        siblings=siblings,
+        siblings=lambda: siblings,
     )
     journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])

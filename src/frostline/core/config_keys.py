@@ -46,11 +46,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@functools.cache
 def is_semantic(key: str) -> bool:
     """Return whether `key`, with dots, is one that decides a run's metrics."""
     return not _within(key, NOT_SEMANTIC)
 
 
+@functools.cache
 def is_read(key: str, solver: str | None) -> bool:
     """Return whether a run whose head comes about by `solver` reads `key`, with dots; of groups their name will do."""
     options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())

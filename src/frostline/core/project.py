@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -72,10 +73,18 @@ class SourceCode:
 
 
 def source_sha256() -> str:
-    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these."""
+    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these.
+
+    It is of what runs in this process: what is edited later is not that.
+    """
+    return _sha256_of(PACKAGE)
+
+
+@functools.cache
+def _sha256_of(package: Path) -> str:
     code = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(package.rglob("*.py")):
+        code.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return code.hexdigest()
 
 

@@ -53,7 +53,7 @@ def execute(
     screen: Screen,
     previous: Path | None = None,
     fetch: Fetch = no_runs,
-    siblings: Sequence[Config] = (),
+    siblings: Callable[[], Sequence[Config]] = tuple,
     judge: Judge | None = None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
@@ -99,7 +99,7 @@ def _attempt(
     screen: Screen,
     previous: Path | None,
     fetch: Fetch,
-    siblings: Sequence[Config],
+    siblings: Callable[[], Sequence[Config]],
     judge: Judge | None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)

@@ -74,13 +74,16 @@ class Stepper:
         setup: Setup,
         learner: Learner,
         origin: Mapping[str, str],
-        siblings: Sequence[Config],
+        siblings: Callable[[], Sequence[Config]],
         lockstep: Lockstep,
         say: Callable[[str], object],
     ) -> None:
-        """Make those of `learner`, which began from `origin`; `siblings` come after it, in this process."""
+        """Make those of `learner`, which began from `origin`.
+
+        `siblings` come after it, in this process; they are asked for where it leads.
+        """
         self._setup, self._learner, self._origin, self._say = setup, learner, origin, say
-        self._siblings = {digest(config): config for config in siblings if _shares_features(setup, config)}
+        self._siblings = siblings
         self._lockstep, self._key = lockstep, digest(setup.config)
         self._member = lockstep.member(self._key, origin)
         self._alone = Alone(learner.optimizer, setup.recipe)
@@ -120,20 +123,23 @@ class Stepper:
     def _lead(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Stack | None:
         """Return the heads of this run and of its siblings, to be trained in lockstep; None where there is none."""
         head = gradient.head_of(part.network)
-        if not self._siblings or head is None or not part.train.known or part.autocast is not None:
+        if head is None or not part.train.known or part.autocast is not None:
             return None
         if part.weights is not None:  # which the closed form of its gradient knows nothing of
             return None
         if part.train.labels.device.type == "cpu" and not gradient.is_small(head, len(indices[0])):
             return None
         config = self._setup.config
+        siblings = {digest(one): one for one in self._siblings() if _shares_features(self._setup, one)}
+        if not siblings:
+            return None
         me = self._member_of(config, head, self._learner.optimizer)
         if epoch == 1:
             room = _KEPT // bytes_kept(me, config.epochs)
-            chosen = list(self._siblings.items())[:room]
+            chosen = list(siblings.items())[:room]
             others = [(key, self._beginner(head, sibling)) for key, sibling in chosen]
         else:
-            others = self._lockstep.others(list(self._siblings), epoch)
+            others = self._lockstep.others(list(siblings), epoch)
         if not others:
             return None
         stack = Stack([me, *(member for _, member in others)])

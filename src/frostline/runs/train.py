@@ -54,7 +54,7 @@ def learn(
     previous: Path | None,
     record: Record,
     screen: Screen,
-    siblings: Sequence[Config],
+    siblings: Callable[[], Sequence[Config]],
     judge: Judge | None,
 ) -> Progress:
     """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to.

@@ -136,7 +136,7 @@ def _carry_out(
                 screen=screen(),
                 previous=before,
                 fetch=find_weights.weights,
-                siblings=stacks.siblings(order.config, number, shared.runs),
+                siblings=functools.partial(stacks.siblings, order.config, number, shared.runs),
                 judge=_judge(order.config, facts, sweep),
             )
             status = "FINISHED" if record else "PLANNED"

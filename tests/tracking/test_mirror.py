@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
@@ -16,6 +18,7 @@ from frostline.core import project
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
+from frostline.store import tensorfile
 from frostline.tracking import pending_sweeps, server, session, sync
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.pending_sweeps import Place
@@ -286,6 +289,22 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
         stroke(sweep / "0")
     assert sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, tmp_path)))
     check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
+
+
+def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_replaced_with_the_runs(tmp_path, request):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    experiment = server.experiment(uri, tmp_path, request.node.name)
+    begin(folder := tmp_path / "run")
+    tensorfile.save(folder / "best.safetensors", {"weight": torch.zeros(3)}, {})
+    journal.note(folder, "artifact", path="best.safetensors", inside="weights")
+    finish(folder)
+    client = server.client_of(uri)
+    Mirror(folder).bring(client, experiment, None)
+    top = Path(client.get_run(journal.run_id(folder)).info.artifact_uri.removeprefix("file:"))
+    assert (top / "weights" / "best.safetensors").samefile(folder / "best.safetensors")
+    assert not (top / "plan.json").samefile(folder / "plan.json")
+    tensorfile.save(folder / "best.safetensors", {"weight": torch.ones(3)}, {})
+    assert load_file(top / "weights" / "best.safetensors")["weight"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from frostline.tracking.unsent_entries import Unsent, resumed, unsent_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
 _METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
@@ -138,7 +140,22 @@ class Mirror:
         # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
         where = _named(client.get_run(run_id)).info.artifact_uri
         kept = get_artifact_repository(where, tracking_uri=client.tracking_uri)
-        yield from (partial(kept.log_artifact, str(file), inside) for file, inside in there)
+        yield from (partial(_hand_on, kept, file, inside) for file, inside in there)
+
+
+def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
+    """Make a file an artifact, in the folder `inside`: on the disk that it lies on already, tensors take no more room.
+
+    Their files are replaced, and never written to, so that two names can be of one.
+    """
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    if file.suffix == ".safetensors" and isinstance(kept, LocalArtifactRepository):
+        place = Path(kept.artifact_dir, inside or "", file.name)
+        with suppress(OSError):  # another disk, one without links, or an older one is there: it is copied
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(file)
+    kept.log_artifact(str(file), inside)
 
 
 def _do_all(steps: Iterable[Callable[[], object]]) -> None:

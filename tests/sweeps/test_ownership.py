@@ -103,6 +103,38 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     assert "2 runs mended" in capsys.readouterr().out
 
 
+def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gives_signs(tmp_path, capsys):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("mended")
+    lost = dataclasses.replace(liveness.me(), host="lost")
+    tags = {
+        name: dict(owner.tags()) for name, owner in (("quiet", lost), ("here", lost), ("other", lost), ("new", lost))
+    }
+    for name in ("quiet", "here", "other"):
+        tags[name][layout.SIGN_TAG] = f"{time.time() - 1.5 * liveness.SILENT_WHEN_TOLD:.0f}"
+    tags["other"] |= dataclasses.replace(lost, host="other").tags() | {layout.SIGN_TAG: tags["quiet"][layout.SIGN_TAG]}
+    tags["here"][layout.FOLDER_TAG] = str(tmp_path)
+    (beat := tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(lost)))
+    runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
+
+    def running() -> set[str]:
+        return {name for name, run in runs.items() if client.get_run(run).info.status == "RUNNING"}
+
+    assert mend.main(["mended", "--uri", uri]) == 0
+    assert running() == set(runs)
+    assert mend.main(["mended", "--uri", uri, "--host", "lost"]) == 0
+    assert running() == {"here", "other", "new"}
+    assert "new: left, as it gave a sign of life in the last 150 seconds" in capsys.readouterr().out
+    long_ago = time.time() - 1.5 * liveness.SILENT_WHEN_TOLD
+    os.utime(beat, (long_ago, long_ago))
+    assert mend.main(["mended", "--uri", uri, "--host", "lost"]) == 0
+    assert running() == {"other", "new"}
+    assert not beat.exists()
+
+
 def past(status="FINISHED", source="s", owner=None, **tags):
     return resume.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 

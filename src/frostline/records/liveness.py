@@ -19,6 +19,8 @@ from frostline.records.layout import BEAT, OWNER, OWNER_TAGS, SIGN_TAG
 
 SILENT = 600.0
 """Seconds without a sign of life after which a process on another machine counts as gone."""
+SILENT_WHEN_TOLD = 150.0
+"""The same where a person says that this machine is gone: two of the signs that runs pass on to MLflow are missing."""
 
 _PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
 
@@ -50,12 +52,15 @@ class Owner:
         """Whether its process id can be looked up in this process's surroundings."""
         return (self.host, self.machine) == (me().host, me().machine)
 
-    def gone(self, sign: float | None = None) -> bool:
-        """Return whether the process is no more; of one elsewhere that is known by its last `sign` of life only."""
+    def gone(self, sign: float | None = None, *, silent: float = SILENT) -> bool:
+        """Return whether the process is no more.
+
+        Of one elsewhere that is known by its last `sign` of life only, if that is more than `silent` seconds old.
+        """
         import psutil
 
         if not self.here:
-            return self._before_this_boot() or (sign is not None and time.time() - sign > SILENT)
+            return self._before_this_boot() or (sign is not None and time.time() - sign > silent)
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
@@ -116,15 +121,22 @@ def read(path: Path) -> Owner | None:
     return None
 
 
-def living(path: Path) -> Owner | None:
-    """Return the owner that the file at `path` names, if that gives signs of life; None otherwise."""
+def living(path: Path, *, silent: float = SILENT) -> Owner | None:
+    """Return the owner that the file at `path` names, if that gives signs of life (see `gone`); None otherwise."""
     owner = read(path)
     try:
-        return None if owner is None or owner.gone(path.stat().st_mtime) else owner
+        return None if owner is None or owner.gone(path.stat().st_mtime, silent=silent) else owner
     except OSError:
         return None
 
 
-def holder(folder: Path) -> Owner | None:
+def holder(folder: Path, *, silent: float = SILENT) -> Owner | None:
     """Return who has the run or sweep in `folder` and gives signs of life there; None where nobody does."""
-    return living(folder / BEAT) or living(folder / OWNER)
+    return living(folder / BEAT, silent=silent) or living(folder / OWNER, silent=silent)
+
+
+def let_go(folder: Path) -> None:
+    """Have nobody hold the run or sweep in `folder` any more, whose process is known to be gone."""
+    for name in (BEAT, OWNER):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)

@@ -58,16 +58,29 @@ class Past:
 
     @property
     def holder(self) -> liveness.Owner | None:
-        """Who works on it, None where nobody does any more.
+        """Who works on it, None where nobody does any more."""
+        return self._holder(liveness.SILENT)
 
-        Its own signs of life are in its folder; those in its tags are passed on by its sweep, which may be gone.
-        """
-        if self._place is not None and (there := liveness.holder(self._place)) is not None:
+    def _holder(self, silent: float) -> liveness.Owner | None:
+        """Return who works on it: its signs of life are in its folder, and passed on in its tags."""
+        if self._place is not None and (there := liveness.holder(self._place, silent=silent)) is not None:
             return there
         owner, sign = liveness.of_tags(self.tags), self.tags.get(layout.SIGN_TAG)
-        if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None):
+        if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent):
             return None
         return owner
+
+    def left_by(self, host: str) -> bool:
+        """Return whether its process was on a machine that is gone, as a person says; if so nobody holds it any more.
+
+        What gave a sign of life since lives even so.
+        """
+        owner = liveness.of_tags(self.tags)
+        if owner is None or owner.host != host or self._holder(liveness.SILENT_WHEN_TOLD) is not None:
+            return False
+        if self._place is not None:
+            liveness.let_go(self._place)
+        return True
 
     def __str__(self) -> str:
         """Name it for people."""
@@ -191,18 +204,21 @@ def with_run_id(past: Past, root: Path, uri: str) -> Past:
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 
 
-def mend(uri: str, experiment: str, say: Callable[[str], object]) -> int:
+def mend(uri: str, experiment: str, say: Callable[[str], object], *, lost: str | None = None) -> int:
     """End every run as KILLED that MLflow believes to be running and whose process is gone; returns their number.
 
-    Raises `server.Unreachable`.
+    `lost` is the name of a machine that is gone. Raises `server.Unreachable`.
     """
     mended = 0
     for run_id, tags in query.running(uri, experiment):
         past = Past(run_id, "RUNNING", tags)
         owner = liveness.of_tags(tags)
-        if owner is not None and past.holder is None:
+        if owner is not None and (past.holder is None or (lost and past.left_by(lost))):
             why = f"process {owner.pid} on {owner.host} is gone"
             query.end(uri, run_id, "KILLED", why)
             say(f"{tags.get(layout.NAME_TAG, run_id)}: {why}; it is KILLED now")
             mended += 1
+        elif owner is not None and owner.host == lost:
+            when = f"in the last {liveness.SILENT_WHEN_TOLD:.0f} seconds"
+            say(f"{tags.get(layout.NAME_TAG, run_id)}: left, as it gave a sign of life {when}")
     return mended

@@ -14,7 +14,10 @@ import hydra
 import torch
 import yaml
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -49,6 +52,7 @@ ONE_OF_EACH_FAMILY = (
 )
 CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
+_GROUPS = {"freeze", *(folder.name for folder in CONF.iterdir() if folder.is_dir())}
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
 """What options say only where it is otherwise."""
 _MODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "freeze_mode").glob("*.yaml"))}
@@ -235,16 +239,32 @@ def train(
 
 
 def plain(*overrides: str) -> dict[str, Any]:
-    """Return what Hydra composes of a command line, as plain values of the caller's own."""
-    return copy.deepcopy(_plain(overrides))
+    """Return what Hydra composes of a command line, as plain values of the caller's own.
+
+    Hydra reads every file anew each time; here it composes the choices of groups once, and values are put into that.
+    """
+    read = OverridesParser.create().parse_overrides([*overrides])
+    values = [override for override in read if _is_value(override)]
+    config = copy.deepcopy(_composed(tuple(str(one.input_line) for one in read if one not in values)))
+    try:
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value())
+    except OmegaConfBaseException:  # which Hydra says in its own words
+        config = _composed(overrides)
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+
+
+def _is_value(override: Override) -> bool:
+    """Return whether it gives a key that is there, and no group, a number, a word or a switch."""
+    plain = isinstance(override.value(), int | float | str) and "${" not in str(override.value())
+    return plain and override.type is OverrideType.CHANGE and override.key_or_group not in _GROUPS
 
 
 @functools.cache
-def _plain(overrides: tuple[str, ...]) -> dict[str, Any]:
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("config", overrides=[*overrides])
-    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+        return hydra.compose("config", overrides=[*overrides])
 
 
 def compose(*overrides: str) -> Config:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
@@ -18,7 +19,7 @@ from torchvision.models import VisionTransformer
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import UserError
 from frostline.core.validation import adapter_config
-from frostline.models import build, cut, freezing, fuse
+from frostline.models import build, cut, freezing, fuse, timm_models
 from frostline.models.build import Model
 from frostline.models.input_spec import InputSpec
 from frostline.models.kept_adapters import KeptAdapter
@@ -47,6 +48,15 @@ def vit() -> Model:
     return Model("vit", "torchvision", module, structure_of(module), SPEC, None, None, new_head=True)
 
 
+def eva(rope: str, registers: int = 2) -> Model:
+    """Return a small network of timm's as EVA-02 and DINOv3 are, with rotary positions, in eval mode."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
+    kind = {"attn_type": "eva" if rope == "cat" else "rope", "rope_type": rope, "num_reg_tokens": registers}
+    module = Eva(SIDE, 8, use_rot_pos_emb=True, no_embed_class=True, head_init_scale=0, **sizes, **kind).eval()
+    return Model("eva", "timm", module, timm_models.structure_of(module, SIDE), SPEC, None, None, new_head=True)
+
+
 def pictures() -> Tensor:
     return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
@@ -55,6 +65,8 @@ def of(name: str) -> Model:
     """Return a network by name, `timm:` before those of timm, in eval mode."""
     if name == "vit":
         return vit()
+    if name.startswith("eva:"):
+        return eva(name.removeprefix("eva:"))
     library, _, own = name.rpartition(":")
     model = network(own, library=library or "torchvision", image_size=SIDE)
     model.module.eval()
@@ -133,16 +145,23 @@ def test_behind_attention_the_first_of_its_outputs_changes() -> None:
     torch.testing.assert_close((given, weights), (before + added, theirs))
 
 
-def prompted(bare: Any, module: Any, *, deep: bool) -> Tensor:
+def prompted(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
     """Return the logits of a `bare` vision transformer with the prompts of another, as the paper has them: behind CLS.
 
-    With `deep` those that a block gives are left out, and the next block's are put in their place.
+    With `deep` those that a block gives are left out, and the next block's are put in their place. Where attention
+    turns by positions, that is a network with so many registers more.
     """
     timm = not isinstance(bare, VisionTransformer)
     blocks = [*(bare.blocks if timm else bare.encoder.layers)]
     tokens = [adapter.tokens for adapter in adapters(module) if adapter.tokens is not None]
-    count = len(tokens[0])
-    if timm:
+    count, turned = len(tokens[0]), [()] * len(blocks)
+    if isinstance(bare, Eva):
+        x, rope = bare._pos_embed(bare.patch_embed(pictures()))
+        turned = [(one,) for one in (rope if bare.rope_mixed else [rope] * len(blocks))]
+        wider = eva(name.removeprefix("eva:"), registers=2 + count).module.get_submodule("blocks")
+        wider.load_state_dict(bare.blocks.state_dict())
+        blocks = [*wider.children()]
+    elif timm:
         x = bare.norm_pre(bare._pos_embed(bare.patch_embed(pictures())))
     else:
         x = bare._process_input(pictures())
@@ -152,19 +171,19 @@ def prompted(bare: Any, module: Any, *, deep: bool) -> Tensor:
             x = torch.cat([x[:, :1], tokens[0].expand(2, -1, -1), x[:, 1:]], 1)
         elif deep:
             x = torch.cat([x[:, :1], tokens[number].expand(2, -1, -1), x[:, 1 + count :]], 1)
-        x = block(x)
+        x = block(x, *turned[number])
     x = torch.cat([x[:, :1], x[:, 1 + count :]], 1)
     logits: Tensor = bare.forward_head(bare.norm(x)) if timm else bare.heads(bare.encoder.ln(x)[:, 0])
     return logits
 
 
-@pytest.mark.parametrize("name", ["vit", "timm:test_vit", "timm:test_vit3"])
+@pytest.mark.parametrize("name", ["vit", "timm:test_vit", "timm:test_vit3", "eva:cat", "eva:mixed", "eva:dinov3"])
 @pytest.mark.parametrize("deep", [True, False])
 @torch.no_grad()
 def test_prompts_are_what_the_paper_says(name: str, deep: bool) -> None:
     module, bare = moved(of(name), how("prompt", f"deep={deep}", "tokens=3"))
     given = module(pictures())
-    torch.testing.assert_close(given, prompted(bare, module, deep=deep), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(given, prompted(name, bare, module, deep=deep), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(given, bare(pictures()), rtol=1e-3)
     with_tokens = [adapter for adapter in adapters(module) if adapter.tokens is not None]
     assert len(with_tokens) == (len(module.encoder.layers if name == "vit" else module.blocks) if deep else 1)

@@ -33,6 +33,7 @@ _READ = {"bottleneck": ("rank", "parallel", "scale", "dropout"), "prompt": ("tok
 _TRANSFORMERS = {
     "torchvision.models.vision_transformer.VisionTransformer": ("encoder.layers", "hidden_dim"),
     "timm.models.vision_transformer.VisionTransformer": ("blocks", "embed_dim"),
+    "timm.models.eva.Eva": ("blocks", "embed_dim"),
 }
 """Networks whose blocks take any number of tokens, each at any place: where these are, and the length of a token."""
 _Forward = Callable[..., Any]
@@ -80,9 +81,10 @@ class Bottleneck(KeptAdapter):
 
 
 class Prompt(KeptAdapter):
-    """Tokens that learn, behind those of the picture in what a block takes (Jia et al. 2022, arXiv:2203.12119).
+    """Tokens that learn, before those of the picture in what a block takes (Jia et al. 2022, arXiv:2203.12119).
 
-    Attention gives a token no place but by its position, which is added before, so that behind is as good as between.
+    Attention gives a token no place but by its position. Where that is added below the blocks, before is as good as
+    between; where it turns queries and keys, attention leaves out the first tokens, class and registers, and these too.
     """
 
     def __init__(self, how: AdapterConfig, length: int, *, enter: bool, leave: bool, like: Tensor) -> None:
@@ -102,9 +104,9 @@ class Prompt(KeptAdapter):
         sequence, *others = inputs
         if self.tokens is not None:
             tokens = F.dropout(self.tokens, self.dropout, self.training)
-            sequence = torch.cat([sequence, tokens.expand(sequence.shape[0], -1, -1)], 1)
+            sequence = torch.cat([tokens.expand(sequence.shape[0], -1, -1), sequence], 1)
         given = forward(sequence, *others, **options)
-        return given[:, : -self.count] if self.leave else given
+        return given[:, self.count :] if self.leave else given
 
 
 def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int, side: int) -> Structure:
@@ -218,17 +220,31 @@ def _prompts(
     known = next(filter(None, ours), None)
     if known is None:
         told = (
-            "a VisionTransformer of torchvision or timm (ViT, DeiT, CLIP, SigLIP, DINOv2), whose blocks take any number"
-            f" of tokens; whether {type(module).__name__} does is not known, and freeze=adapter fits it"
+            "a VisionTransformer of torchvision or timm (ViT, DeiT, CLIP, SigLIP, DINOv2) or timm's Eva (EVA, DINOv3),"
+            f" whose blocks take any number of tokens; {type(module).__name__} is none, and freeze=adapter fits it"
         )
         raise user_error("freeze_mode.adapter.kind", "prompt", told)
     chained, length = known
     blocks = [f"{chained}.{name}" for name, _ in module.get_submodule(chained).named_children()]
     named = _named({path: addresses[path] for path in blocks if path in addresses}, how)
+    for path in named if how.deep else _from_first_to_last(blocks, named):
+        _without_position(module.get_submodule(path), how.tokens)
     for path in named if how.deep else dict.fromkeys((*named[:1], *named[-1:])):
         enter, leave = how.deep or path == named[0], how.deep or path == named[-1]
         like = next(module.get_submodule(path).parameters())
         yield path, Prompt(how, getattr(module, length), enter=enter, leave=leave, like=like)
+
+
+def _from_first_to_last(blocks: Sequence[str], named: Sequence[str]) -> Sequence[str]:
+    """Return the blocks that tokens go through which enter at the first that is named and leave at the last."""
+    return blocks[blocks.index(named[0]) : blocks.index(named[-1]) + 1] if named else ()
+
+
+def _without_position(block: nn.Module, count: int) -> None:
+    """Have a block's attention, where it turns queries and keys by their positions, leave out `count` tokens more."""
+    for layer in block.modules():
+        if hasattr(layer, "num_prefix_tokens"):
+            layer.num_prefix_tokens += count
 
 
 @functools.cache

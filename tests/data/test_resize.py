@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,6 @@ from sklearn.datasets import load_sample_image
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor
-from torch.nn.functional import pad
 from torchvision.models import get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -21,6 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from frostline.data import resize
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
 from frostline.models import build
+from frostline.models.input_spec import CROPS, InputSpec
 
 CENTERS = {
     CenterCrop.of(build.input_of(name, weights=key, image_size=None)): (name, key)
@@ -72,8 +74,9 @@ def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str)
 TAGS = (
     *("convnext_base.fb_in22k_ft_in1k_384", "vit_base_patch16_clip_384.openai_ft_in12k_in1k", "dm_nfnet_f0.dm_in1k"),
     *("vit_small_patch16_lingbot.robbyant", "vit_tiny_patch16_224.augreg_in21k"),
+    "deepseek_vit_412m_enc.deepseek_v4_flash_vision_exp",
 )
-"""Of timm, squashed wholly or in part and by both filters, or of a shorter side."""
+"""Of timm, squashed wholly or in part and by both filters, or of a shorter side, or whole within a border."""
 
 
 @pytest.mark.parametrize("name", TAGS)
@@ -90,8 +93,8 @@ def test_the_centre_is_what_timms_own_transforms_show(name: str) -> None:
 
 
 def test_a_picture_of_any_shape_has_a_view() -> None:
-    how = CenterCrop(size=32, resize=40, interpolation="bicubic")
-    for shape in ((1, 1), (1, 2000), (3000, 2), (33, 40)):
+    for shape, border in itertools.product(((1, 1), (1, 2000), (3000, 2), (33, 40)), (None, (1, 2, 3))):
+        how = CenterCrop(size=32, resize=40, interpolation="bicubic", border=border)
         pixels = picture(*shape)
         seen = center_crop(pixels, how)
         assert seen.shape == (1, 3, 32, 32)
@@ -99,13 +102,12 @@ def test_a_picture_of_any_shape_has_a_view() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), INTERPOLATIONS, st.booleans())
-def test_the_product_of_matrices_is_what_torch_resizes(
-    height: int, width: int, interpolation: str, squash: bool
-) -> None:
-    how, pixels = CenterCrop(24, 28, interpolation, squash), picture(height, width)
-    boxes, sizes = center_boxes(torch.tensor([[width, height]]), how), torch.tensor([[width, height]])
-    ours = resize._by_matrices(pixels, boxes * sizes.repeat(1, 2), sizes, 24, interpolation, bleed=True)
+@given(st.integers(1, 90), st.integers(1, 90), INTERPOLATIONS, st.sampled_from(CROPS))
+def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, interpolation: str, crop: str) -> None:
+    how = CenterCrop.of(InputSpec(24, 28, (0.1, 0.5, 1), (1, 1, 1), interpolation, crop))
+    pixels, sizes = picture(height, width), torch.tensor([[width, height]])
+    boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
+    ours = resize._by_matrices(pixels, boxes, sizes, 24, interpolation, fill=how.fill, bleed=True)
     apart = (ours - center_crop(pixels, how).float()).abs()
     assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.01
 
@@ -145,13 +147,14 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
 
 @settings(max_examples=60, deadline=None)
 @given(x=st.integers(-40, 40), y=st.integers(-40, 40), size=st.sampled_from([8, 20, 32, 50]))
-def test_outside_of_the_picture_there_are_zeros(x: int, y: int, size: int) -> None:
-    pixels = picture(32, 32)
-    ours = resized_crop(pixels, fractions([[x, y, x + 32, y + 32]], 32, 32), size, interpolation="bilinear")
-    theirs = tv.resized_crop(pad(pixels, [40] * 4), y + 40, x + 40, 32, 32, [size, size], antialias=True)
+def test_outside_of_the_picture_there_is_nothing_but_what_fills_it(x: int, y: int, size: int) -> None:
+    pixels, fill = picture(32, 32), (26, 0, 255)
+    ours = resized_crop(pixels, fractions([[x, y, x + 32, y + 32]], 32, 32), size, interpolation="bilinear", fill=fill)
+    padded = tv.pad(pixels, [40] * 4, fill=[*fill])
+    theirs = tv.resized_crop(padded, y + 40, x + 40, 32, 32, [size, size], antialias=True)
     assert torch.equal(ours, theirs.float())
     box = torch.tensor([[x, y, x + 32, y + 32]]).float()
-    by_matrices = resize._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear")
+    by_matrices = resize._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear", fill=fill)
     assert (by_matrices - ours).abs().max() <= 2
 
 

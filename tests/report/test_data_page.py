@@ -35,7 +35,10 @@ SMALL = DataFacts(
     hidden=4,
     suffixes={".txt": 1, ".mp4": 9},
     findings=(Finding("2 pictures & more", True, ("a = b", "c = d")),),
-    given=Given(224, 256, "bicubic", RGB, RGB, ("half of them mirrored",), 512, (0.1234, 0, 0), (1, 1, 1)),
+    given=Given(
+        *(224, 256, "a shorter side of 256", "bicubic", RGB, RGB),
+        *(("half of them mirrored",), 512, (0.1234, 0, 0), (1, 1, 1)),
+    ),
     fingerprint="0",
 )
 
@@ -100,7 +103,7 @@ def test_numbers_and_names_stand_in_the_page(tmp_path):
         ["train/a<.jpg", "truncated: it has no end"],
         ["largest class", "</script>, 99.09% of train"],
         ["without images", "classes: 1 in val, 2 in test"],
-        ["enlarged", "17 of 1,318 have a shorter side of less than 256 pixels"],
+        ["enlarged", "17 of 1,318 to a shorter side of 256 pixels"],
         ["converted", "2 CMYK, 3 turned as their EXIF says"],
         ["other files", "9 .mp4, 1 .txt, 4 hidden"],
         [

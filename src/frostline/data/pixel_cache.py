@@ -265,8 +265,7 @@ def _about(keep: Keep) -> str:
     """Return for people what is kept of pictures."""
     if keep.view is not None:
         view = keep.view
-        side = "both sides" if view.squash else "shorter side"
-        return f"seen at {view.size} pixels ({side} {view.resize}, {view.interpolation})"
+        return f"seen at {view.size} pixels of {view.resized}, {view.interpolation}"
     if keep.kind == "stored" and keep.side is not None:
         return f"shorter side {keep.side} pixels"
     return "checked" if keep.kind == "nothing" else "whole"

@@ -18,6 +18,10 @@ from torch.nn import functional as F
 Pictures = Tensor | Sequence[Tensor]
 """A batch `(B, 3, H, W)` uint8, or pictures `(3, H, W)` uint8 of any sizes."""
 
+Fill = tuple[int, int, int]
+"""Levels of red, green and blue that are shown where there is no picture."""
+
+_BLACK = (0, 0, 0)
 _LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
 
 
@@ -38,7 +42,11 @@ class Input(Protocol):
 
     @property
     def crop(self) -> str:
-        """`squash` where the longer side becomes as long as the shorter one."""
+        """`squash` where the longer side becomes as long as the shorter one, `border` where it alone is given."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Of red, green and blue in 0..1: what the network takes for nothing, and a border has."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,27 @@ class CenterCrop:
     """`bilinear` or `bicubic`, both antialiased."""
     squash: bool = False
     """Whether the longer side becomes `resize` too."""
+    border: Fill | None = None
+    """Where it is the longer side that becomes `resize`: what is shown beside the picture."""
 
     @classmethod
     def of(cls, spec: Input) -> CenterCrop:
         """Return what the network of that input sees."""
-        return cls(spec.size, spec.resize, spec.interpolation, spec.crop == "squash")
+        red, green, blue = (round(255 * level) for level in spec.mean)
+        border = (red, green, blue) if spec.crop == "border" else None
+        return cls(spec.size, spec.resize, spec.interpolation, spec.crop == "squash", border)
+
+    @property
+    def fill(self) -> Fill:
+        """What is shown where there is no picture."""
+        return self.border or _BLACK
+
+    @property
+    def resized(self) -> str:
+        """What a picture becomes before its centre is cut out, in words, in pixels."""
+        if self.border is not None:
+            return f"a longer side of {self.resize}, within a border"
+        return f"both sides squashed to {self.resize}" if self.squash else f"a shorter side of {self.resize}"
 
 
 def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
@@ -65,33 +89,64 @@ def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
     if not isinstance(pictures, Tensor):
         return torch.cat([center_crop(picture[None], how) for picture in pictures])
     height, width = pictures.shape[2:]
-    shorter = min(height, width)
-    height, width = (shorter, shorter) if how.squash else (height, width)
-    resized = height * how.resize // shorter, width * how.resize // shorter
+    resized = _resized(height, width, how)
     if _as_pillow(pictures.device) and max(resized) <= _LONG * how.size:
         whole = _interpolate(pictures, resized, how.interpolation)
-        top, left = (round((length - how.size) / 2) for length in resized)
-        return whole[:, :, top : top + how.size, left : left + how.size]
+        top, left = (_start(length - how.size) for length in resized)
+        return _cut(whole, top, left, (how.size, how.size), how.fill)
     sizes = _sizes(pictures)
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
-    return _by_matrices(pictures, boxes, sizes, how.size, how.interpolation, bleed=True).byte()
+    return _by_matrices(pictures, boxes, sizes, how.size, how.interpolation, fill=how.fill, bleed=True).byte()
+
+
+def _resized(height: int, width: int, how: CenterCrop) -> tuple[int, int]:
+    """Return the height and width that a picture becomes before its centre is cut out."""
+    if how.border is not None:  # as timm's ResizeKeepRatio rounds
+        ratio = max(height, width) / how.resize
+        return max(round(height / ratio), 1), max(round(width / ratio), 1)
+    shorter = min(height, width)
+    height, width = (shorter, shorter) if how.squash else (height, width)
+    return height * how.resize // shorter, width * how.resize // shorter
+
+
+def _start(surplus: int) -> int:
+    """Return where the centre begins, as torchvision and timm round halves: of what is too small outside of it."""
+    return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)
+
+
+def _cut(pictures: Tensor, top: int, left: int, size: tuple[int, int], fill: Fill) -> Tensor:
+    """Return `(B, 3, *size)` from a place on that may lie outside, with `fill` where there is no picture."""
+    rows, columns = size
+    inside = pictures[:, :, max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
+    if inside.shape[2:] == size:
+        return inside
+    cut = pictures.new_empty(len(pictures), 3, rows, columns)
+    cut[:] = pictures.new_tensor(fill)[:, None, None]
+    cut[:, :, max(-top, 0) :, max(-left, 0) :][:, :, : inside.shape[2], : inside.shape[3]] = inside
+    return cut
 
 
 def resized_crop(
-    pictures: Pictures, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str
+    pictures: Pictures,
+    boxes: Tensor,
+    size: int,
+    flip: Tensor | None = None,
+    *,
+    interpolation: str,
+    fill: Fill = _BLACK,
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32 in levels 0..255: the box of each picture, as torchvision's `resized_crop`.
 
     `boxes` is `(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture, rounded to its pixels here; where a box
-    reaches outside the picture, zeros are shown. `flip` is `(B,)` bool and mirrors left and right.
+    reaches outside the picture, `fill` is shown. `flip` is `(B,)` bool and mirrors left and right.
     """
     if _as_pillow(boxes.device):  # one by one: no bit depends on the other pictures of the batch
         mirrored = [False] * len(boxes) if flip is None else flip.tolist()
         cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
-        return torch.stack([_resized_crop(*one, size, interpolation) for one in cut]).float()
+        return torch.stack([_resized_crop(*one, size, interpolation, fill) for one in cut]).float()
     batch = pictures if isinstance(pictures, Tensor) else _padded(pictures)
     sizes = _sizes(pictures)
-    return _by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip)
+    return _by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip, fill=fill)
 
 
 def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
@@ -99,9 +154,13 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
 
     `sizes` is `(B, 2)`, width and height in pixels. A square picture with `resize == size` is seen whole.
     """
-    shorter = sizes.amin(1, keepdim=True)
-    resized = (shorter.expand_as(sizes) if how.squash else sizes) * how.resize // shorter
-    start = ((resized - how.size) / 2).round()
+    shorter, longer = sizes.amin(1, keepdim=True), sizes.amax(1, keepdim=True)
+    if how.border is None:
+        resized = (shorter.expand_as(sizes) if how.squash else sizes) * how.resize // shorter
+    else:
+        resized = (sizes.double() / (longer.double() / how.resize)).round().clamp(min=1).int()
+    start = (resized - how.size) / 2
+    start = torch.where(start < 0, start.trunc(), start.round())
     return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
 
 
@@ -123,18 +182,15 @@ def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) ->
     return F.interpolate(dense, size=size, mode=interpolation, antialias=True)
 
 
-def _resized_crop(picture: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str) -> Tensor:
+def _resized_crop(
+    picture: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str, fill: Fill
+) -> Tensor:
     """Return `(3, size, size)` uint8 of one picture on the CPU."""
     height, width = picture.shape[1:]
     left, top, right, bottom = (round(edge * length) for edge, length in zip(box, (width, height) * 2, strict=True))
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    if min(left, top) >= 0 and right <= width and bottom <= height:
-        part = picture[:, top:bottom, left:right]
-    else:
-        part = picture.new_zeros(3, bottom - top, right - left)
-        inside = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        part[:, max(-top, 0) :, max(-left, 0) :][:, : inside.shape[1], : inside.shape[2]] = inside
-    view = _interpolate(part[None], (size, size), interpolation)[0]
+    part = _cut(picture[None], top, left, (bottom - top, right - left), fill)
+    view = _interpolate(part, (size, size), interpolation)[0]
     return view.flip(2) if mirrored else view
 
 
@@ -178,6 +234,7 @@ def _by_matrices(
     interpolation: str,
     flip: Tensor | None = None,
     *,
+    fill: Fill = _BLACK,
     bleed: bool = False,
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32 in whole levels: the boxes `(B or 1, 4)`, in pixels, of a batch of pictures.
@@ -192,7 +249,16 @@ def _by_matrices(
     columns = _weights(left, right, across, width, size, _FILTERS[interpolation], bleed)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    return _product(rows, pictures, columns)
+    shown = _product(rows, pictures, columns)
+    return shown if fill == _BLACK else _filled(shown, rows, columns, fill)
+
+
+def _filled(shown: Tensor, rows: Tensor, columns: Tensor, fill: Fill) -> Tensor:
+    """Return `shown`, `(B, 3, S, S)`, overwritten, with `fill` as far as its weights leave it without a picture."""
+    bare = 1 - rows.sum(2)[:, :, None] * columns.sum(2)[:, None, :]
+    for channel, level in zip(shown.unbind(1), fill, strict=True):
+        channel += level * bare
+    return shown.round_().clamp_(0, 255)
 
 
 def _weights(
@@ -212,7 +278,8 @@ def _weights(
     inside = _covered(pixel, torch.zeros_like(start), lengths)
     weights *= inside if bleed else _covered(pixel, start, end)
     total = weights.sum(2, keepdim=True)
-    shown = (weights if bleed else weights.mul_(inside))[:, :, margin : margin + longest]
+    within = ((place > 0) & (place < lengths[:, None]))[:, :, None] if bleed else inside
+    shown = weights.mul_(within)[:, :, margin : margin + longest]
     return shown / torch.where(total.abs() < 1e-12, 1e-12, total)  # a place far outside the picture sees nothing at all
 
 

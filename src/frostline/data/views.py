@@ -131,7 +131,8 @@ class Views:
         """Return `(B, 3, S, S)` in whole levels: what is shown of the pictures."""
         if crop is not None:
             how = self._view.center
-            return resized_crop(pictures, crop.boxes, how.size, crop.flip, interpolation=how.interpolation)
+            options: dict[str, Any] = {"interpolation": how.interpolation, "fill": how.fill}
+            return resized_crop(pictures, crop.boxes, how.size, crop.flip, **options)
         if self._centred:
             assert isinstance(pictures, Tensor)
             return pictures

@@ -19,15 +19,16 @@ class InputSpec:
     size: int
     """Side in pixels of the square that the network sees."""
     resize: int
-    """Shorter side in pixels to which a picture is resized before its centre is cut out; with `squash` both sides."""
+    """Shorter side in pixels to which a picture is resized before its centre is cut out; with `squash` both sides, with
+    `border` the longer one."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
     interpolation: str
     """How a picture is resized: `bilinear` or `bicubic`, both antialiased."""
     crop: str = "center"
-    """One of `CROPS`: `center`, or `squash`, which keeps no aspect ratio; `border`, the whole picture with a border, is
-    shown as `center` is."""
+    """One of `CROPS`: `center`, or `squash`, which keeps no aspect ratio, or `border`, which shows the whole picture
+    and beside it `mean`."""
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> InputSpec:

@@ -242,6 +242,7 @@ def _from_first_to_last(blocks: Sequence[str], named: Sequence[str]) -> Sequence
 
 def _without_position(block: nn.Module, count: int) -> None:
     """Have a block's attention, where it turns queries and keys by their positions, leave out `count` tokens more."""
+    layer: Any
     for layer in block.modules():
         if hasattr(layer, "num_prefix_tokens"):
             layer.num_prefix_tokens += count

@@ -61,8 +61,7 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     if empty := [f"{counts.count(0):,} in {split}" for split, counts in facts.counts.items() if 0 in counts]:
         yield "without images", f"classes: {', '.join(empty)}"
     if facts.sizes.enlarged:
-        few = f"{facts.sizes.enlarged:,} of {total:,} have a shorter side of less than {given.resize} pixels"
-        yield "enlarged", few
+        yield "enlarged", f"{facts.sizes.enlarged:,} of {total:,} to {given.resized} pixels"
     if facts.converted:
         yield "converted", ", ".join(f"{count:,} {_CONVERTED[name]}" for name, count in facts.converted.items())
     if facts.broken:
@@ -72,7 +71,7 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     if facts.suffixes or facts.hidden:
         kinds = [f"{count:,} {suffix}" for suffix, count in sorted(facts.suffixes.items(), key=lambda item: -item[1])]
         yield "other files", ", ".join([*kinds, *([f"{facts.hidden:,} hidden"] if facts.hidden else [])])
-    yield "input", f"{given.size}x{given.size} pixels of a shorter side of {given.resize}, {given.interpolation}"
+    yield "input", f"{given.size}x{given.size} pixels of {given.resized}, {given.interpolation}"
     yield "normalised by", f"mean {_numbers(given.mean)}, deviation {_numbers(given.std)} (red, green, blue of 0..1)"
     yield "training views", "; ".join(given.training) or "as all others: augment changes nothing"
     measured = f"mean {_numbers(given.measured_mean)}, deviation {_numbers(given.measured_std)}"

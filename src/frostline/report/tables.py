@@ -45,8 +45,7 @@ def facts(plan: Plan) -> Table:
         grid.add_row("adapter", plan.adapter)
     each = ", any number of them in an image" if plan.multi_label else ""
     grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)}){each}")
-    side = f"both sides squashed to {plan.resize}" if plan.squash else f"a shorter side of {plan.resize}"
-    seen = f"{plan.image_size}x{plan.image_size} pixels of {side}, {plan.interpolation}"
+    seen = f"{plan.image_size}x{plan.image_size} pixels of {plan.resized}, {plan.interpolation}"
     grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
     if plan.cut_from:
         grid.add_row("crops", f"cut from {plan.cut_from}")

@@ -17,6 +17,7 @@ from frostline.core.labels import class_counts
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.loading import Data, Split
+from frostline.data.resize import CenterCrop
 from frostline.data.views import Views
 from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
@@ -44,7 +45,7 @@ class Sizes:
     aspect: Five
     """Width by height."""
     enlarged: int
-    """Pictures whose shorter side is less than what it becomes."""
+    """Pictures that are smaller than what they become."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Given:
     size: int
     """Side in pixels of the square that it sees."""
     resize: int
-    """What the shorter side of a picture becomes before its centre is cut out, in pixels."""
+    """What a side of a picture becomes before its centre is cut out, in pixels."""
+    resized: str
+    """That in words: which side it is."""
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -151,7 +154,7 @@ def facts(opened: Opened) -> DataFacts:
         images={name: len(split) for name, split in splits_of(data).items()},
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
         of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
-        sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec.resize),
+        sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,
         hidden=data.counts.get("hidden", 0),
@@ -167,16 +170,16 @@ def splits_of(data: Data) -> dict[str, Split]:
     return {"train": data.train, "val": data.val, "test": data.test}
 
 
-def _sizes(sizes: Tensor, resize: int) -> Sizes:
-    """Return how large pictures are whose widths and heights are `(N, 2)`, and of which the shorter side is resized."""
+def _sizes(sizes: Tensor, spec: InputSpec) -> Sizes:
+    """Return how large pictures are whose widths and heights are `(N, 2)`."""
     width, height = sizes.numpy().astype(np.float64).T
-    shorter = np.minimum(width, height)
+    shorter, longer = np.minimum(width, height), np.maximum(width, height)
     return Sizes(
         width=_five(width),
         height=_five(height),
         shorter=_five(shorter),
         aspect=_five(width / height),
-        enlarged=int(np.count_nonzero(shorter < resize)),
+        enlarged=int(np.count_nonzero((longer if spec.crop == "border" else shorter) < spec.resize)),
     )
 
 
@@ -192,6 +195,7 @@ def _given(opened: Opened) -> Given:
     return Given(
         size=spec.size,
         resize=spec.resize,
+        resized=CenterCrop.of(spec).resized,
         interpolation=spec.interpolation,
         mean=spec.mean,
         std=spec.std,

@@ -77,14 +77,13 @@ def samples() -> list[Tensor]:
 
 def facts(network: Predictor) -> dict[str, Any]:
     """Return what a program must know to use the network, JSON-able; also what `build.build` reads of a file."""
-    sides = "both sides" if network.center.squash else "the shorter side"
     return {
         **build.metadata(network.model, network.classes),
         "levels": asdict(network.levels),
         **({"multi_label": True} if network.multi_label else {}),
         "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
         "output": "probabilities: float32 (N, classes)",
-        "preprocessing": f"resize {sides}, antialiased, to 8 bits; centre crop to size; normalise",
+        "preprocessing": f"resize to {network.center.resized}, antialiased, 8 bits; centre crop to size; normalise",
     }
 
 

@@ -74,11 +74,9 @@ class Plan:
     multi_label: bool
     """Whether a picture may be of several classes, or of none."""
     image_size: int
-    resize: int
-    """What a picture's shorter side becomes, in pixels, before its centre is cut out."""
+    resized: str
+    """What a picture becomes before its centre is cut out, in words, in pixels."""
     interpolation: str
-    squash: bool
-    """Whether the longer side becomes that too."""
     cut_from: str
     """What random crops of training images are cut from; empty where there are none."""
     batch_size: int
@@ -173,9 +171,8 @@ def describe(setup: Setup, name: str) -> Plan:
         classes=data.classes,
         multi_label=data.multi_label,
         image_size=setup.model.input.size,
-        resize=setup.model.input.resize,
+        resized=CenterCrop.of(setup.model.input).resized,
         interpolation=setup.model.input.interpolation,
-        squash=CenterCrop.of(setup.model.input).squash,
         cut_from=data.cut_from,
         batch_size=config.batch_size,
         device=machine.device_name(setup.device),

@@ -44,24 +44,44 @@ class Portable(nn.Module):
     def view(self, pictures: Tensor) -> Tensor:
         """Return `(N, 3, S, S)` float32 in whole levels, resized along lines and then across them, as torch does."""
         rows, columns = _pixels(pictures[0, 0, :, 0]), _pixels(pictures[0, 0, 0, :])
-        shorter = torch.minimum(_count(rows), _count(columns))
-        lines = _rounded(pictures.double() @ self._weights(columns, shorter).mT)
-        return _rounded(self._weights(rows, shorter) @ lines).float()
+        down, across = (self._resized(one, other) for one, other in ((rows, columns), (columns, rows)))
+        lines = _rounded(pictures.double() @ self._weights(columns, across).mT)
+        shown = _rounded(self._weights(rows, down) @ lines)
+        if self.spec.crop == "border":
+            seen = self._inside(down)[:, None] & self._inside(across)
+            shown = torch.where(seen, shown, (255 * self.mean).round().double())
+        return shown.float()
 
-    def _weights(self, pixels: Tensor, shorter: Tensor) -> Tensor:
+    def _resized(self, pixels: Tensor, others: Tensor) -> Tensor:
+        """Return the length that a line becomes, float64, where lines across it have `others`."""
+        length, other = _count(pixels), _count(others)
+        if self.spec.crop == "border":
+            ratio = torch.maximum(length, other).double() / self.spec.resize
+            return (length / ratio).round().clamp(min=1)
+        shorter = torch.minimum(length, other)
+        kept = shorter if self.spec.crop == "squash" else length
+        return torch.div(kept * self.spec.resize, shorter, rounding_mode="floor").double()
+
+    def _shown(self, resized: Tensor) -> Tensor:
+        """Return the places of a resized line that are shown; of one that is too short some lie outside."""
+        start = (resized - self.spec.size) / 2
+        return self.places + torch.where(start < 0, start.trunc(), start.round())
+
+    def _inside(self, resized: Tensor) -> Tensor:
+        shown = self._shown(resized)
+        return (shown >= 0) & (shown < resized)
+
+    def _weights(self, pixels: Tensor, resized: Tensor) -> Tensor:
         """Return `(places, pixels)` float64: the weights of the resize for the places that the centre crop leaves.
 
         They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
         (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may stand near either end of
         a line, outside the centre crop.
         """
-        length = _count(pixels)
-        kept = shorter if self.spec.crop == "squash" else length
-        resized = torch.div(kept * self.spec.resize, shorter, rounding_mode="floor").double()
-        start = ((resized - self.spec.size) / 2).round()
         ends = torch.minimum(self.ends, resized - 1)
-        shown = torch.cat([self.places + start, ends, resized - 1 - ends]) + 0.5
-        step = length / resized
+        places = torch.minimum(self._shown(resized).clamp(min=0), resized - 1)
+        shown = torch.cat([places, ends, resized - 1 - ends]) + 0.5
+        step = _count(pixels) / resized
         weights = _FILTERS[self.spec.interpolation]((pixels - step * shown[:, None]).abs() / step.clamp(min=1))
         weights = weights / weights.sum(1, keepdim=True)
         steps = torch.exp2(torch.log2((2**15 - 0.5) / weights.max()).ceil() - 1).clamp(max=2**22)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.records.result import BYTES, PARAMETERS, SPEED
+from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, BYTES, MERGE_ERROR, PARAMETERS, SPEED
 from frostline.runs import speed
 from frostline.runs.run import execute
 from frostline.runs.setup import assemble
@@ -39,6 +39,15 @@ def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: A
     assert of_lora == sum(file.stat().st_size for file in (runs["lora"][0] / "adapter").iterdir())
     features = runs["head"][1][PARAMETERS] / CLASSES - 1
     assert of_knn == IMAGES * (4 * features + 8) and of_head < of_lora < of_full
+
+
+def test_a_run_says_how_large_its_adapters_are_and_what_merging_them_changed(runs: Any) -> None:
+    folder, metrics = runs["lora"]
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    own = sum(tensor.numel() for name, tensor in tensors.items() if ".lora_" in name)
+    assert metrics[ADAPTER_PARAMETERS] == own and 0 <= metrics[MERGE_ERROR] < 1e-3
+    assert metrics[ADAPTER_BYTES] == (folder / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert not {ADAPTER_PARAMETERS, ADAPTER_BYTES, MERGE_ERROR} & runs["full"][1].keys()
 
 
 def test_the_speed_is_that_of_the_whole_network_and_measured_once(runs: Any) -> None:

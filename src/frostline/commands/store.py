@@ -97,6 +97,6 @@ def _count(items: list[Item]) -> str:
 
 
 def _size(count: int) -> str:
-    from frostline.report.tables import size
+    from frostline.records.result import size
 
     return size(count)

@@ -24,6 +24,10 @@ IMAGES = "cost/backbone_images"
 BYTES = "cost/bytes_per_task"
 """What a task adds to a backbone that many tasks share."""
 SPEED = "cost/inference_images_per_second"
+ADAPTER_PARAMETERS, ADAPTER_BYTES = "cost/adapter_parameters", "cost/adapter_bytes"
+"""Of what was put beside frozen layers, without the head; of the file that has it alone, with the head."""
+MERGE_ERROR = "test/merge_error"
+"""By how much of 1 the network's answers changed as that was merged into its weights."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,16 @@ class Result:
 def percent(fraction: float) -> str:
     """Return an accuracy for people, e.g. `97.50%`."""
     return f"{100 * fraction:.2f}%"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people, in powers of 1,000 as `store.budget_gb` is."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.3g} {unit}"
 
 
 def value_text(value: object) -> str:

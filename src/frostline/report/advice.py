@@ -10,10 +10,10 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from frostline.records.result import percent
+from frostline.records.result import percent, size
 from frostline.report import command_line, statistics
 from frostline.report.statistics import Interval
-from frostline.report.tables import duration, size
+from frostline.report.tables import duration
 
 if TYPE_CHECKING:
     from frostline.report.terminal import Screen

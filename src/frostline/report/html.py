@@ -90,9 +90,10 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         *keys,
         "runs" if group["folds"] else "seeds",
         "cells tried",
+        *(["adapter"] if any(one["adapter"] for one in found) else []),
     ]
     names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
-    rows = "\n".join(_row(one, keys, by) for one in found)
+    rows = "\n".join(_row(one, keys, by, adapter="adapter" in head) for one in found)
     if group["baseline"] and group["baseline"][1] is not None:
         name, value = group["baseline"]
         empty = '<td class="number"></td>' * (len(head) - 1)
@@ -143,7 +144,7 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
     return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
 
 
-def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
+def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric, *, adapter: bool) -> str:
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
@@ -157,6 +158,7 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric) -> str:
         *("-" if one["at"][key] is None else escape(value_text(one["at"][key])) for key in keys),
         f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
         str(one["tried"]),
+        *([escape(one["adapter"]) or "-"] if adapter else []),
     ]
     return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from frostline.records import journal
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
-from frostline.report import backbones, image_details, style
+from frostline.report import adapter_words, backbones, image_details, style
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
@@ -125,6 +125,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
             *_ends(interval(found, cell.by) if (found := trials(cell)) else None),
         ],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
+        "adapter": adapter_words.full((cell.finished or cell.results)[0]),
         "runs": [numbers[id(result)] for result in cell.results],
         "seeds": [len(cell.finished), len(cell.results)],
     }
@@ -144,6 +145,7 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "test": _round(result.metrics.get(by.test, math.nan)),
         "epoch": _round(result.metrics.get("best/epoch", math.nan)),
         "cost": _costs(result.metrics),
+        "adapter": adapter_words.full(result),
         "mlflow": _mlflow(result, tracker),
         "again": rerun(result) if result.status != "WAITING" else None,
     }

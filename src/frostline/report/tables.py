@@ -15,7 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frostline.core.metrics import ACCURACY
-from frostline.records.result import PARAMETERS, SECONDS, Result, value_text
+from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, size, value_text
+from frostline.report import adapter_words
 from frostline.report.cells import REPEATS, Cell
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = Non
     """
     columns = _columns(ranked, swept)
     table = _cells_table(columns)
-    for cost in ("learn", "time"):
-        if limit is not None and width(table) > limit:
+    for cost in ("adapter", "learn", "time"):
+        if limit is not None and cost in columns and width(table) > limit:
             del columns[cost]
             table = _cells_table(columns)
     return table
@@ -134,6 +135,8 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     which = f" {named.pop()}" if len(named) == 1 else ""  # of several each cell says its own
     columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
     columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
+    if any(ADAPTER_PARAMETERS in result.metrics for cell in ranked for result in cell.finished):
+        columns["adapter"] = [adapter_words.short((cell.finished or cell.results)[0]) for cell in ranked]
     columns["learn"] = [_millions(cell.mean(PARAMETERS)) for cell in ranked]
     columns["time"] = [_or_dash(cell.mean(SECONDS), duration) for cell in ranked]
     return columns
@@ -226,13 +229,3 @@ def store_table(items: Sequence[Item]) -> Table:
         used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M") if item.used else "-"
         table.add_row(Text(item.kind), Text(item.about or "(damaged)"), size(item.size), used)
     return table
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1,000 as `store.budget_gb` is."""
-    value, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.3g} {unit}"

@@ -17,11 +17,25 @@ from frostline.core.errors import user_error
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.data import loading
-from frostline.models import adapters, build, kept_adapters, peft_layout
+from frostline.models import adapters, build, freezing, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.records.result import BYTES, IMAGES, PARAMETERS, PRUNED, SECONDS, SHARED, SPEED, TEST, VAL, WITHOUT
+from frostline.records.result import (
+    ADAPTER_BYTES,
+    ADAPTER_PARAMETERS,
+    BYTES,
+    IMAGES,
+    MERGE_ERROR,
+    PARAMETERS,
+    PRUNED,
+    SECONDS,
+    SHARED,
+    SPEED,
+    TEST,
+    VAL,
+    WITHOUT,
+)
 from frostline.report.terminal import Screen
 from frostline.runs import evaluation, frost_line, robustness, selection, speed
 from frostline.runs.plan import Plan, describe
@@ -117,8 +131,8 @@ def _attempt(
             voters = None
         else:
             progress, voters = solve(setup, learner, images, guard, folder, record, screen)
-        scored, final = conclude(setup, progress, images, folder, draft, voters)
-    metrics = _metrics(setup, plan, progress, scored, images)
+        scored, final, of_adapters = conclude(setup, progress, images, folder, draft, voters)
+    metrics = _metrics(setup, plan, progress, scored, images) | of_adapters
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None:
         metrics[SPEED] = speed.images_per_second(setup)
@@ -236,38 +250,45 @@ def draft_of(setup: Setup, folder: Path) -> Draft:
 
 def conclude(
     setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft, voters: nn.Module | None = None
-) -> tuple[Evaluation, str | None]:
-    """Leave the best weights and how they do on the test split in `folder`; return that, and the sha256 of the file.
+) -> tuple[Evaluation, str | None, dict[str, float]]:
+    """Leave the best weights and how they do on the test split in `folder`.
 
-    Where `voters` classify in place of the head there are no weights that do, and so no file.
+    Return that, the sha256 of the file, and the metrics of adapters. Where `voters` classify in place of the head there
+    are no weights that do, and so no file.
     """
     state.put(setup.model.module, progress.best)
-    merged = leave_adapters(setup, images, folder)
+    merged, metrics = leave_adapters(setup, images, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
     saved = draft.finish({**kept, **merged}) if voters is None else None
     scored = score(setup, progress.best_phase, images, voters)
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
-    return scored, saved.result() if saved else None
+    return scored, saved.result() if saved else None, metrics
 
 
-def leave_adapters(setup: Setup, images: Images, folder: Path) -> dict[str, Tensor]:
-    """Leave adapters alone in `folder`, and return by name the network's tensors that they were merged into, if any."""
+def leave_adapters(setup: Setup, images: Images, folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Leave adapters alone in `folder`.
+
+    Return by name the network's tensors that they were merged into, if any, and what they are in numbers.
+    """
     module, heads, how = setup.model.module, setup.model.structure.heads, setup.config.freeze_mode.adapter
     if how.kind == "none":
-        return {}
+        return {}, {}
     merged: dict[str, Tensor] = {}
     said: dict[str, float] = {}
+    own = [part for path, part in module.named_modules() if path.rpartition(".")[2] == freezing.ADAPTER]
+    metrics = {ADAPTER_PARAMETERS: float(sum(p.numel() for part in own for p in part.parameters()))}
     if how.kind in KEPT:
         tensors, facts = kept_adapters.alone(module, how, heads=heads)
         facts |= {"model": setup.model.name, "library": setup.model.library, "classes": list(setup.data.classes)}
     else:
         tensors, facts = peft_layout.adapters_alone(module, how, heads=heads)
         merged, said["error"] = merge(setup, images)
+        metrics[MERGE_ERROR] = said["error"]
     (place := folder / layout.ADAPTER).mkdir(exist_ok=True)
     tensorfile.save(place / "adapter_model.safetensors", tensors, said)
     files.write_json(place / "adapter_config.json", facts)
-    return merged
+    return merged, metrics | {ADAPTER_BYTES: float((place / "adapter_model.safetensors").stat().st_size)}
 
 
 @torch.no_grad()

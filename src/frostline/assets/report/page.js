@@ -391,10 +391,11 @@ function runsSection({ ITable, jQuery, DataTable }) {
     { title: "val", data: run => run.val, ...score }, { title: "test", data: run => run.test, ...score },
     { title: "best epoch", data: run => run.epoch, ...cost(String) },
     { title: "seconds", data: run => run.cost[0], ...cost(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], ...cost(v => v.toLocaleString("en")) },
+    { title: "adapter", data: run => run.adapter, className: "wrap", ...plain },
     { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
     { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
     { title: "again", orderable: false, data: run => run.again, render: (value, kind) => kind === "display" && value ? `<code class="again" title="copy">${safe(value)}</code>` : value ?? "" },
-  ].filter(column => column.title !== "reason" || D.runs.some(run => run.reason));
+  ].filter(({ title }) => !["adapter", "reason"].includes(title) || D.runs.some(run => run[title]));
   const node = $("#runs table");
   const by = columns.findIndex(column => column.title === "val");
   jQuery(node).on("click", ".again", event => navigator.clipboard?.writeText(event.target.textContent).then(() => { event.target.title = "copied"; }));

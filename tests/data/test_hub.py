@@ -184,8 +184,8 @@ def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
     assert "data.options.image=label: expected a column of pictures, not of int64: scan" in refused(
         folder, image="label"
     )
-    assert "data.options.label=scan: expected a column with one text or number in a row, not of pictures" in refused(
-        folder, label="scan"
+    assert refused(folder, label="scan").endswith(
+        "label=scan: expected a column with one text or number, or a list of them, in a row, not of pictures"
     )
 
 
@@ -226,7 +226,9 @@ def test_splits_are_found_by_name_or_said(tmp_path: Path) -> None:
 
 def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     folder = saved(tmp_path / "set", rows(20))
-    assert "data.options.labels=label: expected one of image, label, group" in refused(folder, labels="label")
+    assert "data.options.labels=label: expected one of image, label, separator, group" in refused(
+        folder, labels="label"
+    )
     assert "data.options.revision=main: expected null, since a folder has no revisions" in refused(
         folder, revision="main"
     )
@@ -237,9 +239,9 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "data.options.label=null: expected the column of the data set that it is: label, fine" in refused(
         saved(tmp_path / "several", several)
     )
-    lists = rows(6, label=datasets.List(datasets.ClassLabel(names=list(CLASSES))), labels=[[0], [0, 1]] * 3)
-    assert "data.options.label=label: expected a column with one text or number in a row, not list<" in refused(
-        saved(tmp_path / "lists", lists), label="label"
+    nested = rows(6, label=datasets.List(datasets.List(datasets.Value("int64"))), labels=[[[0]], [[0, 1]]] * 3)
+    assert "expected a column with one text or number, or a list of them, in a row, not list<" in refused(
+        saved(tmp_path / "nested", nested), label="label"
     )
     (tmp_path / "empty").mkdir()
     assert "a folder with a data set, and this is empty" in refused(tmp_path / "empty")

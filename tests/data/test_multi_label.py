@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -77,6 +79,119 @@ def test_labels_of_a_cell_a_list_or_columns_are_the_same(
     assert data.multi_label and data.classes == CLASSES
     assert found_in(data) == dict(enumerate(labels))
     assert any(not own for own in labels)  # of no class, and there
+
+
+def hub_set(root: Path, cells: dict[str, list[Any]], **features: Any) -> Any:
+    """Return a data set of the pictures and what `cells` say of them."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [str(root / f"{number}.png") for number in range(40)], **cells}
+    found = datasets.Dataset.from_dict(columns)
+    for name, feature in {"image": datasets.Image(), **features}.items():
+        found = found.cast_column(name, feature)
+    return found
+
+
+def shard(file: Path, root: Path, fields: Mapping[str, Sequence[str]]) -> Path:
+    """Write a shard of the pictures and their fields."""
+    with tarfile.open(file, "w") as archive:
+        for number in range(40):
+            content = {"png": (root / f"{number}.png").read_bytes()}
+            content |= {field: texts[number].encode() for field, texts in fields.items()}
+            for field, data in content.items():
+                member = tarfile.TarInfo(f"{number:02d}.{field}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return file
+
+
+@pytest.mark.parametrize("how", ["classes", "texts", "columns", "separator"])
+def test_labels_of_a_data_set_of_the_hub_are_the_same(
+    said: tuple[Path, list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    root, labels = said
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    options: dict[str, Any] = {}
+    if how == "columns":
+        cells: dict[str, list[Any]] = {name: [int(name in own) for own in labels] for name in CLASSES}
+        found = hub_set(root, cells, dog=datasets.ClassLabel(names=["no", "yes"]), fox=datasets.Value("bool"))
+        options["label"] = [*CLASSES]
+    elif how == "separator":
+        found = hub_set(root, {"label": [" | ".join(own) for own in labels]})
+        options["separator"] = "|"
+    elif how == "classes":
+        numbers = [[CLASSES.index(name) for name in own] for own in labels]
+        found = hub_set(root, {"seen": numbers}, seen=datasets.List(datasets.ClassLabel(names=[*CLASSES])))
+    else:
+        found = hub_set(root, {"labels": labels})
+    found.save_to_disk(str(tmp_path / "set"))
+    data = load_data(source="hub", root=str(tmp_path / "set"), options=options)
+    assert data.multi_label and data.classes == CLASSES
+    assert found_in(data) == dict(enumerate(labels))
+
+
+@pytest.mark.parametrize("how", ["key", "list", "numbers", "keys", "fields", "separator"])
+def test_labels_in_shards_are_the_same(said: tuple[Path, list[list[str]]], tmp_path: Path, how: str) -> None:
+    root, labels = said
+    options: dict[str, Any] = {}
+    if how == "key":
+        fields = {"json": [json.dumps({"labels": own, "more": [1, {}]}) for own in labels]}
+    elif how == "list":
+        fields = {"json": [*map(json.dumps, labels)]}
+    elif how == "numbers":
+        fields = {"json": [json.dumps({"label": [CLASSES.index(name) for name in own]}) for own in labels]}
+        options["classes"] = [*CLASSES]
+    elif how == "keys":
+        fields = {"json": [json.dumps({name: name in own for name in CLASSES}) for own in labels]}
+        options["label"] = [*CLASSES]
+    elif how == "fields":
+        fields = {f"{name}.txt": [str(int(name in own)) for own in labels] for name in CLASSES}
+        options["label"] = [f"{name}.txt" for name in CLASSES]
+    else:
+        fields, options["separator"] = {"cls": [" ".join(own) for own in labels]}, " "
+    data = load_data(source="shards", root=str(shard(tmp_path / "s.tar", root, fields)), options=options)
+    assert data.multi_label and data.classes == tuple(options.get("label", CLASSES))
+    called = dict(zip(CLASSES, data.classes, strict=True))
+    assert found_in(data) == {number: [called[name] for name in own] for number, own in enumerate(labels)}
+
+
+def test_what_cannot_be_meant_in_shards_and_on_the_hub_is_refused_alike(
+    said: tuple[Path, list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, labels = said
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cells: dict[str, list[Any]] = {name: [str(int(name in own)) for own in labels] for name in CLASSES}
+    cells["fox"][0] = "?"
+    cells["vector"] = [[int(name in own) for name in CLASSES] for own in labels]
+    hub_set(root, cells).save_to_disk(str(tmp_path / "set"))
+    rows = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+    where = {"hub": tmp_path / "set", "shards": shard(tmp_path / "s.tar", root, {"json": [*map(json.dumps, rows)]})}
+
+    def refused(**options: Any) -> str:
+        lines = set()
+        for source, place in where.items():
+            with pytest.raises(UserError) as caught:
+                load_data(source=source, root=str(place), options=options)
+            lines.add(str(caught.value))
+        assert len(lines) == 1
+        return lines.pop()
+
+    assert "columns of 1 and 0 where each class has its own, but fox has ?" in refused(label=[*CLASSES])
+    assert "data.options.separator=|: expected null" in refused(label=["cat", "dog"], separator="|")
+    assert "a column of 1 and 0 for each class, not a list of 1 and 0" in refused(label="vector")
+    for source in where:
+        with pytest.raises(UserError, match="two or more of them"):
+            load_data(source=source, root=str(where[source]), options={"label": ["cat"]})
+
+
+def test_rows_without_any_label_are_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    root, labels = said
+    rows = [",".join([f"{n}.png", *(str(int(name in own)) for name in CLASSES)]) for n, own in enumerate(labels)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows[:39], "39.png,,,"]))
+    data = load(tmp_path / "t.csv", root=str(root), label=[*CLASSES])
+    assert found_in(data) == dict(enumerate(labels[:39]))
+    assert any("1 rows without a label are left out: 39.png" in finding.about for finding in data.findings)
 
 
 def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

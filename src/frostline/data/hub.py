@@ -22,18 +22,19 @@ from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded, facts
+from frostline.data import label_columns
 from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
+from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import printable, some
-from frostline.data.table_labels import LABELS
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-_OPTIONS = ("image", "label", "group", "config", "revision", *SPLITS)
+_OPTIONS = ("image", "label", "separator", "group", "config", "revision", *SPLITS)
 _READERS = ("parquet", "arrow", "imagefolder", "webdataset", "json", "csv", "cache")
 """Readers of the library that run nothing which a data set brings; the last is for what was fetched before."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -55,7 +56,7 @@ class Pictures:
     files: tuple[tuple[object, ...], ...]
     """Name, size and times of each file that the rows lie in."""
     rows: tuple[int, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Labels, ...]
     """Of each of the rows."""
     groups: tuple[str, ...] | None
     """Of each of the rows, empty where it belongs to nobody; None where none are asked for."""
@@ -115,43 +116,65 @@ class HubData:
     """`train` at least."""
     classes: tuple[str, ...]
     """The names of all classes in the order that the data set has; empty where labels speak for themselves."""
+    multi_label: bool
+    """Whether pictures may be of several classes, or of none."""
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns are read."""
+
+    image: str
+    labels: tuple[str, ...]
+    """One, or one for each class."""
+    separator: str | None
+    group: str | None
+
+    @property
+    def names(self) -> set[str]:
+        return {self.image, *self.labels, *((self.group,) if self.group is not None else ())}
 
 
 def read(root: str, options: Mapping[str, Any]) -> HubData:
     """Return what the data set at `root` holds, a folder or a name of the hub as `owner/name`.
 
-    `options`: the columns `image`, `label` and `group`, null for the only one of its kind; `config` and `revision` of
-    what the hub has; and what it calls its `train`, `val` and `test` splits where that does not tell. Raises
-    `UserError` for what cannot be read so, or reached.
+    `options`: the columns `image`, `label` and `group`, null for the only one of its kind; several columns for `label`
+    are a class each, `separator` is what stands between the labels of a text; `config` and `revision` of what the hub
+    has; and what it calls its `train`, `val` and `test` splits where that does not tell. Raises `UserError` for what
+    cannot be read so, or reached.
     """
     _check_options(options)
     opened = _open(root, options)
     roles, findings = _roles(opened, options)
     train = opened[roles["train"]]
-    image = _image_column(train, options.get("image"))
-    label = _label_column(train, options.get("label"), image)
-    group = _column(train, "group", options["group"]) if options.get("group") is not None else None
+    columns = _columns(train, options)
+    several = len(columns.labels) > 1 or columns.separator is not None or _is_list(train, columns.labels[0])
     splits = {}
     for role, called in roles.items():
-        lacks = {name for name in (image, label, group) if name} - set(opened[called].features)
-        if lacks:
+        if lacks := columns.names - set(opened[called].features):
             findings.append(Finding(f"split {called} is left out, since it has no column {some(sorted(lacks))}", True))
             continue
-        own = _pictures(root, called, opened[called], image, label, group, findings)
+        own = _pictures(root, called, opened[called], columns, findings, several=several)
         if own.rows:
             splits[role] = own
     if "train" not in splits:
-        raise user_error("data.root", root, f"rows of train, with a picture ({image}) and a label ({label}) each")
-    return HubData(splits, _names(train, label), tuple(findings))
+        labels = some(columns.labels)
+        expected = f"rows of train, with a picture ({columns.image}) and a label ({labels}) each"
+        raise user_error("data.root", root, expected)
+    classes = columns.labels if len(columns.labels) > 1 else _names(train, columns.labels[0])
+    return HubData(splits, classes, several, tuple(findings))
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if key not in _OPTIONS:
             raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
-        if value is not None and not isinstance(value, str):
+        if value is not None and not isinstance(value, list if key == "label" and isinstance(value, list) else str):
             raise user_error(f"data.options.{key}", value, "a name, or null")
+    label_columns.check_options(
+        options.get("label"), options.get("separator"), "the name of a column", "two or more of them"
+    )
 
 
 def _open(root: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
@@ -332,23 +355,42 @@ def _holds_pictures(kind: Any) -> bool:
     )
 
 
-def _label_column(rows: Any, given: str | None, image: str) -> str:
-    """Return the column with the labels: as it was given, or the only one of classes or called as is common."""
+def _columns(rows: Any, options: Mapping[str, Any]) -> _Columns:
+    """Return which columns are read: as they were given, or the only ones of their kind."""
+    image, group = _image_column(rows, options.get("image")), options.get("group")
+    given = options.get("label")
+    labels = tuple(given) if isinstance(given, list) else (_only_labels(rows) if given is None else given,)
+    for name in labels:
+        kind = rows.data.schema.field(_column(rows, "label", name)).type
+        if name == image or not _is_simple(kind, lists=len(labels) == 1):
+            among = "one text or number" if len(labels) > 1 else "one text or number, or a list of them,"
+            said = "of pictures" if name == image else str(kind)
+            raise user_error("data.options.label", name, f"a column with {among} in a row, not {said}")
+    named = _column(rows, "group", group) if group is not None else None
+    return _Columns(image, labels, options.get("separator"), named)
+
+
+def _only_labels(rows: Any) -> str:
+    """Return the only column of classes, of one or of lists of them, or else the one that is called as is common."""
     features = rows.features
-    if given is None:
-        classes = [name for name in features if type(features[name]).__name__ == "ClassLabel"]
-        given = _only(rows, "label", classes or [name for name in features if name.casefold() in LABELS])
-    name = _column(rows, "label", given)
-    if name == image or not _is_simple(kind := rows.data.schema.field(name).type):
-        expected = "a column with one text or number in a row, not " + ("of pictures" if name == image else str(kind))
-        raise user_error("data.options.label", name, expected)
-    return name
+    return _only(
+        rows,
+        "label",
+        [name for name in features if _class_names(features[name])]
+        or [name for name in features if name.casefold() in LABELS],
+    )
 
 
-def _is_simple(kind: Any) -> bool:
-    """Return whether values of an Arrow type may be classes as they stand there."""
+def _is_list(rows: Any, name: str) -> bool:
+    return hasattr(rows.data.schema.field(name).type, "value_field")
+
+
+def _is_simple(kind: Any, *, lists: bool = False) -> bool:
+    """Return whether values of an Arrow type may be classes as they stand there, or `lists` of them."""
     from pyarrow import types
 
+    if lists and hasattr(kind, "value_field"):
+        return _is_simple(kind.value_type)
     if types.is_dictionary(kind):
         kind = kind.value_type
     tests = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
@@ -356,45 +398,65 @@ def _is_simple(kind: Any) -> bool:
 
 
 def _names(rows: Any, label: str) -> tuple[str, ...]:
-    return tuple(getattr(rows.features[label], "names", None) or ())
+    return _class_names(rows.features[label])
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """Return what classes are called, where a column, or the lists in it, hold such; else nothing."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
 def _pictures(
-    root: str, split: str, rows: Any, image: str, label: str, group: str | None, findings: list[Finding]
+    root: str, split: str, rows: Any, columns: _Columns, findings: list[Finding], *, several: bool
 ) -> Pictures:
     """Return the rows of a split with a picture and a label; `findings` gets what is told of the others."""
     table = rows.with_format("arrow")[:]  # a view of the files, in the order that the rows have
-    content, paths = _content_and_paths(table.column(image))
-    labels = _labels(root, split, table.column(label).to_pylist(), _names(rows, label))
+    content, paths = _content_and_paths(table.column(columns.image))
+    cells = {name: _cells(root, split, table.column(name).to_pylist(), _names(rows, name)) for name in columns.labels}
+    labels = _labels(cells, columns.separator, several=several)
     nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
     known = [row not in nowhere for row in range(len(labels))]
     for what, lost in (
         ("picture", [row for row, there in enumerate(known) if not there]),
-        ("label", [row for row, text in enumerate(labels) if not text and known[row]]),
+        ("label", [row for row, own in enumerate(labels) if own is None and known[row]]),
     ):
         if lost:
             named = tuple(f"{split}[{row}]" for row in lost)
             told = f"{len(lost):,} rows without a {what} are left out: {first_few(named)}"
             findings.append(Finding(told, True, named))
-    kept = tuple(row for row, text in enumerate(labels) if text and known[row])
+    kept = {row: own for row, own in enumerate(labels) if own is not None and known[row]}
     groups = None
-    if group is not None:
-        every = [_text(value) for value in table.column(group).to_pylist()]
+    if columns.group is not None:
+        every = [_text(value) for value in table.column(columns.group).to_pylist()]
         groups = tuple(every[row] for row in kept)
     files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
     folder = expanded(root).absolute()
-    return Pictures(split, content, paths, folder, files, kept, tuple(labels[row] for row in kept), groups)
+    return Pictures(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
 
 
-def _labels(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[str]:
-    """Return the class of each row; nothing where it has none, which -1 says where classes have names."""
-    if not names:
-        return [_text(value) for value in values]
-    for row, value in enumerate(values):
-        if value is not None and not -1 <= value < len(names):
+def _labels(cells: Mapping[str, list[Cell]], separator: str | None, *, several: bool) -> list[Labels | None]:
+    """Return the labels of each row, None where it has none, by what stands in one column, or in one for each class."""
+    if len(cells) > 1:
+        return label_columns.of_classes({name: [str(cell or "") for cell in own] for name, own in cells.items()})
+    [(name, own)] = cells.items()
+    return label_columns.of_cells(own, name, separator=separator, several=several)
+
+
+def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[Cell]:
+    """Return what stands in each row of a column as text; nothing where it is none, which -1 says of named classes."""
+
+    def text(row: int, value: Any) -> str:
+        if not names or value is None or value == -1:
+            return "" if names else _text(value)
+        if not 0 <= value < len(names):
             expected = f"labels below {len(names)}, the number of names of classes, and {split}[{row}] has {value}"
             raise user_error("data.root", root, expected)
-    return ["" if value is None or value < 0 else names[value] for value in values]
+        return names[value]
+
+    return [
+        ([text(row, one) for one in value] if value != [-1] else None) if isinstance(value, list) else text(row, value)
+        for row, value in enumerate(values)
+    ]
 
 
 def _content_and_paths(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:

@@ -32,6 +32,7 @@ from frostline.data import image_formats, remote_files
 from frostline.data.decode_all import Progress
 from frostline.data.decode_image import open_bytes
 from frostline.data.duplicates import TAIL, first_alike
+from frostline.data.label_columns import Cell
 from frostline.data.listing import is_hidden
 from frostline.data.names import printable, some
 from frostline.data.remote_files import RemoteFile
@@ -67,8 +68,9 @@ class Index:
     """`(N, 3)` int64: number of the shard, first byte in it, size in bytes."""
     names: tuple[str, ...]
     """Of each picture within its shard."""
-    texts: Mapping[str, tuple[str | None, ...]]
-    """By field (`cls`) or key of the JSON (`json:label`), what it says of each picture, None where it says nothing."""
+    texts: Mapping[str, tuple[Cell, ...]]
+    """By field (`cls`) or key of the JSON (`json:label`), what it says of each picture, None where it says nothing;
+    under `json` what the JSON itself says where that is a list."""
     reasons: Mapping[int, str]
     """Why what stands for the rest of a damaged shard cannot be read."""
     fields: Mapping[str, int]
@@ -195,7 +197,7 @@ class _Row:
     name: str
     start: int
     size: int
-    texts: Mapping[str, str]
+    texts: Mapping[str, Cell]
     reason: str = ""
 
 
@@ -205,7 +207,7 @@ class _Sample:
 
     pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     """Name, first byte and size, by field."""
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, Cell] = field(default_factory=dict)
     fields: set[str] = field(default_factory=set)
 
 
@@ -338,8 +340,18 @@ def _keep_text(found: _Scanned, sample: _Sample, what: str, content: bytes, want
         said = parsed(content)
         if isinstance(said, dict):
             found.keys.update(dict.fromkeys(list(said)[:_SHOWN_KEYS]))
-            texts = {name: _text(said[name]) for name in wanted if name in said}
-            sample.texts |= {f"{JSON}:{name}": text for name, text in texts.items() if text is not None}
+            cells = {f"{JSON}:{name}": _cell(said[name]) for name in wanted if name in said}
+        else:
+            cells = {JSON: _cell(said) if isinstance(said, list) else None}
+        sample.texts |= {name: cell for name, cell in cells.items() if cell is not None}
+
+
+def _cell(value: object) -> Cell:
+    """Return what a value of JSON says, a list of texts for a list; None where there is anything else in it."""
+    if not isinstance(value, list):
+        return _text(value)
+    texts = [text for one in value if (text := _text(one)) is not None]
+    return texts if len(texts) == len(value) else None
 
 
 def _text(value: object) -> str | None:

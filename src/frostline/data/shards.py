@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import user_error
-from frostline.data import remote_files
+from frostline.data import label_columns, remote_files
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, first_few
+from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import some
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_index import JSON, Index, Wanted, index
-from frostline.data.table_labels import LABELS
 from frostline.store.store import Store
 
-_OPTIONS = (*SPLITS, "image", "label", "group", "classes")
+_OPTIONS = (*SPLITS, "image", "label", "separator", "group", "classes")
 _CLASS_FILES = ("classes.txt", "classnames.txt")
 SUFFIX = ".tar"
 
@@ -40,7 +40,7 @@ class Sharded:
     index: Index
     rows: Tensor
     """`(N,)` int64: which of the index they are."""
-    labels: tuple[str, ...]
+    labels: tuple[Labels, ...]
     """Of each picture."""
     groups: tuple[str, ...] | None
     """Of each picture, empty where it belongs to nobody; None where none are asked for."""
@@ -70,6 +70,8 @@ class Shards:
     """`train` at least."""
     classes: tuple[str, ...]
     """The names of all classes in the order that a file or an option gives; empty where labels speak for themselves."""
+    multi_label: bool
+    """Whether pictures may be of several classes, or of none."""
     findings: tuple[Finding, ...]
 
 
@@ -77,31 +79,38 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
     """Return what the shards at `root` hold: a folder, or a pattern such as `train-{000..099}.tar`, here or elsewhere.
 
     `options`: shards of `train`, `val` and `test`, seen from `root`, where names do not tell; the field of the `image`
-    and of the `label`, which may be a key of the JSON, as `group` may, null for what is called as is common; and
-    `classes`, names or a file with one a line, by which numbers become names. Raises `UserError` for what cannot be
-    read so.
+    and of the `label`, which may be a key of the JSON, as `group` may, null for what is called as is common; several
+    for `label` are a class each, `separator` is what stands between the labels of a text; and `classes`, names or a
+    file with one a line, by which numbers become names. Raises `UserError` for what cannot be read so.
     """
     _check_options(options)
     files = split_files(root, options)
-    label, group = options.get("label"), options.get("group")
-    keys = LABELS if label is None else (str(label),)
+    label, group, separator = options.get("label"), options.get("group"), options.get("separator")
+    given = tuple(label) if isinstance(label, list) else (label,)
+    keys = LABELS if label is None else tuple(map(str, given))
     wanted = Wanted(options.get("image"), (*keys, *((str(group),) if group is not None else ())))
     found = {split: index("data.root", own, wanted, store, progress) for split, own in files.items()}
     _check_fields(root, options, found)
-    label_in = _text_of("label", label, list(found.values()))
+    label_in = [_text_of("label", name, list(found.values())) for name in given]
     group_in = _text_of("group", group, list(found.values())) if group is not None else None
-    names = _class_names(root, options.get("classes"), files["train"])
+    names = _class_names(root, options.get("classes"), files["train"]) if len(label_in) == 1 else ()
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        given = options.get("classes") or "null"
-        raise user_error("data.options.classes", given, f"a name for each class alone, not {some(twice)} twice")
+        chosen = options.get("classes") or "null"
+        raise user_error("data.options.classes", chosen, f"a name for each class alone, not {some(twice)} twice")
+    several = len(label_in) > 1 or any(
+        label_columns.holds_several(own.texts.get(label_in[0], ()), separator) for own in found.values()
+    )
     findings: list[Finding] = []
     splits = {}
     for split, own in found.items():
         findings += _told(own)
-        splits[split] = _labelled(root, own, own.texts.get(label_in, ()), group_in, names, findings)
+        cells = {name: own.texts.get(text, (None,) * len(own)) for name, text in zip(given, label_in, strict=True)}
+        labels = _labels(root, own, cells, names, separator, several=several)
+        splits[split] = _labelled(own, labels, group_in, findings)
     if not len(splits["train"].rows):
-        raise user_error("data.root", root, f"samples of train, with a picture and a label ({label_in}) each")
-    return Shards({split: own for split, own in splits.items() if len(own.rows)}, names, tuple(findings))
+        raise user_error("data.root", root, f"samples of train, with a picture and a label ({some(label_in)}) each")
+    there = {split: own for split, own in splits.items() if len(own.rows)}
+    return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings))
 
 
 def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteFile]]:
@@ -141,11 +150,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
         if key not in _OPTIONS:
             raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
         names = key == "classes" and isinstance(value, Sequence) and all(isinstance(name, str | int) for name in value)
-        if value is not None and not isinstance(value, str) and not names:
+        several = key == "label" and isinstance(value, list)
+        if value is not None and not isinstance(value, str) and not names and not several:
             expected = {"image": "a field, as jpg", "classes": "a file, or a list of names"}.get(
                 key, "a pattern of shards" if key in SPLITS else "a field, as cls, or a key of the JSON"
             )
             raise user_error(f"data.options.{key}", value, f"{expected}, or null")
+    label, separator = options.get("label"), options.get("separator")
+    label_columns.check_options(label, separator, "a field, as cls, or a key of the JSON", "two or more of them")
+    if isinstance(label, list) and options.get("classes") is not None:
+        raise user_error("data.options.classes", options["classes"], "null, since each class has its own field")
 
 
 def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Index]) -> None:
@@ -165,14 +179,14 @@ def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Ind
 def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
     """Return under what in `Index.texts` a label or group is: as it was given, or as is common."""
     there = {text for own in found for text, said in own.texts.items() if any(one is not None for one in said)}
-    common = ("cls", *(f"{JSON}:{key}" for key in LABELS), "txt")
+    common = ("cls", *(f"{JSON}:{key}" for key in LABELS), JSON, "txt")
     for text in common if given is None else (given, f"{JSON}:{given}"):
         if text in there:
             return text
     fields = dict.fromkeys(name for own in found for name in own.fields)
     keys = dict.fromkeys(key for own in found for key in own.keys)
     said = some(fields) + (f"; of the JSON: {some(keys)}" if keys else "")
-    expected = f"a field with text, or a key of the JSON with one text or number in each sample ({said})"
+    expected = f"a field with text, or a key of the JSON with one text or number, or a list, in each sample ({said})"
     raise user_error(f"data.options.{what}", "null" if given is None else given, expected, [*fields, *keys])
 
 
@@ -200,36 +214,30 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _labelled(
+def _labels(
     root: str,
     own: Index,
-    texts: Sequence[str | None],
-    group_in: str | None,
+    cells: Mapping[str | None, Sequence[Cell]],
     names: Sequence[str],
-    findings: list[Finding],
-) -> Sharded:
-    """Return the pictures with a label; `findings` gets what is told of the others."""
-    texts = texts or (None,) * len(own)
-    labels = [_label(root, own, row, text, names) for row, text in enumerate(texts)]
-    any_label = next((label for label in labels if label), "")
-    labels = [label or (any_label if row in own.reasons else "") for row, label in enumerate(labels)]  # broken anyway
-    rows = [row for row, label in enumerate(labels) if label]
-    if without := [own.name(row) for row, label in enumerate(labels) if not label]:
-        told = f"{len(without):,} pictures without a label are left out: {first_few(without)}"
-        findings.append(Finding(told, True, tuple(without)))
-    groups = None if group_in is None else [text or "" for text in own.texts.get(group_in, ("",) * len(own))]
-    return Sharded(
-        own,
-        torch.tensor(rows, dtype=torch.int64),
-        tuple(labels[row] for row in rows),
-        tuple(groups[row] for row in rows) if groups is not None else None,
-    )
+    separator: str | None,
+    *,
+    several: bool,
+) -> list[Labels | None]:
+    """Return the labels of each picture, None where it has none, by one field, or by one for each class."""
+    if len(cells) > 1:
+        return label_columns.of_classes({str(name): [_one_text(cell) for cell in said] for name, said in cells.items()})
+    [(name, said)] = cells.items()
+    found = label_columns.of_cells(said, name or "null", separator=separator, several=several)
+    return [None if labels is None else _named(root, own, row, labels, names) for row, labels in enumerate(found)]
 
 
-def _label(root: str, own: Index, row: int, text: str | None, names: Sequence[str]) -> str:
-    """Return the class of a picture; nothing where it has none, which a number below zero says, too."""
-    if text is None or re.fullmatch(r"-\d+", text):
-        return ""
+def _named(root: str, own: Index, row: int, labels: Labels, names: Sequence[str]) -> Labels | None:
+    """Return the classes of a picture by name; None where it has none, which numbers below zero say, too."""
+    known = [text for text in labels if not re.fullmatch(r"-\d+", text)]
+    return tuple(_class_name(root, own, row, text, names) for text in known) if known or not labels else None
+
+
+def _class_name(root: str, own: Index, row: int, text: str, names: Sequence[str]) -> str:
     if not names or text in names:
         return text
     if text.isascii() and text.isdecimal():
@@ -238,6 +246,31 @@ def _label(root: str, own: Index, row: int, text: str | None, names: Sequence[st
         expected = f"labels below {len(names)}, the number of names, and {own.name(row)} has {text}"
         raise user_error("data.root", root, expected)
     raise user_error("data.root", root, f"labels among the names of classes, and {own.name(row)} has {text}", names)
+
+
+def _one_text(cell: Cell) -> str:
+    """Return what stands in a field of 1 and 0."""
+    return cell if isinstance(cell, str) else ", ".join(cell or ())
+
+
+def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None, findings: list[Finding]) -> Sharded:
+    """Return the pictures with a label; `findings` gets what is told of the others."""
+    some_labels = next((said for said in labels if said), None)
+    labels = [
+        some_labels if said is None and row in own.reasons else said  # broken anyway
+        for row, said in enumerate(labels)
+    ]
+    kept = {row: said for row, said in enumerate(labels) if said is not None}
+    if without := [own.name(row) for row in range(len(own)) if row not in kept]:
+        told = f"{len(without):,} pictures without a label are left out: {first_few(without)}"
+        findings.append(Finding(told, True, tuple(without)))
+    groups = None if group_in is None else [_one_text(cell) for cell in own.texts.get(group_in, ("",) * len(own))]
+    return Sharded(
+        own,
+        torch.tensor([*kept], dtype=torch.int64),
+        tuple(kept.values()),
+        tuple(groups[row] for row in kept) if groups is not None else None,
+    )
 
 
 def _told(own: Index) -> list[Finding]:

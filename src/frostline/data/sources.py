@@ -37,6 +37,7 @@ from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.decode_image import open_image
 from frostline.data.findings import PAIRS, Finding, Place
+from frostline.data.label_columns import Labels
 from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
 from frostline.data.names import printable, some
@@ -322,7 +323,8 @@ def _hub(root: str, options: Mapping[str, Any], missing: str) -> dict[str, Sourc
         names = tuple(classes)
         return Source(labels, names, rows.read, rows.name, identity=rows.identity(), twins=rows.twins)
 
-    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
+    several = found.multi_label
+    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source, multi_label=several)
 
 
 def _shards(root: str, options: Mapping[str, Any], missing: str, store: Store, progress: Progress) -> dict[str, Source]:
@@ -334,14 +336,15 @@ def _shards(root: str, options: Mapping[str, Any], missing: str, store: Store, p
         plain = Source(labels, tuple(classes), own.read, own.name, identity=own.identity(), left_out=left_out)
         return replace(plain, twins=own.twins)
 
-    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source)
+    several = found.multi_label
+    return _labelled_by_name(root, found.splits, found.classes, found.findings, missing, source, multi_label=several)
 
 
 class _Named(Protocol):
     """Pictures of one split, whose classes are told by name."""
 
     @property
-    def labels(self) -> Sequence[str] | Sequence[tuple[str, ...]]: ...
+    def labels(self) -> Sequence[Labels]: ...
 
     @property
     def groups(self) -> Sequence[str] | None: ...
@@ -358,15 +361,14 @@ def _labelled_by_name(
     missing: str,
     source: Callable[[_Rows, Tensor, Sequence[str]], Source],
     *,
-    multi_label: bool = False,
+    multi_label: bool,
 ) -> dict[str, Source]:
     """Return the splits of what is at `root`, its classes in the given order if it has one, and its groups numbered.
 
     `source` makes one of pictures, their labels and the names of all classes. Raises `UserError` where names cannot
     be told apart, or splits differ in classes that may not be `missing`.
     """
-    named = {split: [(one,) if isinstance(one, str) else one for one in rows.labels] for split, rows in splits.items()}
-    said = {split: set(chain.from_iterable(labels)) for split, labels in named.items()}
+    said = {split: set(chain.from_iterable(rows.labels)) for split, rows in splits.items()}
     known = said["train"]
     classes = tuple(name for name in order if name in known) or tuple(sorted(known, key=_counting))
     check_names(classes, root)
@@ -378,7 +380,7 @@ def _labelled_by_name(
     codes: dict[str, int] = {}
     sources = {}
     for split, rows in splits.items():
-        numbers = [[number[name] for name in names] for names in named[split]]
+        numbers = [[number[name] for name in names] for names in rows.labels]
         labels = _one_hot(numbers, len(classes)) if multi_label else torch.tensor(numbers)[:, 0]
         plain = source(rows, labels, classes)
         sources[split] = replace(plain, groups=_numbered(rows.groups, codes))

@@ -13,10 +13,10 @@ from frostline.core import files
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_names, multi_label
 from frostline.data import tables
+from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS
 from frostline.data.names import some
 from frostline.data.splitting import Selection
-from frostline.data.table_labels import Labels
 
 _SEPARATOR = "|"  # between the labels of a picture
 

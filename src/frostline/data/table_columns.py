@@ -58,3 +58,15 @@ def is_list(cell: object) -> bool:
     import pandas as pd
 
     return bool(pd.api.types.is_list_like(cell))
+
+
+def cells(column: pd.Series[Any]) -> list[list[str] | str | None]:
+    """Return what stands in a column of lists, each a list of texts; a value that is no list is a text, or nothing."""
+    import pandas as pd
+
+    def cell(value: Any) -> list[str] | str | None:
+        if is_list(value):
+            return [str(one) for one in value if one is not None]
+        return None if pd.isna(value) else str(value).strip()
+
+    return [cell(value) for value in column]

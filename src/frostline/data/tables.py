@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
 from frostline.core.labels import NONE
-from frostline.data import table_columns, table_files, table_labels, times
+from frostline.data import label_columns, table_columns, table_files, times
 from frostline.data.findings import Finding, first_few
+from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
 from frostline.data.names import printable, some
-from frostline.data.table_labels import Labels
 from frostline.data.times import Times
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
         "time": column("time", ()),
         "weight": column("weight", ()),
     }
-    told = table_labels.read(file, frame, options)
+    labels, multi_label = _labels(file, frame, options)
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
-    rows, findings = _rows(file, root, texts, told.labels, str(columns["split"]))
+    rows, findings = _rows(file, root, texts, labels, str(columns["split"]))
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
@@ -138,7 +138,21 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     findings += _without_row(root, {row.file for row in rows})
     moments = times.read(columns["time"], [row.time or "" for row in rows]) if columns["time"] is not None else None
     labelled = {split: _labelled(rows, split) for split in SPLITS if splits[split]}
-    return Table(root, labelled, moments, tuple(findings), told.multi_label, told.classes)
+    classes = tuple(options["label"]) if isinstance(options.get("label"), list) else None
+    return Table(root, labelled, moments, tuple(findings), multi_label, classes)
+
+
+def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tuple[list[Labels | None], bool]:
+    """Return the labels of each row, None where none is told, and whether there may be several."""
+    columns, key = list(frame.columns), "data.options.label"
+    if isinstance(options.get("label"), list):
+        names = [str(table_columns.find(columns, key, name, ())) for name in options["label"]]
+        return label_columns.of_classes({name: table_columns.texts(frame[name], name, file) for name in names}), True
+    name = str(table_columns.find(columns, key, options.get("label"), LABELS))
+    lists, separator = table_columns.holds_lists(frame[name]), options.get("separator")
+    cells: list[Cell] = [*(table_columns.cells(frame[name]) if lists else table_columns.texts(frame[name], name, file))]
+    several = label_columns.holds_several(cells, separator)
+    return label_columns.of_cells(cells, name, separator=separator, several=several), several
 
 
 def _labelled(rows: Sequence[_Row], split: str) -> Labelled:
@@ -153,11 +167,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if key not in _OPTIONS:
             raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
-        several = key == "label" and isinstance(value, list) and len(set(value)) == len(value) > 1
+        several = key == "label" and isinstance(value, list)
         if value == "" or not (value is None or isinstance(value, str) or several):
             raise user_error(f"data.options.{key}", value, _OPTIONS[key])
-    if isinstance(options.get("label"), list) and options.get("separator"):
-        raise user_error("data.options.separator", options["separator"], "null, since each class has its own column")
+    label_columns.check_options(
+        options.get("label"), options.get("separator"), "the name of a column", "two or more of them"
+    )
 
 
 def root_of(file: Path, key: str, given: str | None) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def folder(root: Path, *classes: str, each: int = 12) -> Path:
 
 def written(file: Path, **config: Any) -> split_table.SplitTable:
     store = Store(file.absolute().parent / ".store", budget=10**6, say=print)
-    return split_table.write(file, loading.whole_splits(data_config(**config), store), source="some")
+    asked = data_config(**config)
+    return split_table.write(file, loading.whole_splits(asked, store), asked)
 
 
 def again(found: split_table.SplitTable, **config: Any) -> Data:
@@ -37,6 +40,12 @@ def again(found: split_table.SplitTable, **config: Any) -> Data:
     given = {key.removeprefix("options."): keys.pop(key) for key in [*keys] if key.startswith("options.")}
     options = {**NONE, **given}
     return load_data(source="table", options=options, **keys, **config)
+
+
+def named(found: split_table.SplitTable, source: str) -> Data:
+    """Return what is read with the keys of splits that are told by names."""
+    options = {key.removeprefix("data.options."): value for key, value in found.options.items() if "options" in key}
+    return load_data(source=source, root=str(found.options["data.root"]), options=options)
 
 
 def same(one: Data, two: Data) -> None:
@@ -148,3 +157,85 @@ def test_several_labels_and_weights_come_back(tmp_path: Path) -> None:
     second = again(kept)
     assert second.multi_label and second.train.weights is not None
     same(second, first)
+
+
+def hub_set(folder: Path, pictures: Path, first: int = 0, count: int = 24) -> Path:
+    datasets = pytest.importorskip("datasets")
+    numbers = range(first, first + count)
+    for number in numbers:
+        picture(pictures / f"{number}.png", number)
+    cells = {
+        "image": [{"bytes": (pictures / f"{n}.png").read_bytes(), "path": f"{n}.png"} for n in numbers],
+        "label": [("cat", "dog")[number % 2] for number in numbers],
+        "who": [str(number // 3) for number in numbers],
+    }
+    rows = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
+    rows.save_to_disk(str(folder))
+    return folder
+
+
+def shards(folder: Path, pictures: Path, name: str, first: int = 0, count: int = 24) -> Path:
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / name, "w") as archive:
+        for number in range(first, first + count):
+            picture(pictures / f"{number}.png", number)
+            said = {"label": ["cat", "dog"][: number % 3], "who": number // 3}
+            (pictures / f"{number}.json").write_text(json.dumps(said))
+            archive.add(pictures / f"{number}.json", f"{number:03d}.json")
+            archive.add(pictures / f"{number}.png", f"{number:03d}.png")
+    return folder
+
+
+def test_rows_of_the_hub_have_their_splits_again_by_name(tmp_path: Path) -> None:
+    root = hub_set(tmp_path / "set", tmp_path)
+    how = {"source": "hub", "root": str(root), "options": {"group": "who"}}
+    first = load_data(**how, split_seed=4, folds=4, fold=1)
+    found = written(tmp_path / "splits, ü.csv", **how, split_seed=4, folds=4, fold=1)
+    same(named(found, "hub"), first)
+    lines = (tmp_path / "splits, ü.csv").read_text().splitlines()
+    assert lines[:2] == ["picture,label,split", f"train[0] 0.png,cat,{lines[1].rpartition(',')[2]}"]
+    hub_set(tmp_path / "set2", tmp_path, first=1)
+    found.options["data.root"] = str(tmp_path / "set2")
+    with pytest.raises(UserError, match=r"data.options.splits=.*expected pictures that the data set has, not train"):
+        named(found, "hub")
+
+
+def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> None:
+    root = shards(tmp_path / "set", tmp_path, "train-0.tar")
+    shards(root, tmp_path, "train-1.tar", first=30)
+    shards(root, tmp_path, "test-0.tar", first=60, count=9)
+    how = {"source": "shards", "root": str(root), "options": {"group": "who"}}
+    first = load_data(**how)
+    found = written(tmp_path / "splits.csv", **how)
+    assert found.options["data.options.splits"] == str(tmp_path / "splits.csv") and found.counts["test"] == 9
+    same(named(found, "shards"), first)
+    lines = (tmp_path / "splits.csv").read_text().splitlines()
+
+    def refused(*rows: str) -> str:
+        (tmp_path / "splits.csv").write_text("\n".join(rows))
+        loading.forget()
+        with pytest.raises(UserError) as caught:
+            named(found, "shards")
+        return str(caught.value)
+
+    assert "a row for every picture of the data set, and there is none for test-0.tar/068.png" in refused(*lines[:-1])
+    assert "expected one row for each picture, not several" in refused(*lines, lines[-1])
+    assert "labels as the data set has them, not others for test-0.tar/068.png" in refused(
+        *lines[:-1], "test-0.tar/068.png,cat,test"
+    )
+    assert "expected test as the data set has them, not others for test-0.tar/068.png" in refused(
+        *lines[:-1], lines[-1].replace(",test", ",train")
+    )
+    assert "column split of train, val and test, not of tset" in refused(
+        *lines[:-1], lines[-1].replace(",test", ",tset")
+    )
+
+
+def test_names_that_do_not_tell_pictures_apart_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for part in ("a", "b"):
+        (root / part).mkdir(parents=True)
+        shards(root / part, tmp_path, "some.tar")
+    with pytest.raises(UserError, match=r"--write-splits=.*told apart by their names, but some.tar/000.png"):
+        written(tmp_path / "splits.csv", source="shards", root=str(root), options={})
+    assert not (tmp_path / "splits.csv").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from frostline.commands import Parser
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
-from frostline.records.result import value_text
+from frostline.report import command_line
 from frostline.runs import data_gallery
 from frostline.sweeps import find_weights
 from frostline.sweeps.compose import compose_one
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
     opened = data_facts.open_data(config, beside, find_weights.weights)
     if table is not None:
         parts = loading.whole_splits(config.data, opened.setup.store)
-        beside.say(_written(split_table.write(table, parts, source=config.data.name), config.data))
+        beside.say(_written(split_table.write(table, parts, config.data), config.data))
     facts = data_facts.facts(opened)
     if asked.json:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
@@ -62,5 +61,5 @@ def _written(splits: SplitTable, config: DataConfig) -> str:
     shrunk |= {"data.limit": config.limit} if config.limit is not None else {}
     shrunk |= {"data.eval_limit": config.eval_limit} if config.eval_limit is not None else {}
     shrunk |= {"data.split_seed": config.split_seed} if shrunk and config.split_seed else {}
-    typed = " ".join(shlex.quote(f"{key}={value_text(value)}") for key, value in (splits.options | shrunk).items())
+    typed = " ".join(command_line.typed(key, value) for key, value in (splits.options | shrunk).items())
     return f"{splits.file}: {counts}; to have them again: {typed}"

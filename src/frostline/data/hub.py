@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-_OPTIONS = ("image", "label", "separator", "group", "config", "revision", *SPLITS)
+_OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revision", *SPLITS)
 _READERS = ("parquet", "arrow", "imagefolder", "webdataset", "json", "csv", "cache")
 """Readers of the library that run nothing which a data set brings; the last is for what was fetched before."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

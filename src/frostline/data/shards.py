@@ -28,7 +28,7 @@ from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_index import JSON, Index, Wanted, index
 from frostline.store.store import Store
 
-_OPTIONS = (*SPLITS, "image", "label", "separator", "group", "classes")
+_OPTIONS = (*SPLITS, "image", "label", "separator", "group", "splits", "classes")
 _CLASS_FILES = ("classes.txt", "classnames.txt")
 SUFFIX = ".tar"
 

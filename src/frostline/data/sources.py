@@ -32,7 +32,7 @@ from frostline.core import codehash, plugins
 from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
 from frostline.core.files import expanded, facts
-from frostline.data import duplicates, hub, shards, tables
+from frostline.data import duplicates, hub, shards, split_names, tables
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.decode_image import open_image
@@ -113,10 +113,14 @@ def open_splits(
         raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
     if source == "table":
         return _table(place, options, missing_classes)
-    if source == "hub":
-        return _hub(root, options, missing_classes)
-    if source == "shards":
-        return _shards(root, options, missing_classes, store, progress)
+    if source in ("hub", "shards"):
+        found = (
+            _hub(root, options, missing_classes)
+            if source == "hub"
+            else _shards(root, options, missing_classes, store, progress)
+        )
+        file = options.get("splits")
+        return found if file is None else split_names.applied(found, expanded(file).absolute())
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:

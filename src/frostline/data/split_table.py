@@ -1,4 +1,8 @@
-"""Splits written into a table, a row per picture, which `data=table` reads back to the same ones."""
+"""Splits written into a file, a row per picture, of which a run has the same ones again.
+
+Pictures that have files of their own become a table that `data=table` reads; those of the hub and in shards are told by
+their names (see `split_names`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.core import files
+from frostline.core.config import DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_names, multi_label
-from frostline.data import tables
+from frostline.data import split_names, tables
 from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS
 from frostline.data.names import some
@@ -41,12 +46,25 @@ class _Row:
     weight: float | None
 
 
-def write(file: Path, parts: Mapping[str, Selection], *, source: str) -> SplitTable:
+def write(file: Path, parts: Mapping[str, Selection], config: DataConfig) -> SplitTable:
+    """Write which picture of the data that `config` asks for is in which split; UserError where that cannot be said."""
+    if config.source in ("hub", "shards"):
+        split_names.write(file, parts)
+        given = {key: value for key, value in config.options.items() if value is not None} | {"splits": str(file)}
+        keys: dict[str, object] = {"data": config.name, "data.root": config.root}
+        keys |= {f"data.options.{key}": value for key, value in given.items()} | _missing(parts)
+    else:
+        keys = _write_table(file, parts, config.name)
+    return SplitTable(file, {name: len(part.ids) for name, part in parts.items()}, keys)
+
+
+def _write_table(file: Path, parts: Mapping[str, Selection], source: str) -> dict[str, object]:
     """Write path, label and split of every picture, its weight if it has one, and the number of its group.
 
     Pictures come in the order of their source, that of train first, so that each keeps its number. Paths are relative
-    to the folder of the table if all pictures are below it, else to the lowest one that holds them all. UserError for
-    a `source` whose pictures have no files, and for names that the table would not give back.
+    to the folder of the table if all pictures are below it, else to the lowest one that holds them all. Returns which
+    keys a run needs. UserError for a `source` whose pictures have no files, and for names that the table would not
+    give back.
     """
     if odd := [part for part in parts.values() if part.source.files is None]:
         expected = f"a data set of picture files; {source} has none, and data.split_seed alone says its splits"
@@ -69,21 +87,16 @@ def write(file: Path, parts: Mapping[str, Selection], *, source: str) -> SplitTa
     own = Path(os.path.abspath(file.parent))  # noqa: PTH100 - resolve() would follow links
     options = _options(parts)
     _check(file, rows, {"root": None if root == own else str(root), **options})
-    keys = _keys(file, parts, root, own) | {f"data.options.{key}": value for key, value in options.items()}
-    return SplitTable(file, {name: len(part.ids) for name, part in parts.items()}, keys)
+    keys = {"data": "table", "data.root": str(file), **({} if root == own else {"data.options.root": str(root)})}
+    return keys | _missing(parts) | {f"data.options.{key}": value for key, value in options.items()}
 
 
 def _rows(parts: Mapping[str, Selection]) -> Iterator[_Row]:
-    """Yield the pictures in the order of their sources."""
-    for source in {id(parts[name].source): parts[name].source for name in SPLITS}.values():
-        own = {name: part.ids.tolist() for name, part in parts.items() if part.source is source}
-        split_of = sorted((number, name) for name, ids in own.items() for number in ids)
+    for source, number, name in split_names.in_order(parts):
         assert source.files is not None
-        for number, name in split_of:
-            group = None if source.groups is None else int(source.groups[number])
-            weight = None if source.weights is None else float(source.weights[number])
-            labels = class_names(source.labels[number], source.classes)
-            yield _Row(source.files[number], labels, name, group, weight)
+        group = None if source.groups is None else int(source.groups[number])
+        weight = None if source.weights is None else float(source.weights[number])
+        yield _Row(source.files[number], class_names(source.labels[number], source.classes), name, group, weight)
 
 
 def _root(file: Path, pictures: Sequence[Path]) -> Path:
@@ -100,14 +113,10 @@ def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
     return several | ({"weight": "weight"} if source.weights is not None else {})
 
 
-def _keys(file: Path, parts: Mapping[str, Selection], root: Path, own: Path) -> dict[str, object]:
+def _missing(parts: Mapping[str, Selection]) -> dict[str, object]:
+    """Return what allows splits to lack classes, where some do."""
     first, *others = [(part.counts > 0).tolist() for part in parts.values()]
-    return {
-        "data": "table",
-        "data.root": str(file),
-        **({} if root == own else {"data.options.root": str(root)}),
-        **({"data.missing_classes": "ok"} if any(other != first for other in others) else {}),
-    }
+    return {"data.missing_classes": "ok"} if any(other != first for other in others) else {}
 
 
 def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> None:

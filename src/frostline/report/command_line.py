@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,10 @@ from frostline.core import files, project, untrusted
 from frostline.core.errors import UserError
 from frostline.records import layout, search_marks
 from frostline.records.result import Result, value_text
+
+_PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
+_WORDS = ("null", "true", "false", "nan", "inf")
+_BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and nowhere else
 
 
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
@@ -30,6 +35,20 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
 def of_sweep(values: Mapping[str, str]) -> str:
     """Return the command of a sweep over what is typed for each key."""
     return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in values.items())])
+
+
+def typed(key: str, value: object) -> str:
+    """Return how a key is given a value in a shell, quoted for it and for Hydra where need be."""
+    return shlex.quote(f"{key}={_for_hydra(value)}")
+
+
+def _for_hydra(value: object) -> str:
+    """Return a value as Hydra reads it back: text in quotes unless it is nothing else to Hydra."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_for_hydra, value))}]"
+    if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
+        return value_text(value)
+    return '"' + _BEFORE_QUOTE.sub(lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value) + '"'
 
 
 def _program() -> str:

@@ -1,0 +1,26 @@
+"""What is printed to be typed means what was meant, to a shell and to Hydra."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+
+from frostline.report.command_line import typed
+
+ODD = ("|", " ", "/a b/ü (1), c.csv", 'a\'s "x" \\', 'x\\"y', "007", "null", "1e3", "train-{0..3}.tar", "C:\\x", "a=b")
+
+
+def read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [*map(read, value)]
+    return value.text if isinstance(value, QuotedString) else value
+
+
+@pytest.mark.parametrize("value", [*ODD, "splits.csv", "/a/b-1.csv", [*ODD, "plain"], True, 3, 0.5])
+def test_a_value_comes_back(value: object) -> None:
+    [argument] = shlex.split(typed("key", value))
+    assert read(OverridesParser.create().parse_override(argument).value()) == value

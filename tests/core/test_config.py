@@ -11,9 +11,11 @@ from math import inf, isfinite, nan
 from typing import Any
 
 import pytest
+from hydra.errors import ConfigCompositionException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frostline.core import hydra_errors
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError, user_error
@@ -208,6 +210,14 @@ def test_an_unknown_key_is_one_line_with_the_nearest_one(key: str, nearest: str)
     line = refusal(changed(key, 3))
     assert line.startswith(f"{key}=3: expected a key of the config")
     assert line.endswith(f"; did you mean {nearest}?")
+
+
+def test_an_unknown_option_of_a_source_is_answered_with_one_of_its_own() -> None:
+    error = ConfigCompositionException("Could not override 'data.options.seperator'.")
+    line = hydra_errors.explain(error, ["data=table", "data.options.seperator=;"])
+    assert line.startswith("data.options.seperator=;: expected") and line.endswith(
+        "did you mean data.options.separator?"
+    )
 
 
 def test_an_unknown_key_in_a_rule_is_one_line() -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import splitting, tables
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.listing import survey
 from frostline.data.loading import Data
 from frostline.data.sources import Source
 from numbered import numbers, pairs
@@ -116,8 +115,21 @@ def test_categories_may_lack_values_and_numbers_may_be_too_large_for_an_integer(
 def test_a_root_may_be_that_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows(tmp_path)
     as_csv(tmp_path / "t.csv", [row | {"file": str(tmp_path / row["file"])} for row in found])
-    monkeypatch.setattr(tables, "survey", lambda root: survey(tmp_path))  # not of the whole disk
+    monkeypatch.setattr(tables, "_LOOKED_AT", 10)
     assert len(tables.read(tmp_path / "t.csv", {"root": "/"}).splits["train"].files) == len(found)
+
+
+def test_pictures_without_a_row_are_looked_for_as_long_as_that_takes_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_csv(tmp_path / "t.csv", rows(tmp_path, 10))
+    for number in range(200):
+        picture(tmp_path / f"more {number:03}" / "1.png", number)
+    monkeypatch.setattr(tables, "_LOOKED_AT", 230)
+    [told] = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
+    assert told.startswith("49 pictures below") and told.endswith("(of the first 251 files and folders there)")
+    monkeypatch.setattr(tables, "_LOOKED_AT", 1000)
+    assert tables.read(tmp_path / "t.csv", {}).findings[0].about.startswith("200 pictures below")
 
 
 def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from small import compose, plain
 
 MISTAKES = [
     ("data.root=pics", [], "data=image_folder", ["data=image_folder"]),
+    ("data.layout=splits", ["data=table"], "data=image_folder", ["data=image_folder"]),
     ("data.download=true", ["data=image_folder"], "data=cifar10", ["data=cifar10"]),
     ("augment.scale=[0.5,1.0]", [], "augment=standard", ["augment=trivial"]),
     ("augment.padding=0.1", ["augment=standard"], "augment.crop=pad", ["augment=crop_flip"]),
@@ -25,6 +26,7 @@ NOTED = [
     ("features.views=2", [], "augment=standard", ["augment=standard"]),
     ("schedule.span=run", [], "schedule=cosine", ["schedule.warmup=0.1"]),
     ("data.skip_bad=true", [], "data=image_folder", ["data=image_folder"]),
+    ("data.missing_classes=ok", [], "data=image_folder", ["data=shards"]),
     ("data.range=minmax", [], "data=image_folder", ["data=image_folder"]),
     ("data.pixels=exact", [], "augment=standard", ["augment=crop_flip"]),
     ("data.flip=true", [], "augment.flip=true", ["augment=standard"]),

@@ -12,7 +12,7 @@ from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
 from frostline.runs import data_gallery
-from frostline.sweeps import find_weights
+from frostline.sweeps import find_weights, unused_keys
 from frostline.sweeps.compose import compose_one
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write which picture is in which split: .csv")
     asked = parser.parse_intermixed_args(arguments)
     config = compose_one(asked.overrides)
+    typed = dict(override.lstrip("+").split("=", 1) for override in asked.overrides if "=" in override)
+    unread = unused_keys.check(typed, [config])
     if (table := asked.write_splits) is not None and (table.suffix != ".csv" or not table.absolute().parent.is_dir()):
         raise user_error("--write-splits", table, "a file called .csv in a folder that is there")
     if not asked.json and (asked.page.is_dir() or not asked.page.absolute().parent.is_dir()):
@@ -41,6 +43,8 @@ def main(arguments: list[str]) -> int:
     from frostline.runs import data_facts  # imports torch
 
     beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
+    for line in unread:
+        beside.say(line)
     opened = data_facts.open_data(config, beside, find_weights.weights)
     if table is not None:
         parts = loading.whole_splits(config.data, opened.setup.store)

@@ -82,10 +82,11 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
         batch=options.batch or network.network.config.eval_batch_size,
         progress=Screen(Console(stderr=True)).progress,
     )
-    print(f"{written.path}: {written.rows:,} pictures")
+    more = f", complete as it is; remove {written.path} to have them classified anew" if written.before else ""
+    print(f"{written.path}: {written.rows:,} pictures{more}")
     if written.unread:
-        more = ", ..." if written.unread > len(written.examples) else ""
-        _tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{more}")
+        etc = ", ..." if written.unread > len(written.examples) else ""
+        _tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{etc}")
     return 1 if written.unread else 0
 
 

@@ -28,9 +28,9 @@ def user_error(key: str, value: object, expected: str, choices: Iterable[str] = 
     return UserError(f"{key}={_shown(value)}: expected {expected}{near}")
 
 
-def unknown_key(key: str, value: object) -> UserError:
-    """Return the error for a key that the schema does not have, with the nearest one that it has."""
-    near = _hint(key, [*_keys(Config), *_GROUPS])
+def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserError:
+    """Return the error for a key that the schema does not have, with the nearest one that it or `options` have."""
+    near = _hint(key, [*_keys(Config), *_GROUPS, *options])
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
 
 

@@ -8,7 +8,9 @@ import shlex
 from collections.abc import Sequence
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 
+from frostline.core import project
 from frostline.core.errors import unknown_key, user_error
 
 
@@ -30,7 +32,7 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
         return str(user_error(found[1], found[2], "one value, as for one run; a list stands in brackets"))
     if found := re.search(r"Could not override '([^']+)'", text):
-        return str(unknown_key(found[1], _given(found[1], arguments)))
+        return str(unknown_key(found[1], _given(found[1], arguments), _data_options(arguments)))
     if found := re.search(r"field '([^']+)' is not Optional", text):
         return str(user_error(found[1], "null", "a value"))
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
@@ -58,6 +60,13 @@ def unreadable(override: str, commands: Sequence[str]) -> str:
     near = difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
     return f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _data_options(arguments: Sequence[str]) -> list[str]:
+    """Return the keys that `data.options` has for the source of pictures that was chosen, if it is one of ours."""
+    file = project.config_folder() / "data" / f"{_given('data', arguments)}.yaml"
+    options = OmegaConf.select(OmegaConf.load(file), "options") if file.is_file() else None
+    return [f"data.options.{key}" for key in options or ()]
 
 
 def _given(key: str, arguments: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from frostline.data import leftovers
@@ -30,6 +31,15 @@ class LeftOut:
 
     hidden: int = 0
     other: Counter[str] = field(default_factory=Counter)
+    seen: int = 0
+    """How many files and folders were come upon."""
+    most: float = inf
+    """How many of them may be before no further folder is looked into."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether there may be more below than was looked at."""
+        return self.seen > self.most
 
 
 def survey(folder: Path) -> Listing:
@@ -45,6 +55,8 @@ def walk(folder: Path, left: LeftOut) -> Iterator[Path]:
 
 
 def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    if left.cut:
+        return
     try:
         identity = _identity(folder)
         if identity in seen:
@@ -52,6 +64,7 @@ def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[
         seen.add(identity)
         with os.scandir(folder) as entries:
             folders = {entry.name: is_folder(entry) for entry in entries}
+            left.seen += len(folders)
     except OSError:
         yield folder
         return

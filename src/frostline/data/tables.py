@@ -20,7 +20,7 @@ from frostline.data import label_columns, table_columns, table_files, times
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
-from frostline.data.listing import survey
+from frostline.data.listing import LeftOut, walk
 from frostline.data.names import printable, some
 from frostline.data.times import Times
 
@@ -40,6 +40,7 @@ _HINTS = {
     ),
 }
 """By which names a column is taken for one of groups or times, and what that would do."""
+_LOOKED_AT = 100_000  # files that are looked at for one without a row, a second's work: `root` may be a whole disk
 _COLUMN = "the name of a column, or null"
 _OPTIONS = {
     "path": _COLUMN,
@@ -272,8 +273,11 @@ def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -
 
 
 def _without_row(root: Path, named: set[str]) -> list[Finding]:
-    listed = [printable(os.path.relpath(path, root)) for path in survey(root).files if str(path) not in named]
+    """Return what is told of pictures below `root` that the table does not name, as far as it is soon found out."""
+    left = LeftOut(most=_LOOKED_AT + 2 * len(named))
+    listed = [printable(os.path.relpath(path, root)) for path in walk(root, left) if str(path) not in named]
     if not listed:
         return []
-    told = f"{len(listed):,} pictures below {root} are in no row of the table: {first_few(listed)}"
+    more = f" (of the first {left.seen:,} files and folders there)" if left.cut else ""
+    told = f"{len(listed):,} pictures below {root} are in no row of the table: {first_few(listed)}{more}"
     return [Finding(told, pictures=tuple(listed))]

@@ -23,6 +23,7 @@ from pyarrow import compute, parquet
 
 from frostline.core import files, locks, machine
 from frostline.core.errors import user_error
+from frostline.core.files import facts
 from frostline.data.decode_all import Progress
 from frostline.data.names import printable
 from frostline.data.picture_list import FILE, PictureList
@@ -48,6 +49,8 @@ class Written:
     """How many of the pictures could not be read; the column `error` says why."""
     examples: tuple[str, ...] = ()
     """The first few of these, and why."""
+    before: bool = False
+    """Whether an earlier call had written it."""
 
 
 def write(
@@ -63,8 +66,8 @@ def write(
     """Write what the network says of the pictures that `gather` lists in the file that it is given.
 
     The suffix of `output` is one of `SUFFIXES`. `features` names the layer whose vectors are written too. What an
-    earlier call for the same left beside `output` is used; UserError where that is of something else, or where another
-    process writes it.
+    earlier call for the same left beside `output` is used, and where that was all, nothing is done; UserError where it
+    is of something else, or where another process writes it.
     """
     check(output, features)
     layer = None if features is None else predict.layer(predictor, features)
@@ -76,12 +79,32 @@ def write(
         columns = Columns.of(pictures, predictor, top, vectors=layer is not None)
         about = _about(predictor, layer)
         job = {"pictures": pictures.identity, "top": len(columns.best), "batch": batch, **about}
+        if (before := _finished(output, job)) is not None:
+            return before
         _claim(beside, output, job)
         parts = _parts(beside, len(pictures), batch)
         _compute(predictor, pictures, columns, parts, batch, layer, progress)
         written = _join(output, columns, list(parts), about)
+        said = {"rows": written.rows, "unread": written.unread, "examples": written.examples}
+        files.write_json(_note(output), {"job": job, "output": facts(str(output)), **said})
     shutil.rmtree(beside)
     return written
+
+
+def _note(output: Path) -> Path:
+    """Return where it is kept what a finished file is of."""
+    return output.with_name(f".{output.name}.json")
+
+
+def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
+    """Return what is to be said of a file that is there as an earlier call for the same job left it; else None."""
+    try:
+        note = files.read_json(_note(output))
+        if note["job"] != job or note["output"] != [*facts(str(output))]:
+            return None
+        return Written(output, note["rows"], note["unread"], tuple(note["examples"]), before=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check(output: Path, features: str | None) -> None:

@@ -51,6 +51,19 @@ _RULES = (
         mistake=True,
     ),
     _Rule(
+        ("data.layout",),
+        lambda c: c.data.source == "folder",
+        "data=image_folder, whose folders it is about",
+        "data.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("data.missing_classes",),
+        lambda c: c.data.source in OWN_FILES,
+        f"a data set of your own, data={', '.join(('image_folder', *OWN_FILES[1:]))}",
+        "data.name",
+    ),
+    _Rule(
         ("data.download",),
         lambda c: c.data.source not in (*EMBEDDED, *OWN_FILES),
         "a data set of torchvision, as data=cifar10",

@@ -54,7 +54,7 @@ def found_in(data: Data) -> dict[int, list[str]]:
     }
 
 
-@pytest.mark.parametrize("how", ["separator", "columns", "lists.jsonl", "lists.parquet"])
+@pytest.mark.parametrize("how", ["separator", "columns", "rows", "lists.jsonl", "lists.parquet"])
 def test_labels_of_a_cell_a_list_or_columns_are_the_same(
     said: tuple[Path, list[list[str]]], tmp_path: Path, how: str
 ) -> None:
@@ -63,6 +63,10 @@ def test_labels_of_a_cell_a_list_or_columns_are_the_same(
     if how == "separator":
         table, options = tmp_path / "t.csv", options | {"separator": "|"}
         rows = [["file", "label"], *([name, " | ".join(own)] for name, own in zip(names, labels, strict=True))]
+    elif how == "rows":
+        table, options = tmp_path / "t.csv", options | {"rows": "labels"}
+        each = [(name, label) for name, own in zip(names, labels, strict=True) for label in own or [""]]
+        rows = [["file", "label"], *map(list, sorted(each, key=lambda row: (row[1], row[0])))]
     elif how == "columns":
         table, options = tmp_path / "t.csv", options | {"label": [*CLASSES]}
         spelled = (("0", "1"), ("false", "True"), ("no", "YES"))
@@ -218,6 +222,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[s
     assert "expected one spelling for each class" in refused(separator="|")
     frame.loc[3, "file"] = "4.png"
     assert "expected one label for each picture, but 4.png is" in refused(separator="|")
+    assert "; data.options.rows=labels takes them for" in refused(separator="|")
+    assert "data.options.rows=lable: expected labels, where each row is one label" in refused(rows="lable")
 
 
 def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

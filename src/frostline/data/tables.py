@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ _OPTIONS = {
     "weight": _COLUMN,
     "root": "a folder, or null",
     "separator": "what stands between the labels of a cell, or null",
+    "rows": "labels, where each row is one label of a picture, or null",
 }
 """What may stand in `data.options`, and as what."""
 
@@ -104,9 +105,9 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
 
     `options` name its columns: `path`, `label` and `split`, null for those that are called as is common, `group`,
     `time` and `weight`, null for none; several columns for `label` are a class each. `root` is the folder that paths
-    are relative to, null for that of the table, `separator` what stands between the labels of a cell. Raises
-    `UserError` for a table that cannot be read so, a path that leads out of `root`, and a picture with two labels,
-    groups, times or weights.
+    are relative to, null for that of the table, `separator` what stands between the labels of a cell, and `rows` is
+    `labels` where those of a picture stand in several rows. Raises `UserError` for a table that cannot be read so, a
+    path that leads out of `root`, and a picture with two labels, groups, times or weights.
     """
     _check_options(options)
     if not file.is_file():
@@ -128,7 +129,9 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     }
     labels, multi_label = _labels(file, frame, options)
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
-    rows, findings = _rows(file, root, texts, labels, str(columns["split"]))
+    if long := options.get("rows") == "labels":
+        labels, multi_label = [own or () for own in labels], True
+    rows, findings = _rows(file, root, texts, labels, str(columns["split"]), long=long)
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
@@ -171,6 +174,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
         several = key == "label" and isinstance(value, list)
         if value == "" or not (value is None or isinstance(value, str) or several):
             raise user_error(f"data.options.{key}", value, _OPTIONS[key])
+    if options.get("rows") not in (None, "labels"):
+        raise user_error("data.options.rows", options["rows"], _OPTIONS["rows"], ["labels"])
     label_columns.check_options(
         options.get("label"), options.get("separator"), "the name of a column", "two or more of them"
     )
@@ -195,8 +200,13 @@ def _rows(
     texts: Mapping[str, list[str] | None],
     labels: Sequence[Labels | None],
     split_column: str,
+    *,
+    long: bool,
 ) -> tuple[list[_Row], list[Finding]]:
-    """Return the rows that say something, each once, and what is to be told of the others."""
+    """Return the rows that say something, each once, and what is to be told of the others.
+
+    Those of one picture become one with all of their labels where the table is `long`.
+    """
     paths = texts["path"] or []
     if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
         raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
@@ -212,18 +222,30 @@ def _rows(
     weights: Sequence[float | None] = _weights(texts["weight"]) if texts["weight"] else [None] * len(paths)
     every = [_Row(*values) for values in zip(files, labels, splits, groups, moments, weights, strict=True)]
     rows = [row for row in every if row.labels is not None]
-    _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
+    if not long:
+        _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
     _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
-    once = list({(row.file, row.split): row for row in rows}.values())
+    once = _together(rows)
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"
         findings.append(Finding(told, True, tuple(unlabelled)))
-    if again := len(rows) - len(once):
+    if (again := len(rows) - len(once)) and not long:
         findings.append(Finding(f"{again:,} rows name a picture again and count once"))
     return once, findings
+
+
+def _together(rows: Sequence[_Row]) -> list[_Row]:
+    """Return the rows of each picture as one, with the labels of all of them, each once."""
+    of: dict[tuple[str, str], _Row] = {}
+    labels: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        place = (row.file, row.split)
+        of.setdefault(place, row)
+        labels.setdefault(place, {}).update(dict.fromkeys(row.labels or ()))
+    return [replace(row, labels=tuple(labels[place])) for place, row in of.items()]
 
 
 def _weights(texts: Sequence[str]) -> list[float]:
@@ -257,7 +279,8 @@ def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str
     odd = {path: text for path, text in rows if known.setdefault(path, text) != text}
     if odd:
         each = some(f"{os.path.relpath(path, root)} is {known[path]} and {text}" for path, text in odd.items())
-        raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}")
+        hint = "; data.options.rows=labels takes them for pictures of several classes" if what == "label" else ""
+        raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}{hint}")
 
 
 def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:

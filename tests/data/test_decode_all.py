@@ -28,6 +28,8 @@ from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.runs import setup
+from frostline.store import store as storing
+from frostline.store import unfinished
 from frostline.store.mapped import DamagedEntry, Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store, Writer
@@ -507,3 +509,84 @@ def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path:
     assert not any("data.range=minmax" in finding.about for finding in found.findings)
     again = load(tmp_path, store, center=whole, range=[found.levels.low, found.levels.high])
     assert again.fingerprint == found.fingerprint
+
+
+class Kill(BaseException):
+    """Ends a process on the spot."""
+
+
+@pytest.mark.parametrize("kind", ["view", "original", "stored", "nothing"])
+@pytest.mark.parametrize("end", [Kill, KeyboardInterrupt])
+def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: str, end: type[BaseException]
+) -> None:
+    images: list[Image.Image | None] = [noise(24 if kind == "original" else 20 + i % 3, i) for i in range(100)]
+    images[3] = images[90] = None
+    keep = Keep(kind, view=SMALL if kind == "view" else None)
+    looked: list[int] = []
+
+    def read(index: int) -> Image.Image:
+        looked.append(index)
+        if (image := images[index]) is None:
+            raise ValueError("broken")
+        return image.copy()
+
+    def look(store: Store, most: int) -> Any:
+        left = [most]
+
+        def advance(count: int) -> None:
+            left[0] -= count
+            if left[0] < 0:
+                raise end
+
+        def make(writer: Writer) -> dict[str, Any]:
+            return decode_all(writer, range(100), read, keep=keep, max_pixels=10**6, progress=advance)
+
+        return store.get("pixels", "0" * 64, make, about="pictures")
+
+    assert store.folder is not None
+    whole = look(Store(store.folder.with_name("other"), budget=10**7, say=print), 1000)
+    with monkeypatch.context() as patch:
+        if end is Kill:
+            patch.setattr(storing.shutil, "rmtree", lambda *_, **__: None)  # nobody is left to do it
+        for most in (20, 40):
+            with pytest.raises(end):
+                look(store, most)
+    assert list(store.folder.glob("*/??/*.part"))
+    store.get("features", "1" * 64, lambda writer: {}, about="something else")  # which tidies up
+    before = len(looked)
+    sizes = [(0, 0) if image is None else image.size for image in images]
+    monkeypatch.setattr(decoder, "header_sizes", lambda ids, read: sizes)  # which looks at all of them
+    found = look(store, 1000)
+    assert found.meta == whole.meta and [number for number, _ in found.meta["bad"]] == [3, 90]
+    assert found.tensors.keys() == whole.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(found.tensors[name].nan_to_num(), tensor.nan_to_num())
+    assert len(looked) - before <= 100 - 2 * 16 + (kind == "original")
+    assert not list(store.folder.glob("*/??/*.part"))
+    assert {path.name for path in store._place("pixels", "0" * 64).iterdir()} == {*whole.tensors, "entry.jsonl"}
+
+
+def test_what_a_machine_left_that_stopped_is_not_trusted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def make(writer: Writer) -> dict[str, Any]:
+        made.append(writer.notes)
+        writer.tensor("rows", (3,), torch.uint8).fill_(len(made))
+        writer.note(len(made))
+        if len(made) < 4:
+            raise KeyboardInterrupt
+        return {}
+
+    def ask() -> None:
+        store.get("pixels", "0" * 64, make, about="pictures")
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    monkeypatch.setattr(unfinished, "_boot", lambda: "another time")
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+    monkeypatch.setattr(unfinished, "_boot", lambda: None)
+    ask()
+    assert made == [(), (1,), (), ()]

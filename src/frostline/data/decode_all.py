@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -79,7 +80,6 @@ class _Job:
     """Returns what is kept of the picture of a row."""
     levels: Levels
     columns: _Columns
-    bad: dict[int, str]
     writer: Writer
 
 
@@ -99,7 +99,8 @@ def decode_all(
     float64 (see `PictureFacts`; NaN for 8 bits); for views and originals `pixels` `(N, 3, H, W)` uint8; for what is
     stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and
     width. Those of a broken picture stay zero. An entry without pictures that may be readable another time is not kept.
-    `read(id)` opens a picture. Raises `Differing` for originals of several sizes.
+    `read(id)` opens a picture. Raises `Differing` for originals of several sizes. What a process that was killed had
+    decoded stays.
     """
     with at_most(max_pixels):
         columns = _Columns(
@@ -109,11 +110,16 @@ def decode_all(
             done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
             spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
         )
-        job = _Job(read, _keeper(writer, ids, read, keep), keep.levels, columns, {}, writer)
+        job = _Job(read, _keeper(writer, ids, read, keep), keep.levels, columns, writer)
+        done = {start: [(number, reason) for number, reason in bad] for start, bad in writer.notes}
+        bad = [*chain.from_iterable(done.values())]
+        chunks = [chunk for chunk in _chunks(len(ids)) if chunk.start not in done]
+        progress(len(ids) - sum(map(len, chunks)))
         with _keeping_blocks(4 * machine.cores()), threads() as pool:
-            for count in pool.map(partial(_decode_chunk, job, ids), _chunks(len(ids))):
-                progress(count)
-    return {"bad": sorted(job.bad.items())}
+            for chunk, found in zip(chunks, pool.map(partial(_decode_chunk, job, ids), chunks), strict=True):
+                bad += found
+                progress(len(chunk))
+    return {"bad": sorted(bad)}
 
 
 def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Image], keep: Keep) -> _Keeper:
@@ -218,8 +224,11 @@ def _keeping_blocks(count: int) -> Iterator[None]:
         core.set_blocks_max(before)
 
 
-def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
+def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int, str]]:
+    """Decode the pictures in some rows, and return the id and reason of each that is broken."""
+    bad: list[tuple[int, str]] = []
     small: dict[int, Tensor] = {}
+    passing = False
     for row in chunk:
         try:
             with job.read(ids[row]) as image:
@@ -228,8 +237,9 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
         except Differing:
             raise
         except Exception as error:  # a broken file makes Pillow raise anything
-            job.bad[ids[row]] = why(error)
+            bad.append((ids[row], why(error)))
             if is_passing(error):
+                passing = True
                 job.writer.reject("some could not be read this time")
         else:
             if kept is not None:
@@ -242,4 +252,6 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> int:
             small[row] = perceptual_hash.small(picture)
     if small:
         job.columns.hashes[list(small)] = perceptual_hash.of(torch.stack(list(small.values())))
-    return len(chunk)
+    if not passing:
+        job.writer.note((chunk.start, bad))
+    return bad

@@ -113,6 +113,16 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return _tensor(_Memory(file.fileno(), size), file.fileno(), shape, dtype)
 
 
+def again(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """Return the tensor of `create` whose file was left at `path`, as it was left; None where there is no such file."""
+    size = size_of(shape, dtype)
+    if size and path.is_file() and path.stat().st_size == size:
+        with path.open("r+b") as file:
+            return _tensor(_Memory(file.fileno(), size), file.fileno(), shape, dtype)
+    path.unlink(missing_ok=True)
+    return None
+
+
 def read(
     path: Path, shape: tuple[int, ...], dtype: torch.dtype, *, checks: Checks | None = None, use: object = None
 ) -> Tensor:

@@ -1,7 +1,8 @@
 """The store: pixels and features that are computed once, by whoever asks first, and found by everybody else.
 
 Each entry is a folder `<kind>/<key[:2]>/<key>`. Beside it lie its lock and, while it is being filled, `<key>.part`:
-one whose lock nobody holds is what a killed process left.
+one whose lock nobody holds is what a killed process left, and goes, unless something was noted in it (see
+`unfinished`): whoever asks for that entry goes on from there.
 
 Its budget holds at every moment: the room for a tensor is claimed, in the budget and on the disk, before it is filled.
 What somebody has in use is not removed for it.
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from frostline.core import locks, machine
 from frostline.core.errors import user_error
-from frostline.store import entries, mapped
+from frostline.store import entries, mapped, unfinished
 from frostline.store.entries import Entry, Item
 from frostline.store.mapped import DamagedEntry
 
@@ -47,8 +48,12 @@ Claim = Callable[[int], AbstractContextManager[None]]
 class Writer:
     """Gives an entry that is being made the tensors to fill; owns the folder in which their files lie."""
 
-    def __init__(self, part: Path | None = None, claim: Claim = lambda size: nullcontext()) -> None:
+    def __init__(
+        self, part: Path | None = None, claim: Claim = lambda size: nullcontext(), notes: Sequence[Any] = ()
+    ) -> None:
         """Without a folder the tensors lie in memory."""
+        self.notes = tuple(notes)
+        """What was noted by a process that was killed while it made the entry, of which all tensors are there."""
         self.tensors: dict[str, Tensor] = {}
         self.size = 0
         """Bytes of all tensors that were asked for."""
@@ -60,7 +65,7 @@ class Writer:
         self._claim = claim
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, piecemeal: bool = False) -> Tensor:
-        """Return a tensor of zeros to be filled in place, part of the entry under `name`.
+        """Return a tensor to be filled in place, part of the entry under `name`: zeros, or what is done of it already.
 
         One that is read `piecemeal`, by way of `Rows`, `Ragged` or a `Room`, is checked piece by piece as it is read;
         all others when the entry is found. Raises `NoRoom` before anything of it is written.
@@ -70,9 +75,21 @@ class Writer:
         self.size += size
         if piecemeal:
             self.piecemeal.add(name)
+        if (
+            self.notes
+            and self._part is not None
+            and (there := mapped.again(self._part / name, shape, dtype)) is not None
+        ):
+            self.tensors[name] = there
+            return there
         with self._claim(size):
             self.tensors[name] = self._zeros(name, shape, dtype)
         return self.tensors[name]
+
+    def note(self, value: Any) -> None:
+        """Note as plain values what is written, so that it need not be done again where this process is killed."""
+        if self._part is not None:
+            unfinished.note(self._part, value)
 
     def _zeros(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._part is None:
@@ -163,12 +180,14 @@ class Store:
             return False
         return True
 
-    def tidy(self) -> int:
-        """Remove what killed processes left half made, and return its size in bytes."""
+    def tidy(self, *, wanted: bool = True) -> int:
+        """Remove what killed processes left half made, also what may still be `wanted`; return its size in bytes."""
         assert self.folder is not None
         freed = 0
         for part in self.folder.glob("*/??/*.part"):
             with suppress(OSError), locks.held(part.with_suffix(".lock"), timeout=0):
+                if not wanted and unfinished.is_wanted(part):
+                    continue
                 freed += entries.size(part)
                 shutil.rmtree(part, ignore_errors=True)
         return freed
@@ -209,13 +228,17 @@ class Store:
         try:
             if place.exists() or place.is_symlink():
                 _discard(place)  # damaged
-            _clear(part)
-            self.tidy()
-            part.mkdir()
+            notes = unfinished.notes(part)
+            if not notes:
+                _clear(part)
+                part.mkdir()
+                unfinished.begin(part)
+            self.tidy(wanted=False)
         except OSError as error:
             raise NoRoom(error.strerror) from error
+        stays = False
         try:
-            writer = Writer(part, partial(self._claim, family=family))
+            writer = Writer(part, partial(self._claim, family=family), notes)
             meta = _plain(make(writer))
             if writer.rejected:
                 self._say(f"store: {about} is not kept, since {writer.rejected}")
@@ -224,14 +247,19 @@ class Store:
                 seal = entries.Seal.of(part, place.name, about, family, meta, writer.tensors, writer.piecemeal)
                 with self._claim(seal.size, family):
                     seal.write(part)
+                unfinished.forget(part)
                 part.rename(place)
                 found = entries.find(place)
             except (OSError, NoRoom, DamagedEntry) as error:
                 self._say(f"store: {about} is not kept, since {self.folder} cannot take it ({error})")
                 return Entry(writer.tensors, meta, made=True)
             return Entry(found.tensors if found else writer.tensors, meta, made=True)
+        except KeyboardInterrupt:
+            stays = unfinished.is_wanted(part)
+            raise
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if not stays:
+                shutil.rmtree(part, ignore_errors=True)
 
     @contextmanager
     def _claim(self, size: int, family: str | None) -> Iterator[None]:
@@ -245,6 +273,9 @@ class Store:
             taken = sum(item.size for item in items) + sum(map(entries.size, self.folder.glob("*/??/*.part")))
             beyond = taken + size - self.budget
             excess, chosen = max(beyond, size - _free(self.folder)), list[Item]()
+            if excess > 0:
+                freed = self.tidy()
+                excess, beyond = excess - freed, beyond - freed
             for item in items if size <= self.budget else ():
                 if excess > 0 and (family is None or item.family != family):
                     with suppress(OSError):

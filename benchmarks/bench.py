@@ -130,6 +130,8 @@ TARGETS: dict[str, dict[str, Target]] = {
     "peak of a store against its budget": {"cpu": Target("≤", 1), "cuda": Target("≤", 1)},
     "a checkpoint, per 100 MB": {"cpu": Target("≤", 0.1, " s"), "cuda": Target("≤", 0.1, " s")},
     "one worker against hydra/launcher=basic": {"cpu": Target("≤", 1, "x"), "cuda": Target("≤", 1, "x")},
+    "overhead per trial": {"cpu": Target("≤", 0.05, " s"), "cuda": Target("≤", 0.05, " s")},
+    "growth of the overhead per trial": {"cpu": Target("≤", 2, "x"), "cuda": Target("≤", 2, "x")},
     "journals, checkpoints and hashes": {"cpu": Target("≤", 0.02), "cuda": Target("≤", 0.02)},
 }
 """What each number must reach, where a target was set for it on this kind of device."""

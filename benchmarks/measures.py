@@ -28,6 +28,7 @@ import limit
 import ours
 import pictures
 import safety
+import search
 import streaming
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
@@ -433,4 +434,5 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "share": safety.share,
     "ablation": ablation.ablation,
     "advice": advice.advice,
+    "search": search.search,
 }

@@ -21,7 +21,7 @@ from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
 from frostline.records.result import Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, Shared, end_the_dead, going_on, with_record
+from frostline.records.sweep_record import RunFacts, SweepFile, end_the_dead, going_on, with_record
 from frostline.sweeps import job, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.tracking import pending_sweeps
@@ -55,7 +55,7 @@ def run(tmp_path):
     """Return the folder of the only run of a sweep, which is planned."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
     liveness.write(folder.parent / OWNER)
-    Shared(None, (RunFacts("head", {}, "0"),)).write(folder.parent)
+    SweepFile(folder.parent, None).add([RunFacts("head", {}, "0")])
     return folder
 
 
@@ -164,7 +164,7 @@ def test_what_was_passed_on_lives_by_its_own_signs(run):
 def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
     facts = RunFacts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
-    Shared(None, (facts,)).write(run.parent)
+    SweepFile(run.parent, None).add([facts])
     with held(before):
         left = carry_out(run)
         assert (left.status, left.folder) == ("RUNNING", str(before))
@@ -176,7 +176,7 @@ def test_a_job_that_comes_late_finds_the_run_done(run):
     done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
     write_result(run, done)
     assert carry_out(run) == done
-    Shared(None, (RunFacts("head", {}, "0"),)).write(run.parent)  # planned since: of other code, say
+    SweepFile(run.parent, None).add([RunFacts("head", {}, "0")])  # planned since: of other code, say
     assert carry_out(run).reason == "RuntimeError: it began"
 
 

@@ -11,7 +11,7 @@ import pytest
 from frostline.core import interrupts
 from frostline.records import layout, liveness
 from frostline.records.result import Result
-from frostline.records.sweep_record import RunFacts, Shared, Tracker
+from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.runs import train
 from frostline.sweeps import job
 from small import compose
@@ -26,7 +26,7 @@ def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[
     config = compose(*overrides)
     previous = {"run_id": None, "folder": str(before)} if before else None
     tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
-    Shared(tracker, (RunFacts("head", {}, "0", previous=previous),)).write(sweep)
+    SweepFile(sweep, tracker).add([RunFacts("head", {}, "0", previous=previous)])
     return job.carry_out(
         lambda: job.Order(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
     )

@@ -143,6 +143,13 @@ def of(fingerprint, status="FINISHED", source="s", **more):
     return past(status, source, **{"frostline.fingerprint": fingerprint}, **more)
 
 
+def test_a_trial_that_diverged_is_not_run_again():
+    diverged = of("f", "FAILED", **{"frostline.reason": "Diverged: the training loss is nan in epoch 2"})
+    assert resume.judge([diverged], "s", "f", trial=True).finished is diverged
+    assert resume.judge([diverged], "s", "f") == resume.Earlier()
+    assert resume.judge([of("f", "FAILED")], "s", "f", trial=True) == resume.Earlier()
+
+
 def test_only_the_same_source_and_data_are_skipped():
     assert resume.judge([of("f")], "s", "f").finished
     changed = resume.judge([of("f")], "s", "g")

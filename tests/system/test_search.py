@@ -108,8 +108,9 @@ def test_the_record_names_study_and_trial(searched: Done) -> None:
 
 def test_in_another_folder_the_same_command_takes_over_all_trials(searched: Done, store: Path, tmp_path: Path) -> None:
     done = sweep(tmp_path / "again", store, *TINY, *RANGES, *MODES, "resume=true")
-    failed = sum(run["status"] == "FAILED" for run in results(searched.folder))
-    assert done.out.count("skipped, finished in") == 2 * (7 + 2) - failed
+    diverged = sum(run["status"] == "FAILED" for run in results(searched.folder))
+    assert done.out.count("skipped, diverged in") == diverged
+    assert done.out.count("skipped, finished in") == 2 * (7 + 2) - diverged
     for mode in ("head", "full"):
         assert trials(done.folder, mode) == trials(searched.folder, mode)
 

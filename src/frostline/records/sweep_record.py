@@ -73,10 +73,6 @@ class Shared:
     search: str | None = None
     """What is searched, where further runs are decided while the sweep goes on."""
 
-    def write(self, folder: Path) -> None:
-        """Write it into the sweep's `folder`."""
-        files.write(folder / layout.SWEEP, json.dumps(asdict(self), indent=1), sync=True)
-
     @staticmethod
     def there(folder: Path) -> bool:
         """Return whether the sweep's `folder` is where it was written."""
@@ -88,6 +84,21 @@ class Shared:
         values = files.read_json(folder / layout.SWEEP)
         tracker = values["tracker"] and Tracker(**values["tracker"])
         return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]), values.get("search"))
+
+
+class SweepFile:
+    """Owner of a sweep's file, to which runs are added; what it says of those before is not said anew."""
+
+    def __init__(self, folder: Path, tracker: Tracker | None, search: str | None = None) -> None:
+        """Write what `Shared` has into the sweep's `folder`, as soon as there are runs."""
+        self._file = folder / layout.SWEEP
+        self._head = json.dumps({"tracker": tracker and asdict(tracker), "search": search}).removesuffix("}")
+        self._runs: list[str] = []
+
+    def add(self, runs: Iterable[RunFacts]) -> None:
+        """Have the file say further runs, too: whole or not at all."""
+        self._runs += [json.dumps(asdict(facts)) for facts in runs]
+        files.write(self._file, self._head + ', "runs": [\n' + ",\n".join(self._runs) + "\n]}\n", sync=True)
 
 
 @dataclass(frozen=True)

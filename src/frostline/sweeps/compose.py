@@ -94,19 +94,18 @@ def compose_all(
 def compose_trial(
     setting: Mapping[str, str],
     compose: Callable[[Overrides], DictConfig],
-    number: int,
     *,
     folder: str,
     shown: Sequence[str] = (),
     marks: Mapping[str, Any] = MappingProxyType({}),
 ) -> PlannedRun:
-    """Return the run `number` of a search, which has the values of `setting`, by key, and lies in `folder`.
+    """Return the run of a search that has the values of `setting`, by key, and lies in `folder`.
 
     Of these values those `shown` are choices beside the short names, as are `marks`. Raises `UserError` as
     `compose_all` does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
-    config, _, _ = _compose(overrides, compose, number)
+    config, _, _ = _compose(overrides, compose, 0)
     extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
     typed = _typed(config, extras)
     trial = {name: value for name, value in marks.items() if name == "trial"}

@@ -34,7 +34,7 @@ class Executor(Protocol):
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
     def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
-        """Be told, before any is carried out, the jobs, where the sweep lies, and where in it the run of each job."""
+        """Be told further jobs before any of them is carried out: where the sweep lies, and in it the run of each."""
 
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Carry out these jobs, given by number with their stack, and return why some did not come to an end."""
@@ -48,7 +48,7 @@ class Workers:
 
     def __init__(self, launcher: Any) -> None:
         self._launcher = launcher
-        self._jobs: Sequence[Overrides] = ()
+        self._jobs: list[Overrides] = []
 
     def start(self, config: Config) -> None:
         """Start the workers; a device that is named is everybody's, others get a GPU each."""
@@ -65,7 +65,7 @@ class Workers:
 
     def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
         """Write it into the configs that the workers are given."""
-        self._jobs = jobs
+        self._jobs += jobs
         _pin(self._launcher.config, folder)
         for job_overrides, run in zip(jobs, runs, strict=True):
             _pin(self._launcher.compose(job_overrides), folder, run)
@@ -103,7 +103,7 @@ class Foreign:
         """Say it with every job, whose config the launcher composes itself."""
         _pin(self._config, folder)
         places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
-        self._jobs = [[*job_overrides, *place] for job_overrides, place in zip(jobs, places, strict=True)]
+        self._jobs += [[*job_overrides, *place] for job_overrides, place in zip(jobs, places, strict=True)]
 
     workers = 0
 

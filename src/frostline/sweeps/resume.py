@@ -7,7 +7,7 @@ the journals of sweeps that never ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, liveness, run_folders, sweep_record
+from frostline.records import journal, layout, liveness, run_folders, search_marks, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import pending_sweeps, query, server, sync
@@ -70,6 +70,11 @@ class Past:
             return None
         return owner
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed by its own values, and would so again."""
+        return self.status == "FAILED" and search_marks.DIVERGED in self.tags.get(layout.REASON_TAG, "")
+
     def left_by(self, host: str) -> bool:
         """Return whether its process was on a machine that is gone, as a person says; if so nobody holds it any more.
 
@@ -100,12 +105,12 @@ class Earlier:
     """What the person should know."""
 
 
-def look(tracker: Tracker, root: Path, digests: Iterable[str]) -> dict[str, list[Past]]:
-    """Return what there was before, by digest, whatever its source and data."""
-    wanted = set(digests)
-    by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in wanted}
-    for past in _all(tracker, root, wanted):
-        by_digest[past.tags[layout.DIGEST_TAG]].setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
+def look(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[Past]]:
+    """Return what there was before of these `digests`, or of all, by digest, whatever its source and data."""
+    by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in digests or ()}
+    for past in _all(tracker, root, digests):
+        runs = by_digest.setdefault(past.tags[layout.DIGEST_TAG], {})
+        runs.setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
         lying = run_folders.by_uid([root / "multirun", Path(tracker.folder).parent])
         by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
@@ -118,14 +123,14 @@ def _found(past: Past, lying: Mapping[str, Path]) -> Past:
     return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
-def _all(tracker: Tracker, root: Path, digests: set[str]) -> Iterator[Past]:
+def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[Past]:
     """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
         for folder in sweep_record.with_record(sweep):
             past = _of_folder(folder)
-            if past is not None and past.tags.get(layout.DIGEST_TAG) in digests:
+            if past is not None and query.is_wanted(past.tags, digests):
                 yield past
     if tracker.experiment_id is not None:
         try:
@@ -165,14 +170,15 @@ def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
     return found if plain and whole else None
 
 
-def judge(runs: Sequence[Past], source: str, fingerprint: str | None) -> Earlier:
+def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: bool = False) -> Earlier:
     """Return what to do about a run of this `source`, given earlier `runs` of its config.
 
-    `fingerprint` is that of its data, None where they cannot be read.
+    `fingerprint` is that of its data, None where they cannot be read. A `trial` that diverged is finished: a search
+    knows then what it wanted to know.
     """
     same = [run for run in runs if run.source == source]
     own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
-    finished = next((run for run in own if run.status == "FINISHED"), None)
+    finished = next((run for run in own if run.status == "FINISHED" or (trial and run.diverged)), None)
     if finished is not None:
         return Earlier(finished=finished)
     if (busy := next((run for run in own if run.holder is not None), None)) is not None:

@@ -133,7 +133,7 @@ def _cells(
         name = " ".join([config.freeze_mode.name, *others])
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
-        known = composing.compose_trial(lowest, compose, 0, folder=name)
+        known = composing.compose_trial(lowest, compose, folder=name)
         cells.append(Cell(name, setting, space, config, known))
     if config.search.name == "cmaes" and any(len(_numbers(cell.space)) < 2 for cell in cells if cell.space):
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
@@ -182,14 +182,12 @@ class Search:
 
     cells: list[Cell]
     compose: Compose
-    _owners: list[tuple[Cell, int | None]] = field(default_factory=list)
-    """Of every run, by its number: its cell, and its trial unless it confirms one."""
-    _first: dict[str, int] = field(default_factory=dict)
-    """By digest, the number of the run that has it."""
-    _twins: dict[int, list[tuple[Cell, int]]] = field(default_factory=dict)
-    """Trials that have the values of an earlier one, by the number of its run."""
-    _told: int = 0
-    """Number of runs before the last round."""
+    _round: list[str] = field(default_factory=list)
+    """The digest of each run of the last round."""
+    _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
+    """By digest of a run that goes on, the trials that have its values."""
+    _done: dict[str, Result] = field(default_factory=dict)
+    """By digest, what runs came to."""
 
     @property
     def identity(self) -> str:
@@ -206,7 +204,7 @@ class Search:
         They show before anything starts whether its trials can run.
         """
         points = search_space.ends(cell.space)
-        return [composing.compose_trial(cell.at(values), self.compose, 0, folder=cell.name) for values in points]
+        return [composing.compose_trial(cell.at(values), self.compose, folder=cell.name) for values in points]
 
     def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]]) -> None:
         """Open the studies."""
@@ -226,11 +224,9 @@ class Search:
     def following(self, results: Sequence[Result]) -> list[PlannedRun]:
         """Return the trials of the next round, or at last the runs that confirm the best of them."""
         self._tell(results)
-        last = results[self._told :]
-        self._told = len(results)
         if self._dry and results:
             return []
-        if last and not any(_tells(result) for result in last):
+        if results and not any(map(_tells, results)):
             return []
         open_cells = [cell for cell in self.cells if cell.begun < cell.trials]
         while open_cells:
@@ -264,22 +260,23 @@ class Search:
         return min(room, max(startup - cell.begun, search.batch or share))
 
     def _planned(self, cell: Cell, number: int, values: Mapping[str, Any]) -> Iterator[PlannedRun]:
-        """Yield the run of a trial, unless an earlier one has the same values."""
-        marks = {search_marks.TRIAL: number}
-        run = self._of(cell, cell.at(values), f"{_slug(cell)}-{number}", marks)
-        at = self._first.setdefault(digest(run.config), len(self._owners))
-        if at < len(self._owners):
-            self._twins.setdefault(at, []).append((cell, number))
-            return
-        self._owners.append((cell, number))
-        yield run
+        """Yield the run of a trial, unless an earlier one has the same values: what that came to is told of both."""
+        run = self._of(cell, cell.at(values), f"{_slug(cell)}-{number}", {search_marks.TRIAL: number})
+        key = digest(run.config)
+        if (done := self._done.get(key)) is not None:
+            _tell(cell, number, done)
+        elif key in self._waiting:
+            self._waiting[key].append((cell, number))
+        else:
+            self._waiting[key] = [(cell, number)]
+            self._round.append(key)
+            yield run
 
     def _of(self, cell: Cell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any]) -> PlannedRun:
         shown = [*(key for key in self._varied() if _told(key)), *cell.space]
         assert cell.study is not None
         ours = {search_marks.SEARCH: cell.config.search.name, search_marks.STUDY: cell.study.name, **marks}
-        number = len(self._owners)
-        run = composing.compose_trial(setting, self.compose, number, shown=shown, folder=folder, marks=ours)
+        run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
         return composing.settled_as(run, self._auto[id(cell)])
 
     def _varied(self) -> list[str]:
@@ -300,20 +297,16 @@ class Search:
             setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
             marks = {search_marks.CONFIRMS: best.number}
             found.append(self._of(cell, setting, f"{_slug(cell)}-seed{seed}", marks))
-            self._owners.append((cell, None))
+            self._round.append(digest(found[-1].config))
         return found
 
     def _tell(self, results: Sequence[Result]) -> None:
         """Tell the studies what came of the runs of the last round."""
-        for at in range(self._told, len(results)):
-            cell, number = self._owners[at]
-            if number is not None:
-                for told_cell, told_number in [(cell, number), *self._twins.get(at, [])]:
-                    _tell(told_cell, told_number, results[at])
-        for at, twins in self._twins.items():
-            if at < self._told:
-                for cell, number in twins:
-                    _tell(cell, number, results[at])
+        for key, result in zip(self._round, results, strict=True):
+            for cell, number in self._waiting.pop(key, []):
+                _tell(cell, number, result)
+            self._done[key] = result
+        self._round = []
 
 
 def _tell(cell: Cell, number: int, result: Result) -> None:

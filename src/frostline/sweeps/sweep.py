@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,29 +15,20 @@ from omegaconf import DictConfig
 from frostline.core import interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.records import heartbeat, journal, layout, liveness, run_folders, search_marks, sweep_record
-from frostline.records.heartbeat import Heart
+from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
 from frostline.records.recording import Record, end, reason_of
-from frostline.records.result import Result, read_result, write_result
+from frostline.records.result import Result, read_result
 from frostline.records.sweep_record import Tracker
-from frostline.report import cells as best
-from frostline.report.verdict import answer
-from frostline.sweeps import job, resume, unused_keys
+from frostline.sweeps import job, unused_keys
+from frostline.sweeps.closing import as_planned, close
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, to_check
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.preflight import check, fingerprints
-from frostline.sweeps.resume import Earlier
+from frostline.sweeps.preflight import check
 from frostline.sweeps.stacks import stacked
-from frostline.tracking import download, server, session
-
-# large, or what only the process that runs it writes
-_NOT_FETCHED = (
-    layout.BEST,
-    *layout.OF_RECORD,
-    *layout.OF_OWNER,
-)
+from frostline.sweeps.takeover import Takeover, facts_of
+from frostline.tracking import server, session
 
 
 def run_sweep(
@@ -75,7 +66,7 @@ class Rounds(Protocol):
         """Be told where the sweep lies, None in a dry run; who carries it out; what `auto` means to each kind."""
 
     def following(self, results: Sequence[Result]) -> list[PlannedRun]:
-        """Return the next runs, given the results of all before, in their order; none where that was all."""
+        """Return the next runs, given the results of those that it returned last; none where that was all."""
 
 
 def run_planned(
@@ -113,7 +104,11 @@ def run_planned(
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
     ):
-        sweep = _Sweep(executor, root, folder, tracker, heart, earlier=earlier, search=identity)
+        takeover = None
+        if tracker and earlier:
+            digests = {digest(run.config) for run in planned} if rounds is None else None
+            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
+        sweep = _Sweep(executor, folder, tracker, takeover, identity)
         if rounds is None:
             interrupt = sweep.carry_out(planned)
         else:
@@ -122,69 +117,10 @@ def run_planned(
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = sweep.results()
-    recorded = _close(folder, tracker, results, interrupt)
+    recorded = close(folder, tracker, results, interrupt)
     if interrupt is not None:
         return interrupts.status(interrupt)
-    return 0 if recorded and all(map(_as_planned, results)) else 1
-
-
-class _Sweep:
-    """Owner of what is known of the runs of a sweep, which may become more as it goes on."""
-
-    def __init__(
-        self,
-        executor: Executor,
-        root: Path,
-        folder: Path,
-        tracker: Tracker | None,
-        heart: Heart,
-        *,
-        earlier: bool,
-        search: str | None,
-    ) -> None:
-        self._executor, self._root, self._folder, self._tracker, self._heart = executor, root, folder, tracker, heart
-        self._before = tracker if earlier else None
-        self._search = search
-        self._planned: list[PlannedRun] = []
-        self._facts: tuple[sweep_record.RunFacts, ...] = ()
-        self._reasons: dict[int, Exception] = {}
-
-    def carry_out(self, further: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
-        """Carry out further runs, numbered behind those before; return the interrupt if there was one."""
-        first = len(self._planned)
-        self._planned += further
-        self._executor.settle(
-            self._folder, [run.overrides for run in self._planned], [run.folder for run in self._planned]
-        )
-        facts = _all_facts(further, first, self._before, self._executor, self._root, self._folder, self._heart)
-        workers = self._executor.workers if self._tracker else 0
-        facts = stacked([run.config for run in further], facts, workers, first=first)
-        self._facts += facts
-        sweep_record.Shared(self._tracker, self._facts, self._search).write(self._folder)
-        jobs = {first + n: facts[n].stack for n in in_order(further) if facts[n].to_do}
-        reasons, interrupt = _run(self._executor, jobs)
-        self._reasons |= reasons
-        return interrupt
-
-    def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
-        """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
-        try:
-            while following := rounds.following(self.results()):
-                if (interrupt := self.carry_out(following)) is not None:
-                    return interrupt
-        except KeyboardInterrupt as interrupt:
-            return interrupt
-        return None
-
-    def results(self) -> list[Result]:
-        """Return what the runs came to so far, in the order of their numbers."""
-        reasons = self._reasons
-        return [_result(self._folder, number, facts, reasons.get(number)) for number, facts in enumerate(self._facts)]
-
-
-def _as_planned(result: Result) -> bool:
-    """Return whether a run did what it should."""
-    return result.status in ("FINISHED", "PLANNED") or search_marks.tells_a_search(result)
+    return 0 if recorded and all(map(as_planned, results)) else 1
 
 
 def _once(planned: Sequence[PlannedRun]) -> list[str]:
@@ -196,91 +132,47 @@ def _once(planned: Sequence[PlannedRun]) -> list[str]:
     ]
 
 
-def _all_facts(
-    planned: Sequence[PlannedRun],
-    first: int,
-    tracker: Tracker | None,
-    executor: Executor,
-    root: Path,
-    folder: Path,
-    heart: Heart,
-) -> tuple[sweep_record.RunFacts, ...]:
-    """Return what each job, numbered from `first`, has to know; says what is left out or goes on, being there before.
+class _Sweep:
+    """Owner of what is known of the runs of a sweep, which may become more as it goes on."""
 
-    What goes on is taken by `heart`, so that no other sweep goes on with it. Without a `tracker` nothing was.
-    """
-    if tracker is None:
-        return tuple(_new_facts(run) for run in planned)
-    with suppress(server.Unreachable):
-        resume.mend(tracker.uri, tracker.experiment, job.screen().say)
-    keys, source = [digest(run.config) for run in planned], project.source_sha256()
-    before = resume.look(tracker, root, keys)
-    prints: list[str | None] = [None] * len(planned)
-    if known := [number for number, key in enumerate(keys) if any(past.source == source for past in before[key])]:
-        told = executor.ask(partial(fingerprints, [planned[number].config for number in known]))
-        for number, found_print in zip(known, told, strict=True):
-            prints[number] = found_print
-    facts = []
-    for number, (run, key, fingerprint) in enumerate(zip(planned, keys, prints, strict=True), first):
-        found = resume.judge(before[key], source, fingerprint)
-        # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
-        before[key] = [past for past in before[key] if past is not found.interrupted]
-        facts.append(_facts_after(number, run, found, tracker, folder, heart))
-    return tuple(facts)
+    def __init__(
+        self, executor: Executor, folder: Path, tracker: Tracker | None, takeover: Takeover | None, search: str | None
+    ) -> None:
+        self._executor, self._folder, self._takeover = executor, folder, takeover
+        self._workers = executor.workers if tracker else 0
+        self._file = sweep_record.SweepFile(folder, tracker, search)
+        self._facts: list[sweep_record.RunFacts] = []
+        self._reasons: dict[int, Exception] = {}
 
+    def carry_out(self, further: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
+        """Carry out further runs, numbered behind those before; return the interrupt if there was one."""
+        first = len(self._facts)
+        self._executor.settle(self._folder, [run.overrides for run in further], [run.folder for run in further])
+        facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
+        facts = stacked([run.config for run in further], facts, self._workers, first=first)
+        self._facts += facts
+        self._file.add(facts)
+        jobs = {first + n: facts[n].stack for n in in_order(further) if facts[n].to_do}
+        reasons, interrupt = _run(self._executor, jobs)
+        self._reasons |= reasons
+        return interrupt
 
-def _new_facts(run: PlannedRun) -> sweep_record.RunFacts:
-    """Return what every job has to know, whatever was there before."""
-    auto = {"precision": run.config.precision, "compile": run.config.compile, "data.pixels": run.config.data.pixels}
-    return sweep_record.RunFacts(run.name, run.choices, run.folder, digest(run.config), auto)
+    def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
+        """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
+        before = 0
+        try:
+            while following := rounds.following(self.results(before)):
+                before = len(self._facts)
+                if (interrupt := self.carry_out(following)) is not None:
+                    return interrupt
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        return None
 
-
-def _facts_after(
-    number: int, run: PlannedRun, found: Earlier, tracker: Tracker, folder: Path, heart: Heart
-) -> sweep_record.RunFacts:
-    """Return what one job has to know, given what was there before."""
-    facts = _new_facts(run)
-    own, say = folder / run.folder, job.screen().say
-    here = liveness.holder(own)
-    if found.note:
-        say(f"{run.name}: {found.note}")
-    if (past := found.finished) is not None:
-        say(f"{run.name}: skipped, finished in {past}")
-        where = str(past.folder or own)
-        result = Result(number, run.name, where, past.run_id, "FINISHED", None, run.choices, past.metrics, past.images)
-        if here is None:
-            own.mkdir(parents=True, exist_ok=True)
-            if past.folder is None and past.run_id:  # the answer and the report need more than numbers
-                download.fetch_files(tracker.uri, past.run_id, own, but=_NOT_FETCHED)
-            write_result(own, result)
-        return replace(facts, finished=asdict(result))
-    if found.busy is not None and (who := found.busy.holder) is not None:
-        return _left(number, facts, found.busy.folder, who)
-    if here is not None:  # what it does there is another run: of other code, say
-        return _left(number, facts, own, here)
-    if (interrupted := found.interrupted) is not None:
-        past = resume.with_run_id(interrupted, project.project_root(), tracker.uri)
-        at = past.folder
-        if at is not None and (who := heart.take(at)) is not None:
-            return _left(number, facts, at, who)
-        if (
-            at is None
-            and past.run_id
-            and download.fetch_checkpoint(tracker.uri, past.run_id, layout.CHECKPOINT, own / layout.PREVIOUS)
-        ):
-            at = own / layout.PREVIOUS
-        say(f"{run.name}: goes on, interrupted in {past}" if at else f"{run.name}: again, interrupted in {past}")
-        return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
-    return facts
-
-
-def _left(number: int, facts: sweep_record.RunFacts, where: Path | None, who: liveness.Owner) -> sweep_record.RunFacts:
-    """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
-    how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
-    job.screen().say(
-        f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
-    )
-    return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
+    def results(self, first: int = 0) -> list[Result]:
+        """Return what the runs came to so far, in the order of their numbers, from `first` on."""
+        found, reasons = enumerate(self._facts[first:], first), self._reasons
+        return [_result(self._folder, number, facts, reasons.get(number)) for number, facts in found]
 
 
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
@@ -328,51 +220,3 @@ def _result(folder: Path, number: int, facts: sweep_record.RunFacts, error: Exce
     if (own / layout.RECORD).exists() and not journal.ended(own):
         end(own, status, reason)
     return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
-
-
-def _close(
-    folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
-) -> bool:
-    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
-    terminal, sentence = job.screen(), answer(results)
-    terminal.say("")
-    terminal.table(results)
-    terminal.verdict(sentence)
-    if tracker is None:
-        return True
-    page = _report(folder, tracker, results)
-    statuses = {result.status for result in results}
-    failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
-    status = "FINISHED" if all(map(_as_planned, results)) else "FAILED" if failed else "KILLED"
-    recorded = session.close_sweep(
-        tracker,
-        status=status,
-        description=sentence,
-        results=results,
-        metrics=best.metrics(results),
-        tags=best.tags(results),
-        say=terminal.say,
-    )
-    if page is not None:
-        terminal.say(f"Report: {page}")
-    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
-    return recorded
-
-
-def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:
-    """Write the report and plots and keep them in the sweep's record; their failure must not cost the record its end.
-
-    A sweep of one run is spared the plots, which show nothing that the report does not.
-    """
-    from frostline.report import html, plots
-
-    record, title = Record(folder), f"Sweep {folder.parent.name} {folder.name}"
-    try:
-        page = html.write(folder / layout.REPORT, results, title=title, tracker=asdict(tracker))
-        record.artifact(page)
-        for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
-            record.artifact(file, layout.PLOTS)
-    except Exception as error:
-        job.screen().say(f"The report could not be written: {reason_of(error)}", "yellow")
-        return None
-    return page

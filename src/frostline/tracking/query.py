@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather a name
+_ONCE = ("best/", "test/", "cost/", "search/")  # metrics that a run has once
 _FEW = 10  # digests that are asked for one by one
 
 
@@ -92,17 +93,23 @@ def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
         return [(run.info.run_id, dict(run.data.tags)) for run in found]
 
 
-def runs(uri: str, experiment_id: str, digests: Collection[str]) -> Iterator[dict[str, Any]]:
+def is_wanted(tags: Mapping[str, str], digests: Collection[str] | None) -> bool:
+    """Return whether a run with these `tags` has one of the `digests`, or any at all where these are None."""
+    digest = tags.get(layout.DIGEST_TAG)
+    return digest is not None and (digests is None or digest in digests)
+
+
+def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Iterator[dict[str, Any]]:
     """Yield `run_id`, `status`, `tags`, `metrics` and `images` of the runs with one of the `digests`, newest first.
 
-    Raises `server.Unreachable`.
+    Without `digests` of all that have any. Raises `server.Unreachable`.
     """
-    few = len(digests) <= _FEW  # of many all runs are fetched at once
-    wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests] if few else [""]
+    few = digests is not None and len(digests) <= _FEW  # of many all runs are fetched at once
+    wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests or ()] if few else [""]
     with problems(uri):
         for chosen in wanted:
             found = _search(uri, [experiment_id], chosen)
-            yield from (_facts(run) for run in found if run.data.tags.get(layout.DIGEST_TAG) in digests)
+            yield from (_facts(run) for run in found if is_wanted(run.data.tags, digests))
 
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:
@@ -130,7 +137,7 @@ def _facts(run: Any) -> dict[str, Any]:
     for given in run.inputs.dataset_inputs if run.inputs else ():
         with suppress(ValueError, KeyError, TypeError):
             images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
-    once = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/", "test/", "cost/"))}
+    once = {key: value for key, value in run.data.metrics.items() if key.startswith(_ONCE)}
     tags = dict(run.data.tags)
     return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
 

@@ -1,0 +1,138 @@
+"""What a sweep takes over from earlier ones: runs that are finished, that go on, or that others have now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from frostline.core import project
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
+from frostline.records import layout, liveness, search_marks
+from frostline.records.heartbeat import Heart
+from frostline.records.result import Result, write_result
+from frostline.records.sweep_record import RunFacts, Tracker
+from frostline.sweeps import job, resume
+from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.preflight import fingerprints
+from frostline.sweeps.resume import Earlier, Past
+from frostline.tracking import download, server
+
+# large, or what only the process that runs it writes
+_NOT_FETCHED = (
+    layout.BEST,
+    *layout.OF_RECORD,
+    *layout.OF_OWNER,
+)
+
+
+def facts_of(run: PlannedRun) -> RunFacts:
+    """Return what every job has to know, whatever was there before."""
+    auto = {"precision": run.config.precision, "compile": run.config.compile, "data.pixels": run.config.data.pixels}
+    return RunFacts(run.name, run.choices, run.folder, digest(run.config), auto)
+
+
+class Takeover:
+    """Knows what was there when the sweep began, and what of it each run of the sweep is or goes on with."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        folder: Path,
+        *,
+        root: Path,
+        heart: Heart,
+        ask: Callable[[Callable[[], Any]], Any],
+        digests: Collection[str] | None,
+    ) -> None:
+        """Look for the runs with these `digests`, None for all, on behalf of the sweep in `folder`.
+
+        What goes on is taken by `heart`, so that no other sweep goes on with it; `ask` has a function called where
+        torch is loaded.
+        """
+        self._tracker, self._folder, self._heart, self._ask = tracker, folder, heart, ask
+        self._source = project.source_sha256()
+        self._prints: dict[str, str | None] = {}
+        with suppress(server.Unreachable):
+            resume.mend(tracker.uri, tracker.experiment, job.screen().say)
+        self._before = resume.look(tracker, root, digests)
+
+    def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
+        """Return what each job, numbered from `first`, has to know; says what is left out or goes on."""
+        keys = [digest(run.config) for run in planned]
+        known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
+        prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
+        found = []
+        for number, (run, key) in enumerate(zip(planned, keys, strict=True), first):
+            runs = self._before.get(key, [])
+            fingerprint, trial = prints.get(repr(run.config.data)), search_marks.is_trial(run.choices)
+            one = resume.judge(runs, self._source, fingerprint, trial=trial)
+            # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
+            self._before[key] = [past for past in runs if past is not one.interrupted]
+            found.append(self._facts(number, run, one))
+        return tuple(found)
+
+    def _fingerprints(self, configs: Sequence[Config]) -> dict[str, str | None]:
+        """Return the fingerprints of the data of runs that were there, by what the data are; each is computed once."""
+        new = {data: config for config in configs if (data := repr(config.data)) not in self._prints}
+        if new:
+            self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
+        return self._prints
+
+    def _facts(self, number: int, run: PlannedRun, found: Earlier) -> RunFacts:
+        """Return what one job has to know, given what was there before."""
+        facts, own = facts_of(run), self._folder / run.folder
+        here = liveness.holder(own)
+        if found.note:
+            job.screen().say(f"{run.name}: {found.note}")
+        if found.finished is not None:
+            return replace(facts, finished=asdict(self._finished(number, run, found.finished, vacant=here is None)))
+        if found.busy is not None and (who := found.busy.holder) is not None:
+            return _left(number, facts, found.busy.folder, who)
+        if here is not None:  # what it does there is another run: of other code, say
+            return _left(number, facts, own, here)
+        return facts if found.interrupted is None else self._going_on(number, facts, found.interrupted)
+
+    def _finished(self, number: int, run: PlannedRun, past: Past, *, vacant: bool) -> Result:
+        """Return the result of a run that need not run again, which is also in its folder here, if that is vacant."""
+        own = self._folder / run.folder
+        job.screen().say(f"{run.name}: skipped, {'diverged' if past.diverged else 'finished'} in {past}")
+        where, reason = str(past.folder or own), past.tags.get(layout.REASON_TAG)
+        result = Result(
+            number, run.name, where, past.run_id, past.status, reason, run.choices, past.metrics, past.images
+        )
+        if vacant:
+            own.mkdir(parents=True, exist_ok=True)
+            if past.folder is None and past.run_id:  # the answer and the report need more than numbers
+                download.fetch_files(self._tracker.uri, past.run_id, own, but=_NOT_FETCHED)
+            write_result(own, result)
+        return result
+
+    def _going_on(self, number: int, facts: RunFacts, interrupted: Past) -> RunFacts:
+        """Return what a job has to know that goes on with an interrupted run, if nobody else does so."""
+        past = resume.with_run_id(interrupted, project.project_root(), self._tracker.uri)
+        at, kept = past.folder, self._folder / facts.folder / layout.PREVIOUS
+        if at is not None and (who := self._heart.take(at)) is not None:
+            return _left(number, facts, at, who)
+        if (
+            at is None
+            and past.run_id
+            and download.fetch_checkpoint(self._tracker.uri, past.run_id, layout.CHECKPOINT, kept)
+        ):
+            at = kept
+        how = "goes on" if at else "again"
+        job.screen().say(f"{facts.name}: {how}, interrupted in {past}")
+        return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
+
+
+def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Owner) -> RunFacts:
+    """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
+    how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
+    job.screen().say(
+        f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
+    )
+    return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))

@@ -104,6 +104,12 @@ def test_the_record_names_study_and_trial(searched: Done) -> None:
     tags = [run.data.tags for run in searched.runs() if layout.STUDY_TAG in run.data.tags]
     told = {(one[layout.STUDY_TAG], one.get(layout.TRIAL_TAG)) for one in tags}
     assert told == {(mode, number and str(number)) for mode in ("head", "full") for number in (*"0123456", None)}
+    states = {"FINISHED": "complete", "FAILED": "failed"}
+    for run in searched.runs():
+        if (tags := run.data.tags).get(layout.STUDY_TAG):
+            assert tags[layout.SEARCH_TAG] == "tpe"
+            assert tags.get(layout.STATE_TAG) == (states[run.info.status] if layout.TRIAL_TAG in tags else None)
+            assert (layout.CONFIRMS_TAG in tags) != (layout.TRIAL_TAG in tags)
 
 
 def test_in_another_folder_the_same_command_takes_over_all_trials(searched: Done, store: Path, tmp_path: Path) -> None:
@@ -153,6 +159,7 @@ def test_what_does_worse_is_stopped_early_and_finished(store: Path, tmp_path: Pa
         assert run["status"] == "FINISHED" and len(epochs) == run["metrics"]["search/pruned_after"] < 4
     tags = [run.data.tags.get(layout.PRUNED_TAG) for run in done.runs()]
     assert sum(tag is not None and tag.endswith("by median") for tag in tags) == len(pruned)
+    assert sum(run.data.tags.get(layout.STATE_TAG) == "pruned" for run in done.runs()) == len(pruned)
     assert f"{len(pruned)} of them stopped early" in done.out
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from frostline import api
 from frostline.commands import CALLED, Parser
+from frostline.records import search_marks
 from frostline.records.result import Result
 from frostline.report import backbones
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.paired_difference import interval
+from frostline.report.studies import Study, studies
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
 
@@ -56,6 +58,37 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "difference": contest.difference and asdict(contest.difference),
         "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),
+        **({"search": [_study(study) for study in found]} if (found := studies(contest.results)) else {}),
+    }
+
+
+def _study(study: Study) -> dict[str, Any]:
+    """Return what a search found in one cell: `by_chance` is how much better the best trial looked than it is.
+
+    `as_good` is, by key, the ends or the choices of what trials within `standard_error` of the best have.
+    """
+    best, found = study.best, study.optimism
+    chosen = {key: best.run.choices[key] for key in study.space} if best else {}
+    fresh = found and {
+        "seeds": found.seeds,
+        "validation": found.now,
+        "interval": found.interval and [found.interval.low, found.interval.high],
+    }
+    return {
+        "cell": study.name,
+        "sampler": study.sampler,
+        "trials": {state: study.count(state) for state in search_marks.STATES},
+        "best": best
+        and {
+            "trial": best.number,
+            "choices": chosen,
+            "validation": best.value,
+            "fresh": fresh,
+            "by_chance": found and found.gap,
+        },
+        "standard_error": study.error,
+        "as_good": {key: [*values] for key, values in study.as_good.items()},
+        "importances": study.importances,
     }
 
 
@@ -79,7 +112,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     means = {name: cell.mean(name) for name in names}
     within = interval(found, cell.by) if (found := trials(cell)) else None
     return {
-        "choices": cell.choices,
+        "choices": {name: value for name, value in cell.choices.items() if name != search_marks.SPACE},
         "mean": {name: value if value == value else None for name, value in means.items()},
         "test_interval": within and [within.low, within.high],
         "runs": [

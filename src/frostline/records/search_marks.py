@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from frostline.records.result import Result
+from frostline.records import layout
+from frostline.records.result import PRUNED, Result
 
 SEARCH = "search"
 """The sampler."""
@@ -15,15 +16,39 @@ TRIAL = "trial"
 """The number of the trial that the run is; only trials have it."""
 CONFIRMS = "confirms"
 """The number of the best trial, whose values the run has with a fresh seed; only such runs have it."""
-MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS)
+SPACE = "space"
+"""What its cell is searched for: by key, what Optuna's `distribution_to_json` says of the range."""
+MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS, SPACE)
 """What is no setting."""
 DIVERGED = "Diverged"
 """In the reason of a run that failed by its own values."""
+STATES = COMPLETE, STOPPED, FAILED = "complete", "pruned", "failed"
+"""How a trial ended, in Optuna's words."""
+_TAGS = {
+    SEARCH: layout.SEARCH_TAG,
+    STUDY: layout.STUDY_TAG,
+    TRIAL: layout.TRIAL_TAG,
+    CONFIRMS: layout.CONFIRMS_TAG,
+}
 
 
 def is_trial(choices: Mapping[str, Any]) -> bool:
     """Return whether a run with these choices is one of those from which the best is chosen."""
     return TRIAL in choices
+
+
+def tags(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return what MLflow is to know of a run of a search before it ends; nothing of other runs."""
+    return {tag: str(choices[mark]) for mark, tag in _TAGS.items() if mark in choices}
+
+
+def state(result: Result) -> str | None:
+    """Return how a trial ended: `complete`, `pruned` or `failed`; None for one that is not over, and for no trial."""
+    if not is_trial(result.choices) or result.status not in ("FINISHED", "FAILED"):
+        return None
+    if result.status == "FAILED":
+        return FAILED
+    return STOPPED if PRUNED in result.metrics else COMPLETE
 
 
 def tells_a_search(result: Result) -> bool:

@@ -6,7 +6,7 @@ They are chosen by what stands in `select`, on the validation split; the test sp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -74,14 +74,14 @@ def finalists(found: Sequence[Cell]) -> list[Cell]:
 
     The best of many trials is better on validation than it is: chance had a part in its being the best.
     """
-    confirmed = {_study(cell) for cell in found if search_marks.CONFIRMS in cell.choices and cell.finished}
-    return [cell for cell in found if search_marks.TRIAL not in cell.choices or _study(cell) not in confirmed]
+    confirmed = {study_of(cell.choices) for cell in found if search_marks.CONFIRMS in cell.choices and cell.finished}
+    return [cell for cell in found if search_marks.TRIAL not in cell.choices or study_of(cell.choices) not in confirmed]
 
 
-def _study(cell: Cell) -> str:
+def study_of(choices: Mapping[str, Any]) -> str:
     """Return what runs of one search of one cell have in common."""
-    of_data = {name: value for name, value in cell.choices.items() if name == "data" or name.startswith("data.")}
-    return repr([cell.choices.get(search_marks.STUDY), sorted(of_data.items()), cell.choices.get("select")])
+    of_data = {name: value for name, value in choices.items() if name == "data" or name.startswith("data.")}
+    return repr([choices.get(search_marks.STUDY), sorted(of_data.items()), choices.get("select")])
 
 
 def varying(results: Sequence[Result]) -> list[str]:

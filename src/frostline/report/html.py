@@ -12,7 +12,7 @@ import gzip
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import Result, value_text
-from frostline.report import page_assets, page_data
+from frostline.report import page_assets, page_data, search_page
+from frostline.report.studies import short_text
 
 _COMMAND = re.compile(r"`([^`]+)`")
 
@@ -42,11 +43,12 @@ def write(
         verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
         contenders="\n".join(_contenders(number, group) for number, group in enumerate(data["groups"])),
         pairs="\n".join(_pairs(number, group) for number, group in enumerate(data["groups"])),
+        search=search_page.section(data["groups"]),
         data=page_assets.script_json(data),
         plotly=_packed("plotly", "package_data/plotly.min.js"),
         tables=_packed("itables", "html/dt_bundle.js"),
         tables_style=_packed("itables", "html/dt_bundle.css"),
-        script=page_assets.text("page.js"),
+        script=page_assets.text("page.js") + search_page.script(data["groups"]),
     )
     path.write_text(text, encoding="utf-8")
     return path
@@ -89,11 +91,12 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         "time (s)",
         *keys,
         "runs" if group["folds"] else "seeds",
-        "cells tried",
+        "trials" if "search" in group else "cells tried",
         *(["adapter"] if any(one["adapter"] for one in found) else []),
     ]
     names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
-    rows = "\n".join(_row(one, keys, by, adapter="adapter" in head) for one in found)
+    text = short_text if "search" in group else value_text
+    rows = "\n".join(_row(one, keys, by, text, adapter="adapter" in head) for one in found)
     if group["baseline"] and group["baseline"][1] is not None:
         name, value = group["baseline"]
         empty = '<td class="number"></td>' * (len(head) - 1)
@@ -144,7 +147,9 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
     return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
 
 
-def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric, *, adapter: bool) -> str:
+def _row(
+    one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
+) -> str:
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
@@ -155,7 +160,7 @@ def _row(one: Mapping[str, Any], keys: Sequence[str], by: Metric, *, adapter: bo
         "" if gap is None else _gap(gap, by),
         by.text(one["val"][0]),
         "-" if seconds is None else f"{seconds:.3g}",
-        *("-" if one["at"][key] is None else escape(value_text(one["at"][key])) for key in keys),
+        *("-" if one["at"][key] is None else escape(text(one["at"][key])) for key in keys),
         f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
         str(one["tried"]),
         *([escape(one["adapter"]) or "-"] if adapter else []),

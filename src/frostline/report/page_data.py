@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from frostline.records import journal
+from frostline.records import journal, search_marks
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
-from frostline.report import adapter_words, backbones, image_details, style
+from frostline.report import adapter_words, backbones, image_details, search_page, style
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
 from frostline.report.paired_difference import Difference, compare, interval
 from frostline.report.statistics import Interval
+from frostline.report.studies import studies
 from frostline.report.verdict import verdict
 
 MEMORY = "cost/peak_memory_bytes"
@@ -36,7 +37,7 @@ def collect(
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
-    groups = [_group(contest, key, swept, numbers) for contest in contests(results)]
+    groups = [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in contests(results)]
     return {
         "key": key,
         "keys": [name for name in swept if name != key],
@@ -73,6 +74,14 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "folds": bool(best) and best[0].cell.folds,
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
+
+
+def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return what there is to draw of a search; nothing for a grid."""
+    if not (found := studies(contest.results)):
+        return {}
+    series = {study.name: value_text(study.trials[0].run.choices.get(key)) for study in found}
+    return {"search": search_page.collect(found, series, numbers)}
 
 
 def _pairs(contest: Contest) -> dict[str, Any] | None:
@@ -136,7 +145,7 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
     return {
         "name": result.name,
         "series": value_text(result.choices.get(key)),
-        "status": result.status,
+        "status": "PRUNED" if search_marks.state(result) == search_marks.STOPPED else result.status,
         "reason": result.reason,
         "at": [_plain(result.choices.get(name)) for name in swept],
         "seed": _plain(result.choices.get("seed")),

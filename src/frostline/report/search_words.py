@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import fmean
+from typing import Any
 
 from frostline.core.metrics import ACCURACY
 from frostline.records import search_marks
 from frostline.records.result import PRUNED, Result, value_text
-from frostline.report.cells import varying
+from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
-
-_LEAST = 3  # trials below which nothing is said of the shape of the optimum
+from frostline.report.studies import Study, is_choice, short_text, studies
 
 
 def is_search(results: Sequence[Result]) -> bool:
@@ -24,12 +22,18 @@ def sentences(contest: Contest, digits: int) -> list[str]:
     """Return what there is to say of a search, for the first two contenders; nothing of a grid."""
     if not is_search(contest.results):
         return []
-    found = contest.contenders[:2]
+    found = [(study, value_text(one.value)) for one in contest.contenders[:2] for study in _of(one, contest.results)]
     return [
         *_budget(contest),
-        *(sentence for one in found for sentence in _optimism(one, contest.results, digits)),
-        *(sentence for one in found for sentence in _optimum(one, contest.results)),
+        *(sentence for study, name in found for sentence in _optimism(study, name, digits)),
+        *(sentence for study, name in found for sentence in _optimum(study, name)),
     ]
+
+
+def _of(one: Contender, results: Sequence[Result]) -> list[Study]:
+    """Return the study that a contender is of, if trials of it are over."""
+    own = study_of(one.cell.choices)
+    return studies([run for run in results if study_of(run.choices) == own])
 
 
 def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
@@ -70,68 +74,51 @@ def _tried(trials: Sequence[Result]) -> int:
     return sum(run.status in ("FINISHED", "FAILED") for run in trials)
 
 
-def _optimism(one: Contender, results: Sequence[Result], digits: int) -> list[str]:
+def _optimism(study: Study, name: str, digits: int) -> list[str]:
     """Return how much better the best trial looked on validation than its fresh seeds did."""
-    by, number = one.cell.by, one.cell.choices.get(search_marks.CONFIRMS)
-    best = next((run for run in trials_of(one, results) if run.choices[search_marks.TRIAL] == number), None)
-    if best is None or by.val not in best.metrics:
+    found, by = study.optimism, study.by
+    if found is None:
         return []
-    then, now = best.metrics[by.val], one.cell.mean(by.val)
     what = "" if by == ACCURACY else f" in {by.words}"
-    first = f"On validation{what} the best trial of {value_text(one.value)} came to {by.text(then, digits)}"
-    return [f"{first}, its fresh seeds to {by.text(now, digits)}."]
+    first = f"On validation{what} the best trial of {name} came to {by.text(found.then, digits)}"
+    better = abs(found.gap)
+    chance = f": chance had made it look {by.gap(better, digits).lstrip('+')} better"
+    return [
+        f"{first}, its fresh seeds to {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."
+    ]
 
 
-def _optimum(one: Contender, results: Sequence[Result]) -> list[str]:
-    """Return between which learning rates it makes no difference, or that the best one is the last that was tried."""
-    trials = trials_of(one, results)
-    if [name for name in varying(trials) if name != "seed"] != ["lr"]:
-        return []
-    by, error = one.cell.by, standard_error(one)
-    scored = [(run.choices["lr"], _score(run, by.val, by.sign)) for run in trials if _tried([run])]
-    name = value_text(one.value)
-    if len(scored) < _LEAST or error is None:
-        return []
-    low, high = flat(scored, error)
+def _optimum(study: Study, name: str) -> list[str]:
+    """Return which values make no difference, or that the best one is the last that was tried."""
+    if [*study.space] != ["lr"] or "lr" not in study.as_good:
+        return _alike(study, name)
+    low, high = study.as_good["lr"]
     parts = []
     if low < high:
         parts.append(
             f"For {name} any lr from {low:.2g} to {high:.2g} is as good: within a standard error on validation."
         )
-    rates = [lr for lr, _ in scored]
+    rates = [trial.run.choices["lr"] for trial in study.trials]
     sides = [side for end, side, last in ((low, "smaller", min(rates)), (high, "larger", max(rates))) if end == last]
     if sides:
         parts.append(f"No {' or '.join(sides)} lr of {name} was tried: a wider range may be better still.")
     return parts
 
 
-def _score(run: Result, metric: str, sign: int) -> float:
-    """Return the value of a trial, more being better; of one that diverged what is below any other."""
-    value = run.metrics.get(metric, math.nan)
-    return -math.inf if math.isnan(value) else sign * value
+def _alike(study: Study, name: str) -> list[str]:
+    """Return what trials that are as good as the best have of several keys, or of one that is no lr."""
+    found = ((key, values, is_choice(study.space[key])) for key, values in study.as_good.items())
+    spans = [span for key, values, choice in found if (span := alike_text(key, values, choice=choice))]
+    if not spans:
+        return []
+    return [f"Trials of {name} within a standard error of the best on validation have {', '.join(spans)}."]
 
 
-def standard_error(one: Contender) -> float | None:
-    """Return the standard error of what one run comes to on validation; None where it is not known.
-
-    Of an accuracy it is that of counting images, else how far fresh seeds are apart.
-    """
-    by, finished = one.cell.by, one.cell.finished
-    images = finished[0].images.get("val", 0)
-    if by == ACCURACY and images:
-        share = fmean(run.metrics[by.val] for run in finished)
-        return math.sqrt(max(share * (1 - share), 0.0) / images)
-    return one.cell.spread(by.val)
-
-
-def flat(scored: Sequence[tuple[float, float]], error: float) -> tuple[float, float]:
-    """Return the lowest and highest position around the best of (position, score) with nothing but `error` between."""
-    found = sorted(scored)
-    best = max(range(len(found)), key=lambda at: found[at][1])
-    least = found[best][1] - error
-    low = high = best
-    while low > 0 and found[low - 1][1] >= least:
-        low -= 1
-    while high + 1 < len(found) and found[high + 1][1] >= least:
-        high += 1
-    return found[low][0], found[high][0]
+def alike_text(key: str, found: Sequence[Any], *, choice: bool) -> str:
+    """Return what is as good of one key, e.g. `lr 0.0002 to 0.003`; nothing where that is one value."""
+    if len(set(found)) < 2:
+        return ""
+    if choice:
+        *others, last = map(short_text, found)
+        return f"{key} {', '.join(others)} or {last}"
+    return f"{key} {found[0]:.2g} to {found[1]:.2g}"

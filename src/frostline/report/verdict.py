@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
@@ -13,6 +13,7 @@ from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, contests
 from frostline.report.next_lrs import both, edges
+from frostline.report.studies import short_text
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
@@ -55,7 +56,11 @@ def verdict(contest: Contest) -> str:
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else _next_step(contest, contest.difference, tuned)),
         *_without_shared(found[:2]),
-        *([] if contest.lead else _best_settings(found[:2], tuned)),
+        *(
+            []
+            if contest.lead
+            else _best_settings(found if is_search else found[:2], tuned, short_text if is_search else value_text)
+        ),
         *backbones.sentences(contest, _digits(found[0].cell)),
         *search_words.sentences(contest, _digits(found[0].cell)),
         *([] if coming or is_search else edges(key, found[:2], results, tuned)),
@@ -198,15 +203,16 @@ def _seeds_needed(difference: Difference) -> int:
     return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))
 
 
-def _best_settings(found: Sequence[Contender], tuned: Sequence[str]) -> list[str]:
+def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Callable[[object], str]) -> list[str]:
     """Return which values of the tuned keys the best cells have."""
     parts = []
     for name in tuned:
-        best = {value_text(one.value): value_text(one.cell.choices[name]) for one in found if name in one.cell.choices}
+        best = {value_text(one.value): text(one.cell.choices[name]) for one in found if name in one.cell.choices}
         if len(best) == len(found) and len(set(best.values())) == 1:
-            parts.append(f"{name} {next(iter(best.values()))} is best in both.")
+            parts.append(f"{name} {next(iter(best.values()))} is best in {'both' if len(best) == 2 else 'all'}.")
         elif best:
-            each = " and ".join(f"{value} for {of}" for of, value in best.items())
+            *others, last = (f"{value} for {of}" for of, value in best.items())
+            each = f"{', '.join(others)} and {last}" if others else last
             parts.append(f"The best {name} is {each}.")
     return parts
 

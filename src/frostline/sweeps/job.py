@@ -6,8 +6,8 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,11 +31,6 @@ from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, stacks
 
 log = logging.getLogger(__name__)
-_OF_SEARCH = {
-    search_marks.STUDY: layout.STUDY_TAG,
-    search_marks.TRIAL: layout.TRIAL_TAG,
-    search_marks.CONFIRMS: layout.CONFIRMS_TAG,
-}
 
 
 @dataclass(frozen=True)
@@ -127,6 +122,7 @@ def _carry_out(
             _recording(order, facts, shared.tracker, sweep, folder) as record,
             sampled(record, on=order.config.tracking.system_metrics),
             heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
+            _failure_told(record, result),
         ):
             metrics, images = execute(
                 order.config,
@@ -141,6 +137,7 @@ def _carry_out(
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
+            _tell_state(record, result)
     except Busy as busy:
         result = busy_result(number, facts, busy.folder, busy.owner)
     except KeyboardInterrupt as interrupt:
@@ -157,6 +154,22 @@ def _carry_out(
             if place:
                 shutil.rmtree(place, ignore_errors=True)
     return result
+
+
+@contextmanager
+def _failure_told(record: Record | None, result: Result) -> Iterator[None]:
+    """Have the record of a trial say so where the block fails."""
+    try:
+        yield
+    except (Exception, SystemExit):
+        _tell_state(record, replace(result, status="FAILED"))
+        raise
+
+
+def _tell_state(record: Record | None, result: Result) -> None:
+    """Have the record of a trial say how it ended."""
+    if record is not None and (state := search_marks.state(result)) is not None:
+        record.tag(layout.STATE_TAG, state)
 
 
 def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], bool] | None:
@@ -214,7 +227,7 @@ def _recording(
         layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
         **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
-        **{tag: str(facts.choices[mark]) for mark, tag in _OF_SEARCH.items() if mark in facts.choices},
+        **search_marks.tags(facts.choices),
     }
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)

@@ -273,9 +273,16 @@ class Search:
             yield run
 
     def _of(self, cell: Cell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any]) -> PlannedRun:
+        from optuna.distributions import distribution_to_json
+
         shown = [*(key for key in self._varied() if _told(key)), *cell.space]
         assert cell.study is not None
-        ours = {search_marks.SEARCH: cell.config.search.name, search_marks.STUDY: cell.study.name, **marks}
+        ours = {
+            search_marks.SEARCH: cell.config.search.name,
+            search_marks.STUDY: cell.study.name,
+            search_marks.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
+            **marks,
+        }
         run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
         return composing.settled_as(run, self._auto[id(cell)])
 

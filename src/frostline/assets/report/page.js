@@ -172,7 +172,7 @@ function drawResponse() {
 
 function responseSection() {
   const root = $("#response"), node = $(".chart", root), keys = SWEPT.filter(key => valuesOf(key).length > 1);
-  root.hidden = !done().length || (!keys.length && valuesOf(D.key).length < 2);
+  root.hidden = !done().length || (!keys.length && valuesOf(D.key).length < 2) || group.search != null;  // that has drawn it
   if (root.hidden) return;
   response.x = keys.includes("lr") ? "lr" : keys.find(isNumber) || keys[0] || D.key;
   const controls = () => {
@@ -422,8 +422,9 @@ async function script(id) {
   await new Promise((loaded, failed) => document.head.append(make("script", { src: url, onload: loaded, onerror: failed })));
 }
 
+const SECTIONS = [costSection, responseSection, curvesSection, classesSection, calibrationSection, robustnessSection];
 function sections() {
-  for (const draw of [costSection, responseSection, curvesSection, classesSection, calibrationSection, robustnessSection]) draw();
+  for (const draw of SECTIONS) draw();
   document.querySelectorAll("[data-group]").forEach(node => { node.hidden = D.groups.length > 1 && +node.dataset.group !== D.groups.indexOf(group) && node.tagName === "DIV"; });
 }
 

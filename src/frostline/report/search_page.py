@@ -1,0 +1,211 @@
+"""What the report draws of a search, as plain values for JSON, and its table of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from html import escape
+from itertools import combinations
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from frostline.core.metrics import Metric
+from frostline.records import search_marks
+from frostline.report import page_assets
+from frostline.report.search_words import alike_text
+from frostline.report.studies import Study, is_choice, short_text
+
+_MAPPED = 4  # keys that are mapped in pairs, the most important ones
+_SIDE = 24  # fields along each side of a map
+_LEAST_MAPPED = 8  # trials below which there is none
+
+
+def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return what is drawn of the studies: `series` are their colours by name, `numbers` those of runs by `id`.
+
+    The keys are in the order of what they matter, where that is known.
+    """
+    keys = list(dict.fromkeys(key for study in found for key in (*study.importances, *study.space)))
+    return {
+        "keys": {key: _key(next(study.space[key] for study in found if key in study.space)) for key in keys},
+        "states": search_marks.STATES,
+        "studies": [_study(study, keys, series[study.name], numbers) for study in found],
+    }
+
+
+def _key(distribution: Any) -> dict[str, Any]:
+    choices = [_plain(choice) for choice in distribution.choices] if is_choice(distribution) else None
+    return {"log": bool(getattr(distribution, "log", False)), "choices": choices}
+
+
+def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int, int]) -> dict[str, Any]:
+    own, best, error = [key for key in keys if key in study.space], study.best, study.error
+    then = best.value if best else None
+    return {
+        "name": study.name,
+        "series": series,
+        "number": [trial.number for trial in study.trials],
+        "run": [numbers[id(trial.run)] for trial in study.trials],
+        "state": [search_marks.STATES.index(trial.state) for trial in study.trials],
+        "value": [_short(trial.value) for trial in study.trials],
+        "at": {key: [_plain(trial.run.choices[key]) for trial in study.trials] for key in own},
+        "best": study.trials.index(best) if best else None,
+        "then": _short(then),
+        "least": None if then is None or error is None else _short(then - study.by.sign * error),
+        "fresh": _fresh(study),
+        "as_good": {key: [*map(_plain, study.as_good[key])] for key in own if key in study.as_good},
+        "listed": [key for key in own if is_choice(study.space[key])],
+        "importances": {key: _short(share) for key, share in study.importances.items()},
+        "maps": [*_maps(study, own)],
+    }
+
+
+def _fresh(study: Study) -> list[float | None] | None:
+    """Return the mean of the fresh seeds, the ends of its interval, and how many there are."""
+    if (found := study.optimism) is None:
+        return None
+    ends = (found.interval.low, found.interval.high) if found.interval else (None, None)
+    return [*map(_short, (found.now, *ends)), found.seeds]
+
+
+def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield for pairs of numbers what trials between those that there are would come to, linearly, in their hull."""
+    known = [trial for trial in study.trials if trial.value is not None]
+    drawn = [key for key in keys if not is_choice(study.space[key])][:_MAPPED]
+    if len(known) < _LEAST_MAPPED or len(drawn) < 2:
+        return
+    from scipy.interpolate import griddata
+    from scipy.spatial import QhullError
+
+    values = np.array([trial.value for trial in known])
+    at = {key: _Axis(study.space[key]) for key in drawn}
+    places = {key: at[key].place(np.array([float(trial.run.choices[key]) for trial in known])) for key in drawn}
+    side = np.linspace(0, 1, _SIDE)
+    for across, up in combinations(drawn, 2):
+        try:
+            points = np.column_stack([places[across], places[up]])
+            field = griddata(points, values, (side[None, :], side[:, None]), method="linear")
+        except QhullError:  # all on one line
+            continue
+        yield {
+            "x": across,
+            "y": up,
+            "xs": [_short(value) for value in at[across].value(side)],
+            "ys": [_short(value) for value in at[up].value(side)],
+            "z": [[_short(value, 4) for value in row] for row in field],
+        }
+
+
+class _Axis:
+    """Where the values of a range lie between 0 and 1, on the scale on which it is searched."""
+
+    def __init__(self, distribution: Any) -> None:
+        self._log = distribution.log
+        self._low, self._high = (float(self._scaled(end)) for end in (distribution.low, distribution.high))
+
+    def place(self, values: Any) -> Any:
+        """Return where `values` lie."""
+        return (self._scaled(values) - self._low) / (self._high - self._low)
+
+    def value(self, places: Any) -> Any:
+        """Return what lies at `places`."""
+        values = self._low + places * (self._high - self._low)
+        return 10**values if self._log else values
+
+    def _scaled(self, values: Any) -> Any:
+        return np.log10(values) if self._log else values
+
+
+def _plain(value: Any) -> Any:
+    return _short(value) if isinstance(value, float) else value
+
+
+def _short(value: float | None, digits: int = 5) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+
+
+def section(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the section of the page, with a table of the cells of each group of its data; empty for a grid."""
+    if not any("search" in group for group in groups):
+        return ""
+    tables = [_table(number, group) for number, group in enumerate(groups) if "search" in group]
+    return Template(page_assets.text("search.html")).substitute(tables="\n".join(tables))
+
+
+def script(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return what draws the section; empty for a grid."""
+    return page_assets.text("search.js") if any("search" in group for group in groups) else ""
+
+
+def _table(number: int, group: Mapping[str, Any]) -> str:
+    """Return a row per cell: its trials, the best one, what its fresh seeds came to, and what is as good."""
+    found, by = group["search"]["studies"], Metric(**group["by"])
+    columns = _columns(found, by)
+    head = "".join(f"<th{_number(number)}>{name}</th>" for name, number, _ in columns)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td{_number(number)}>{text(one)}</td>" for _, number, text in columns) + "</tr>"
+        for one in found
+    )
+    table = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="scroll" data-group="{number}">{table}</div>'
+
+
+def _columns(
+    found: Sequence[Mapping[str, Any]], by: Metric
+) -> list[tuple[str, bool, Callable[[Mapping[str, Any]], str]]]:
+    """Return the headings, whether numbers stand below them, and what stands there of a study."""
+    ended = [("stopped early", search_marks.STOPPED), ("failed", search_marks.FAILED)]
+    counted = [(name, search_marks.STATES.index(state)) for name, state in ended]
+    counted = [(name, state) for name, state in counted if any(state in one["state"] for one in found)]
+    return [
+        ("", False, _name),
+        ("trials", True, lambda one: str(len(one["state"]))),
+        *((name, True, partial(_count, state)) for name, state in counted),
+        ("best trial", False, _settings),
+        ("on validation", True, lambda one: _score(by, one["then"])),
+        ("its fresh seeds", True, partial(_seeds, by)),
+        ("by chance", True, partial(_chance, by)),
+        ("as good", False, _as_good),
+    ]
+
+
+def _number(is_one: bool) -> str:
+    return ' class="number"' if is_one else ""
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    return f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
+
+
+def _count(state: int, one: Mapping[str, Any]) -> str:
+    return str(one["state"].count(state))
+
+
+def _settings(one: Mapping[str, Any]) -> str:
+    if one["best"] is None:
+        return "-"
+    return "<br>".join(escape(f"{key}={short_text(values[one['best']])}") for key, values in one["at"].items())
+
+
+def _score(by: Metric, value: float | None) -> str:
+    return "-" if value is None else by.text(value)
+
+
+def _seeds(by: Metric, one: Mapping[str, Any]) -> str:
+    """Return the mean of the fresh seeds with its interval."""
+    if one["fresh"] is None:
+        return "-"
+    mean, low, high, _ = one["fresh"]
+    return by.text(mean) + ("" if low is None else f"<br>{by.span(low, high)}")
+
+
+def _chance(by: Metric, one: Mapping[str, Any]) -> str:
+    return "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])
+
+
+def _as_good(one: Mapping[str, Any]) -> str:
+    """Return what trials within a standard error of the best have, of the keys in which they differ."""
+    spans = [alike_text(key, span, choice=key in one["listed"]) for key, span in one["as_good"].items()]
+    return "<br>".join(escape(span) for span in spans if span) or "-"

@@ -1,0 +1,234 @@
+"""The studies of a search as reports see them: trials, the best one and its fresh seeds, importances, flat optima.
+
+All of it comes from the results of runs, so that a search that was fetched or put together of several has it too.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.metrics import ACCURACY, Metric
+from frostline.records import search_marks
+from frostline.records.result import Result, value_text
+from frostline.report.cells import Cell, cells, study_of
+from frostline.report.contest import validation_interval
+
+if TYPE_CHECKING:
+    import optuna
+
+    from frostline.report.statistics import Interval
+
+_LEAST = 3
+"""Trials below which nothing is said of the shape of the optimum."""
+_LEAST_IMPORTANT = 10
+"""Complete trials below which no importance is told: PED-ANOVA compares the best tenth with the rest."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial that is over."""
+
+    number: int
+    run: Result
+    state: str
+    """`complete`, `pruned` or `failed`."""
+    value: float | None
+    """Of the metric of `select` on validation; of a pruned one what it had come to; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """By how much the best of several trials looks better on validation than it is."""
+
+    then: float
+    """What the best trial came to."""
+    now: float
+    """What its fresh seeds come to, on average."""
+    interval: Interval | None
+    """Of that average, 95%."""
+    seeds: int
+
+    @property
+    def gap(self) -> float:
+        """What was chance, in units of the metric."""
+        return self.then - self.now
+
+
+@dataclass(frozen=True)
+class Study:
+    """One cell of a search."""
+
+    name: str
+    sampler: str
+    by: Metric
+    space: Mapping[str, Any]
+    """Optuna's distributions, by what is searched."""
+    trials: tuple[Trial, ...]
+    """Those that are over, in the order of their numbers."""
+    fresh: Cell | None
+    """The runs of the best trial on fresh seeds that finished, where there are any."""
+
+    def count(self, state: str) -> int:
+        """Return how many trials ended so."""
+        return sum(trial.state == state for trial in self.trials)
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The trial that was confirmed, else the best one on validation."""
+        number = self.fresh.choices[search_marks.CONFIRMS] if self.fresh else None
+        if number is not None and (found := [trial for trial in self.trials if trial.number == number]):
+            return found[0]
+        complete = [trial for trial in self.trials if trial.state == search_marks.COMPLETE]
+        return max(complete, key=self.score, default=None)
+
+    def score(self, trial: Trial) -> float:
+        """Return the value of a trial, more being better; of one that diverged what is below any other."""
+        return -math.inf if trial.value is None else self.by.sign * trial.value
+
+    @property
+    def optimism(self) -> Optimism | None:
+        """How much better the best trial looked than its fresh seeds; None where there are none."""
+        if self.fresh is None or self.best is None or self.best.value is None:
+            return None
+        now = self.fresh.mean(self.by.val)
+        return Optimism(self.best.value, now, validation_interval(self.fresh), len(self.fresh.finished))
+
+    @cached_property
+    def error(self) -> float | None:
+        """The standard error of what one run comes to on validation; None where it is not known."""
+        if self.fresh is not None:
+            return standard_error(self.by, self.fresh.finished)
+        return standard_error(self.by, [self.best.run]) if self.best else None
+
+    @cached_property
+    def as_good(self) -> dict[str, tuple[float, float] | list[Any]]:
+        """What the trials within a standard error of the best have, by key: between which numbers, or which choices.
+
+        Where one number alone is searched nothing worse lies between. Empty for fewer than three trials.
+        """
+        if self.error is None or self.best is None or len(self.trials) < _LEAST:
+            return {}
+        if len(self.space) == 1 and not is_choice(*self.space.values()):
+            (key,) = self.space
+            return {key: flat([(trial.run.choices[key], self.score(trial)) for trial in self.trials], self.error)}
+        least = self.score(self.best) - self.error
+        alike = [trial.run.choices for trial in self.trials if self.score(trial) >= least]
+        return {key: _spanned([choices[key] for choices in alike], one) for key, one in self.space.items()}
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """What each key has of the difference between the best trials and all, adding up to 1; the largest first.
+
+        As Optuna has it (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255). Empty for fewer than two keys or ten
+        complete trials.
+        """
+        if len(self.space) < 2 or self.count(search_marks.COMPLETE) < _LEAST_IMPORTANT:
+            return {}
+        from optuna.importance import get_param_importances
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is new
+            return get_param_importances(self.in_optuna())
+
+    def in_optuna(self) -> optuna.Study:
+        """Return the complete trials as a study in memory, for what Optuna computes of one."""
+        import optuna
+
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
+        optuna.logging.set_verbosity(verbosity)
+        for trial in self.trials:
+            if trial.state == search_marks.COMPLETE:
+                params = {key: trial.run.choices[key] for key in self.space}
+                study.add_trial(
+                    optuna.trial.create_trial(params=params, distributions=dict(self.space), value=trial.value)
+                )
+        return study
+
+
+def studies(results: Sequence[Result]) -> list[Study]:
+    """Return the studies of which trials are over, in the order of their runs; none of a grid."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if search_marks.STUDY in result.choices:
+            groups.setdefault(study_of(result.choices), []).append(result)
+    return [found for group in groups.values() if (found := _study(group)).trials]
+
+
+def _study(runs: Sequence[Result]) -> Study:
+    by, choices = runs[0].selected_by, runs[0].choices
+    over = [
+        Trial(int(run.choices[search_marks.TRIAL]), run, state, _finite(run.metrics.get(by.val)))
+        for run in runs
+        if (state := search_marks.state(run))
+    ]
+    fresh = [cell for cell in cells(run for run in runs if search_marks.CONFIRMS in run.choices) if cell.finished]
+    return Study(
+        str(choices[search_marks.STUDY]),
+        str(choices[search_marks.SEARCH]),
+        by,
+        _space(choices),
+        tuple(sorted(over, key=lambda trial: trial.number)),
+        fresh[0] if fresh else None,
+    )
+
+
+def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
+    written = choices.get(search_marks.SPACE) or {}
+    if not written:
+        return {}
+    from optuna.distributions import json_to_distribution
+
+    return {key: json_to_distribution(text) for key, text in written.items()}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def is_choice(distribution: Any) -> bool:
+    """Return whether values are drawn from a list, and not from between two numbers."""
+    return hasattr(distribution, "choices")
+
+
+def _spanned(values: Sequence[Any], distribution: Any) -> tuple[float, float] | list[Any]:
+    if is_choice(distribution):
+        return [choice for choice in distribution.choices if choice in values]
+    return min(values), max(values)
+
+
+def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
+    """Return the standard error of what one of these runs comes to on validation; None where it is not known.
+
+    Of an accuracy it is that of counting images, else how far they are apart.
+    """
+    images = finished[0].images.get("val", 0)
+    if by == ACCURACY and images:
+        share = fmean(run.metrics[by.val] for run in finished)
+        return math.sqrt(max(share * (1 - share), 0.0) / images)
+    return Cell({}, tuple(finished)).spread(by.val)
+
+
+def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, float]:
+    """Return the lowest and highest position around the best of (position, score) with nothing but `error` between."""
+    found = sorted(scored)
+    best = max(range(len(found)), key=lambda at: found[at][1])
+    least = found[best][1] - error
+    low = high = best
+    while low > 0 and found[low - 1][1] >= least:
+        low -= 1
+    while high + 1 < len(found) and found[high + 1][1] >= least:
+        high += 1
+    return found[low][0], found[high][0]
+
+
+def short_text(value: object) -> str:
+    """Return a value to three digits, which is more than a search can tell apart."""
+    return f"{value:.3g}" if isinstance(value, float) else value_text(value)

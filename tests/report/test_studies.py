@@ -1,0 +1,144 @@
+"""A search in the answer: chance in its best trial, what is as good, importances that are Optuna's, and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+
+from frostline.commands.compare import facts
+from frostline.records.result import Result
+from frostline.report import html
+from frostline.report.contest import contests
+from frostline.report.studies import flat, studies
+from frostline.report.verdict import answer
+
+SPACE = {
+    "lr": FloatDistribution(1e-5, 1.0, log=True),
+    "optimizer.weight_decay": FloatDistribution(0.0, 0.1),
+    "augment.flip": CategoricalDistribution([True, False]),
+}
+
+
+def accuracy_of(lr: float, decay: float) -> float:
+    return 0.9 - 0.05 * (math.log10(lr) + 2) ** 2 - decay
+
+
+def searched(folder: Path, *, trials: int = 30, keys: int = 3) -> list[Result]:
+    """Return a search of two modes as their results, with every fifth trial stopped early and fresh seeds of the best.
+
+    On fresh seeds the best trial is two points worse.
+    """
+    draw, found = random.Random(1), list[Result]()
+    space = dict([*SPACE.items()][:keys])
+    for mode in ("head", "full"):
+        best: Result | None = None
+        for number in range(trials + 3):
+            values = {
+                "lr": 10 ** draw.uniform(-5, 0),
+                "optimizer.weight_decay": draw.uniform(0, 0.1),
+                "augment.flip": draw.random() < 0.5,
+            }
+            value = accuracy_of(values["lr"], values["optimizer.weight_decay"])
+            marks = {"trial": number}
+            if number >= trials:
+                assert best is not None
+                values, marks = {key: best.choices.get(key) for key in SPACE}, {"confirms": best.choices["trial"]}
+                value = best.metrics["best/val_accuracy"] - 0.02 + 0.001 * (number - trials)
+            chosen = {key: values[key] for key in space}
+            seed = max(0, number - trials + 1)
+            choices = {"model": "small", "freeze_mode": mode, "data": "digits", **chosen, "seed": seed}
+            choices |= {"search": "tpe", "study": mode, "space": {k: distribution_to_json(v) for k, v in space.items()}}
+            metrics = {"best/val_accuracy": value, "test/accuracy": value, "cost/train_seconds": 1.0}
+            if number % 5 == 4 and number < trials:
+                metrics["search/pruned_after"] = 2.0
+            images = {"train": 100, "val": 400, "test": 400}
+            where = str(folder / f"{mode}-{number}")
+            run = Result(len(found), where, where, None, "FINISHED", None, choices | marks, metrics, images)
+            found.append(run)
+            if number < trials and "search/pruned_after" not in metrics:
+                best = max(filter(None, (best, run)), key=lambda one: one.metrics["best/val_accuracy"])
+    return found
+
+
+def test_by_how_much_the_best_trial_looked_better_is_said_in_text_json_and_page(tmp_path: Path) -> None:
+    results = searched(tmp_path)
+    (contest,) = contests(results)
+    head, full = studies(results)
+    assert full.optimism is not None and full.optimism.gap == pytest.approx(0.019)
+    assert full.best == max((one for one in full.trials if one.state == "complete"), key=lambda one: one.value or 0)
+    assert f"chance had made it look {100 * full.optimism.gap:.1f} points better" in answer(results)
+    told = {one["cell"]: one for one in facts(results)["contests"][0]["search"]}
+    assert told["full"]["best"]["by_chance"] == pytest.approx(0.019)
+    assert told["head"]["trials"] == {"complete": 24, "pruned": 6, "failed": 0}
+    assert head.trials and contest.contenders
+    page = html.write(tmp_path / "report.html", results, title="search").read_text()
+    section = page[page.index('<section id="search">') : page.index('<section id="cost">')]
+    assert section.count("+1.90 points") == 2
+
+
+def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
+    head, _ = studies(searched(tmp_path))
+    study = optuna.create_study(direction="maximize")
+    for trial in head.trials:
+        if trial.state == "complete":
+            params = {key: trial.run.choices[key] for key in SPACE}
+            study.add_trial(optuna.create_trial(params=params, distributions=SPACE, value=trial.value))
+    expected = optuna.importance.get_param_importances(study)
+    assert head.importances == pytest.approx(expected)
+
+
+def test_what_is_as_good_reaches_one_standard_error_and_no_trial_beyond_does(tmp_path: Path) -> None:
+    head, _ = studies(searched(tmp_path))
+    assert head.best is not None and head.best.value is not None and head.error is not None
+    alike = [one for one in head.trials if one.value is not None and one.value >= head.best.value - head.error]
+    for key in ("lr", "optimizer.weight_decay"):
+        values = [one.run.choices[key] for one in alike]
+        assert head.as_good[key] == (min(values), max(values))
+    assert head.as_good["augment.flip"] == [
+        one for one in (True, False) if one in {t.run.choices["augment.flip"] for t in alike}
+    ]
+    alone, _ = studies(searched(tmp_path, keys=1))
+    low, high = alone.as_good["lr"]
+    within = [one for one in alone.trials if low <= one.run.choices["lr"] <= high]
+    assert all(alone.score(one) >= max(map(alone.score, alone.trials)) - alone.error for one in within)
+
+
+def test_the_page_of_a_search_has_its_trials_and_maps_between_them(tmp_path: Path) -> None:
+    results = searched(tmp_path)
+    page = html.write(tmp_path / "report.html", results, title="search").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    drawn = data["groups"][0]["search"]
+    assert drawn["keys"]["lr"] == {"log": True, "choices": None}
+    assert drawn["keys"]["augment.flip"]["choices"] == [True, False]
+    for one in drawn["studies"]:
+        assert one["number"] == [*range(30)] and one["state"].count(drawn["states"].index("pruned")) == 6
+        for number, run in enumerate(one["run"]):
+            assert one["at"]["lr"][number] == pytest.approx(results[run].choices["lr"], rel=1e-4)
+            assert one["value"][number] == pytest.approx(results[run].metrics["best/val_accuracy"], rel=1e-4)
+        (field,) = one["maps"]
+        known = [value for row in field["z"] for value in row if value is not None]
+        assert min(one["value"]) <= min(known) < max(known) <= max(one["value"])
+        ends = {axis: (field[f"{axis}s"][0], field[f"{axis}s"][-1]) for axis in "xy"}
+        assert {field[axis]: ends[axis] for axis in "xy"} == {
+            "lr": pytest.approx((1e-5, 1.0)),
+            "optimizer.weight_decay": pytest.approx((0.0, 0.1)),
+        }
+    assert {run["status"] for run in data["runs"]} == {"FINISHED", "PRUNED"}
+
+
+def test_the_optimum_is_flat_as_far_as_nothing_worse_lies_between() -> None:
+    scored = [(1e-4, 0.5), (1e-3, 0.95), (1e-2, 0.96), (1e-1, 0.955), (0.3, 0.9), (1.0, 0.96)]
+    assert flat(scored[::-1], 0.02) == (1e-3, 1e-1)
+    assert flat(scored, 0.0) == (1e-2, 1e-2)
+    assert flat(scored, 1.0) == (1e-4, 1.0)
+
+
+def test_a_trial_that_diverged_ends_it() -> None:
+    assert flat([(1e-3, 0.9), (1e-2, -math.inf), (1e-1, 0.9)], 0.5) == (1e-3, 1e-3)

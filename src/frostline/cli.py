@@ -27,7 +27,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     project.register_resolver()
     interrupts.install()
-    sys.argv[1:] = [hydra_keys.ranged(project.at_home(argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
     with _one_line():
         if len(sys.argv) > 1 and sys.argv[1] in commands.names():
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))

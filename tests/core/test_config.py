@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from math import inf, isfinite, nan
@@ -19,6 +20,7 @@ from frostline.core import hydra_errors
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError, user_error
+from frostline.core.objectives import several
 from frostline.core.validation import parse
 from small import compose, plain
 
@@ -123,6 +125,33 @@ def test_a_bad_value_is_one_line_that_names_key_value_and_what_was_expected(key:
     line = refusal(changed(key, value))
     assert line.startswith(f"{key}={value}: expected ")
     assert len(line) > len(f"{key}={value}: expected ") + 5
+
+
+BOTH = ["val/accuracy", "cost/train_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "line"),
+    [
+        (["val/acuracy", BOTH[1]], {}, r"search.objective=val/acuracy: expected two or more of .*val/accuracy"),
+        ([BOTH[0], "cost/seconds"], {}, r"search.objective=cost/seconds: .*did you mean cost/train_seconds"),
+        (BOTH[:1], {}, r"search.objective=val/accuracy: expected two or more"),
+        (BOTH[:1] * 2, {}, r"search.objective=val/accuracy,val/accuracy: expected two or more objectives that differ"),
+        (["val/loss", BOTH[1]], {}, r"search.objective=val/loss: expected val/accuracy .*select=val/loss"),
+        (BOTH, {"prune": "median"}, r"search.prune=median: expected none with search.objective="),
+        (BOTH, {"name": "cmaes"}, r"search=cmaes: expected tpe, gp, qmc or random"),
+    ],
+)
+def test_objectives_that_cannot_be_weighed_are_refused(names: list[str], changes: dict[str, str], line: str) -> None:
+    values = changed("search.objective", names)
+    values["search"] |= {"name": "tpe", **changes}
+    assert re.match(line, refusal(values))
+
+
+def test_an_objective_on_validation_is_accuracy_or_what_epochs_are_chosen_by() -> None:
+    values = changed("search.objective", ["val/loss", "val/accuracy", "cost/train_seconds"])
+    values["select"] = "val/loss"
+    assert [one.direction for one in several(parse(values).search.objective)] == ["minimize", "maximize", "minimize"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +284,7 @@ IGNORED = (
     ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
     *("features.lockstep", "trials", "freeze_mode.space"),
-    *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "storage", "space")),
+    *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "storage", "objective", "space")),
     *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
 )
 

@@ -16,6 +16,7 @@ from frostline.commands.compare import facts
 from frostline.records.result import Result
 from frostline.report import html
 from frostline.report.contest import contests
+from frostline.report.pareto import Point, front
 from frostline.report.studies import flat, studies
 from frostline.report.verdict import answer
 
@@ -30,7 +31,7 @@ def accuracy_of(lr: float, decay: float) -> float:
     return 0.9 - 0.05 * (math.log10(lr) + 2) ** 2 - decay
 
 
-def searched(folder: Path, *, trials: int = 30, keys: int = 3) -> list[Result]:
+def searched(folder: Path, *, trials: int = 30, keys: int = 3, objective: tuple[str, ...] = ()) -> list[Result]:
     """Return a search of two modes as their results, with every fifth trial stopped early and fresh seeds of the best.
 
     On fresh seeds the best trial is two points worse.
@@ -55,7 +56,8 @@ def searched(folder: Path, *, trials: int = 30, keys: int = 3) -> list[Result]:
             seed = max(0, number - trials + 1)
             choices = {"model": "small", "freeze_mode": mode, "data": "digits", **chosen, "seed": seed}
             choices |= {"search": "tpe", "study": mode, "space": {k: distribution_to_json(v) for k, v in space.items()}}
-            metrics = {"best/val_accuracy": value, "test/accuracy": value, "cost/train_seconds": 1.0}
+            choices |= {"objective": [*objective]} if objective else {}
+            metrics = {"best/val_accuracy": value, "test/accuracy": value, "cost/train_seconds": draw.uniform(1, 9)}
             if number % 5 == 4 and number < trials:
                 metrics["search/pruned_after"] = 2.0
             images = {"train": 100, "val": 400, "test": 400}
@@ -142,3 +144,33 @@ def test_the_optimum_is_flat_as_far_as_nothing_worse_lies_between() -> None:
 
 def test_a_trial_that_diverged_ends_it() -> None:
     assert flat([(1e-3, 0.9), (1e-2, -math.inf), (1e-1, 0.9)], 0.5) == (1e-3, 1e-3)
+
+
+def test_the_pareto_front_is_over_all_cells_and_its_hypervolume_is_what_it_covers(tmp_path: Path) -> None:
+    results = searched(tmp_path, trials=20, keys=1, objective=("val/accuracy", "cost/train_seconds"))
+    found = front(results)
+    assert found is not None and len(found.points) == 2 * 16
+
+    def beaten(point: Point) -> bool:
+        (score, cost) = point.values
+        return any(
+            one.values != point.values and one.values[0] >= score and one.values[1] <= cost for one in found.points
+        )
+
+    assert {id(point) for point in found.best} == {id(point) for point in found.points if not beaten(point)}
+    low, late = found.reference
+    box = (max(one.values[0] for one in found.points) - low) * (late - min(one.values[1] for one in found.points))
+    for name, volumes in found.hypervolume.items():
+        steps = sorted((one.values[1], one.values[0]) for one in found.points if one.study.name == name)
+        ends, best, area = [*(cost for cost, _ in steps[1:]), late], low, 0.0
+        for (cost, score), end in zip(steps, ends, strict=True):
+            best = max(best, score)
+            area += (best - low) * (end - cost)
+        assert volumes == sorted(volumes) and volumes[-1] == pytest.approx(area / box)
+    said = f"{len(found.best)} of 32 trials are on the Pareto front of validation accuracy and training time (s)"
+    assert said in answer(results)
+    told = facts(results)["contests"][0]["pareto"]
+    assert [one["direction"] for one in told["objectives"]] == ["maximize", "minimize"]
+    assert [tuple(one["values"]) for one in told["front"]] == [point.values for point in found.best]
+    page = html.write(tmp_path / "report.html", results, title="search").read_text()
+    assert page.count('"front":{') == 1 and "front" not in facts(searched(tmp_path))["contests"][0]

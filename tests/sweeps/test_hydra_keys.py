@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from frostline.sweeps.compose import compose_grid
+from frostline.sweeps.hydra_keys import as_read, points
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,13 @@ from frostline.sweeps.compose import compose_grid
 def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[tuple[int | None, int]]) -> None:
     found = [run.config.data for run in compose_grid(["freeze=head", *typed])]
     assert [(data.folds, data.fold) for data in found] == expected
+
+
+@pytest.mark.parametrize(
+    "typed", ["val/accuracy,cost/train_seconds", "[val/accuracy,cost/train_seconds]", "val/accuracy", "null"]
+)
+def test_several_objectives_are_one_value(typed: str) -> None:
+    parsed = OverridesParser.create().parse_overrides([as_read(f"search.objective={typed}")])
+    (job,) = points(parsed)
+    names = None if typed == "null" else typed.strip("[]").split(",")
+    assert parsed[0].value() == names and len(job) == 1

@@ -43,7 +43,7 @@ def go_on(study: Study, trials: int) -> None:
         if number >= len(study.trials()):
             study.ask()
         values = study.asked(number)
-        study.tell(number, score(values), TrialState.COMPLETE)
+        study.tell(number, [score(values)], TrialState.COMPLETE)
 
 
 def told(study: Study) -> list[tuple[dict[str, Any], float | None]]:
@@ -122,7 +122,7 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
         judge = study.judge(number)
         stopped = [judge(epoch, 0.5 + number * 0.01) for epoch in (1, 2, 3)]
         assert not any(stopped)  # each is better than those before
-        study.tell(number, 0.5 + number * 0.01, TrialState.COMPLETE)
+        study.tell(number, [0.5 + number * 0.01], TrialState.COMPLETE)
     study.ask()
     assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [False, True]
     study.tell(6, None, TrialState.PRUNED, epochs=[0.1, 0.1])
@@ -151,3 +151,22 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
     go_on(opened(config, None), 3)
     read = optuna.load_study(study_name="head", storage=f"sqlite:///{tmp_path}/studies.db")
     assert [trial.params for trial in read.trials] == [values for values, _ in told(opened(config, None))]
+
+
+@pytest.mark.parametrize("name", ["random", "qmc", "tpe", "gp"])
+def test_with_several_objectives_suggestions_are_optunas_and_the_best_is_on_the_front(
+    name: str, tmp_path: Path
+) -> None:
+    config = asked(name, "search.objective=[cost/train_seconds,val/accuracy]")
+    study, alone = opened(config, tmp_path), optuna.create_study(directions=["minimize", "maximize"])
+    for number in range(7):
+        number, values = study.ask()
+        alone.sampler = sampler(config.search, number)
+        trial = alone.ask(SPACE)
+        both = [float(values["epochs"]), score(values)]
+        study.tell(number, both if number != 3 else None, TrialState.COMPLETE if number != 3 else TrialState.PRUNED)
+        alone.tell(trial, both if number != 3 else None, TrialState.COMPLETE if number != 3 else TrialState.PRUNED)
+        assert trial.params == values
+    best = study.best()
+    assert best is not None and best.values[0] == min(trial.values[0] for trial in alone.best_trials)
+    assert best.number in {trial.number for trial in alone.best_trials}

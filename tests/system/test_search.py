@@ -163,12 +163,27 @@ def test_what_does_worse_is_stopped_early_and_finished(store: Path, tmp_path: Pa
     assert f"{len(pruned)} of them stopped early" in done.out
 
 
-def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(store: Path, tmp_path: Path) -> None:
-    done = sweep(
-        tmp_path / "solved", store, *TINY, "freeze=probe,head", "lr=auto", "search=qmc", "trials=3", "search.confirm=1"
-    )
-    assert [run["choices"]["trial"] for run in results(done.folder) if "trial" in run["choices"]] == [0, 0, 1, 2]
-    assert "Not the same budget" not in done.out  # nothing of a probe is drawn
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
+    """Return a search of a head that is solved and one that is trained, for two objectives."""
+    how = ("search=qmc", "trials=3", "search.confirm=1", "search.objective=cost/train_seconds,val/accuracy")
+    return sweep(tmp_path_factory.mktemp("sweeps") / "weighed", store, *TINY, "freeze=probe,head", "lr=auto", *how)
+
+
+def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(weighed: Done) -> None:
+    assert [run["choices"]["trial"] for run in results(weighed.folder) if "trial" in run["choices"]] == [0, 0, 1, 2]
+    assert "Not the same budget" not in weighed.out  # nothing of a probe is drawn
+
+
+def test_of_several_objectives_the_front_is_the_answer_and_its_best_by_the_first_is_confirmed(weighed: Done) -> None:
+    assert "front of cost/train_seconds (minimize), val/accuracy (maximize); the best of it by" in weighed.out
+    runs = [run for run in results(weighed.folder) if run["choices"]["study"] == "head"]
+    costs = {run["choices"].get("trial"): run["metrics"]["cost/train_seconds"] for run in runs}
+    (fresh,) = (run["choices"]["confirms"] for run in runs if "confirms" in run["choices"])
+    study = study_of(weighed.folder, "head")
+    assert [trial.values[0] for trial in study.trials] == [costs[number] for number in range(3)]
+    assert study.trials[fresh].values[0] == min(trial.values[0] for trial in study.trials)
+    assert "of 4 trials are on the Pareto front of training time (s) and validation accuracy" in weighed.out
 
 
 def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Path) -> None:

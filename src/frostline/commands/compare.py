@@ -15,6 +15,7 @@ from frostline.report import backbones
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.paired_difference import interval
+from frostline.report.pareto import Front, front
 from frostline.report.studies import Study, studies
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
@@ -59,6 +60,28 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),
         **({"search": [_study(study) for study in found]} if (found := studies(contest.results)) else {}),
+        **({"pareto": _front(weighed)} if (weighed := front(contest.results)) else {}),
+    }
+
+
+def _front(found: Front) -> dict[str, Any]:
+    """Return the Pareto front over all cells, and each cell's hypervolume after each of its complete trials.
+
+    Hypervolumes are parts of what lies between `reference` and the best value of each objective.
+    """
+    return {
+        "objectives": [{"name": one.name, "direction": one.direction} for one in found.objectives],
+        "front": [
+            {
+                "cell": point.study.name,
+                "trial": point.trial.number,
+                "choices": {key: point.trial.run.choices[key] for key in point.study.space},
+                "values": [*point.values],
+            }
+            for point in found.best
+        ],
+        "reference": [*found.reference],
+        "hypervolume": found.hypervolume,
     }
 
 

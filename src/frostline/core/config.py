@@ -312,6 +312,9 @@ class SearchConfig:
     """With how many fresh seeds the best trial of each cell is run; these runs alone are compared on the test split."""
     storage: str | None
     """Optuna's storage URL for the studies, e.g. of a database; null for a file in the sweep's folder."""
+    objective: list[str] | None
+    """Several things at once, as `val/accuracy,cost/train_seconds`: accuracy or the metric of `select` on validation,
+    and `cost/` metrics of a run. The answer is a Pareto front. Null for what stands in `select` alone."""
     space: dict[str, Any]
     """Ranges of one freeze mode by its name and the key, e.g. `search.space.full.lr='interval(1e-6,1e-3)'`."""
 

@@ -13,7 +13,8 @@ from frostline.core import untrusted
 from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
 from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
-from frostline.core.metrics import METRICS
+from frostline.core.metrics import ACCURACY, METRICS
+from frostline.core.objectives import OBJECTIVES
 
 _Check = Callable[[Any], bool]
 _CHECKS: tuple[tuple[str, _Check, str], ...] = (
@@ -116,6 +117,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     _check_class_weights(config.train.class_weights)
     _check_phases(config.freeze_mode.phases)
     _check_solver(config.freeze_mode)
+    _check_objective(config)
     for key, value in flatten(asdict(config)).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
@@ -188,6 +190,29 @@ def _check_solver(mode: FreezeModeConfig) -> None:
             raise user_error(f"freeze_mode.{name}", value, f"a value: freeze_mode.solver={mode.solver} reads it")
     if not trains_head_alone(mode):
         raise user_error("freeze_mode.solver", mode.solver, "one phase, in which nothing but head/* learns")
+
+
+def _check_objective(config: Config) -> None:
+    """Raise `UserError` unless several objectives are ones that every run has, and that the search can weigh."""
+    search, names = config.search, config.search.objective
+    if names is None:
+        return
+    known = [*dict.fromkeys((ACCURACY.epoch, config.select)), *(one for one in OBJECTIVES if one.startswith("cost/"))]
+    for name in names:
+        if name in METRICS and name not in known:
+            expected = f"{' or '.join(known[:2])} on validation; select={name} chooses the epochs by it"
+            raise user_error("search.objective", name, expected)
+        if name not in known:
+            raise user_error("search.objective", name, "two or more of " + ", ".join(known), known)
+    if len(set(names)) < max(2, len(names)):
+        expected = "two or more objectives that differ; select=val/loss or the like is for one"
+        raise user_error("search.objective", ",".join(names), expected)
+    if search.name == "cmaes":
+        expected = "tpe, gp, qmc or random, since CMA-ES has one objective"
+        raise user_error("search", search.name, f"{expected}, and not {','.join(names)}")
+    if search.prune != "none":
+        expected = f"none with search.objective={','.join(names)}: what is stopped early has no cost to compare"
+        raise user_error("search.prune", search.prune, expected)
 
 
 def _solved_at_once(config: Config) -> Config:

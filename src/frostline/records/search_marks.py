@@ -18,7 +18,9 @@ CONFIRMS = "confirms"
 """The number of the best trial, whose values the run has with a fresh seed; only such runs have it."""
 SPACE = "space"
 """What its cell is searched for: by key, what Optuna's `distribution_to_json` says of the range."""
-MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS, SPACE)
+OBJECTIVE = "objective"
+"""The names of the objectives, where there are several."""
+MARKS = (SEARCH, STUDY, TRIAL, CONFIRMS, SPACE, OBJECTIVE)
 """What is no setting."""
 DIVERGED = "Diverged"
 """In the reason of a run that failed by its own values."""

@@ -18,6 +18,7 @@ from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
 from frostline.report.paired_difference import Difference, compare, interval
+from frostline.report.pareto import front
 from frostline.report.statistics import Interval
 from frostline.report.studies import studies
 from frostline.report.verdict import verdict
@@ -81,7 +82,9 @@ def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str,
     if not (found := studies(contest.results)):
         return {}
     series = {study.name: value_text(study.trials[0].run.choices.get(key)) for study in found}
-    return {"search": search_page.collect(found, series, numbers)}
+    weighed = front(contest.results)
+    more = {"front": search_page.of_front(weighed, numbers)} if weighed else {}
+    return {"search": search_page.collect(found, series, numbers) | more}
 
 
 def _pairs(contest: Contest) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from frostline.core.metrics import Metric
 from frostline.records import search_marks
 from frostline.report import page_assets
+from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
 from frostline.report.studies import Study, is_choice, short_text
 
@@ -32,6 +33,19 @@ def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[
         "keys": {key: _key(next(study.space[key] for study in found if key in study.space)) for key in keys},
         "states": search_marks.STATES,
         "studies": [_study(study, keys, series[study.name], numbers) for study in found],
+    }
+
+
+def of_front(found: Front, numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return what is drawn of the Pareto front: of each complete trial its run and values, and how far cells are."""
+    best = {id(point) for point in found.best}
+    return {
+        "objectives": [{"words": one.words, "share": one.share, "sign": one.sign} for one in found.objectives],
+        "points": [
+            [point.study.name, numbers[id(point.trial.run)], id(point) in best, *map(_short, point.values)]
+            for point in found.points
+        ],
+        "hypervolume": {name: [*map(_short, values)] for name, values in found.hypervolume.items()},
     }
 
 

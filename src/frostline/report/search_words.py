@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from frostline.records import search_marks
 from frostline.records.result import PRUNED, Result, value_text
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
+from frostline.report.pareto import front
 from frostline.report.studies import Study, is_choice, short_text, studies
 
 
@@ -25,9 +27,28 @@ def sentences(contest: Contest, digits: int) -> list[str]:
     found = [(study, value_text(one.value)) for one in contest.contenders[:2] for study in _of(one, contest.results)]
     return [
         *_budget(contest),
+        *_front(contest.results),
         *(sentence for study, name in found for sentence in _optimism(study, name, digits)),
         *(sentence for study, name in found for sentence in _optimum(study, name)),
     ]
+
+
+def _front(results: Sequence[Result]) -> list[str]:
+    """Return who is on the Pareto front, where several things were looked for, from where to where it reaches."""
+    if (found := front(results)) is None:
+        return []
+    counts = Counter(point.study.name for point in found.best)
+    whose = ", ".join(f"{name} {count}" for name, count in counts.items())
+    first, last = found.best[0], found.best[-1]
+    texts = [
+        " at ".join(one.text(value) for one, value in zip(found.objectives, point.values, strict=True))
+        for point in (last, first)
+    ]
+    reach = texts[0] if first is last else " to ".join(texts)
+    volumes = ", ".join(f"{name} {volume[-1]:.2f}" for name, volume in found.hypervolume.items())
+    what = " and ".join(one.words for one in found.objectives)
+    on = f"{len(found.best)} of {len(found.points)} trials are on the Pareto front of {what}"
+    return [f"{on} ({whose}): {reach}; hypervolume {volumes}."]
 
 
 def _of(one: Contender, results: Sequence[Result]) -> list[Study]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -132,25 +133,36 @@ class Study:
             return {}
         from optuna.importance import get_param_importances
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is new
-            return get_param_importances(self.in_optuna())
+        with quiet():
+            return get_param_importances(self._in_optuna())
 
-    def in_optuna(self) -> optuna.Study:
-        """Return the complete trials as a study in memory, for what Optuna computes of one."""
+    def _in_optuna(self) -> optuna.Study:
+        """Return the complete trials as a study in memory."""
         import optuna
 
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
-        optuna.logging.set_verbosity(verbosity)
-        for trial in self.trials:
-            if trial.state == search_marks.COMPLETE:
-                params = {key: trial.run.choices[key] for key in self.space}
-                study.add_trial(
-                    optuna.trial.create_trial(params=params, distributions=dict(self.space), value=trial.value)
-                )
+        complete = [trial for trial in self.trials if trial.state == search_marks.COMPLETE]
+        chosen = [({key: trial.run.choices[key] for key in self.space}, trial.value) for trial in complete]
+        space = dict(self.space)
+        study.add_trials(
+            [optuna.create_trial(params=params, distributions=space, value=value) for params, value in chosen]
+        )
         return study
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to itself what Optuna says of studies in memory, and that something of it is new, while the block lasts."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def studies(results: Sequence[Result]) -> list[Study]:
@@ -164,11 +176,7 @@ def studies(results: Sequence[Result]) -> list[Study]:
 
 def _study(runs: Sequence[Result]) -> Study:
     by, choices = runs[0].selected_by, runs[0].choices
-    over = [
-        Trial(int(run.choices[search_marks.TRIAL]), run, state, _finite(run.metrics.get(by.val)))
-        for run in runs
-        if (state := search_marks.state(run))
-    ]
+    over = [_trial(run, by, state) for run in runs if (state := search_marks.state(run))]
     fresh = [cell for cell in cells(run for run in runs if search_marks.CONFIRMS in run.choices) if cell.finished]
     return Study(
         str(choices[search_marks.STUDY]),
@@ -180,6 +188,14 @@ def _study(runs: Sequence[Result]) -> Study:
     )
 
 
+def _trial(run: Result, by: Metric, state: str) -> Trial:
+    value = run.metrics.get(by.val, math.nan)
+    known = math.isfinite(value)
+    return Trial(
+        int(run.choices[search_marks.TRIAL]), run, state if known else search_marks.FAILED, value if known else None
+    )
+
+
 def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
     written = choices.get(search_marks.SPACE) or {}
     if not written:
@@ -187,10 +203,6 @@ def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
     from optuna.distributions import json_to_distribution
 
     return {key: json_to_distribution(text) for key, text in written.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def is_choice(distribution: Any) -> bool:

@@ -18,10 +18,12 @@ from frostline.core.metrics import ACCURACY
 from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, size, value_text
 from frostline.report import adapter_words
 from frostline.report.cells import REPEATS, Cell
+from frostline.report.studies import short_text
 
 if TYPE_CHECKING:
     from frostline.report.backbones import Grid
     from frostline.report.paired_difference import Difference
+    from frostline.report.pareto import Front
     from frostline.runs.plan import PhasePlan, Plan, StagePlan
     from frostline.store.entries import Item
 
@@ -122,6 +124,21 @@ def pairs_table(pairs: Grid) -> Table:
         table.add_row(*map(Text, (model, *scores, gap(pairs.of_modes(model)))))
     gaps = [gap(pairs.of_models(mode)) for mode in pairs.modes]
     table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
+    return table
+
+
+def front_table(found: Front) -> Table:
+    """Return a row per trial on the Pareto front, best by the first objective first."""
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for heading in ("Pareto front", "trial", "settings"):
+        table.add_column(heading, justify="right" if heading == "trial" else "left", overflow="fold")
+    for one in found.objectives:
+        table.add_column(one.words, justify="right", overflow="fold")
+    for point in found.best:
+        choices = point.trial.run.choices
+        settings = " ".join(f"{key}={short_text(choices[key])}" for key in point.study.space)
+        values = [one.text(value) for one, value in zip(found.objectives, point.values, strict=True)]
+        table.add_row(*map(Text, (point.study.name, str(point.trial.number), settings, *values)))
     return table
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from frostline.core import streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
+from frostline.records import search_marks
 from frostline.records.result import Result, percent
 from frostline.report.cells import cells, varying
 from frostline.report.tables import (
@@ -23,6 +24,7 @@ from frostline.report.tables import (
     cells_table,
     duration,
     facts,
+    front_table,
     least_width,
     pairs_table,
     plan_table,
@@ -145,7 +147,8 @@ class Screen:
     def table(self, results: Sequence[Result]) -> None:
         """Print a sweep's cells, best first by validation, then a line for every run that did not finish.
 
-        Where backbones and freeze modes differ, the grid of the two comes below.
+        Where backbones and freeze modes differ, the grid of the two comes below, as does the Pareto front of a search
+        for several objectives.
         """
         done = [cell for cell in cells(results) if cell.finished]
         if done:
@@ -153,6 +156,8 @@ class Screen:
             self.show(cells_table(done, swept, limit=self.console.width if self._live else None))
             if {"model", "freeze_mode"} <= {*swept}:
                 self._pairs(results)
+            if any(search_marks.OBJECTIVE in result.choices for result in results):
+                self._fronts(results)
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
                 self.say(unfinished(result))
@@ -163,6 +168,13 @@ class Screen:
 
         for pairs in filter(None, map(backbones.grid, contests(results))):
             self.show(pairs_table(pairs))
+
+    def _fronts(self, results: Sequence[Result]) -> None:
+        from frostline.report.contest import contests
+        from frostline.report.pareto import front
+
+        for found in filter(None, (front(contest.results) for contest in contests(results))):
+            self.show(front_table(found))
 
     def show(self, table: Table) -> None:
         """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""

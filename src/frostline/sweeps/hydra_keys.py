@@ -35,10 +35,16 @@ def check_typed(arguments: Iterable[str]) -> None:
             raise user_error(key, value, _TYPED[key][1])
 
 
-def ranged(argument: str) -> str:
-    """Return an argument of the command line, `lr=auto` as a range, since Hydra would take its value for a number."""
+def as_read(argument: str) -> str:
+    """Return an argument of the command line as Hydra is to read it.
+
+    `lr=auto` is a range, and not a number; several objectives are one value, and not one for each of several sweeps.
+    """
     key, _, value = argument.partition("=")
-    return f"{key}=choice({value})" if key.lstrip("+") == "lr" and value == "auto" else argument
+    if key.lstrip("+") == "lr" and value == "auto":
+        return f"{key}=choice({value})"
+    several = key.lstrip("+") == "search.objective" and value not in ("", "null") and not value.startswith("[")
+    return f"{key}=[{value}]" if several else argument
 
 
 def check(config: DictConfig, *, own_launcher: bool) -> None:

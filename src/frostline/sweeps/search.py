@@ -23,6 +23,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
+from frostline.core.objectives import several
 from frostline.records import journal, search_marks
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import TrialState
 
+    from frostline.core.objectives import Objective
     from frostline.sweeps.study import Study
 
 Compose = Callable[[Overrides], DictConfig]
@@ -174,6 +176,10 @@ def _said(cells: Sequence[Cell]) -> Iterator[str]:
         alike.setdefault(what, []).append(cell.name)
     for what, names in alike.items():
         yield f"search={config.search.name} trials={config.trials}: {', '.join(names)}: {what}"
+    if found := several(config.search.objective):
+        each = ", ".join(f"{one.name} ({one.direction})" for one in found)
+        first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"
+        yield f"search.objective: the Pareto front of {each}; {first}"
 
 
 @dataclass
@@ -193,7 +199,7 @@ class Search:
     def identity(self) -> str:
         """What is searched, and how."""
         search = self.cells[0].config.search
-        how = [search.name, search.options, search.seed, search.prune]
+        how = [search.name, search.options, search.seed, search.prune, search.objective]
         what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
         settled = [digest(cell.known.config) for cell in self.cells]
         return hashlib.sha256(json.dumps([how, what, settled], default=str).encode()).hexdigest()
@@ -281,6 +287,7 @@ class Search:
             search_marks.SEARCH: cell.config.search.name,
             search_marks.STUDY: cell.study.name,
             search_marks.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
+            **({search_marks.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
             **marks,
         }
         run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
@@ -321,24 +328,26 @@ def _tell(cell: Cell, number: int, result: Result) -> None:
 
     One that diverged is told as stopped early, without a value, which samplers take for worse than any other.
     """
+    from frostline.sweeps.study import objectives_of
+
     assert cell.study is not None
-    value, state = outcome(result)
+    values, state = outcome(result, objectives_of(cell.config))
     if state is not None:
         by = METRICS[cell.config.select]
         matter = cell.config.search.prune != "none"
         epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
-        cell.study.tell(number, value, state, epochs)
+        cell.study.tell(number, values, state, epochs)
 
 
-def outcome(result: Result) -> tuple[float | None, TrialState | None]:
-    """Return the value and the state of a trial, given its run; None for one that is not over."""
+def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
+    """Return the values and the state of a trial, given its run; None for one that is not over."""
     from optuna.trial import TrialState
 
     if result.status == "FINISHED":
         if PRUNED in result.metrics:
             return None, TrialState.PRUNED
-        value = result.metrics.get(result.selected_by.val, math.nan)
-        return (value, TrialState.COMPLETE) if math.isfinite(value) else (None, TrialState.FAIL)
+        values = [result.metrics.get(one.metric, math.nan) for one in objectives]
+        return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
     if result.status == "FAILED":
         return None, TrialState.PRUNED if search_marks.tells_a_search(result) else TrialState.FAIL
     return None, None

@@ -41,7 +41,7 @@ def _is_range(one: Override) -> bool:
 
 
 def _is_auto(one: Override) -> bool:
-    """Return whether it is `lr=auto`, alone or as the command line has it (`hydra_keys.ranged`)."""
+    """Return whether it is `lr=auto`, alone or as the command line has it (`hydra_keys.as_read`)."""
     value = one.value()
     return one.key_or_group.endswith("lr") and AUTO in (value, *(value.list if isinstance(value, ChoiceSweep) else ()))
 

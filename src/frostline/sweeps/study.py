@@ -20,13 +20,12 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core import credentials, files, locks
 from frostline.core.config import Config, SearchConfig
 from frostline.core.errors import user_error
-from frostline.core.metrics import METRICS
+from frostline.core.objectives import Objective, several
 from frostline.records import layout
 from frostline.sweeps import search_space
 
@@ -50,10 +49,13 @@ class Study:
     def __init__(self, storage: Storage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
         """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`."""
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
-        more = METRICS[config.select].sign > 0
-        direction = StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE
+        self._objectives = objectives_of(config)
         self._study = optuna.create_study(
-            storage=storage.backend, pruner=pruner(config), study_name=name, direction=direction, load_if_exists=True
+            storage=storage.backend,
+            pruner=pruner(config),
+            study_name=name,
+            directions=[one.direction for one in self._objectives],
+            load_if_exists=True,
         )
 
     def trials(self) -> list[FrozenTrial]:
@@ -76,8 +78,13 @@ class Study:
         trial = self._trial(frozen)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
-    def tell(self, number: int, value: float | None, state: TrialState, epochs: Sequence[float] = ()) -> None:
-        """Write what came of a trial, unless that is known; `epochs` are the values that led there, if they matter."""
+    def tell(
+        self, number: int, values: Sequence[float] | None, state: TrialState, epochs: Sequence[float] = ()
+    ) -> None:
+        """Write what came of a trial, unless that is known: a value of each objective.
+
+        `epochs` are the values that led there, if they matter.
+        """
         frozen = self.trials()[number]
         if frozen.state in _OVER:
             return
@@ -85,16 +92,19 @@ class Study:
             trial = self._trial(frozen)
             for epoch in missing:
                 trial.report(epochs[epoch], epoch + 1)
-        self._study.tell(number, value, state)
+        self._study.tell(number, values, state)
 
     def over(self, number: int) -> bool:
         """Return whether it is known what came of a trial."""
         return self.trials()[number].state in _OVER
 
     def best(self) -> FrozenTrial | None:
-        """Return the best trial of those that were not stopped early; None where there is none."""
-        done = any(trial.state is TrialState.COMPLETE for trial in self.trials())
-        return self._study.best_trial if done else None
+        """Return the best trial of those that were not stopped early; None where there is none.
+
+        Of several objectives it is the best on the Pareto front by the first one.
+        """
+        sign = self._objectives[0].sign
+        return max(self._study.best_trials, key=lambda one: (sign * one.values[0], -one.number), default=None)
 
     def judge(self, number: int) -> Callable[[int, float], bool]:
         """Return what is told each epoch of a trial with its value, and says whether the trial is to stop there."""
@@ -112,6 +122,11 @@ class Study:
         """Return a trial to report to, without drawing anything."""
         self._study.sampler = optuna.samplers.RandomSampler()
         return Trial(self._study, frozen._trial_id)
+
+
+def objectives_of(config: Config) -> list[Objective]:
+    """Return what a search looks for, one or several."""
+    return several(config.search.objective or [config.select])
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:

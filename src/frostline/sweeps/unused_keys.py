@@ -160,7 +160,7 @@ _RULES = (
     _Rule(("train.focal_gamma",), lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss", mistake=True),
     _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
     _Rule(
-        ("trials", *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "storage"))),
+        ("trials", *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "storage", "objective"))),
         lambda c: c.search.name != "grid",
         "search=tpe or another way to search",
         "search.name",

@@ -120,12 +120,36 @@ function twoSection(root) {
   $(".note", root).textContent = "Each point is a trial, its colour what it came to (the worst quarter all in one); the best is ringed." + (known.some(study => study.maps.length) ? " The ground is interpolated between them." : "");
 }
 
+const weighed = { x: 1 };
+function drawFront() {
+  const { objectives, points } = group.search.front, studies = new Map(group.search.studies.map(study => [study.name, study]));
+  const [y, x] = [0, weighed.x].map(n => ({ ...objectives[n], of: point => point[3 + n] }));
+  const axis = one => { const values = points.map(one.of), log = !one.share && isLog(values); return { title: one.words, ...(one.share ? percents : log ? { type: "log", ...logTicks(values) } : {}) }; };
+  const hover = ([name, run]) => { const study = studies.get(name); return trialText(study, study.run.indexOf(run)); }, drawn = (found, more) => ({ type: "scatter", x: found.map(x.of), y: found.map(y.of), ...more });
+  const best = points.filter(point => point[2]).sort((a, b) => x.of(a) - x.of(b));
+  const line = objectives.length > 2 ? [] : [drawn(best, { mode: "lines", name: "Pareto front", hoverinfo: "skip", line: { shape: x.sign < 0 ? "hv" : "vh", color: ink("--quiet"), width: 1.2, dash: "dot" } })];
+  return [[...line, drawn(best, { mode: "markers", name: objectives.length > 2 ? "Pareto front" : "", showlegend: objectives.length > 2, hoverinfo: "skip", marker: { size: 17, symbol: "circle-open", color: ink("--quiet"), line: { width: 1.6 } } }),
+    ...group.search.studies.map(study => { const own = points.filter(point => point[0] === study.name); return drawn(own, { mode: "markers", name: safe(study.name), text: own.map(hover), hovertemplate: `%{text}<br>${safe(x.words)} %{x:.4s}<extra></extra>`,
+      marker: { color: colour(study.series), symbol: symbol(study.series), size: own.length > 200 ? 6 : 9, opacity: .8 } }); })],
+  { xaxis: axis(x), yaxis: axis(y) }];
+}
+
+const drawVolume = () => [group.search.studies.filter(study => group.search.front.hypervolume[study.name]).map(study => ({ type: "scatter", mode: "lines", name: safe(study.name), x: ended(study, COMPLETE).map(i => study.number[i]), y: group.search.front.hypervolume[study.name], line: { shape: "hv", color: colour(study.series), width: 2.4 }, hovertemplate: "after trial %{x}: %{y:.3f}<extra>" + safe(study.name) + "</extra>" })),
+  { xaxis: { title: "trial", range: ((end) => [-.02 * end - .3, end * 1.03 + .3])(Math.max(...group.search.studies.map(study => study.number.at(-1)))) }, yaxis: { title: "hypervolume", range: [0, 1.03] } }];
+
 function searchSection() {
   const root = $("#search"), found = group.search;
   root.hidden = !found || !found.studies.some(study => study.value.some(value => value != null));
   if (root.hidden) return;
   const pruned = found.studies.some(study => study.state.includes(PRUNED)), crosses = pruned ? " Crosses: stopped early." : "";
   const part = (name, note, draw) => { const box = $(`.${name}`, root), node = $(".chart", box); box.hidden = false; $(".note", box).textContent = note; chart(node, () => draw(node)); };
+  if (found.front) {
+    const { objectives } = found.front, box = $(".front", root);
+    weighed.x = 1;
+    if (objectives.length > 2) $(".controls", box).replaceChildren(select("across", objectives.slice(1).map((one, n) => [String(n + 1), one.words]), "1", value => { weighed.x = +value; paint($(".chart", box)); }));
+    part("front", "Each point is a complete trial. Ringed: no other is better in one objective and as good in all.", drawFront);
+    part("volume", "The part of what lies between a point behind the worst trial and the best value of each objective that the trials so far reach.", drawVolume);
+  }
   part("history", `Line: the best trial so far.${crosses}` + (found.studies.some(study => study.fresh) ? " Diamonds: fresh seeds of the best one, with 95% interval; how far they lie below the line is chance." : ""), drawHistory);
   if (pruned) part("epochs", "Each line is a trial. Crosses: stopped early." + (found.studies.some(study => study.run.length > MOST_TRIALS) ? " Of many trials some are drawn, evenly over the search." : ""), drawEpochs);
   part("slices", `Each point is a trial; the best is ringed.${crosses}` + (found.studies.some(study => study.least != null) ? " Dotted: one standard error from the best; shaded: from where to where trials reach that." : ""), drawSlices);

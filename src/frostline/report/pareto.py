@@ -1,0 +1,106 @@
+"""The answer of a search for several objectives: which trials no other beats in all of them, and the hypervolume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.objectives import Objective, several
+from frostline.records import search_marks
+from frostline.records.result import Result
+from frostline.report.studies import Study, Trial, quiet, studies
+
+if TYPE_CHECKING:
+    import optuna
+
+_BEYOND = 0.1
+"""How far behind the worst trial the reference point lies, as a part of the whole range, so that all trials count."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A complete trial of any cell."""
+
+    study: Study
+    trial: Trial
+    values: tuple[float, ...]
+    """Of each objective."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a search for several objectives came to, over all cells."""
+
+    objectives: tuple[Objective, ...]
+    points: tuple[Point, ...]
+    """All complete trials."""
+    best: tuple[Point, ...]
+    """Those that no other one is better than in one objective and as good as in all: best by the first one first."""
+    reference: tuple[float, ...]
+    """Where hypervolumes begin, a tenth of the range behind the worst trial."""
+    hypervolume: dict[str, list[float]]
+    """By cell, after each of its complete trials: the part of what lies between the reference and the best of each."""
+
+
+def front(results: Sequence[Result]) -> Front | None:
+    """Return the Pareto front over the trials of all cells; None where one thing alone was looked for."""
+    names = next(
+        (run.choices[search_marks.OBJECTIVE] for run in results if search_marks.OBJECTIVE in run.choices), None
+    )
+    objectives = several(names)
+    points = [point for study in studies(results) for point in _points(study, objectives)]
+    if not objectives or not points:
+        return None
+    reference, ideal = zip(
+        *(_ends(one, [point.values[at] for point in points]) for at, one in enumerate(objectives)), strict=True
+    )
+    together = _in_optuna(points, objectives)
+    best = [points[trial.number] for trial in together.best_trials]
+    best.sort(key=lambda point: -objectives[0].sign * point.values[0])
+    box = 1.0
+    for low, high in zip(reference, ideal, strict=True):
+        box *= abs(high - low)
+    volumes = {
+        name: [
+            volume / box
+            for volume in _hypervolume([one for one in points if one.study.name == name], objectives, reference)
+        ]
+        for name in dict.fromkeys(point.study.name for point in points)
+    }
+    return Front(tuple(objectives), tuple(points), tuple(best), reference, volumes)
+
+
+def _points(study: Study, objectives: Sequence[Objective]) -> list[Point]:
+    complete = [trial for trial in study.trials if trial.state == search_marks.COMPLETE]
+    return [
+        Point(study, trial, tuple(trial.run.metrics[one.metric] for one in objectives))
+        for trial in complete
+        if all(one.metric in trial.run.metrics for one in objectives)
+    ]
+
+
+def _ends(objective: Objective, values: Sequence[float]) -> tuple[float, float]:
+    """Return the reference and the best value of an objective."""
+    worst, best = (pick(values, key=lambda value: objective.sign * value) for pick in (min, max))
+    beyond = _BEYOND * (abs(best - worst) or abs(best) or 1.0)
+    return worst - objective.sign * beyond, best
+
+
+def _in_optuna(points: Sequence[Point], objectives: Sequence[Objective]) -> optuna.Study:
+    import optuna
+
+    with quiet():
+        study = optuna.create_study(directions=[one.direction for one in objectives])
+        study.add_trials([optuna.create_trial(values=point.values) for point in points])
+    return study
+
+
+def _hypervolume(points: Sequence[Point], objectives: Sequence[Objective], reference: Sequence[float]) -> list[float]:
+    """Return the hypervolume after each trial, as Optuna has it."""
+    from optuna.visualization import plot_hypervolume_history
+
+    study = _in_optuna(points, objectives)
+    with quiet():
+        drawn: Any = plot_hypervolume_history(study, reference).data[0]
+    return [float(value) for value in drawn.y]

@@ -314,6 +314,8 @@ class _Functions(TorchFunctionMode):
             elif isinstance(one, torch.dtype):
                 kwargs["dtype"] = one
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if isinstance(source, CardTensor) and device is not None and torch.device(device).type == "meta":
+            return torch.empty_like(source.inner, device="meta", **kwargs)
         if device is None or torch.device(device).type != "cuda":
             return source.to(**kwargs, **({} if device is None else {"device": device}))
         if isinstance(source, CardTensor):

@@ -44,6 +44,8 @@ SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
     *("epochs=3", "threads=1", "store.enabled=false"),
 )
+TINY = ("model=timm", "model.name=test_resnet", "model.weights=null", "model.image_size=32")
+"""A ResNet of a quarter of the default network's operations, for what any network shows."""
 ONE_OF_EACH_FAMILY = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
     *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_y_400mf"),

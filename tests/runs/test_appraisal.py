@@ -21,7 +21,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import appraisal, costs, split_views
 from frostline.runs.appraisal import Appraisal
 from frostline.runs.setup import Setup, assemble
-from small import SMALL, Told, compose, mode
+from small import SMALL, TINY, Told, compose, mode
 
 FEW = (*SMALL, "data.limit=60", "data.val_fraction=0.05", "precision=fp32")
 
@@ -130,7 +130,7 @@ def test_it_comes_to_the_same_on_a_card(tmp_path: Path, monkeypatch: pytest.Monk
     found: list[Any] = []
     for device in ("cpu", "cuda"):
         with EmulatedMachine().running() if device == "cuda" else nullcontext():
-            setup = made(tmp_path, "freeze=head", f"device={device}")
+            setup = made(tmp_path, *TINY, "freeze=head", f"device={device}")
             found.append([(b.stage, b.probe, b.knn, b.right) for b in appraised(setup).borders])
-            assert costs.measure(made(tmp_path, "freeze=last_stage", f"device={device}"), 0.01).run > 0
+            assert costs.measure(made(tmp_path, *TINY, "freeze=last_stage", f"device={device}"), 0.01).run > 0
     assert found[0] == found[1]

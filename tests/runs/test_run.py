@@ -18,7 +18,7 @@ from frostline.records.result import VAL
 from frostline.runs.run import execute
 from frostline.store.room import Room
 from frostline.training import gradient
-from small import SMALL, Memory, Told, compose
+from small import SMALL, TINY, Memory, Told, compose
 
 
 def run(folder: Path) -> tuple[dict[str, float], list[str]]:
@@ -28,7 +28,9 @@ def run(folder: Path) -> tuple[dict[str, float], list[str]]:
     screen = Told()
     options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": screen, "record": cast(Record, Memory())}
     with EmulatedMachine().running():
-        metrics, _ = execute(compose(*SMALL, "device=cuda", "freeze=full", "precision=fp32", "epochs=1"), **options)
+        metrics, _ = execute(
+            compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1"), **options
+        )
     return metrics, screen.lines
 
 
@@ -74,7 +76,7 @@ def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_com
         provenance.write(folder, provenance.software([]))
         screen = Told()
         options: dict[str, Any] = {"name": name, "folder": folder, "screen": screen, "record": cast(Record, Memory())}
-        return execute(compose(*SMALL, *data, *store, "device=cpu", "freeze=full"), **options)[0], screen.lines
+        return execute(compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), **options)[0], screen.lines
 
     whole, said = trained("whole")
     loading.forget()

@@ -18,7 +18,7 @@ from frostline.records.recording import Record
 from frostline.runs import setup
 from frostline.runs.run import execute
 from frostline.sweeps.stacks import shared_by
-from small import SMALL, Memory, Told, compose
+from small import SMALL, TINY, Memory, Told, compose
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def run(folder: Path, *overrides: str) -> list[Any]:
     provenance.write(folder, provenance.software([]))  # as a job does
     record = Memory()
     options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": Told(), "record": cast(Record, record)}
-    metrics, _ = execute(compose(*SMALL, *overrides), **options)
+    metrics, _ = execute(compose(*SMALL, *TINY, *overrides), **options)
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from frostline.core.config import Config
 from frostline.models import cut, freezing
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -28,16 +29,24 @@ from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
-from small import compose
+from small import TINY, compose
 
 QUICK = (
-    *("epochs=2", "model.image_size=32", "batch_size=32", "threads=1"),
+    *("epochs=2", "batch_size=32", "threads=1"),
     *("data.limit=64", "data.val_fraction=0.02", "data.test_fraction=0.01"),
 )
 TRAIN, VAL, TEST = 64, 36, 18
 """Images in the splits."""
 EVERY = TRAIN + VAL + TEST
+SCRATCH = ("model.weights=null", "model.image_size=32")
+SHIPPED = ("model=shufflenet_glyphs", "model.image_size=32")
 FLIPPED = "data.flip=true"
+
+
+def chosen(*overrides: str) -> Config:
+    """Return the config of a quick run, with a small network unless another is chosen."""
+    network = () if any(override.startswith("model=") for override in overrides) else TINY
+    return compose(*QUICK, *network, *overrides)
 
 
 class Silent:
@@ -55,7 +64,7 @@ class Silent:
 
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
-    run = replace(setup.assemble(compose(*QUICK, *overrides), folder, meta=False, screen=Screen()), store=store)
+    run = replace(setup.assemble(chosen(*overrides), folder, meta=False, screen=Screen()), store=store)
     images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
     events = train.fit_phases(
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
@@ -85,16 +94,16 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("freeze=head",),
+        ("freeze=head", *SHIPPED),
         ("freeze=head", "augment=trivial", "train.label_smoothing=0.1", "optimizer=sgd"),
         ("freeze=last_stage", "augment=standard", FLIPPED),
         ("freeze=last_two_stages", "train.ema_decay=0.9"),
         ("freeze=lp_ft", "epochs=4", "schedule=cosine"),
-        ("freeze=gradual", "epochs=5"),
+        ("freeze=gradual", "epochs=6"),
         ("freeze=head", "train.mixup=0.4"),
-        ("freeze=head", "model=mobilenet_v3_small", "model.weights=null"),
-        ("freeze=last_stage", "model=resnet18", "model.weights=null", "channels_last=false"),
-        ("freeze=last_stage", "model=regnet_y_400mf", "model.weights=null"),
+        ("freeze=head", "model=mobilenet_v3_small", *SCRATCH),
+        ("freeze=last_stage", "channels_last=false"),
+        ("freeze=last_stage", "model=regnet_y_400mf", *SCRATCH),
         ("freeze=head", "model=squeezenet1_1", "model.weights=null", "model.image_size=64"),  # dropout on a map
     ],
     ids=" ".join,
@@ -121,7 +130,7 @@ FEW = ("data.limit=23", "data.test_fraction=0.02", "batch_size=10", "eval_batch_
 
 def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tensor]]:
     """Return the numbers of every epoch, and the logits of all splits, also of a corrupted one, and the weights."""
-    run = setup.assemble(compose(*QUICK, *FEW, *overrides), folder, meta=False, screen=Screen())
+    run = setup.assemble(chosen(*FEW, *overrides), folder, meta=False, screen=Screen())
     test = run.data.test
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
@@ -172,7 +181,7 @@ def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, mo
 def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     """Those below the line still differ from the others when these are frozen."""
     options = (*REFROZEN, "train.ema_decay=0.9")
-    run = setup.assemble(compose(*QUICK, *options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
+    run = setup.assemble(chosen(*options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
     images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
     events = train.fit_phases(
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
@@ -200,7 +209,7 @@ def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     assert shared == EVERY  # its second phase alone, and the test split as that left the network
 
 
-SIMPLE = ("freeze=head", "epochs=1")
+SIMPLE = ("freeze=head", "epochs=1", *SHIPPED)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +244,7 @@ def test_what_depends_on_something_else_is_computed_anew(
 @pytest.mark.slow
 def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    options = ("freeze=head", "augment=trivial", "epochs=3")
+    options = ("freeze=head", "augment=trivial", "epochs=3", *SHIPPED)  # whose weights no seed decides
     assert trained(tmp_path, store, *options)[2] == 3 * TRAIN + VAL + TEST
     assert trained(tmp_path, store, *options, "lr=0.1")[2] == 0
     assert trained(tmp_path, store, *options, "epochs=4")[2] == TRAIN
@@ -256,7 +265,7 @@ def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed
 def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_record(
     tmp_path: Path, overrides: tuple[str, ...], said: bool
 ) -> None:
-    run = setup.assemble(compose(*QUICK, "freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
+    run = setup.assemble(chosen("freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
     plan = announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
     provenance.write(tmp_path, provenance.software([]))
     write_origin(run, plan, tmp_path, Record(tmp_path))
@@ -293,13 +302,13 @@ NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
     [
         (
             ("freeze=last_stage", "precision=bf16", "augment=standard"),
-            (NO_ROOM, "store.memory_gb=3e-4", "store.budget_gb=1e-6", "store.enabled=false", NOTHING_KEPT),
+            (NO_ROOM, "store.memory_gb=1e-4", "store.budget_gb=1e-6", "store.enabled=false", NOTHING_KEPT),
         ),
-        (("freeze=gradual", "precision=bf16", "epochs=5", "train.ema_decay=0.9"), (NO_ROOM,)),
+        (("freeze=gradual", "precision=bf16", "epochs=3", "train.ema_decay=0.9"), (NO_ROOM,)),
         (("freeze=head", "precision=bf16", "train.mixup=0.4"), (NOTHING_KEPT,)),
-        (("freeze=head", "model=mobilenet_v3_small", "model.weights=null"), (NO_ROOM, NOTHING_KEPT)),
-        (("freeze=last_stage", "model=regnet_y_400mf", "model.weights=null", "channels_last=false"), (NO_ROOM,)),
-        (("freeze=gradual", "epochs=5", "train.ema_decay=0.9", "augment=trivial"), (NO_ROOM,)),
+        (("freeze=head", "model=mobilenet_v3_small", *SCRATCH), (NO_ROOM, NOTHING_KEPT)),
+        (("freeze=last_stage", "model=regnet_y_400mf", *SCRATCH, "channels_last=false"), (NO_ROOM,)),
+        (("freeze=gradual", "epochs=3", "train.ema_decay=0.9", "augment=trivial"), (NO_ROOM,)),
     ],
     ids=lambda values: " ".join(values),
 )
@@ -317,7 +326,13 @@ def test_what_there_is_room_for_changes_no_bit(
 def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("freeze=head", "augment=standard", "data.limit=200", "epochs=4")  # 819,200 bytes of features each
+    options = (
+        "freeze=head",
+        "augment=standard",
+        "data.limit=200",
+        "epochs=4",
+        *SHIPPED,
+    )  # 819,200 bytes of features each
     roomy = came_to(tmp_path, *options, f"store.path={tmp_path / 'roomy'}")
     monkeypatch.setattr(store_module, "_memory", lambda: 700_000)  # twice the pixels
     kept = []
@@ -331,7 +346,7 @@ def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_t
 
 
 def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
-    run = setup.assemble(compose(*QUICK, "freeze=head"), tmp_path, meta=False, screen=Screen())
+    run = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
     images, sizes = split_views.look(run), list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
@@ -361,7 +376,7 @@ def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
 
 
 def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
-    config = compose(*QUICK, "freeze=head", "precision=bf16", "store.enabled=false")
+    config = chosen("freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
     images = split_views.look(run)
     part = frost_line.part(run, 0, images, None)
@@ -373,7 +388,7 @@ def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Pat
 
 
 def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
-    assembled = setup.assemble(compose(*QUICK, "freeze=head"), tmp_path, meta=False, screen=Screen())
+    assembled = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
     first = torch.arange(4)
 
     def read(budget: int, name: str = "store") -> tuple[Room, torch.Tensor, int]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from families import member
 from frostline.core.errors import UserError
 from frostline.models import adapters, freezing
 from frostline.models.adapter_kinds import Adapter
@@ -23,13 +24,13 @@ from frostline.records.result import PARAMETERS
 from frostline.runs.run import execute
 from small import ADAPTED, SMALL, Memory, Told, compose, mode, network, resolve
 
-NETWORKS = {"shufflenet_v2_x0_5": 32, "vit_b_16": 16, "convnext_tiny": 32}
+NETWORKS = ("shufflenet", "vit", "convnext")
 """Convolutions and norms that keep statistics; attention; linear layers, grouped convolutions and layer norms."""
 
 
 def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Module]:
     """Return a network with adapters, which have learned something if `moved`, and a copy of it without."""
-    model = network(name, image_size=NETWORKS.get(name))
+    model = member(name)
     model.module.eval()
     plain = copy.deepcopy(model.module)
     structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0, side=32)
@@ -42,8 +43,8 @@ def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Mod
     return Model(**{**vars(model), "structure": structure}), plain
 
 
-def pictures(name: str) -> Tensor:
-    return torch.randn(2, 3, NETWORKS[name], NETWORKS[name], generator=torch.Generator().manual_seed(1))
+def pictures() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -51,30 +52,30 @@ def pictures(name: str) -> Tensor:
 @torch.no_grad()
 def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, chosen: str) -> None:
     model, plain = built(name, chosen)
-    expected = plain(pictures(name))
-    assert torch.allclose(model.module(pictures(name)), expected, atol=1e-6)
+    expected = plain(pictures())
+    assert torch.allclose(model.module(pictures()), expected, atol=1e-6)
     model, _ = built(name, chosen, moved=True)
-    before = model.module(pictures(name))
+    before = model.module(pictures())
     assert not torch.equal(before, expected)
     assert adapters.without(model.module).keys() == plain.state_dict().keys()
     touched = adapters.touched(model.module)
     merged = adapters.merge(model.module)
     assert merged.keys() == touched & plain.state_dict().keys()
-    after = model.module(pictures(name))
+    after = model.module(pictures())
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert [type(part) for part in model.module.modules()] == [type(part) for part in plain.modules()]
     changed = {n for n, t in model.module.state_dict().items() if not torch.equal(t, plain.state_dict()[n])}
     assert {n for n in merged if n.endswith("weight")} <= changed <= merged.keys()
     plain.load_state_dict(model.module.state_dict())
-    assert torch.equal(plain(pictures(name)), after)
+    assert torch.equal(plain(pictures()), after)
 
 
 @pytest.mark.parametrize("chosen", ADAPTED)
 def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
-    model, _ = built("vit_b_16", chosen)
+    model, _ = built("vit", chosen)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
-    model.module(pictures("vit_b_16")).square().sum().backward()
+    model.module(pictures()).square().sum().backward()
     learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
     own = {name for path, _, one in adapters.adapted(model.module) for name in adapters.named(path, one)}
     assert learn == own | {"heads.head.weight", "heads.head.bias"} == phase.learning
@@ -83,10 +84,10 @@ def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
 
 
 def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention() -> None:
-    model, plain = built("vit_b_16", "lora", moved=True)
+    model, plain = built("vit", "lora", moved=True)
     how = mode("lora").adapter
     block, old = (m.get_submodule("encoder.layers.encoder_layer_0") for m in (model.module, plain))
-    x = torch.randn(2, 3, 768)
+    x = torch.randn(2, 3, 16)
     for path in ("mlp.0", "mlp.3"):
         layer, frozen = cast(Any, block.get_submodule(path)), cast(nn.Linear, old.get_submodule(path))
         inputs = torch.randn(2, frozen.in_features)
@@ -95,8 +96,8 @@ def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention
         expected = frozen(inputs) + how.alpha / how.rank * (inputs @ a.T) @ b.T
         assert torch.allclose(layer(inputs), expected, atol=1e-5)
     conv, was = cast(Any, model.module).conv_proj, cast(Any, plain).conv_proj
-    images = torch.randn(1, 3, 16, 16)
-    inner = F.conv2d(images, conv.adapter.lora_A.view(how.rank, 3, 16, 16), stride=16)
+    images = torch.randn(1, 3, 8, 8)
+    inner = F.conv2d(images, conv.adapter.lora_A.view(how.rank, 3, 8, 8), stride=8)
     outer = F.conv2d(inner, conv.adapter.lora_B[:, :, None, None])
     assert torch.allclose(conv(images), was(images) + how.alpha / how.rank * outer, atol=1e-5)
     attention, before = cast(Any, block).self_attention, copy.deepcopy(cast(Any, old).self_attention)
@@ -107,7 +108,7 @@ def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention
 
 
 def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
-    model, plain = built("convnext_tiny", "dora", moved=True)
+    model, plain = built("convnext", "dora", moved=True)
     path = "features.1.0.block.3"
     layer, frozen = cast(Any, model.module.get_submodule(path)), cast(Any, plain.get_submodule(path))
     how = mode("dora").adapter
@@ -117,18 +118,18 @@ def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
 
 
 def test_ia3_leaves_queries_alone() -> None:
-    model, plain = built("vit_b_16", "ia3", moved=True)
+    model, plain = built("vit", "ia3", moved=True)
     attention = cast(Any, model.module.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
     before = cast(Any, plain.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
     scale = attention.adapter.scale
-    assert scale.shape == (2 * 768,)
-    assert torch.equal(attention.in_proj_weight[:768], before.in_proj_weight[:768])
-    assert torch.allclose(attention.in_proj_weight[768:], before.in_proj_weight[768:] * scale[:, None])
-    assert torch.allclose(attention.in_proj_bias[768:], before.in_proj_bias[768:] * scale)
+    assert scale.shape == (2 * 16,)
+    assert torch.equal(attention.in_proj_weight[:16], before.in_proj_weight[:16])
+    assert torch.allclose(attention.in_proj_weight[16:], before.in_proj_weight[16:] * scale[:, None])
+    assert torch.allclose(attention.in_proj_bias[16:], before.in_proj_bias[16:] * scale)
 
 
 def test_grouped_convolutions_get_no_thin_matrices() -> None:
-    model, _ = built("shufflenet_v2_x0_5", "lora")
+    model, _ = built("shufflenet", "lora")
     grouped = [part for part in model.module.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
     assert grouped and not any(hasattr(part, "adapter") for part in grouped)
 

@@ -6,20 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from families import MEMBERS, member
 from frostline.models import cut, freezing
-from frostline.models.build import Model, build
+from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.store import hashing
-from small import ONE_OF_EACH_FAMILY, mode, network, resolve
-
-SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 32, "alexnet": 80}
+from small import mode, network, resolve
 
 
 def lively(name: str) -> tuple[Model, torch.Tensor]:
-    """Return a network from scratch whose norm layers have statistics of some images, in eval mode, and two others."""
-    side = SIDES.get(name, 64)
-    made_for = None if name.startswith("swin") else side  # which look through windows, at images of any size
-    model = build(name, weights=None, num_classes=7, seed=0, image_size=made_for)
+    """Return a member of a family whose norm layers have statistics of some images, in eval mode, and two others."""
+    model = member(name)
+    side = model.input.size
     images = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
     norms = [layer for layer in model.module.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
@@ -31,8 +29,7 @@ def lively(name: str) -> tuple[Model, torch.Tensor]:
     return model, images[4:]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", MEMBERS)
 def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str) -> None:
     model, images = lively(name)
     stages = model.structure.stages

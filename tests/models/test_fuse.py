@@ -12,9 +12,9 @@ import torch
 from test_cut import lively
 from torch import fx, nn
 
+from families import MEMBERS, member
 from frostline.models import cut, fuse, onednn
 from frostline.models.build import build
-from small import ONE_OF_EACH_FAMILY
 
 CPU = torch.device("cpu")
 FUSES = torch.backends.mkldnn.is_available()
@@ -26,12 +26,11 @@ def backbone(name: str) -> tuple[nn.Module, torch.Tensor]:
     return cut.halves(model.module, model.structure, model.structure.stages[:-1])[0], images
 
 
-@pytest.fixture(scope="module", params=ONE_OF_EACH_FAMILY)
+@pytest.fixture(scope="module", params=MEMBERS)
 def family(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
     return backbone(request.param)
 
 
-@pytest.mark.slow
 def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = family[0].double(), family[1].double()  # some of these networks make much of float32's rounding
     with torch.inference_mode():
@@ -41,7 +40,6 @@ def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> No
     torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
 def test_fusing_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = family
@@ -56,7 +54,7 @@ def test_fusing_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> Non
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
 def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None:
-    fused = fx.symbolic_trace(backbone("resnet18")[0])
+    fused = fx.symbolic_trace(backbone("resnet")[0])
     fuse.fold(fused)
     fuse.fuse(fused)
     kinds = {type(layer).__name__ for layer in fused.modules() if not list(layer.children())}
@@ -66,11 +64,9 @@ def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize(
-    "name", ["resnet18", "resnext50_32x4d", "regnet_y_400mf", "mobilenet_v3_small", "squeezenet1_1"]
-)
+@pytest.mark.parametrize("name", ["resnet", "regnet", "mobilenet_v3", "squeezenet"])
 def test_the_fast_copy_computes_in_bfloat16_wherever_images_lie(name: str, memory_format: torch.memory_format) -> None:
-    model = build(name, weights=None, num_classes=3, seed=0)
+    model = member(name)
     model.module.eval()
     lower = cut.halves(model.module, model.structure, model.structure.stages[:-1])[0]
     fast = fuse.fast_copy(lower, torch.bfloat16, CPU, memory_format)
@@ -118,7 +114,7 @@ def test_a_sum_is_written_over_a_shortcut_only_if_nobody_misses_it(otherwise: st
 
 
 def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was() -> None:
-    model, _ = lively("resnet18")
+    model, _ = lively("resnet")
     before = copy.deepcopy(model.module.state_dict())
     lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
     fast = fuse.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
@@ -145,7 +141,7 @@ def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_compute
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What an upgrade of torch may take away: `torch.ops.mkldnn._convolution_pointwise` and its kin."""
-    lower, images = backbone("resnet18")
+    lower, images = backbone("resnet")
     images, how = images.bfloat16(), (torch.bfloat16, CPU, torch.channels_last)
     with torch.inference_mode():
         fused = fuse.fast_copy(lower, *how)(images).float()

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from emulated_card import CARD, CardTensor, EmulatedMachine, move
+from families import CLASSES, MEMBERS, member
 from frostline.core import machine
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
 from frostline.training import gradient
 from frostline.training.criterion import Targets
-from small import ONE_OF_EACH_FAMILY, mode
+from small import mode
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,8 @@ def _deterministic() -> Iterator[None]:
 def walk(name: str, autocast: torch.dtype | None) -> None:
     """Take a step with all of a network learning, one with its head, and the features below that."""
     channels_last = torch.channels_last
-    model = build(name, weights=None, num_classes=5, seed=0, memory_format=channels_last, meta=True)
+    model = member(name)
+    model.module.to("meta", memory_format=channels_last)
     side, structure = model.input.size, model.structure
     with EmulatedMachine(numbers=False).running() as there:
         move(model.module)
@@ -41,15 +43,14 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
                 lower, upper = cut.halves(model.module, structure, cut.stages_below(structure, phase))
                 fast = fuse.fast_copy(lower, torch.bfloat16, CARD, channels_last)
                 with torch.no_grad():
-                    assert upper(fast(images.to(torch.bfloat16)).float()).shape == (4, 5)
+                    assert upper(fast(images.to(torch.bfloat16)).float()).shape == (4, CLASSES)
         gradient.by_autograd(model.module, images, Targets(labels, labels, 1.0, 0.0), autocast)
         nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
         assert all(p.grad is not None and p.grad.device == CARD for p in model.module.parameters())
         assert not there.waits
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", MEMBERS)
 def test_a_network_of_every_family_learns_deterministically(name: str) -> None:
     walk(name, torch.bfloat16)
 

@@ -9,6 +9,7 @@ import torch.fx
 from torch import nn
 from torch.fx import Node
 
+from families import MEMBERS, member
 from frostline.core.errors import UserError
 from frostline.models.build import Model, build
 from frostline.models.stages import FAMILIES, Structure, structure_of
@@ -87,7 +88,8 @@ def is_cut(cut: Node, border: int, levels: dict[Node, int]) -> bool:
 
 
 def test_all_families_are_covered() -> None:
-    assert {type(on_meta(name).module).__name__ for name in ONE_OF_EACH_FAMILY} == set(FAMILIES)
+    for models in (map(on_meta, ONE_OF_EACH_FAMILY), map(member, MEMBERS)):
+        assert {type(model.module).__name__ for model in models} == set(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +28,8 @@ def whole() -> Iterator[Whole]:
         loader = GlobalHydra.instance().config_loader()
         overrides = ["hydra.sweep.dir=elsewhere"]
         master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-        yield lambda job: loader.load_sweep_config(master, [*job])
+        once = functools.cache(lambda job: loader.load_sweep_config(master, [*job]))
+        yield lambda job: copy.deepcopy(once(tuple(job)))
 
 
 def counted(whole: Whole) -> tuple[Composer, list[Sequence[str]]]:

@@ -13,10 +13,9 @@ import pytest
 import torchvision
 import yaml
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
-from frostline.core.config import Config, ModelConfig
+from frostline.core.config import Config
 from frostline.core.config_keys import digest, flatten
 from frostline.core.validation import parse
 from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain
@@ -53,14 +52,13 @@ def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str
             assert section["name"] == name
 
 
-def test_a_network_that_no_line_composes_fits_the_schema_and_has_no_other_way_into_the_config() -> None:
+def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydra() -> None:
     defaults = plain()
     for name in (chosen["model"] for chosen in TOGETHER[ROWS:]):
         assert name is not None
         text = (CONF / "model" / f"{name}.yaml").read_text()
         assert "@package" not in text and "defaults:" not in text and "${" not in text
         config = parse({**defaults, "model": {**BASE["model"], **yaml.safe_load(text)}})
-        assert OmegaConf.merge(OmegaConf.structured(ModelConfig), asdict(config.model)) == asdict(config.model)
         assert config.model.name == name or name not in torchvision.models.list_models()
 
 

@@ -17,7 +17,6 @@ from frostline.core.errors import UserError
 from frostline.models import weights
 from frostline.models.build import Model, build, metadata
 from frostline.models.input_spec import InputSpec
-from frostline.models.torchvision_models import NAMES
 from frostline.store import hashing, tensorfile
 from small import BASE
 
@@ -41,19 +40,6 @@ def scratch(name: str = TINY, *, seed: int = 0, num_classes: int = 3, image_size
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.slow
-def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
-    assert set(NAMES) == set(torchvision.models.list_models(module=torchvision.models))
-    ours = {path.stem for path in CONF.glob("*.yaml") if "library: timm" not in path.read_text()}
-    assert ours == {*NAMES, "shufflenet_glyphs"}
-    for name in NAMES:
-        text = (CONF / f"{name}.yaml").read_text()
-        assert yaml.safe_load(text) == {"name": name}
-        model = build(name, weights="DEFAULT", num_classes=1000, seed=0, meta=True)
-        count = sum(parameter.numel() for parameter in model.module.parameters())
-        assert f": {count:,} parameters with ImageNet's 1,000 classes, {model.input.size} pixels." in text
 
 
 def test_every_option_fits_the_schema() -> None:

@@ -6,20 +6,22 @@ from functools import cache
 
 import pytest
 import torch.fx
+import torchvision
+import yaml
 from torch import nn
 from torch.fx import Node
 
-from families import MEMBERS, member
+from families import CLASSES, MEMBERS, member
 from frostline.core.errors import UserError
 from frostline.models.build import Model, build
 from frostline.models.stages import FAMILIES, Structure, structure_of
 from frostline.models.torchvision_models import NAMES
-from small import ONE_OF_EACH_FAMILY
+from small import CONF, ONE_OF_EACH_FAMILY
 
 
 @cache
 def on_meta(name: str) -> Model:
-    return build(name, weights=None, num_classes=7, seed=0, meta=True)
+    return build(name, weights=None, num_classes=CLASSES, seed=0, meta=True)
 
 
 @pytest.mark.slow
@@ -37,7 +39,7 @@ def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
 
     head = model.module.get_submodule(structure.heads[0])
     assert isinstance(head, nn.Linear | nn.Conv2d)
-    assert head.weight.shape[0] == 7
+    assert head.weight.shape[0] == CLASSES
     in_head = {path for path, stage in (parameters | buffers).items() if stage == "head"}
     assert in_head == {f"{structure.heads[0]}.{leaf}" for leaf, _ in head.named_parameters()}
 
@@ -85,6 +87,21 @@ def is_cut(cut: Node, border: int, levels: dict[Node, int]) -> bool:
             return False
         reached.extend(n for n in below if n not in reached)
     return True
+
+
+@pytest.mark.slow
+def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
+    assert set(NAMES) == set(torchvision.models.list_models(module=torchvision.models))
+    options = {path.stem: path.read_text() for path in (CONF / "model").glob("*.yaml")}
+    ours = {name for name, text in options.items() if "library: timm" not in text}
+    assert ours == {*NAMES, "shufflenet_glyphs"}
+    for name in NAMES:
+        assert yaml.safe_load(options[name]) == {"name": name}
+        model = on_meta(name)
+        head = model.module.get_submodule(model.structure.heads[0])
+        count = sum(parameter.numel() for parameter in model.module.parameters())
+        count += sum((1000 - CLASSES) * parameter[0].numel() for parameter in head.parameters())
+        assert f": {count:,} parameters with ImageNet's 1,000 classes, {model.input.size} pixels." in options[name]
 
 
 def test_all_families_are_covered() -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import timm
 import torch
 import yaml
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
@@ -225,9 +227,32 @@ def test_a_hub_out_of_reach_is_one_line_that_says_what_to_put_where(monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RepositoryNotFoundError, 404, "the hub has no such repository, or none without a token in HF_TOKEN"),
+        (GatedRepoError, 403, "the hub asks for its licence to be accepted there, and for the token of who did that"),
+        (HfHubHTTPError, 500, r"the hub answers 500\), or"),
+    ],
+)
+def test_what_the_hub_answers_is_said_without_its_address(
+    error: type[HfHubHTTPError], status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*about: object) -> None:
+        raise error("Error for url 'https://...", response=response)
+
+    request = httpx2.Request("HEAD", "https://hub.invalid")
+    response = httpx2.Response(status, request=request)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refused)
+    with pytest.raises(UserError, match=rf"^model\.weights=r160_in1k: expected a download that works \({reason}"):
+        of_timm("test_vit", source="DEFAULT")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"name": "resnet50.tv_in1"}, r"model\.name=resnet50\.tv_in1: .* of timm's .*; did you mean resnet50\.tv_in1k"),
+        ({"name": "hf-hub:timm/test_vit.r160_in1k"}, r"^model\.name=hf-hub:.* did you mean test_vit\.r160_in1k\?$"),
         ({"name": "vit_smal_patch16_224"}, "did you mean vit_small_patch16_224?"),
         ({"weights": "r160_in1"}, r"model\.weights=r160_in1: expected .* did you mean r160_in1k?"),
         ({"weights": "glyphs"}, "expected weights of test_vit of timm, and these are of shufflenet_v2_x0_5 of torchvi"),

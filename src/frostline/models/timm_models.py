@@ -19,7 +19,12 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from timm.models import PretrainedCfg, get_pretrained_cfg, model_entrypoint
 from timm.models._manipulate import group_with_matcher
 from torch import nn
@@ -36,12 +41,17 @@ from frostline.models.weights import HUB_FILES
 from frostline.store import hashing
 
 _FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
+_OF_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
+"""What names begin with in which timm looks for more than a name."""
 _SEEN = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 """What the config of a repository says of the picture that its weights expect."""
 
 
 def architecture(name: str) -> Architecture:
     """Return the network `name`, an architecture of timm's with or without the tag of weights; UserError if none is."""
+    if name.startswith(_OF_HUB):
+        expected = "an architecture of timm's; its tags, or model.weights=<folder>, say which weights of the hub it has"
+        raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
     if not timm.is_model(base) or (tag and tag not in tags(base)):
         raise _unknown(name)
@@ -262,13 +272,24 @@ def _downloaded(name: str, repository: str) -> str:
         except RemoteEntryNotFoundError:
             continue
         except Exception as error:  # of the network, of the hub, of the disk
-            reason = " ".join(str(error.__cause__ or error).split())[:100]
+            reason = _reason(error)
             break
     expected = (
         f"a download that works ({reason}), or model.weights=<folder> with config.json and {HUB_FILES[0]} of the"
         f" repository {repository}"
     )
     raise user_error("model.weights", name.partition(".")[2], expected)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a download failed, in a few words."""
+    if isinstance(error, GatedRepoError):
+        return "the hub asks for its licence to be accepted there, and for the token of who did that in HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such repository, or none without a token in HF_TOKEN"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub answers {error.response.status_code}"
+    return " ".join(str(error.__cause__ or error).split())[:100]
 
 
 def _in_folder(base: str, folder: Path) -> Pretrained:

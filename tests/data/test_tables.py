@@ -60,6 +60,8 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "plain.csv": as_csv,
     "bom.csv": lambda file, found: as_csv(file, found, head="\ufeff"),
     "semicolons.csv": lambda file, found: as_csv(file, found, delimiter=";", lineterminator="\r\n"),
+    "told.csv": lambda file, found: as_csv(file, found, head="sep=|\n", delimiter="|"),
+    "empty_rows.csv": lambda file, found: as_csv(file, [found[0], *[dict.fromkeys(found[0], "")] * 3, *found[1:]]),
     "utf16.txt": lambda file, found: as_csv(file, found, delimiter="\t", encoding="utf-16"),
     "all_quoted.csv": lambda file, found: as_csv(file, found, quoting=csv.QUOTE_ALL),
     "tabs.tsv": lambda file, found: as_csv(file, found, delimiter="\t"),

@@ -26,6 +26,7 @@ _PARQUET, _LINES = (".parquet", ".pq"), (".jsonl", ".ndjson")
 _TEXT = (".csv", ".tsv", ".tab", ".txt")
 SUFFIXES = (*_TEXT, *_PARQUET, *_LINES)
 _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
+_TOLD = re.compile("sep=(.)\\s*", re.IGNORECASE)  # a first line by which spreadsheets tell each other
 _QUOTED = re.compile('"[^"]*"')
 _ROWS = 16_384  # of a part: few enough for any memory, enough for their overhead to be nothing
 
@@ -41,7 +42,7 @@ def whole(file: Path, key: str) -> pd.DataFrame:
         elif suffix in _LINES:
             frame = pd.read_json(file, lines=True, dtype=False)
         else:
-            frame = pd.read_csv(file, **_format(file))
+            frame = _without_empty(pd.read_csv(file, **_format(file)))
     frame.columns = _names([str(name) for name in frame.columns], file, key)
     if not len(frame):
         raise user_error(key, file, "a table with rows")
@@ -96,7 +97,7 @@ def _reading(file: Path, key: str) -> Iterator[None]:
     except pd.errors.ParserWarning as error:
         raise user_error(key, file, "a table whose rows have as many fields as its head") from error
     except UnicodeError as error:
-        raise user_error(key, file, f"a table in UTF-8 ({error})") from error
+        raise user_error(key, file, f"a table in UTF-8, as which spreadsheets save it if asked to ({error})") from error
     except (OSError, ValueError, TypeError, ImportError) as error:  # pandas' own are ValueErrors, as are pyarrow's
         reason = " ".join(str(error).split())[:200]
         raise user_error(key, file, f"a table that can be read ({reason})") from error
@@ -105,8 +106,12 @@ def _reading(file: Path, key: str) -> Iterator[None]:
 def _format(file: Path) -> dict[str, Any]:
     """Return how a text is read: every cell as it stands there."""
     encoding = _encoding(file)
-    separator = _SEPARATORS.get(file.suffix.lower()) or _separator(file, encoding)
-    return {"sep": separator, "encoding": encoding, "dtype": str, "na_filter": False, "index_col": False}
+    with file.open(encoding=encoding) as stream:
+        head = stream.readline()
+    told = _TOLD.fullmatch(head)
+    separator = told[1] if told else _SEPARATORS.get(file.suffix.lower()) or _separator(head)
+    how = {"sep": separator, "encoding": encoding, "skiprows": 1 if told else 0}
+    return {**how, "dtype": str, "na_filter": False, "index_col": False}
 
 
 def _encoding(file: Path) -> str:
@@ -115,11 +120,14 @@ def _encoding(file: Path) -> str:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _separator(file: Path, encoding: str) -> str:
+def _separator(head: str) -> str:
     """Return what stands most often between the names of the columns."""
-    with file.open(encoding=encoding) as stream:
-        head = _QUOTED.sub("", stream.readline())
-    return max(",;\t|", key=head.count)
+    return max(",;\t|", key=_QUOTED.sub("", head).count)
+
+
+def _without_empty(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in which anything stands: spreadsheets write those below, too, that were in use once."""
+    return rows[(rows != "").any(axis=1)].reset_index(drop=True)
 
 
 def _of_text(file: Path) -> Iterator[pa.Table]:
@@ -129,7 +137,7 @@ def _of_text(file: Path) -> Iterator[pa.Table]:
     with pd.read_csv(file, **_format(file), chunksize=_ROWS) as frames:
         for frame in frames:
             schema = pa.schema([(str(name), pa.string()) for name in frame.columns])
-            yield pa.Table.from_pandas(frame, schema, preserve_index=False).replace_schema_metadata()
+            yield pa.Table.from_pandas(_without_empty(frame), schema, preserve_index=False).replace_schema_metadata()
 
 
 def _of_parquet(file: Path) -> Iterator[pa.Table]:

@@ -288,6 +288,16 @@ def test_pictures_may_lie_in_files_that_a_table_names(tmp_path: Path) -> None:
     assert [name for name, _ in opened.broken] == ["train[20] 20.png"] and pairs(opened) == in_turn(20)
 
 
+def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
+    for number in range(20):  # huggingface/datasets#5650: of these it takes those with "train" in their names alone
+        name = f"{'train station' if number < 8 else 'view'} {number}.png"
+        file = tmp_path / "set" / CLASSES[number % 2] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(number))
+    [line] = [line for line in told(load(tmp_path / "set")) if "library" in line]
+    assert line.startswith(f"12 of 20 pictures below {tmp_path / 'set'} are left out by the library of the hub")
+
+
 def test_copies_are_on_one_side(tmp_path: Path) -> None:
     found = datasets.concatenate_datasets([rows(40), rows(40)])
     opened = load(saved(tmp_path / "set", found))

@@ -235,6 +235,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "expected one file cls in each sample, but 00000.cls is in twice.tar twice" in refused(
         tmp_path / "twice.tar"
     )
+    odd = [(name.replace(".", ".05.", 1), content) for name, content in samples()]
+    assert "(05.cls, 05.png; a name ends at its first dot)" in refused(write(tmp_path / "odd.tar", odd))
     dots = [("Track 2.0.png", png(1)), ("Track 2.5.png", png(2))]
     assert "a name ends at its first dot" in refused(write(tmp_path / "dots.tar", [*samples(), *dots]))
     assert "expected pictures of two or more classes, found cat" in refused(

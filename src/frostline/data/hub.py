@@ -28,6 +28,7 @@ from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
+from frostline.data.listing import survey
 from frostline.data.names import printable, some
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
     _check_options(options)
     opened = _open(root, options)
     roles, findings = _roles(opened, options)
+    findings += _not_taken(expanded(root), sum(map(len, opened.values())))
     train = opened[roles["train"]]
     columns = _columns(train, options)
     several = len(columns.labels) > 1 or columns.separator is not None or _is_list(train, columns.labels[0])
@@ -192,6 +194,18 @@ def _open(root: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Datase
         raise
     except Exception as error:  # of the network, of a file, or of whatever the library does not like
         raise user_error("data.root", root, f"a data set that can be read ({_reason(error)})") from error
+
+
+def _not_taken(folder: Path, rows: int) -> list[Finding]:
+    """Return what is told where a folder holds more pictures than the library has made `rows` of.
+
+    It takes `train` and `test` in any name for a split and leaves the others out, as it does suffixes in odd spelling.
+    """
+    there = len(survey(folder).files) if folder.is_dir() else 0
+    if there <= rows:
+        return []
+    told = f"{there - rows:,} of {there:,} pictures below {folder} are left out by the library of the hub"
+    return [Finding(f"{told}, by their names or places; data=image_folder or data=table reads all", True)]
 
 
 def _library() -> Any:

@@ -186,6 +186,7 @@ def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
     fields = dict.fromkeys(name for own in found for name in own.fields)
     keys = dict.fromkeys(key for own in found for key in own.keys)
     said = some(fields) + (f"; of the JSON: {some(keys)}" if keys else "")
+    said += "; a name ends at its first dot" if any("." in name for name in fields) else ""
     expected = f"a field with text, or a key of the JSON with one text or number, or a list, in each sample ({said})"
     raise user_error(f"data.options.{what}", "null" if given is None else given, expected, [*fields, *keys])
 

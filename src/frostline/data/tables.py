@@ -227,7 +227,7 @@ def _rows(
     _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
-    once = _together(rows)
+    once = _together(rows) if long else list({(row.file, row.split): row for row in rows}.values())
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"

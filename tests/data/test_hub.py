@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from frostline.core.errors import UserError
-from frostline.data import hub, loading
+from frostline.data import hub_library, loading
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.loading import Data
 from frostline.store.store import Store
@@ -333,7 +333,7 @@ def test_a_hub_out_of_reach_is_one_line_soon(
     import huggingface_hub
 
     address = f"http://127.0.0.1:{nobody if silent else 1}"
-    monkeypatch.setattr(hub, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_library, "_TIMEOUT", 0.5)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: huggingface_hub.hf_api.HfApi(endpoint=address))
     began = time.monotonic()
     line = refused("owner/name")

@@ -1,17 +1,14 @@
 """Data sets of the Hugging Face hub, by its library `datasets`: by name, or as it saves them in a folder.
 
 The library finds the files, fetches them and lays them out as Arrow tables; pictures are then read from these as they
-stand there, so that one decoder sees the bytes that every other source gives. No code of a data set runs: scripts are
-refused by the library, and of its readers only those of plain tables and pictures are let in.
+stand there, so that one decoder sees the bytes that every other source gives.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -20,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.core.files import expanded, facts
-from frostline.data import label_columns
+from frostline.data import hub_library, label_columns
 from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
@@ -32,14 +29,9 @@ from frostline.data.listing import survey
 from frostline.data.names import printable, some
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
 _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revision", *SPLITS)
-_READERS = ("parquet", "arrow", "imagefolder", "webdataset", "json", "csv", "cache")
-"""Readers of the library that run nothing which a data set brings; the last is for what was fetched before."""
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_TIMEOUT = 5.0  # seconds in which the hub answers, or counts as out of reach
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
     cannot be read so, or reached.
     """
     _check_options(options)
-    opened = _open(root, options)
+    opened = hub_library.open_data_set(root, options)
     roles, findings = _roles(opened, options)
     findings += _not_taken(expanded(root), sum(map(len, opened.values())))
     train = opened[roles["train"]]
@@ -179,23 +171,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
     )
 
 
-def _open(root: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
-    """Return the splits of a data set as it calls them."""
-    folder = expanded(root).absolute()
-    if not folder.is_dir() and not _NAME.fullmatch(root):
-        raise user_error("data.root", root, "a folder that exists, or a data set of the hub as owner/name")
-    library = _library()
-    try:
-        if not folder.is_dir():
-            return _of_hub(library, root, options)
-        with _offline(library):
-            return _of_folder(library, folder, options)
-    except UserError:
-        raise
-    except Exception as error:  # of the network, of a file, or of whatever the library does not like
-        raise user_error("data.root", root, f"a data set that can be read ({_reason(error)})") from error
-
-
 def _not_taken(folder: Path, rows: int) -> list[Finding]:
     """Return what is told where a folder holds more pictures than the library has made `rows` of.
 
@@ -206,105 +181,6 @@ def _not_taken(folder: Path, rows: int) -> list[Finding]:
         return []
     told = f"{there - rows:,} of {there:,} pictures below {folder} are left out by the library of the hub"
     return [Finding(f"{told}, by their names or places; data=image_folder or data=table reads all", True)]
-
-
-def _library() -> Any:
-    """Return the library, quiet: its progress bars and warnings would stand among what is said here."""
-    try:
-        import datasets  # three quarters of a second, for this source alone
-    except ImportError as error:
-        expected = "what reads data sets of the hub to be installed (pip install 'frostline[hub]')"
-        raise user_error("data.source", "hub", expected) from error
-    import huggingface_hub
-
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
-    huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.logging.set_verbosity_error()
-    return datasets
-
-
-@contextmanager
-def _offline(library: Any) -> Iterator[None]:
-    """Have the library ask nobody for as long as the block lasts: what lies here is asked about on the hub else."""
-    from huggingface_hub import constants
-
-    before = library.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    library.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        library.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
-def _of_folder(library: Any, folder: Path, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
-    """Return the splits in a folder: as the library saves them, or files that it reads."""
-    if options.get("revision") is not None:
-        raise user_error("data.options.revision", options["revision"], "null, since a folder has no revisions")
-    if (folder / "dataset_dict.json").is_file():
-        return library.load_from_disk(str(folder), keep_in_memory=False)
-    if (folder / "state.json").is_file():
-        return {"train": library.load_from_disk(str(folder), keep_in_memory=False)}
-    if not any(folder.iterdir()):
-        raise user_error("data.root", folder, "a folder with a data set, and this is empty")
-    return _built(library, str(folder), options)
-
-
-def _of_hub(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
-    """Return the splits of a data set of the hub, fetched if need be; what was fetched before where it is out of reach.
-
-    One question comes first, since the library asks a hub that does not answer six times over.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if library.config.HF_HUB_OFFLINE:
-        return _built(library, name, options)
-    try:
-        huggingface_hub.HfApi().dataset_info(name, revision=options.get("revision"), timeout=_TIMEOUT)
-    except HfHubHTTPError as error:  # which did answer
-        raise user_error("data.root", name, f"a folder, or a data set that the hub has ({_reason(error)})") from error
-    except Exception as error:
-        try:
-            with _offline(library):
-                return _fetched_before(library, name, options)
-        except Exception:
-            expected = f"a folder, or a data set of the hub, which is out of reach ({_reason(error)})"
-            raise user_error("data.root", name, expected) from error
-    return _built(library, name, options)
-
-
-def _fetched_before(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
-    """Return the splits of a data set in the library's cache; LookupError where that is another revision."""
-    kept = Path(library.load_dataset_builder(name, options.get("config")).cache_dir).name
-    if options.get("revision") not in (None, kept):
-        raise LookupError(kept)
-    return _built(library, name, options)
-
-
-def _built(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:
-    """Return the splits that the library makes of files, once, as Arrow tables in its cache."""
-    try:
-        builder = library.load_dataset_builder(name, options.get("config"), revision=options.get("revision"))
-    except ValueError as error:
-        if known := re.search(r"(?:Available|pick one among the available configs): (\[.*?\])", str(error)):
-            configs = re.findall(r"'([^']*)'", known[1])
-            given = options.get("config")
-            expected = f"a part of the data set: {some(configs)}"
-            raise user_error("data.options.config", "null" if given is None else given, expected, configs) from error
-        raise
-    reader = type(builder).__module__.split(".")[2:3]
-    if type(builder).__module__.split(".")[:2] != ["datasets", "packaged_modules"] or reader[0] not in _READERS:
-        expected = f"tables or pictures ({', '.join(_READERS)}), not what is read by {type(builder).__module__}"
-        raise user_error("data.root", name, expected)
-    builder.download_and_prepare()
-    return builder.as_dataset()
-
-
-def _reason(error: Exception) -> str:
-    """Return in a few words what the library or the network found wrong."""
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
 
 
 def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, str], list[Finding]]:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import UserError
-from frostline.data import splitting, tables
+from frostline.data import stratification, tables
 from frostline.data.loading import Data
 from frostline.data.sources import Source
 from frostline.data.splitting import Selection, divide
@@ -315,7 +315,7 @@ def test_it_is_what_iterative_stratification_is_for() -> None:
     draws = [np.random.default_rng(seed).permutation(500)[: len(ours.ids)] for seed in range(50)]
     random = np.mean([abs(share(whole.labels[torch.from_numpy(rows)], whole.labels)[0] - 0.25) for rows in draws])
     assert far < random / 2
-    assert splitting.stratified(whole.labels, whole.ids, 100, 0).sum() == 100
+    assert stratification.stratified(whole.labels, whole.ids, 100, 0).sum() == 100
 
 
 def test_separators_around_labels_and_without_any_name_no_class(

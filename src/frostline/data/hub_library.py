@@ -1,4 +1,4 @@
-"""What the library `datasets` opens: by name from the hub or its cache, or out of a folder; with its network kept quiet.
+"""What the library `datasets` opens: by name from the hub or its cache, or out of a folder, without a word of its own.
 
 No code of a data set runs: scripts are refused by the library, and of its readers only those of plain tables and
 pictures are let in.

@@ -21,11 +21,11 @@ from fsspec.registry import known_implementations
 from PIL import Image
 
 from frostline.core.errors import UserError
-from frostline.data import loading, remote_files, shard_index
+from frostline.data import loading, remote_files, shard_headers, shard_index
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
-from frostline.data.shard_index import Wanted
+from frostline.data.shard_headers import Wanted
 from frostline.store.store import Store
 from numbered import numbers, pairs, told
 from small import CENTER, data_config, load_data, silently
@@ -355,9 +355,9 @@ def config(root: object) -> Any:
 def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "data" / "a.tar", samples(20))
     scanned: list[str] = []
-    scan = shard_index._scan
+    scan = shard_headers._scan
     monkeypatch.setattr(
-        shard_index, "_scan", lambda key, shard, *rest: scanned.append(shard.name) or scan(key, shard, *rest)
+        shard_headers, "_scan", lambda key, shard, *rest: scanned.append(shard.name) or scan(key, shard, *rest)
     )
     store = Store(tmp_path / "store", budget=10**9, say=print)
 

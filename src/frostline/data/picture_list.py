@@ -19,7 +19,8 @@ from frostline.data.decode_all import unseen
 from frostline.data.decode_image import open_image
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
-from frostline.data.shard_index import Index, Wanted
+from frostline.data.shard_headers import Wanted
+from frostline.data.shard_index import Index
 from frostline.store import hashing
 from frostline.store.store import Store
 

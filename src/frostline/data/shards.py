@@ -25,7 +25,8 @@ from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import some
 from frostline.data.remote_files import RemoteFile
-from frostline.data.shard_index import JSON, Index, Wanted, index
+from frostline.data.shard_headers import JSON, Wanted
+from frostline.data.shard_index import Index, index
 from frostline.store.store import Store
 
 _OPTIONS = (*SPLITS, "image", "label", "separator", "group", "splits", "classes")
@@ -186,7 +187,7 @@ def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
     fields = dict.fromkeys(name for own in found for name in own.fields)
     keys = dict.fromkeys(key for own in found for key in own.keys)
     said = some(fields) + (f"; of the JSON: {some(keys)}" if keys else "")
-    said += "; a name ends at its first dot" if any("." in name for name in fields) else ""
+    said += "; a name ends at its first dot" if given is None and any("." in name for name in fields) else ""
     expected = f"a field with text, or a key of the JSON with one text or number, or a list, in each sample ({said})"
     raise user_error(f"data.options.{what}", "null" if given is None else given, expected, [*fields, *keys])
 

@@ -1,0 +1,241 @@
+"""What is in a tar file, by its headers: samples as WebDataset writes them, damage, and what small fields say.
+
+The files of one sample have one name up to its first dot (`n01/00.cat.jpg`, `n01/00.cls`), and what follows is the
+field (`cat.jpg`, `cls`) in small letters. Samples may be torn apart within a shard, which a stream could not put
+together.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from frostline.core.errors import UserError, user_error
+from frostline.core.files import parsed
+from frostline.data import image_formats, remote_files
+from frostline.data.label_columns import Cell
+from frostline.data.listing import is_hidden
+from frostline.data.names import printable, some
+from frostline.data.remote_files import RemoteFile
+
+JSON = "json"
+_TEXTS = ("cls", "txt", JSON)
+"""Fields that are read together with the headers, beside those asked for."""
+_LONGEST = 1 << 20  # bytes of such a field that are read
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
+_ABOUT_SHARD = re.compile(r"__[^/]*__($|/)")  # what webdataset writes of the shard itself
+_PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7z": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+_BEHIND = 1 << 16  # bytes that are looked at behind the end; tar fills up to 10 KiB, or more if told so, with zeros
+SHOWN_KEYS = 50
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for in every sample."""
+
+    image: str | None = None
+    """The field with the picture; None for the only one that is called like a picture."""
+    texts: tuple[str, ...] = ()
+    """Fields, or keys of the sample's JSON, whose text is kept, beside `cls` and `txt`."""
+
+
+@dataclass
+class _Row:
+    """A picture, or the rest of a damaged shard."""
+
+    name: str
+    start: int
+    size: int
+    texts: Mapping[str, Cell]
+    reason: str = ""
+
+
+@dataclass
+class _Sample:
+    """What has one name up to its first dot."""
+
+    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Name, first byte and size, by field."""
+    texts: dict[str, Cell] = field(default_factory=dict)
+    fields: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Scanned:
+    """What was found in a shard."""
+
+    samples: dict[str, _Sample] = field(default_factory=dict)
+    rows: list[_Row] = field(default_factory=list)
+    keys: dict[str, None] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    hidden: int = 0
+    links: int = 0
+
+    @property
+    def pictureless(self) -> int:
+        """How many samples have no picture."""
+        return sum(not sample.pictures for sample in self.samples.values())
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """Why nothing of a shard can be read from a byte on."""
+
+    start: int
+    reason: str
+    cut: bool = False
+    """Whether the shard ends within the file that begins there."""
+
+
+def scan_all(key: str, shards: Sequence[RemoteFile], wanted: Wanted, advance: Callable[[int], object]) -> list[Scanned]:
+    """Return what is in each of `shards`, which were given as `key`; `advance` is told of each one that is done.
+
+    Raises `UserError` for what is no plain tar file or cannot be reached, and for samples that no picture can be of.
+    """
+
+    def scan(shard: RemoteFile) -> Scanned:
+        try:
+            with remote_files.opened(shard) as stream:
+                found = _scan(key, shard, wanted, stream)
+        except UserError:
+            raise
+        except Exception as error:  # of the network, or of whoever keeps the files
+            raise remote_files.unreachable(key, shard.url, error) from error
+        advance(1)
+        return found
+
+    elsewhere = any(remote_files.is_elsewhere(shard.url) for shard in shards)
+    with ThreadPoolExecutor(remote_files.AT_ONCE if elsewhere else 1) as pool:  # here threads only wait for each other
+        return list(pool.map(scan, shards))
+
+
+def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Scanned:
+    """Return what is in a shard, by its headers, and what its small fields say."""
+    begin = stream.read(4)
+    packed = next((program for sign, program in _PACKED.items() if begin.startswith(sign)), None)
+    if packed is not None:
+        expected = f"plain tar files: nothing in a packed one can be read by its place ({packed} it)"
+        raise user_error(key, shard.url, expected)
+    stream.seek(0)
+    found, last = Scanned(), ""
+    for member in _members(stream, shard.size):
+        if isinstance(member, _Damage):
+            found.rows.append(_rest(found, last, member))
+        elif isinstance(member, str):
+            found.told.append(f"{printable(shard.name)} {member}")
+        else:
+            last = _sort_in(key, shard, wanted, found, member, stream) or last
+    if found.links:
+        found.told.append(f"{printable(shard.name)} holds {found.links:,} links, which are left out")
+    rows = [_row(key, shard, wanted, sample) for sample in found.samples.values() if sample.pictures]
+    found.rows = sorted([*rows, *found.rows], key=lambda row: row.start)
+    return found
+
+
+def _members(stream: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | _Damage | str]:
+    """Yield what is in a tar file of `size` bytes; then where and why it breaks off, or what is odd about its end."""
+    at, end_of_last = 0, 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all
+                at, end_of_last = member.offset, member.offset_data + member.size
+                yield member
+            at = archive.offset  # tarfile takes whatever it cannot read for the end
+    except tarfile.TarError as error:
+        cut = end_of_last > size
+        yield _Damage(at, "truncated" if cut else str(error) if end_of_last else f"no tar file ({error})", cut)
+        return
+    stream.seek(at)
+    end, behind = stream.read(tarfile.BLOCKSIZE), stream.read(_BEHIND)
+    if end.strip(b"\0"):
+        yield _Damage(at, "no header of a tar file there" if len(end) == tarfile.BLOCKSIZE else "truncated")
+    elif not end:
+        yield "breaks off without the mark of its end: there may have been more"
+    elif behind.strip(b"\0"):
+        yield f"has something behind its end, from byte {at:,} on, that is not read: tar files put together by cat?"
+
+
+def _sort_in(
+    key: str, shard: RemoteFile, wanted: Wanted, found: Scanned, member: tarfile.TarInfo, stream: IO[bytes]
+) -> str | None:
+    """Put a member where it belongs, and return the name of its sample, None if it has none."""
+    name = member.name.removeprefix("./")
+    if any(is_hidden(piece) for piece in name.split("/")):
+        found.hidden += member.isfile()
+        return None
+    if member.islnk() or member.issym():
+        found.links += 1
+    split = _NAME.fullmatch(name)
+    if split is None or not member.isreg() or member.issparse() or _ABOUT_SHARD.match(name):
+        return None
+    sample, what = found.samples.setdefault(split[1], _Sample()), split[2].lower()
+    if what in sample.fields:
+        expected = f"one file {what} in each sample, but {printable(name)} is in {printable(shard.name)} twice"
+        raise user_error(key, shard.url, expected)
+    sample.fields.add(what)
+    if what == wanted.image or (wanted.image is None and f".{what.rpartition('.')[2]}" in image_formats.SUFFIXES):
+        sample.pictures[what] = (name, member.offset_data, member.size)
+    elif what in (*_TEXTS, *wanted.texts) and member.size <= _LONGEST:
+        stream.seek(member.offset_data)
+        content = stream.read(member.size)
+        if len(content) == member.size:  # half a label may be the name of another class
+            _keep_text(found, sample, what, content, wanted.texts)
+    return split[1]
+
+
+def _keep_text(found: Scanned, sample: _Sample, what: str, content: bytes, wanted: Sequence[str]) -> None:
+    """Keep what a field says; nothing where it is no text in UTF-8, or no JSON."""
+    with suppress(ValueError):
+        if what != JSON:
+            sample.texts[what] = content.decode().strip()
+            return
+        said = parsed(content)
+        if isinstance(said, dict):
+            found.keys.update(dict.fromkeys(list(said)[:SHOWN_KEYS]))
+            cells = {f"{JSON}:{name}": _cell(said[name]) for name in wanted if name in said}
+        else:
+            cells = {JSON: _cell(said) if isinstance(said, list) else None}
+        sample.texts |= {name: cell for name, cell in cells.items() if cell is not None}
+
+
+def _cell(value: object) -> Cell:
+    """Return what a value of JSON says, a list of texts for a list; None where there is anything else in it."""
+    if not isinstance(value, list):
+        return _text(value)
+    texts = [text for one in value if (text := _text(one)) is not None]
+    return texts if len(texts) == len(value) else None
+
+
+def _text(value: object) -> str | None:
+    """Return a number or text of JSON as text, a whole number without decimals; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).strip() if isinstance(value, str | int | float) else None
+
+
+def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
+    if len(sample.pictures) > 1:
+        expected = f"one picture in each sample, or data.options.image=<which>: {some(sample.pictures)}"
+        name = next(iter(sample.pictures.values()))[0]
+        raise user_error(key, shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
+    name, start, size = next(iter(sample.pictures.values()))
+    return _Row(name, start, size, sample.texts)
+
+
+def _rest(found: Scanned, last: str, damage: _Damage) -> _Row:
+    """Return what stands for all that cannot be read of a damaged shard, its last sample in it where that is cut."""
+    name, start = f"from byte {damage.start:,} on", damage.start
+    cut = found.samples.get(last)
+    if cut is not None and damage.cut:
+        del found.samples[last]
+        if cut.pictures:
+            name, start, _ = next(iter(cut.pictures.values()))
+    return _Row(name, start, 0, {} if cut is None else cut.texts, f"{damage.reason}, and so is all behind it")

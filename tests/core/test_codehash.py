@@ -49,7 +49,8 @@ DECIDING = {
             "data.reduction",
             "data.resize",
         ),
-        *("data.sources", "data.glyphs", "core.randomness", "core.files", "data.value_range"),
+        *("data.source", "data.sources", "data.torchvision_data", "data.glyphs"),
+        *("core.randomness", "core.files", "data.value_range"),
     },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""

@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from frostline.models.architecture import Architecture
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Family, each

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from frostline.core.errors import UserError
 from frostline.data import splitting
-from frostline.data.sources import Source
+from frostline.data.source import Source
 
 FOLDS = 5
 

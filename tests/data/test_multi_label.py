@@ -22,7 +22,7 @@ from torch import Tensor
 from frostline.core.errors import UserError
 from frostline.data import stratification, tables
 from frostline.data.loading import Data
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from frostline.data.splitting import Selection, divide
 from small import load_data
 

@@ -19,7 +19,7 @@ from frostline.core.errors import UserError
 from frostline.data import splitting, tables
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.loading import Data
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from numbered import numbers, pairs
 from small import load_data
 

@@ -17,7 +17,7 @@ from test_tables import NONE, as_csv, load, numbers, rows
 
 from frostline.core.errors import UserError
 from frostline.data import splitting, times
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from frostline.data.splitting import Selection
 from small import load_data
 

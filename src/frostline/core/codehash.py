@@ -28,6 +28,7 @@ DECIDE_NONE = {
     "data.duplicates": "which pictures are alike, of those that stand in the key",
     "data.hub": "which bytes there are; the files that hold them stand in the key",
     "data.shards": "which bytes there are; their places and files stand in the key",
+    "data.numbered_classes": "which class has which number",
     "data.findings": "what people should know",
     "data.listing": "which files there are; they stand in the key",
     "data.label_columns": "which pictures have labels; they stand in the key",

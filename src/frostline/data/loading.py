@@ -24,7 +24,8 @@ from frostline.data.decode_image import CONVERSIONS
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.findings import Finding
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
-from frostline.data.sources import Source, open_splits
+from frostline.data.source import Source
+from frostline.data.sources import open_splits
 from frostline.data.splitting import Selection, divide
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged

@@ -29,7 +29,7 @@ from frostline.data.decode_image import at_most
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from frostline.store.entries import Entry
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged

@@ -24,7 +24,7 @@ from frostline.data.layouts import SPLITS
 from frostline.data.names import some
 
 if TYPE_CHECKING:
-    from frostline.data.sources import Source
+    from frostline.data.source import Source
     from frostline.data.splitting import Selection
 
 KEY = "data.options.splits"

@@ -16,7 +16,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import address
 from frostline.data.names import some
-from frostline.data.sources import Source
+from frostline.data.source import Source
 from frostline.data.stratification import choose, choose_groups, largest_remainder, share_out, stratified
 from frostline.data.times import Times
 

@@ -1,0 +1,129 @@
+"""Classes and groups that are told by name become numbers, the same in all splits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from frostline.core.errors import user_error
+from frostline.data.class_names import check_classes, check_names
+from frostline.data.findings import PAIRS, Finding, Place
+from frostline.data.label_columns import Labels
+from frostline.data.names import some
+
+
+class Named(Protocol):
+    """Pictures of one split, whose classes are told by name."""
+
+    @property
+    def labels(self) -> Sequence[Labels]:
+        """Of each picture."""
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """Of each picture, empty where it belongs to nobody; None where there are no groups."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """What names have become."""
+
+    classes: tuple[str, ...]
+    labels: Mapping[str, Tensor]
+    """Of each split, `(N,)` int64, or multi-label `(N, classes)` bool."""
+    groups: Mapping[str, Tensor | None]
+    """Of each split, `(N,)` int64; None where it has none."""
+    findings: tuple[Finding, ...]
+
+
+def number(
+    root: object,
+    splits: Mapping[str, Named],
+    order: Sequence[str],
+    missing: str,
+    *,
+    multi_label: bool,
+    ids: Mapping[str, Tensor] | None = None,
+) -> Numbered:
+    """Return the numbers of classes, in the given order if they have one, and of groups in what is at `root`.
+
+    Pictures are told of by the `ids` that they have in each split, else by their places there. Raises `UserError`
+    where names cannot be told apart, or splits differ in classes that may not be `missing`.
+    """
+    said = {split: set(chain.from_iterable(rows.labels)) for split, rows in splits.items()}
+    known = said["train"]
+    classes = tuple(name for name in order if name in known) or tuple(sorted(known, key=_counting))
+    check_names(classes, root)
+    if len(classes) < 2:
+        raise user_error("data.root", root, f"pictures of two or more classes, found {some(classes)}")
+    for split, names in said.items():
+        check_classes(split, names, classes, root, missing)
+    place = {name: label for label, name in enumerate(classes)}
+    labels = {}
+    for split, rows in splits.items():
+        numbers = [[place[name] for name in names] for names in rows.labels]
+        labels[split] = _one_hot(numbers, len(classes)) if multi_label else torch.tensor(numbers)[:, 0]
+    codes: dict[str, int] = {}
+    groups = {split: _numbered(rows.groups, codes) for split, rows in splits.items()}
+    return Numbered(classes, labels, groups, (*_pictureless(order, known), *_across(groups, codes, ids)))
+
+
+def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
+    """Return `(N, classes)` bool: which of them each picture is of, by their numbers."""
+    found = torch.zeros(len(numbers), classes, dtype=torch.bool)
+    rows = torch.arange(len(numbers)).repeat_interleave(torch.tensor([len(each) for each in numbers]))
+    found[rows, torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64)] = True
+    return found
+
+
+def _pictureless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
+    """Return what is to be told of names of classes that no picture of train has."""
+    unused = [name for name in names if name not in known]
+    if not unused:
+        return []
+    told = f"{len(unused):,} of {len(names):,} names of classes are left out, as train has no picture of {some(unused)}"
+    return [Finding(told, pictures=tuple(unused))]
+
+
+def _counting(name: str) -> tuple[int, int, str]:
+    """Return by what classes are sorted: numbers as numbers, before all else."""
+    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+
+
+def _numbered(groups: Sequence[str] | None, codes: dict[str, int]) -> Tensor | None:
+    """Return the numbers of groups, which `codes` remembers; who has none is a group of its own."""
+    if groups is None:
+        return None
+    return torch.tensor([codes.setdefault(name or f"\0{len(codes)}", len(codes)) for name in groups])
+
+
+def _across(
+    groups: Mapping[str, Tensor | None], codes: Mapping[str, int], ids: Mapping[str, Tensor] | None
+) -> list[Finding]:
+    """Return what is to be told of groups that splits tear apart."""
+    names = {number: name for name, number in codes.items()}
+    first = {split: _first_of_each(own) for split, own in groups.items() if own is not None}
+
+    def place(split: str, number: int) -> Place:
+        row = first[split][number]
+        return Place(split, row if ids is None else int(ids[split][row]))
+
+    found = []
+    for pair in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = [first[split].keys() for split in pair if split in first]
+        if len(both) == 2 and (shared := sorted(both[0] & both[1], key=names.__getitem__)):
+            named = [names[number] for number in shared]
+            told = f"{len(shared):,} groups have pictures in {pair[0]} and in {pair[1]}: {some(named)}"
+            places = tuple(tuple(place(split, number) for split in pair) for number in shared[:PAIRS])
+            found.append(Finding(told, True, tuple(named), places))
+    return found
+
+
+def _first_of_each(groups: Tensor) -> dict[int, int]:
+    """Return for each group its first picture."""
+    return {number: row for row, number in reversed(list(enumerate(groups.tolist())))}

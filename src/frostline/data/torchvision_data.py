@@ -1,0 +1,110 @@
+"""Data sets of torchvision: a class by its name, its labels, and what stands for its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets import VisionDataset
+
+from frostline.core import plugins
+from frostline.core.config import EMBEDDED, OWN_FILES
+from frostline.core.errors import user_error
+from frostline.data import duplicates
+from frostline.data.decode_image import open_image
+from frostline.data.source import Source, identity_of, manifest
+
+
+def data_set_class(name: str) -> type[Any]:
+    """Return the dataset class; the name is looked up among torchvision's own, so that no config can run other code."""
+    found = {key: getattr(datasets, key) for key in datasets.__all__}
+    kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
+    if name not in kinds:
+        choices = (*EMBEDDED, *OWN_FILES, *kinds, *plugins.names(plugins.SOURCES))
+        expected = f"{', '.join((*EMBEDDED, *OWN_FILES))}, a class of torchvision.datasets or a plugin"
+        raise user_error("data.source", name, expected, choices)
+    return kinds[name]
+
+
+def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
+    """Return one split of a data set of torchvision, which is made with `arguments`, and fetched if `download`."""
+    name = kind.__name__
+    downloads = "download" in inspect.signature(kind).parameters
+    if download and not downloads:
+        raise user_error("data.download", "true", f"false, since torchvision cannot download {name}")
+    try:
+        dataset = kind(root=root, **arguments, **({"download": download} if downloads else {}))
+    except (TypeError, ValueError) as error:
+        raise user_error("data.splits", dict(arguments), f"arguments of torchvision's {name}: {error}") from error
+    except (RuntimeError, OSError) as error:
+        hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
+        raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
+    labels = _labels(name, dataset)
+    rows = _rows(dataset)
+    names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
+    files = _files(dataset)
+    return Source(
+        labels=labels,
+        classes=tuple(map(str, names)),
+        read=lambda index: dataset[index][0],
+        name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        files=files or None,
+        header=(lambda index: open_image(files[index])) if files else None,
+        identity=identity_of([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+        twins=_twins(rows, files),
+    )
+
+
+def _files(dataset: Any) -> list[Path]:
+    """Return the file of every picture, as far as the dataset keeps a list of them, or nothing."""
+    for kept in vars(dataset).values():
+        if isinstance(kept, list) and len(kept) == len(dataset):
+            first = [item[0] if isinstance(item, tuple) else item for item in kept]
+            if all(isinstance(item, str | Path) for item in first) and Path(first[0]).is_absolute():
+                return [Path(item) for item in first]
+    return []
+
+
+def _twins(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Tensor] | None:
+    if rows is not None:
+        return lambda: duplicates.of_rows(rows)
+    return (lambda: duplicates.of_files(files)) if files else None
+
+
+def _rows(dataset: Any) -> NDArray[Any] | None:
+    """Return the pictures as the dataset has them in memory, a row each, if it has."""
+    data = getattr(dataset, "data", None)
+    whole = isinstance(data, np.ndarray | Tensor) and len(data) == len(dataset)
+    return np.ascontiguousarray(data) if whole else None
+
+
+def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
+    """Return what stands for the pictures: their numbers if they are in memory, else their files, else all below."""
+    data = getattr(dataset, "data", None)
+    if isinstance(data, np.ndarray | Tensor):
+        array = np.ascontiguousarray(data)
+        return [list(array.shape), hashlib.sha256(array.data).hexdigest()]
+    return manifest(files or sorted(path for path in root.rglob("*") if path.is_file()), root)
+
+
+def _labels(name: str, dataset: Any) -> Tensor:
+    """Return `(N,)` int64: the list that the dataset keeps, or else the labels of its pictures read one by one."""
+    kept = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
+    try:
+        labels = torch.tensor([int(label) for label in (kept if kept is not None else (x[1] for x in dataset))])
+    except (TypeError, ValueError) as error:
+        raise user_error("data.source", name, "a dataset with one class per picture") from error
+    except OSError as error:
+        raise user_error("data.source", name, f"pictures that can all be read, but {error}") from error
+    if len(labels) == 0 or labels.min() < 0:
+        raise user_error("data.source", name, "pictures that all have a class")
+    return labels

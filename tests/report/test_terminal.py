@@ -228,6 +228,16 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be_and_later_lines_are_not_
     assert "standard" in out.getvalue() and shown.console.width == 40
 
 
+def test_of_a_long_search_the_table_has_the_best_trials_and_the_fresh_seeds_of_the_best():
+    out, marks = io.StringIO(), {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
+    trials = [result(n, "head", n / 100, choices={**marks, "lr": (n + 1) / 1e4, "trial": n}) for n in range(60)]
+    fresh = result(60, "head", 0.01, choices={**marks, "lr": 0.006, "seed": 1, "confirms": 59})
+    screen(100, out).table([*trials, fresh])
+    rows = [line.split()[1] for line in out.getvalue().splitlines() if line.split()[:1] == ["head"]]
+    assert rows == [f"{(n + 1) / 1e4:g}" for n in range(59, 19, -1)] + ["0.006"]
+    assert "20 more trials are in the report." in out.getvalue()
+
+
 def test_a_narrow_terminal_shows_every_number_of_the_table_and_every_stage_of_the_plan():
     out = Terminal()
     shown = screen(40, out)

@@ -18,7 +18,7 @@ from frostline.core import streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records import search_marks
 from frostline.records.result import Result, percent
-from frostline.report.cells import cells, varying
+from frostline.report.cells import Cell, cells, varying
 from frostline.report.tables import (
     as_lines,
     cells_table,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _INTERVAL = 0.1  # seconds between two drawings of a bar
+_ROWS = 40  # of the trials of a search
 
 
 class _Terminal(Console):
@@ -152,8 +153,10 @@ class Screen:
         """
         done = [cell for cell in cells(results) if cell.finished]
         if done:
-            swept = varying(results)
-            self.show(cells_table(done, swept, limit=self.console.width if self._live else None))
+            swept, shown = varying(results), _worth_a_row(done)
+            self.show(cells_table(shown, swept, limit=self.console.width if self._live else None))
+            if len(shown) < len(done):
+                self.say(f"  {len(done) - len(shown):,} more trials are in the report.")
             if {"model", "freeze_mode"} <= {*swept}:
                 self._pairs(results)
             if any(search_marks.OBJECTIVE in result.choices for result in results):
@@ -187,6 +190,11 @@ class Screen:
             self.console.width = max(before, width(table))
         self.console.print(table)
         self.console.width = before
+
+
+def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
+    """Return all cells of a grid; of a long search the best ones, and the fresh seeds of the best trials."""
+    return [cell for rank, cell in enumerate(done) if rank < _ROWS or search_marks.TRIAL not in cell.choices]
 
 
 class _Bars:

@@ -96,6 +96,16 @@ def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
     assert head.importances == pytest.approx(expected)
 
 
+def test_choices_that_are_no_numbers_are_told_as_they_were_typed(tmp_path: Path) -> None:
+    results = searched(tmp_path, trials=12, keys=2)
+    known = {"augment.scale": CategoricalDistribution(["[0.5,1]", "[0.1,1]", "null"])}
+    for number, run in enumerate(results):
+        run.choices["space"] = {key: distribution_to_json(one) for key, one in known.items()}
+        run.choices["augment.scale"] = ([0.5, 1.0], [0.1, 1.0], None)[number % 3]
+    head, _ = studies(results)
+    assert [trial.at["augment.scale"] for trial in head.trials] == ["[0.5,1]", "[0.1,1]", "null"] * 4
+
+
 def test_what_is_as_good_reaches_one_standard_error_and_no_trial_beyond_does(tmp_path: Path) -> None:
     head, _ = studies(searched(tmp_path))
     assert head.best is not None and head.best.value is not None and head.error is not None

@@ -75,7 +75,7 @@ def _front(found: Front) -> dict[str, Any]:
             {
                 "cell": point.study.name,
                 "trial": point.trial.number,
-                "choices": {key: point.trial.run.choices[key] for key in point.study.space},
+                "choices": point.trial.at,
                 "values": [*point.values],
             }
             for point in found.best
@@ -91,7 +91,6 @@ def _study(study: Study) -> dict[str, Any]:
     `as_good` is, by key, the ends or the choices of what trials within `standard_error` of the best have.
     """
     best, found = study.best, study.optimism
-    chosen = {key: best.run.choices[key] for key in study.space} if best else {}
     fresh = found and {
         "seeds": found.seeds,
         "validation": found.now,
@@ -104,7 +103,7 @@ def _study(study: Study) -> dict[str, Any]:
         "best": best
         and {
             "trial": best.number,
-            "choices": chosen,
+            "choices": best.at,
             "validation": best.value,
             "fresh": fresh,
             "by_chance": found and found.gap,

@@ -64,7 +64,7 @@ def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int,
         "run": [numbers[id(trial.run)] for trial in study.trials],
         "state": [search_marks.STATES.index(trial.state) for trial in study.trials],
         "value": [_short(trial.value) for trial in study.trials],
-        "at": {key: [_plain(trial.run.choices[key]) for trial in study.trials] for key in own},
+        "at": {key: [_plain(trial.at[key]) for trial in study.trials] for key in own},
         "best": study.trials.index(best) if best else None,
         "then": _short(then),
         "least": None if then is None or error is None else _short(then - study.by.sign * error),
@@ -95,7 +95,7 @@ def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
 
     values = np.array([trial.value for trial in known])
     at = {key: _Axis(study.space[key]) for key in drawn}
-    places = {key: at[key].place(np.array([float(trial.run.choices[key]) for trial in known])) for key in drawn}
+    places = {key: at[key].place(np.array([float(trial.at[key]) for trial in known])) for key in drawn}
     side = np.linspace(0, 1, _SIDE)
     for across, up in combinations(drawn, 2):
         try:

@@ -119,7 +119,7 @@ def _optimum(study: Study, name: str) -> list[str]:
         parts.append(
             f"For {name} any lr from {low:.2g} to {high:.2g} is as good: within a standard error on validation."
         )
-    rates = [trial.run.choices["lr"] for trial in study.trials]
+    rates = [trial.at["lr"] for trial in study.trials]
     sides = [side for end, side, last in ((low, "smaller", min(rates)), (high, "larger", max(rates))) if end == last]
     if sides:
         parts.append(f"No {' or '.join(sides)} lr of {name} was tried: a wider range may be better still.")

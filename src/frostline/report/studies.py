@@ -14,6 +14,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import search_marks
 from frostline.records.result import Result, value_text
@@ -41,6 +43,8 @@ class Trial:
     """`complete`, `pruned` or `failed`."""
     value: float | None
     """Of the metric of `select` on validation; of a pruned one what it had come to; None where there is none."""
+    at: Mapping[str, Any]
+    """Its values of what is searched."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,9 @@ class Study:
             return {}
         if len(self.space) == 1 and not is_choice(*self.space.values()):
             (key,) = self.space
-            return {key: flat([(trial.run.choices[key], self.score(trial)) for trial in self.trials], self.error)}
+            return {key: flat([(trial.at[key], self.score(trial)) for trial in self.trials], self.error)}
         least = self.score(self.best) - self.error
-        alike = [trial.run.choices for trial in self.trials if self.score(trial) >= least]
+        alike = [trial.at for trial in self.trials if self.score(trial) >= least]
         return {key: _spanned([choices[key] for choices in alike], one) for key, one in self.space.items()}
 
     @cached_property
@@ -142,10 +146,9 @@ class Study:
 
         study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
         complete = [trial for trial in self.trials if trial.state == search_marks.COMPLETE]
-        chosen = [({key: trial.run.choices[key] for key in self.space}, trial.value) for trial in complete]
         space = dict(self.space)
         study.add_trials(
-            [optuna.create_trial(params=params, distributions=space, value=value) for params, value in chosen]
+            [optuna.create_trial(params=dict(one.at), distributions=space, value=one.value) for one in complete]
         )
         return study
 
@@ -176,24 +179,33 @@ def studies(results: Sequence[Result]) -> list[Study]:
 
 def _study(runs: Sequence[Result]) -> Study:
     by, choices = runs[0].selected_by, runs[0].choices
-    over = [_trial(run, by, state) for run in runs if (state := search_marks.state(run))]
+    space = _space(choices)
+    over = [_trial(run, by, state, space) for run in runs if (state := search_marks.state(run))]
     fresh = [cell for cell in cells(run for run in runs if search_marks.CONFIRMS in run.choices) if cell.finished]
     return Study(
         str(choices[search_marks.STUDY]),
         str(choices[search_marks.SEARCH]),
         by,
-        _space(choices),
+        space,
         tuple(sorted(over, key=lambda trial: trial.number)),
         fresh[0] if fresh else None,
     )
 
 
-def _trial(run: Result, by: Metric, state: str) -> Trial:
-    value = run.metrics.get(by.val, math.nan)
-    known = math.isfinite(value)
-    return Trial(
-        int(run.choices[search_marks.TRIAL]), run, state if known else search_marks.FAILED, value if known else None
-    )
+def _trial(run: Result, by: Metric, state: str, space: Mapping[str, Any]) -> Trial:
+    value: float | None = run.metrics.get(by.val, math.nan)
+    if value is None or not math.isfinite(value):
+        state, value = search_marks.FAILED, None
+    at = {key: _drawn(run.choices.get(key), one) for key, one in space.items()}
+    return Trial(int(run.choices[search_marks.TRIAL]), run, state, value, at)
+
+
+def _drawn(value: Any, distribution: Any) -> Any:
+    """Return what was drawn, given what a run had of it: of a choice that is no number its text, as `[0.5,1]`."""
+    if not is_choice(distribution) or value in distribution.choices:
+        return value
+    meant = ((choice, yaml.safe_load(choice) if isinstance(choice, str) else choice) for choice in distribution.choices)
+    return next((choice for choice, known in meant if known == value), value)
 
 
 def _space(choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,8 +135,7 @@ def front_table(found: Front) -> Table:
     for one in found.objectives:
         table.add_column(one.words, justify="right", overflow="fold")
     for point in found.best:
-        choices = point.trial.run.choices
-        settings = " ".join(f"{key}={short_text(choices[key])}" for key in point.study.space)
+        settings = " ".join(f"{key}={short_text(value)}" for key, value in point.trial.at.items())
         values = [one.text(value) for one, value in zip(found.objectives, point.values, strict=True)]
         table.add_row(*map(Text, (point.study.name, str(point.trial.number), settings, *values)))
     return table

@@ -93,7 +93,7 @@ function drawTwo(node) {
   const colours = { colorscale: "Cividis", reversescale: group.by.sign < 0 }, bar = { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: `validation ${group.by.words}`, side: "right" } }) };
   return [[...(known ? [{ type: "contour", x: turned ? known.ys : known.xs, y: turned ? known.xs : known.ys, z: field, zmin: low, zmax: high, ncontours: 12, opacity: .8, showscale: false, hoverinfo: "skip", line: { width: .6, color: ink("--paper") }, ...colours }] : []),
     { type: "scatter", mode: "markers", showlegend: false, x: all.map(put(study, x)), y: all.map(put(study, y)), text: all.map(i => trialText(study, i)), hovertemplate: "%{text}<extra></extra>",
-      marker: { color: values, cmin: low, cmax: high, ...colours, size: 9, symbol: all.map(i => study.state[i] === PRUNED ? "x" : "circle"), line: { width: 1.2, color: ink("--paper") }, colorbar: bar } },
+      marker: { color: values, cmin: low, cmax: high, ...colours, size: 9, symbol: all.map(i => study.state[i] === PRUNED ? "x" : "circle"), line: { width: 1.2, color: "#fff" }, colorbar: bar } },
     ...(study.best == null ? [] : [{ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "skip", x: [put(study, x)(study.best)], y: [put(study, y)(study.best)], marker: { size: 18, symbol: "circle-open", color: ink("--ink"), line: { width: 2 } } }])],
   { xaxis: { title: safe(x), ...scale(x, numbers[x]) }, yaxis: { title: safe(y), ...scale(y, numbers[y]) } }];
 }

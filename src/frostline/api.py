@@ -261,7 +261,7 @@ class Sweep:
         import pandas as pd
 
         rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
-        return pd.DataFrame(rows).drop(columns=search_marks.SPACE, errors="ignore")
+        return pd.DataFrame(rows).drop(columns=[search_marks.SPACE, search_marks.OBJECTIVE], errors="ignore")
 
     def report(self, path: Path | str | None = None) -> Report:
         """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""

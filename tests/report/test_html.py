@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL
-from frostline.report import calibration, html, predictions, statistics
+from frostline.report import calibration, html, page_assets, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -85,6 +85,13 @@ def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry
     assert shown["key"] == "lr" and len(set(shown["looks"].values())) == 3
     assert {run["series"] for run in shown["runs"]} == shown["looks"].keys()
     assert {cell["series"] for cell in shown["groups"][0]["cells"]} == shown["looks"].keys()
+
+
+def test_what_draws_a_search_has_no_name_twice():
+    code = "\n".join(page_assets.text(name) for name in ("page.js", "search.js"))
+    names = re.findall(r"^(?:function|const|let) ([a-zA-Z]\w*)", code, re.MULTILINE)
+    names += [name for group in re.findall(r"^const \[([\w, ]+)\]", code, re.MULTILINE) for name in group.split(", ")]
+    assert len(names) > 60 and sorted(names) == sorted(set(names))
 
 
 def test_the_verdict_stands_in_the_page_itself(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import Metric
-from frostline.records import journal
+from frostline.records import journal, search_marks
 from frostline.records.result import SECONDS, Result, value_text
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials, validation_interval
@@ -25,6 +26,8 @@ _LINES: tuple[Any, ...] = (
     ),
     *((0, dashes) for dashes in ((2, 2), (10, 3), (7, 1, 2, 1), (2, 4), (4, 4), (9, 1, 1, 1))),
 )
+_SCATTERED = {"linestyle": "none", "markersize": 4, "alpha": 0.7}
+"""How the trials of a search look, which may differ in more than what is drawn."""
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
 _AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure
 
@@ -100,29 +103,35 @@ def _response(axes: Axes, contest: Contest) -> bool:
     styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
     for name, group in _cells(contest).items():
         best = lines.setdefault(name, {})
-        for cell in group:  # they come best first
+        for cell in sorted(group, key=_is_trial):  # they come best first, and fresh seeds before their trial
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
     rates = sorted({rate for best in lines.values() for rate in best})
     for number, (name, best) in enumerate(lines.items()):
         step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
         beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
-        _bars(axes, contest.by, beside, [best[rate] for rate in sorted(best)], label=name, **_look(styles[name]))
+        drawn = [best[rate] for rate in sorted(best)]
+        look = _look(styles[name]) | (_SCATTERED if any(map(_is_trial, drawn)) else {})
+        _bars(axes, contest.by, beside, drawn, label=name, **look)
     axes.set_xlabel("learning rate")
     if rates:
         axes.set_xscale("log")
     return len(rates) > 1
 
 
+def _is_trial(cell: Cell) -> bool:
+    return search_marks.TRIAL in cell.choices
+
+
 def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
-    """Draw the cells with their 95% intervals."""
+    """Draw the cells with their 95% intervals; a trial of a search has none."""
     from matplotlib.ticker import PercentFormatter
 
     means = [cell.mean(by.val) for cell in group]
-    within = [validation_interval(cell) for cell in group]
+    within = [None if _is_trial(cell) else validation_interval(cell) for cell in group]
     # At 0% and 100% the mean is an end of the interval, but for rounding.
-    down = [max(0.0, mean - one.low) if one else 0.0 for mean, one in zip(means, within, strict=True)]
-    up = [max(0.0, one.high - mean) if one else 0.0 for mean, one in zip(means, within, strict=True)]
+    down = [max(0.0, mean - one.low) if one else math.nan for mean, one in zip(means, within, strict=True)]
+    up = [max(0.0, one.high - mean) if one else math.nan for mean, one in zip(means, within, strict=True)]
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
     axes.set_ylabel(f"validation {by.words}{' (%)' if by.share else ''}, 95% interval")
     if by.share:

@@ -18,7 +18,7 @@ from test_sweep import Done, command, environment, sweep, where
 
 import stores
 import warm
-from frostline.records import layout, search_marks, sweep_record
+from frostline.records import journal, layout, search_marks, sweep_record
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
@@ -148,19 +148,26 @@ def test_what_is_killed_twice_goes_on_with_the_same_trials(searched: Done, tmp_p
     assert measured(folder) == measured(searched.folder)
 
 
-def test_what_does_worse_is_stopped_early_and_finished(store: Path, tmp_path: Path) -> None:
-    how = ("search=random", "lr=interval(1e-6,1)", "search.prune=median", "trials=9", "epochs=4", "search.confirm=1")
-    done = sweep(tmp_path / "pruned", store, *TINY, *how, "freeze=head", "search.seed=1")
+def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trials(store: Path, tmp_path: Path) -> None:
+    how = ("search=random", "lr=interval(1e-6,1)", "search.prune=hyperband", "epochs=9", "search.confirm=1")
+    done = sweep(tmp_path / "pruned", store, *TINY, *how, "freeze=head", "search.budget=epochs", "trials=3")
+    trials = [run for run in results(done.folder) if "trial" in run["choices"]]
+    pruned = [run for run in trials if "search/pruned_after" in run["metrics"]]
     states = [trial.state for trial in study_of(done.folder, "head").trials]
-    pruned = [run for run in results(done.folder) if "search/pruned_after" in run["metrics"]]
-    assert 0 < len(pruned) == states.count(TrialState.PRUNED) and states.count(TrialState.COMPLETE) == 9 - len(pruned)
+    assert 0 < len(pruned) == states.count(TrialState.PRUNED) and len(trials) == len(states) > 3
+    used = [run["metrics"]["cost/epochs"] for run in trials]
+    assert 27 <= sum(used) < 27 + 9 and [t.user_attrs["epochs"] for t in study_of(done.folder, "head").trials] == used
+    for run in trials:
+        steps = [note["step"] for note, _ in journal.notes(Path(run["folder"])) if "val/loss" in note.get("values", ())]
+        assert steps == [*range(1, int(run["metrics"]["cost/epochs"]) + 1)]  # no epoch is trained twice
     for run in pruned:
-        epochs = (Path(run["folder"]) / layout.METRICS).read_text().splitlines()
-        assert run["status"] == "FINISHED" and len(epochs) == run["metrics"]["search/pruned_after"] < 4
+        assert run["status"] == "FINISHED" and run["metrics"]["search/pruned_after"] in (1, 3)
     tags = [run.data.tags.get(layout.PRUNED_TAG) for run in done.runs()]
-    assert sum(tag is not None and tag.endswith("by median") for tag in tags) == len(pruned)
+    assert sum(tag is not None and tag.endswith("by hyperband") for tag in tags) == len(pruned)
     assert sum(run.data.tags.get(layout.STATE_TAG) == "pruned" for run in done.runs()) == len(pruned)
-    assert f"{len(pruned)} of them stopped early" in done.out
+    assert f"The budget was 27 epochs in all (search=random), {len(pruned)} trials stopped early" in done.out
+    assert f"Used: head {len(trials)} trials, {sum(used):.0f} epochs, " in done.out
+    assert "search=random search.budget=27 epochs each: head: lr from" in done.out
 
 
 @pytest.fixture(scope="module")

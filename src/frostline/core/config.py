@@ -310,6 +310,11 @@ class SearchConfig:
     """Stop trials early that do worse than others did: `none`, `median`, `hyperband` or `wilcoxon`."""
     confirm: int
     """With how many fresh seeds the best trial of each cell is run; these runs alone are compared on the test split."""
+    budget: str
+    """What each cell gets as much of as any other: `trials`, or `epochs` or `seconds` of training, of which a cheaper
+    freeze mode, or one whose trials are stopped early, gets more trials. One begins as long as some of it is left."""
+    amount: float | None
+    """How many epochs or seconds that are; null with epochs for as many as `trials` trials have in full."""
     storage: str | None
     """Optuna's storage URL for the studies, e.g. of a database; null for a file in the sweep's folder."""
     objective: list[str] | None
@@ -364,7 +369,9 @@ class Config:
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
     trials: int
-    """The budget of a search: how many runs each cell has to find the best values of what is given a range."""
+    """The budget of a search: how many runs each cell has to find the best values of what is given a range.
+
+    See `search.budget`."""
     dry_run: bool
     """Print the plan, write plan.json, train nothing."""
     model: ModelConfig

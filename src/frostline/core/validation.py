@@ -28,6 +28,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("search.seed", lambda v: 0 <= v < 2**15, "a whole number from 0 to 2**15 - 1"),
     ("search.batch", lambda v: v >= 1, "a whole number of at least 1, or null"),
     ("search.confirm", lambda v: v >= 0, "a whole number from 0"),
+    ("search.amount", lambda v: 0 < v < inf, "a number above 0"),
     ("threads", lambda v: v >= 1, "a whole number of at least 1, or null"),
     ("model.image_size", lambda v: 8 <= v <= 4096, "a whole number of pixels from 8 to 4096"),
     ("model.sha256", lambda v: len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"), "64 hexadecimal digits"),
@@ -84,6 +85,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model.library", ("torchvision", "timm")),
     ("select", tuple(METRICS)),
     ("search.name", ("grid", "random", "qmc", "tpe", "gp", "cmaes")),
+    ("search.budget", ("trials", "epochs", "seconds")),
     ("search.prune", ("none", "median", "hyperband", "wilcoxon")),
     ("precision", ("auto", "fp32", "bf16")),
     ("compile", ("auto", "on", "off")),
@@ -118,6 +120,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     _check_phases(config.freeze_mode.phases)
     _check_solver(config.freeze_mode)
     _check_objective(config)
+    _check_budget(config)
     for key, value in flatten(asdict(config)).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
@@ -213,6 +216,17 @@ def _check_objective(config: Config) -> None:
     if search.prune != "none":
         expected = f"none with search.objective={','.join(names)}: what is stopped early has no cost to compare"
         raise user_error("search.prune", search.prune, expected)
+
+
+def _check_budget(config: Config) -> None:
+    """Raise `UserError` unless it is known how much each cell of a search gets."""
+    unit, amount = config.search.budget, config.search.amount
+    if unit == "seconds" and amount is None:
+        raise user_error(
+            "search.amount", "null", "the seconds of training that each cell gets, with search.budget=seconds"
+        )
+    if unit == "trials" and amount is not None:
+        raise user_error("search.amount", amount, "null with search.budget=trials, of which trials=12 says how many")
 
 
 def _solved_at_once(config: Config) -> Config:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frostline.core.metrics import ACCURACY
 from frostline.records import search_marks
-from frostline.records.result import PRUNED, Result, value_text
+from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, value_text
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
 from frostline.report.pareto import front
 from frostline.report.studies import Study, is_choice, short_text, studies
+from frostline.report.tables import duration
 
 
 def is_search(results: Sequence[Result]) -> bool:
@@ -72,23 +73,45 @@ def _budget(contest: Contest) -> list[str]:
     found = contest.contenders
     drawn = [one for one in found if "lr" in one.cell.choices] or found
     counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in drawn}
-    sampler = next(run.choices[search_marks.SEARCH] for run in contest.results if search_marks.TRIAL in run.choices)
-    if len(set(counts.values())) == 1:
-        each = "each" if len(counts) > 1 else "in all"
+    some = next(run.choices for run in contest.results if search_marks.TRIAL in run.choices)
+    sampler, each = some[search_marks.SEARCH], "each" if len(counts) > 1 else "in all"
+    amount, unit = str(some.get(search_marks.BUDGET, "0 trials")).split()
+    took = {value_text(one.value): _took(trials_of(one, contest.results), unit) for one in drawn}
+    if unit == "trials" and len(set(counts.values())) == 1:
         first = f"The budget was {next(iter(counts.values()))} trials {each} (search={sampler})"
+    elif unit != "trials" and min(took.values()) >= float(amount):
+        first = f"The budget was {amount} {unit} {each} (search={sampler})"
     else:
-        what = ", ".join(f"{name} {count}" for name, count in counts.items())
-        first = f"Not the same budget: trials (search={sampler}) were {what}"
+        what = ", ".join(f"{name} {number:.0f}" for name, number in took.items())
+        first = f"Not the same budget: {unit} (search={sampler}) were {what}"
     if stopped := sum(PRUNED in run.metrics for run in contest.results):
-        first += f", {stopped} of them stopped early"
+        first += f", {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early"
     seeds = {len(one.cell.finished) for one in found if search_marks.CONFIRMS in one.cell.choices}
     if len(seeds) == 1 and all(search_marks.CONFIRMS in one.cell.choices for one in found):
         whose = "each best one" if len(found) > 1 else "the best one"
         compared = "compared" if len(found) > 1 else "counted"
         count = next(iter(seeds))
         fresh = "is 1 fresh seed" if count == 1 else f"are {count} fresh seeds"
-        return [f"{first}; {compared} {fresh} of {whose} by validation."]
-    return [f"{first}; without fresh seeds the best of several trials looks better than it is."]
+        said = f"{first}; {compared} {fresh} of {whose} by validation."
+    else:
+        said = f"{first}; without fresh seeds the best of several trials looks better than it is."
+    return [said, *_used({value_text(one.value): trials_of(one, contest.results) for one in drawn})]
+
+
+def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
+    """Return what the trials of each took, in all units, whichever the budget was in."""
+    parts = []
+    for name, runs in trials.items():
+        epochs, seconds = _took(runs, "epochs"), _took(runs, "seconds")
+        parts.append(f"{name} {_tried(runs)} trials, {epochs:.0f} epochs, {duration(seconds)} of training")
+    return [f"Used: {'; '.join(parts)}."] if any(_took(runs, "epochs") for runs in trials.values()) else []
+
+
+def _took(trials: Sequence[Result], unit: str) -> float:
+    """Return how many trials, epochs or seconds of training there were."""
+    if unit == "trials":
+        return _tried(trials)
+    return sum(run.metrics.get({"epochs": EPOCHS, "seconds": SECONDS}[unit], 0.0) for run in trials)
 
 
 def _tried(trials: Sequence[Result]) -> int:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
@@ -24,7 +25,7 @@ from frostline.records import heartbeat, journal, layout, liveness, provenance, 
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Record, reason_of, recording
-from frostline.records.result import Result, read_result, write_result
+from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
@@ -111,6 +112,7 @@ def _carry_out(
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
     (folder / RESULT).unlink(missing_ok=True)  # of an attempt whose process died
+    spent: dict[str, float] = {}
     told = (facts.previous or {}).get("folder")
     before = Path(told) if told else None
     try:
@@ -122,7 +124,7 @@ def _carry_out(
             _recording(order, facts, shared.tracker, sweep, folder) as record,
             sampled(record, on=order.config.tracking.system_metrics),
             heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
-            _failure_told(record, result),
+            _failure_told(record, result) as spent,
         ):
             metrics, images = execute(
                 order.config,
@@ -145,7 +147,7 @@ def _carry_out(
         raise
     except (Exception, SystemExit) as error:
         log.exception("%s failed", facts.name)
-        result = replace(result, status="FAILED", reason=reason_of(error))
+        result = replace(result, status="FAILED", reason=reason_of(error), metrics=spent)
     finally:
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
@@ -157,11 +159,19 @@ def _carry_out(
 
 
 @contextmanager
-def _failure_told(record: Record | None, result: Result) -> Iterator[None]:
-    """Have the record of a trial say so where the block fails."""
+def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, float]]:
+    """Have the record of a trial say so where the block fails, and what it cost, which is part of its search's budget.
+
+    Yields what then holds that cost.
+    """
+    spent: dict[str, float] = {}
+    began = time.monotonic()
     try:
-        yield
+        yield spent
     except (Exception, SystemExit):
+        if record is not None and search_marks.is_trial(result.choices):
+            spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}
+            record.metrics(spent)
         _tell_state(record, replace(result, status="FAILED"))
         raise
 

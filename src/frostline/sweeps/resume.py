@@ -154,16 +154,18 @@ def _of_folder(folder: Path) -> Past | None:
             case {"op": "end", "status": str(last)}:
                 status = last
     tags[FOLDER_TAG] = str(folder)  # wherever it was when it began
-    numbers = _numbers(folder) if status == "FINISHED" else {}
-    return None if numbers is None else Past(journal.run_id(folder), status, tags, **numbers)
+    numbers = _numbers(folder, status) if status in ("FINISHED", "FAILED") else {}
+    if numbers is None and status == "FINISHED":
+        return None
+    return Past(journal.run_id(folder), status, tags, **(numbers or {}))
 
 
-def _numbers(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """Return the metrics and images of the run that finished in `folder`; None where they are damaged."""
+def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:
+    """Return the metrics and images of the run that ended so in `folder`; None where they are damaged."""
     try:
         result = files.read_json(folder / layout.RESULT)
         found = {key: dict(result[key]) for key in ("metrics", "images")}
-        whole = result["status"] == "FINISHED"
+        whole = result["status"] == status
     except (OSError, ValueError, KeyError, TypeError):
         return None
     plain = all(isinstance(value, int | float) for values in found.values() for value in values.values())

@@ -30,6 +30,7 @@ from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space, sweep, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.executor import Executor
+from frostline.sweeps.search_budget import Budget, Spent
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Compose = Callable[[Overrides], DictConfig]
 GRID = "grid"
+_MANY = 10**6
+"""More trials than a cell has."""
 
 
 @dataclass
@@ -60,9 +63,9 @@ class Cell:
     confirmed: bool = False
 
     @property
-    def trials(self) -> int:
-        """Its budget; where nothing is searched, as its head is solved, one run is all there is."""
-        return self.config.trials if self.space else 1
+    def budget(self) -> Budget:
+        """What it gets."""
+        return Budget.of(self.config, searched=bool(self.space))
 
     def at(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return what is typed for a run that has these values of what is searched."""
@@ -175,7 +178,9 @@ def _said(cells: Sequence[Cell]) -> Iterator[str]:
         what = ", ".join(search_space.words(key, one) for key, one in cell.space.items()) or "nothing to search"
         alike.setdefault(what, []).append(cell.name)
     for what, names in alike.items():
-        yield f"search={config.search.name} trials={config.trials}: {', '.join(names)}: {what}"
+        budget = Budget.of(config, searched=True)
+        gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
+        yield f"search={config.search.name} {gets}: {', '.join(names)}: {what}"
     if found := several(config.search.objective):
         each = ", ".join(f"{one.name} ({one.direction})" for one in found)
         first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"
@@ -234,36 +239,45 @@ class Search:
             return []
         if results and not any(map(_tells, results)):
             return []
-        open_cells = [cell for cell in self.cells if cell.begun < cell.trials]
-        while open_cells:
+        while open_cells := [cell for cell in self.cells if self._left(cell)]:
             share = max(1, math.ceil(self._workers / len(open_cells)))
             if found := [run for cell in open_cells for run in self._next(cell, share)]:
-                return found
-            open_cells = [cell for cell in open_cells if cell.begun < cell.trials]  # all were there before
+                return found  # else all have the values of trials before them
         return [run for cell in self.cells for run in self._confirm(cell)]
 
     def _next(self, cell: Cell, share: int) -> list[PlannedRun]:
         """Return the trials of a cell that are next: those that its study has already, else new ones."""
         assert cell.study is not None
-        known = min(len(cell.study.trials()), cell.trials)
-        if cell.begun < known:
-            trials = [(number, cell.study.asked(number)) for number in range(cell.begun, known)]
+        if known := self._known(cell):
+            trials = [(number, cell.study.asked(number)) for number in known]
         else:
             trials = [cell.study.ask() for _ in range(self._at_once(cell, share))]
         cell.begun += len(trials)
         return [run for number, values in trials for run in self._planned(cell, number, values)]
 
+    def _left(self, cell: Cell) -> int:
+        """Return how many more trials of a cell may begin, as far as that is known now."""
+        assert cell.study is not None
+        return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
+
+    def _known(self, cell: Cell) -> range:
+        """Return the numbers of the trials that the study has and this sweep has not begun; of trials a budget's."""
+        assert cell.study is not None
+        budget, there = cell.budget, len(cell.study.trials())
+        return range(cell.begun, min(there, int(budget.amount)) if budget.unit == "trials" else there)
+
     def _at_once(self, cell: Cell, share: int) -> int:
         """Return how many trials do not have to wait for others: all, the first few of a sampler, or a batch."""
         from frostline.sweeps.study import INDEPENDENT
 
-        search, room = cell.config.search, cell.trials - cell.begun
+        search = cell.config.search
         if self._dry:
             return 1
-        if search.name in INDEPENDENT and search.prune == "none":  # a pruner compares with those that are over
-            return room
+        # A pruner compares with those that are over, and what a trial takes is known when it is over.
+        if search.name in INDEPENDENT and search.prune == "none" and search.budget == "trials":
+            return self._left(cell)
         startup = int(search.options.get("n_startup_trials", 1))
-        return min(room, max(startup - cell.begun, search.batch or share))
+        return min(self._left(cell), max(startup - cell.begun, search.batch or share))
 
     def _planned(self, cell: Cell, number: int, values: Mapping[str, Any]) -> Iterator[PlannedRun]:
         """Yield the run of a trial, unless an earlier one has the same values: what that came to is told of both."""
@@ -286,6 +300,7 @@ class Search:
         ours = {
             search_marks.SEARCH: cell.config.search.name,
             search_marks.STUDY: cell.study.name,
+            search_marks.BUDGET: str(cell.budget),
             search_marks.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
             **({search_marks.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
             **marks,
@@ -336,7 +351,7 @@ def _tell(cell: Cell, number: int, result: Result) -> None:
         by = METRICS[cell.config.select]
         matter = cell.config.search.prune != "none"
         epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
-        cell.study.tell(number, values, state, epochs)
+        cell.study.tell(number, values, state, epochs, Spent.of(result))
 
 
 def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from frostline.core.errors import user_error
 from frostline.core.objectives import Objective, several
 from frostline.records import layout
 from frostline.sweeps import search_space
+from frostline.sweeps.search_budget import NOTHING, Spent
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _SAMPLERS: dict[str, type[BaseSampler]] = {
@@ -79,20 +80,31 @@ class Study:
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
     def tell(
-        self, number: int, values: Sequence[float] | None, state: TrialState, epochs: Sequence[float] = ()
+        self,
+        number: int,
+        values: Sequence[float] | None,
+        state: TrialState,
+        epochs: Sequence[float] = (),
+        spent: Spent = NOTHING,
     ) -> None:
-        """Write what came of a trial, unless that is known: a value of each objective.
+        """Write what came of a trial, unless that is known: a value of each objective, and what it took.
 
         `epochs` are the values that led there, if they matter.
         """
         frozen = self.trials()[number]
         if frozen.state in _OVER:
             return
+        for name, amount in asdict(spent).items():
+            self._storage.backend.set_trial_user_attr(frozen._trial_id, name, amount)
         if missing := [*range(len(frozen.intermediate_values), len(epochs))]:
             trial = self._trial(frozen)
             for epoch in missing:
                 trial.report(epochs[epoch], epoch + 1)
         self._study.tell(number, values, state)
+
+    def spent(self) -> list[Spent | None]:
+        """Return what each trial took, in the order of their numbers; None for those that are not over."""
+        return [_spent(trial) if trial.state in _OVER else None for trial in self.trials()]
 
     def over(self, number: int) -> bool:
         """Return whether it is known what came of a trial."""
@@ -127,6 +139,11 @@ class Study:
 def objectives_of(config: Config) -> list[Objective]:
     """Return what a search looks for, one or several."""
     return several(config.search.objective or [config.select])
+
+
+def _spent(trial: FrozenTrial) -> Spent:
+    """Return what a trial took that is over."""
+    return Spent(**{one.name: trial.user_attrs.get(one.name, 0.0) for one in fields(Spent)})
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:

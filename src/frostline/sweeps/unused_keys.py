@@ -160,10 +160,21 @@ _RULES = (
     _Rule(("train.focal_gamma",), lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss", mistake=True),
     _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
     _Rule(
-        ("trials", *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "storage", "objective"))),
+        (
+            "trials",
+            *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "budget", "amount", "storage")),
+            "search.objective",
+        ),
         lambda c: c.search.name != "grid",
         "search=tpe or another way to search",
         "search.name",
+        mistake=True,
+    ),
+    _Rule(
+        ("trials",),
+        lambda c: c.search.budget == "trials" or (c.search.budget == "epochs" and c.search.amount is None),
+        "search.budget=trials",
+        "search.budget",
         mistake=True,
     ),
     _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),

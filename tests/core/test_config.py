@@ -285,7 +285,7 @@ IGNORED = (
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
     *("features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
-    *("search.objective", "search.space"),
+    *("search.objective", "search.past", "search.space"),
     *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
 )
 

@@ -248,9 +248,9 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
     journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
     journal.note(tmp_path, "end", status="FINISHED", time=1)
     (tmp_path / "result.json").write_text(content)
-    assert resume._of_folder(tmp_path) is None
+    assert resume.of_folder(tmp_path) is None
     (tmp_path / "result.json").write_text(
         '{"status": "FINISHED", "metrics": {"test/accuracy": 1.0}, "images": {"test": 3}}'
     )
-    found = resume._of_folder(tmp_path)
+    found = resume.of_folder(tmp_path)
     assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
@@ -17,8 +21,11 @@ from optuna.trial import TrialState
 
 from frostline.core.config import Config
 from frostline.core.errors import UserError
-from frostline.records import layout
-from frostline.sweeps.study import Study, mend, sampler, storage_of
+from frostline.records import layout, liveness
+from frostline.sweeps.samplers import sampler
+from frostline.sweeps.search_budget import Spent
+from frostline.sweeps.study import Study, Taken
+from frostline.sweeps.study_storage import mend, storage_of
 from small import compose
 
 SPACE = {"lr": FloatDistribution(1e-5, 1.0, log=True), "epochs": IntDistribution(1, 8)}
@@ -144,6 +151,86 @@ def test_what_the_sampler_or_the_storage_cannot_be_is_refused_in_one_line() -> N
         sampler(asked("tpe", "+search.options.startups=3").search, 0)
     with pytest.raises(UserError, match=r"^search\.storage=nowhere://x: expected a storage URL"):
         storage_of(asked("tpe", "search.storage='nowhere://x'").search, None)
+
+
+@pytest.fixture
+def ours_and_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Study]:
+    """Return a study as this search has it, and as another process has it, which lives: the one that began this one."""
+    config = asked("tpe", f"search.storage={tmp_path}/studies.log")
+    storage = [storage_of(config.search, None) for _ in range(2)]
+    ours = Study(storage[0], "head", config, SPACE, tmp_path / "ours")
+    parent = psutil.Process(os.getppid())
+    them = replace(liveness.me(), pid=parent.pid, started=parent.create_time())
+    monkeypatch.setattr(liveness, "me", lambda: them)
+    theirs = Study(storage[1], "head", config, SPACE, tmp_path / "theirs")
+    monkeypatch.undo()
+    return ours, theirs
+
+
+def test_two_that_share_a_study_see_all_results_and_have_no_trial_in_common(
+    ours_and_theirs: tuple[Study, Study],
+) -> None:
+    ours, theirs = ours_and_theirs
+    (mine, values), (other, others) = ours.ask(), theirs.ask()
+    assert (mine, other) == (0, 1) and values != others
+    assert ours.numbers() == [0] and ours.is_waited_for()
+    with pytest.raises(Taken):
+        ours.take(1)
+    theirs.tell(1, [0.5], TrialState.COMPLETE, spent=Spent(3, 1.5))
+    assert ours.numbers() == [0, 1] and not ours.is_waited_for()
+    assert ours.take(1) == Path(theirs._me["sweep"])  # where what it came to is
+    assert ours.spent() == theirs.spent() == [None, Spent(3, 1.5)]
+
+
+def test_what_a_process_had_that_is_gone_goes_to_the_next(ours_and_theirs: tuple[Study, Study]) -> None:
+    ours, theirs = ours_and_theirs
+    theirs._me["pid"] = 2**22 + 1  # larger than any process id
+    values = theirs.ask()[1]
+    assert ours.numbers() == [0]
+    assert ours.take(0) == Path(theirs._me["sweep"]) and ours.asked(0) == values
+    assert ours.take(0) is None  # it is this search's now
+    assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours._me["sweep"]
+
+
+def test_a_process_on_another_machine_is_gone_when_it_is_silent(
+    ours_and_theirs: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ours_and_theirs
+    theirs._me |= {"host": "elsewhere", "machine": "another"}
+    theirs.ask()
+    theirs.alive()
+    assert ours.numbers() == []
+    later = time.time() + liveness.SILENT + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert ours.numbers() == [0]
+    theirs.alive()
+    assert ours.numbers() == []
+
+
+def test_one_of_several_confirms(ours_and_theirs: tuple[Study, Study]) -> None:
+    ours, theirs = ours_and_theirs
+    assert theirs.confirm(3) is None
+    with pytest.raises(Taken):
+        ours.confirm(3)
+    ours.confirmed(3)  # what it has no part in
+    with pytest.raises(Taken):
+        ours.confirm(3)
+    theirs.confirmed(3)
+    assert ours.confirm(3) == Path(theirs._me["sweep"]) and theirs.confirm(3) is None
+    assert ours.confirm(4) is None  # a better one since
+
+
+def test_runs_of_earlier_sweeps_are_observed_by_a_new_study_alone_and_are_no_trials_of_it(tmp_path: Path) -> None:
+    study = opened(asked("tpe"), tmp_path)
+    known = [({"lr": 10**-n, "epochs": n}, [1 - 0.01 * n], f"run {n}") for n in (1, 2, 3)]
+    study.observe(known)
+    study.observe([({"lr": 0.5, "epochs": 8}, [0.9], "too late")])
+    assert study.observed() == ["run 1", "run 2", "run 3"] and study.numbers() == [] and study.spent() == []
+    assert study.best() is None and study.over()
+    number, _ = study.ask()
+    study.tell(number, [0.1], TrialState.COMPLETE)
+    assert study.numbers() == [3] and study.best() == study.trials()[3]
+    assert opened(asked("tpe"), tmp_path).observed() == study.observed()
 
 
 def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:

@@ -148,6 +148,55 @@ def test_what_is_killed_twice_goes_on_with_the_same_trials(searched: Done, tmp_p
     assert measured(folder) == measured(searched.folder)
 
 
+def test_two_at_once_share_a_study_and_one_takes_over_what_the_other_was_killed_at(tmp_path: Path) -> None:
+    store, ours, theirs = stores.put(tmp_path / "mlflow.db"), tmp_path / "ours", tmp_path / "theirs"
+    file = tmp_path / "studies.log"
+    typed = [
+        "freeze=head",
+        *RANGES[:2],
+        "trials=8",
+        "epochs=9",
+        f"search.storage={file}",
+        f"store.path={tmp_path}/store",
+    ]
+    how = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    typed += [*TINY, "resume=true", f"store.path={tmp_path}/store"]
+    begun = [command("-m", *typed, *where(folder, store)) for folder in (ours, theirs)]
+    with warm.Popen(begun[0], **how) as one, warm.Popen(begun[1], **how) as other:
+        try:
+            until(lambda: all(any(folder.glob(f"head-*/{layout.METRICS}")) for folder in (ours, theirs)))
+            other.kill()
+            for beat in theirs.glob(f"*/{layout.BEAT}"):
+                os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+            assert one.wait(240) == 0
+        finally:
+            one.kill()
+            other.kill()
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+    (study,) = optuna.get_all_study_summaries(storage)
+    found = optuna.load_study(study_name=study.study_name, storage=storage).trials
+    assert [trial.state.is_finished() for trial in found] == [True] * 8
+    runs = {run["choices"]["trial"]: run for run in results(ours) if "trial" in run["choices"]}
+    assert [runs[number]["choices"]["lr"] for number in range(8)] == [trial.params["lr"] for trial in found]
+    assert sum("confirms" in run["choices"] for run in results(ours)) == 2
+    for number in range(8):  # each was carried out to its end by one of the two
+        notes = [note for folder in (ours, theirs) for note, _ in journal.notes(folder / f"head-{number}")]
+        assert [note["status"] for note in notes if note["op"] == "end"].count("FINISHED") == 1
+
+
+def test_a_search_begins_with_what_is_known_where_that_is_asked_for(
+    searched: Done, store: Path, tmp_path: Path
+) -> None:
+    how = ("freeze=head", *RANGES[:2], "trials=1", "search.confirm=0", "search.past=true", "resume=true")
+    done = sweep(tmp_path / "past", store, *TINY, *how)
+    known = [trial for trial in study_of(searched.folder, "head").trials if trial.state is TrialState.COMPLETE]
+    assert f"search.past: head begins with {len(known)} runs of {searched.folder}" in done.out
+    begun = study_of(done.folder, "head").trials[:-1]  # with those of other tests
+    observed = [trial for trial in begun if str(searched.folder) in trial.user_attrs["past"]]
+    assert sorted((t.params["lr"], t.value) for t in observed) == sorted((t.params["lr"], t.value) for t in known)
+    assert len(results(done.folder)) == 1 and "The budget was 1 trial in all" in done.out
+
+
 def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trials(store: Path, tmp_path: Path) -> None:
     how = ("search=random", "lr=interval(1e-6,1)", "search.prune=hyperband", "epochs=9", "search.confirm=1")
     done = sweep(tmp_path / "pruned", store, *TINY, *how, "freeze=head", "search.budget=epochs", "trials=3")
@@ -156,7 +205,9 @@ def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trial
     states = [trial.state for trial in study_of(done.folder, "head").trials]
     assert 0 < len(pruned) == states.count(TrialState.PRUNED) and len(trials) == len(states) > 3
     used = [run["metrics"]["cost/epochs"] for run in trials]
-    assert 27 <= sum(used) < 27 + 9 and [t.user_attrs["epochs"] for t in study_of(done.folder, "head").trials] == used
+    assert 27 <= sum(used) < 27 + 9
+    for trial, epochs in zip(study_of(done.folder, "head").trials, used, strict=True):
+        assert trial.user_attrs["epochs"] == epochs == len(trial.intermediate_values)
     for run in trials:
         steps = [note["step"] for note, _ in journal.notes(Path(run["folder"])) if "val/loss" in note.get("values", ())]
         assert steps == [*range(1, int(run["metrics"]["cost/epochs"]) + 1)]  # no epoch is trained twice
@@ -198,6 +249,13 @@ def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Pa
     assert not (done.folder / layout.STUDY).exists() and "a plan of 2 runs" in done.out
 
 
+def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    how = ("search=tpe", "lr=auto", "search.storage='nowhere://x'")
+    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY, *how, expect=2)
+    assert done.err.startswith("frostline: search.storage=nowhere://x: expected a storage URL")
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
@@ -212,6 +270,9 @@ def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Pa
         (("search=cmaes", "lr=interval(1e-3,1)"), "search=cmaes: expected two or more ranges"),
         (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),
         (("trials=5",), "trials=5: expected to be given with search=tpe"),
+        (("search=tpe", "lr=auto", "hydra.sweep.subdir=x"), "hydra.sweep.subdir=x: expected nothing in a search"),
+        (("search=tpe", "lr=auto", "search.budget=seconds"), "search.amount=null: expected the seconds of training"),
+        (("search=tpe", "lr=auto", "search.past=true"), "search.past=true: expected false with resume=false"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_before_anything_starts(

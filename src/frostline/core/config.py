@@ -316,10 +316,17 @@ class SearchConfig:
     amount: float | None
     """How many epochs or seconds that are; null with epochs for as many as `trials` trials have in full."""
     storage: str | None
-    """Optuna's storage URL for the studies, e.g. of a database; null for a file in the sweep's folder."""
+    """Where other searches may have part in the studies: a database, by Optuna's storage URL, or a journal file.
+
+    Null stands for a file in the sweep's folder."""
     objective: list[str] | None
     """Several things at once, as `val/accuracy,cost/train_seconds`: accuracy or the metric of `select` on validation,
     and `cost/` metrics of a run. The answer is a Pareto front. Null for what stands in `select` alone."""
+    past: bool
+    """Begin with what is known from finished runs of earlier sweeps that differ in nothing but what is searched.
+
+    They count neither in the budget nor in the comparison; but which there are decides what is tried, so that the same
+    command typed later may try other values."""
     space: dict[str, Any]
     """Ranges of one freeze mode by its name and the key, e.g. `search.space.full.lr='interval(1e-6,1e-3)'`."""
 

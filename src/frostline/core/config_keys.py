@@ -18,7 +18,7 @@ NOT_SEMANTIC = (
     *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
     *("data.root", "data.download", "features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
-    *("search.objective", "search.space"),
+    *("search.objective", "search.past", "search.space"),
 )
 """What does not change a run's metrics, and so is no part of its digest.
 

@@ -121,6 +121,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     _check_solver(config.freeze_mode)
     _check_objective(config)
     _check_budget(config)
+    _check_search(config)
     for key, value in flatten(asdict(config)).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
@@ -216,6 +217,12 @@ def _check_objective(config: Config) -> None:
     if search.prune != "none":
         expected = f"none with search.objective={','.join(names)}: what is stopped early has no cost to compare"
         raise user_error("search.prune", search.prune, expected)
+
+
+def _check_search(config: Config) -> None:
+    """Raise `UserError` for settings of a search that contradict each other."""
+    if config.search.past and not config.resume:
+        raise user_error("search.past", "true", "false with resume=false, with which nothing of earlier sweeps counts")
 
 
 def _check_budget(config: Config) -> None:

@@ -78,7 +78,8 @@ def _budget(contest: Contest) -> list[str]:
     amount, unit = str(some.get(search_marks.BUDGET, "0 trials")).split()
     took = {value_text(one.value): _took(trials_of(one, contest.results), unit) for one in drawn}
     if unit == "trials" and len(set(counts.values())) == 1:
-        first = f"The budget was {next(iter(counts.values()))} trials {each} (search={sampler})"
+        count = next(iter(counts.values()))
+        first = f"The budget was {count} trial{'s' if count != 1 else ''} {each} (search={sampler})"
     elif unit != "trials" and min(took.values()) >= float(amount):
         first = f"The budget was {amount} {unit} {each} (search={sampler})"
     else:

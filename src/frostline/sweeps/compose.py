@@ -51,6 +51,8 @@ class PlannedRun:
     """How many combinations of what was typed are this run, since they differ in nothing but what is `unread`."""
     unread: tuple[str, ...] = ()
     """Keys that are varied, and that it does not read."""
+    elsewhere: Path | None = None
+    """Its folder in the sweep of another process, which had it before."""
 
 
 def compose_all(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.errors import UserError, user_error
 
@@ -23,6 +23,7 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
         f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies",
     ),
 }
+_SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
 _MOST_FOLDS = 1000  # more is a mistake, of which the config's own check tells
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
@@ -64,6 +65,12 @@ def check(config: DictConfig, *, own_launcher: bool) -> None:
         raise user_error("hydra.sweeper.max_batch_size", batch, expected)
     if batch is not None and batch < 1:
         raise user_error("hydra.sweeper.max_batch_size", batch, "a whole number of at least 1, or null")
+
+
+def subdir(config: DictConfig) -> str | None:
+    """Return what somebody wants the folders of runs to be called, as it stands there; None where nobody does."""
+    told = str(OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index, call-overload]
+    return None if told == _SUBDIR else told
 
 
 def points(overrides: Sequence[Override]) -> list[list[str]]:

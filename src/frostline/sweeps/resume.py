@@ -33,6 +33,8 @@ class Past:
     tags: Mapping[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    """What decided its metrics, as text by key."""
 
     @property
     def folder(self) -> Path | None:
@@ -129,7 +131,7 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
         for folder in sweep_record.with_record(sweep):
-            past = _of_folder(folder)
+            past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
                 yield past
     if tracker.experiment_id is not None:
@@ -139,9 +141,10 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
             return
 
 
-def _of_folder(folder: Path) -> Past | None:
+def of_folder(folder: Path) -> Past | None:
     """Return the run that the journal in `folder` is about."""
     tags: dict[str, str] = {}
+    params: dict[str, str] = {}
     status = "RUNNING"
     for entry, _ in journal.notes(folder):
         match entry:
@@ -149,6 +152,8 @@ def _of_folder(folder: Path) -> Past | None:
                 tags |= first
             case {"op": "tags", "values": dict(more)}:
                 tags |= more
+            case {"op": "params", "values": dict(given)}:
+                params |= given
             case {"op": "resume"}:
                 status = "RUNNING"
             case {"op": "end", "status": str(last)}:
@@ -157,7 +162,7 @@ def _of_folder(folder: Path) -> Past | None:
     numbers = _numbers(folder, status) if status in ("FINISHED", "FAILED") else {}
     if numbers is None and status == "FINISHED":
         return None
-    return Past(journal.run_id(folder), status, tags, **(numbers or {}))
+    return Past(journal.run_id(folder), status, tags, params=params, **(numbers or {}))
 
 
 def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:

@@ -169,6 +169,20 @@ def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
     return trial.suggest_categorical(key, values.choices)
 
 
+def value_of(text: str, values: BaseDistribution) -> Any | None:
+    """Return the value that a record has as `text`, None where it is none of `values`."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(values, CategoricalDistribution):
+        return next((one for one in values.choices if str(one) == text), None)
+    try:
+        value = int(text) if isinstance(values, IntDistribution) else float(text)
+    except ValueError:
+        return None
+    low, high = values.low, values.high  # type: ignore[attr-defined]
+    return value if low <= value <= high else None
+
+
 def text_of(value: Any) -> str:
     """Return a value as it stands on a command line, with every digit."""
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)

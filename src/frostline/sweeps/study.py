@@ -6,49 +6,53 @@ what it would have suggested; and a trial is in the file in whole, or not at all
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from frostline.core import credentials, files, locks
-from frostline.core.config import Config, SearchConfig
-from frostline.core.errors import user_error
+from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
-from frostline.records import layout
+from frostline.records import liveness
+from frostline.records.liveness import Owner
 from frostline.sweeps import search_space
+from frostline.sweeps.samplers import pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
+from frostline.sweeps.study_storage import Storage, storage_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-_SAMPLERS: dict[str, type[BaseSampler]] = {
-    "random": optuna.samplers.RandomSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-}
-INDEPENDENT = ("random", "qmc")
-"""Samplers to which no trial's result matters, so that all trials can be asked for at once."""
-_SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_PAST = "past"
+"""Attribute of a trial that was no trial of the study, but a run of an earlier sweep: which."""
+_HOLDER = "holder"
+"""Attribute of a trial: who carries it out."""
+_CONFIRMS, _ALIVE = "confirms", "alive"
+"""Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
 
 
 class Study:
-    """Owner of one study in a storage."""
+    """Owner of one study in a storage, in which other searches may have part."""
 
-    def __init__(self, storage: Storage, name: str, config: Config, space: Mapping[str, BaseDistribution]) -> None:
-        """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`."""
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        config: Config,
+        space: Mapping[str, BaseDistribution],
+        sweep: Path | None = None,
+    ) -> None:
+        """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`.
+
+        Their folders are in that of the `sweep`.
+        """
+        self._me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._objectives = objectives_of(config)
         self._study = optuna.create_study(
@@ -65,18 +69,117 @@ class Study:
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial."""
-        self._study.sampler = sampler(self._search, len(self.trials()))
         with self._storage.in_whole():
-            trial = self._study.ask()
+            trial = self._held() if self._storage.shared else self._new()
             values = {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
         return trial.number, values
+
+    def _new(self) -> Trial:
+        self._study.sampler = sampler(self._search, len(self.trials()))
+        return self._study.ask()
+
+    def _held(self) -> Trial:
+        """Return a new trial that from its first moment nobody else takes, drawn given all that is told by now."""
+        backend, whose = self._storage.backend, {_HOLDER: self._me}
+        asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
+        trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
+        drawn_by = sampler(self._search, backend.get_trial_number_from_id(trial_id))
+        study = optuna.load_study(study_name=self.name, storage=backend, sampler=drawn_by, pruner=self._study.pruner)
+        return Trial(study, trial_id)
+
+    def deciding(self) -> AbstractContextManager[None]:
+        """Have nobody else ask for a trial within the block, so that a budget holds; of a database only nearly."""
+        return self._storage.deciding()
+
+    def observe(self, runs: Sequence[tuple[Mapping[str, Any], Sequence[float], str]]) -> None:
+        """Have a study that has no trial yet begin with runs of earlier sweeps: their values, results, and names."""
+        with self._storage.deciding(), self._storage.in_whole():
+            for values, results, name in [] if self.trials() else runs:
+                facts: dict[str, Any] = {"params": dict(values), "distributions": self._space}
+                self._study.add_trial(optuna.trial.create_trial(values=results, user_attrs={_PAST: name}, **facts))
+
+    def observed(self) -> list[str]:
+        """Return the names of the runs of earlier sweeps that it began with."""
+        return [trial.user_attrs[_PAST] for trial in self.trials() if _PAST in trial.user_attrs]
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of its own trials that are there for this search.
+
+        Of a study in which others have part those are what is over, what nobody carries out any more, and its own.
+        """
+        return [trial.number for trial in self._own() if not self._goes_on_elsewhere(trial)]
+
+    def take(self, number: int) -> Path | None:
+        """Have a trial from now on, unless it is over; return the folder of the sweep that had it before, if another's.
+
+        Raises `Taken` where somebody else was faster.
+        """
+        with self._storage.deciding():
+            trial = self.trials()[number]
+            if self._goes_on_elsewhere(trial):
+                raise Taken
+            holder = trial.user_attrs.get(_HOLDER, self._me)
+            if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
+                self._storage.backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            if trial.state not in _OVER and self._storage.shared:
+                self._storage.backend.set_trial_user_attr(trial._trial_id, _HOLDER, self._me)
+        return None if holder["sweep"] == self._me["sweep"] else Path(holder["sweep"])
+
+    def confirm(self, number: int) -> Path | None:
+        """Have a trial, the best one, be confirmed by this search; or return the folder of the sweep that has done so.
+
+        Raises `Taken` while another one does so.
+        """
+        if not self._storage.shared:
+            return None
+        with self._storage.deciding():
+            holder = self._study.user_attrs.get(f"{_CONFIRMS} {number}")
+            if holder is None or (not holder["done"] and self._gone(holder)):
+                self._study.set_user_attr(f"{_CONFIRMS} {number}", {**self._me, "done": False})
+                return None
+        if holder["sweep"] == self._me["sweep"]:
+            return None
+        if not holder["done"]:
+            raise Taken
+        return Path(holder["sweep"])
+
+    def confirmed(self, number: int) -> None:
+        """Let others know that this search has confirmed a trial."""
+        holder = self._study.user_attrs.get(f"{_CONFIRMS} {number}")
+        if holder is not None and holder["search"] == self._me["search"]:
+            self._study.set_user_attr(f"{_CONFIRMS} {number}", {**holder, "done": True})
+
+    def alive(self) -> None:
+        """Give a sign of life, for processes on other machines."""
+        if self._storage.shared:
+            self._study.set_user_attr(_sign(self._me), time.time())
+
+    def is_waited_for(self) -> bool:
+        """Return whether others carry out trials of it."""
+        return any(map(self._goes_on_elsewhere, self._own()))
+
+    def _goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
+        """Return whether somebody who lives carries a trial out, and not this search."""
+        holder = trial.user_attrs.get(_HOLDER, self._me)
+        return trial.state not in _OVER and holder != self._me and not self._gone(holder)
+
+    def _gone(self, holder: Mapping[str, Any]) -> bool:
+        """Return whether a search is no more; one that this process carried out before is not."""
+        owner = Owner(**{one.name: holder[one.name] for one in fields(Owner)})
+        sign = self._study.user_attrs.get(_sign(holder), owner.started)
+        return owner == liveness.me() or owner.gone(sign)
+
+    def _own(self) -> list[FrozenTrial]:
+        """Return its trials, in the order of their numbers, without what was observed."""
+        return [trial for trial in self.trials() if _PAST not in trial.user_attrs]
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the values of a trial that is there; those that are missing in a database after a kill are drawn."""
         frozen = self.trials()[number]
         if frozen.params.keys() == self._space.keys():
             return {key: frozen.params[key] for key in self._space}
-        trial = self._trial(frozen)
+        self._study.sampler = sampler(self._search, number)
+        trial = Trial(self._study, frozen._trial_id)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
     def tell(
@@ -104,19 +207,24 @@ class Study:
 
     def spent(self) -> list[Spent | None]:
         """Return what each trial took, in the order of their numbers; None for those that are not over."""
-        return [_spent(trial) if trial.state in _OVER else None for trial in self.trials()]
+        return [_spent(trial) if trial.state in _OVER else None for trial in self._own()]
 
-    def over(self, number: int) -> bool:
-        """Return whether it is known what came of a trial."""
-        return self.trials()[number].state in _OVER
+    def over(self, number: int | None = None) -> bool:
+        """Return whether it is known what came of a trial, or of all."""
+        return all(trial.state in _OVER for trial in self._own() if number in (None, trial.number))
 
     def best(self) -> FrozenTrial | None:
         """Return the best trial of those that were not stopped early; None where there is none.
 
         Of several objectives it is the best on the Pareto front by the first one.
         """
-        sign = self._objectives[0].sign
-        return max(self._study.best_trials, key=lambda one: (sign * one.values[0], -one.number), default=None)
+        signs = [one.sign for one in self._objectives]
+
+        def rank(trial: FrozenTrial) -> tuple[float, ...]:
+            return (*(sign * value for sign, value in zip(signs, trial.values, strict=True)), -trial.number)
+
+        done = [trial for trial in self._own() if trial.state is TrialState.COMPLETE]
+        return max(done, key=rank, default=None)
 
     def judge(self, number: int) -> Callable[[int, float], bool]:
         """Return what is told each epoch of a trial with its value, and says whether the trial is to stop there."""
@@ -141,6 +249,15 @@ def objectives_of(config: Config) -> list[Objective]:
     return several(config.search.objective or [config.select])
 
 
+class Taken(Exception):
+    """What a search wanted to do another one does, which lives."""
+
+
+def _sign(holder: Mapping[str, Any]) -> str:
+    """Return the attribute of a study in which a process gives signs of life."""
+    return f"{_ALIVE} {holder['host']} {holder['pid']}"
+
+
 def _spent(trial: FrozenTrial) -> Spent:
     """Return what a trial took that is over."""
     return Spent(**{one.name: trial.user_attrs.get(one.name, 0.0) for one in fields(Spent)})
@@ -149,95 +266,3 @@ def _spent(trial: FrozenTrial) -> Spent:
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:
     """Return what judges a trial, by its number and the name of its study, in the process that carries it out."""
     return Study(storage_of(config.search, sweep), name, config, {}).judge(number)
-
-
-class _Lock:
-    """A lock that a killed process gives back at once: Optuna's own stay for half a minute."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._held = path, ExitStack()
-
-    def acquire(self) -> bool:
-        self._held.enter_context(locks.held(self._path))
-        return True
-
-    def release(self) -> None:
-        self._held.close()
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where studies are kept."""
-
-    backend: BaseStorage
-    file: Path | None = None
-    """The journal, where it is one."""
-
-    @contextmanager
-    def in_whole(self) -> Iterator[None]:
-        """Have what the block writes to the file be there in whole, or be cut off by who opens it next."""
-        if self.file is None:
-            yield
-            return
-        mark = self.file.with_name(layout.STUDY_ASKING)
-        files.write(mark, str(self.file.stat().st_size), sync=True)
-        yield
-        mark.unlink()
-
-
-def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
-    """Return where studies are kept: what `search.storage` says, else a file in the sweep's folder, or memory."""
-    if search.storage is not None:
-        try:
-            return Storage(get_storage(search.storage))
-        except Exception as error:  # of whatever library the URL leads to
-            why = credentials.scrubbed(" ".join(str(error).split()))[:200]
-            expected = f"a storage URL that Optuna can open ({why})"
-            raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
-    if folder is None:
-        return Storage(InMemoryStorage())
-    file, lock = folder / layout.STUDY, _Lock(folder / layout.STUDY_LOCK)
-    return Storage(JournalStorage(JournalFileBackend(str(file), lock)), file)  # type: ignore[arg-type]
-
-
-def mend(folder: Path) -> None:
-    """Cut off what a killed process left unfinished of the studies of a sweep: a trial as it was asked for, a line."""
-    file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
-    if not file.exists():
-        return
-    if mark.exists():
-        os.truncate(file, int(mark.read_text()))
-        mark.unlink()
-    content = file.read_bytes()
-    if (whole := content.rfind(b"\n") + 1) < len(content):  # Optuna would add the next line to it
-        os.truncate(file, whole)
-
-
-def sampler(search: SearchConfig, number: int) -> BaseSampler:
-    """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
-
-    A quasi-random sequence is one for all trials, which remember how far it is; others draw anew for each.
-    """
-    seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
-        except (TypeError, ValueError) as error:
-            expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
-            raise user_error("search.options", search.options, expected) from None
-
-
-def pruner(config: Config) -> BasePruner:
-    """Return what stops trials early; Hyperband's rungs are epochs, and it acts as soon as one is reached (ASHA)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match config.search.prune:
-            case "median":
-                return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
-            case "hyperband":
-                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=config.epochs)
-            case "wilcoxon":
-                return optuna.pruners.WilcoxonPruner()
-            case _:
-                return optuna.pruners.NopPruner()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check
+from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
 from frostline.sweeps.takeover import Takeover, facts_of
 from frostline.tracking import server, session
@@ -62,8 +63,20 @@ class Rounds(Protocol):
         """What is searched, and how: two searches that have it in common are one."""
         ...
 
-    def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]]) -> None:
-        """Be told where the sweep lies, None in a dry run; who carries it out; what `auto` means to each kind."""
+    def begin(
+        self,
+        folder: Path | None,
+        workers: int,
+        auto: Mapping[str, Mapping[str, str]],
+        past: Callable[[Config], Iterable[Past]],
+    ) -> None:
+        """Be told where the sweep lies, None in a dry run; how many workers it has; what `auto` means to each kind.
+
+        `past` returns the runs of earlier sweeps that finished and had the source and the data of a config.
+        """
+
+    def alive(self) -> None:
+        """Be told now and then that the sweep goes on."""
 
     def following(self, results: Sequence[Result]) -> list[PlannedRun]:
         """Return the next runs, given the results of those that it returned last; none where that was all."""
@@ -102,17 +115,19 @@ def run_planned(
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
-        heart.telling(partial(Record(folder).tag, layout.SIGN_TAG)) if tracker else nullcontext(),
+        heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
     ):
         takeover = None
-        if tracker and earlier:
+        if tracker and (earlier or rounds):
             digests = {digest(run.config) for run in planned} if rounds is None else None
-            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
+            wanted = digests if earlier else ()  # what others do in one study counts in any case
+            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=wanted)
         sweep = _Sweep(executor, folder, tracker, takeover, identity)
         if rounds is None:
             interrupt = sweep.carry_out(planned)
         else:
-            rounds.begin(folder if tracker else None, executor.workers, auto)
+            past = takeover.finished if takeover else lambda _: ()
+            rounds.begin(folder if tracker else None, executor.workers, auto, past)
             interrupt = sweep.carry_out_rounds(rounds)
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
@@ -121,6 +136,13 @@ def run_planned(
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(map(as_planned, results)) else 1
+
+
+def _tell(folder: Path, rounds: Rounds | None, sign: str) -> None:
+    """Let others know that the sweep goes on: where it is recorded, and where it is searched with them."""
+    Record(folder).tag(layout.SIGN_TAG, sign)
+    if rounds is not None:
+        rounds.alive()
 
 
 def _once(planned: Sequence[PlannedRun]) -> list[str]:
@@ -160,6 +182,7 @@ class _Sweep:
     def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
         """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
         before = 0
+        self._file.add(())
         try:
             while following := rounds.following(self.results(before)):
                 before = len(self._facts)

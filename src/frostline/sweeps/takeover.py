@@ -64,6 +64,9 @@ class Takeover:
     def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
         """Return what each job, numbered from `first`, has to know; says what is left out or goes on."""
         keys = [digest(run.config) for run in planned]
+        for run in planned:
+            if run.elsewhere is not None and (past := resume.of_folder(run.elsewhere)) is not None:
+                self._before.setdefault(past.tags.get(layout.DIGEST_TAG, ""), []).append(past)
         known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
         prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
         found = []
@@ -75,6 +78,12 @@ class Takeover:
             self._before[key] = [past for past in runs if past is not one.interrupted]
             found.append(self._facts(number, run, one))
         return tuple(found)
+
+    def finished(self, config: Config) -> list[Past]:
+        """Return the runs that finished and had the source, and the data of the config."""
+        prints = self._fingerprints([config])
+        same = (past for runs in self._before.values() for past in runs if past.source == self._source)
+        return [past for past in same if past.status == "FINISHED" and past.fingerprint == prints[repr(config.data)]]
 
     def _fingerprints(self, configs: Sequence[Config]) -> dict[str, str | None]:
         """Return the fingerprints of the data of runs that were there, by what the data are; each is computed once."""

@@ -163,7 +163,7 @@ _RULES = (
         (
             "trials",
             *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "budget", "amount", "storage")),
-            "search.objective",
+            *("search.objective", "search.past"),
         ),
         lambda c: c.search.name != "grid",
         "search=tpe or another way to search",

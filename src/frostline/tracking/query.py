@@ -100,9 +100,9 @@ def is_wanted(tags: Mapping[str, str], digests: Collection[str] | None) -> bool:
 
 
 def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """Yield `run_id`, `status`, `tags`, `metrics` and `images` of the runs with one of the `digests`, newest first.
+    """Yield the facts of the runs with one of the `digests`, or without these of all that have any, newest first.
 
-    Without `digests` of all that have any. Raises `server.Unreachable`.
+    They are `run_id`, `status`, `tags`, `metrics`, `images` and `params`. Raises `server.Unreachable`.
     """
     few = digests is not None and len(digests) <= _FEW  # of many all runs are fetched at once
     wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests or ()] if few else [""]
@@ -139,7 +139,9 @@ def _facts(run: Any) -> dict[str, Any]:
             images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
     once = {key: value for key, value in run.data.metrics.items() if key.startswith(_ONCE)}
     tags = dict(run.data.tags)
-    return {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
+    params = dict(run.data.params)
+    facts = {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
+    return {**facts, "params": params}
 
 
 def results(uri: str, run_id: str) -> list[Result]:

@@ -1,0 +1,42 @@
+"""Runs of earlier sweeps as observations of a study: those that differ from its cell in what is searched, alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.config import Config
+from frostline.core.config_keys import semantic
+from frostline.records.result import PRUNED
+from frostline.sweeps import search_space
+from frostline.sweeps.resume import Past
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Observation = tuple[dict[str, Any], list[float], str]
+"""The values of what is searched, what they came to by each objective, and the name of the run."""
+_HOW = ("search.prune",)
+"""Keys that do not change what a run comes to that was not stopped early."""
+
+
+def observations(past: Iterable[Past], config: Config, space: Mapping[str, BaseDistribution]) -> Iterator[Observation]:
+    """Yield the runs of `past` that the cell of `config` may learn from, in an order that is theirs; each point once.
+
+    A run that was stopped early, or lies outside of the `space`, teaches nothing here.
+    """
+    from frostline.sweeps.study import objectives_of
+
+    fixed = {key: str(value) for key, value in semantic(config).items() if key not in (*space, *_HOW)}
+    metrics = [one.metric for one in objectives_of(config)]
+    seen: set[str] = set()
+    for run in sorted(past, key=str):
+        if PRUNED in run.metrics or any(run.params.get(key) != text for key, text in fixed.items()):
+            continue
+        values = {key: search_space.value_of(run.params.get(key, ""), one) for key, one in space.items()}
+        results = [run.metrics.get(metric, math.nan) for metric in metrics]
+        if None in values.values() or repr(values) in seen or not all(map(math.isfinite, results)):
+            continue
+        seen.add(repr(values))
+        yield values, results, str(run)

@@ -1,0 +1,53 @@
+"""Who suggests what a search tries next, and who stops trials early: Optuna's samplers and pruners."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+from frostline.core.config import Config, SearchConfig
+from frostline.core.errors import user_error
+
+_SAMPLERS: dict[str, type[BaseSampler]] = {
+    "random": optuna.samplers.RandomSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+}
+INDEPENDENT = ("random", "qmc")
+"""Samplers to which no trial's result matters, so that all trials can be asked for at once."""
+_SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
+
+
+def sampler(search: SearchConfig, number: int) -> BaseSampler:
+    """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
+
+    A quasi-random sequence is one for all trials, which remember how far it is; others draw anew for each.
+    """
+    seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
+        except (TypeError, ValueError) as error:
+            expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
+            raise user_error("search.options", search.options, expected) from None
+
+
+def pruner(config: Config) -> BasePruner:
+    """Return what stops trials early; Hyperband's rungs are epochs, and it acts as soon as one is reached (ASHA)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.search.prune:
+            case "median":
+                return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=config.epochs)
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner()
+            case _:
+                return optuna.pruners.NopPruner()

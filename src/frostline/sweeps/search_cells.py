@@ -1,0 +1,136 @@
+"""The cells of a search: every combination of what is listed, with what is searched in it, checked and said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from frostline.core.config import Config
+from frostline.core.errors import user_error
+from frostline.core.objectives import several
+from frostline.sweeps import compose as composing
+from frostline.sweeps import hydra_keys, job, search_space
+from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.search_budget import Budget
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from frostline.sweeps.study import Study
+
+Compose = Callable[[Overrides], DictConfig]
+GRID = "grid"
+
+
+@dataclass
+class Cell:
+    """One combination of what is listed, and the study of what is given a range."""
+
+    name: str
+    setting: dict[str, str]
+    """What is typed for its runs, by key as typed, without what is searched."""
+    space: dict[str, BaseDistribution]
+    config: Config
+    """With what is searched as it stands in the files."""
+    known: PlannedRun
+    """A run of it that was checked."""
+    study: Study = field(init=False)
+    begun: set[int] = field(default_factory=set)
+    """The numbers of its trials that are runs of this sweep."""
+    confirmed: int | None = None
+    """The number of the trial that runs of this sweep confirm."""
+
+    @property
+    def budget(self) -> Budget:
+        """What it gets."""
+        return Budget.of(self.config, searched=bool(self.space))
+
+    def at(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is typed for a run that has these values of what is searched."""
+        return {**self.setting, **{key: search_space.text_of(value) for key, value in values.items()}}
+
+    def folder(self, which: int | str) -> str:
+        """Return what the folder of a trial of it is called, or of another run of it."""
+        slug = re.sub(r"[^\w.=+-]+", "_", self.name)
+        return f"{slug}-{which}"
+
+
+def cells_of(
+    jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Compose, start: Callable[[Config], object]
+) -> list[Cell]:
+    """Return the cells, each with a run that has the lowest value of everything; raises UserError."""
+    settings = [dict(one.split("=", 1) for one in overrides) for overrides in jobs]
+    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
+    cells: list[Cell] = []
+    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+        composed = compose(overrides)
+        config = job.config_of(composed)
+        _check(config, varied, hydra_keys.subdir(composed))
+        if number == 0:
+            start(config)
+            groups = [str(group) for group in composed.hydra.runtime.choices]
+            search_space.check_keys(ranges, _modes(jobs, compose), groups)
+        fixed = {key.lstrip("+"): value for key, value in setting.items()}
+        space = search_space.of_cell(config, fixed, ranges)
+        if not space and config.freeze_mode.solver is None:
+            expected = "at least one range to search, as lr=interval(1e-5,1) or lr=auto; or search=grid"
+            raise user_error("search", config.search.name, expected)
+        others = [f"{key.lstrip('+')}={setting[key]}" for key in varied if is_shown(key)]
+        name = " ".join([config.freeze_mode.name, *others])
+        first = search_space.ends(space)[0]
+        lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
+        known = composing.compose_trial(lowest, compose, folder=name)
+        cells.append(Cell(name, setting, space, config, known))
+    if config.search.name == "cmaes" and any(len(_numbers(cell.space)) < 2 for cell in cells if cell.space):
+        raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
+    return cells
+
+
+def _numbers(space: Mapping[str, BaseDistribution]) -> list[str]:
+    return [key for key, one in space.items() if hasattr(one, "low")]
+
+
+def is_shown(key: str) -> bool:
+    """Return whether a key that differs between cells is no freeze mode, which names them anyway."""
+    return key.lstrip("+") not in ("freeze", "freeze_mode")
+
+
+def _modes(jobs: Sequence[Overrides], compose: Compose) -> list[str]:
+    return list(dict.fromkeys(str(compose(overrides).freeze_mode.name) for overrides in jobs))
+
+
+def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
+    """Raise `UserError` for what a search cannot have, or cannot have several of."""
+    if subdir is not None:
+        expected = "nothing in a search, whose runs lie in folders that have the names of their cell and trial"
+        raise user_error("hydra.sweep.subdir", subdir, expected)
+    if config.search.name == GRID or any(key.lstrip("+").startswith("search") for key in varied):
+        raise user_error("search", config.search.name, "one way to search for all runs of a sweep")
+    for key in ("trials", "seed", "select"):
+        if key in {one.lstrip("+") for one in varied}:
+            why = "; search.confirm=5 gives the best one fresh seeds" if key == "seed" else ""
+            raise user_error(key, "several values", f"one value in a search{why}")
+    if config.data.folds is not None:
+        raise user_error("data.folds", config.data.folds, "null in a search, where a trial is one run")
+
+
+def said(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what is searched where, in words, and with which budget."""
+    config = cells[0].config
+    alike: dict[str, list[str]] = {}
+    for cell in cells:
+        what = ", ".join(search_space.words(key, one) for key, one in cell.space.items()) or "nothing to search"
+        alike.setdefault(what, []).append(cell.name)
+    for what, names in alike.items():
+        budget = Budget.of(config, searched=True)
+        gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
+        yield f"search={config.search.name} {gets}: {', '.join(names)}: {what}"
+    if found := several(config.search.objective):
+        each = ", ".join(f"{one.name} ({one.direction})" for one in found)
+        first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"
+        yield f"search.objective: the Pareto front of {each}; {first}"

@@ -1,0 +1,298 @@
+"""The rounds of a search: which trials are next, given what came of those before, and the runs that confirm the best.
+
+What a round holds depends on the studies and on nothing else, so that a search that was killed goes on as if nothing
+had been, and one in another folder takes over what was finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.core.config import Config
+from frostline.core.config_keys import digest
+from frostline.core.metrics import METRICS
+from frostline.records import journal, layout, search_marks
+from frostline.records.result import PRUNED, Result
+from frostline.sweeps import compose as composing
+from frostline.sweeps import job, search_space
+from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.past_trials import observations
+from frostline.sweeps.resume import Past
+from frostline.sweeps.search_budget import Spent
+from frostline.sweeps.search_cells import Cell, Compose, is_shown
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, TrialState
+
+    from frostline.core.objectives import Objective
+    from frostline.sweeps.study_storage import Storage
+
+Pasts = Callable[[Config], Iterable[Past]]
+"""Returns the finished runs of earlier sweeps that had the source and the data of a config."""
+_LOOK = 1.0  # seconds between two looks at what others do that have part in a study
+_MANY = 10**6  # more trials than a cell has
+
+
+@dataclass
+class Search:
+    """The rounds of a search."""
+
+    cells: list[Cell]
+    compose: Compose
+    storage: Storage | None = None
+    """Where other searches may have part in the studies; None for a file in the sweep's folder."""
+    _round: list[str] = field(default_factory=list)
+    """The digest of each run of the last round."""
+    _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
+    """By digest of a run that goes on, the trials that have its values."""
+    _done: dict[str, Result] = field(default_factory=dict)
+    """By digest, what runs came to."""
+
+    @property
+    def identity(self) -> str:
+        """What is searched, and how."""
+        search = self.cells[0].config.search
+        how = [search.name, search.options, search.seed, search.prune, search.objective]
+        what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
+        settled = [digest(cell.known.config) for cell in self.cells]
+        return hashlib.sha256(json.dumps([how, what, settled], default=str).encode()).hexdigest()
+
+    def corners(self, cell: Cell) -> list[PlannedRun]:
+        """Return runs that have the lowest, the highest and each of the listed values; raises `UserError` for bad ones.
+
+        They show before anything starts whether its trials can run.
+        """
+        points = search_space.ends(cell.space)
+        return [composing.compose_trial(cell.at(values), self.compose, folder=cell.name) for values in points]
+
+    def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]], past: Pasts) -> None:
+        """Open the studies; new ones begin with what is known of the `past`, where that is asked for."""
+        from frostline.sweeps.study import Study
+        from frostline.sweeps.study_storage import mend, storage_of
+
+        search = self.cells[0].config.search
+        self._dry, self._workers = folder is None, max(1, workers)
+        self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
+        if folder is not None:
+            mend(folder)
+        storage = self.storage or storage_of(replace(search, storage=None), folder)
+        mine = f" {self.identity[:8]}" if self.storage else ""  # there may be studies of other sweeps
+        for cell in self.cells:
+            cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
+            if search.past and not self._dry:
+                self._observe(cell, past)
+
+    def _observe(self, cell: Cell, past: Pasts) -> None:
+        """Have the study of a cell begin with earlier runs of the same cell, and say which."""
+        config = composing.settled_as(cell.known, self._auto[id(cell)]).config
+        cell.study.observe([*observations(past(config), config, cell.space)])
+        for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
+            job.screen().say(f"search.past: {cell.name} begins with {count} runs of {place}")
+
+    def alive(self) -> None:
+        """Let those that have part in the studies know that this process lives; where it cannot, it tries later."""
+        with suppress(Exception):
+            for cell in self.cells:
+                cell.study.alive()
+
+    def following(self, results: Sequence[Result]) -> list[PlannedRun]:
+        """Return the trials of the next round, or at last the runs that confirm the best of them.
+
+        What others do that have part in the studies is waited for, as it may come to nothing and be this sweep's then.
+        """
+        self._tell(results)
+        if (self._dry and results) or (results and not any(map(_tells, results))):
+            return []
+        while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
+            time.sleep(_LOOK)
+        return found or self._confirmations()
+
+    def _trials(self) -> list[PlannedRun]:
+        """Return the trials that are next; none where nothing is left, or others have all that is."""
+        while open_cells := [cell for cell in self.cells if self._left(cell)]:
+            share = max(1, math.ceil(self._workers / len(open_cells)))
+            if found := [run for cell in open_cells for run in self._next(cell, share)]:
+                return found  # else all have the values of trials before them
+        return []
+
+    def _next(self, cell: Cell, share: int) -> list[PlannedRun]:
+        """Return the trials of a cell that are next: those that its study has already, else new ones."""
+        if known := self._known(cell):
+            return [run for number in known for run in self._taken(cell, number)]
+        with cell.study.deciding():
+            asked = [cell.study.ask() for _ in range(self._at_once(cell, share))]
+        return [run for number, values in asked for run in self._planned(cell, number, values)]
+
+    def _taken(self, cell: Cell, number: int) -> Iterator[PlannedRun]:
+        """Yield the run of a trial that is there, unless somebody else has it, or had it where it cannot be seen."""
+        from frostline.sweeps.study import Taken
+
+        try:
+            where = cell.study.take(number)
+        except Taken:
+            return
+        if where and cell.study.over(number) and not _is_seen(where / cell.folder(number)):
+            cell.begun.add(number)
+            job.screen().say(f"{cell.name} trial={number}: it counts, but what it left is not here: {where}", "yellow")
+            return
+        yield from self._planned(cell, number, cell.study.asked(number), where)
+
+    def _left(self, cell: Cell) -> int:
+        """Return how many more trials of a cell may begin, as far as that is known now."""
+        return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
+
+    def _known(self, cell: Cell) -> list[int]:
+        """Return the numbers of the trials that the study has and this sweep has not begun; of trials a budget's."""
+        numbers = [number for number in cell.study.numbers() if number not in cell.begun]
+        return numbers[: max(0, int(cell.budget.amount) - len(cell.begun))] if cell.budget.unit == "trials" else numbers
+
+    def _at_once(self, cell: Cell, share: int) -> int:
+        """Return how many trials do not have to wait for others: all, the first few of a sampler, or a batch."""
+        from frostline.sweeps.samplers import INDEPENDENT
+
+        search = cell.config.search
+        if self._dry:
+            return 1
+        # A pruner compares with those that are over, and what a trial takes is known when it is over.
+        alone = not self.storage and search.prune == "none" and search.budget == "trials"
+        if search.name in INDEPENDENT and alone:
+            return self._left(cell)
+        startup = int(search.options.get("n_startup_trials", 1))
+        return min(self._left(cell), max(startup - len(cell.study.trials()), search.batch or share))
+
+    def _planned(
+        self, cell: Cell, number: int, values: Mapping[str, Any], where: Path | None = None
+    ) -> Iterator[PlannedRun]:
+        """Yield the run of a trial, unless an earlier one has the same values: what that came to is told of both.
+
+        It goes on with what was done in the folder of another sweep, if that is `where` it began.
+        """
+        cell.begun.add(number)
+        folder = cell.folder(number)
+        run = self._of(cell, cell.at(values), folder, {search_marks.TRIAL: number}, where)
+        key = digest(run.config)
+        if (done := self._done.get(key)) is not None:
+            _tell(cell, number, done)
+        elif key in self._waiting:
+            self._waiting[key].append((cell, number))
+        else:
+            self._waiting[key] = [(cell, number)]
+            self._round.append(key)
+            yield run
+
+    def _of(
+        self, cell: Cell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any], where: Path | None
+    ) -> PlannedRun:
+        from optuna.distributions import distribution_to_json
+
+        shown = [*(key for key in self._varied() if is_shown(key)), *cell.space]
+        ours = {
+            search_marks.SEARCH: cell.config.search.name,
+            search_marks.STUDY: cell.study.name,
+            search_marks.BUDGET: str(cell.budget),
+            search_marks.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
+            **({search_marks.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
+            **marks,
+        }
+        run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
+        return replace(composing.settled_as(run, self._auto[id(cell)]), elsewhere=where and where / folder)
+
+    def _varied(self) -> list[str]:
+        keys = self.cells[0].setting
+        return [key for key in keys if len({cell.setting[key] for cell in self.cells}) > 1]
+
+    def _confirmations(self) -> list[PlannedRun]:
+        """Return the runs of the best trials on fresh seeds, once all trials are over; none where they are done."""
+        from frostline.sweeps.study import Taken
+
+        waiting = [] if self._dry else [(cell, best) for cell in self.cells if (best := self._unconfirmed(cell))]
+        while waiting:
+            found: list[PlannedRun] = []
+            taken: list[tuple[Cell, FrozenTrial]] = []
+            for cell, best in waiting:
+                try:
+                    found += self._confirm(cell, best, cell.study.confirm(best.number))
+                except Taken:
+                    taken.append((cell, best))
+            if found or not taken:
+                return found
+            waiting = taken
+            time.sleep(_LOOK)
+        return []
+
+    def _unconfirmed(self, cell: Cell) -> FrozenTrial | None:
+        """Return the best trial of a cell, once all are over, unless this sweep has what confirms it."""
+        return cell.study.best() if cell.confirmed is None and cell.study.over() else None
+
+    def _confirm(self, cell: Cell, best: FrozenTrial, where: Path | None) -> Iterator[PlannedRun]:
+        """Yield the runs of the best trial of a cell on fresh seeds, which may be done `where` another sweep lies."""
+        cell.confirmed = best.number
+        for seed in range(cell.config.seed + 1, cell.config.seed + 1 + cell.config.search.confirm):
+            setting = {**cell.at(best.params), "seed": str(seed), "search.prune": "none"}
+            setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
+            marks = {search_marks.CONFIRMS: best.number}
+            folder = cell.folder(f"seed{seed}")
+            if where and not _is_seen(where / folder):
+                continue
+            run = self._of(cell, setting, folder, marks, where)
+            self._round.append(digest(run.config))
+            yield run
+
+    def _tell(self, results: Sequence[Result]) -> None:
+        """Tell the studies what came of the runs of the last round."""
+        for key, result in zip(self._round, results, strict=True):
+            for cell, number in self._waiting.pop(key, []):
+                _tell(cell, number, result)
+            self._done[key] = result
+        self._round = []
+        for cell in self.cells if results else ():
+            if cell.confirmed is not None:
+                cell.study.confirmed(cell.confirmed)
+
+
+def _tell(cell: Cell, number: int, result: Result) -> None:
+    """Tell a study what came of a trial, if it is over.
+
+    One that diverged is told as stopped early, without a value, which samplers take for worse than any other.
+    """
+    from frostline.sweeps.study import objectives_of
+
+    values, state = outcome(result, objectives_of(cell.config))
+    if state is not None:
+        by = METRICS[cell.config.select]
+        matter = cell.config.search.prune != "none"
+        epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
+        cell.study.tell(number, values, state, epochs, Spent.of(result))
+
+
+def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
+    """Return the values and the state of a trial, given its run; None for one that is not over."""
+    from optuna.trial import TrialState
+
+    if result.status == "FINISHED":
+        if PRUNED in result.metrics:
+            return None, TrialState.PRUNED
+        values = [result.metrics.get(one.metric, math.nan) for one in objectives]
+        return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
+    if result.status == "FAILED":
+        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else TrialState.FAIL
+    return None, None
+
+
+def _tells(result: Result) -> bool:
+    """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
+    return result.status == "FINISHED" or search_marks.tells_a_search(result)
+
+
+def _is_seen(folder: Path) -> bool:
+    """Return whether what a run came to can be read in its folder, which may be another machine's."""
+    return (folder / layout.RESULT).is_file()

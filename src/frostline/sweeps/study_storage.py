@@ -1,0 +1,108 @@
+"""Where studies are kept: a file in the sweep's folder, or a file or database in which several searches have part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+
+from frostline.core import credentials, files, locks
+from frostline.core.config import SearchConfig
+from frostline.core.errors import user_error
+from frostline.records import layout
+
+
+class _Lock:
+    """A lock that a killed process gives back at once: Optuna's own stay for half a minute."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._held = path, ExitStack()
+
+    def acquire(self) -> bool:
+        self._held.enter_context(locks.held(self._path))
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where studies are kept."""
+
+    backend: BaseStorage
+    own: Path | None = None
+    """The journal in the sweep's folder, to which nobody else adds trials."""
+    shared: bool = False
+    """Whether other searches may have part in the studies."""
+    lock: Path | None = None
+    """What is held where one process at a time is to decide; a database has none."""
+
+    @contextmanager
+    def in_whole(self) -> Iterator[None]:
+        """Have what the block writes to the sweep's own file be there in whole, or be cut off by who opens it next."""
+        if self.own is None:
+            yield
+            return
+        mark = self.own.with_name(layout.STUDY_ASKING)
+        files.write(mark, str(self.own.stat().st_size), sync=True)
+        yield
+        mark.unlink()
+
+    def deciding(self) -> AbstractContextManager[None]:
+        """Have no other process decide what it does within the block, as far as there is a lock."""
+        return locks.held(self.lock) if self.lock else nullcontext()
+
+
+def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
+    """Return where studies are kept: where `search.storage` says, else a file in the sweep's folder, or memory.
+
+    Raises `UserError` where `search.storage` is no place for them.
+    """
+    if search.storage is not None:
+        try:
+            return _shared(search.storage)
+        except Exception as error:  # of whatever library the URL leads to
+            why = credentials.scrubbed(" ".join(str(error).split()))[:200]
+            expected = f"a storage URL that Optuna can open, or a file ({why})"
+            raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
+    if folder is None:
+        return Storage(InMemoryStorage())
+    file, lock = folder / layout.STUDY, folder / layout.STUDY_LOCK
+    return Storage(_journal(file, lock), own=file)
+
+
+def _shared(place: str) -> Storage:
+    """Return the storage at a URL, or in a journal file."""
+    if "://" in place:
+        return Storage(get_storage(place), shared=True)
+    file = files.expanded(place).absolute()
+    lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
+    with locks.held(lock):
+        _cut_torn_line(file)
+    return Storage(_journal(file, lock), shared=True, lock=deciding)
+
+
+def _journal(file: Path, lock: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(file), _Lock(lock)))  # type: ignore[arg-type]
+
+
+def mend(folder: Path) -> None:
+    """Cut off what a killed process left unfinished of the studies of a sweep: a trial as it was asked for, a line."""
+    file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
+    if mark.exists():
+        os.truncate(file, int(mark.read_text()))
+        mark.unlink()
+    _cut_torn_line(file)
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut off the last line of a journal if it has no end: Optuna would add the next one to it."""
+    content = file.read_bytes() if file.exists() else b""
+    if (whole := content.rfind(b"\n") + 1) < len(content):
+        os.truncate(file, whole)

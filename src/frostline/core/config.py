@@ -359,6 +359,8 @@ class Config:
     """Images at once where nothing is learned."""
     device: str
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
+    devices: int
+    """On how many devices a run trains at once, each with its share of every batch; on a CPU, in so many processes."""
     threads: int | None
     """CPU threads of torch, on which the last bits of a result depend; null for as many as torch takes by itself."""
     precision: str

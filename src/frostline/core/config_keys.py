@@ -15,15 +15,16 @@ from typing import Any
 from frostline.core.config import Config, FreezeModeConfig
 
 NOT_SEMANTIC = (
-    *("experiment_name", "device", "resume", "dry_run", "checkpoint", "store", "tracking"),
+    *("experiment_name", "device", "devices", "resume", "dry_run", "checkpoint", "store", "tracking"),
     *("data.root", "data.download", "features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
     *("search.objective", "search.past", "search.space"),
 )
 """What does not change a run's metrics, and so is no part of its digest.
 
-A device changes their last bits, as another thread count or CPU does: the record names it, and a run on another one
-counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any digest.
+A device changes their last bits, as another thread count or CPU does, and so do several: the record names them, and a
+run on others counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any
+digest.
 """
 _NOT_SOLVED = (
     *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),

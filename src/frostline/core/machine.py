@@ -39,6 +39,17 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def require_devices(name: str, count: int) -> None:
+    """Raise `UserError` where there are fewer than `count` devices for a run on the device called `name`."""
+    import torch
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 1 or name == "cpu" or count <= cards:
+        return
+    there = f"at most {cards}, as many cards as this run may use" if cards else "1, as no card is there"
+    raise user_error("devices", count, f"{there}; with device=cpu it trains in so many processes")
+
+
 def device_name(device: torch.device) -> str:
     """Return the device for people: the card's name, or the number of threads on a CPU."""
     import torch
@@ -59,11 +70,11 @@ def platform(device: torch.device) -> str:
     return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
 
 
-def memory_budget(device: torch.device, gigabytes: float | None) -> int:
+def memory_budget(device: torch.device, gigabytes: float | None, *, processes: int = 1) -> int:
     """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free.
 
     What this process itself holds counts as free: it is what an earlier run left. Workers that share the device share
-    its budget too.
+    its budget too, and so do the `processes` of a run on a CPU.
     """
     import torch
 
@@ -73,7 +84,7 @@ def memory_budget(device: torch.device, gigabytes: float | None) -> int:
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     else:
         free = free_memory()
-    return int(free) // 3 // int(os.environ.get(SHARING, "1"))
+    return int(free) // 3 // int(os.environ.get(SHARING, "1")) // processes
 
 
 def free_memory() -> int:
@@ -127,11 +138,14 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
-def prepare_torch(*, deterministic: bool, threads: int | None) -> None:
-    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads."""
+def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 1) -> None:
+    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads.
+
+    Where nobody says how many, those that torch takes by itself are shared among the `processes` of a run on a CPU.
+    """
     import torch
 
-    default = _default_threads()
+    default = max(1, _default_threads() // processes)
     torch.set_num_threads(threads or default)
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # asked for by torch.use_deterministic_algorithms
     torch.use_deterministic_algorithms(deterministic)

@@ -24,6 +24,7 @@ _CHECKS: tuple[tuple[str, _Check, str], ...] = (
     ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
     ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
     ("eval_batch_size", lambda v: v >= 1, "a whole number of at least 1"),
+    ("devices", lambda v: v >= 1, "a whole number of at least 1"),
     ("trials", lambda v: v >= 1, "a whole number of at least 1"),
     ("search.seed", lambda v: 0 <= v < 2**15, "a whole number from 0 to 2**15 - 1"),
     ("search.batch", lambda v: v >= 1, "a whole number of at least 1, or null"),
@@ -115,6 +116,8 @@ def parse(values: Mapping[str, Any]) -> Config:
             raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
     if config.data.folds is not None and config.data.fold >= config.data.folds:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
+    if config.devices > 1:
+        _check_several_devices(config)
     _check_range(config.data.range)
     _check_class_weights(config.train.class_weights)
     _check_phases(config.freeze_mode.phases)
@@ -138,6 +141,16 @@ def adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
     if how.kind not in KEPT:
         raise user_error(f"{prefix}kind", how.kind, "one of " + ", ".join(KEPT), KEPT)
     return how
+
+
+def _check_several_devices(config: Config) -> None:
+    several = f"with devices={config.devices}"
+    if config.device.startswith("cuda:"):
+        raise user_error("device", config.device, f"cuda, auto or cpu {several}, as a single card is named")
+    if config.devices > config.batch_size:
+        raise user_error("devices", config.devices, f"at most batch_size={config.batch_size}: each has a share of it")
+    if config.compile == "on":
+        raise user_error("compile", "on", f"auto or off {several}: what is trained on several is not compiled")
 
 
 def _check_range(chosen: Any) -> None:

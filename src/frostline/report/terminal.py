@@ -72,6 +72,11 @@ class Screen:
         self._started: float | None = None
         self._bars: _Bars | None = None
 
+    @classmethod
+    def silent(cls) -> Screen:
+        """Return one on which nothing is shown, for a process that has nothing to say."""
+        return cls(Console(quiet=True))
+
     def say(self, text: str, style: str = "") -> None:
         """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
         self.console.print(Text(text, style), soft_wrap=not self._live)

@@ -20,7 +20,7 @@ from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training.dataset import Dataset
 from frostline.training.evaluation import evaluating
-from frostline.training.features import Backbone, Features, Part, Passing
+from frostline.training.features import Backbone, Features, Outputs, Part, Passing, outputs
 from frostline.training.steps import TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
@@ -39,6 +39,8 @@ class Line:
     """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
     kept: bool
     """Whether what lies below is computed once per view, not whenever it is asked for."""
+    below: Callable[[], Backbone] | None = None
+    """Returns what lies below; None where nothing does."""
 
 
 def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
@@ -64,7 +66,8 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     def features(views: Views) -> Features:
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
-        return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about)
+        by = _who_computes(setup, phase, images, views)
+        return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about, outputs=by)
 
     def read(views: Views) -> Dataset:
         if not kept:
@@ -73,7 +76,15 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
             return features(views)
         return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
-    return Line(above, read, None if head_alone else setup.autocast, kept)
+    return Line(above, read, None if head_alone else setup.autocast, kept, backbone)
+
+
+def _who_computes(setup: Setup, phase: int, images: Images, views: Views) -> Outputs | None:
+    """Return who computes the features of `views`: this process, all of a run's, or, where it follows another, none."""
+    if setup.follows:
+        return None
+    split = images.name_of(views)
+    return outputs if setup.ranks is None or split is None else setup.ranks.outputs(phase, split)
 
 
 def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> TrainedPart:

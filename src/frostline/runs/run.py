@@ -39,6 +39,7 @@ from frostline.records.result import (
 )
 from frostline.report.terminal import Screen
 from frostline.runs import evaluation, frost_line, robustness, selection, speed
+from frostline.runs.following import others
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
@@ -123,7 +124,11 @@ def _attempt(
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
     images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
-    with handing_over(folder, record), draft_of(setup, folder) as draft:
+    with (
+        handing_over(folder, record),
+        others(setup, learner, folder) as setup,
+        draft_of(setup, folder) as draft,
+    ):
         merged = adapters.touched(setup.model.module)  # of what stays, nothing
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})

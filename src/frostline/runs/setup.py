@@ -36,6 +36,7 @@ from frostline.store.room import Room
 from frostline.store.store import Store, open_store
 from frostline.training import dataset, optim, schedule
 from frostline.training.criterion import Criterion
+from frostline.training.ranks import Ranks
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
@@ -62,6 +63,12 @@ class Setup:
     room: Room
     """What pixels and features may take of the device; what is larger is read as needed."""
     store: Store
+    weights: str | None
+    """Where the network's weights come from: `config.model.weights`, the file where these are those of a run."""
+    ranks: Ranks | None = None
+    """The other processes of a run on several devices."""
+    follows: bool = False
+    """Whether this is one of these, which is told what to compute and finds the rest in the store."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -88,10 +95,12 @@ def no_runs(config: Config, folder: Path) -> Path:
 def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
     device = machine.device(config.device)
-    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
+    processes = config.devices if device.type == "cpu" else 1
+    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads, processes=processes)
     machine.reset_peak_memory(device)
     store = store_of(config, screen.say)
-    data, model, phases, batches = _parts(config, folder, store, meta=meta, screen=screen, fetch=fetch)
+    source = weights_of(config, folder, fetch)
+    data, model, phases, batches = _parts(config, source, store, meta=meta, screen=screen)
     if not meta:
         model.module.to(device)
     steps = len(batches)
@@ -112,19 +121,19 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
-        room=Room(device, machine.memory_budget(device, config.store.memory_gb)),
+        room=Room(device, machine.memory_budget(device, config.store.memory_gb, processes=processes)),
         store=store,
+        weights=source,
     )
 
 
 def _parts(
-    config: Config, folder: Path, store: Store, *, meta: bool, screen: Screen, fetch: Fetch
+    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
-    """Return the data, the model, its phases and the batches of an epoch.
+    """Return the data, the model with the weights `source`, its phases and the batches of an epoch.
 
-    Weights of a run are fetched into `folder`. With `meta` weights that are not on this disk are not read.
+    With `meta` weights that are not on this disk are not read.
     """
-    source = weights_of(config, folder, fetch)
     data = load_data(config, input_of(config, source), store, screen)
     model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
@@ -315,12 +324,14 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     Raises the `UserError` that a run would meet before its first step.
     """
     machine.device(config.device)
+    machine.require_devices(config.device, config.devices)
     how = config.optimizer
     optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
     screen = Screen()
     store = store_of(config, screen.say)
     with tempfile.TemporaryDirectory() as folder:
-        data, model, phases, batches = _parts(config, Path(folder), store, meta=True, screen=screen, fetch=fetch)
+        source = weights_of(config, Path(folder), fetch)
+        data, model, phases, batches = _parts(config, source, store, meta=True, screen=screen)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]

@@ -34,6 +34,10 @@ class Images:
         """What training and selection read."""
         return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
 
+    def name_of(self, views: Views) -> str | None:
+        """Return what `views` are called here, None for others."""
+        return next((name for name, own in vars(self).items() if own is views), None)
+
     @property
     def seen(self) -> int:
         """Number of images that went through any part of the backbone."""

@@ -18,12 +18,12 @@ from frostline.core.config_keys import digest
 from frostline.models import build
 from frostline.runs import setup as setups
 from frostline.runs.setup import Setup
-from frostline.training import gradient, optim, schedule
+from frostline.training import gradient, loop, optim, schedule
 from frostline.training.gradient import Head
 from frostline.training.lockstep import EpochMade, Member, Stack, bytes_kept
 from frostline.training.schedule import Span
 from frostline.training.state import Learner
-from frostline.training.steps import Alone, Step, TrainedPart
+from frostline.training.steps import Step, TrainedPart
 
 _KEPT = 2**29  # bytes of the epochs that wait to be taken over
 
@@ -77,16 +77,18 @@ class Stepper:
         siblings: Callable[[], Sequence[Config]],
         lockstep: Lockstep,
         say: Callable[[str], object],
+        alone: loop.Stepper,
     ) -> None:
         """Make those of `learner`, which began from `origin`.
 
-        `siblings` come after it, in this process; they are asked for where it leads.
+        `siblings` come after it, in this process; they are asked for where it leads. `alone` makes the steps where none
+        are made with theirs.
         """
         self._setup, self._learner, self._origin, self._say = setup, learner, origin, say
         self._siblings = siblings
         self._lockstep, self._key = lockstep, digest(setup.config)
         self._member = lockstep.member(self._key, origin)
-        self._alone = Alone(learner.optimizer, setup.recipe)
+        self._alone = alone
         self._stack: Stack | None = None
         self._undecided = True
         self.most = 1

@@ -25,6 +25,7 @@ from frostline.runs.stepper import Stepper, of_process
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
+from frostline.training.ranks import Shared
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
@@ -70,7 +71,8 @@ def learn(
     whose = {"config": digest(setup.config), **origin}
     progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
-    stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say)
+    alone = _alone(setup, learner, images)
+    stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say, alone)
     every = setup.config.checkpoint.every_seconds
     keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
@@ -96,6 +98,13 @@ def learn(
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
     return progress
+
+
+def _alone(setup: Setup, learner: Learner, images: Images) -> loop.Stepper:
+    """Return who makes the steps of a run where no others are made with them."""
+    if setup.ranks is None:
+        return Alone(learner.optimizer, setup.recipe)
+    return Shared(setup.ranks, learner.optimizer, setup.recipe, images.train)
 
 
 def _stops(progress: Progress, judge: Judge | None, config: Config) -> bool:
@@ -171,7 +180,8 @@ def fit_phases(
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
         counted = images.train.seen
         how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
-        part = compiled(part, config.compile, **how, say=screen.say)
+        choice = config.compile if config.devices == 1 else "off"
+        part = compiled(part, choice, **how, say=screen.say)
         if not part.train.known:  # what was only tried on is no image of the run
             images.train.seen = counted
         return part

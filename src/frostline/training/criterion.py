@@ -69,10 +69,15 @@ class Criterion:
         """Return the loss of logits `(B, classes)`, differentiable."""
         if self.plain and targets.weights is None and not multi_label(targets.labels):
             return _cross_entropy(logits, targets)
+        total, count = self.sums(logits, targets)
+        return total / count
+
+    def sums(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the loss summed over the images, each as often as it counts, and what they count together."""
         losses, counts = self._of_each(logits, targets)
         if targets.weights is not None:
             losses, counts = losses * targets.weights, counts * targets.weights
-        return losses.sum() / counts.sum()
+        return losses.sum(), counts.sum()
 
     def _of_each(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the loss `(B,)` of each image, weighted by its classes, and the weights `(B,)`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,6 +49,16 @@ class Backbone:
         return self.module(views.to(self.dtype))
 
 
+Outputs = Callable[[Views, Backbone, Sequence[Tensor], int], Iterator[Tensor]]
+"""Yields what a backbone makes of each batch of samples, as they are seen in an epoch."""
+
+
+def outputs(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    """Yield what `backbone` makes of each of the `batches`, one after the other, while the next one is fetched."""
+    for index in announced(views, batches, epoch):
+        yield backbone(views.inputs(index, epoch))
+
+
 class Passing:
     """The features of a split where none are kept: computed whenever they are asked for, they are the same."""
 
@@ -64,18 +74,20 @@ class Passing:
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch the samples at `index`, which are asked for soon."""
-        batches = _filled(index, self.labels.device)
+        batches = filled(index, self.labels.device)
         self._coming.put(index, lambda: batches)
         self._views.expect(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
-        batches = self._coming.take(index) or _filled(index, self.labels.device)
+        batches = self._coming.take(index) or filled(index, self.labels.device)
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, device=self.labels.device)
 
-        found, channels_last = _compute(self._views, self._backbone(), batches, len(index), epoch, allocate)
+        made = outputs(self._views, self._backbone(), batches, epoch)
+        found, channels_last = _collect(made, len(index), allocate)
+        self._views.seen -= sum(map(len, batches)) - len(index)  # what fills the last batch up was not asked for
         return found.permute(0, 3, 1, 2) if channels_last else found
 
 
@@ -94,12 +106,13 @@ class Features:
         room: Room,
         identity: Mapping[str, Any],
         about: str,
+        outputs: Outputs | None = outputs,
     ) -> None:
         """Take features from `store`, where `backbone` puts them if they are missing.
 
         `identity` says what they depend on beside the number of the view, `about` says it to people.
         Those of a view lie on the device if there is room, and the pixels make it for them. Where there is none at all,
-        they are computed whenever they are asked for.
+        they are computed whenever they are asked for. Without `outputs` another process puts them into the store.
         """
         self.labels = views.labels
         self._views = views
@@ -108,6 +121,7 @@ class Features:
         self._identity = identity
         self._room = room
         self._about = about
+        self._outputs = outputs
         self._held: tuple[int, Tensor | Rows | None] | None = None
         """The number of a view and its features, None where there is no room for them."""
         self._channels_last = False
@@ -122,15 +136,20 @@ class Features:
             else:
                 expect(self._held[1], index)
 
-    def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+    def prepare(self, epoch: int) -> Tensor | Rows | None:
+        """Return the features of all samples as they are seen in `epoch`; None where there is no room for them."""
         view = self._views.view_of(epoch)
         if self._held is None or self._held[0] != view:
             self._held = None  # before the next ones: two epochs at once may not fit
             self._held = (view, self._fetch(epoch))
-        if self._held[1] is None:
+        return self._held[1]
+
+    def inputs(self, index: Tensor, epoch: int) -> Tensor:
+        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        held = self.prepare(epoch)
+        if held is None:
             return self._passing.inputs(index, epoch)
-        found = rows(self._held[1], index, self.labels.device).float()
+        found = rows(held, index, self.labels.device).float()
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 
     def _fetch(self, epoch: int) -> Tensor | Rows | None:
@@ -145,7 +164,7 @@ class Features:
         def make(writer: Writer) -> dict[str, Any]:
             return self._compute(writer, epoch)
 
-        if self._full and not self._store.has("features", key):
+        if (self._full or self._outputs is None) and not self._store.has("features", key):
             return None
         with interrupts.welcome():
             try:
@@ -165,9 +184,11 @@ class Features:
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
         count = len(self.labels)
-        batches = _filled(torch.arange(count), self.labels.device)
+        batches = filled(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)
-        _, channels_last = _compute(self._views, self._backbone(), batches, count, epoch, allocate)
+        made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
+        _, channels_last = _collect(made, count, allocate)
+        self._views.seen -= sum(map(len, batches)) - count
         return {"channels_last": channels_last}
 
 
@@ -182,6 +203,10 @@ class Part:
         self.labels = labels
         self._features, self._rows = features, rows
         self._coming = Prefetch[Tensor]()
+
+    def prepare(self, epoch: int) -> None:
+        """Have those of the larger split fetched as they are seen in `epoch`."""
+        self._features.prepare(epoch)
 
     def expect(self, index: Tensor, epoch: int) -> None:
         """Begin to fetch the features of the samples at `index`, which are asked for soon."""
@@ -204,28 +229,22 @@ def batch_size(device: torch.device) -> int:
     return _BATCH.get(device.type, _BATCH_ELSEWHERE)
 
 
-def _filled(index: Tensor, device: torch.device) -> list[Tensor]:
+def filled(index: Tensor, device: torch.device) -> list[Tensor]:
     """Return the samples at `index` in batches of the one size, the last filled up with the last sample."""
     size = batch_size(device)
     return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
 
 
-def _compute(
-    views: Views,
-    backbone: Backbone,
-    batches: Sequence[Tensor],
-    count: int,
-    epoch: int,
-    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+def _collect(
+    outputs: Iterator[Tensor], count: int, allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Return the features of the first `count` samples of `batches`, and whether they lie there with channels last.
+    """Return the first `count` rows of `outputs` as one tensor, and whether they lie there with channels last.
 
     `allocate` returns the tensor that they are written into, given its shape and their type.
     """
     found: Tensor | None = None
     start, channels_last = 0, False
-    for index in announced(views, batches, epoch):
-        output = backbone(views.inputs(index, epoch))
+    for output in outputs:
         if found is None:
             channels_last = _are_channels_last(output)
         rows = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
@@ -235,7 +254,6 @@ def _compute(
         start += len(rows)
         mapped.release(found)
     assert found is not None
-    views.seen -= sum(map(len, batches)) - count  # what fills the last batch up was not asked for
     return found, channels_last
 
 

@@ -96,12 +96,12 @@ def steps(
         if head is not None:
             with gradient.threads_for(head, len(inputs)):
                 loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
-                _update(part.network, optimizer, recipe)
+                update(part.network, optimizer, recipe)
         else:
             optimizer.zero_grad(set_to_none=True)
             weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
             loss, logits = _by_autograd(part, inputs, labels, weights, recipe, step)
-            _update(part.network, optimizer, recipe)
+            update(part.network, optimizer, recipe)
         yield Step(logits, labels, loss)
 
 
@@ -136,16 +136,22 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
 def _by_autograd(
     part: TrainedPart, inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int
 ) -> tuple[Tensor, Tensor]:
+    mixed, targets = mix(inputs, labels, weights, recipe, step)
+    return gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
+
+
+def mix(inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int) -> tuple[Tensor, Targets]:
+    """Return inputs `(B, ...)`, each mixed with the one before it where the recipe says so, and their targets."""
     mixed, partners, share = mixup.mix(
         inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
     if weights is not None:
         weights = share * weights + (1 - share) * weights.roll(1)
-    targets = Targets(labels, partners, share, recipe.label_smoothing, weights)
-    return gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
+    return mixed, Targets(labels, partners, share, recipe.label_smoothing, weights)
 
 
-def _update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+def update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    """Have what `network` learns take a step along its gradients, which are clipped first where the recipe says so."""
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
     optimizer.step()

@@ -1,0 +1,138 @@
+"""A process that makes the steps of a run with others: it does what the first one says, and records nothing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from frostline.core import background
+from frostline.core.config import Config
+from frostline.models.freezing import Guard
+from frostline.report.terminal import Screen
+from frostline.runs import frost_line
+from frostline.runs.setup import Setup, assemble
+from frostline.runs.split_views import look
+from frostline.runs.train import learner_of
+from frostline.store import hashing
+from frostline.training import data_parallel, ranks, schedule, state
+from frostline.training.dataset import batches, sampled
+from frostline.training.features import filled
+from frostline.training.ranks import Compute, Join, MakeSteps, Order, Origin, Ranks, TakeOver
+from frostline.training.schedule import span_of
+from frostline.training.state import Learner
+from frostline.training.steps import TrainedPart
+
+
+@contextmanager
+def others(setup: Setup, learner: Learner, folder: Path) -> Iterator[Setup]:
+    """Give the block a setup that has the other processes of a run on several devices, which are there that long."""
+    config = setup.config
+    if config.devices == 1:
+        yield setup
+        return
+    model = replace(config.model, weights=setup.weights)
+    config = replace(config, model=model, threads=torch.get_num_threads())
+    found = Ranks(functools.partial(follow, config, folder), config.devices, load=__name__)
+    try:
+        found.join(learner, setup.device, origin(setup))
+        yield replace(setup, ranks=found)
+    finally:
+        found.close()
+
+
+def origin(setup: Setup) -> Origin:
+    """Return what the processes of a run have to begin with alike."""
+    return Origin(setup.data.fingerprint, hashing.of_tensors(setup.model.module.state_dict(keep_vars=True)))
+
+
+def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:
+    """Follow the orders that come through `pipe` until its other end is gone, and tell it what keeps it from that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process hears them too, and decides
+        signal.signal(number, signal.SIG_IGN)
+    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                orders.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    try:
+        follower = Follower(_own(config, rank), folder)
+        pipe.send(origin(follower.setup))
+        background.start(listen, name="orders", died=lambda error: os._exit(1))
+        while True:
+            follower.obey(orders.get(), rank)
+    except Exception as error:
+        pipe.send(error)
+    os._exit(1)
+
+
+def _own(config: Config, rank: int) -> Config:
+    """Return the config with the device of this process."""
+    return config if config.device == "cpu" else replace(config, device=f"cuda:{rank}")
+
+
+class Follower:
+    """Owner of the network of a process that follows."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        """Be where the first process is before its first step."""
+        self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
+        self._learner = replace(learner_of(self.setup), ema=None)
+        self._images, self._guard = look(self.setup), Guard(self.setup.model.module)
+        self._part: tuple[int, TrainedPart] | None = None
+
+    def obey(self, order: Order, rank: int) -> None:
+        """Do what the first process says."""
+        if isinstance(order, Join):
+            ranks.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
+        elif isinstance(order, TakeOver):
+            self._guard.check()
+            state.restore(self._learner, ranks.received(order, self.setup.device), order.facts)
+            self._guard, self._part = Guard(self.setup.model.module), None
+        elif isinstance(order, MakeSteps):
+            self._make(order)
+        else:
+            self._compute(order)
+
+    def _make(self, order: MakeSteps) -> None:
+        setup, recipe, labels = self.setup, self.setup.recipe, self.setup.data.train.labels
+        slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
+        every = sampled(labels, recipe.sampling, recipe.seed, order.epoch)
+        start = order.first - (order.epoch - 1) * len(slices)
+        indices = [every[batch] for batch in slices[start : start + order.count]]
+        span = span_of(setup.timeline, order.first)
+        part, optimizer = self._entered(span.phase), self._learner.optimizer
+        made = data_parallel.steps(part, indices, optimizer, recipe, epoch=order.epoch, first=order.first)
+        for step in range(order.first, order.first + order.count):
+            total = setup.config.epochs * setup.steps_per_epoch
+            schedule.set_lr_of_step(optimizer, setup.config.schedule, setup.config.lr, step, span, total)
+            next(made)
+        self._guard.glance()
+
+    def _entered(self, phase: int) -> TrainedPart:
+        if self._part is None or self._part[0] != phase:
+            self._guard.check()
+            self._part = phase, frost_line.part(self.setup, phase, self._images, None)
+            self._guard.watch()
+        self.setup.enter(phase)  # features may have been computed below the line of another one
+        return self._part[1]
+
+    def _compute(self, order: Compute) -> None:
+        views = getattr(self._images, order.split)
+        backbone = frost_line.draw(self.setup, order.phase, self._images).below
+        every = torch.arange(len(views.labels))
+        assert backbone is not None
+        data_parallel.send(views, backbone(), filled(every, self.setup.device), order.epoch)

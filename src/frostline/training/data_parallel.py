@@ -1,0 +1,126 @@
+"""Training steps that several processes make together, each with its share of every batch, on a device of its own.
+
+Losses and gradients are summed over the shares and divided by what all samples count: they are those of the batch, to
+rounding, however uneven the shares. Each process then takes the same step, so that all have the same weights. Nothing
+is summed while gradients are still computed: the order of the sums, and with it the last bits, depends on nothing but
+the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from frostline.core.machine import mixed
+from frostline.core.randomness import address
+from frostline.data.views import Views
+from frostline.training.criterion import Targets
+from frostline.training.dataset import announced
+from frostline.training.features import Backbone
+from frostline.training.one_batch import OneBatch, Share
+from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout, update
+
+_AT_ONCE = 2**26  # numbers that are summed at once: 256 MB
+
+
+def steps(
+    part: TrainedPart,
+    indices: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    epoch: int,
+    first: int,
+) -> Iterator[Step]:
+    """Yield what `steps.steps` yields, each step on a whole batch; every process of the group calls it with the same.
+
+    A batch of fewer samples than there are processes is seen by each of them as a whole.
+    """
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    shares = [Share.of(len(index), rank, ranks) for index in indices]
+    partners = bool(recipe.mixup or recipe.cutmix)
+    mine = [index[_rows(share, partner=partners)] for share, index in zip(shares, indices, strict=True)]
+    together = max(part.train.at_once * ranks // recipe.batch_size, 1)
+    for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
+        step, share, device = first + number, shares[number], labels.device
+        seed_dropout(device, address(recipe.seed, "step", step))
+        optimizer.zero_grad(set_to_none=True)
+        weights = None if part.weights is None else part.weights[mine[number].to(device)]
+        inputs, targets = mix(inputs, labels, weights, recipe, step)
+        if partners and not share.whole:
+            inputs, targets = _without_first(inputs, targets)
+        loss, logits = _summed(part, inputs, targets, share, recipe)
+        update(part.network, optimizer, recipe)
+        yield Step(logits, part.train.labels[indices[number].to(device)], loss)
+
+
+def _rows(share: Share, *, partner: bool) -> Tensor:
+    """Return the places of a share in its batch; before them that of the first one's `partner` in mixing."""
+    start = share.start - 1 if partner and not share.whole else share.start
+    return torch.arange(start, share.stop) % share.size
+
+
+def _without_first(inputs: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+    """Return what is mixed but for the first, which was there for the second to be mixed with."""
+    weights = None if targets.weights is None else targets.weights[1:]
+    return inputs[1:], replace(targets, labels=targets.labels[1:], partners=targets.partners[1:], weights=weights)
+
+
+def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return loss and logits `(B, classes)` of the whole batch, and leave its gradient with the parameters."""
+    with mixed(inputs.device, part.autocast), OneBatch(share):
+        logits = part.network(inputs).float()
+    total, count = recipe.criterion.sums(logits, targets)
+    total.backward()
+    gradients = [p.grad for p in part.network.parameters() if p.grad is not None]
+    every = logits.new_zeros(share.size, logits.shape[1])
+    if not share.whole or dist.get_rank() == 0:
+        every[share.start : share.stop] = logits.detach()
+    sums = torch.stack([total.detach(), count])
+    sum_over_processes([*gradients, every, sums])
+    torch._foreach_div_(gradients, sums[1])
+    return sums[0] / sums[1], every
+
+
+@torch.no_grad()
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each of some tensors by its sum over all processes, which have tensors of the same shapes."""
+    waiting: list[Tensor] = []
+    for number, tensor in enumerate(tensors, 1):
+        waiting.append(tensor)
+        if number == len(tensors) or sum(map(torch.numel, waiting)) >= _AT_ONCE:
+            flat = torch.cat([one.flatten() for one in waiting])
+            dist.all_reduce(flat)
+            for one, found in zip(waiting, flat.split([*map(torch.numel, waiting)]), strict=True):
+                one.copy_(found.view_as(one))
+            waiting = []
+
+
+def gathered(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    """Yield what `features.outputs` yields, while the other processes `send` theirs: each computes its turn."""
+    ranks = dist.get_world_size()
+    numbers = iter(range(len(batches)))
+    for index in announced(views, batches[::ranks], epoch):
+        output = backbone(views.inputs(index, epoch))
+        next(numbers)
+        yield output
+        for rank, number in zip(range(1, ranks), numbers, strict=False):
+            theirs = torch.empty_like(output)
+            dist.recv(_dense(theirs), rank)
+            views.seen += len(batches[number])
+            yield theirs
+
+
+def send(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> None:
+    """Send the first process what this one has to compute of `batches`."""
+    for index in announced(views, batches[dist.get_rank() :: dist.get_world_size()], epoch):
+        dist.send(_dense(backbone(views.inputs(index, epoch))), 0)
+
+
+def _dense(output: Tensor) -> Tensor:
+    """Return the same memory as a contiguous tensor, with channels last where they lie so."""
+    return output if output.is_contiguous() else output.permute(0, 2, 3, 1)

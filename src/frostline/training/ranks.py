@@ -1,0 +1,297 @@
+"""The processes that make the steps of one run together, seen from the first of them, which decides and records.
+
+The others hold the same network, one on each device, and do what they are told through a pipe: to take over a state, to
+make some steps, to compute some features. So what decides how a run goes is there once, and none of them ever waits for
+anything but the next order or the work that all do at that moment. They end when the first one does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+from frostline.core import background
+from frostline.data.views import Views
+from frostline.training import data_parallel, gradient, state
+from frostline.training.features import Backbone, Features, Outputs, Part
+from frostline.training.state import Learner, Progress
+from frostline.training.steps import Alone, Recipe, Step, TrainedPart
+
+_PATIENCE = timedelta(minutes=10)
+"""For the others in the middle of what all do: an epoch's first step may have to decode, say."""
+_PARTING = 5.0  # seconds within which a process that is gone is noticed
+
+
+class RankDied(RuntimeError):
+    """One of the processes of a run is gone, and why."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Become part of the group that meets in a file."""
+
+    meeting: str
+    ranks: int
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Receive a state, of which this is said beforehand."""
+
+    tensors: Mapping[str, tuple[torch.Size, torch.dtype, str]]
+    """Shape, type and kind of device of each tensor by name, in the order in which they come."""
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MakeSteps:
+    """Make so many steps of an epoch, the first of which has this number in the run."""
+
+    epoch: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Compute a share of the features of a split, as it is seen in an epoch, below the line of a phase."""
+
+    phase: int
+    split: str
+    epoch: int
+
+
+Order = Join | TakeOver | MakeSteps | Compute
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all processes of a run have to begin with alike."""
+
+    data: str
+    """The fingerprint of the data."""
+    weights: str
+    """The sha256 of the network's tensors, before anything is learned."""
+
+
+class Ranks:
+    """Owner of the other processes of a run."""
+
+    def __init__(self, follow: Callable[[Connection, int], None], count: int, *, load: str) -> None:
+        """Start `count - 1` processes that call `follow` with the pipe to this one and their rank, from 1.
+
+        Each is forked from a process that has loaded the module `load` and nothing else, as CUDA survives no fork.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([load])
+        self._closed = False
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(1, count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=follow, args=(theirs, rank), name=f"rank {rank}", daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        self._learner: Learner | None = None
+        self._stale = True
+
+    def join(self, learner: Learner, device: torch.device, origin: Origin) -> None:
+        """Have all be a group that learns what `learner` does; raises what keeps one of them from it.
+
+        RankDied where one has come to another `origin`.
+        """
+        self._learner = replace(learner, ema=None)
+        for rank, pipe in enumerate(self._pipes, 1):
+            if pipe not in wait([pipe, self._processes[rank - 1].sentinel]):
+                raise self._failure() or RankDied(self._epitaph(rank))
+            theirs = self._heard(rank)
+            if isinstance(theirs, BaseException):
+                raise theirs
+            if theirs != origin:
+                raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = str(Path(folder) / "meeting")
+            self._send(Join(meeting, len(self)))
+            with self.heard():
+                meet(meeting, rank=0, ranks=len(self), device=device)
+        if device.type == "cuda":
+            background.start(self._watch, name="ranks", died=lambda error: None)
+
+    def __len__(self) -> int:
+        """Return how many processes there are, this one included."""
+        return len(self._pipes) + 1
+
+    def order(self, order: Order) -> None:
+        """Tell the others what to do next; they are brought to where this one is first, if it went on without them."""
+        if self._stale:
+            self._stale = False
+            self._bring()
+        self._send(order)
+
+    def went_on(self) -> None:
+        """Note that this process has learned something by itself."""
+        self._stale = True
+
+    def outputs(self, phase: int, split: str) -> Outputs:
+        """Return who computes the features of a split below the line of a phase: all, each some batches."""
+
+        def together(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+            self.order(Compute(phase, split, epoch))
+            with self.heard():
+                yield from data_parallel.gathered(views, backbone, batches, epoch)
+
+        return together
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Raise, where the block fails since another process did, what became of that one."""
+        try:
+            yield
+        except RuntimeError as error:  # as gloo and NCCL raise where a connection is gone
+            if (failure := self._failure()) is not None:
+                raise failure from error
+            raise
+
+    def close(self) -> None:
+        """Let the others go, which have nothing to lose."""
+        self._closed = True
+        for process in self._processes:
+            process.kill()
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        _leave()
+
+    def _bring(self) -> None:
+        """Have the others take over what this process has learned so far."""
+        assert self._learner is not None
+        tensors, facts = state.capture(self._learner, Progress())
+        told = {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
+        self._send(TakeOver(told, facts))
+        with self.heard():
+            for tensor in tensors.values():
+                dist.broadcast(tensor.detach().contiguous(), 0)
+
+    def _send(self, order: Order) -> None:
+        for pipe in self._pipes:
+            try:
+                pipe.send(order)
+            except OSError as error:
+                raise self._failure() or RankDied("a process of the run does not listen") from error
+
+    def _heard(self, rank: int) -> Any:
+        """Return what a process says, which is there to be read or gone."""
+        try:
+            return self._pipes[rank - 1].recv()
+        except (EOFError, OSError):
+            return RankDied(self._epitaph(rank))
+
+    def _failure(self) -> BaseException | None:
+        """Return what became of the process that failed first, None where all are as they should be.
+
+        One that fails takes the others with it, which then tell of a lost connection alone.
+        """
+        said = {}
+        waiting = dict(zip(self._pipes, range(1, len(self)), strict=True))
+        while waiting and (ready := wait(list(waiting), _PARTING)):
+            for pipe in ready:
+                rank = waiting.pop(pipe)  # type: ignore[call-overload]
+                said[rank] = self._heard(rank)
+        failures = [one for one in said.values() if isinstance(one, BaseException)]
+        return min(failures, key=_is_of_another, default=None)
+
+    def _epitaph(self, rank: int) -> str:
+        process = self._processes[rank - 1]
+        process.join(_PARTING)
+        who, code = f"process {rank + 1} of {len(self)}", process.exitcode
+        if code is None or code >= 0:
+            return f"{who} hung up" if code is None else f"{who} exited with status {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"{who} was killed by signal {-code}{hint}"
+
+    def _watch(self) -> None:
+        """End what waits for a process that is gone, which NCCL would do in ten minutes."""
+        wait([process.sentinel for process in self._processes])
+        if not self._closed:
+            dist.group.WORLD.abort()  # type: ignore[union-attr]
+
+
+def _leave() -> None:
+    """Leave the group, whose others are gone."""
+    if dist.is_initialized():
+        if dist.get_backend(dist.group.WORLD) != "gloo":
+            dist.group.WORLD.abort()  # type: ignore[union-attr]
+        dist.destroy_process_group()
+
+
+def _is_of_another(error: BaseException) -> bool:
+    """Return whether an error says no more than that a connection to another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def meet(meeting: str, *, rank: int, ranks: int, device: torch.device) -> None:
+    """Make this process part of the group of `ranks` that meets in a file: NCCL on cards, gloo elsewhere."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine, whose name may lead nowhere
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=FileStore(meeting, ranks), rank=rank, world_size=ranks, timeout=_PATIENCE)
+
+
+class Shared:
+    """Makes the steps of a run together with the other processes; a head on features that are kept is trained here.
+
+    The step of such a head takes less time than to speak of it.
+    """
+
+    together = 1
+
+    def __init__(self, ranks: Ranks, optimizer: torch.optim.Optimizer, recipe: Recipe, views: Views) -> None:
+        """Have `optimizer` learn what it holds; `views` counts the training images, whoever sees them."""
+        self._ranks, self._optimizer, self._recipe, self._views = ranks, optimizer, recipe, views
+        self._alone = Alone(optimizer, recipe)
+
+    def made(self, epoch: int) -> None:
+        """Return nothing: no epoch was made before."""
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Yield a step on each of the batches at `indices`."""
+        if isinstance(part.train, Features | Part):
+            part.train.prepare(epoch)  # while the others are free for it
+        if part.train.known and gradient.linear_of(part.network) is not None:
+            self._ranks.went_on()
+            return self._alone.steps(part, indices, epoch, first)
+        return self._together(part, indices, epoch, first)
+
+    def _together(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        self._ranks.order(MakeSteps(epoch, first, len(indices)))
+        seen = self._views.seen
+        with self._ranks.heard():
+            for step in data_parallel.steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first):
+                seen += len(step.labels)
+                if not part.train.known:
+                    self._views.seen = seen
+                yield step
+
+
+def received(order: TakeOver, device: torch.device) -> dict[str, Tensor]:
+    """Return the tensors of a state that the first process sends."""
+    found = {}
+    for name, (shape, dtype, kind) in order.tensors.items():
+        found[name] = torch.empty(shape, dtype=dtype, device=device if kind == device.type else kind)
+        dist.broadcast(found[name], 0)
+    return found

@@ -98,7 +98,7 @@ class Ranks:
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([load])
-        self._closed = False
+        self._closed, self._folder = False, tempfile.TemporaryDirectory()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(1, count):
@@ -125,11 +125,10 @@ class Ranks:
                 raise theirs
             if theirs != origin:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
-        with tempfile.TemporaryDirectory() as folder:
-            meeting = str(Path(folder) / "meeting")
-            self._send(Join(meeting, len(self)))
-            with self.heard():
-                meet(meeting, rank=0, ranks=len(self), device=device)
+        meeting = str(Path(self._folder.name) / "meeting")
+        self._send(Join(meeting, len(self)))
+        with self.heard():
+            meet(meeting, rank=0, ranks=len(self), device=device)
         if device.type == "cuda":
             background.start(self._watch, name="ranks", died=lambda error: None)
 
@@ -177,6 +176,7 @@ class Ranks:
         for pipe in self._pipes:
             pipe.close()
         _leave()
+        self._folder.cleanup()
 
     def _bring(self) -> None:
         """Have the others take over what this process has learned so far."""

@@ -17,7 +17,7 @@ from frostline import commands
 from frostline.core import interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import explain, unreadable
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
 
@@ -31,6 +31,7 @@ def main() -> None:
     with _one_line():
         if len(sys.argv) > 1 and sys.argv[1] in commands.names():
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
+        sys.argv[1:] = torchrun.once(sys.argv[1:], os.environ)
         if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
             others = [argument for argument in sys.argv[1:] if argument not in again]
             named = [argument.removeprefix("rerun=") for argument in again]

@@ -29,7 +29,7 @@ class FrostlineLauncherConf:
 
     _target_: str = "hydra_plugins.frostline_launcher.FrostlineLauncher"
     workers: int | None = None
-    """Processes that run jobs at the same time; null for one per GPU, or one on a CPU."""
+    """How many run jobs at the same time; null for one per GPU, or per `devices` of them, or one on a CPU."""
     job_timeout: float | None = 1800.0
     """Kill a job whose main thread has not moved for so many seconds; null for never."""
     retries: int = 1
@@ -57,9 +57,12 @@ class FrostlineLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
-    def start(self, *, gpus: bool = True, errands: Sequence[Errand] = ()) -> Pool:
-        """Start the workers, which see to their `errands` at once, and return them; `close` ends them."""
-        self.pool = Pool(places(self.workers, gpus=gpus), limit=self.job_timeout, errands=errands)
+    def start(self, *, gpus: bool = True, each: int = 1, errands: Sequence[Errand] = ()) -> Pool:
+        """Start the workers, which see to their `errands` at once, and return them; `close` ends them.
+
+        Where they have `gpus`, each has so many.
+        """
+        self.pool = Pool(places(self.workers, gpus=gpus, each=each), limit=self.job_timeout, errands=errands)
         return self.pool
 
     def close(self, *, now: bool = False) -> None:

@@ -125,9 +125,13 @@ class _Again:
 
 def _here(config: Config) -> dict[str, object]:
     """Return what is known before the run of what it will stand on."""
-    machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     device = machine.device(config.device)
-    return flatten({**provenance.software([]), **provenance.hardware(device)})
+    machine.prepare_torch(
+        deterministic=config.deterministic,
+        threads=config.threads,
+        processes=config.devices if device.type == "cpu" else 1,
+    )
+    return flatten({**provenance.software([]), **provenance.hardware(device, config.devices)})
 
 
 def _plain(report: Report) -> dict[str, object]:

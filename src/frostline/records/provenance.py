@@ -77,14 +77,18 @@ def packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Return topic `hardware`: the device with its driver and libraries, the CPU with its instructions and threads."""
+def hardware(device: torch.device, devices: int = 1) -> dict[str, Any]:
+    """Return topic `hardware`: the device with its driver and libraries, the CPU with its instructions and threads.
+
+    Of several `devices` it is said how many there were.
+    """
     import torch
 
     gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else "cpu"
     return {
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+            "device": name if devices == 1 else f"{devices} x {name}",
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))) if gpu else None,
             "driver": _driver() if gpu else None,
             "cuda": torch.version.cuda if gpu else None,

@@ -175,7 +175,7 @@ def describe(setup: Setup, name: str) -> Plan:
         interpolation=setup.model.input.interpolation,
         cut_from=data.cut_from,
         batch_size=config.batch_size,
-        device=machine.device_name(setup.device),
+        device=_device(setup),
         precision=str(setup.autocast or torch.float32).removeprefix("torch."),
         deterministic=config.deterministic,
         parameters=sum(p.numel() for p in module.parameters()),
@@ -193,6 +193,12 @@ def describe(setup: Setup, name: str) -> Plan:
         ),
         uncut=_uncut(setup),
     )
+
+
+def _device(setup: Setup) -> str:
+    """Return the device, and how many of its kind share every batch."""
+    name, devices = machine.device_name(setup.device), setup.config.devices
+    return name if devices == 1 else f"{devices} x {name}"
 
 
 def _loss(config: Config) -> str:

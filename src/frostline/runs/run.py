@@ -239,7 +239,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
         "weights": {"initial": initial, "final": None},
-        **provenance.hardware(setup.device),
+        **provenance.hardware(setup.device, setup.config.devices),
         **provenance.settings(setup.autocast),
     }
     provenance.write(folder, facts)

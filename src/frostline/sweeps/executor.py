@@ -51,10 +51,11 @@ class Workers:
         self._jobs: list[Overrides] = []
 
     def start(self, config: Config) -> None:
-        """Start the workers; a device that is named is everybody's, others get a GPU each."""
+        """Start the workers; a device that is named is everybody's, others get a GPU each, or `devices` of them."""
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
         gpus = config.device in ("auto", "cuda")
-        self._pool = self._launcher.start(gpus=gpus, errands=[Errand(importlib.import_module, ("frostline.runs.run",))])
+        errand = Errand(importlib.import_module, ("frostline.runs.run",))
+        self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Have the first worker call the function."""

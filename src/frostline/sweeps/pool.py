@@ -255,14 +255,16 @@ def _unheard(error: Exception) -> None:
     notices.tell(f"What a worker prints is shown no more ({type(error).__name__}: {error})")
 
 
-def places(workers: int | None, *, gpus: bool) -> list[dict[str, str]]:
+def places(workers: int | None, *, gpus: bool, each: int = 1) -> list[dict[str, str]]:
     """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
 
-    `workers` None stands for one per GPU, or one on a CPU. Those that share a device are told how many they are.
+    `each` worker gets so many GPUs, or all where there are fewer. `workers` None stands for as many as there are GPUs
+    for, or one on a CPU. Those that share devices are told how many they are.
     """
     cards = _cards() if gpus else []
-    count = workers or max(len(cards), 1)
-    mine = [{"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {} for number in range(count)]
+    shares = [",".join(cards[start : start + each]) for start in range(0, max(len(cards) - each, 0) + 1, each)]
+    count = workers or len(shares)
+    mine = [{"CUDA_VISIBLE_DEVICES": shares[number % len(shares)]} if cards else {} for number in range(count)]
     return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
 
 

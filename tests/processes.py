@@ -28,7 +28,7 @@ def together(count: int, function: Callable[[], T], folder: Path) -> list[T]:
         process.start()
         theirs.close()
         processes.append(process)
-    found = [pickle.loads(ours.recv_bytes()) for ours, _ in pipes]
+    found: list[T] = [pickle.loads(ours.recv_bytes()) for ours, _ in pipes]
     for process in processes:
         process.kill()
         process.join()

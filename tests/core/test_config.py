@@ -68,6 +68,7 @@ BAD: dict[str, list[Any]] = {
         2,
         [1.0, 2.0],
     ],
+    "devices": [0, -1, 33],
     "train.sampling": ["random"],
     "train.label_smoothing": [nan, 1.0, -0.1],
     "train.clip_norm": [nan, inf, 0.0, -1.0],
@@ -114,6 +115,20 @@ def test_the_defaults_are_a_config() -> None:
     assert asdict(config)["train"] == defaults()["train"]
     assert is_dataclass(config.freeze_mode.phases[1].rules[0])
     assert config.freeze_mode.phases[1].stepwise
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("device", "cuda:1", "cuda, auto or cpu with devices=2, as a single card is named"),
+        ("compile", "on", "auto or off with devices=2: what is trained on several is not compiled"),
+        ("batch_size", 1, "at most batch_size=1: each has a share of it"),
+    ],
+)
+def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, expected: str) -> None:
+    parse({**defaults(), "devices": 2})
+    wrong = ("devices", 2) if key == "batch_size" else (key, value)
+    assert refusal({**changed(key, value), "devices": 2}) == f"{wrong[0]}={wrong[1]}: expected {expected}"
 
 
 def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
@@ -276,6 +291,7 @@ IGNORED = (
     *(
         "experiment_name",
         "device",
+        "devices",
         "resume",
         "dry_run",
         "checkpoint.every_seconds",

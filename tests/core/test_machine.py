@@ -125,6 +125,29 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
 
 
+def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:
+    machine.require_devices("cpu", 8)
+    machine.require_devices("auto", 1)
+    with pytest.raises(
+        UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
+    ):
+        machine.require_devices("auto", 2)
+    gpus[0] = 2
+    machine.require_devices("cuda", 2)
+    with pytest.raises(UserError, match=r"^devices=3: expected at most 2, as many cards as this run may use; "):
+        machine.require_devices("cuda", 3)
+
+
+def test_processes_of_a_run_share_the_threads_that_torch_takes_by_itself() -> None:
+    machine.prepare_torch(deterministic=False, threads=None)
+    own = torch.get_num_threads()
+    machine.prepare_torch(deterministic=False, threads=None, processes=2)
+    assert torch.get_num_threads() == max(1, own // 2)
+    machine.prepare_torch(deterministic=False, threads=own + 1, processes=2)
+    assert torch.get_num_threads() == own + 1
+    machine.prepare_torch(deterministic=False, threads=None)
+
+
 def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
     machine.prepare_torch(deterministic=False, threads=None)
     own = torch.get_num_threads()

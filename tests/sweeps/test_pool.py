@@ -67,3 +67,12 @@ def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytes
     shared, alone, again = pool.places(3, gpus=True)
     assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", pool.SHARING: "2"}
     assert alone == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    one, other = pool.places(None, gpus=True, each=2)
+    assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
+    assert pool.places(None, gpus=True, each=8) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3,4"}]  # too few, as the run says
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.places(2, gpus=True, each=2) == [{pool.SHARING: "2"}] * 2

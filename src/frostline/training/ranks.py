@@ -116,16 +116,14 @@ class Ranks:
 
         RankDied where one has come to another `origin`.
         """
-        self._learner = replace(learner, ema=None)
-        for rank, pipe in enumerate(self._pipes, 1):
-            if pipe not in wait([pipe, self._processes[rank - 1].sentinel]):
-                raise self._failure() or RankDied(self._epitaph(rank))
+        for rank in range(1, len(self)):
             theirs = self._heard(rank)
             if isinstance(theirs, BaseException):
                 raise theirs
             if theirs != origin:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
         meeting = str(Path(self._folder.name) / "meeting")
+        self._learner = replace(learner, ema=None)
         self._send(Join(meeting, len(self)))
         with self.heard():
             meet(meeting, rank=0, ranks=len(self), device=device)

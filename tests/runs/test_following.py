@@ -1,0 +1,168 @@
+"""A run on several devices is the run on one, to rounding: the same views and records; what ends it is said."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from frostline.core.errors import UserError
+from frostline.core.interrupts import Terminated
+from frostline.data import loading
+from frostline.records import layout, provenance
+from frostline.records.recording import Record
+from frostline.runs import following
+from frostline.runs.run import execute
+from frostline.training import checkpoint, checkpoint_timing
+from frostline.training.features import Backbone
+from frostline.training.ranks import Origin, RankDied, Ranks
+from small import SMALL, Memory, Told, compose
+
+BACKBONE = "cost/backbone_images"
+STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
+RUN = (*SMALL, "device=cpu", "epochs=2", *STEADY)
+PARTLY = (*RUN, "freeze=last_stage", "augment=standard", "train.ema_decay=0.5", "train.class_weights=balanced")
+BY_PHASES = (*RUN, "freeze=lp_ft", "freeze_mode.norm_stats=frozen", "optimizer.options={momentum:0.9}")
+
+
+@dataclass
+class Ran:
+    """What a run left."""
+
+    epochs: list[dict[str, Any]]
+    weights: dict[str, Tensor]
+    metrics: dict[str, float]
+    record: Memory
+    said: list[str]
+    computed: int
+    """Batches that the first process put through frozen stages."""
+
+
+class Watched(Told):
+    """A screen that is asked before every step."""
+
+    def __init__(self, before_step: Callable[[float], object]) -> None:
+        super().__init__()
+        self._before_step = before_step
+
+    def advance(self, epochs: float) -> None:
+        self._before_step(epochs)
+
+
+def run(folder: Path, *overrides: str, before_step: Callable[[float], object] = lambda epochs: None) -> Ran:
+    """Carry out a run with a store of its own."""
+    folder.mkdir(exist_ok=True)
+    loading.forget()
+    provenance.write(folder, provenance.software([]))  # as a job does
+    record, screen, computed = Memory(), Watched(before_step), 0
+    call = Backbone.__call__
+
+    def counted(backbone: Backbone, views: Tensor) -> Tensor:
+        nonlocal computed
+        computed += 1
+        return call(backbone, views)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backbone, "__call__", counted)
+        config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
+        metrics, _ = execute(config, name="a run", folder=folder, record=cast(Record, record), screen=cast(Any, screen))
+    epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
+    return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Ran]:
+    """Return runs on one device."""
+    return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES)}
+
+
+def require_same(ran: Ran, other: Ran) -> None:
+    """Require two runs to be the same to rounding."""
+    assert [epoch.keys() for epoch in ran.epochs] == [epoch.keys() for epoch in other.epochs]
+    for mine, theirs in zip(ran.epochs, other.epochs, strict=True):
+        assert mine == pytest.approx(theirs, abs=2e-6)
+    for name, tensor in other.weights.items():
+        torch.testing.assert_close(ran.weights[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("options", "devices"), [(PARTLY, 3), (BY_PHASES, 2)], ids=["partly", "by phases"])
+def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
+    options: tuple[str, ...], devices: int, alone: dict[tuple[str, ...], Ran], tmp_path: Path
+) -> None:
+    ran, one = run(tmp_path, *options, f"devices={devices}"), alone[options]
+    require_same(ran, one)
+    assert [point[:2] for point in ran.record.points] == [point[:2] for point in one.record.points]
+    assert ran.record.files == one.record.files
+    assert ran.record.tags[layout.FROZEN_TAG] == one.record.tags[layout.FROZEN_TAG]
+    assert ran.record.tags[layout.DEVICE_TAG] == f"{devices} x cpu"
+    assert ran.metrics[BACKBONE] == one.metrics[BACKBONE]
+    assert ran.computed < one.computed  # the others compute the rest
+    assert not multiprocessing.active_children()
+
+
+def test_what_two_have_begun_one_goes_on_with(
+    alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def killed(*arguments: Any) -> Path:
+        save(*arguments)
+        raise Terminated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_timing, "_WORTH", 0)
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(Terminated):
+            run(tmp_path, *PARTLY, "devices=2")
+    ran = run(tmp_path, *PARTLY)
+    assert any(line.startswith("  goes on after epoch 1") for line in ran.said)
+    require_same(ran, alone[PARTLY])
+
+
+def test_a_process_that_is_killed_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    def kill(epochs: float) -> None:
+        if epochs > 0.5:
+            process, *_ = multiprocessing.active_children()
+            os.kill(cast(int, process.pid), signal.SIGKILL)
+
+    with pytest.raises(RankDied, match=r"^process \d of 3 was killed by signal 9 \(out of memory\?\)$"):
+        run(tmp_path, *PARTLY, "devices=3", before_step=kill)
+    assert not multiprocessing.active_children()
+
+
+def refuses(pipe: Connection, rank: int) -> None:
+    pipe.send(UserError("data.root=there: expected a folder"))
+
+
+def begins_elsewhere(pipe: Connection, rank: int) -> None:
+    pipe.send(Origin("other data", "weights"))
+
+
+@pytest.mark.parametrize(
+    ("follow", "error", "line"),
+    [
+        (refuses, UserError, "data.root=there: expected a folder"),
+        (begins_elsewhere, RankDied, "process 2 of 2 has other data or weights than the first"),
+        (os._exit, RankDied, "process 2 of 2 exited with status 1"),
+    ],
+)
+def test_what_keeps_a_process_from_following_is_what_the_run_raises(
+    follow: Callable[[Connection, int], None], error: type[Exception], line: str
+) -> None:
+    several = Ranks(follow, 2, load=following.__name__)
+    try:
+        with pytest.raises(error, match=f"^{line}$"):
+            several.join(cast(Any, None), torch.device("cpu"), Origin("data", "weights"))
+    finally:
+        several.close()

@@ -1,0 +1,84 @@
+"""Steps that processes make together are those of one, to rounding, and the same in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from frostline.training import data_parallel, steps
+from frostline.training.criterion import Criterion
+from frostline.training.dataset import InMemory, batches
+from frostline.training.one_batch import Share
+from frostline.training.steps import Recipe, Sums, TrainedPart
+from processes import together
+
+IMAGES, BATCH = 23, 7  # the last batch has two, fewer than some groups have processes
+Trained = tuple[dict[str, Tensor], tuple[float, float]]
+
+
+def network(layout: torch.memory_format) -> nn.Module:
+    """Return a network with all that looks at a whole batch or draws for it."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.3), nn.Conv2d(6, 6, 1), StochasticDepth(0.4, "row")]
+    top = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(6, 5)]
+    return nn.Sequential(*body, nn.Dropout2d(0.3), *top).double().to(memory_format=layout)
+
+
+def train(
+    make: Callable[..., Any], recipe: dict[str, Any], *, several: bool = False, weighted: bool = False
+) -> Trained:
+    """Return what an epoch makes of the network, and its sums."""
+    draw = torch.Generator().manual_seed(1)
+    layout = torch.channels_last if "mixup" in recipe else torch.contiguous_format
+    images = torch.randn(IMAGES, 3, 6, 6, generator=draw).double().to(memory_format=layout)
+    labels = torch.rand(IMAGES, 5, generator=draw) < 0.4 if several else torch.arange(IMAGES) % 5
+    weights = torch.rand(IMAGES, generator=draw).double() if weighted else None
+    learns, data = network(layout), InMemory(images, labels)
+    part = TrainedPart(learns, data, None, learns, data, None, weights)
+    how = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=0, **recipe)
+    optimizer = torch.optim.SGD(learns.parameters(), lr=0.1, momentum=0.9)
+    sums, indices = Sums(0.0, 0.0, how.label_smoothing), [torch.arange(IMAGES)[one] for one in batches(IMAGES, BATCH)]
+    for step in make(part, indices, optimizer, how, epoch=1, first=0):
+        sums.add(step)
+    return {name: tensor.clone() for name, tensor in learns.state_dict().items()}, sums.read()
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"recipe": {}},
+    "mixed and smoothed": {"recipe": {"mixup": 0.4, "label_smoothing": 0.1}},
+    "weighted, mixed and clipped": {"recipe": {"cutmix": 1.0, "clip_norm": 0.1}, "weighted": True},
+    "classes weighted": {"recipe": {"criterion": Criterion("focal", class_weights=(1.0, 2.0, 3.0, 4.0, 5.0))}},
+    "several labels": {"recipe": {}, "several": True, "weighted": True},
+}
+
+
+def trained(make: Callable[..., Any]) -> dict[str, Trained]:
+    return {case: train(make, **options) for case, options in CASES.items()}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_weights_statistics_and_sums_are_those_of_one_process(count: int, tmp_path: Path) -> None:
+    first, *others = together(count, lambda: trained(data_parallel.steps), tmp_path)
+    for case, (state, sums) in trained(steps.steps).items():
+        for name, tensor in state.items():
+            torch.testing.assert_close(first[case][0][name], tensor, rtol=1e-6, atol=1e-7)
+            assert all(torch.equal(other[case][0][name], first[case][0][name]) for other in others), (case, name)
+        assert first[case][1] == pytest.approx(sums, rel=1e-6), case
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_shares_are_the_batch_one_after_the_other_and_a_small_batch_is_everybodys(ranks: int) -> None:
+    for size in range(1, 12):
+        shares = [Share.of(size, rank, ranks) for rank in range(ranks)]
+        rows = [row for share in shares for row in range(share.start, share.stop)]
+        if size < ranks:
+            assert rows == [*range(size)] * ranks and all(share.whole for share in shares)
+        else:
+            assert rows == [*range(size)]
+            assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1

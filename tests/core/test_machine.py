@@ -126,16 +126,15 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
 
 
 def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:
-    machine.require_devices("cpu", 8)
-    machine.require_devices("auto", 1)
+    assert machine.device("cpu", devices=8) == CPU
     with pytest.raises(
         UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
     ):
-        machine.require_devices("auto", 2)
+        machine.device("auto", devices=2)
     gpus[0] = 2
-    machine.require_devices("cuda", 2)
-    with pytest.raises(UserError, match=r"^devices=3: expected at most 2, as many cards as this run may use; "):
-        machine.require_devices("cuda", 3)
+    assert machine.device("cuda", devices=2) == torch.device("cuda")
+    with pytest.raises(UserError, match=r"^devices=3: expected at most 2, as many cards as a run may have; "):
+        machine.device("cuda", devices=3)
 
 
 def test_processes_of_a_run_share_the_threads_that_torch_takes_by_itself() -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from frostline.core.errors import UserError
 from frostline.sweeps import pool
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -73,6 +74,13 @@ def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
     one, other = pool.places(None, gpus=True, each=2)
     assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
-    assert pool.places(None, gpus=True, each=8) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3,4"}]  # too few, as the run says
+    assert pool.places(1, gpus=False, each=2) == [{}]
+    with pytest.raises(
+        UserError, match=r"^devices=8: expected at most 5, as many cards as a run may have; with device="
+    ):
+        pool.places(None, gpus=True, each=8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.places(2, gpus=True, each=2) == [{pool.SHARING: "2"}] * 2
+    with pytest.raises(
+        UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
+    ):
+        pool.places(2, gpus=True, each=2)

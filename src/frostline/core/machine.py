@@ -26,11 +26,16 @@ SHARING = "FROSTLINE_SHARING"
 """Variable of the environment that says how many workers share a device."""
 
 
-def device(name: str) -> torch.device:
-    """Return the device called `name` (`auto`: a GPU if there is one); raises `UserError` if it is not there."""
+def device(name: str, *, devices: int = 1) -> torch.device:
+    """Return the device called `name` (`auto`: a GPU if there is one), the first of so many `devices`.
+
+    Raises `UserError` where it, or one of the others, is not there.
+    """
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name != "cpu":
+        require_cards(devices, gpus)
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
@@ -39,15 +44,11 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def require_devices(name: str, count: int) -> None:
-    """Raise `UserError` where there are fewer than `count` devices for a run on the device called `name`."""
-    import torch
-
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 1 or name == "cpu" or count <= cards:
-        return
-    there = f"at most {cards}, as many cards as this run may use" if cards else "1, as no card is there"
-    raise user_error("devices", count, f"{there}; with device=cpu it trains in so many processes")
+def require_cards(devices: int, cards: int) -> None:
+    """Raise `UserError` where a run on several devices, which is not to be on a CPU, has too few cards."""
+    if devices > 1 and cards < devices:
+        there = f"at most {cards}, as many cards as a run may have" if cards else "1, as no card is there"
+        raise user_error("devices", devices, f"{there}; with device=cpu it trains in so many processes")
 
 
 def device_name(device: torch.device) -> str:

@@ -94,7 +94,7 @@ def no_runs(config: Config, folder: Path) -> Path:
 
 def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
-    device = machine.device(config.device)
+    device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads, processes=processes)
     machine.reset_peak_memory(device)
@@ -324,7 +324,6 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     Raises the `UserError` that a run would meet before its first step.
     """
     machine.device(config.device)
-    machine.require_devices(config.device, config.devices)
     how = config.optimizer
     optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
     screen = Screen()

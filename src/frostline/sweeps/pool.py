@@ -20,7 +20,7 @@ from typing import Any
 
 from frostline.core import background, interrupts, notices
 from frostline.core.interrupts import Terminated
-from frostline.core.machine import SHARING
+from frostline.core.machine import SHARING, require_cards
 from frostline.sweeps.worker import STOP, Answer, Errand
 
 GRACE = 25.0
@@ -258,12 +258,14 @@ def _unheard(error: Exception) -> None:
 def places(workers: int | None, *, gpus: bool, each: int = 1) -> list[dict[str, str]]:
     """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
 
-    `each` worker gets so many GPUs, or all where there are fewer. `workers` None stands for as many as there are GPUs
-    for, or one on a CPU. Those that share devices are told how many they are.
+    `each` worker gets so many GPUs; UserError where there are fewer. `workers` None stands for as many as there are
+    GPUs for, or one on a CPU. Those that share devices are told how many they are.
     """
     cards = _cards() if gpus else []
-    shares = [",".join(cards[start : start + each]) for start in range(0, max(len(cards) - each, 0) + 1, each)]
-    count = workers or len(shares)
+    if gpus:
+        require_cards(each, len(cards))
+    shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]
+    count = workers or max(len(shares), 1)
     mine = [{"CUDA_VISIBLE_DEVICES": shares[number % len(shares)]} if cards else {} for number in range(count)]
     return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
 

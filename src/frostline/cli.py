@@ -28,6 +28,7 @@ def main() -> None:
     project.register_resolver()
     interrupts.install()
     sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = ["cluster.detach=true" if argument == "--detach" else argument for argument in sys.argv[1:]]
     with _one_line():
         if len(sys.argv) > 1 and sys.argv[1] in commands.names():
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))

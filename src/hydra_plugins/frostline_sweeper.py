@@ -51,6 +51,7 @@ class FrostlineSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
+        from frostline.sweeps.cluster import Cluster, queues
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, Foreign, Workers
         from frostline.sweeps.search import is_asked, run_search
@@ -64,7 +65,10 @@ class FrostlineSweeper(Sweeper):
         given = [f"{key}={value}" for key, value in self._params.items()]
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
+        searches = is_asked(overrides, compose)
         executor: Executor = Foreign(launcher, self._batch, config)
+        if queues(launcher):
+            executor = Cluster(launcher, config, detached=not searches)
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
@@ -72,7 +76,7 @@ class FrostlineSweeper(Sweeper):
             executor = Workers(launcher)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
-            if is_asked(overrides, compose):
+            if searches:
                 status = run_search(overrides, compose=compose, executor=executor, folder_named=named)
             else:
                 jobs = hydra_keys.points(overrides)

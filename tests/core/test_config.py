@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.core import hydra_errors
-from frostline.core.config import Config
+from frostline.core.config import ClusterConfig, Config
 from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError, user_error
 from frostline.core.objectives import several
@@ -52,6 +52,11 @@ BAD: dict[str, list[Any]] = {
     "data.limit": [0, -5],
     "data.eval_limit": [0, -5],
     "data.pixels": ["7", "10000", "-3", "much", ""],
+    "cluster.gpus": [-1],
+    "cluster.hours": [0.0, nan, inf, -1.0],
+    "cluster.at_once": [0],
+    "cluster.pack": [0, "all", 1.5],
+    "cluster.check": ["there"],
     "freeze_mode.norm_stats": ["batch"],
     "freeze_mode.phases": [[]],
     "select": ["accuracy", "val/f1", "test/accuracy"],
@@ -302,6 +307,7 @@ IGNORED = (
     *("features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
     *("search.objective", "search.past", "search.space"),
+    *(f"cluster.{key}" for key in ClusterConfig.__dataclass_fields__),
     *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
 )
 

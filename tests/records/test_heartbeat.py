@@ -22,7 +22,7 @@ from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
 from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFile, end_the_dead, going_on, with_record
-from frostline.sweeps import job, sweep
+from frostline.sweeps import closing, job, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.tracking import pending_sweeps
 
@@ -197,7 +197,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
     assert going_on(tmp_path) == [tmp_path / "0"]
     facts = RunFacts("head", {}, "0")
-    assert sweep._result(tmp_path, 0, facts, None).status == "RUNNING" and not journal.ended(tmp_path / "0")
+    assert closing.result(tmp_path, 0, facts).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
 class _Executor:
@@ -212,8 +212,11 @@ class _Executor:
         meanwhile()
         return function()
 
-    def settle(self, folder, jobs, names):
+    def settle(self, folder, planned):
         assert folder == self.folder
+
+    def leave(self, folder):
+        pass
 
     def run(self, numbers):
         self.ran += numbers

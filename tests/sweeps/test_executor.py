@@ -8,7 +8,9 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Foreign
+from small import compose
 
 
 class GivesUp:
@@ -31,7 +33,9 @@ class GivesUp:
 def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_batch() -> None:
     launcher = GivesUp()
     executor = Foreign(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
-    executor.settle(Path("here"), [[f"lr={number}"] for number in range(6)], [str(number) for number in range(6)])
+    config = compose()
+    runs = [PlannedRun(config, "", {}, str(number), [f"lr={number}"]) for number in range(6)]
+    executor.settle(Path("here"), runs)
     reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)))
     assert launcher.launched == [0, 1, 2, 3, 4, 5]
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(

@@ -115,3 +115,10 @@ def test_a_stack_goes_to_the_worker_that_began_it() -> None:
     assert after(1, [5]) == 5
     workers[1] = SimpleNamespace(stack=None)  # it died, and the run is started again
     assert after(0, [5]) == 5
+
+
+def test_runs_of_a_head_on_the_same_features_go_to_one_job_and_others_alone() -> None:
+    lines = (("lr=1e-3",), ("freeze=full",), ("lr=1e-2",), ("model=resnet18",), ("freeze=probe",))
+    numbered = dict(enumerate(compose(*line) for line in lines))
+    assert stacks.batches(numbered, "auto") == [[0, 2, 4], [1], [3]]
+    assert stacks.batches(numbered, 2) == [[0, 1], [2, 3], [4]]

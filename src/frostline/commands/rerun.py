@@ -87,7 +87,7 @@ class _Again:
         """Call the function in this process."""
         return function()
 
-    def settle(self, folder: Path, jobs: Sequence[object], runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told where the new sweep lies."""
         self._folder = folder
 
@@ -97,6 +97,9 @@ class _Again:
             (own := self._folder / self._planned[number].folder).mkdir()
             self._one(number, self._found[number], self._planned[number].config, own)
         return {}
+
+    def leave(self, folder: Path) -> None:
+        """Nothing goes on without this process."""
 
     def close(self, *, now: bool) -> None:
         """Nothing is kept."""

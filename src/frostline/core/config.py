@@ -342,6 +342,35 @@ class TrackingConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """Who carries runs out, and what each job there asks for; what else the launcher knows is `hydra.launcher.*`."""
+
+    name: str
+    """`local`: worker processes of this machine, for which nothing else here is read; `slurm` or `ray`."""
+    partition: str | None
+    """Slurm's partition; null for its default."""
+    gpus: int
+    """GPUs of a job."""
+    hours: float
+    """Time limit of a job: a run that is not done by then writes a checkpoint, and its job is queued again."""
+    cpus: int
+    """CPU cores of a job."""
+    memory_gb: int | None
+    """Memory of a job in GB; null for the cluster's default."""
+    at_once: int
+    """Jobs that run at the same time, at most."""
+    requeues: int
+    """How often a job may be queued again after its time limit; preemption does not count."""
+    pack: Any
+    """Runs of a job, one after the other: a number, or `auto`, which gives a job all runs of a head that learn from the
+    same features, and any other run a job of its own."""
+    check: str
+    """Where data and weights are looked at before anything trains: `job`, a first job of the cluster, or `here`."""
+    detach: bool
+    """Return as soon as the jobs are queued (`--detach`); `frostline watch` shows how far they are."""
+
+
+@dataclass
 class Config:
     """One run, or with commas on the command line a sweep of runs."""
 
@@ -395,6 +424,7 @@ class Config:
     checkpoint: CheckpointConfig
     store: StoreConfig
     search: SearchConfig
+    cluster: ClusterConfig
     tracking: TrackingConfig
 
 

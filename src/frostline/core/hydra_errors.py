@@ -25,6 +25,8 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
                 "freeze", _given("freeze", arguments), "one option, or several with commas between: freeze=head,full"
             )
         )
+    if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
+        return str(user_error("cluster", found[1], f"its launcher, which `pip install 'frostline[{found[1]}]'` brings"))
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"

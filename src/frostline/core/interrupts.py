@@ -9,22 +9,26 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, or SIGHUP where the terminal is gone: the text says which. It ends a sweep in the same way as Ctrl-C."""
+    """SIGTERM, SIGHUP where the terminal is gone, or a warning: the text says which. It ends a sweep as Ctrl-C does."""
 
 
 _asked: KeyboardInterrupt | None = None
 _waiting = False
 _once = _heard = False
+_ctrl_c: int = signal.SIGINT
 
 
-def install(ctrl_c: int = signal.SIGINT, *, once: bool = False) -> None:
+def install(ctrl_c: int = signal.SIGINT, *, once: bool = False, warning: int | None = None) -> None:
     """Have SIGTERM, SIGHUP and Ctrl-C of this process come here; only its main thread may ask for that.
 
-    Ctrl-C may be another signal than SIGINT. With `once` all but the first interrupt are ignored.
+    Ctrl-C may be another signal than SIGINT. With `once` all but the first interrupt are ignored. A `warning` is what a
+    cluster sends before a time limit.
     """
-    global _once
-    _once = once
+    global _once, _ctrl_c
+    _once, _ctrl_c = once, ctrl_c
     signal.signal(signal.SIGTERM, _arrived)
+    if warning is not None:
+        signal.signal(warning, _arrived)
     signal.signal(ctrl_c, _arrived)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: the sweep is to outlive its terminal
         signal.signal(signal.SIGHUP, _arrived)
@@ -85,7 +89,7 @@ def _arrived(number: int, _frame: FrameType | None) -> None:
     if _once and _heard:
         return
     _heard = True
-    terminated = number in (signal.SIGTERM, signal.SIGHUP)
+    terminated = number != _ctrl_c
     interrupt = Terminated(signal.Signals(number).name) if terminated else KeyboardInterrupt()
     if _waiting and _asked is None:
         _asked = interrupt

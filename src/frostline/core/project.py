@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import re
 import subprocess
@@ -42,8 +43,9 @@ def config_folder() -> Path:
 
 
 def register_resolver() -> None:
-    """Have `${project_root:}` in configs stand for the folder that it is now."""
+    """Have `${project_root:}` in configs stand for the folder that it is now, `${minutes:4}` for those of 4 hours."""
     OmegaConf.register_new_resolver("project_root", lambda: str(project_root()), replace=True)
+    OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
 
 
 def at_home(argument: str) -> str:

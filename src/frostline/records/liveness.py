@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from frostline.core import files
+from frostline.records import cluster_jobs
 from frostline.records.layout import BEAT, OWNER, OWNER_TAGS, SIGN_TAG
 
 SILENT = 600.0
@@ -74,6 +75,10 @@ class Owner:
         return same and then[1] != now[1]
 
 
+Holder = Owner | cluster_jobs.Job
+"""Who has a run: its text names it for people."""
+
+
 @functools.cache
 def me() -> Owner:
     """Return this process as an owner."""
@@ -130,9 +135,13 @@ def living(path: Path, *, silent: float = SILENT) -> Owner | None:
         return None
 
 
-def holder(folder: Path, *, silent: float = SILENT) -> Owner | None:
-    """Return who has the run or sweep in `folder` and gives signs of life there; None where nobody does."""
-    return living(folder / BEAT, silent=silent) or living(folder / OWNER, silent=silent)
+def holder(folder: Path, *, silent: float = SILENT) -> Holder | None:
+    """Return who has the run or sweep in `folder`; None where nobody does.
+
+    That is who gives signs of life there, or the job of a cluster that its engine says runs or will.
+    """
+    alive = living(folder / BEAT, silent=silent) or living(folder / OWNER, silent=silent)
+    return alive or cluster_jobs.holding(folder)
 
 
 def let_go(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frostline.core.metrics import ACCURACY
+from frostline.records import cluster_jobs
 from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, size, value_text
 from frostline.report import adapter_words
 from frostline.report.cells import REPEATS, Cell
@@ -181,9 +183,11 @@ def _score(cell: Cell, metric: str) -> str:
 
 
 def unfinished(result: Result) -> str:
-    """Return the line on a run that did not finish: which, why, and the folder that holds what is left of it."""
+    """Return the line on a run that did not finish: which, why, the folder of what is left of it, a cluster's log."""
     why = f": {result.reason}" if result.reason else ""
-    return f"  {result.status.lower()}  {result.name}{why}" + (f" ({result.folder})" if result.folder else "")
+    job = cluster_jobs.read(Path(result.folder)) if result.folder else None
+    log = f"; the log of {job} is {job.log}" if job is not None and job.log not in why else ""
+    return f"  {result.status.lower()}  {result.name}{why}" + (f" ({result.folder}{log})" if result.folder else "")
 
 
 def _or_dash(value: float, text: Callable[[float], str]) -> str:

@@ -1,25 +1,91 @@
-"""The end of a sweep: its answer on the screen, its report, and the end of its record."""
+"""The end of a sweep: what its runs came to, drawn and recorded, by whichever process sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from frostline.core import project
-from frostline.records import layout, search_marks
-from frostline.records.recording import Record, reason_of
-from frostline.records.result import Result
-from frostline.records.sweep_record import Tracker
+from frostline.core import locks, project
+from frostline.records import cluster_jobs, journal, layout, liveness, search_marks
+from frostline.records.recording import Record, end, reason_of
+from frostline.records.result import Result, read_result
+from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job
+from frostline.sweeps.pool import WorkerDied
 from frostline.tracking import session
+
+_NONE: Mapping[int, Exception] = MappingProxyType({})
 
 
 def as_planned(result: Result) -> bool:
     """Return whether a run did what it should."""
     return result.status in ("FINISHED", "PLANNED") or search_marks.tells_a_search(result)
+
+
+def results(
+    folder: Path, runs: Sequence[RunFacts], reasons: Mapping[int, Exception] = _NONE, *, first: int = 0
+) -> list[Result]:
+    """Return what the `runs` of the sweep in `folder` came to so far, in the order of their numbers, from `first` on.
+
+    `reasons` say what kept some from an end.
+    """
+    jobs = cluster_jobs.by_run(folder)
+    told = {each.id: state for each, state in cluster_jobs.states([*jobs.values()])}
+    engine = {run: (each, told[each.id]) for run, each in jobs.items()}
+    found = enumerate(runs[first:], first)
+    return [result(folder, n, facts, reasons.get(n), engine.get(facts.folder)) for n, facts in found]
+
+
+def result(
+    folder: Path,
+    number: int,
+    facts: RunFacts,
+    error: Exception | None = None,
+    engine: tuple[cluster_jobs.Job, cluster_jobs.State] | None = None,
+) -> Result:
+    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
+
+    A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away. What an
+    `engine` says of the run's job it says of one that it ended, and of one that it queued again.
+    """
+    own = folder / facts.folder
+    if facts.busy and not facts.busy["folder"]:
+        return Result(**facts.busy)
+    where = Path(facts.busy["folder"]) if facts.busy else own
+    written = read_result(where)
+    ended_by_others = engine is not None and written is not None and written.status == "KILLED"
+    if written is not None and not ended_by_others and (where == own or written.status == "FINISHED"):
+        return replace(written, job=number, name=facts.name, choices=facts.choices)
+    if (who := liveness.holder(where)) is not None:
+        return job.busy_result(number, facts, where, who)
+    silent = "ended without a result" if own.exists() else "not started"
+    reason = silent if error is None else reason_of(error)
+    if engine is not None:
+        reason = f"{engine[0]}: {engine[1]}; its log is {engine[0].log}"
+    status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
+    if (own / layout.RECORD).exists() and not journal.ended(own):
+        end(own, status, reason)
+    return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
+
+
+def close_if_over(folder: Path) -> bool:
+    """Draw the results of the sweep in `folder`, which a cluster carries out, if no job of it runs or will.
+
+    Returns whether that was done here. A search is closed by the process that conducts it.
+    """
+    with locks.held(folder / layout.CLOSING_LOCK):
+        if not Shared.there(folder) or journal.ended(folder) or cluster_jobs.alive(folder):
+            return False
+        shared = Shared.read(folder)
+        if shared.tracker is None or shared.search is not None:
+            return False
+        session.take_up(shared.tracker, project.project_root())
+        close(folder, shared.tracker, results(folder, shared.runs), None)
+        return True
 
 
 def close(

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core.config import Config
 from frostline.sweeps import job
-from frostline.sweeps.compose import Overrides
+from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
@@ -33,11 +33,14 @@ class Executor(Protocol):
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
-    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
-        """Be told further jobs before any of them is carried out: where the sweep lies, and in it the run of each."""
+    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+        """Be told further runs before any of them is carried out, and where the sweep lies."""
 
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Carry out these jobs, given by number with their stack, and return why some did not come to an end."""
+
+    def leave(self, folder: Path) -> int | None:
+        """Return the exit status where the runs go on without this process, and the last one draws the results."""
 
     def close(self, *, now: bool) -> None:
         """Let go of what is still there, in good order or `now`."""
@@ -64,12 +67,12 @@ class Workers:
         answer: T = self._launcher.pool.finish()
         return answer
 
-    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Write it into the configs that the workers are given."""
-        self._jobs += jobs
-        _pin(self._launcher.config, folder)
-        for job_overrides, run in zip(jobs, runs, strict=True):
-            _pin(self._launcher.compose(job_overrides), folder, run)
+        self._jobs += [run.overrides for run in planned]
+        pin(self._launcher.config, folder)
+        for run in planned:
+            pin(self._launcher.compose(run.overrides), folder, run.folder)
 
     @property
     def workers(self) -> int:
@@ -79,6 +82,9 @@ class Workers:
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order, those of a stack to the same one."""
         return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, jobs))
+
+    def leave(self, folder: Path) -> None:
+        """Without this process there are no workers."""
 
     def close(self, *, now: bool) -> None:
         """End the workers."""
@@ -100,11 +106,10 @@ class Foreign:
         """Call the function in this process."""
         return function()
 
-    def settle(self, folder: Path, jobs: Sequence[Overrides], runs: Sequence[str]) -> None:
+    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Say it with every job, whose config the launcher composes itself."""
-        _pin(self._config, folder)
-        places = [[_override("dir", str(folder)), _override("subdir", run)] for run in runs]
-        self._jobs += [[*job_overrides, *place] for job_overrides, place in zip(jobs, places, strict=True)]
+        pin(self._config, folder)
+        self._jobs += [pinned(run.overrides, folder, run.folder) for run in planned]
 
     workers = 0
 
@@ -126,11 +131,19 @@ class Foreign:
                 given_up |= dict.fromkeys(numbers, error)
         return given_up | _reasons(returned)
 
+    def leave(self, folder: Path) -> None:
+        """Launchers return when all is done."""
+
     def close(self, *, now: bool) -> None:
         """Leave it to the launcher."""
 
 
-def _pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
+def pinned(overrides: Overrides, folder: Path, run: str | None = None) -> list[str]:
+    """Return `overrides` that say, too, where the sweep lies, and where in it the `run`."""
+    return [*overrides, _override("dir", str(folder)), *([] if run is None else [_override("subdir", run)])]
+
+
+def pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
     """Write the sweep's `folder`, and that of the `run` in it, into what Hydra composed."""
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)

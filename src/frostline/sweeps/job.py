@@ -21,7 +21,7 @@ from frostline.core import credentials, interrupts, notices
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.validation import parse
-from frostline.records import heartbeat, journal, layout, liveness, provenance, search_marks
+from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, search_marks
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Record, reason_of, recording
@@ -88,7 +88,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
         return busy_result(number, facts, folder, busy.owner)
 
 
-def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Owner) -> Result:
+def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Holder) -> Result:
     """Return how a run stands that `owner` has, in `folder` if that is here."""
     reason, run_id = f"{owner} has it at this moment", journal.run_id(folder) if folder else None
     return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
@@ -239,6 +239,9 @@ def _recording(
         **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
         **search_marks.tags(facts.choices),
     }
+    if (cluster_job := cluster_jobs.here(sweep)) is not None:
+        cluster_jobs.write(folder, cluster_job)
+        tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
     provenance.write(folder, provenance.software(order.command))
     config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline.core import files
+from frostline.core import files, project
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, liveness, run_folders, search_marks, sweep_record
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, search_marks, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import pending_sweeps, query, server, sync
@@ -59,11 +59,11 @@ class Past:
         return self.tags.get(layout.FINGERPRINT_TAG)
 
     @property
-    def holder(self) -> liveness.Owner | None:
+    def holder(self) -> liveness.Holder | None:
         """Who works on it, None where nobody does any more."""
         return self._holder(liveness.SILENT)
 
-    def _holder(self, silent: float) -> liveness.Owner | None:
+    def _holder(self, silent: float) -> liveness.Holder | None:
         """Return who works on it: its signs of life are in its folder, and passed on in its tags."""
         if self._place is not None and (there := liveness.holder(self._place, silent=silent)) is not None:
             return there
@@ -134,11 +134,26 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
             past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
                 yield past
+        yield from (past for past in _queued(sweep) if query.is_wanted(past.tags, digests))
     if tracker.experiment_id is not None:
         try:
             yield from (Past(**facts) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
         except server.Unreachable:
             return
+
+
+def _queued(sweep: Path) -> Iterator[Past]:
+    """Yield the runs of a `sweep` that wait in a cluster's queue, and have no journal yet; their code is today's."""
+    jobs = cluster_jobs.by_run(sweep)
+    if not jobs or not sweep_record.Shared.there(sweep):
+        return
+    source = project.source_sha256()
+    for facts in sweep_record.Shared.read(sweep).runs:
+        folder = sweep / facts.folder
+        if facts.to_do and facts.folder in jobs and not (folder / layout.RECORD).exists():
+            tags = {layout.DIGEST_TAG: facts.digest, layout.SOURCE_TAG: source, FOLDER_TAG: str(folder)}
+            if (past := Past(None, "RUNNING", tags)).holder is not None:
+                yield past
 
 
 def of_folder(folder: Path) -> Past | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from frostline.core.config import Config, ScheduleConfig
@@ -54,6 +54,22 @@ def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int, f
                 told[number] = replace(runs[number], stack=count, of_steps=values)
             count += 1
     return tuple(told)
+
+
+def batches(configs: Mapping[int, Config], pack: int | str) -> list[list[int]]:
+    """Return the runs, by number in the order in which they run, that each job of a cluster carries out.
+
+    `pack` is how many, or `auto`: all runs of a head that read the same features, and any other run alone.
+    """
+    if pack != "auto":
+        numbers = [*configs]
+        return [numbers[start : start + int(pack)] for start in range(0, len(numbers), int(pack))]
+    groups: dict[str, list[int]] = {}
+    for number, config in configs.items():
+        cheap = config.features.enabled and trains_head_alone(config.freeze_mode)
+        kept = (config.model, config.data, config.augment, config.precision, config.device)
+        groups.setdefault(repr(kept) if cheap else str(number), []).append(number)
+    return [*groups.values()]
 
 
 def siblings(config: Config, number: int, runs: Sequence[RunFacts]) -> list[Config]:

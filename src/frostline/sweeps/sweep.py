@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,16 +14,17 @@ from omegaconf import DictConfig
 from frostline.core import interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.records import heartbeat, journal, layout, liveness, run_folders, sweep_record
-from frostline.records.recording import Record, end, reason_of
-from frostline.records.result import Result, read_result
+from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
+from frostline.records.recording import Record
+from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import job, unused_keys
+from frostline.sweeps import closing, job, unused_keys
 from frostline.sweeps.closing import as_planned, close
+from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, to_check
+from frostline.sweeps.dispatch import send
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
-from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check
 from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
@@ -38,11 +38,13 @@ def run_sweep(
     compose: Callable[[Overrides], DictConfig],
     executor: Executor,
     folder_named: bool,
+    claimed: bool = False,
 ) -> int:
     """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
 
     `compose` returns the config of a job, `executor` carries jobs out. A folder that the person named must be free
-    (`folder_named`); for any other another one beside it is taken. Raises `UserError` before any run starts.
+    (`folder_named`); for any other another one beside it is taken; one that is `claimed` this process was given.
+    Raises `UserError` before any run starts.
     """
     folder, planned = compose_all(jobs, compose, executor.start)
     typed = {
@@ -50,8 +52,17 @@ def run_sweep(
     }
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_once(planned)]:
         job.screen().say(line, "yellow")
+    if isinstance(executor, Cluster) and not claimed:
+        status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
+        if status is not None:
+            return status
     return run_planned(
-        planned, executor=executor, folder=folder, folder_named=folder_named, earlier=planned[0].config.resume
+        planned,
+        executor=executor,
+        folder=folder,
+        folder_named=folder_named,
+        earlier=planned[0].config.resume,
+        claimed=claimed,
     )
 
 
@@ -90,6 +101,7 @@ def run_planned(
     folder_named: bool,
     earlier: bool = False,
     rounds: Rounds | None = None,
+    claimed: bool = False,
 ) -> int:
     """Check and run what is planned, draw the result, and return the exit status as `run_sweep` does.
 
@@ -105,13 +117,16 @@ def run_planned(
     identity = None if rounds is None else rounds.identity
     auto = executor.ask(partial(check, to_check(planned)), (lambda: None) if config.dry_run else server.load)
     planned = settled(planned, auto)
-    folder = claim(
-        folder,
-        [digest(run.config) for run in planned],
-        search=identity,
-        again=earlier and not config.dry_run,
-        elsewhere=None if folder_named else lambda own: None,
-    )
+    if claimed:
+        liveness.write(folder / layout.OWNER)
+    else:
+        folder = claim(
+            folder,
+            [digest(run.config) for run in planned],
+            search=identity,
+            again=earlier and not config.dry_run,
+            elsewhere=None if folder_named else lambda own: None,
+        )
     tracker = None if config.dry_run else _open(config, uri, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
@@ -129,6 +144,8 @@ def run_planned(
             past = takeover.finished if takeover else lambda _: ()
             rounds.begin(folder if tracker else None, executor.workers, auto, past)
             interrupt = sweep.carry_out_rounds(rounds)
+    if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
+        return status
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
     results = sweep.results()
@@ -169,7 +186,7 @@ class _Sweep:
     def carry_out(self, further: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
         """Carry out further runs, numbered behind those before; return the interrupt if there was one."""
         first = len(self._facts)
-        self._executor.settle(self._folder, [run.overrides for run in further], [run.folder for run in further])
+        self._executor.settle(self._folder, further)
         facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
         facts = stacked([run.config for run in further], facts, self._workers, first=first)
         self._facts += facts
@@ -194,8 +211,7 @@ class _Sweep:
 
     def results(self, first: int = 0) -> list[Result]:
         """Return what the runs came to so far, in the order of their numbers, from `first` on."""
-        found, reasons = enumerate(self._facts[first:], first), self._reasons
-        return [_result(self._folder, number, facts, reasons.get(number)) for number, facts in found]
+        return closing.results(self._folder, self._facts, self._reasons, first=first)
 
 
 def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
@@ -221,25 +237,3 @@ def _run(
         return executor.run(jobs), None
     except KeyboardInterrupt as interrupt:
         return {}, interrupt
-
-
-def _result(folder: Path, number: int, facts: sweep_record.RunFacts, error: Exception | None) -> Result:
-    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
-
-    A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away.
-    """
-    own = folder / facts.folder
-    if facts.busy and not facts.busy["folder"]:
-        return Result(**facts.busy)
-    where = Path(facts.busy["folder"]) if facts.busy else own
-    written = read_result(where)
-    if written is not None and (where == own or written.status == "FINISHED"):
-        return replace(written, job=number, name=facts.name, choices=facts.choices)
-    if (who := liveness.holder(where)) is not None:
-        return job.busy_result(number, facts, where, who)
-    silent = "ended without a result" if own.exists() else "not started"
-    reason = silent if error is None else reason_of(error)
-    status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
-    if (own / layout.RECORD).exists() and not journal.ended(own):
-        end(own, status, reason)
-    return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})

@@ -138,7 +138,7 @@ class Takeover:
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
 
 
-def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Owner) -> RunFacts:
+def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:
     """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
     how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
     job.screen().say(

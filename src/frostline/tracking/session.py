@@ -70,6 +70,22 @@ def open_sweep(
     return Tracker(uri, experiment_name, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 
+def take_up(tracker: Tracker, root: Path) -> None:
+    """Have a thread of this process mirror a sweep that another one opened, while nobody else does."""
+    if tracker.folder not in _followers:
+        place = Place(server.tracking_uri(tracker.uri, root, start=root), root, tracker.experiment)
+        _followers[tracker.folder] = Follower(SweepMirror(Path(tracker.folder), place))
+        _followers[tracker.folder].start()
+
+
+def leave(tracker: Tracker) -> None:
+    """Mirror no longer what was taken up, once what is written by now has reached MLflow, if that answers."""
+    if (follower := _followers.pop(tracker.folder, None)) is not None:
+        patience, limit = _CLOSE
+        follower.complete(patience=patience, limit=limit)
+        follower.stop(patience=1.0)
+
+
 def close_sweep(
     tracker: Tracker,
     *,

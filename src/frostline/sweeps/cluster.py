@@ -1,0 +1,216 @@
+"""A sweep whose runs are jobs in a cluster's queue: submitit hands them over, Slurm carries them out.
+
+The process that is typed at, or a first job, queues them and may go: each job says in the sweep's folder that it ended,
+and the last one draws the results.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig
+
+from frostline.core import interrupts, project
+from frostline.core.config import ClusterConfig, Config
+from frostline.core.errors import user_error
+from frostline.records import cluster_jobs
+from frostline.records.recording import reason_of
+from frostline.records.sweep_record import Shared
+from frostline.sweeps import closing, following
+from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.executor import pin, pinned
+from frostline.sweeps.stacks import batches
+from frostline.tracking import session
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_LARGEST = 1000
+"""Jobs of an array, at most: Slurm's `MaxArraySize`, if nothing else is configured, is 1001."""
+_WARNING = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
+"""The signal that submitit asks for before the time limit."""
+
+
+def queues(launcher: object) -> bool:
+    """Return whether a launcher of Hydra's is submitit's, which hands jobs to a queue."""
+    return hasattr(launcher, "_EXECUTOR") and hasattr(launcher, "params")
+
+
+class Cluster:
+    """Hands runs to submitit as one array of jobs."""
+
+    def __init__(self, launcher: Any, config: DictConfig, *, detached: bool, in_job: bool = False) -> None:
+        """Use a `launcher` of submitit's, with the `config` of the sweep.
+
+        What is `detached` is not waited for. It may be used `in_job` of the cluster, and not by who typed.
+        """
+        self.launcher, self.config, self.detached, self._in_job = launcher, config, detached, in_job
+        self._place = str(config.hydra.sweep.dir)
+        self._planned: list[PlannedRun] = []
+        self._folder = Path()
+        self.asked = ""
+        """Hash of what was typed."""
+
+    def start(self, config: Config) -> None:
+        """Be told what jobs are like."""
+        self.how: ClusterConfig = config.cluster
+
+    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Call the function in this process."""
+        meanwhile()
+        return function()
+
+    @property
+    def checks_in_job(self) -> bool:
+        """Whether a first job has yet to look at data and weights, and to queue the others."""
+        return self.detached and not self._in_job and self.how.check == "job"
+
+    @property
+    def workers(self) -> int:
+        """One for all runs that are packed into a job."""
+        return 0 if self.how.pack == 1 else 1
+
+    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+        """Keep what each job has to be told."""
+        self._folder = folder
+        self._planned += planned
+        pin(self.config, folder)
+
+    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+        """Queue the jobs, packed as `cluster.pack` says, and wait for their end unless they are detached."""
+        configs = {number: self._planned[number].config for number in jobs}
+        groups = batches(configs, self.how.pack)
+        calls = [Batch(self.launcher, self._folder, self._orders(group), Singleton.get_state()) for group in groups]
+        for first in range(0, len(calls), _LARGEST):
+            part = slice(first, first + _LARGEST)
+            runs = [tuple(self._planned[number].folder for number in group) for group in groups[part]]
+            self.submit(calls[part], runs, self._folder)
+        if not self.detached:
+            following.wait(self._folder)
+        return {}
+
+    def leave(self, folder: Path) -> int | None:
+        """Follow what is detached, where somebody typed it who wants to see it."""
+        if not self.detached:
+            return None
+        if self._in_job:
+            return 0
+        return following.left(folder) if self.how.detach else following.follow(folder)
+
+    def _orders(self, group: Sequence[int]) -> list[tuple[int, list[str]]]:
+        return [(n, pinned(self._planned[n].overrides, self._folder, self._planned[n].folder)) for n in group]
+
+    def submit(self, calls: Sequence[Callable[[], object]], runs: Sequence[tuple[str, ...]], sweep: Path) -> list[str]:
+        """Queue the calls, the runs of each named by their folders, and return the engine's names of their jobs.
+
+        Raises `UserError` with what the engine found wrong.
+        """
+        import submitit
+
+        params, engine = dict(self.launcher.params), self.launcher._EXECUTOR
+        folder = str(params.pop("submitit_folder")).replace(self._place, str(sweep), 1)
+        timeouts = params.pop("max_num_timeout", None)
+        own = {"name", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"}
+        own |= {"stderr_to_stdout"}
+        first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
+        try:
+            with submitit.helpers.clean_env():
+                executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)
+                executor.update_parameters(
+                    **{key if key in own else f"{engine}_{key}": value for key, value in params.items()}
+                )
+                queued = executor.map_array(_call, calls)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise user_error("cluster", self.how.name, f"what its queue takes ({reason_of(error)})") from None
+        jobs = [
+            cluster_jobs.Job(engine, each.job_id, run, str(each.paths.stdout), self.asked)
+            for each, run in zip(queued, runs, strict=True)
+        ]
+        cluster_jobs.note(sweep, jobs)
+        return [each.id for each in jobs]
+
+    def close(self, *, now: bool) -> None:
+        """Leave what is queued to the cluster."""
+
+
+class _Call:
+    """Calls what it is given; where the time is over, submitit queues it again as it is."""
+
+    def __call__(self, call: Callable[[], object]) -> None:
+        call()
+
+    def checkpoint(self, call: Callable[[], object]) -> Any:
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, call)
+
+
+_call = _Call()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs that one job carries out, one after the other."""
+
+    launcher: Any
+    sweep: Path
+    orders: Sequence[tuple[int, Sequence[str]]]
+    """Their numbers, and what is said of each."""
+    state: Any
+    """Of Hydra, as it was where the job was queued."""
+
+    def __call__(self) -> None:
+        """Carry them out, and draw the sweep's results if no other job of it is left."""
+        setup_globals()
+        project.register_resolver()
+        queue_again, stopped = _listen(), None
+        try:
+            self._carry_out()
+        except KeyboardInterrupt as interrupt:
+            stopped = interrupts.name(interrupt)
+            if stopped == _WARNING:
+                stopped = queue_again()
+        except Exception as error:
+            stopped = reason_of(error)
+            log.exception("a job came to nothing")
+        if (own := cluster_jobs.here(self.sweep)) is not None:
+            cluster_jobs.end(self.sweep, own.id, stopped=stopped)
+        closing.close_if_over(self.sweep)
+
+    def _carry_out(self) -> None:
+        tracker = Shared.read(self.sweep).tracker
+        if tracker is not None:
+            session.take_up(tracker, project.project_root())
+        try:
+            for number, overrides in self.orders:
+                self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
+        finally:
+            if tracker is not None:
+                session.leave(tracker)
+
+
+def _listen() -> Callable[[], str]:
+    """Have signals end a run of this process as Ctrl-C does, with a checkpoint, and not as submitit does.
+
+    Returns what does that afterwards: it has the engine queue the job again and ends the process, or returns why not.
+    """
+    warning = getattr(signal, _WARNING)
+    queue_again = signal.getsignal(warning)
+    interrupts.install(warning=warning, once=True)
+
+    def call() -> str:
+        try:
+            if callable(queue_again):
+                queue_again(warning, None)
+        except RuntimeError as error:  # as often as it may
+            return f"{_WARNING} before its time limit ({error})"
+        return _WARNING
+
+    return call

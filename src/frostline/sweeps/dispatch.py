@@ -1,0 +1,123 @@
+"""A sweep that the first job of a cluster checks and queues: the process that is typed at does nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig
+
+from frostline.core import interrupts, project
+from frostline.core.config_keys import digest
+from frostline.core.errors import UserError
+from frostline.records import cluster_jobs, layout
+from frostline.records.recording import reason_of
+from frostline.records.sweep_record import Shared
+from frostline.sweeps import closing, following, forecast, job
+from frostline.sweeps.cluster import Cluster
+from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.ownership import claim
+
+log = logging.getLogger(__name__)
+Run = Callable[..., int]
+"""`sweep.run_sweep`."""
+
+
+def send(
+    jobs: Sequence[Overrides], planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, named: bool, run: Run
+) -> int | None:
+    """Have a first job check what is `planned` and queue the rest, and return the exit status.
+
+    None where this process is to do it. The same sweep, where it is under way, is followed: nothing is queued twice.
+    """
+    if not executor.detached:
+        return None
+    digests, config = [digest(each.config) for each in planned], planned[0].config
+    if config.dry_run:
+        return _show(planned, executor, folder)
+    asked = [*digests, config.experiment_name, str(config.tracking.uri), str(config.resume)]
+    executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
+    if (there := _under_way(folder, executor.asked)) is not None:
+        job.screen().say(f"This sweep is under way in {there}: nothing is queued twice")
+        return following.left(there) if executor.how.detach else following.follow(there)
+    if not executor.checks_in_job:
+        return None
+    folder = claim(folder, digests, again=config.resume, elsewhere=None if named else lambda own: None)
+    head = Head(executor.launcher, executor.config, jobs, folder, executor.asked, Singleton.get_state(), run)
+    try:
+        (number,) = executor.submit([head], [()], folder)
+    except UserError:
+        if not Shared.there(folder):  # a sweep that was there before stays
+            shutil.rmtree(folder)
+        raise
+    job.screen().say(f"cluster={executor.how.name}: job {number} looks at data and weights, then queues the runs")
+    return following.left(folder) if executor.how.detach else following.follow(folder)
+
+
+def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
+    """Say what would be queued, and return 0."""
+    params, say = executor.launcher.params, job.screen().say
+    for line in forecast.lines(planned, executor.how, params, folder, checks=executor.checks_in_job):
+        say(line)
+    say("Nothing is queued; `cluster=local dry_run=true` shows what each run would do.")
+    return 0
+
+
+def _under_way(folder: Path, asked: str) -> Path | None:
+    """Return where the same sweep was queued and is not over, in `folder`, beside it or among the project's."""
+    tops = [folder.parent, *project.multirun().glob("*")]
+    found = {folder, *(file.parent for top in tops for file in top.glob(f"*/{layout.JOBS}"))}
+    same = [sweep for sweep in sorted(found) if any(each.asked == asked for each in cluster_jobs.of(sweep))]
+    return next((sweep for sweep in same if cluster_jobs.alive(sweep)), None)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first job of a sweep."""
+
+    launcher: Any
+    config: DictConfig
+    jobs: Sequence[Overrides]
+    folder: Path
+    asked: str
+    state: Any
+    """Of Hydra, as it was where the job was queued."""
+    run: Run
+
+    def __call__(self) -> None:
+        """Check the sweep and queue its runs; say in its folder what is wrong with it."""
+        refused: str | None = None
+        try:
+            self._queue()
+        except UserError as error:
+            refused = str(error)
+        except KeyboardInterrupt as interrupt:
+            refused = f"the job that checks was ended by {interrupts.name(interrupt)}"
+        except Exception as error:
+            log.exception("the sweep could not be queued")
+            refused = f"the job that checks came to nothing ({reason_of(error)})"
+        if (own := cluster_jobs.here(self.folder)) is not None:
+            cluster_jobs.end(self.folder, own.id, refused=refused)
+        closing.close_if_over(self.folder)
+
+    def _queue(self) -> None:
+        from frostline.sweeps.compose_cache import Composer
+        from frostline.sweeps.executor import pin, pinned
+
+        Singleton.set_state(self.state)
+        setup_globals()
+        project.register_resolver()
+        interrupts.install()
+        loader = self.launcher.hydra_context.config_loader
+        pin(self.config, self.folder)
+        compose = Composer(lambda given: loader.load_sweep_config(self.config, pinned(given, self.folder)))
+        executor = Cluster(self.launcher, self.config, detached=True, in_job=True)
+        executor.asked = self.asked
+        self.run(self.jobs, compose=compose, executor=executor, folder_named=True, claimed=True)

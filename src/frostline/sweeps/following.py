@@ -1,0 +1,155 @@
+"""A sweep seen from outside, by a process that needs neither torch nor MLflow: what begins, how far it is, its end."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from pathlib import Path
+
+from frostline.core import interrupts
+from frostline.core.errors import UserError
+from frostline.core.metrics import METRICS
+from frostline.records import cluster_jobs, journal, layout, liveness
+from frostline.records.result import Result, percent, read_result
+from frostline.records.sweep_record import RunFacts, Shared
+from frostline.report.verdict import answer
+from frostline.sweeps import closing, job
+
+_LOOK = 1.0  # seconds between two looks at the folder
+_QUIET = 20.0  # seconds between two lines on the epochs of one run
+_GONE = 15.0  # seconds for which no job may be there before the sweep counts as left
+
+
+def watch_command(sweep: Path) -> str:
+    """Return the command that shows how far a sweep is."""
+    return f"python -m frostline watch {shlex.quote(str(sweep))}"
+
+
+def follow(sweep: Path) -> int:
+    """Show how the `sweep` goes on until it is over, and return the exit status as `sweep.run_sweep` does.
+
+    Where a cluster carries it out and no job of it is left that could draw the results, they are drawn here. May be
+    ended at any time. Raises `UserError` with what the job found wrong that checks.
+    """
+    shown, say = _Shown(sweep), job.screen().say
+    try:
+        while not shown.look():
+            time.sleep(_LOOK)
+    except KeyboardInterrupt as interrupt:
+        ids = sorted({each.id.partition("_")[0] for each in cluster_jobs.alive(sweep) if each.engine == "slurm"})
+        say(
+            f"The runs go on; `{watch_command(sweep)}` shows how far they are"
+            + (f", and `scancel {' '.join(ids)}` ends them" if ids else "")
+        )
+        return interrupts.status(interrupt)
+    for each in cluster_jobs.of(sweep):
+        if each.refused is not None:
+            raise UserError(each.refused)
+    if not Shared.there(sweep):
+        for each, state in cluster_jobs.states(cluster_jobs.of(sweep)):
+            say(f"{each}: {state}, before any run was queued; its log is {each.log}", "red")
+        return 1
+    runs = Shared.read(sweep).runs
+    if cluster_jobs.of(sweep) and closing.close_if_over(sweep):
+        return _status(closing.results(sweep, runs))
+    results = closing.results(sweep, runs)
+    say("")
+    job.screen().table(results)
+    job.screen().verdict(answer(results))
+    if (sweep / layout.REPORT).exists():
+        say(f"Report: {sweep / layout.REPORT}")
+    return _status(results)
+
+
+def left(sweep: Path) -> int:
+    """Say how a sweep is seen that goes on by itself, and return 0."""
+    job.screen().say(f"Queued; `{watch_command(sweep)}` shows how far it is")
+    return 0
+
+
+def wait(sweep: Path) -> None:
+    """Show how the jobs of a `sweep` go on until none of them runs or will."""
+    shown = _Shown(sweep)
+    while cluster_jobs.alive(sweep):
+        shown.look()
+        time.sleep(_LOOK)
+
+
+def _status(results: list[Result]) -> int:
+    return 0 if all(map(closing.as_planned, results)) else 1
+
+
+class _Shown:
+    """What was shown of a sweep so far."""
+
+    def __init__(self, sweep: Path) -> None:
+        self._sweep = sweep
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+        self._epochs = Counter[int]()
+        self._told: dict[int, float] = {}
+        self._queue = ""
+        self._gone: float | None = None
+
+    def look(self) -> bool:
+        """Show what is new, and return whether the sweep is over, or nobody is left who goes on with it."""
+        runs = Shared.read(self._sweep).runs if Shared.there(self._sweep) else ()
+        over = bool(runs) and journal.ended(self._sweep)
+        for number, facts in enumerate(runs):
+            if facts.to_do and number not in self._ended:
+                self._show(number, facts, len(runs))
+        if over:
+            return True
+        jobs = cluster_jobs.of(self._sweep)
+        if any(each.refused for each in jobs):
+            return True
+        if self._left(jobs):
+            self._gone = self._gone or time.monotonic()
+            return time.monotonic() - self._gone > _GONE
+        self._gone = None
+        return False
+
+    def _left(self, jobs: list[cluster_jobs.Job]) -> bool:
+        """Show how many jobs run and wait, if that is new, and return whether none does any more."""
+        if not jobs:
+            return liveness.living(self._sweep / layout.OWNER) is None
+        states = [state for _, state in cluster_jobs.states(jobs) if state.alive]
+        counts = Counter(str(state) for state in states)
+        queue = ", ".join(f"{count} {'job' if count == 1 else 'jobs'} {word}" for word, count in sorted(counts.items()))
+        if queue and queue != self._queue:
+            job.screen().say(f"  {queue}")
+        self._queue = queue
+        return not states
+
+    def _show(self, number: int, facts: RunFacts, count: int) -> None:
+        """Show a run: that it began, how far it is, how it ended."""
+        folder, name = self._sweep / facts.folder, f"[{number + 1}/{count}] {facts.name}"
+        epochs = journal.epochs(folder)
+        if number not in self._begun and (epochs or liveness.read(folder / layout.BEAT)):
+            self._begun.add(number)
+            job.screen().say(f"{name}: begins" + _at(folder), "bold")
+        result = read_result(folder)
+        if len(epochs) > self._epochs[number] and (result or self._due(number)):
+            self._epochs[number], last = len(epochs), epochs[-1]
+            by = METRICS.get(str(facts.choices.get("select")))
+            value = f", {by.words} {by.text(last[by.epoch])}" if by and by.epoch in last else ""
+            job.screen().say(f"{name}: epoch {last.get('epoch', len(epochs))}{value}")
+        if result is not None and result.status != "KILLED":  # a killed one may be queued again
+            self._ended.add(number)
+            tested = result.metrics.get("test/accuracy")
+            came = f", test accuracy {percent(tested)}" if tested is not None else ""
+            job.screen().say(f"{name}: {result.status.lower()}{came}" + (f": {result.reason}" if result.reason else ""))
+
+    def _due(self, number: int) -> bool:
+        now = time.monotonic()
+        if now - self._told.get(number, -_QUIET) < _QUIET:
+            return False
+        self._told[number] = now
+        return True
+
+
+def _at(folder: Path) -> str:
+    """Return where a run is carried out, as far as that is known."""
+    owner = liveness.read(folder / layout.BEAT)
+    return f" on {owner.host}" if owner else ""

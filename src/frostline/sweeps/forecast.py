@@ -1,0 +1,78 @@
+"""What a sweep will ask of a cluster, before anything is queued: its array, what each job asks for, how long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline.core import files, project
+from frostline.core.config import ClusterConfig
+from frostline.records import journal, layout
+from frostline.records.result import SECONDS, Result
+from frostline.report.tables import duration
+from frostline.sweeps.compose import PlannedRun, in_order
+from frostline.sweeps.stacks import batches
+
+_SWEEPS = 50  # of those before, the latest, that are looked at
+_SHOWN = 20  # jobs
+_ASKED = {  # of submitit, by the names that its launcher has for them
+    "partition": "partition {}",
+    "qos": "qos {}",
+    "account": "account {}",
+    "nodes": "{} node(s)",
+    "gpus_per_node": "{} GPU(s)",
+    "cpus_per_task": "{} CPU core(s)",
+    "mem_gb": "{} GB",
+}
+
+
+def lines(
+    planned: Sequence[PlannedRun], how: ClusterConfig, params: Mapping[str, Any], folder: Path, *, checks: bool
+) -> list[str]:
+    """Return what the sweep in `folder` would queue: jobs with their runs and, where such ran before, their seconds.
+
+    `params` are those of submitit's launcher; with `checks` a first job looks at data and weights.
+    """
+    groups = batches({number: planned[number].config for number in in_order(planned)}, how.pack)
+    asked = [text.format(params[key]) for key, text in _ASKED.items() if params.get(key) is not None]
+    first = "a job that looks at data and weights, then " if checks else ""
+    array = "1 job" if len(groups) == 1 else f"an array of {len(groups)} jobs, at most {how.at_once} at a time"
+    limit = duration(60 * params["timeout_min"])
+    told = [f"cluster={how.name}: {first}{array}; each asks for {', '.join(asked)}, at most {limit}"]
+    before = seconds_per_epoch([folder.parent, *project.multirun().glob("*")])
+    expected = [_seconds([planned[number] for number in group], before) for group in groups]
+    for number, (group, seconds) in enumerate(zip(groups[:_SHOWN], expected, strict=False)):
+        about = "" if seconds is None else f": about {duration(seconds)} of training, as earlier runs took"
+        told.append(f"  job {number}: {', '.join(planned[run].name for run in group)}{about}")
+    if len(groups) > _SHOWN:
+        told.append(f"  and {len(groups) - _SHOWN} more")
+    return told
+
+
+def seconds_per_epoch(tops: Sequence[Path]) -> dict[tuple[str, ...], float]:
+    """Return what an epoch took in the latest run of each model, freeze mode and data, of sweeps in the `tops`."""
+    found: dict[tuple[str, ...], float] = {}
+    results = {file for top in tops for file in top.glob(f"*/{layout.RESULTS}")}
+    for file in sorted(results, key=lambda path: path.stat().st_mtime)[-_SWEEPS:]:
+        try:
+            told = [Result.of(values) for values in files.read_json(file)]
+        except (OSError, ValueError, TypeError):
+            continue
+        for each in told:
+            epochs = len(journal.epochs(Path(each.folder))) if SECONDS in each.metrics else 0
+            if epochs:
+                found[_kind(each.choices)] = each.metrics[SECONDS] / epochs
+    return found
+
+
+def _kind(choices: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(choices.get(name)) for name in ("model", "freeze_mode", "data"))
+
+
+def _seconds(runs: Sequence[PlannedRun], before: Mapping[tuple[str, ...], float]) -> float | None:
+    """Return the seconds of training of a job; None where nothing like one of its runs was there before."""
+    known = [before.get(_kind(run.choices)) for run in runs]
+    if any(each is None for each in known):
+        return None
+    return sum(each * run.config.epochs for run, each in zip(runs, known, strict=True) if each is not None)

@@ -1,0 +1,108 @@
+"""Who has a run of a cluster is what its engine says, here a Slurm that is made up of two scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frostline.records import cluster_jobs, layout, liveness
+from frostline.records.cluster_jobs import Job
+from frostline.records.result import Result, write_result
+from frostline.records.sweep_record import RunFacts
+from frostline.sweeps import closing
+
+QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
+ACCOUNTS = "8_0|PENDING|None\n8_2|CANCELLED by 1000|None\n6|OUT_OF_MEMORY|None"
+WORDS = {
+    "6": "OUT_OF_MEMORY",  # the queue has forgotten it
+    "8_0": "RUNNING",
+    "8_1": "PENDING (Resources)",
+    "8_2": "CANCELLED by 1000",
+    "8_3": "CANCELLED (before it began)",  # its array has no such member any more
+    "8_4": "TIMEOUT (TimeLimit)",
+    "9": "unknown to the engine",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Return what writes how the two programs answer."""
+
+    def put(name: str, text: str, status: int = 0) -> None:
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{text}'\n{'' if not status else f'exit {status}'}\n")
+        program.chmod(0o755)
+
+    monkeypatch.setattr(cluster_jobs, "_answers", {})
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    put("squeue", QUEUE)
+    put("sacct", ACCOUNTS)
+    return put
+
+
+def queued(sweep: Path, *ids: str) -> None:
+    cluster_jobs.note(sweep, [Job("slurm", id, (str(number),), "its.log") for number, id in enumerate(ids)])
+
+
+def test_a_job_is_what_the_queue_says_then_what_accounting_says(tmp_path, slurm):
+    queued(tmp_path, *WORDS)
+    told = {job.id: state for job, state in cluster_jobs.states(cluster_jobs.of(tmp_path))}
+    assert {id: str(state) for id, state in told.items()} == WORDS
+    assert [job.id for job in cluster_jobs.alive(tmp_path)] == ["8_0", "8_1"]
+
+
+def test_a_run_that_waits_in_the_queue_is_nobody_elses_until_its_job_ended(tmp_path, slurm):
+    queued(tmp_path, "8_0", "8_1")
+    assert str(liveness.holder(tmp_path / "1")) == "Slurm job 8_1" and not (tmp_path / "1").exists()
+    cluster_jobs.end(tmp_path, "8_1")
+    assert liveness.holder(tmp_path / "1") is None
+    assert str(liveness.holder(tmp_path)) == "Slurm job 8_0"
+
+
+def test_where_slurm_does_not_answer_its_jobs_count_as_alive(tmp_path, slurm):
+    slurm("squeue", "slurm_load_jobs error: Unable to contact slurm controller", status=1)
+    queued(tmp_path, "8_0")
+    assert str(liveness.holder(tmp_path / "0")) == "Slurm job 8_0"
+
+
+def test_what_the_engine_ended_is_told_in_its_words_and_what_it_queued_again_goes_on(tmp_path, slurm):
+    ids = ("8_2", "8_1", "8_3", "8_0", "7")
+    queued(tmp_path, *ids)
+    runs = [RunFacts(f"head seed={number}", {}, str(number)) for number in range(len(ids))]
+    for number, status in ((0, "KILLED"), (1, "KILLED"), (4, "FAILED")):
+        (own := tmp_path / str(number)).mkdir()
+        write_result(own, Result(number, "", str(own), None, status, "SIGTERM", {}, {}))
+    told = [(each.status, each.reason) for each in closing.results(tmp_path, runs)]
+    assert told == [
+        ("KILLED", "Slurm job 8_2: CANCELLED by 1000; its log is its.log"),
+        ("RUNNING", "Slurm job 8_1 has it at this moment"),
+        ("KILLED", "Slurm job 8_3: CANCELLED (before it began); its log is its.log"),
+        ("RUNNING", "Slurm job 8_0 has it at this moment"),
+        ("FAILED", "SIGTERM"),
+    ]
+
+
+def test_what_slurm_wrote_into_the_log_of_a_job_is_why_it_failed(tmp_path, slurm):
+    slurm("squeue", "5|FAILED|NonZeroExitCode")
+    (log := tmp_path / "log").write_text(
+        "epoch 1\nslurmstepd-node1: error: Exceeded job memory limit\nslurmstepd-node1: error: *** STEP 5.0 ***\n"
+    )
+    cluster_jobs.note(tmp_path, [Job("slurm", "5", ("0",), str(log))])
+    ((_, state),) = cluster_jobs.states(cluster_jobs.of(tmp_path))
+    assert str(state) == "FAILED (Exceeded job memory limit)"
+
+
+def test_a_job_that_was_told_to_end_is_no_reason_to_wait_while_the_engine_closes_it_up(tmp_path, slurm):
+    queued(tmp_path, "8_0")
+    cluster_jobs.end(tmp_path, "8_0", stopped="SIGTERM")
+    ((_, state),) = cluster_jobs.states(cluster_jobs.of(tmp_path))
+    assert str(state) == "ended by SIGTERM" and not cluster_jobs.alive(tmp_path)
+
+
+def test_what_a_crash_left_of_a_line_hides_no_other_job(tmp_path):
+    queued(tmp_path, "8_0")
+    with (tmp_path / layout.JOBS).open("a") as file:
+        file.write('{"engine": "slu')
+    assert [job.id for job in cluster_jobs.of(tmp_path)] == ["8_0"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig
 
 from frostline.core import interrupts, project
 from frostline.core.config_keys import digest
@@ -50,7 +51,8 @@ def send(
     if not executor.checks_in_job:
         return None
     folder = claim(folder, digests, again=config.resume, elsewhere=None if named else lambda own: None)
-    head = Head(executor.launcher, executor.config, jobs, folder, executor.asked, Singleton.get_state(), run)
+    carried = cloudpickle.dumps((executor.launcher, executor.config))
+    head = Head(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
     try:
         (number,) = executor.submit([head], [()], folder)
     except UserError:
@@ -82,14 +84,14 @@ def _under_way(folder: Path, asked: str) -> Path | None:
 class Head:
     """The first job of a sweep."""
 
-    launcher: Any
-    config: DictConfig
     jobs: Sequence[Overrides]
     folder: Path
     asked: str
+    run: Run
     state: Any
     """Of Hydra, as it was where the job was queued."""
-    run: Run
+    carried: bytes
+    """Launcher and config, to be read when that is put back: Hydra then defines the classes of its plugins anew."""
 
     def __call__(self) -> None:
         """Check the sweep and queue its runs; say in its folder what is wrong with it."""
@@ -111,13 +113,14 @@ class Head:
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import pin, pinned
 
-        Singleton.set_state(self.state)
-        setup_globals()
         project.register_resolver()
         interrupts.install()
-        loader = self.launcher.hydra_context.config_loader
-        pin(self.config, self.folder)
-        compose = Composer(lambda given: loader.load_sweep_config(self.config, pinned(given, self.folder)))
-        executor = Cluster(self.launcher, self.config, detached=True, in_job=True)
+        Singleton.set_state(self.state)
+        setup_globals()
+        launcher, config = pickle.loads(self.carried)
+        pin(config, self.folder)
+        load = launcher.hydra_context.config_loader.load_sweep_config
+        compose = Composer(lambda given: load(config, pinned(given, self.folder)))
+        executor = Cluster(launcher, config, detached=True, in_job=True)
         executor.asked = self.asked
         self.run(self.jobs, compose=compose, executor=executor, folder_named=True, claimed=True)

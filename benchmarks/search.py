@@ -92,7 +92,7 @@ class _Here:
     MLflow hears of a run while the next one is trained, for which there is no time here: it is waited for.
     """
 
-    def __init__(self, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+    def __init__(self, compose: Composer) -> None:
         self.compose, self.pool, self.config = compose, self, compose([])
         self.between: list[float] = []
         """Seconds from the end of each run to the start of the next one."""
@@ -136,6 +136,7 @@ class _Here:
         while Mirror(folder).pending():
             time.sleep(0.01)
         self._ended = time.perf_counter()
+        self.compose.forget(overrides)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:

@@ -47,6 +47,8 @@ class FrostlineLauncher(Launcher):
         self.pool: Pool | None = None
         self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
         """Returns the config of a job."""
+        self.forget: Callable[[Sequence[str]], object] = lambda job: None
+        """Is told of a job that is done, whose config is not asked for any more."""
         self.say: Callable[[str], object] = log.warning
         """Tells the person what happened to a worker."""
 
@@ -103,6 +105,7 @@ class FrostlineLauncher(Launcher):
             )
             for number, answer in answers:
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
+                self.forget(jobs[number])
                 if waiting and (hopeless := _hopeless(done.values())):
                     waiting.clear()
                     self.say(f"Stopped: {hopeless}.")

@@ -72,7 +72,7 @@ class FrostlineSweeper(Sweeper):
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
-            launcher.compose = compose  # each job once
+            launcher.compose, launcher.forget = compose, compose.forget  # each job once
             executor = Workers(launcher)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:

@@ -44,6 +44,10 @@ class Composer:
             found = self._done[tuple(job)] = self._compose(job)
         return found
 
+    def forget(self, job: Sequence[str]) -> None:
+        """Let go of the config of a job, which is composed anew if it is asked for again."""
+        self._done.pop(tuple(job), None)
+
     def _compose(self, job: Sequence[str]) -> DictConfig:
         if get_overrides_dirname is None:
             return self._whole(job)

@@ -55,6 +55,7 @@ class Study:
         self._me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._objectives = objectives_of(config)
+        self._took: dict[int, Spent] = {}
         self._study = optuna.create_study(
             storage=storage.backend,
             pruner=pruner(config),
@@ -207,7 +208,11 @@ class Study:
 
     def spent(self) -> list[Spent | None]:
         """Return what each trial took, in the order of their numbers; None for those that are not over."""
-        return [_spent(trial) if trial.state in _OVER else None for trial in self._own()]
+        own = self._own()
+        for trial in own:
+            if trial.state in _OVER and trial.number not in self._took:
+                self._took[trial.number] = _spent(trial)
+        return [self._took.get(trial.number) for trial in own]
 
     def over(self, number: int | None = None) -> bool:
         """Return whether it is known what came of a trial, or of all."""

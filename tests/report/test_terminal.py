@@ -11,7 +11,8 @@ from rich.console import Console
 
 from frostline.core.metrics import ACCURACY, MACRO_F1
 from frostline.records.result import Result
-from frostline.report.tables import duration
+from frostline.report.cells import cells
+from frostline.report.tables import cells_table, duration
 from frostline.report.terminal import Screen
 from frostline.runs.plan import PhasePlan, Plan, StagePlan
 
@@ -207,6 +208,14 @@ def grid() -> list[Result]:
         for choices in [{"freeze_mode": mode, "lr": lr, "augment": augment}]
         for seed in range(2)
     ]
+
+
+def test_a_heading_names_a_metric_only_where_all_are_of_that():
+    by = {"select": "val/balanced_accuracy"}
+    rare = result(1, "full", 0.9, choices={"freeze_mode": "full", **by}, metrics={"best/val_balanced_accuracy": 0.8})
+    for found, heading in (([rare], "val balanced accuracy"), ([result(0, "head", 0.9), rare], "val")):
+        headings = [str(column.header) for column in cells_table(cells(found), ["select"]).columns]
+        assert heading in headings
 
 
 @pytest.mark.parametrize(("width", "terminal", "costs"), [(80, False, True), (100, True, True), (72, True, False)])

@@ -149,8 +149,8 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
-    named = {cell.by.words for cell in ranked} - {ACCURACY.words}
-    which = f" {named.pop()}" if len(named) == 1 else ""  # of several each cell says its own
+    every = {cell.by for cell in ranked}
+    which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # of several `select` says it
     columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
     columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
     if any(ADAPTER_PARAMETERS in result.metrics for cell in ranked for result in cell.finished):

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 import stores
 import warm
 
 torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
+settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
 
 

@@ -157,7 +157,7 @@ def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
             state = _of(job, told)
         if state.word == "FAILED" and state.reason in _NONE:
             state = replace(state, reason=_last_words(job.log))
-        if job.ended and state.alive:  # it is still closing up
+        if job.ended and (state.alive or state.word == "COMPLETED"):  # it closes up in good order
             state = State(f"ended by {job.stopped}", alive=False)
         yield job, state
 

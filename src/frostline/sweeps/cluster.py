@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,30 +171,36 @@ class Batch:
         """Carry them out, and draw the sweep's results if no other job of it is left."""
         setup_globals()
         project.register_resolver()
-        queue_again, stopped = _listen(), None
+        queue_again, own, stopped = _listen(), cluster_jobs.here(self.sweep), None
         try:
             self._carry_out()
         except KeyboardInterrupt as interrupt:
             stopped = interrupts.name(interrupt)
-            if stopped == _WARNING:
-                stopped = queue_again()
+            if stopped == _WARNING or (own is not None and _preempted(own)):
+                stopped = f"{stopped} ({queue_again()})"
         except Exception as error:
             stopped = reason_of(error)
             log.exception("a job came to nothing")
-        if (own := cluster_jobs.here(self.sweep)) is not None:
+        if own is not None:
             cluster_jobs.end(self.sweep, own.id, stopped=stopped)
         closing.close_if_over(self.sweep)
+        if stopped is not None:
+            raise SystemExit(1)
 
     def _carry_out(self) -> None:
         tracker = Shared.read(self.sweep).tracker
         if tracker is not None:
             session.take_up(tracker, project.project_root())
-        try:
-            for number, overrides in self.orders:
-                self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
-        finally:
-            if tracker is not None:
-                session.leave(tracker)
+        for number, overrides in self.orders:
+            self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
+        if tracker is not None:  # what an interrupt ends has no time to wait for MLflow
+            session.leave(tracker)
+
+
+def _preempted(job: cluster_jobs.Job) -> bool:
+    """Return whether a job that hears SIGTERM was neither cancelled nor timed out, as Slurm would say by then."""
+    ((_, state),) = cluster_jobs.states([job])
+    return job.engine == "slurm" and state.word in ("RUNNING", "PREEMPTED")
 
 
 def _listen() -> Callable[[], str]:
@@ -209,8 +216,8 @@ def _listen() -> Callable[[], str]:
         try:
             if callable(queue_again):
                 queue_again(warning, None)
-        except RuntimeError as error:  # as often as it may
-            return f"{_WARNING} before its time limit ({error})"
-        return _WARNING
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # queued again as often as it may
+            return reason_of(error)
+        return "not queued again"
 
     return call

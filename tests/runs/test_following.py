@@ -96,6 +96,7 @@ def require_same(ran: Ran, other: Ran) -> None:
         torch.testing.assert_close(ran.weights[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "devices"), [(PARTLY, 3), (BY_PHASES, 2)], ids=["partly", "by phases"])
 def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
     options: tuple[str, ...], devices: int, alone: dict[tuple[str, ...], Ran], tmp_path: Path
@@ -111,6 +112,7 @@ def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_what_two_have_begun_one_goes_on_with(
     alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_what_two_have_begun_one_goes_on_with(
     require_same(ran, alone[PARTLY])
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     def kill(epochs: float) -> None:
         if epochs > 0.5:

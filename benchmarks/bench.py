@@ -132,6 +132,7 @@ TARGETS: dict[str, dict[str, Target]] = {
     "one worker against hydra/launcher=basic": {"cpu": Target("≤", 1, "x"), "cuda": Target("≤", 1, "x")},
     "overhead per trial": {"cpu": Target("≤", 0.05, " s"), "cuda": Target("≤", 0.05, " s")},
     "growth of the overhead per trial": {"cpu": Target("≤", 2, "x"), "cuda": Target("≤", 2, "x")},
+    "grids found": {"cpu": Target("≥", 8), "cuda": Target("≥", 8)},
     "journals, checkpoints and hashes": {"cpu": Target("≤", 0.02), "cuda": Target("≤", 0.02)},
 }
 """What each number must reach, where a target was set for it on this kind of device."""

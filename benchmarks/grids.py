@@ -50,6 +50,11 @@ class Grid:
     def name(self) -> str:
         return f"{self.data}-{self.mode}-{self.optimizer}"
 
+    @property
+    def file(self) -> Path:
+        """Return its table."""
+        return FOLDER / f"{self.name}.csv"
+
     @cached_property
     def curves(self) -> dict[tuple[float, float], list[float]]:
         """Validation accuracy after each epoch, by learning rate and weight decay; empty where a run diverged."""
@@ -57,12 +62,13 @@ class Grid:
 
     @cached_property
     def _rows(self) -> list[list[str]]:
-        with (FOLDER / f"{self.name}.csv").open(newline="") as file:
+        with self.file.open(newline="") as file:
             return list(csv.reader(file))[1:]
 
-    def value(self, lr: float, decay: float) -> float:
-        """Return the accuracy that a run is judged by: that of its best epoch; NaN where it diverged."""
-        return max(self.curves[lr, decay], default=math.nan)
+    def run(self, lr: float, decay: float) -> list[float]:
+        """Return the epochs of the run with this weight decay and the nearest learning rate."""
+        nearest = min(LRS, key=lambda one: abs(math.log(one / lr)))
+        return self.curves[nearest, decay]
 
     @property
     def best(self) -> float:
@@ -108,7 +114,7 @@ def record(grid: Grid, pictures: Path) -> None:
             else:
                 epochs = [f"{line[ACCURACY.epoch]:.4f}" for line in journal.epochs(folder / "0")]
             rows.append([f"{cell[0]:g}", f"{cell[1]:g}", pictures_of_val, *epochs])
-    with (FOLDER / f"{grid.name}.csv").open("w", newline="") as file:
+    with grid.file.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["lr", "weight_decay", "val_pictures", *(f"epoch{epoch}" for epoch in range(1, EPOCHS + 1))])
         writer.writerows(rows)

@@ -27,6 +27,7 @@ import fidelity
 import limit
 import ours
 import pictures
+import replay
 import safety
 import search
 import streaming
@@ -435,4 +436,5 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ablation": ablation.ablation,
     "advice": advice.advice,
     "search": search.search,
+    "replay": replay.replay,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -28,6 +29,8 @@ _NOT_FETCHED = (
     *layout.OF_RECORD,
     *layout.OF_OWNER,
 )
+_NAMED = 20
+"""Skipped runs up to which each has a line of its own."""
 
 
 def facts_of(run: PlannedRun) -> RunFacts:
@@ -57,6 +60,7 @@ class Takeover:
         self._tracker, self._folder, self._heart, self._ask = tracker, folder, heart, ask
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
+        self._skipped: list[tuple[str, Past]] = []
         with suppress(server.Unreachable):
             resume.mend(tracker.uri, tracker.experiment, job.screen().say)
         self._before = resume.look(tracker, root, digests)
@@ -77,6 +81,9 @@ class Takeover:
             # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
             self._before[key] = [past for past in runs if past is not one.interrupted]
             found.append(self._facts(number, run, one))
+        for line in said_of(self._skipped):
+            job.screen().say(line)
+        self._skipped = []
         return tuple(found)
 
     def finished(self, config: Config) -> list[Past]:
@@ -109,7 +116,7 @@ class Takeover:
     def _finished(self, number: int, run: PlannedRun, past: Past, *, vacant: bool) -> Result:
         """Return the result of a run that need not run again, which is also in its folder here, if that is vacant."""
         own = self._folder / run.folder
-        job.screen().say(f"{run.name}: skipped, {'diverged' if past.diverged else 'finished'} in {past}")
+        self._skipped.append((run.name, past))
         where, reason = str(past.folder or own), past.tags.get(layout.REASON_TAG)
         result = Result(
             number, run.name, where, past.run_id, past.status, reason, run.choices, past.metrics, past.images
@@ -145,3 +152,18 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
         f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
     )
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
+
+
+def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
+    """Return which runs, by name, are left out since they were there before; of many how many in which sweeps."""
+    if len(skipped) <= _NAMED:
+        return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
+    places = Counter((_ended(past), past.folder and past.folder.parent) for _, past in skipped)
+    return [
+        f"{count} {'run' if count == 1 else 'runs'}: skipped, {how} in {at or 'another place'}"
+        for (how, at), count in places.items()
+    ]
+
+
+def _ended(past: Past) -> str:
+    return "diverged" if past.diverged else "finished"

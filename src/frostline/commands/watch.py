@@ -8,14 +8,14 @@ from frostline.commands import Parser
 from frostline.core import project
 from frostline.core.errors import user_error
 from frostline.records import layout, run_folders
-from frostline.sweeps import following
+from frostline.sweeps import watching
 
 
 def main(arguments: list[str]) -> int:
     """Follow the sweep, which may be left at any time; returns 0 if all its runs finished."""
     parser = Parser("watch", __doc__)
     parser.add_argument("sweep", help="the folder of a sweep or of a run of it, or the name of that folder")
-    return following.follow(_found(parser.parse_args(arguments).sweep))
+    return watching.follow(_found(parser.parse_args(arguments).sweep))
 
 
 def _found(name: str) -> Path:

@@ -39,7 +39,7 @@ from frostline.records.result import (
 )
 from frostline.report.terminal import Screen
 from frostline.runs import evaluation, frost_line, robustness, selection, speed
-from frostline.runs.following import others
+from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve

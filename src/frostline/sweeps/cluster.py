@@ -25,7 +25,7 @@ from frostline.core.errors import user_error
 from frostline.records import cluster_jobs
 from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
-from frostline.sweeps import closing, following
+from frostline.sweeps import closing, watching
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import pin, pinned
 from frostline.sweeps.stacks import batches
@@ -94,7 +94,7 @@ class Cluster:
             runs = [tuple(self._planned[number].folder for number in group) for group in groups[part]]
             self.submit(calls[part], runs, self._folder)
         if not self.detached:
-            following.wait(self._folder)
+            watching.wait(self._folder)
         return {}
 
     def leave(self, folder: Path) -> int | None:
@@ -103,7 +103,7 @@ class Cluster:
             return None
         if self._in_job:
             return 0
-        return following.left(folder) if self.how.detach else following.follow(folder)
+        return watching.left(folder) if self.how.detach else watching.follow(folder)
 
     def _orders(self, group: Sequence[int]) -> list[tuple[int, list[str]]]:
         return [(n, pinned(self._planned[n].overrides, self._folder, self._planned[n].folder)) for n in group]

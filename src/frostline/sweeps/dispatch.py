@@ -21,7 +21,7 @@ from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
 from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
-from frostline.sweeps import closing, following, forecast, job
+from frostline.sweeps import closing, forecast, job, watching
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.ownership import claim
@@ -47,7 +47,7 @@ def send(
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _under_way(folder, executor.asked)) is not None:
         job.screen().say(f"This sweep is under way in {there}: nothing is queued twice")
-        return following.left(there) if executor.how.detach else following.follow(there)
+        return watching.left(there) if executor.how.detach else watching.follow(there)
     if not executor.checks_in_job:
         return None
     folder = claim(folder, digests, again=config.resume, elsewhere=None if named else lambda own: None)
@@ -60,7 +60,7 @@ def send(
             shutil.rmtree(folder)
         raise
     job.screen().say(f"cluster={executor.how.name}: job {number} looks at data and weights, then queues the runs")
-    return following.left(folder) if executor.how.detach else following.follow(folder)
+    return watching.left(folder) if executor.how.detach else watching.follow(folder)
 
 
 def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:

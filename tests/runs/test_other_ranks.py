@@ -21,7 +21,7 @@ from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.runs import following
+from frostline.runs import other_ranks
 from frostline.runs.run import execute
 from frostline.training import checkpoint_timing
 from frostline.training.features import Backbone
@@ -149,7 +149,7 @@ def begins_elsewhere(pipe: Connection, rank: int) -> None:
 def test_what_keeps_a_process_from_following_is_what_the_run_raises(
     follow: Callable[[Connection, int], None], error: type[Exception], line: str
 ) -> None:
-    several = Ranks(follow, 2, load=following.__name__)
+    several = Ranks(follow, 2, load=other_ranks.__name__)
     try:
         with pytest.raises(error, match=f"^{line}$"):
             several.join(cast(Any, None), torch.device("cpu"), Origin("data", "weights"))

@@ -92,7 +92,7 @@ def main(folder: Path) -> None:
             except UserError as error:
                 said: object = str(error)
             else:
-                said = {split: own.labels for split, own in found.splits.items()}
+                said = {split: [label for (label,) in own.labels] for split, own in found.splits.items()}
             sys.stdout.write(json.dumps(said) + "\n")
 
         ask(NAME)

@@ -127,4 +127,4 @@ def test_no_option_knows_a_machine() -> None:
 
 
 def test_the_folder_holds_options_and_nothing_else() -> None:
-    assert {path.name for path in Path(CONF).iterdir()} == {*GROUPS, "experiment", "hydra", "config.yaml"}
+    assert {path.name for path in Path(CONF).iterdir()} == {*GROUPS, "cluster", "experiment", "hydra", "config.yaml"}

@@ -23,7 +23,7 @@ from frostline import cli
 from frostline.core.interrupts import Terminated
 from frostline.records import sweep_record
 from frostline.records.result import read_result
-from frostline.sweeps import sweep as sweeps
+from frostline.sweeps import closing
 from frostline.sweeps.pool import WorkerDied
 
 CHECKOUT = Path(__file__).parents[2]
@@ -320,7 +320,7 @@ def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_r
     ("error", "status"), [(OSError("disk"), "FAILED"), (WorkerDied("x"), "KILLED"), (None, "KILLED")]
 )
 def test_a_run_that_could_not_write_its_end_has_a_true_status(error, status, tmp_path):
-    found = sweeps._result(tmp_path, 0, sweep_record.RunFacts("head", {}, "0"), error)
+    found = closing.result(tmp_path, 0, sweep_record.RunFacts("head", {}, "0"), error)
     assert found.status == status
 
 

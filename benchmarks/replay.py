@@ -36,7 +36,6 @@ _SPACE: dict[str, BaseDistribution] = {
 _WAYS = (
     ("grids found", ("search=tpe",), 1.0),
     ("grids found", ("search=tpe", "search.prune=hyperband"), 0.5),
-    ("grids found otherwise", ("search=gp",), 1.0),
     ("grids found otherwise", ("search=qmc",), 1.0),
     ("grids found otherwise", ("search=tpe", "search.prune=median"), 0.5),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,29 +34,28 @@ _SEPARATOR = "|"  # between the labels of a picture, for people and to compare
 
 def write(file: Path, parts: Mapping[str, Selection]) -> None:
     """Write name, label and split of every picture; UserError where names do not tell pictures apart."""
-    sources = {id(part.source): part.source for part in parts.values()}
-    rows = []
-    for source in sources.values():
-        split_of = {
-            number: name for name, part in parts.items() if part.source is source for number in part.ids.tolist()
-        }
-        rows += [(source.name(number), _label(source, number), split_of[number]) for number in sorted(split_of)]
+    rows = [(source.name(number), _label(source, number), split) for source, number, split in in_order(parts)]
     if twice := [name for name, count in Counter(name for name, _, _ in rows).items() if count > 1]:
         expected = f"pictures that can be told apart by their names, but {some(twice)} are there twice"
         raise user_error("--write-splits", file, expected)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
-    try:
-        files.write(file, text.getvalue())
-    except UnicodeError:
-        raise user_error("--write-splits", file, "pictures and classes whose names are text in UTF-8") from None
-    except OSError as error:
-        raise user_error("--write-splits", file, f"a file that can be written ({error.strerror})") from None
+    write_rows(file, [_COLUMNS, *rows], "pictures")
     back = _read(file, "--write-splits")
     if odd := [name for name, *said in rows if back.get(name) != tuple(said)]:
         file.unlink()
         expected = f"names of pictures and classes that a table gives back, not {some(odd)}"
         raise user_error("--write-splits", file, expected)
+
+
+def write_rows(file: Path, rows: Iterable[Sequence[object]], what: str) -> None:
+    """Write rows as CSV; UserError where that cannot be, as where a name of `what` or of a class is no text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    try:
+        files.write(file, text.getvalue())
+    except UnicodeError:
+        raise user_error("--write-splits", file, f"{what} and classes whose names are text in UTF-8") from None
+    except OSError as error:
+        raise user_error("--write-splits", file, f"a file that can be written ({error.strerror})") from None
 
 
 def in_order(parts: Mapping[str, Selection]) -> Iterator[tuple[Source, int, str]]:

@@ -6,14 +6,11 @@ their names (see `split_names`).
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.core import files
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_names, multi_label
@@ -72,18 +69,11 @@ def _write_table(file: Path, parts: Mapping[str, Selection], source: str) -> dic
     rows = list(_rows(parts))
     root = _root(file, [row.file for row in rows])
     more = [name for name in ("group", "weight") if any(getattr(row, name) is not None for row in rows)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", *more])
+    lines: list[list[object]] = [["path", "label", "split", *more]]
     for row in rows:
         place, label = os.path.relpath(row.file, root), _SEPARATOR.join(row.labels)
-        writer.writerow([place, label, row.split, *(getattr(row, name) for name in more)])
-    try:
-        files.write(file, text.getvalue())
-    except UnicodeError:
-        raise user_error("--write-splits", file, "files and classes whose names are text in UTF-8") from None
-    except OSError as error:
-        raise user_error("--write-splits", file, f"a file that can be written ({error.strerror})") from None
+        lines.append([place, label, row.split, *(getattr(row, name) for name in more)])
+    split_names.write_rows(file, lines, "files")
     own = Path(os.path.abspath(file.parent))  # noqa: PTH100 - resolve() would follow links
     options = _options(parts)
     _check(file, rows, {"root": None if root == own else str(root), **options})

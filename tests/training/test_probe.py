@@ -52,9 +52,9 @@ def answers(one: Solution, data: Samples) -> Tensor:
     return (data.tensor @ one.weight.T + one.bias).argmax(1)
 
 
-@pytest.mark.parametrize("classes", [3, 10])
-def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: int) -> None:
-    data = digits(classes=classes)
+@pytest.mark.parametrize(("classes", "count"), [(3, 400), (10, 400), (3, 30)])
+def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: int, count: int) -> None:
+    data = digits(count, classes=classes)
     features, labels = standard(data), data.labels.numpy()
     found = probe.solve(data, classes, STRENGTHS)
     assert [one.l2 for one in found] == list(STRENGTHS)

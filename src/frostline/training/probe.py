@@ -14,7 +14,8 @@ Numer. Anal. 26, 727).
 torch.optim.LBFGS has one history for all of its parameters. Here strengths are solved side by side, each with its own
 history and steps, by one product for all, and what has converged leaves. Features are read in chunks, pass by pass:
 beside them the memory holds the histories, at most `_STATE` bytes of them at once or those of one strength, and
-`_AT_ONCE` logits a few times.
+`_AT_ONCE` logits a few times. Few samples span few directions, in which the best weights lie: they are turned into
+those and solved there.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _ROUNDING = 1e-7  # relative: what a loss that is computed in float32 may go up 
 _STATE = 2**30  # bytes of the histories of all strengths that are solved side by side
 _AT_ONCE = 2**22  # logits that are computed at once: 16 MB
 _ROWS = 4096  # features that are read at once at most: 32 MB of those of ResNet-50
+_FEW = 2  # times as many dimensions as samples, from which on those are turned
 _FLAT = 1e-6  # deviation, relative to the largest one, below which a dimension counts as constant
 
 
@@ -98,25 +100,28 @@ class _Objective:
     def __init__(
         self, train: Dataset, classes: int, class_weights: Tensor | None, image_weights: Tensor | None
     ) -> None:
-        self._train, self._numbers = train, torch.arange(classes, device=train.labels.device)
+        self._labels, self._numbers = train.labels, torch.arange(classes, device=train.labels.device)
         self._mean, self._deviation = _moments(train)
-        self.dimensions = len(self._mean)
+        standard = _Standard(train, self._mean, self._deviation)
+        few = _FEW * len(train.labels) <= len(self._mean)
+        self._features: _Standard | _Turned = _Turned(standard) if few else standard
+        self.dimensions = self._features.dimensions
         self._weights = _weights(train.labels, class_weights, image_weights)
         self._rarest = _rarest(train.labels, classes, self._weights)
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
 
-        `heads` is `(S, classes, D + 1)`, weights for standard features and in the last column the bias; `l2` `(S,)`.
+        `heads` is `(S, classes, dimensions + 1)`, weights for standard features, turned ones if they are, and in the
+        last column the bias; `l2` `(S,)`.
         """
         weight, bias = heads[..., :-1], heads[..., -1]
-        flat, count = weight.flatten(0, 1), len(self._train.labels)
+        flat, count = weight.flatten(0, 1), len(self._labels)
         loss = l2.new_zeros(len(heads), dtype=torch.float64)
         gradient = torch.zeros_like(heads)
         of_weight, of_bias = torch.zeros_like(flat), torch.zeros_like(bias)
         done = 0
-        for features, labels in _chunks(self._train, len(flat)):
-            standard = features.sub(self._mean).div_(self._deviation)
+        for standard, labels in self._features.chunks(len(flat)):
             logits = (standard @ flat.T).unflatten(1, bias.shape).add_(bias)
             weights = None if self._weights is None else self._weights[done : done + len(labels)]
             losses, error = (_of_several if multi_label(labels) else self._of_one)(logits, labels, weights)
@@ -146,9 +151,46 @@ class _Objective:
 
     def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights `(classes, D)` and biases `(classes,)` for features as they are."""
-        weight = head[:, :-1].double() / self._deviation
+        weight = self._features.straight(head[:, :-1].double()) / self._deviation
         bias = head[:, -1] - weight @ self._mean.double()
         return weight.float(), bias.float()
+
+
+class _Standard:
+    """Features of which each dimension has mean 0 and variance 1."""
+
+    def __init__(self, train: Dataset, mean: Tensor, deviation: Tensor) -> None:
+        self._train, self._mean, self._deviation = train, mean, deviation
+        self.dimensions = len(mean)
+
+    def chunks(self, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features `(B, D)` and labels, few enough that so many outputs of each fit."""
+        for features, labels in _chunks(self._train, outputs):
+            yield features.sub(self._mean).div_(self._deviation), labels
+
+    def straight(self, weight: Tensor) -> Tensor:
+        """Return the weights as they are."""
+        return weight
+
+
+class _Turned:
+    """Standard features `(N, D)` turned into the `N` directions that they span, which changes no length."""
+
+    def __init__(self, standard: _Standard) -> None:
+        features, labels = zip(*standard.chunks(1), strict=True)
+        self._labels = torch.cat(labels)
+        self._directions, turned = torch.linalg.qr(torch.cat(features).double().T)
+        self._turned = turned.T.float().contiguous()
+        self.dimensions = len(self._labels)
+
+    def chunks(self, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features `(B, N)` and labels, few enough that so many outputs of each fit."""
+        rows = _rows(outputs)
+        yield from zip(self._turned.split(rows), self._labels.split(rows), strict=True)
+
+    def straight(self, weight: Tensor) -> Tensor:
+        """Return weights `(classes, N)` float64 as those `(classes, D)` of the features as they were."""
+        return weight @ self._directions.T
 
 
 def _of_several(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -277,4 +319,8 @@ def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
 
 def _chunks(data: Dataset, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield features `(B, D)` and labels of a split in its order, few enough that so many outputs of each fit."""
-    return chunks(data, max(1, min(_ROWS, _AT_ONCE // outputs)))
+    return chunks(data, _rows(outputs))
+
+
+def _rows(outputs: int) -> int:
+    return max(1, min(_ROWS, _AT_ONCE // outputs))

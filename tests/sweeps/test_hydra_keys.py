@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from frostline.sweeps.compose import compose_grid
-from frostline.sweeps.hydra_keys import as_read, points
+from frostline.sweeps.hydra_keys import as_read, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,23 @@ from frostline.sweeps.hydra_keys import as_read, points
 def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[tuple[int | None, int]]) -> None:
     found = [run.config.data for run in compose_grid(["freeze=head", *typed])]
     assert [(data.folds, data.fold) for data in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("jobs", "fold", "expected"),
+    [
+        ([["lr=1"], ["lr=2"]], 0, [["lr=1", "data.fold=0"], ["lr=1", "data.fold=1"], ["lr=2", "data.fold=0"]]),
+        ([["data.fold=1"]], 1, [["data.fold=1"]]),
+        ([["lr=1"]], 1, [["lr=1"]]),
+    ],
+)
+def test_folds_that_stand_in_a_file_are_as_typed_ones(
+    jobs: list[list[str]], fold: int, expected: list[list[str]]
+) -> None:
+    def compose(job: Sequence[str]) -> DictConfig:
+        return OmegaConf.create({"data": {"folds": 2 if "lr=2" not in job else None, "fold": fold}})
+
+    assert in_folds(jobs, compose) == expected
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,10 @@ def compose_all(
     """Return the sweep's folder and the runs of the jobs, without those that differ in nothing that they read.
 
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
-    `after_first` is called as soon as the first config has passed.
+    `after_first` is called as soon as the first config has passed. What is cross-validated is a run for each fold.
     """
+    after_first(_compose(jobs[0], compose, 0)[0])
+    jobs = hydra_keys.in_folds(jobs, compose)
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     planned: list[PlannedRun] = []
@@ -72,8 +74,6 @@ def compose_all(
     first: dict[tuple[str, str], int] = {}
     for overrides, setting in zip(jobs, settings, strict=True):
         config, sweep, folder = _compose(overrides, compose, len(planned))
-        if not planned:
-            after_first(config)
         solver = config.freeze_mode.solver
         unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
         twin = first.setdefault((digest(config), config.data.root), len(planned)) if unread else len(planned)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +24,7 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
     ),
 }
 _SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
+_FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, of which the config's own check tells
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
@@ -76,8 +77,7 @@ def subdir(config: DictConfig) -> str | None:
 def points(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of every job: all combinations of the values given, the last key's changing first.
 
-    Of a key that is given twice the last counts. Where `data.folds` is given, every combination is there for each of
-    the folds. UserError for one that stands for no value at all, or for a range.
+    Of a key that is given twice the last counts. UserError for one that stands for no value at all, or for a range.
     """
     values: dict[str, list[str]] = {}
     for one in overrides:
@@ -90,20 +90,27 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
             raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
         key = one.get_key_element()
         values[key] = [f"{key}={value}" for value in found]
-    jobs = [[*job] for job in itertools.product(*values.values())]
-    counts = [_folds(job) for job in jobs]
-    if not any(counts) or any(key.lstrip("+") == "data.fold" for key in values):
+    return [[*job] for job in itertools.product(*values.values())]
+
+
+def in_folds(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> Sequence[Sequence[str]]:
+    """Return the jobs, each that has `data.folds`, typed or from a file, once for each of its folds.
+
+    Where the folds are named they are those. `compose` returns the config of a job.
+    """
+    if any(one.partition("=")[0].lstrip("+") == _FOLD for one in jobs[0]):
         return jobs
-    return [
-        [*job, f"data.fold={fold}"] for job, count in zip(jobs, counts, strict=True) for fold in range(max(1, count))
-    ]
+    counts = [_folds(compose(job)) for job in jobs]
+    if not any(counts):
+        return jobs
+    return [[*job, f"{_FOLD}={fold}"] for job, count in zip(jobs, counts, strict=True) for fold in range(max(1, count))]
 
 
-def _folds(job: Sequence[str]) -> int:
-    """Return the number of folds that a job is to be there for; 0 where it names none."""
-    given = (one.partition("=") for one in job)
-    number = next((value for key, _, value in given if key.lstrip("+") == "data.folds"), "")
-    return int(number) if number.isascii() and number.isdecimal() and 2 <= int(number) <= _MOST_FOLDS else 0
+def _folds(config: DictConfig) -> int:
+    """Return the number of folds that a job is to be there for; 0 where it has none, or one of them."""
+    data = config.data
+    number = None if data.fold else data.folds
+    return number if isinstance(number, int) and 2 <= number <= _MOST_FOLDS else 0
 
 
 def not_ours() -> UserError:

@@ -35,6 +35,7 @@ _SPACE: dict[str, BaseDistribution] = {
 }
 _WAYS = (
     ("grids found", ("search=tpe",), 1.0),
+    ("grids found", ("search=tpe", "search.prune=asha"), 0.5),
     ("grids found", ("search=tpe", "search.prune=hyperband"), 0.5),
     ("grids found otherwise", ("search=qmc",), 1.0),
     ("grids found otherwise", ("search=tpe", "search.prune=median"), 0.5),
@@ -92,7 +93,7 @@ def _search(grid: Grid, config: Config, epochs: int) -> float:
         stopped = False
         for epoch in range(1, len(curve) + 1):
             epochs -= 1
-            if stops and (stopped := stops(epoch, curve[epoch - 1])):
+            if stops and epoch < EPOCHS and (stopped := stops(epoch, curve[epoch - 1])):  # as `runs.train` asks
                 break
         if stopped or not curve:  # it diverged in its first epoch, which costs one
             study.tell(number, None, TrialState.PRUNED)

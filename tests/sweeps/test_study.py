@@ -139,11 +139,40 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
     assert best is not None and best.number == 5
 
 
-@pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
+@pytest.mark.parametrize("prune", ["median", "hyperband", "asha", "wilcoxon"])
 def test_every_pruner_judges(prune: str) -> None:
     study = opened(asked("random", f"search.prune={prune}", "epochs=9"), None)
     study.ask()
     assert study.judge(0)(1, 0.5) is False
+
+
+@pytest.mark.parametrize("prune", ["median", "hyperband", "asha"])
+def test_what_was_to_stop_and_was_killed_before_it_could_stops_there_when_it_goes_on(
+    prune: str, tmp_path: Path
+) -> None:
+    config = asked("random", f"search.prune={prune}", "epochs=9")
+    study = opened(config, tmp_path)
+    for number in range(12):
+        study.ask()
+        judge = study.judge(number)
+        stopped = next((epoch for epoch in range(1, 9) if judge(epoch, 0.5 - 0.01 * number)), None)
+        if stopped:
+            assert opened(config, tmp_path).judge(number)(stopped, 0.5 - 0.01 * number)
+        study.tell(number, None if stopped else [0.5], TrialState.PRUNED if stopped else TrialState.COMPLETE)
+    states = [trial.state for trial in study.trials()]
+    assert states[0] is TrialState.COMPLETE and states.count(TrialState.PRUNED) > 3
+
+
+def test_asha_lets_one_of_three_go_on_at_each_rung() -> None:
+    study = opened(asked("random", "search.prune=asha", "epochs=9"), None)
+    ends = []
+    for number, value in enumerate([0.5, 0.4, 0.6, 0.1, 0.2, 0.55, 0.7]):
+        study.ask()
+        judge = study.judge(number)
+        ends.append(next((epoch for epoch in range(1, 9) if judge(epoch, value)), None))
+        study.tell(number, None if ends[-1] else [value], TrialState.PRUNED if ends[-1] else TrialState.COMPLETE)
+    # The sixth is the second of six after an epoch, but no more than the second of three after three.
+    assert ends == [None, 1, None, 1, 1, 3, None]
 
 
 def test_what_the_sampler_or_the_storage_cannot_be_is_refused_in_one_line() -> None:

@@ -20,6 +20,8 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
 }
 INDEPENDENT = ("random", "qmc")
 """Samplers to which no trial's result matters, so that all trials can be asked for at once."""
+_REDUCTION = 3
+"""One trial of so many goes on at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and its successors."""
 _SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
 
 
@@ -39,14 +41,18 @@ def sampler(search: SearchConfig, number: int) -> BaseSampler:
 
 
 def pruner(config: Config) -> BasePruner:
-    """Return what stops trials early; Hyperband's rungs are epochs, and it acts as soon as one is reached (ASHA)."""
+    """Return what stops trials early; rungs of Hyperband and ASHA are epochs: 1, 3, 9 and so on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.search.prune:
             case "median":
                 return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
             case "hyperband":
-                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=config.epochs)
+                return optuna.pruners.HyperbandPruner(
+                    min_resource=1, max_resource=config.epochs, reduction_factor=_REDUCTION
+                )
+            case "asha":
+                return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION)
             case "wilcoxon":
                 return optuna.pruners.WilcoxonPruner()
             case _:

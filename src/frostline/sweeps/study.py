@@ -33,6 +33,8 @@ _PAST = "past"
 """Attribute of a trial that was no trial of the study, but a run of an earlier sweep: which."""
 _HOLDER = "holder"
 """Attribute of a trial: who carries it out."""
+_STOPPED = "stopped"
+"""Attribute of a trial: after which epoch it was to stop. Optuna does not judge a second time at a rung."""
 _CONFIRMS, _ALIVE = "confirms", "alive"
 """Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
 
@@ -54,11 +56,13 @@ class Study:
         """
         self._me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
+        self._pruner = pruner(config)
         self._objectives = objectives_of(config)
         self._took: dict[int, Spent] = {}
+        # It asks without a pruner: a sampler learns from all trials, of whatever bracket of Hyperband, as in BOHB
+        # (arXiv:1807.01774), and what this process happened to judge changes nothing.
         self._study = optuna.create_study(
             storage=storage.backend,
-            pruner=pruner(config),
             study_name=name,
             directions=[one.direction for one in self._objectives],
             load_if_exists=True,
@@ -85,7 +89,7 @@ class Study:
         asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
         drawn_by = sampler(self._search, backend.get_trial_number_from_id(trial_id))
-        study = optuna.load_study(study_name=self.name, storage=backend, sampler=drawn_by, pruner=self._study.pruner)
+        study = optuna.load_study(study_name=self.name, storage=backend, sampler=drawn_by)
         return Trial(study, trial_id)
 
     def deciding(self) -> AbstractContextManager[None]:
@@ -233,13 +237,24 @@ class Study:
 
     def judge(self, number: int) -> Callable[[int, float], bool]:
         """Return what is told each epoch of a trial with its value, and says whether the trial is to stop there."""
-        trial = self._trial(self.trials()[number])
-        told = set(self.trials()[number].intermediate_values)
+        frozen = self.trials()[number]
+        judged = optuna.load_study(
+            study_name=self.name,
+            storage=self._storage.backend,
+            sampler=optuna.samplers.RandomSampler(),
+            pruner=self._pruner,
+        )
+        trial = Trial(judged, frozen._trial_id)
+        told = set(frozen.intermediate_values)
 
         def stops(epoch: int, value: float) -> bool:
-            if epoch not in told:  # by what was killed since
+            if frozen.user_attrs.get(_STOPPED) == epoch:  # and was killed since
+                return True
+            if epoch not in told:
                 trial.report(value, epoch)
-            return bool(trial.should_prune())
+            if stopped := trial.should_prune():
+                trial.set_user_attr(_STOPPED, epoch)
+            return stopped
 
         return stops
 

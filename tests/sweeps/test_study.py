@@ -112,6 +112,37 @@ def test_a_study_that_is_killed_at_any_write_goes_on_with_the_same_trials(name: 
         assert told(opened(config, folder)) == expected, write
 
 
+def share(config: Config, folder: Path, trials: int) -> Study:
+    """Do what a search does that is not alone, until there are so many trials."""
+    study, begun = Study(storage_of(config.search, None), "head", config, SPACE, folder), set[int]()
+    while len(study.trials()) < trials or not study.over():
+        known = [number for number in study.numbers() if number not in begun] or [study.ask()[0]]
+        for number in known:
+            study.take(number)
+            study.tell(number, [score(study.asked(number))], TrialState.COMPLETE)
+        begun.update(known)
+    return study
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_shared_study_has_the_trials_of_an_own_one_whatever_write_a_process_is_killed_at(
+    name: str, tmp_path: Path
+) -> None:
+    whole, trials = tmp_path / "whole.log", 4 if name in ("random", "qmc") else 7
+    expected = told(share(asked(name, f"search.storage={whole}"), tmp_path / "sweep", trials))
+    own = opened(asked(name), None)
+    go_on(own, trials)
+    assert told(own) == expected
+    writes = len(whole.read_text().splitlines())
+    for number, write in enumerate(range(writes - 8 if name == "gp" else 1, writes)):
+        config = asked(name, f"search.storage={tmp_path / str(write)}")
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            killed_at(patch, write, torn=number % 2 == 1)
+            share(config, tmp_path / "killed", trials)
+        assert told(share(config, tmp_path / "next", trials)) == expected, write
+
+
 def test_more_trials_go_on_where_fewer_ended(tmp_path: Path) -> None:
     config = asked("tpe")
     go_on(opened(config, tmp_path), 6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
@@ -38,6 +40,13 @@ def sampler(search: SearchConfig, number: int) -> BaseSampler:
         except (TypeError, ValueError) as error:
             expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
             raise user_error("search.options", search.options, expected) from None
+
+
+def given(values: Mapping[str, Any]) -> BaseSampler:
+    """Return a sampler that draws these values, which are known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler(dict(values), optuna.samplers.RandomSampler())
 
 
 def pruner(config: Config) -> BasePruner:

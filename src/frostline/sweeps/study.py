@@ -23,7 +23,7 @@ from frostline.core.objectives import Objective, several
 from frostline.records import liveness
 from frostline.records.liveness import Owner
 from frostline.sweeps import search_space
-from frostline.sweeps.samplers import pruner, sampler
+from frostline.sweeps.samplers import given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_storage import Storage, storage_of
 
@@ -74,23 +74,44 @@ class Study:
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial."""
+        if self._storage.shared:
+            return self._held()
         with self._storage.in_whole():
-            trial = self._held() if self._storage.shared else self._new()
+            self._study.sampler = sampler(self._search, len(self.trials()))
+            trial = self._study.ask()
             values = {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
         return trial.number, values
 
-    def _new(self) -> Trial:
-        self._study.sampler = sampler(self._search, len(self.trials()))
-        return self._study.ask()
-
-    def _held(self) -> Trial:
-        """Return a new trial that from its first moment nobody else takes, drawn given all that is told by now."""
+    def _held(self) -> tuple[int, dict[str, Any]]:
+        """Return the number and the values of a new trial that from its first moment nobody else takes."""
         backend, whose = self._storage.backend, {_HOLDER: self._me}
         asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
-        drawn_by = sampler(self._search, backend.get_trial_number_from_id(trial_id))
-        study = optuna.load_study(study_name=self.name, storage=backend, sampler=drawn_by)
-        return Trial(study, trial_id)
+        number = backend.get_trial_number_from_id(trial_id)
+        return number, self._drawn(number)
+
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """Return the values of a trial that is there, drawn given all that is told by now.
+
+        They are drawn aside, and then written one by one: whoever was killed meanwhile, the next one draws the same.
+        """
+        trial_id, aside = self.trials()[number]._trial_id, self._drawn_aside(number)
+        for name, value in aside.system_attrs.items():  # in which samplers keep what they know
+            self._storage.backend.set_trial_system_attr(trial_id, name, value)
+        self._study.sampler = given(aside.params)
+        trial = Trial(self._study, trial_id)
+        return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
+
+    def _drawn_aside(self, number: int) -> FrozenTrial:
+        """Return a trial as it would be drawn, in a study that is a copy of this one without it."""
+        aside = optuna.create_study(directions=self._study.directions, sampler=sampler(self._search, number))
+        if self._search.name == "qmc":  # the next one of a sequence, as far as the study knows
+            for _ in range(number):
+                aside.ask(self._space)
+        else:
+            aside.add_trials(trial for trial in self.trials() if trial.number != number)
+        aside.ask(self._space)
+        return aside.trials[-1]
 
     def deciding(self) -> AbstractContextManager[None]:
         """Have nobody else ask for a trial within the block, so that a budget holds; of a database only nearly."""
@@ -179,13 +200,11 @@ class Study:
         return [trial for trial in self.trials() if _PAST not in trial.user_attrs]
 
     def asked(self, number: int) -> dict[str, Any]:
-        """Return the values of a trial that is there; those that are missing in a database after a kill are drawn."""
+        """Return the values of a trial that is there; those that are missing after a kill are drawn."""
         frozen = self.trials()[number]
         if frozen.params.keys() == self._space.keys():
             return {key: frozen.params[key] for key in self._space}
-        self._study.sampler = sampler(self._search, number)
-        trial = Trial(self._study, frozen._trial_id)
-        return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
+        return self._drawn(number)
 
     def tell(
         self,

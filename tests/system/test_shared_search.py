@@ -1,0 +1,86 @@
+"""A study that several searches share is as if nothing had been, whichever of them are killed between ask and tell."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from test_search import RANGES, TINY, results
+from test_sweep import environment, where
+
+import stores
+import warm
+from frostline.records import journal
+from frostline.sweeps.study_storage import storage_of
+from small import compose
+
+DYING = """
+import os
+from frostline.cli import main
+from frostline.sweeps import search_space
+from frostline.sweeps.study import Study
+count, real = 0, {place}
+def dying(*given):
+    global count
+    count += 1
+    if count == {number}:
+        os.kill(os.getpid(), 9)
+    return real(*given)
+{place} = dying
+main()
+"""
+"""A command that is killed at a place in the code when it has come there so often."""
+WITHIN_ASK = ("search_space.suggest", 6)
+"""Its third trial is in the study, without the second of its two values."""
+BEFORE_TELL = ("Study.tell", 2)
+
+
+def search(folder: Path, place: str, *, dies: tuple[str, int] | None = None) -> list[dict[str, Any]]:
+    """Search with six trials in a study at a place; return the results, none where it dies."""
+    store = stores.put(folder.parent / "mlflow.db")
+    ranges = [*RANGES[:2], "optimizer.weight_decay=interval(0,0.1)"]
+    typed = ["-m", *TINY, *ranges, "freeze=head", "trials=6", f"search.storage='{place}'", "resume=true"]
+    typed += [*where(folder, store), "hydra/launcher=basic", f"store.path={folder.parent}/store"]
+    code = DYING.format(place=dies[0], number=dies[1]) if dies else "from frostline.cli import main; main()"
+    done = warm.run([sys.executable, "-c", code, *typed], env=environment())
+    assert done.returncode == (-signal.SIGKILL if dies else 0), done.stdout + done.stderr
+    return [] if dies else results(folder)
+
+
+def trials(place: str) -> list[tuple[Any, ...]]:
+    backend = storage_of(compose("search=tpe", f"search.storage='{place}'").search, None).backend
+    (study,) = optuna.get_all_study_summaries(backend)
+    found = optuna.load_study(study_name=study.study_name, storage=backend).trials
+    return [(trial.number, trial.params, trial.state, trial.value) for trial in found]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    search(folder / "sweep", f"{folder}/studies.log")
+    return trials(f"{folder}/studies.log")
+
+
+@pytest.mark.parametrize("place", ["{}/studies.log", "sqlite:///{}/studies.db"])
+def test_what_is_killed_between_ask_and_tell_goes_to_the_next_and_nothing_runs_twice(
+    place: str, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    place = place.format(tmp_path)
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    search(folders[0], place, dies=WITHIN_ASK)
+    search(folders[1], place, dies=BEFORE_TELL)
+    last = search(folders[2], place)
+    assert trials(place) == undisturbed
+    assert sorted(run["choices"]["trial"] for run in last if "trial" in run["choices"]) == [*range(6)]
+    for number in range(6):
+        ends = [
+            note["status"]
+            for folder in folders
+            for note, _ in journal.notes(folder / f"head-{number}")
+            if note["op"] == "end"
+        ]
+        assert len(ends) == 1, (number, ends)

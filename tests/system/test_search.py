@@ -252,7 +252,7 @@ def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Pa
 def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     how = ("search=tpe", "lr=auto", "search.storage='nowhere://x'")
     done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY, *how, expect=2)
-    assert done.err.startswith("frostline: search.storage=nowhere://x: expected a storage URL")
+    assert done.err.startswith("frostline: search.storage=nowhere://x: expected a storage URL") and not done.out
     assert not (tmp_path / "refused").exists()
 
 
@@ -265,7 +265,10 @@ def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_made(tmp_
         (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
         (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
         (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, as a grid has no ranges"),
+        (("lr=auto",), "lr=auto: expected numbers with commas between in a grid; search=tpe searches a range"),
         (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
+        (("search=tpe", "lr=auto", "search.prune=foo"), "search.prune=foo: expected one of none, median, hyperband"),
+        (("search=tpe", "lr=auto", "search.confirm=-1"), "search.confirm=-1: expected a whole number from 0"),
         (("search=tpe", "lr=interval(1e-3,1)", "seed=0,1"), "seed=several values: expected one value in a search"),
         (("search=cmaes", "lr=interval(1e-3,1)"), "search=cmaes: expected two or more ranges"),
         (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),

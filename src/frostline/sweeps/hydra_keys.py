@@ -89,6 +89,8 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
         if not found:
             raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
         key = one.get_key_element()
+        if key.lstrip("+") == "lr" and "auto" in found:
+            raise user_error("lr", "auto", "numbers with commas between in a grid; search=tpe searches a range")
         values[key] = [f"{key}={value}" for value in found]
     return [[*job] for job in itertools.product(*values.values())]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from frostline.core.config import Config, SearchConfig
 from frostline.core.errors import user_error
@@ -40,6 +43,24 @@ def sampler(search: SearchConfig, number: int) -> BaseSampler:
         except (TypeError, ValueError) as error:
             expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
             raise user_error("search.options", search.options, expected) from None
+
+
+def drawn_aside(
+    search: SearchConfig,
+    directions: Sequence[StudyDirection],
+    others: Iterable[FrozenTrial],
+    space: Mapping[str, BaseDistribution],
+    number: int,
+) -> FrozenTrial:
+    """Return the trial `number` as it is drawn in a study that has the `others`, which it is not written to."""
+    aside = optuna.create_study(directions=directions, sampler=sampler(search, number))
+    if search.name == "qmc":  # one of a sequence, and a study knows how far that is
+        for _ in range(number):
+            aside.ask({**space})
+    else:
+        aside.add_trials(others)
+    aside.ask({**space})
+    return aside.trials[-1]
 
 
 def given(values: Mapping[str, Any]) -> BaseSampler:

@@ -38,10 +38,10 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     jobs = hydra_keys.points(listed)
     cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
-    for line in [*unused_keys.check(_typed(jobs, ranges), configs), *said(cells)]:
-        job.screen().say(line)
     config = configs[0]
-    rounds = Search(cells, compose, _storage(config))
+    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, compose, _storage(config))
+    for line in [*lines, *said(cells)]:
+        job.screen().say(line)
     folder = composing.sweep_folder(compose, _overrides(cells[0].setting))
     planned = [run for cell in cells for run in rounds.corners(cell)]
     return sweep.run_planned(

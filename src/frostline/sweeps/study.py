@@ -23,7 +23,7 @@ from frostline.core.objectives import Objective, several
 from frostline.records import liveness
 from frostline.records.liveness import Owner
 from frostline.sweeps import search_space
-from frostline.sweeps.samplers import given, pruner, sampler
+from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_storage import Storage, storage_of
 
@@ -95,23 +95,13 @@ class Study:
 
         They are drawn aside, and then written one by one: whoever was killed meanwhile, the next one draws the same.
         """
-        trial_id, aside = self.trials()[number]._trial_id, self._drawn_aside(number)
+        trial_id, others = self.trials()[number]._trial_id, [one for one in self.trials() if one.number != number]
+        aside = drawn_aside(self._search, self._study.directions, others, self._space, number)
         for name, value in aside.system_attrs.items():  # in which samplers keep what they know
             self._storage.backend.set_trial_system_attr(trial_id, name, value)
         self._study.sampler = given(aside.params)
         trial = Trial(self._study, trial_id)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
-
-    def _drawn_aside(self, number: int) -> FrozenTrial:
-        """Return a trial as it would be drawn, in a study that is a copy of this one without it."""
-        aside = optuna.create_study(directions=self._study.directions, sampler=sampler(self._search, number))
-        if self._search.name == "qmc":  # the next one of a sequence, as far as the study knows
-            for _ in range(number):
-                aside.ask(self._space)
-        else:
-            aside.add_trials(trial for trial in self.trials() if trial.number != number)
-        aside.ask(self._space)
-        return aside.trials[-1]
 
     def deciding(self) -> AbstractContextManager[None]:
         """Have nobody else ask for a trial within the block, so that a budget holds; of a database only nearly."""

@@ -110,6 +110,7 @@ def _public(grid: Grid, seed: int) -> float:
         command = [
             *(
                 os.environ[_PUBLIC],
+                "-I",  # without our PYTHONPATH, on which Hydra would find our own plugin
                 str(Path(__file__).with_name("public_sweeper.py")),
                 "-m",
                 f"hydra.sweep.dir={folder}",

@@ -252,6 +252,22 @@ def test_what_a_process_had_that_is_gone_goes_to_the_next(ours_and_theirs: tuple
     assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours._me["sweep"]
 
 
+def test_what_failed_is_left_to_whoever_takes_it_next_and_counts_with_what_it_took(
+    ours_and_theirs: tuple[Study, Study],
+) -> None:
+    ours, theirs = ours_and_theirs
+    values = theirs.ask()[1]
+    assert ours.numbers() == [] and not ours.over()
+    theirs.leave(0, Spent(2, 1.5))
+    assert ours.numbers() == [0] and not ours.is_waited_for()
+    assert ours.over() and not ours.over(0) and ours.spent() == [Spent(2, 1.5)]
+    assert ours.take(0) == Path(theirs._me["sweep"]) and ours.asked(0) == values
+    assert theirs.spent() == [None]
+    ours.tell(0, [0.5], TrialState.COMPLETE, spent=Spent(3, 2.0))
+    theirs.leave(0, Spent(0, 0))  # too late
+    assert ours.spent() == theirs.spent() == [Spent(3, 2.0)]
+
+
 def test_a_process_on_another_machine_is_gone_when_it_is_silent(
     ours_and_theirs: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,27 @@ def test_with_more_trials_it_goes_on(searched: Done, store: Path, tmp_path: Path
     assert trials(sweep(tmp_path / "more", store, *more).folder, "head")[:8] == trials(done.folder, "head")[:8]
 
 
+def test_what_failed_is_run_again_when_it_is_typed_again_and_the_study_learns_of_it(tmp_path: Path) -> None:
+    mark = tmp_path / "full"
+    code = f"""import os
+    if os.path.exists({str(mark)!r}):
+        return evaluate(module, data, **options)
+    open({str(mark)!r}, "w").close()
+    raise OSError(28, "No space left on device")"""
+    typed = [*TINY, "search=qmc", RANGES[1], "freeze=head", "trials=4", f"store.path={tmp_path}/store", "resume=true"]
+    store = tmp_path / "mlflow.db"
+    first = sweep(tmp_path / "failed", store, *typed, code=code, expect=1)
+    assert "No space left on device" in first.out
+    states = [trial.state for trial in study_of(first.folder, "head").trials]
+    assert states.count(TrialState.RUNNING) == 1 and states.count(TrialState.COMPLETE) == 3
+    again = sweep(tmp_path / "failed", store, *typed)
+    assert again.out.count("skipped, finished in") >= 3  # the fresh seeds, too, unless another one is the best now
+    assert [trial.state for trial in study_of(again.folder, "head").trials] == [TrialState.COMPLETE] * 4
+    told = {run["choices"]["trial"]: run["metrics"] for run in results(again.folder) if "trial" in run["choices"]}
+    for trial in study_of(again.folder, "head").trials:
+        assert trial.value == told[trial.number]["best/val_accuracy"]
+
+
 def test_what_is_killed_twice_goes_on_with_the_same_trials(searched: Done, tmp_path: Path) -> None:
     store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "killed"
     typed = [*TINY, *RANGES, *MODES, "resume=true", f"store.path={tmp_path}/store"]

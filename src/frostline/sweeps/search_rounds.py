@@ -262,11 +262,14 @@ class Search:
 def _tell(cell: Cell, number: int, result: Result) -> None:
     """Tell a study what came of a trial, if it is over.
 
-    One that diverged is told as stopped early, without a value, which samplers take for worse than any other.
+    One that diverged is told as stopped early, without a value, which samplers take for worse than any other. One that
+    failed otherwise is left, so that it is run again when the command is typed again, as in a grid.
     """
     from frostline.sweeps.study import objectives_of
 
     values, state = outcome(result, objectives_of(cell.config))
+    if result.status == "FAILED" and state is None:
+        cell.study.leave(number, Spent.of(result))
     if state is not None:
         by = METRICS[cell.config.select]
         matter = cell.config.search.prune != "none"
@@ -284,7 +287,7 @@ def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float
         values = [result.metrics.get(one.metric, math.nan) for one in objectives]
         return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
     if result.status == "FAILED":
-        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else TrialState.FAIL
+        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else None
     return None, None
 
 

@@ -26,15 +26,9 @@ from frostline.sweeps import search_space
 from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_storage import Storage, storage_of
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, spent_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_PAST = "past"
-"""Attribute of a trial that was no trial of the study, but a run of an earlier sweep: which."""
-_HOLDER = "holder"
-"""Attribute of a trial: who carries it out."""
-_STOPPED = "stopped"
-"""Attribute of a trial: after which epoch it was to stop. Optuna does not judge a second time at a rung."""
 _CONFIRMS, _ALIVE = "confirms", "alive"
 """Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
 
@@ -84,7 +78,7 @@ class Study:
 
     def _held(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial that from its first moment nobody else takes."""
-        backend, whose = self._storage.backend, {_HOLDER: self._me}
+        backend, whose = self._storage.backend, {HOLDER: self._me}
         asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
         number = backend.get_trial_number_from_id(trial_id)
@@ -112,11 +106,11 @@ class Study:
         with self._storage.deciding(), self._storage.in_whole():
             for values, results, name in [] if self.trials() else runs:
                 facts: dict[str, Any] = {"params": dict(values), "distributions": self._space}
-                self._study.add_trial(optuna.trial.create_trial(values=results, user_attrs={_PAST: name}, **facts))
+                self._study.add_trial(optuna.trial.create_trial(values=results, user_attrs={PAST: name}, **facts))
 
     def observed(self) -> list[str]:
         """Return the names of the runs of earlier sweeps that it began with."""
-        return [trial.user_attrs[_PAST] for trial in self.trials() if _PAST in trial.user_attrs]
+        return [trial.user_attrs[PAST] for trial in self.trials() if PAST in trial.user_attrs]
 
     def numbers(self) -> list[int]:
         """Return the numbers of its own trials that are there for this search.
@@ -134,11 +128,13 @@ class Study:
             trial = self.trials()[number]
             if self._goes_on_elsewhere(trial):
                 raise Taken
-            holder = trial.user_attrs.get(_HOLDER, self._me)
+            holder = trial.user_attrs.get(HOLDER, self._me)
             if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
                 self._storage.backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            if trial.state not in _OVER and self._storage.shared:
-                self._storage.backend.set_trial_user_attr(trial._trial_id, _HOLDER, self._me)
+            if trial.state not in OVER and self._storage.shared:
+                self._storage.backend.set_trial_user_attr(trial._trial_id, HOLDER, self._me)
+            if is_left(trial):
+                self._storage.backend.set_trial_user_attr(trial._trial_id, LEFT, False)
         return None if holder["sweep"] == self._me["sweep"] else Path(holder["sweep"])
 
     def confirm(self, number: int) -> Path | None:
@@ -176,8 +172,8 @@ class Study:
 
     def _goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
         """Return whether somebody who lives carries a trial out, and not this search."""
-        holder = trial.user_attrs.get(_HOLDER, self._me)
-        return trial.state not in _OVER and holder != self._me and not self._gone(holder)
+        holder = trial.user_attrs.get(HOLDER, self._me)
+        return not (trial.state in OVER or is_left(trial) or holder == self._me or self._gone(holder))
 
     def _gone(self, holder: Mapping[str, Any]) -> bool:
         """Return whether a search is no more; one that this process carried out before is not."""
@@ -187,7 +183,7 @@ class Study:
 
     def _own(self) -> list[FrozenTrial]:
         """Return its trials, in the order of their numbers, without what was observed."""
-        return [trial for trial in self.trials() if _PAST not in trial.user_attrs]
+        return [trial for trial in self.trials() if PAST not in trial.user_attrs]
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the values of a trial that is there; those that are missing after a kill are drawn."""
@@ -209,27 +205,39 @@ class Study:
         `epochs` are the values that led there, if they matter.
         """
         frozen = self.trials()[number]
-        if frozen.state in _OVER:
+        if frozen.state in OVER:
             return
-        for name, amount in asdict(spent).items():
-            self._storage.backend.set_trial_user_attr(frozen._trial_id, name, amount)
+        self._write_spent(frozen, spent)
         if missing := [*range(len(frozen.intermediate_values), len(epochs))]:
             trial = self._trial(frozen)
             for epoch in missing:
                 trial.report(epochs[epoch], epoch + 1)
         self._study.tell(number, values, state)
 
+    def leave(self, number: int, spent: Spent) -> None:
+        """Leave a trial whose run failed, by no fault of its values, to whoever takes it next; it took that much."""
+        frozen = self.trials()[number]
+        if frozen.state not in OVER:
+            self._write_spent(frozen, spent)
+            self._storage.backend.set_trial_user_attr(frozen._trial_id, LEFT, True)
+
+    def _write_spent(self, frozen: FrozenTrial, spent: Spent) -> None:
+        for name, amount in asdict(spent).items():
+            self._storage.backend.set_trial_user_attr(frozen._trial_id, name, amount)
+
     def spent(self) -> list[Spent | None]:
-        """Return what each trial took, in the order of their numbers; None for those that are not over."""
+        """Return what each trial took, in the order of their numbers; None for those that go on."""
         own = self._own()
         for trial in own:
-            if trial.state in _OVER and trial.number not in self._took:
-                self._took[trial.number] = _spent(trial)
-        return [self._took.get(trial.number) for trial in own]
+            if trial.state in OVER and trial.number not in self._took:
+                self._took[trial.number] = spent_of(trial)
+        return [spent_of(trial) if is_left(trial) else self._took.get(trial.number) for trial in own]
 
     def over(self, number: int | None = None) -> bool:
-        """Return whether it is known what came of a trial, or of all."""
-        return all(trial.state in _OVER for trial in self._own() if number in (None, trial.number))
+        """Return whether it is known what came of a trial, or of all but those that were left."""
+        if number is not None:
+            return self.trials()[number].state in OVER
+        return all(trial.state in OVER or is_left(trial) for trial in self._own())
 
     def best(self) -> FrozenTrial | None:
         """Return the best trial of those that were not stopped early; None where there is none.
@@ -257,12 +265,12 @@ class Study:
         told = set(frozen.intermediate_values)
 
         def stops(epoch: int, value: float) -> bool:
-            if frozen.user_attrs.get(_STOPPED) == epoch:  # and was killed since
+            if frozen.user_attrs.get(STOPPED) == epoch:  # and was killed since
                 return True
             if epoch not in told:
                 trial.report(value, epoch)
             if stopped := trial.should_prune():
-                trial.set_user_attr(_STOPPED, epoch)
+                trial.set_user_attr(STOPPED, epoch)
             return stopped
 
         return stops
@@ -285,11 +293,6 @@ class Taken(Exception):
 def _sign(holder: Mapping[str, Any]) -> str:
     """Return the attribute of a study in which a process gives signs of life."""
     return f"{_ALIVE} {holder['host']} {holder['pid']}"
-
-
-def _spent(trial: FrozenTrial) -> Spent:
-    """Return what a trial took that is over."""
-    return Spent(**{one.name: trial.user_attrs.get(one.name, 0.0) for one in fields(Spent)})
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:

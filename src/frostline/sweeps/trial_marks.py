@@ -1,0 +1,29 @@
+"""What a study knows of a trial beside what Optuna does: who has it, what it took, whether its run failed."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from optuna.trial import FrozenTrial, TrialState
+
+from frostline.sweeps.search_budget import Spent
+
+OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+PAST = "past"
+"""Attribute of a trial that was no trial of the study, but a run of an earlier sweep: which."""
+HOLDER = "holder"
+"""Attribute of a trial: who carries it out."""
+LEFT = "left"
+"""Attribute of a trial whose run failed, by no fault of its values: it is for whoever takes it next."""
+STOPPED = "stopped"
+"""Attribute of a trial: after which epoch it was to stop. Optuna does not judge a second time at a rung."""
+
+
+def is_left(trial: FrozenTrial) -> bool:
+    """Return whether the run of a trial failed, and nobody has taken it since."""
+    return trial.state not in OVER and bool(trial.user_attrs.get(LEFT))
+
+
+def spent_of(trial: FrozenTrial) -> Spent:
+    """Return what a trial took that is over or left."""
+    return Spent(**{one.name: trial.user_attrs.get(one.name, 0.0) for one in fields(Spent)})

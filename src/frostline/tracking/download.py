@@ -21,7 +21,9 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True)
     with problems(uri):
         client = client_of(uri)
-        results = _results(uri, run_id, folder) or [asdict(result) for result in query.results(uri, run_id)]
+        recorded = [asdict(result) for result in query.results(uri, run_id)]
+        results = _results(uri, run_id, folder) or recorded
+        ids = {result["name"]: result["run_id"] for result in recorded}
         facts = [
             {"name": result["name"], "choices": result["choices"], "folder": str(number)}
             for number, result in enumerate(results)
@@ -31,9 +33,10 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
         (folder / layout.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
         for own, result in zip(run_folders.of(folder), results, strict=True):
             own.mkdir()
-            if result["run_id"]:
-                client.download_artifacts(result["run_id"], "", str(own))
-            text = json.dumps({**result, "folder": str(own)})
+            # a sweep that ended while MLflow was slow did not know all of them
+            if own_id := result["run_id"] or ids.get(result["name"]):
+                client.download_artifacts(own_id, "", str(own))
+            text = json.dumps({**result, "run_id": own_id, "folder": str(own)})
             (own / layout.RESULT).write_text(text, encoding="utf-8")
     return folder
 

@@ -301,6 +301,7 @@ IGNORED = (
         "dry_run",
         "checkpoint.every_seconds",
         "tracking.uri",
+        "tracking.artifacts",
         "tracking.system_metrics",
     ),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),

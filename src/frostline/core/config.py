@@ -337,6 +337,9 @@ class TrackingConfig:
 
     uri: str | None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` of the project."""
+    artifacts: str | None
+    """Where a new experiment keeps its artifacts: a folder, or `s3://bucket/prefix`; null for beside the database, or
+    where the tracking server keeps them. An experiment that is there keeps its place."""
     system_metrics: bool
     """Also record how busy CPU, memory and GPU are, every ten seconds."""
 

@@ -29,7 +29,7 @@ def removed(uri: str) -> str:
     except ValueError:
         return f"{uri.partition('://')[0]}://"
     arguments = parse_qsl(parts.query)
-    kept = [(name, value) for name, value in arguments if not _SECRET.search(name)]
+    kept = [(name, value) for name, value in arguments if not is_secret(name)]
     query = parts.query if kept == arguments else urlencode(kept)
     host = parts.netloc.rpartition("@")[2]
     changed = (host, query) != (parts.netloc, parts.query)
@@ -46,6 +46,11 @@ def _without_raw_password(uri: str) -> str:
     port = scheme.startswith("http") and (behind.isdecimal() or user.startswith("["))
     raw = colon and "@" in rest and "@" not in behind and not port
     return f"{scheme}://{rest.rpartition('@')[2]}" if raw else uri
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an argument of this name sounds like one that is nobody's business."""
+    return bool(_SECRET.search(name))
 
 
 def restored(uri: str) -> str:

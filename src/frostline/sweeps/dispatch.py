@@ -43,7 +43,8 @@ def send(
     digests, config = [digest(each.config) for each in planned], planned[0].config
     if config.dry_run:
         return _show(planned, executor, folder)
-    asked = [*digests, config.experiment_name, str(config.tracking.uri), str(config.resume)]
+    where = (config.experiment_name, str(config.tracking.uri), str(config.tracking.artifacts))
+    asked = [*digests, *where, str(config.resume)]
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _under_way(folder, executor.asked)) is not None:
         job.screen().say(f"This sweep is under way in {there}: nothing is queued twice")

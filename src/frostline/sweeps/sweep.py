@@ -29,7 +29,7 @@ from frostline.sweeps.preflight import check
 from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
 from frostline.sweeps.takeover import Takeover, facts_of
-from frostline.tracking import server, session
+from frostline.tracking import artifact_root, server, session
 
 
 def run_sweep(
@@ -110,7 +110,7 @@ def run_planned(
     """
     config = planned[0].config
     root = project.project_root()
-    uri = server.tracking_uri(config.tracking.uri, root)
+    uri, artifacts = server.tracking_uri(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
@@ -127,7 +127,7 @@ def run_planned(
             again=earlier and not config.dry_run,
             elsewhere=None if folder_named else lambda own: None,
         )
-    tracker = None if config.dry_run else _open(config, uri, root, folder)
+    tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
@@ -214,7 +214,7 @@ class _Sweep:
         return closing.results(self._folder, self._facts, self._reasons, first=first)
 
 
-def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
+def _open(config: Config, uri: str, artifacts: str | None, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **liveness.me().tags()}
@@ -225,6 +225,7 @@ def _open(config: Config, uri: str, root: Path, folder: Path) -> Tracker:
         experiment_name=config.experiment_name,
         name=name,
         tags=tags,
+        artifacts=artifacts,
         say=job.screen().say,
     )
 

@@ -24,6 +24,8 @@ class Place:
     """The project: a missing experiment gets its artifacts beside its store."""
     experiment: str
     """Name of the experiment."""
+    artifacts: str | None = None
+    """The root that a missing experiment gets instead, a URI."""
 
 
 def remember(folder: Path, place: Place) -> None:
@@ -71,9 +73,9 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
     runs = [entry for entry, _ in journal.notes(folder) if entry["op"] == "run"]
     for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
         match told:
-            case {"uri": str(recorded), "experiment": str(experiment)}:
+            case {"uri": str(recorded), "experiment": str(experiment), **more}:
                 own = server.tracking_uri(uri, root) if uri else server.tracking_uri(recorded, root, start=root)
-                return Place(own, root, experiment)
+                return Place(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 
 

@@ -7,12 +7,16 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from frostline.tracking.artifact_root import CHOSEN_TAG
+
 _PLACES = (  # columns of MLflow's tables that say where files lie, or that the run whose files they are says it
     ("runs", "artifact_uri"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
+
+_CHOSEN = "select experiment_id from experiment_tags where key = ?"
 
 
 def follow(file: Path) -> None:
@@ -24,8 +28,9 @@ def follow(file: Path) -> None:
     with closing(sqlite3.connect(file, timeout=5.0)) as database, database:
         if "artifact_location" not in _columns(database, "experiments"):
             return  # no store, or one of an MLflow that says this elsewhere: then it looks where it wrote
+        stay = {row[0] for row in database.execute(_CHOSEN, (CHOSEN_TAG,))}
         for name, old in database.execute("select experiment_id, artifact_location from experiments").fetchall():
-            new = _beside(file, old or "")
+            new = _beside(file, old or "") if name not in stay else None
             if new is not None and _came_along(Path(unquote(urlsplit(old).path)), new):
                 _move(database, name, old, new.as_uri())
 

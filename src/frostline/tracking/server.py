@@ -6,10 +6,8 @@ MLflow is imported when a store is opened, not when this module is.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -19,7 +17,7 @@ from urllib.parse import urlsplit
 
 from frostline.core import credentials, locks
 from frostline.core.errors import UserError, user_error
-from frostline.tracking import relocation
+from frostline.tracking import artifact_root, relocation
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,11 +111,13 @@ def client_of(uri: str) -> MlflowClient:
     return opened
 
 
-def experiment(uri: str, root: Path, name: str) -> str:
-    """Return the id of the experiment `name`, created with its artifacts beside the project's own store if missing.
+def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *, insist: bool = False) -> str:
+    """Return the id of the experiment `name`, created if missing.
 
-    A fresh store is created under a file lock, so that any number of processes may come at once. Raises UserError
-    where the store or the experiment can never be used, Unreachable where it can perhaps be later.
+    Its artifacts then go under `artifacts`, by default beside the project's own store. A fresh store is created under a
+    file lock, so that any number of processes may come at once. Raises UserError where the store or the experiment can
+    never be used, with `insist` also where it has other `artifacts` or these are out of reach; Unreachable where it can
+    perhaps be later.
     """
     with problems(uri), _creation_lock(uri, root):
         if _is_sqlite(uri):
@@ -125,12 +125,19 @@ def experiment(uri: str, root: Path, name: str) -> str:
         opened = client_of(uri)
         found = opened.get_experiment_by_name(name)
         if found is None:
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
-            return opened.create_experiment(name, artifact_location=_artifact_location(uri, root, name), tags=kind)
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
+            place = _artifact_location(uri, root, name, artifacts)
+            if artifacts and place:
+                tags[artifact_root.CHOSEN_TAG] = artifacts
+                if insist:
+                    artifact_root.require_usable(artifacts, place, uri)
+            return opened.create_experiment(name, artifact_location=place, tags=tags)
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore -x {found.experiment_id}"
         expected = f"an experiment that is not deleted (`{restore}` brings it back)"
         raise user_error("experiment_name", name, expected)
+    if insist and artifacts and found.artifact_location.rstrip("/") != artifact_root.location(artifacts, name):
+        raise artifact_root.differs(artifacts, found.artifact_location, name)
     return found.experiment_id
 
 
@@ -230,14 +237,11 @@ def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
     return locks.held(file.with_name(f"{file.name}.lock"))
 
 
-def _artifact_location(uri: str, root: Path, experiment_name: str) -> str | None:
+def _artifact_location(uri: str, root: Path, experiment: str, chosen: str | None) -> str | None:
     """Return where the experiment's artifacts go, as a URI; None leaves the choice to a tracking server."""
-    if is_server(uri):
+    if chosen is None and is_server(uri):
         return None
-    folder = re.sub(r"[^\w.-]", "_", experiment_name, flags=re.ASCII).lstrip(".")
-    if folder != experiment_name:  # MLflow decodes what an address has to encode, a second time in places
-        folder += f"-{hashlib.sha256(experiment_name.encode()).hexdigest()[:8]}"
-    return (beside(uri, root) / "artifacts" / folder).as_uri()
+    return artifact_root.location(chosen or (beside(uri, root) / "artifacts").as_uri(), experiment)
 
 
 def is_missing(uri: str) -> bool:

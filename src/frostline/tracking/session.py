@@ -38,19 +38,22 @@ def open_sweep(
     experiment_name: str,
     name: str,
     tags: Mapping[str, str],
+    artifacts: str | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Tracker:
     """Return the tracker of a sweep, whose record is from now on mirrored by a thread of this process.
 
-    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the
-    record waits. Raises UserError where the store or the experiment can never be used.
+    A `folder` that has a record goes on with that; an experiment that is missing gets the root `artifacts`, a URI.
+    Where MLflow does not answer, that is said in one line and the record waits. Raises UserError where the store or the
+    experiment can never be used, or has another root.
     """
-    place = Place(uri, root, experiment_name)
+    place = Place(uri, root, experiment_name, artifacts)
     facts = {
         "uri": server.portable(uri, root),
         "experiment": experiment_name,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        **({"artifacts": artifacts} if artifacts else {}),
     }
     fresh = journal.uid(folder) is None
     begin(folder, name, tags, **facts)
@@ -73,7 +76,7 @@ def open_sweep(
 def take_up(tracker: Tracker, root: Path) -> None:
     """Have a thread of this process mirror a sweep that another one opened, while nobody else does."""
     if tracker.folder not in _followers:
-        place = Place(server.tracking_uri(tracker.uri, root, start=root), root, tracker.experiment)
+        place = pending_sweeps.place_of(Path(tracker.folder), root, tracker.uri)
         _followers[tracker.folder] = Follower(SweepMirror(Path(tracker.folder), place))
         _followers[tracker.folder].start()
 

@@ -41,7 +41,10 @@ class SweepMirror:
         """
         uri, refused = self.place.uri, None
         if self.experiment_id is None:
-            self.experiment_id = server.experiment(uri, self.place.root, self.place.experiment)
+            place = self.place
+            self.experiment_id = server.experiment(
+                uri, place.root, place.experiment, place.artifacts, insist=self._fresh
+            )
             self.moved = time.monotonic()
         for folder in with_record(self.folder):
             mirror = self._mirrors.setdefault(folder, Mirror(folder, fresh=self._fresh))

@@ -17,7 +17,8 @@ def running() -> Iterator[Any]:
     """Yield boto3's client of a server with one bucket, which all that asks for `s3://` finds meanwhile."""
     moto = pytest.importorskip("moto.server", reason="needs moto, of the extra dev")
     boto3 = pytest.importorskip("boto3", reason="needs boto3, of the extra s3")
-    pytest.importorskip("s3fs", reason="needs s3fs, of the extra s3")
+    s3fs = pytest.importorskip("s3fs", reason="needs s3fs, of the extra s3")
+    s3fs.S3FileSystem.clear_instance_cache()
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -33,6 +34,7 @@ def running() -> Iterator[Any]:
             client.create_bucket(Bucket=BUCKET)
             yield client
         finally:
+            s3fs.S3FileSystem.clear_instance_cache()
             server.stop()
             server._server.server_close()
 

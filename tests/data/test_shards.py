@@ -20,6 +20,7 @@ import torch
 from fsspec.registry import known_implementations
 from PIL import Image
 
+import object_store
 from frostline.core.errors import UserError
 from frostline.data import loading, remote_files, shard_headers, shard_index
 from frostline.data.broken_pictures import BadPictures
@@ -425,6 +426,55 @@ def test_what_is_missing_to_reach_shards_is_told(monkeypatch: pytest.MonkeyPatch
         "data.root=s3://bucket/train-*.tar: expected what reads s3:// to be installed (Install s3fs to access S3)"
     )
     assert "a protocol that fsspec knows, as s3://, not s4://; did you mean s3://b/a.tar?" in refused("s4://b/a.tar")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    with object_store.running() as client:
+        for number in range(3):
+            content = tar(samples(10, first=10 * number))
+            client.put_object(Bucket=object_store.BUCKET, Key=f"train-{number}.tar", Body=content)
+        yield client
+
+
+AT_S3 = f"s3://{object_store.BUCKET}/train-{{0..2}}.tar"
+
+
+@pytest.mark.parametrize("root", [AT_S3, AT_S3.replace("{0..2}", "*"), f"s3://{object_store.BUCKET}/"])
+def test_shards_at_s3_are_read(bucket: Any, root: str) -> None:
+    assert pairs(load(root)) == in_turn(30)
+
+
+def test_a_part_of_a_shard_is_a_request_for_that_part(bucket: Any) -> None:
+    file = remote_files.find("data.root", AT_S3, ".tar")[1]
+    assert remote_files.part(file, 0, 9) == b"00010.cls"
+    assert file.facts[0].startswith("etag=")
+    bucket.delete_object(Bucket=object_store.BUCKET, Key="moved.tar")
+    with pytest.raises(FileNotFoundError):
+        remote_files.part(remote_files.RemoteFile(f"s3://{object_store.BUCKET}/moved.tar", 9, ()), 0, 9)
+
+
+def test_what_is_not_there_at_s3_is_one_line(bucket: Any) -> None:
+    assert "train-3.tar is not there" in refused(AT_S3.replace("2", "3"))
+    assert "s3://nobodys/a.tar is not there" in refused("s3://nobodys/a.tar")
+    assert "there are none" in refused(f"s3://{object_store.BUCKET}/val-*.tar")
+
+
+def test_credentials_that_are_missing_and_a_server_that_is_away_are_one_line(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget = fsspec.get_filesystem_class("s3").clear_instance_cache  # what the environment says is read once
+    forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "can be reached and read (Could not connect to the endpoint" in refused(AT_S3)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    forget()
+    assert "can be reached and read (Unable to locate credentials)" in refused(AT_S3)
+    forget()
 
 
 class _Ranges(SimpleHTTPRequestHandler):

@@ -35,6 +35,8 @@ TOGETHER = (
     ("lr=1e-3", "schedule=cosine", "optimizer.weight_decay=0.1"),
     ("lr=3e-1", "seed=1", "schedule=onecycle", "train.patience=1"),
 )
+SEEDS = (("seed=0",), ("seed=1", "train.patience=1"), ("seed=2", "train.label_smoothing=0.1"))
+"""Runs of one learning rate, which one optimizer learns."""
 
 
 @dataclass
@@ -128,6 +130,16 @@ def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Seq
         assert f"  in lockstep: its steps were made with those of {others}" in one.said
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
+    alone: CarryOut, optimizer: str, tmp_path: Path
+) -> None:
+    several = configs(f"optimizer={optimizer}", "lr=1e-2", lines=SEEDS)
+    ran = together(tmp_path, several)
+    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
+
+
 def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = dict.fromkeys((Stack, Alone), 0)
 
@@ -188,10 +200,11 @@ def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> N
     assert all(a.same(b) for a, b in zip(found, apart, strict=True))
 
 
+@pytest.mark.parametrize("lines", [TOGETHER, SEEDS], ids=["of several rates", "of one"])
 def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Sequence[str]]
 ) -> None:
-    several = configs()
+    several = configs(lines=lines)
     apart = alone(several)
     save = checkpoint.save
 
@@ -208,7 +221,7 @@ def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
     assert any(line.startswith("  goes on after epoch 1") for line in ran[0].said)
-    assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == "3"
+    assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == str(len(several) - 1)
 
 
 def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_whole(

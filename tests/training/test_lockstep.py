@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,14 +10,15 @@ from emulated_card import EmulatedMachine
 from frostline.training import optim
 from frostline.training.gradient import Head
 from frostline.training.lockstep import Member, Stack
+from frostline.training.schedule import Rates
 from frostline.training.steps import Recipe
-from small import Samples
+from small import Samples, compose
 
 DIM, CLASSES, BATCH = 16, 5, 8
 
 
-def step(heads: int, seeds: int = 1) -> EmulatedMachine:
-    """Return a card on which the second step of so many heads was made."""
+def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = "adamw") -> EmulatedMachine:
+    """Return a card on which the second step of so many heads was made, each of its own learning rate or of `rates`."""
     with EmulatedMachine().running() as there:
         torch.manual_seed(0)
         data = Samples(torch.randn(4 * BATCH, DIM).to("cuda"), torch.arange(4 * BATCH).remainder(CLASSES).to("cuda"))
@@ -24,9 +26,10 @@ def step(heads: int, seeds: int = 1) -> EmulatedMachine:
         for number in range(heads):
             linear = nn.Linear(DIM, CLASSES).to("cuda")
             groups = [{"name": "head", "params": [*linear.parameters()], "weight_decay": 0.0, "scales": (1.0,)}]
-            optimizer = optim.build("adamw", groups, lr=1e-3 * (number + 1), options={})
+            lr = 1e-3 * (number % (rates or heads) + 1)
+            built = optim.build(optimizer, groups, lr=lr, options={})
             recipe = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=number % seeds)
-            members.append(Member(Head((), linear), optimizer, lambda step: None, recipe))
+            members.append(Member(Head((), linear), built, Rates(compose().schedule, lr, 4), recipe))
         steps = Stack(members).steps(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
         next(steps)
         there.launches.clear()
@@ -35,15 +38,25 @@ def step(heads: int, seeds: int = 1) -> EmulatedMachine:
     return there
 
 
-def test_a_step_of_many_heads_launches_what_one_does_and_an_optimizer_for_each() -> None:
-    def launches(heads: int) -> tuple[int, int]:
-        all_of_them = step(heads).launches
-        optimizers = sum(all_of_them[name] for name in ("_fused_adamw_", "_foreach_add_"))  # which counts its steps
-        return all_of_them.total() - optimizers, optimizers
+def launches(*, of: str, **options: int) -> tuple[int, int]:
+    """Return how many operations such a step launches, and how many its optimizers, which are those called `of`."""
+    all_of_them = step(**options).launches
+    optimizers = sum(all_of_them[name] for name in (of, "_foreach_add_"))  # which counts its steps
+    return all_of_them.total() - optimizers, optimizers
 
-    products, _ = launches(1)
+
+def test_a_step_of_many_heads_launches_what_one_does_and_an_optimizer_for_each_learning_rate() -> None:
+    products, _ = launches(of="_fused_adamw_", heads=1)
     assert products <= 9
-    assert launches(2) == (products, 2 * 2) and launches(16) == (products, 2 * 16)
+    assert launches(of="_fused_adamw_", heads=2) == (products, 2 * 2)
+    assert launches(of="_fused_adamw_", heads=16) == (products, 2 * 16)
+    assert launches(of="_fused_adamw_", heads=16, rates=4) == (products, 2 * 4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_a_step_of_heads_that_differ_in_their_seed_launches_what_one_does(optimizer: str) -> None:
+    one, two, many = (step(heads, heads, 1, optimizer).launches for heads in (1, 2, 16))
+    assert one == two == many
 
 
 def test_no_step_waits() -> None:

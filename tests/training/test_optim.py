@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
+from inspect import signature
 from math import inf
 from typing import Any
 
@@ -180,6 +182,52 @@ def test_every_optimizer_that_is_offered_makes_a_step(name: str) -> None:
     before = model.module.fc.weight.detach().clone()
     list(train(model, mode("head"), images(8), optimizer=name))
     assert not torch.equal(before, model.module.fc.weight)
+
+
+OFFERED = sorted(
+    name.lower()
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name.lower() not in optim._UNFIT
+)
+OPTIONS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.9}}
+
+
+def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter], torch.optim.Optimizer]]:
+    """Return the parameters of heads, no multiple of what a core computes at once, and an optimizer for each."""
+    made = torch.Generator().manual_seed(0)
+    heads = []
+    for decay in decays:
+        parameters = [nn.Parameter(torch.randn(shape, generator=made)) for shape in ((7, 33), (7,))]
+        known = "weight_decay" in signature(optim.optimizer_class(name)).parameters
+        groups = [{"params": [one], "scales": (1.0,)} for one in parameters]
+        for group, its in zip(groups, (decay, 0.0), strict=True):
+            group |= {"weight_decay": its} if known else {}
+        heads.append((parameters, optim.build(name, groups, lr=0.1, options=OPTIONS.get(name, {}))))
+    return heads
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_gets_alone(name: str) -> None:
+    decays, rates = (0.1, 0.1, 0.2, 0.1), ("a", "a", "a", "b")
+    alone, together = heads_of(name, decays), heads_of(name, decays)
+    joined = optim.joined([optimizer for _, optimizer in together], rates)
+    sizes = sorted(len(group["params"]) for group in joined.param_groups)
+    assert sizes == ([1, 1, 1, 2, 3] if "weight_decay" in joined.param_groups[0] else [2, 6])
+    made = torch.Generator().manual_seed(1)
+    for step in range(6):
+        for (apart, optimizer), (parameters, one), rate in zip(alone, together, rates, strict=True):
+            for mine, other in zip(parameters, apart, strict=True):
+                mine.grad = torch.randn(mine.shape, generator=made)
+                other.grad = mine.grad.clone()
+            for each in (optimizer, one):
+                schedule.set_lr(each, lr=0.1 if rate == "a" else 0.01, phase=0, factor=1 / (step + 1))
+            optimizer.step()
+        joined.step()
+    for (apart, optimizer), (parameters, one) in zip(alone, together, strict=True):
+        for mine, other in zip(parameters, apart, strict=True):
+            assert torch.equal(mine, other)
+            for key, value in optimizer.state[other].items():
+                assert torch.equal(torch.as_tensor(one.state[mine][key]), torch.as_tensor(value))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", "rmsprop"])

@@ -18,10 +18,10 @@ from frostline.core.config_keys import digest
 from frostline.models import build
 from frostline.runs import setup as setups
 from frostline.runs.setup import Setup
-from frostline.training import gradient, loop, optim, schedule
+from frostline.training import gradient, loop, optim
 from frostline.training.gradient import Head
 from frostline.training.lockstep import EpochMade, Member, Stack, bytes_kept
-from frostline.training.schedule import Span
+from frostline.training.schedule import Rates
 from frostline.training.state import Learner
 from frostline.training.steps import Step, TrainedPart
 
@@ -175,13 +175,8 @@ class Stepper:
         return self._member_of(config, Head(head.before, own), optimizer)
 
     def _member_of(self, config: Config, head: Head, optimizer: torch.optim.Optimizer) -> Member:
-        steps = config.epochs * self._setup.steps_per_epoch
-        whole = Span(0, 0, steps)  # the one phase that a head alone has
-
-        def set_lr(step: int) -> None:
-            schedule.set_lr_of_step(optimizer, config.schedule, config.lr, step, whole, steps)
-
-        return Member(head, optimizer, set_lr, setups.recipe(config, self._setup.data))
+        rates = Rates(config.schedule, config.lr, config.epochs * self._setup.steps_per_epoch)
+        return Member(head, optimizer, rates, setups.recipe(config, self._setup.data))
 
 
 def _others(runs: int) -> str:

@@ -9,7 +9,7 @@ batches, and where it does not hold nothing is done together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -22,6 +22,7 @@ from frostline.core.randomness import address
 from frostline.training import criterion, gradient, optim
 from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
+from frostline.training.schedule import Rates
 from frostline.training.steps import TOGETHER, Recipe, Step, Sums, batched, seed_dropout
 
 
@@ -52,8 +53,7 @@ class Member:
 
     head: Head
     optimizer: torch.optim.Optimizer
-    set_lr: Callable[[int], None]
-    """Sets the learning rates of a step, counted from 0 over the run."""
+    rates: Rates
     recipe: Recipe
     made: dict[int, EpochMade] = field(default_factory=dict)
     """By epoch, as far as they are not taken over."""
@@ -72,7 +72,7 @@ class Stack:
         self._weight = _stacked([member.head.linear.weight for member in members])
         biases = [member.head.linear.bias for member in members if member.head.linear.bias is not None]
         self._bias = _stacked(biases) if biases else None
-        self._optimizer = optim.joined([member.optimizer for member in members])
+        self._optimizer = optim.joined([member.optimizer for member in members], [member.rates for member in members])
         self.reached: int | None = None
         """The epoch at whose end all members are; None before the first, and within one."""
         self.ahead = 0.0
@@ -90,7 +90,7 @@ class Stack:
         self.ahead = 0.0
         for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
             for member in self.members:
-                member.set_lr(step)
+                member.rates.set(member.optimizer, step)
             labels = self._of_each(labels)
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
                 logits = self._gradients(self._of_each(self._before(inputs, step)), labels)
@@ -160,7 +160,7 @@ class Stack:
         """Return `(members, ...)` of what is there for every seed."""
         if len(self._seeds) == 1:
             return by_seed.expand(len(self.members), *by_seed.shape[1:])
-        return by_seed[self._seed_of]
+        return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
 
     def _gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the logits `(members, B, classes)` for inputs `(members, B, D)`, and set the heads' gradients.

@@ -65,6 +65,20 @@ def set_lr_of_step(
     set_lr(optimizer, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Where the learning rates of a run of one phase come from; equal ones give the same at every step."""
+
+    schedule: ScheduleConfig
+    lr: float
+    steps: int
+    """Of the run."""
+
+    def set(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the learning rate of every group for a step, counted from 0."""
+        set_lr_of_step(optimizer, self.schedule, self.lr, step, Span(0, 0, self.steps), self.steps)
+
+
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
     warm = round(schedule.warmup * steps)

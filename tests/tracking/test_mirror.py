@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -297,14 +299,51 @@ def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_repl
     begin(folder := tmp_path / "run")
     tensorfile.save(folder / "best.safetensors", {"weight": torch.zeros(3)}, {})
     journal.note(folder, "artifact", path="best.safetensors", inside="weights")
+    journal.append_epoch(folder, {"epoch": 1})
+    journal.note(folder, "artifact", path="metrics.jsonl", inside=None)
     finish(folder)
     client = server.client_of(uri)
     Mirror(folder).bring(client, experiment, None)
     top = Path(client.get_run(journal.run_id(folder)).info.artifact_uri.removeprefix("file:"))
     assert (top / "weights" / "best.safetensors").samefile(folder / "best.safetensors")
-    assert not (top / "plan.json").samefile(folder / "plan.json")
+    assert (top / "plan.json").samefile(folder / "plan.json")
+    assert not (top / "metrics.jsonl").samefile(folder / "metrics.jsonl")  # which grows where a run goes on
     tensorfile.save(folder / "best.safetensors", {"weight": torch.ones(3)}, {})
     assert load_file(top / "weights" / "best.safetensors")["weight"].tolist() == [0, 0, 0]
+
+
+def test_a_run_that_is_over_when_it_is_seen_takes_four_calls_and_its_files(client, experiment, tmp_path, monkeypatch):
+    with recording(tmp_path, name="run", tags={}, params={"lr": 0.1, "seed": "0"}) as record:
+        record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
+        for epoch in range(3):
+            record.metrics({"val/loss": 1.0}, step=epoch)
+            record.tag("epoch", str(epoch))
+    asked: list[str] = []
+    for name in ("get_run", "search_runs", "create_run", "log_batch", "log_inputs", "update_run", "set_terminated"):
+        monkeypatch.setattr(client, name, partial(_noted, asked, name, getattr(client, name)), raising=True)
+    Mirror(tmp_path, fresh=True).bring(client, experiment, None)
+    assert asked == ["create_run", "log_batch", "log_inputs", "set_terminated"]
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert (run.data.params, run.data.tags["epoch"]) == ({"lr": "0.1", "seed": "0"}, "2")
+    assert run.data.metrics == {"lr": 0.1, "val/loss": 1.0}
+
+
+def _noted(asked: list[str], name: str, call: Callable[..., object], *given: object, **options: object) -> object:
+    asked.append(name)
+    return call(*given, **options)
+
+
+def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_for_it(served, request, tmp_path):
+    (sweep := tmp_path / "sweep").mkdir()
+    begin(sweep, "5ee9")
+    begin(sweep / "0", "a0"), begin(sweep / "1", "a1")
+    journal.note(sweep / "1", "end", status="FINISHED", time=now())
+    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
+    mirror.bring(at_once=False)
+    assert [journal.run_id(folder) is not None for folder in (sweep, sweep / "0", sweep / "1")] == [True, False, True]
+    mirror.bring()
+    assert journal.run_id(sweep / "0")
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Follower:
         self._wake, self._stop = threading.Event(), threading.Event()
         self._looks = threading.Condition()
         self._begun = self._done = 0  # looks at all journals
+        self._waited_for = False  # whether somebody waits for the next one
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -50,6 +51,7 @@ class Follower:
         """
         with self._looks:
             wanted, started = self._begun + 1, time.monotonic()
+            self._waited_for = True
             self._wake.set()
             while self._done < wanted and not self.dead:
                 left = min(max(self.sweep.moved, started) + patience, started + limit) - time.monotonic()
@@ -97,9 +99,9 @@ class Follower:
 
     def _look(self) -> bool:
         """Bring everything up to date and return whether that went well."""
-        self._begin()
+        at_once = self._begin()
         try:
-            self.sweep.bring()
+            self.sweep.bring(at_once=at_once)
         except Exception as error:
             log.debug("the record is pending", exc_info=True)
             self._met(error)
@@ -107,9 +109,12 @@ class Follower:
         self._met(None)
         return True
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Begin a look, and return whether somebody waits for it."""
         with self._looks:
             self._begun += 1
+            waited_for, self._waited_for = self._waited_for, False
+            return waited_for
 
     def _met(self, problem: Exception | None, *, dead: bool = False) -> None:
         """Have those that wait for a look hear what it came to."""

@@ -3,18 +3,22 @@
 Sending can break off anywhere, and an answer can be lost after the server did its work. So nothing is assumed after a
 problem: the run is searched by an id of our own before it is created, and metrics are compared with those that are
 there. Everything else may be sent twice without harm.
+
+A call costs a database several commits, whatever it says. So what can be said at once is: of a short run, which is over
+when it is first looked at, that takes four calls and its files.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.core import files
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
 from frostline.tracking import server
@@ -26,10 +30,12 @@ if TYPE_CHECKING:
 
 
 _METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
+_ENTITIES = 1000  # of all kinds per call: MAX_ENTITIES_PER_BATCH
 _BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
 _PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
 _TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
 _DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
+_REPLACED = (".safetensors", ".png", ".jpg", ".json")  # journals and logs grow
 _CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
@@ -43,11 +49,21 @@ class Mirror:
         self._doubt = True
         self._elsewhere = False
         """Whether the run went on in another folder, whose journal now says how it stands."""
+        self._artifacts: str | None = None
+        """Where MLflow keeps the run's files, once that is known."""
+        self._journal, self._mirrored = str(folder / layout.RECORD), str(folder / layout.MIRRORED)
+        self._complete: tuple[object, object] | None = None
+        """What the system said of the two files when MLflow had all."""
 
     def pending(self) -> bool:
-        """Return whether the journal holds what MLflow does not have."""
-        path = self.folder / layout.RECORD
-        return path.exists() and path.stat().st_size > journal.position(self.folder).offset
+        """Return whether the journal holds what MLflow does not have; it costs little to ask that often."""
+        state = (facts := files.facts(self._journal)), files.facts(self._mirrored)
+        if not facts or state == self._complete:
+            return False
+        if facts[0] > journal.position(self.folder).offset:
+            return True
+        self._complete = state
+        return False
 
     def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
         """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what it raises.
@@ -61,8 +77,9 @@ class Mirror:
             if run_id is not None:
                 if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
                     news.without_end()  # MLflow has what was lost of a damaged journal
-                self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
+                with self._known_as(run_id, at, sure=sure):
+                    self._send(client, run_id, news)
                 if news.ended is not None and not sure:
                     _delete_twins(client, experiment, run_id, journal.uid(self.folder))
                 journal.set_position(self.folder, journal.MirrorPosition(run_id, offset, sure))
@@ -98,11 +115,22 @@ class Mirror:
             tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({layout.PARENT_TAG: parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
             run_id, self._doubt = _named(run).info.run_id, False
+            self._artifacts = run.info.artifact_uri
         else:
             news.tags = {**start["tags"], UID_TAG: start["uid"], **news.tags}
             news.status = news.status or "RUNNING"
-        journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=first))
+            self._artifacts = None
         return run_id
+
+    @contextmanager
+    def _known_as(self, run_id: str, at: journal.MirrorPosition, *, sure: bool) -> Iterator[None]:
+        """Have it noted what MLflow calls the run, if the block fails: else that is noted with all that was sent."""
+        try:
+            yield
+        except BaseException:
+            if at.run_id is None:
+                journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure))
+            raise
 
     def _send(self, client: MlflowClient, run_id: str, news: Unsent) -> None:
         from mlflow.entities import Metric, RunTag
@@ -114,9 +142,7 @@ class Mirror:
             metrics = _missing(client, run_id, metrics)
         tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
         steps: list[Callable[[], object]] = [
-            partial(_write_params, client, run_id, news.params),
-            *(partial(client.log_batch, run_id, tags=some) for some in _parts(tags, _BATCH)),
-            *(partial(client.log_batch, run_id, metrics=points) for points in _parts(metrics, _METRICS)),
+            partial(_write, client, run_id, news.params, metrics, tags),
             *(partial(_write_dataset, client, run_id, dataset) for dataset in news.datasets),
             *self._copies(client, run_id, news.artifacts),
         ]
@@ -138,23 +164,24 @@ class Mirror:
         if not there:
             return
         # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
-        where = _named(client.get_run(run_id)).info.artifact_uri
-        kept = get_artifact_repository(where, tracking_uri=client.tracking_uri)
+        self._artifacts = self._artifacts or _named(client.get_run(run_id)).info.artifact_uri
+        kept = get_artifact_repository(self._artifacts, tracking_uri=client.tracking_uri)
         yield from (partial(_hand_on, kept, file, inside) for file, inside in there)
 
 
 def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
-    """Make a file an artifact, in the folder `inside`: on the disk that it lies on already, tensors take no more room.
+    """Make a file an artifact, in the folder `inside`: on the disk that it lies on already, it takes no more room.
 
-    Their files are replaced, and never written to, so that two names can be of one.
+    That is for files that are replaced, and never written to, so that two names can be of one.
     """
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-    if file.suffix == ".safetensors" and isinstance(kept, LocalArtifactRepository):
+    if file.suffix in _REPLACED and isinstance(kept, LocalArtifactRepository):
         place = Path(kept.artifact_dir, inside or "", file.name)
         with suppress(OSError):  # another disk, one without links, or an older one is there: it is copied
             place.parent.mkdir(parents=True, exist_ok=True)
             place.hardlink_to(file)
+            return
     kept.log_artifact(str(file), inside)
 
 
@@ -223,12 +250,40 @@ def _missing(client: MlflowClient, run_id: str, metrics: Iterable[Any]) -> list[
     return missing
 
 
+def _write(
+    client: MlflowClient, run_id: str, params: dict[str, Any], metrics: Sequence[Any], tags: Sequence[Any]
+) -> None:
+    """Write all in one call; where MLflow refuses that, each kind apart, so that what it takes is there."""
+    rows = [_param(key, value) for key, value in params.items()]
+    if len(rows) <= _BATCH and len(tags) <= _BATCH and len(rows) + len(tags) + len(metrics) <= _ENTITIES:
+        try:
+            client.log_batch(run_id, params=rows, metrics=metrics, tags=tags)
+        except Exception as error:
+            if not server.refused(error):
+                raise
+            metrics = _missing(client, run_id, metrics)
+        else:
+            return
+    _do_all(
+        [
+            partial(_write_params, client, run_id, params),
+            *(partial(client.log_batch, run_id, tags=some) for some in _parts(tags, _BATCH)),
+            *(partial(client.log_batch, run_id, metrics=points) for points in _parts(metrics, _METRICS)),
+        ]
+    )
+
+
+def _param(key: str, value: Any) -> Any:
+    from mlflow.entities import Param
+
+    return Param(key, str(value)[:_PARAM])
+
+
 def _write_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
     """Write the params; one that is there with another value, or that MLflow has no name for, stays as it is."""
-    from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    for rows in _parts([Param(key, str(value)[:_PARAM]) for key, value in params.items()], _BATCH):
+    for rows in _parts([_param(key, value) for key, value in params.items()], _BATCH):
         try:
             client.log_batch(run_id, params=rows)
         except MlflowException as error:

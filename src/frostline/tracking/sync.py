@@ -10,16 +10,18 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from frostline.core import locks
+from frostline.core import files, locks
 from frostline.core.errors import UserError
-from frostline.records import journal
-from frostline.records.layout import MIRROR_LOCK
+from frostline.records import journal, run_folders
+from frostline.records.layout import MIRROR_LOCK, RECORD, SWEEP
 from frostline.records.sweep_record import end_the_dead, going_on, with_record
 from frostline.tracking import server
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.pending_sweeps import Place, forget, place_of, remembered
 
 log = logging.getLogger(__name__)
+
+_BRIEF = 2.0  # seconds that a run may go on before MLflow hears of it
 
 
 class SweepMirror:
@@ -32,12 +34,17 @@ class SweepMirror:
         self.moved = time.monotonic()
         """When something last reached MLflow."""
         self._mirrors: dict[Path, Mirror] = {}
+        self._seen: dict[Path, float] = {}
+        """When runs were first seen to go on."""
+        self._listed: tuple[int, ...] = ()
+        self._runs: list[Path] = []
 
-    def bring(self) -> None:
+    def bring(self, *, at_once: bool = True) -> None:
         """Send what MLflow does not have, the sweep first, since runs are recorded under it.
 
-        Raises UserError where that can never work, `server.Unreachable` where it may later. A run of which MLflow
-        refuses something does not keep it from the others.
+        Unless all is wanted `at_once` a run that has just begun is left for a moment: most are over soon, and cost a
+        third then. Raises UserError where that can never work, `server.Unreachable` where it may later. A run of which
+        MLflow refuses something does not keep it from the others.
         """
         uri, refused = self.place.uri, None
         if self.experiment_id is None:
@@ -46,9 +53,10 @@ class SweepMirror:
                 uri, place.root, place.experiment, place.artifacts, insist=self._fresh
             )
             self.moved = time.monotonic()
-        for folder in with_record(self.folder):
-            mirror = self._mirrors.setdefault(folder, Mirror(folder, fresh=self._fresh))
-            if not mirror.pending():
+        for folder in self._folders():
+            if (mirror := self._mirrors.get(folder)) is None:
+                mirror = self._mirrors[folder] = Mirror(folder, fresh=self._fresh)
+            if not mirror.pending() or not (at_once or folder == self.folder or self._is_due(folder)):
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)
             try:
@@ -61,6 +69,17 @@ class SweepMirror:
             self.moved = time.monotonic()
         if refused is not None:
             raise refused
+
+    def _folders(self) -> list[Path]:
+        """Return the folders with a record; which runs there are is read again when the sweep's file was replaced."""
+        if (state := files.facts(str(self.folder / SWEEP))) != self._listed or not state:
+            self._listed, self._runs = state, run_folders.of(self.folder)
+        return [folder for folder in (self.folder, *self._runs) if (folder / RECORD).exists()]
+
+    def _is_due(self, folder: Path) -> bool:
+        """Return whether a run is over, or goes on for longer than most."""
+        seen = self._seen.setdefault(folder, time.monotonic())
+        return time.monotonic() - seen > _BRIEF or journal.ended(folder)
 
     def pending(self) -> int:
         """Return how many of its records MLflow does not have in full."""

@@ -212,6 +212,16 @@ def new_head(layer: nn.Module, num_classes: int, seed: int) -> nn.Module:
         return like(layer, num_classes)
 
 
+def weights_sha256(name: str, *, library: str, weights: str | None) -> str | None:
+    """Return the sha256 of the file that `build` would read, None for from scratch."""
+    source = _source(architecture_of(name, library), weights)
+    return None if source is None else _file_of(source)[1]
+
+
+def _file_of(source: Pretrained | Path) -> tuple[Path, str]:
+    return source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
+
+
 def _load(
     module: nn.Module,
     found: Architecture,
@@ -221,7 +231,7 @@ def _load(
     classes: Sequence[str] | None,
 ) -> tuple[str, Loaded]:
     """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
-    path, digest = source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
+    path, digest = _file_of(source)
     sha256 = GLYPHS_SHA256 if path == GLYPHS and sha256 is None else sha256
     if sha256 is not None and sha256.lower() != digest:
         raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -80,10 +81,18 @@ class Shared:
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
-        """Return what was written into the sweep's `folder`."""
-        values = files.read_json(folder / layout.SWEEP)
-        tracker = values["tracker"] and Tracker(**values["tracker"])
-        return cls(tracker, tuple(RunFacts(**facts) for facts in values["runs"]), values.get("search"))
+        """Return what was written into the sweep's `folder`; a process reads it again only when it was replaced."""
+        path = folder / layout.SWEEP
+        found = path.stat()
+        return _shared(path, found.st_ino, *files.facts(str(path)))
+
+
+@functools.lru_cache(1)
+def _shared(path: Path, *state: int) -> Shared:
+    """Return what the file at `path` says, which is in this `state`: of a thousand runs half a megabyte."""
+    values = files.read_json(path)
+    tracker = values["tracker"] and Tracker(**values["tracker"])
+    return Shared(tracker, tuple(RunFacts(**facts) for facts in values["runs"]), values.get("search"))
 
 
 class SweepFile:

@@ -38,7 +38,7 @@ from frostline.records.result import (
     WITHOUT,
 )
 from frostline.report.terminal import Screen
-from frostline.runs import evaluation, frost_line, robustness, selection, speed
+from frostline.runs import evaluation, frost_line, robustness, same_network, selection, speed
 from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
@@ -118,7 +118,8 @@ def _attempt(
     siblings: Callable[[], Sequence[Config]],
     judge: Judge | None,
 ) -> tuple[dict[str, float], dict[str, int]]:
-    setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch)
+    at_hand = same_network.of_process().take
+    setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch, at_hand=at_hand)
     plan = announce(setup, name, folder, screen)
     if record is None:
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
@@ -154,6 +155,7 @@ def _attempt(
         record.tag(layout.FINAL_TAG, final)
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     _hand_in(folder, record)
+    same_network.of_process().keep(setup, learner)
     return metrics, plan.images
 
 

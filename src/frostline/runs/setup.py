@@ -43,6 +43,8 @@ from frostline.training.steps import Recipe
 _SHOWN = 20  # broken pictures on the screen
 Fetch = Callable[[Config, Path], Path]
 """Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
+AtHand = Callable[[Config, str | None, Sequence[str]], Model | None]
+"""Returns the network of a config with weights from there and a head for these classes, if it is built already."""
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,38 @@ class Setup:
         freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
 
 
+def none_at_hand(config: Config, source: str | None, classes: Sequence[str]) -> Model | None:
+    """Return no network: each is built."""
+    return None
+
+
 def no_runs(config: Config, folder: Path) -> Path:
     """Fetch nothing: for whoever has no records at hand."""
     raise user_error("model.weights", config.model.weights, "a file or a name of weights: no records are at hand")
 
 
-def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs) -> Setup:
-    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism."""
+def assemble(
+    config: Config,
+    folder: Path,
+    *,
+    meta: bool,
+    screen: Screen,
+    fetch: Fetch = no_runs,
+    at_hand: AtHand = none_at_hand,
+) -> Setup:
+    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism.
+
+    A network that is `at_hand` is not built.
+    """
     device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads, processes=processes)
     machine.reset_peak_memory(device)
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
-    data, model, phases, batches = _parts(config, source, store, meta=meta, screen=screen)
+    data, model, phases, batches = _parts(
+        config, source, store, meta=meta, screen=screen, at_hand=none_at_hand if meta else at_hand
+    )
     if not meta:
         model.module.to(device)
     steps = len(batches)
@@ -128,14 +148,22 @@ def assemble(config: Config, folder: Path, *, meta: bool, screen: Screen, fetch:
 
 
 def _parts(
-    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen
+    config: Config,
+    source: str | None,
+    store: Store,
+    *,
+    meta: bool,
+    screen: Screen,
+    at_hand: AtHand = none_at_hand,
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the data, the model with the weights `source`, its phases and the batches of an epoch.
 
     With `meta` weights that are not on this disk are not read.
     """
     data = load_data(config, input_of(config, source), store, screen)
-    model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
+    model = at_hand(config, source, data.classes)
+    if model is None:
+        model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
     if config.freeze_mode.solver is not None:

@@ -1,0 +1,77 @@
+"""A network that the next run of a process gets from the one before is the one that it would have built."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from safetensors.torch import load_file
+
+from frostline.core.config import Config
+from frostline.models.weights import GLYPHS, metadata_of
+from frostline.records import provenance
+from frostline.records.recording import Record
+from frostline.report import confusion_plot
+from frostline.runs import same_network, setup
+from frostline.runs.run import execute
+from frostline.store import tensorfile
+from small import SMALL, Memory, Told, compose
+
+
+@pytest.fixture(autouse=True)
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
+    """The configs of the networks that are built."""
+    found: list[Config] = []
+    real = setup.build_model
+
+    def build_model(config: Config, *rest: Any, **options: Any) -> Any:
+        found.append(config)
+        return real(config, *rest, **options)
+
+    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
+    monkeypatch.setattr(setup, "build_model", build_model)
+    same_network.of_process.cache_clear()
+    yield found
+    same_network.of_process.cache_clear()
+
+
+def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
+    folder.mkdir()
+    provenance.write(folder, provenance.software([]))  # as a job does
+    screen = cast(Any, Told())
+    execute(config, name="a run", folder=folder, record=cast(Record, Memory()), screen=screen)
+    return (folder / "best.safetensors").read_bytes(), provenance.read(folder)["weights"]
+
+
+@pytest.mark.parametrize("options", [(), ("features.enabled=false",), ("train.ema_decay=0.9", "optimizer=sgd")])
+def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_path, built, options):
+    configs = [compose(*SMALL, *options, f"seed={seed}", f"lr={lr}") for seed, lr in ((0, 0.01), (1, 0.1), (0, 0.03))]
+    shared = [run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs)]
+    assert len(built) == 1
+    for number, config in enumerate(configs):
+        same_network.of_process.cache_clear()
+        assert run(tmp_path / f"own{number}", config) == shared[number]
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("other", ["freeze=full", "freeze=norm", "model.image_size=48", "channels_last=false"])
+def test_another_network_and_one_that_learned_are_built(tmp_path, built, other):
+    for number, mode in enumerate((other, "freeze=head", other, "freeze=head")):
+        run(tmp_path / str(number), compose(*SMALL, mode, "data.limit=40"))
+    assert len(built) == 4
+
+
+def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):
+    file = tmp_path / "own.safetensors"
+    shutil.copyfile(GLYPHS, file)
+    config = compose(*SMALL, f"model.weights={file}")
+    before = run(tmp_path / "before", config)
+    run(tmp_path / "again", config)
+    assert len(built) == 1
+    tensors = {name: tensor * 0.99 if "weight" in name else tensor for name, tensor in load_file(file).items()}
+    tensorfile.save(file, tensors, metadata_of(file))
+    assert run(tmp_path / "other", config)[1] != before[1]
+    assert len(built) == 2

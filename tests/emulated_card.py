@@ -32,6 +32,8 @@ aten = torch.ops.aten
 CARD = torch.device("cuda", 0)
 MEMORY = 80 << 30
 """Bytes on a card."""
+UNNOTICED = 1 << 10
+"""Bytes that go to a card from pageable memory without a wait: 64 KB in truth, but pictures are as small here."""
 
 WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount", "is_nonzero"}
 """Operations whose result the host has to know before it goes on."""
@@ -75,6 +77,16 @@ class CardTensor(Tensor):
     is_cpu = is_meta = property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    @property
+    def data(self) -> Tensor:
+        """The numbers without a graph; to set them makes this tensor show those of another, which C++ does not see."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: CardTensor) -> None:
+        assert self.shape == other.shape and self.place == other.place
+        self.inner = other.inner
+
     def __deepcopy__(self, memo: dict[int, Any]) -> CardTensor:
         if id(self) not in memo:
             new = CardTensor(self.inner.clone(), self.place).requires_grad_(self.requires_grad)
@@ -109,6 +121,8 @@ class EmulatedMachine(TorchDispatchMode):
         self.kinds: set[str] = set()
         self.contexts: set[int] = set()
         """Cards on which CUDA was started."""
+        self.seeded: set[int] = set()
+        """Cards whose random numbers were seeded."""
 
     def at(self, device: torch.device) -> torch.device:
         """Return the card that a device means; one that is not there is refused as CUDA does."""
@@ -117,11 +131,15 @@ class EmulatedMachine(TorchDispatchMode):
             raise RuntimeError("CUDA error: invalid device ordinal")
         return torch.device("cuda", index)
 
-    def arrive(self, source: Tensor, place: torch.device, *, later: bool, **kwargs: Any) -> CardTensor:
-        """Copy a tensor from the host to a card, `later` where the host does not wait for that."""
+    def arrive(
+        self, source: Tensor, place: torch.device, *, later: bool, pinned: bool = False, **kwargs: Any
+    ) -> CardTensor:
+        """Copy a tensor from the host to a card, `later` where the host need not wait for that."""
         self.sent[_here()] += source.nbytes
         if not later:
             self.waits[f"from the host: {_here()}"] += 1
+        elif source.nbytes > UNNOTICED and not pinned:
+            self.waits[f"from pageable memory: {_here()}"] += 1
         return CardTensor(aten._to_copy.default(self._inside(source), **kwargs), place)
 
     def _inside(self, value: Any) -> Any:
@@ -141,7 +159,9 @@ class EmulatedMachine(TorchDispatchMode):
         if func is aten.is_pinned.default:
             return False
         if name in ("_pin_memory", "pin_memory"):
-            return args[0].clone()
+            copied = args[0].clone()
+            copied.pinned = True
+            return copied
         if func is aten.scalar_tensor.default and kwargs.get("device") == torch.device("meta"):  # beside a card
             return CardTensor(func(*args, **{**kwargs, "device": self.inside}), self.at(torch.device("cuda")))
         if not cards:
@@ -257,6 +277,13 @@ class EmulatedMachine(TorchDispatchMode):
                 raise RuntimeError("Invalid device argument: did you call init?")  # as torch does
             start(device)
 
+        def generator(index: int) -> SimpleNamespace:
+            def seed(number: int) -> None:
+                self.seeded.add(index)
+                torch.default_generator.manual_seed(number)
+
+            return SimpleNamespace(manual_seed=seed)
+
         def supports_bf16(including_emulation: bool = True) -> bool:
             return self.bf16 or including_emulation
 
@@ -269,7 +296,7 @@ class EmulatedMachine(TorchDispatchMode):
             **{"utilization": lambda device=None: 50, "get_device_name": lambda device=None: "a card"},
             **{"get_device_capability": lambda device=None: (9, 0), "is_bf16_supported": supports_bf16},
             **{"get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0)},
-            **{"default_generators": (torch.default_generator,) * self.count},
+            **{"default_generators": tuple(map(generator, range(self.count)))},
         }
 
 
@@ -320,7 +347,8 @@ class _Functions(TorchFunctionMode):
             return source.to(**kwargs, **({} if device is None else {"device": device}))
         if isinstance(source, CardTensor):
             return source.to(**kwargs) if kwargs else source
-        return self._machine.arrive(source.detach(), self._machine.at(torch.device(device)), later=later, **kwargs)
+        kwargs |= {"later": later, "pinned": getattr(source, "pinned", False)}
+        return self._machine.arrive(source.detach(), self._machine.at(torch.device(device)), **kwargs)
 
 
 def move(network: nn.Module) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emulated_card import EmulatedMachine
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.interrupts import Terminated
@@ -137,6 +138,16 @@ def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
     several = configs(f"optimizer={optimizer}", "lr=1e-2", lines=SEEDS)
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
+
+
+@pytest.mark.slow
+def test_on_a_card_too_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, tmp_path: Path) -> None:
+    lines = [("lr=1e-2",), ("lr=1e-2", "seed=1"), ("lr=3e-2",)]
+    several = configs("device=cuda", "precision=fp32", "epochs=2", lines=lines)
+    with EmulatedMachine().running():
+        ran = together(tmp_path, several)
+        assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
 
 

@@ -21,7 +21,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import robustness, setup, split_views, train
 from frostline.runs.run import score
 from frostline.store.store import Store
-from frostline.training import features, gradient
+from frostline.training import features, gradient, steps
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
 from small import TINY, compose, load_data
@@ -238,10 +238,19 @@ def test_a_run_on_the_second_card_starts_cuda_there_alone(tmp_path: Path) -> Non
     assert there.contexts == {1}
 
 
+def test_what_a_dropout_draws_is_seeded_on_the_card_of_its_inputs() -> None:
+    with EmulatedMachine(2).running() as there:
+        steps.seed_dropout(torch.device("cuda:1"), 7)
+        assert there.seeded == {1}
+        steps.seed_dropout(torch.device("cuda"), 7)
+    assert there.seeded == {0, 1}
+
+
 FAULTS = {
     "a number read in a step": lambda part, *_: part.labels.sum().item(),
     "a wait for an index": lambda part, inputs, labels: inputs[torch.arange(2)],
     "a copy that is waited for": lambda part, inputs, labels: torch.ones(3).to(inputs.device),
+    "a copy of pageable memory": lambda part, inputs, labels: torch.ones(1000).to(inputs.device, non_blocking=True),
 }
 
 
@@ -272,6 +281,8 @@ def test_tensors_of_two_devices_are_refused_as_by_a_card(tmp_path: Path, monkeyp
 
 def test_the_emulation_refuses_what_a_card_refuses() -> None:
     with EmulatedMachine().running() as there:
+        torch.ones(1000).pin_memory().to("cuda", non_blocking=True)
+        assert not there.waits
         ones = torch.ones(3, device="cuda")
         assert (ones + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2] and float(ones.sum()) == 3
         assert set(there.waits) == {"to the host: outside", "_local_scalar_dense: outside"}

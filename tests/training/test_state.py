@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from emulated_card import EmulatedMachine
 from frostline.core import interrupts
 from frostline.records import provenance
 from frostline.records.recording import Record
@@ -132,6 +133,18 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
     last = run(tmp_path / "often", *RECIPES[recipe])
     assert last is not None
     assert f"  goes on after epoch {len(whole['journal'])}" in last["said"]
+    require_same(whole, last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["head adam", "lp_ft averaged"])
+def test_a_run_that_dies_on_a_card_goes_on_there_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
+    chosen = (*RECIPES[recipe], "device=cuda", "precision=fp32", "store.enabled=false")
+    with EmulatedMachine().running():
+        whole = run(tmp_path / "whole", *chosen)
+        assert whole is not None and run(tmp_path / "part", *chosen, stop=1) is None
+        last = run(tmp_path / "part", *chosen)
+    assert last is not None and any(line.startswith("  goes on after") for line in last["said"])
     require_same(whole, last)
 
 

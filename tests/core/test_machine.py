@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,13 +175,15 @@ def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_determinism_is_switched_on_and_off(deterministic: bool) -> None:
+def test_determinism_is_switched_on_and_off(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
         machine.prepare_torch(deterministic=deterministic, threads=None)
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.deterministic is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         machine.prepare_torch(deterministic=before, threads=None)
 
@@ -225,6 +228,18 @@ def test_float32_is_float32_on_a_card_too() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
     found = provenance.settings(None)["settings"]
     assert "tf32" not in (found["fp32_matmul"], found["fp32_convolution"])
+
+
+def test_bits_are_known_by_card_library_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides kernels, and with them last bits, is part of the key of kept features."""
+    found = set()
+    for name, version, tf32 in (("A", 1, False), ("B", 1, False), ("A", 2, False), ("A", 1, True)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda version=version: version)
+        torch.backends.cudnn.allow_tf32 = tf32
+        found.add(machine.platform(torch.device("cuda")))
+    torch.backends.cudnn.allow_tf32 = False
+    assert len(found) == 4
 
 
 def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from frostline.core.errors import UserError
 from frostline.sweeps import pool
+from frostline.sweeps.executor import Workers
+from small import compose
 
 H100 = "NVIDIA H100 80GB HBM3"
 LISTS = {
@@ -68,6 +72,15 @@ def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytes
     shared, alone, again = pool.places(3, gpus=True)
     assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", pool.SHARING: "2"}
     assert alone == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    asked: list[dict[str, Any]] = []
+    for device in ("cuda:1", "cpu", "cuda", "auto"):
+        Workers(SimpleNamespace(start=lambda **how: asked.append(how))).start(replace(compose(), device=device))
+    assert [how["gpus"] for how in asked] == [False, False, True, True]
+    assert pool.places(2, gpus=False) == [{pool.SHARING: "2"}] * 2  # who see both cards, and share the memory of one
 
 
 def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ import ctypes, os, signal, sys, time
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import hydra
 
 @hydra.main(version_base="1.3", config_path=None)
@@ -75,6 +76,12 @@ def task(config):
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(1000)  # this thread may come further before it stops
+            case "lose":
+                def fails():
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+                cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=fails)
+                sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+                fails()
             case "raise":
                 raise ValueError("a mistake of its own")
             case int(number):
@@ -102,7 +109,7 @@ def attempts(folder, how):
 
 
 def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tmp_path):
-    ways = ("fine", "kill", "term", "exit", "segfault", "hang", "stop")
+    ways = ("fine", "kill", "term", "exit", "segfault", "hang", "stop", "lose")
     done = run(tmp_path, f"+how={','.join(ways)}", "hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {way: attempts(tmp_path, way) for way in ways} == {"fine": 1} | dict.fromkeys(ways[1:], 2)
@@ -113,6 +120,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tm
         "its worker was told to end (SIGTERM)",
         "its worker was killed by signal 11 (SIGSEGV)",
         "no sign of life for 2 s, so its worker was killed",
+        "its GPU can no longer be used; see the log of the run",
     ):
         assert f"{reason}; it is started again" in done.stdout
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from frostline.core import machine
 from frostline.core.config import Config
 from frostline.models import cut, freezing
 from frostline.records import layout, provenance
@@ -231,6 +232,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
         ("model.weights=null", "seed=1"),
         ("precision=bf16",),
         ("channels_last=false",),
+        ("deterministic=false",),
     ],
     ids=" ".join,
 )
@@ -239,6 +241,14 @@ def test_what_depends_on_something_else_is_computed_anew(
 ) -> None:
     assert trained(tmp_path, filled, *SIMPLE)[2] == 0
     assert trained(tmp_path, filled, *SIMPLE, *change)[2] == EVERY
+
+
+@pytest.mark.slow
+def test_what_another_machine_computed_is_computed_anew(
+    filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "platform", lambda device: "another")
+    assert trained(tmp_path, filled, *SIMPLE)[2] == EVERY
 
 
 @pytest.mark.slow

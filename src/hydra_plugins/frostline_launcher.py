@@ -1,8 +1,6 @@
 """The seam to Hydra: a launcher whose workers outlive their jobs, and whose sweep outlives its workers."""
 
-import functools
 import logging
-import pickle
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from frostline.sweeps.hydra_task import call, in_common
 from frostline.sweeps.pool import NotStarted, Pool, Task, places
 from frostline.sweeps.worker import Errand
 
@@ -100,7 +98,7 @@ class FrostlineLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         log.info("Launching %d jobs", len(jobs))
         pool, waiting, done = self.pool or self.start(), deque(jobs), dict[int, JobReturn]()
-        common = _pickled((self.hydra_context, self.task_function, Singleton.get_state()))
+        common = in_common(self.hydra_context, self.task_function)
         hopeless = None
         try:
             answers = pool.run(
@@ -128,41 +126,7 @@ class FrostlineLauncher(Launcher):
         config = self.compose(overrides)
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        return (_call, common, config, whole)
-
-
-def _pickled(value: object) -> bytes:
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(value))
-
-
-@functools.lru_cache(1)
-def _common(common: bytes) -> tuple[HydraContext, TaskFunction]:
-    """Return what all jobs of a sweep have in common, and have Hydra here be as it is where they come from: once.
-
-    It looks for all plugins then, which takes a third of a short run.
-    """
-    context, function, state = pickle.loads(common)
-    Singleton.set_state(state)
-    return context, function
-
-
-def _call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
-    """Run one job in a worker, as Hydra's own launchers do in their processes."""
-    setup_globals()
-    context, function = _common(common)
-    done = run_job(
-        hydra_context=context,
-        task_function=function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the job's log
-    if not whole:  # of a thousand they would fill the memory of who asked
-        done.cfg = done.hydra_cfg = None
-    return done
+        return (call, common, config, whole)
 
 
 def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:

@@ -148,8 +148,10 @@ def _hopeless(done: Collection[JobReturn]) -> str | None:
 
     A run that diverged says something about its own settings only.
     """
+    if len(done) < _ALIKE or any(why(job) is None for job in done):
+        return None
     reasons = [why(job) for job in done]
-    if len(reasons) < _ALIKE or None in reasons or "Diverged" in str(reasons[0]):
+    if "Diverged" in str(reasons[0]):
         return None
     if len({re.sub(r"\d+", "#", str(reason)) for reason in reasons}) > 1:
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
 
-from frostline.sweeps.compose import compose_grid
+from frostline.core.config import Config
+from frostline.sweeps.compose import compose_grid, compose_one
 from frostline.sweeps.hydra_keys import as_read, in_folds, points
 
 
@@ -39,10 +40,11 @@ def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[t
 def test_folds_that_stand_in_a_file_are_as_typed_ones(
     jobs: list[list[str]], fold: int, expected: list[list[str]]
 ) -> None:
-    def compose(job: Sequence[str]) -> DictConfig:
-        return OmegaConf.create({"data": {"folds": 2 if "lr=2" not in job else None, "fold": fold}})
+    def config_of(job: Sequence[str]) -> Config:
+        return replace(plain, data=replace(plain.data, folds=None if "lr=2" in job else 2, fold=fold))
 
-    assert in_folds(jobs, compose) == expected
+    plain = compose_one([])
+    assert in_folds(jobs, config_of) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from types import UnionType
@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
 from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
-from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of
+from frostline.core.config_keys import SOLVERS, flat, trains_head_alone, value_of, with_values
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.core.objectives import OBJECTIVES
@@ -116,12 +116,26 @@ def parse(values: Mapping[str, Any]) -> Config:
     """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
     config: Config = _section(Config, values, "")
     config = replace(config, train=replace(config.train, class_weights=_by_name(config.train.class_weights)))
+    return _checked(config)
+
+
+def changed(config: Config, values: Mapping[str, float | str | bool]) -> Config:
+    """Return the checked `config` with other values, by key with dots, as `parse` does; a type is not another one."""
+    for key, value in values.items():
+        assert type(value) is type(value_of(config, key)), key
+    return _checked(with_values(config, values), values)
+
+
+def _checked(config: Config, given: Collection[str] | None = None) -> Config:
+    """Return the config, unless what is `given`, None for all, is what none can have, or contradicts another."""
     for key, check, expected in _CHECKS:
+        if given is not None and key not in given:
+            continue
         value = value_of(config, key)
         if value is not None and not check(value):
             raise user_error(key, value, expected)
     for key, names in _NAMES:
-        if value_of(config, key) not in names:
+        if (given is None or key in given) and value_of(config, key) not in names:
             raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
     if config.data.folds is not None and config.data.fold >= config.data.folds:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
@@ -134,7 +148,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     _check_objective(config)
     _check_budget(config)
     _check_search(config)
-    for key, value in flatten(asdict(config)).items():
+    for key, value in flat(config).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
     return config if config.freeze_mode.solver is None else _solved_at_once(config)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core.config import Config
-from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
+from frostline.core.config_keys import choices, digest, flat, is_read, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
-from frostline.sweeps import hydra_keys, job
+from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composed import Jobs, read
 
 _NOWHERE = "hydra.sweep.dir=."  # the same folder for all, whatever the time
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
@@ -65,15 +64,17 @@ def compose_all(
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
     `after_first` is called as soon as the first config has passed. What is cross-validated is a run for each fold.
     """
-    after_first(_compose(jobs[0], compose, 0)[0])
-    jobs = hydra_keys.in_folds(jobs, compose)
+    of_job = Jobs(compose)
+    after_first(of_job(jobs[0], 0).config)
+    jobs = hydra_keys.in_folds(jobs, lambda overrides: of_job(overrides, 0).config)
     settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
     first: dict[tuple[str, str], int] = {}
     for overrides, setting in zip(jobs, settings, strict=True):
-        config, sweep, folder = _compose(overrides, compose, len(planned))
+        one = of_job(overrides, len(planned))
+        config = one.config
         solver = config.freeze_mode.solver
         unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
         twin = first.setdefault((digest(config), config.data.root), len(planned)) if unread else len(planned)
@@ -83,8 +84,8 @@ def compose_all(
             continue
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
         name = _name(config, extras)
-        planned.append(PlannedRun(config, name, {**choices(config), **_typed(config, extras)}, folder, overrides))
-        sweeps.append(sweep)
+        planned.append(PlannedRun(config, name, {**choices(config), **_typed(config, extras)}, one.folder, overrides))
+        sweeps.append(one.sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
         expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
@@ -107,7 +108,7 @@ def compose_trial(
     `compose_all` does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
-    config, _, _ = _compose(overrides, compose, 0)
+    config = read(compose(overrides), overrides, 0).config
     extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
     typed = _typed(config, extras)
     trial = {name: value for name, value in marks.items() if name == "trial"}
@@ -125,7 +126,7 @@ def _name(config: Config, extras: Mapping[str, Any]) -> str:
 
 def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Overrides) -> Path:
     """Return where Hydra has a sweep lie, given the overrides of one of its runs."""
-    return Path(_compose(overrides, compose, 0)[1]).absolute()
+    return Path(read(compose(overrides), overrides, 0).sweep).absolute()
 
 
 def compose_one(overrides: Overrides) -> Config:
@@ -134,7 +135,7 @@ def compose_one(overrides: Overrides) -> Config:
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
-            return _compose(overrides, lambda _: composed, 0)[0]
+            return read(composed, overrides, 0).config
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from None
 
@@ -168,7 +169,7 @@ def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, An
 
 def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
     """Return the run with what `auto` means to it, by key, in its place."""
-    values = flatten(asdict(run.config))
+    values = flat(run.config)
     said = {key: value for key, value in meaning.items() if values[key] == "auto"}
     shown = {key: value for key, value in said.items() if key in run.choices}
     return replace(run, config=with_values(run.config, said), choices={**run.choices, **shown})
@@ -190,41 +191,12 @@ def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
 
 def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return what was typed for some keys, numbers as the config has them: `1e-1` and 0.1 are one choice."""
-    values = flatten(asdict(config)) if typed else {}
+    values = flat(config) if typed else {}
     return {key: value if isinstance(value := values.get(key), int | float) else text for key, text in typed.items()}
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:
     return [f"{key}={value_text(value)}" for key, value in values.items()]
-
-
-def _compose(overrides: Overrides, compose: Callable[[Overrides], DictConfig], number: int) -> tuple[Config, str, str]:
-    """Return the config of a job, and what Hydra says of the sweep's folder and of the job's within it."""
-    composed = compose(overrides)
-    chosen = composed.hydra.runtime.choices
-    if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
-        raise user_error(
-            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
-        )
-    with read_write(composed), open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
-    with _current(composed):
-        return (
-            job.config_of(composed),
-            str(composed.hydra.sweep.dir),
-            str(PurePosixPath(str(composed.hydra.sweep.subdir))),
-        )
-
-
-@contextmanager
-def _current(composed: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` read this config for as long as the block lasts."""
-    state, before = HydraConfig.instance(), HydraConfig.instance().cfg
-    state.cfg = composed  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        state.cfg = before
 
 
 def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:

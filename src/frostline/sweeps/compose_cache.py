@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -24,6 +26,7 @@ except ImportError:  # private: where it is gone, Hydra composes every job
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Returns the config of a job, given its overrides."""
+_NO_KEYS = re.compile(r"\$\{(project_root:|now:[^${}]*|hydra:job\.num)\}")
 _PLAIN = (int, float, str, bool)
 
 
@@ -48,6 +51,21 @@ class Composer:
         """Let go of the config of a job, which is composed anew if it is asked for again."""
         self._done.pop(tuple(job), None)
 
+    def alike(self, job: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+        """Return the kind of a job, which one that was composed has too, and the values that are its own, by key.
+
+        None for the first of a kind, and where something else of a config of ours follows from these values.
+        """
+        overrides = [*map(self._parsed, job)]
+        template = self._templates.get(kind := self._kind(overrides))
+        if template is None or not template.independent:
+            return None
+        return kind, {one.key_or_group: one.value() for one in overrides if one.key_or_group in template.plain}
+
+    def kind(self, job: Sequence[str]) -> tuple[str, ...]:
+        """Return what jobs of a kind have in common."""
+        return self._kind([*map(self._parsed, job)])
+
     def _compose(self, job: Sequence[str]) -> DictConfig:
         if get_overrides_dirname is None:
             return self._whole(job)
@@ -58,7 +76,7 @@ class Composer:
         composed = self._whole(job)
         self._groups.update(map(str, composed.hydra.runtime.choices))
         plain = frozenset(override.key_or_group for override in overrides if self._is_plain(override))
-        self._templates[self._kind(overrides)] = _Template(pickle.dumps(composed), plain)
+        self._templates[self._kind(overrides)] = _Template(pickle.dumps(composed), plain, _is_independent(composed))
         return composed
 
     def _kind(self, overrides: Sequence[Override]) -> tuple[str, ...]:
@@ -78,6 +96,17 @@ class Composer:
         )
 
 
+def _is_independent(composed: DictConfig) -> bool:
+    """Return whether our part of a config, and where its run lies, say nothing that is put together of other keys.
+
+    When the sweep began, where the project is, and the number of the job are no keys.
+    """
+    ours = {str(key): node for key, node in composed.items_ex(resolve=False) if key != "hydra"}
+    place = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
+    told = [OmegaConf.to_container(node) if OmegaConf.is_config(node) else node for node in ours.values()]
+    return "${" not in repr(told) and "${" not in _NO_KEYS.sub("", repr(place))
+
+
 @dataclass(frozen=True)
 class _Template:
     """What Hydra composed for the first job of a kind."""
@@ -86,6 +115,8 @@ class _Template:
     """Pickled, which is read six times as fast as it is copied."""
     plain: frozenset[str]
     """The keys whose values are a job's own."""
+    independent: bool
+    """Whether nothing else in it follows from those."""
 
     def filled(self, overrides: Sequence[Override]) -> DictConfig:
         """Return the config with the values of `overrides`, as if Hydra had composed it; raises if one does not fit."""

@@ -52,6 +52,9 @@ class Workers:
     def __init__(self, launcher: Any) -> None:
         self._launcher = launcher
         self._jobs: list[Overrides] = []
+        self._folder, self._places = Path(), dict[tuple[str, ...], str]()
+        self._compose: Callable[[Overrides], DictConfig] = launcher.compose
+        launcher.compose = self._pinned
 
     def start(self, config: Config) -> None:
         """Start the workers; a device that is named is everybody's, others get a GPU each, or `devices` of them."""
@@ -68,11 +71,18 @@ class Workers:
         return answer
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Write it into the configs that the workers are given."""
+        """Keep it for the configs that the workers are given, each of which is composed when its turn comes."""
         self._jobs += [run.overrides for run in planned]
+        self._folder = folder
+        self._places |= {tuple(run.overrides): run.folder for run in planned}
         pin(self._launcher.config, folder)
-        for run in planned:
-            pin(self._launcher.compose(run.overrides), folder, run.folder)
+
+    def _pinned(self, overrides: Overrides) -> DictConfig:
+        """Return the config of a job with the place of its run in it."""
+        config = self._compose(overrides)
+        if (place := self._places.get(tuple(overrides))) is not None:
+            pin(config, self._folder, place)
+        return config
 
     @property
     def workers(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.core.config import Config, DataConfig
 from frostline.core.errors import UserError, user_error
 
 _ONE = "since a single run is a sweep of one"
@@ -25,7 +26,7 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
 }
 _SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
 _FOLD = "data.fold"
-_MOST_FOLDS = 1000  # more is a mistake, of which the config's own check tells
+_MOST_FOLDS = 1000  # more is a mistake, of which the data's own check tells
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
@@ -95,24 +96,22 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
     return [[*job] for job in itertools.product(*values.values())]
 
 
-def in_folds(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> Sequence[Sequence[str]]:
+def in_folds(jobs: Sequence[Sequence[str]], config_of: Callable[[Sequence[str]], Config]) -> Sequence[Sequence[str]]:
     """Return the jobs, each that has `data.folds`, typed or from a file, once for each of its folds.
 
-    Where the folds are named they are those. `compose` returns the config of a job.
+    Where the folds are named they are those.
     """
     if any(one.partition("=")[0].lstrip("+") == _FOLD for one in jobs[0]):
         return jobs
-    counts = [_folds(compose(job)) for job in jobs]
+    counts = [_folds(config_of(job).data) for job in jobs]
     if not any(counts):
         return jobs
     return [[*job, f"{_FOLD}={fold}"] for job, count in zip(jobs, counts, strict=True) for fold in range(max(1, count))]
 
 
-def _folds(config: DictConfig) -> int:
+def _folds(data: DataConfig) -> int:
     """Return the number of folds that a job is to be there for; 0 where it has none, or one of them."""
-    data = config.data
-    number = None if data.fold else data.folds
-    return number if isinstance(number, int) and 2 <= number <= _MOST_FOLDS else 0
+    return 0 if data.fold or data.folds is None or data.folds > _MOST_FOLDS else data.folds
 
 
 def not_ours() -> UserError:

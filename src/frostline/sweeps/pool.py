@@ -171,12 +171,15 @@ class Pool:
         Tasks of one stack go to one worker. What the caller takes from `waiting` meanwhile is not started.
         """
         deaths = Counter[int]()
+        ahead: dict[int, Task] = {}
         while waiting or any(worker.key is not None for worker in self._workers):
             for worker in self._workers:
                 if worker.key is None and (key := self._next_for(worker, waiting, stacks)) is not None:
                     waiting.remove(key)
                     worker.stack = stacks.get(key)
-                    worker.give(key, task(key))
+                    worker.give(key, ahead.pop(key) if key in ahead else task(key))
+            if waiting and waiting[0] not in ahead:  # made while the workers are busy: the next one waits for nothing
+                ahead = {waiting[0]: task(waiting[0])}
             for worker, answer in self._answers():
                 key_done, worker.key = worker.key, None
                 self._replace_if_gone(worker, answer)
@@ -192,9 +195,11 @@ class Pool:
     def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Mapping[int, int | None]) -> int | None:
         """Return the first task that waits: of the worker's stack, else of one that no other worker has begun."""
         taken = {other.stack for other in self._workers if other is not worker} - {None}
-        free = [key for key in waiting if stacks.get(key) not in taken]
-        mine = [key for key in free if worker.stack is not None and stacks.get(key) == worker.stack]
-        return next(iter(mine or free), None)
+        if worker.stack is not None and worker.stack not in taken:
+            mine = next((key for key in waiting if stacks.get(key) == worker.stack), None)
+            if mine is not None:
+                return mine
+        return next((key for key in waiting if stacks.get(key) not in taken), None)
 
     def _answers(self) -> Iterator[tuple[_Worker, Answer]]:
         """Yield the answers of the next moment, none if it brings none."""

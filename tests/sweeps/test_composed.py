@@ -1,0 +1,84 @@
+"""What a sweep knows of its jobs is what Hydra composes for each, whichever of them it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import hydra
+import pytest
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.core.config_keys import digest
+from frostline.core.errors import UserError
+from frostline.core.project import config_folder, register_resolver
+from frostline.sweeps import composed
+from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composed import Jobs
+
+GRID = [
+    [f"freeze={mode}", f"lr={lr}", f"seed={seed}", "data.limit=40", f"optimizer.weight_decay={decay}"]
+    for mode in ("head", "full", "probe")
+    for lr in ("1e-3", "1", "0.2")
+    for seed in (0, 1)
+    for decay in ("0", "1e-4")
+]
+
+
+@pytest.fixture(autouse=True)
+def _at_home() -> Iterator[None]:
+    register_resolver()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+def whole(job: Sequence[str], *more: str) -> DictConfig:
+    return hydra.compose("config", [*job, *more, "hydra.sweep.dir=/tmp/here"], return_hydra_config=True)
+
+
+def test_jobs_of_a_kind_have_the_configs_that_hydra_composes_and_ask_it_once():
+    asked: list[Sequence[str]] = []
+
+    def counted(job: Sequence[str]) -> DictConfig:
+        asked.append(job)
+        return whole(job)
+
+    jobs = Jobs(Composer(counted))
+    found = [jobs(job, number) for number, job in enumerate(GRID)]
+    assert len(asked) == 3
+    for number, job in enumerate(GRID):
+        expected = composed.read(whole(job), job, number)
+        assert found[number] == expected
+        assert digest(found[number].config) == digest(expected.config)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("lr=-1.0", "^lr=-1.0: expected a finite number above 0"),
+        ("seed=-1", "^seed=-1: expected a whole number from 0"),
+        ("data.folds=1", "^data.folds=1: expected"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_refused_whatever_came_before(bad, said):
+    key = bad.partition("=")[0]
+    good = {"lr": "lr=0.1", "seed": "seed=1", "data.folds": "data.folds=3"}[key]
+    jobs = Jobs(Composer(whole))
+    jobs([good], 0)
+    with pytest.raises(UserError, match=said):
+        jobs([bad], 1)
+
+
+def test_what_follows_from_other_keys_is_composed():
+    def following(job: Sequence[str]) -> DictConfig:
+        config = whole(job)
+        OmegaConf.update(config, "data.split_seed", "${seed}")
+        return config
+
+    jobs = Jobs(Composer(following))
+    assert [jobs([f"seed={seed}"], seed).config.data.split_seed for seed in range(3)] == [0, 1, 2]
+
+
+def test_a_folder_that_somebody_names_after_values_is_composed():
+    jobs = Jobs(Composer(lambda job: whole(job, "hydra.sweep.subdir=lr-${lr}")))
+    assert [jobs([f"lr={lr}"], number).folder for number, lr in enumerate(("0.1", "0.2"))] == ["lr-0.1", "lr-0.2"]

@@ -78,7 +78,9 @@ def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     asked: list[dict[str, Any]] = []
     for device in ("cuda:1", "cpu", "cuda", "auto"):
-        Workers(SimpleNamespace(start=lambda **how: asked.append(how))).start(replace(compose(), device=device))
+        Workers(SimpleNamespace(start=lambda **how: asked.append(how), compose=compose)).start(
+            replace(compose(), device=device)
+        )
     assert [how["gpus"] for how in asked] == [False, False, True, True]
     assert pool.places(2, gpus=False) == [{pool.SHARING: "2"}] * 2  # who see both cards, and share the memory of one
 

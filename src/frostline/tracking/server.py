@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from frostline.core import credentials, locks
 from frostline.core.errors import UserError, user_error
-from frostline.tracking import artifact_root, relocation
+from frostline.tracking import artifact_root, database, relocation
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,6 +106,8 @@ def client_of(uri: str) -> MlflowClient:
             if _file(uri).stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
                 raise Unreachable(f"{uri}: nothing has been recorded there")
             relocation.follow(_file(uri))
+        elif not is_server(uri):
+            database.probe(credentials.restored(uri))
         opened = MlflowClient(credentials.restored(uri))
         opened.search_experiments(max_results=1)
     return opened
@@ -199,7 +201,7 @@ def _hopeless(error: Exception) -> bool:
         return "not a database" in str(error) or "malformed" in str(error)
     if getattr(error, "error_code", None) in _HOPELESS or "out-of-date database schema" in str(error):
         return True
-    return isinstance(error, ImportError | UnicodeError)
+    return isinstance(error, ImportError | UnicodeError) or database.refused(error)
 
 
 def _probe(file: Path) -> None:

@@ -277,6 +277,13 @@ def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_made(tmp_
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_password_of_a_storage_stays_in_the_environment(tmp_path: Path) -> None:
+    how = ("search=tpe", "lr=auto", "search.storage='postgresql+psycopg2://me:hunter2@db/studies'")
+    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY, *how, expect=2)
+    assert done.err.startswith("frostline: search.storage=postgresql+psycopg2://db/studies: expected no credentials")
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("typed", "line"),
     [

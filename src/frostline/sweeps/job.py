@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core import credentials, interrupts, notices
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
+from frostline.core.errors import user_error
 from frostline.core.validation import parse
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, search_marks
 from frostline.records.heartbeat import Busy, Heart
@@ -192,7 +193,11 @@ def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float
 
 
 def config_of(composed: DictConfig) -> Config:
-    """Return the checked config of what Hydra composed, its own section left out."""
+    """Return the checked config of what Hydra composed, its own section left out; UserError for a password in it."""
+    raw = OmegaConf.to_container(composed.search, resolve=False)
+    if isinstance(raw, dict) and isinstance(place := raw["storage"], str) and credentials.removed(place) != place:
+        expected = "no credentials in a config; `'${oc.env:NAME}'` takes all of it from a variable"
+        raise user_error("search.storage", credentials.removed(place), expected)
     values = {str(key): composed[key] for key in composed if key != "hydra"}
     return parse(
         {

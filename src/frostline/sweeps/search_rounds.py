@@ -109,6 +109,8 @@ class Search:
 
         What others do that have part in the studies is waited for, as it may come to nothing and be this sweep's then.
         """
+        if self.storage is not None:
+            self.storage.ready(job.screen().say)
         self._tell(results)
         if (self._dry and results) or (results and not any(map(_tells, results))):
             return []

@@ -97,8 +97,8 @@ class Study:
         trial = Trial(self._study, trial_id)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
-    def deciding(self) -> AbstractContextManager[None]:
-        """Have nobody else ask for a trial within the block, so that a budget holds; of a database only nearly."""
+    def deciding(self) -> AbstractContextManager[object]:
+        """Have nobody else ask for a trial within the block, so that a budget holds."""
         return self._storage.deciding()
 
     def observe(self, runs: Sequence[tuple[Mapping[str, Any], Sequence[float], str]]) -> None:

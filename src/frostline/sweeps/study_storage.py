@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import make_url
 
 from frostline.core import credentials, files, locks
 from frostline.core.config import SearchConfig
 from frostline.core.errors import user_error
 from frostline.records import layout
+from frostline.sweeps.study_database import Lock, lock_of, wait_for
 
 
 class _Lock:
@@ -40,8 +43,11 @@ class Storage:
     """The journal in the sweep's folder, to which nobody else adds trials."""
     shared: bool = False
     """Whether other searches may have part in the studies."""
-    lock: Path | None = None
-    """What is held where one process at a time is to decide; a database has none."""
+    lock: Lock = nullcontext
+    """Holds what one process at a time has, that is to decide; some databases have nothing like it."""
+
+    ready: Callable[[Callable[[str], object]], object] = lambda say: None
+    """Returns once the studies can be reached, and says so where that takes a while."""
 
     @contextmanager
     def in_whole(self) -> Iterator[None]:
@@ -54,9 +60,9 @@ class Storage:
         yield
         mark.unlink()
 
-    def deciding(self) -> AbstractContextManager[None]:
+    def deciding(self) -> AbstractContextManager[object]:
         """Have no other process decide what it does within the block, as far as there is a lock."""
-        return locks.held(self.lock) if self.lock else nullcontext()
+        return self.lock()
 
 
 def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
@@ -80,12 +86,18 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 def _shared(place: str) -> Storage:
     """Return the storage at a URL, or in a journal file."""
     if "://" in place:
-        return Storage(get_storage(place), shared=True)
+        return Storage(_database(place), shared=True, lock=lock_of(place), ready=partial(wait_for, place))
     file = files.expanded(place).absolute()
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
     with locks.held(lock):
         _cut_torn_line(file)
-    return Storage(_journal(file, lock), shared=True, lock=deciding)
+    return Storage(_journal(file, lock), shared=True, lock=partial(locks.held, deciding))
+
+
+def _database(url: str) -> BaseStorage:
+    """Return the storage in a database, which may have been away since it was last asked something."""
+    server = make_url(url).get_backend_name() != "sqlite"
+    return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}) if server else url)
 
 
 def _journal(file: Path, lock: Path) -> JournalStorage:

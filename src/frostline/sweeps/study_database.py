@@ -1,0 +1,66 @@
+"""A database that keeps studies: the lock of all who write to it, and its absence for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy
+
+from frostline.core import credentials, locks
+from frostline.core.errors import user_error
+from frostline.tracking import database
+
+Lock = Callable[[], AbstractContextManager[object]]
+_LOOK = 2.0  # seconds between two looks whether a database is back
+_KEY = 0x66726F73746C696E
+"""Of the lock among those that programs agree on in a database of PostgreSQL: `frostlin` in ASCII."""
+
+
+def lock_of(url: str) -> Lock:
+    """Return what holds the lock of the database at `url`: a file beside one of SQLite's, or PostgreSQL's own.
+
+    A process that is killed gives it back at once. Other databases have none.
+    """
+    place = sqlalchemy.make_url(url)
+    if place.get_backend_name() == "postgresql":
+        return partial(_advisory, url)
+    if place.get_backend_name() == "sqlite" and place.database and place.database != ":memory:":
+        file = Path(place.database).absolute()
+        return partial(locks.held, file.with_name(f".{file.name}.deciding"))
+    return nullcontext
+
+
+@contextmanager
+def _advisory(url: str) -> Iterator[None]:
+    """Hold the lock for a transaction, which ends with its connection, whatever is between us and the server.
+
+    See https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS.
+    """
+    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool).begin() as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_KEY)))
+        yield
+
+
+def wait_for(url: str, say: Callable[[str], object]) -> None:
+    """Return as soon as the server of the database at `url` takes connections; says once that it is waited for.
+
+    Raises UserError where it never will. A file is there or not.
+    """
+    told = False
+    while sqlalchemy.make_url(url).get_backend_name() != "sqlite":
+        try:
+            database.probe(url)
+        except Exception as error:  # of any driver
+            place, why = credentials.removed(url), credentials.scrubbed(" ".join(str(error).split()))[:200]
+            if database.refused(error):
+                raise user_error("search.storage", place, f"a database that lets us in ({why})") from error
+            if not told:
+                say(f"The search waits for {place}: {why}")
+            told = True
+            time.sleep(_LOOK)
+        else:
+            return

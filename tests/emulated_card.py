@@ -45,7 +45,10 @@ NOT_DETERMINISTIC = {
     *("put_", "histc", "scatter_reduce", "_ctc_loss_backward", "embedding_bag", "median", "kthvalue"),
 }
 """What raises under `torch.use_deterministic_algorithms`, by its list in torch's documentation."""
-SORTING = {"scatter_add", "scatter_add_", "index_add", "index_add_", "index_put", "index_put_", "_index_put_impl_"}
+SORTING = {
+    *("scatter_add", "scatter_add_", "index_add", "index_add_"),
+    *("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"),
+}
 """What a card does by sorting where algorithms are deterministic; `index_put` only where it accumulates."""
 NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "_to_copy"}
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from emulated_card import EmulatedMachine
+from emulated_card import UNNOTICED, EmulatedMachine
 from frostline.core import machine
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
@@ -119,6 +119,24 @@ def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(
                 seen(getattr(data, name), device, crop=name == "train" and bool(side)) for data in (kept, not_kept)
             ]
             assert torch.equal(*found) and found[0].cpu().unique().numel() > 200
+
+
+@pytest.mark.parametrize("side", [None, 60])
+def test_what_is_decoded_or_read_for_each_batch_goes_to_a_card_without_a_wait(
+    photos: Path, tmp_path: Path, side: int | None
+) -> None:
+    not_kept = load(photos, tmp_path / "small", side=side, budget=LITTLE)
+    kept = load(photos, tmp_path / "large", side=side)
+    with EmulatedMachine().running() as there:
+        card = torch.device("cuda")
+        view = View(CENTER, None, lambda views, ids, number: views)
+        for split in (not_kept.train, not_kept.test, kept.train, kept.test):
+            how: dict[str, Any] = {"view_of": lambda epoch: 0, "identity": {}}
+            views = Views(split, view, Room(card, 0), torch.contiguous_format, **how)
+            there.waits.clear()
+            there.sent.clear()
+            views.inputs(torch.arange(2), 1)
+            assert not +there.waits and there.sent.total() > 2 * UNNOTICED
 
 
 def test_nothing_is_written_that_would_not_be_kept(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

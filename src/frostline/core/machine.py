@@ -218,6 +218,11 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on `device`, without the wait that there is from pageable memory."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 def wait(device: torch.device) -> None:
     """Wait until a GPU has done what it was told to, for whoever looks at a clock; a CPU has."""
     import torch

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frostline.core import machine
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
@@ -97,7 +98,7 @@ class Views:
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
             if self._aside(self._pixels):
-                return torch.stack(coming).to(self._room.device)
+                return machine.sent(torch.stack(coming), self._room.device)
             pictures = ragged.moved(coming, self._room.device)
         else:
             pictures = rows(self._there(), index, self._room.device)

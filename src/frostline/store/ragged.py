@@ -7,6 +7,7 @@ import os
 import torch
 from torch import Tensor
 
+from frostline.core import machine
 from frostline.store import mapped
 from frostline.store.prefetch import Prefetch
 
@@ -78,7 +79,7 @@ class Ragged:
 def moved(pictures: list[Tensor], device: torch.device) -> list[Tensor]:
     """Return pictures that lie on the CPU on `device`, with one copy for all."""
     dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in pictures])
-    parts = dense.pin_memory().to(device, non_blocking=True).split([picture.numel() for picture in pictures])
+    parts = machine.sent(dense, device).split([picture.numel() for picture in pictures])
     return [
         part.view(picture.shape[1], picture.shape[2], 3).permute(2, 0, 1)
         for part, picture in zip(parts, pictures, strict=True)

@@ -9,6 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from frostline.core import machine
 from frostline.store import mapped, ragged
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
@@ -77,7 +78,7 @@ def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tenso
     found = held[index]
     if held.device == device:
         return found
-    return ragged.moved(found, device) if isinstance(found, list) else found.pin_memory().to(device, non_blocking=True)
+    return ragged.moved(found, device) if isinstance(found, list) else machine.sent(found, device)
 
 
 def expect(held: Held, index: Tensor) -> None:

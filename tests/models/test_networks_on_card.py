@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from emulated_card import CARD, CardTensor, EmulatedMachine, move
-from families import CLASSES, MEMBERS, member
+from families import MEMBERS, member
 from frostline.core import machine
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
@@ -27,7 +27,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def walk(name: str, autocast: torch.dtype | None) -> None:
-    """Take a step with all of a network learning, one with its head, and the features below that."""
+    """Take a step with the head of a network, one with its last stage, each on features, and one with all of it."""
     channels_last = torch.channels_last
     model = member(name)
     side, structure = model.input.size, model.structure
@@ -36,23 +36,28 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
         images = CardTensor(torch.rand(2, 3, side, side).contiguous(memory_format=channels_last))
         labels = CardTensor(torch.arange(2))
         there.waits.clear()
-        for chosen in (mode("head"), mode("full")):
+        for chosen in (mode("head"), mode("last_stage"), mode("full")):
             (phase,) = freezing.resolve(model.module, structure, chosen.phases, chosen.name)
             freezing.freeze(model.module, structure, phase, norm_stats=chosen.norm_stats)
-            if chosen.name == "head":
-                lower, upper = cut.halves(model.module, structure, cut.stages_below(structure, phase))
-                fast = fuse.fast_copy(lower, torch.bfloat16, CARD, channels_last)
+            network, seen = model.module, images
+            if chosen.name != "full":
+                lower, network = cut.halves(model.module, structure, cut.stages_below(structure, phase))
+                fast = fuse.fast_copy(lower, autocast or torch.float32, CARD, channels_last)
                 with torch.no_grad():
-                    assert upper(fast(images.to(torch.bfloat16)).float()).shape == (2, CLASSES)
-        gradient.by_autograd(model.module, images, Targets(labels, labels, 1.0, 0.0), autocast)
-        nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
-        assert all(p.grad is not None and p.grad.device == CARD for p in model.module.parameters())
+                    seen = fast(images.to(autocast or torch.float32)).float()
+            model.module.zero_grad(set_to_none=True)
+            gradient.by_autograd(network, seen, Targets(labels, labels, 1.0, 0.0), autocast)
+            nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
+            learning = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
+            assert all(parameter.grad is not None and parameter.grad.device == CARD for parameter in learning)
+        assert len(learning) == len([*model.module.parameters()])
         assert not there.waits
 
 
+@pytest.mark.parametrize("autocast", [torch.bfloat16, pytest.param(None, marks=pytest.mark.slow)], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", MEMBERS)
-def test_a_network_of_every_family_learns_deterministically(name: str) -> None:
-    walk(name, torch.bfloat16)
+def test_a_network_of_every_family_learns_deterministically(name: str, autocast: torch.dtype | None) -> None:
+    walk(name, autocast)
 
 
 def test_a_step_of_resnet50_launches_what_its_layers_are() -> None:

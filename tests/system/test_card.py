@@ -24,7 +24,7 @@ from frostline.store.store import Store
 from frostline.training import features, gradient, steps
 from frostline.training.loop import EpochResult
 from frostline.training.state import Progress
-from small import TINY, compose, load_data
+from small import ADAPTED, KEPT_MODES, MODES, TINY, compose, load_data
 
 QUICK = (
     *(*TINY, "batch_size=20", "epochs=1", "threads=1"),
@@ -62,6 +62,7 @@ OTHERS = [
     ("freeze=head", "features.enabled=false"),
     ("freeze=head", "data.folds=3", "data.fold=1", "train.class_weights=balanced"),
 ]
+MORE_MODES = sorted({*MODES, *ADAPTED, *KEPT_MODES} - {"head", "last_stage", "full", "gradual", "prompt"})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,6 +165,17 @@ def test_a_run_on_a_card_is_the_run_on_the_cpu(
     there = emulated(*overrides)
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
     assert run(tmp_path, "cpu", *EMULATED, *overrides) == (there.found, there.seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", MORE_MODES)
+def test_a_run_of_every_mode_on_a_card_is_that_on_the_cpu_and_no_step_waits(
+    tmp_path: Path, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = emulate(tmp_path / "there", f"freeze={chosen}")
+    assert there.waits.total() <= WAITS + (chosen == "lp_ft")  # whose first phase ends with a look at what it froze
+    monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
+    assert run(tmp_path / "here", "cpu", *EMULATED, f"freeze={chosen}") == (there.found, there.seen)
 
 
 def test_corrupted_pictures_are_the_same_on_a_card(

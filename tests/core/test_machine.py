@@ -295,7 +295,7 @@ def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
         monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
     machine.reset_peak_memory(torch.device(name))
     assert called[:2] == [("set_device", number), ("init",)]
-    assert called[-1] == ("reset_peak_memory_stats", torch.device(name))
+    assert called[2:] == [("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]
 
 
 def test_tests_see_no_card() -> None:

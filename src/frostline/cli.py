@@ -32,6 +32,9 @@ def main() -> None:
     with _one_line():
         if len(sys.argv) > 1 and sys.argv[1] in commands.names():
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
+        if {"-q", "--quiet"} & {*sys.argv[1:]}:
+            sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("-q", "--quiet")]
+            streams.be_quiet()
         sys.argv[1:] = torchrun.once(sys.argv[1:], os.environ)
         if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
             others = [argument for argument in sys.argv[1:] if argument not in again]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -97,6 +98,45 @@ def test_the_plan_fits_and_says_what_learns_where(width):
     text = " ".join(out.getvalue().split())
     assert "1,078 train, 359 val, 360 test images, 12 classes ([class 0], [class 1]" in text
     assert "cpu, fp32, deterministic" in text
+
+
+def test_after_the_first_plan_of_a_kind_what_differs_is_said():
+    out = io.StringIO()
+    shown = screen(80, out)
+    shown.plan(plan())
+    whole = out.getvalue()
+
+    def said(of: Plan) -> list[str]:
+        out.seek(0), out.truncate()
+        shown.plan(of)
+        return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+    first, second = plan().phases
+    faster = replace(first.stages[1], lr=(0.2, 0.2))
+    assert said(plan()) == said(replace(plan(), name="another seed")) == []
+    assert said(replace(plan(), batch_size=64)) == [
+        "input 64x64 pixels of a shorter side of 73, bilinear; batches of 64"
+    ]
+    with_faster = replace(plan(), phases=(replace(first, stages=(first.stages[0], faster)), second))
+    assert said(with_faster) == ["head: lr 0.2, weight decay 0.01"]
+    assert said(replace(plan(), phases=(first,)))[1].split()[:2] == ["epochs", "stage"]
+    assert len(said(replace(plan(), freeze_mode="full"))) == len(whole.splitlines())
+    out.seek(0), out.truncate()
+    shown.plan(plan(), whole=True)
+    assert out.getvalue() == whole
+
+
+def test_who_wants_quiet_hears_the_answer_alone(monkeypatch, capsys):
+    monkeypatch.setenv("FROSTLINE_QUIET", "1")
+    shown = Screen()
+    shown.plan(plan())
+    with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
+        shown.epoch(epoch=1, phase="", **LINE)
+    shown.say("a note")
+    assert capsys.readouterr().out == ""
+    shown.answer()
+    shown.verdict("head wins.")
+    assert capsys.readouterr().out == "head wins.\n"
 
 
 def test_a_file_gets_plain_lines_and_no_bars():

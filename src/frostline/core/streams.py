@@ -10,7 +10,18 @@ from typing import TextIO
 
 _LIKE = {"±": "+/-", "–": "-", "…": "...", "×": "x", "→": "->"}  # noqa: RUF001
 _ERRORS = "frostline"
+_QUIET = "FROSTLINE_QUIET"
 _NARROW = ("strict", "surrogateescape", "backslashreplace")  # Python's own; others were asked for, and take everything
+
+
+def be_quiet() -> None:
+    """Have this process, and those that it starts, show nothing but the answer."""
+    os.environ[_QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    """Return whether nothing is to be shown but the answer."""
+    return os.environ.get(_QUIET) == "1"
 
 
 def prepare() -> None:

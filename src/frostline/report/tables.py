@@ -30,32 +30,40 @@ if TYPE_CHECKING:
     from frostline.store.entries import Item
 
 
-def facts(plan: Plan) -> Table:
-    """Return the header of a plan: one row per kind of fact."""
+def facts(plan: Plan, *, unlike: Plan | None = None) -> Table:
+    """Return the header of a plan: one row per kind of fact, of those that it has `unlike` another plan if given."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column()
+    known = {*_facts(unlike)} if unlike else set()
+    for row in _facts(plan):
+        if row not in known:
+            grid.add_row(*row)
+    return grid
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield the kinds of facts of a plan, and what is said of each."""
     images = ", ".join(f"{count:,} {split}" for split, count in plan.images.items())
     learning = f"{_millions(plan.parameters)} parameters, {_millions(plan.trainable_parameters)} learn"
     exact = "deterministic" if plan.deterministic else "not deterministic"
-    grid.add_row("model", f"{plan.model} from {plan.weights}, {learning}")
+    yield ("model", f"{plan.model} from {plan.weights}, {learning}")
     if plan.loaded:
-        grid.add_row("weights", plan.loaded)
+        yield ("weights", plan.loaded)
     how = f"{plan.optimizer}, {plan.schedule}, augment {plan.augment}" if plan.optimizer else "solved at once"
     loss = f", {plan.loss}" if plan.loss else ""
-    grid.add_row("training", f"{plan.freeze_mode}, {how}{loss}")
+    yield ("training", f"{plan.freeze_mode}, {how}{loss}")
     if plan.select != ACCURACY.epoch:
-        grid.add_row("selected by", plan.select)
+        yield ("selected by", plan.select)
     if plan.adapter:
-        grid.add_row("adapter", plan.adapter)
+        yield ("adapter", plan.adapter)
     each = ", any number of them in an image" if plan.multi_label else ""
-    grid.add_row("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)}){each}")
+    yield ("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)}){each}")
     seen = f"{plan.image_size}x{plan.image_size} pixels of {plan.resized}, {plan.interpolation}"
-    grid.add_row("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
+    yield ("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
     if plan.cut_from:
-        grid.add_row("crops", f"cut from {plan.cut_from}")
-    grid.add_row("device", f"{plan.device}, {plan.precision}, {exact}")
-    return grid
+        yield ("crops", f"cut from {plan.cut_from}")
+    yield ("device", f"{plan.device}, {plan.precision}, {exact}")
 
 
 def plan_table(plan: Plan) -> Table:
@@ -70,6 +78,20 @@ def plan_table(plan: Plan) -> Table:
             last = index == len(phase.stages) - 1
             table.add_row(_epochs(phase) if index == 0 else "", *_stage_row(stage), end_section=last)
     return table
+
+
+def stages_unlike(plan: Plan, other: Plan) -> list[str] | None:
+    """Return in a line each how few stages learn otherwise than in another plan; None where most do, or other ones."""
+    mine, theirs = ([row for phase in each.phases for row in _rows(phase)] for each in (plan, other))
+    pairs = [*zip(mine, theirs, strict=False)]
+    if len(mine) != len(theirs) or any(one[:4] != before[:4] or one[6] != before[6] for one, before in pairs):
+        return None
+    found = [f"{one[1]}: lr {one[4]}, weight decay {one[5]}" for one, before in pairs if one != before]
+    return None if 2 * len(found) > len(mine) else found
+
+
+def _rows(phase: PhasePlan) -> list[tuple[str, ...]]:
+    return [(_epochs(phase), *(cell.plain for cell in _stage_row(stage))) for stage in phase.stages]
 
 
 def _epochs(phase: PhasePlan) -> str:

@@ -28,6 +28,7 @@ from frostline.report.tables import (
     least_width,
     pairs_table,
     plan_table,
+    stages_unlike,
     unfinished,
     width,
 )
@@ -67,8 +68,9 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         if console is None:
             streams.prepare()  # a process that a launcher of somebody else's started begins here
-        self.console = console or _Terminal(markup=False, highlight=False, emoji=False)
-        self._live = self.console.is_interactive and self.console.file.isatty()
+        self.console = console or _Terminal(markup=False, highlight=False, emoji=False, quiet=streams.is_quiet())
+        self._live = self.console.is_interactive and self.console.file.isatty() and not self.console.quiet
+        self._plans: dict[tuple[str, str, str], Plan] = {}
         self._started: float | None = None
         self._bars: _Bars | None = None
 
@@ -76,6 +78,10 @@ class Screen:
     def silent(cls) -> Screen:
         """Return one on which nothing is shown, for a process that has nothing to say."""
         return cls(Console(quiet=True))
+
+    def answer(self) -> None:
+        """Show what comes from now on in any case: it is what was asked for."""
+        self.console.quiet = False
 
     def say(self, text: str, style: str = "") -> None:
         """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
@@ -86,10 +92,24 @@ class Screen:
         for sentence in text.replace(". ", ".\n").split("\n"):
             self.say(sentence)
 
-    def plan(self, plan: Plan) -> None:
-        """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage."""
-        self.console.print(facts(plan))
-        self.show(plan_table(plan))
+    def plan(self, plan: Plan, *, whole: bool = False) -> None:
+        """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage.
+
+        After the first plan of a model, freeze mode and data set it is what differs from that, unless it is to be
+        `whole`.
+        """
+        first = self._plans.setdefault((plan.model, plan.freeze_mode, plan.data), plan)
+        if whole or first is plan:
+            self.console.print(facts(plan))
+            self.show(plan_table(plan))
+            return
+        header, stages = facts(plan, unlike=first), stages_unlike(plan, first)
+        if header.row_count:
+            self.console.print(header)
+        if stages is None:
+            self.show(plan_table(plan))
+        for line in stages or ():
+            self.say(f"  {line}")
 
     @contextmanager
     def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:

@@ -196,7 +196,7 @@ def _hand_in(folder: Path, record: Record) -> None:
 def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
     """Return what the run is about to do, shown on `screen` and written to `plan.json`."""
     plan = describe(setup, name)
-    screen.plan(plan)
+    screen.plan(plan, whole=setup.config.dry_run)
     if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
         screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
     if plan.uncut:

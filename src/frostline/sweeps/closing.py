@@ -93,6 +93,7 @@ def close(
 ) -> bool:
     """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
     terminal, sentence = job.screen(), answer(results)
+    terminal.answer()
     terminal.say("")
     terminal.table(results)
     terminal.verdict(sentence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -296,6 +297,23 @@ def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
     machine.reset_peak_memory(torch.device(name))
     assert called[:2] == [("set_device", number), ("init",)]
     assert called[2:] == [("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]
+
+
+@pytest.mark.parametrize(
+    ("capability", "there", "runs"),
+    [((7, 0), ["sm_75", "sm_86"], True), ((7, 0), ["sm_80", "sm_90a"], False), ((12, 1), ["sm_100", "sm_120"], True)],
+)
+def test_a_card_for_which_this_torch_has_no_kernels_is_one_line(
+    capability: tuple[int, int], there: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    expected = r"^device=cuda:1: expected cpu, or a card .* \(sm_80, sm_90a\), not Tesla V100 \(sm_70\)$"
+    with nullcontext() if runs else pytest.raises(UserError, match=expected):
+        machine.require_kernels(torch.device("cuda:1"))
+    machine.require_kernels(CPU)
 
 
 def test_tests_see_no_card() -> None:

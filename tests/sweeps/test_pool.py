@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,13 @@ def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytes
     shared, alone, again = pool.places(3, gpus=True)
     assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", pool.SHARING: "2"}
     assert alone == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_a_torch_for_cpus_has_one_worker_however_many_cards_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert len(pool.places(None, gpus=True)) == 2
+    monkeypatch.setattr(metadata, "version", {"torch": "2.11.0+cpu"}.__getitem__)
+    assert pool.places(None, gpus=True) == [{}]
 
 
 def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) -> None:

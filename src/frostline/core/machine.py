@@ -51,6 +51,22 @@ def require_cards(devices: int, cards: int) -> None:
         raise user_error("devices", devices, f"{there}; with device=cpu it trains in so many processes")
 
 
+def require_kernels(device: torch.device) -> None:
+    """Raise `UserError` for a card that is older, or newer, than all that this torch has kernels for.
+
+    Kernels for one card run on those of its generation, the first number of its compute capability
+    (https://docs.nvidia.com/cuda/cuda-programming-guide).
+    """
+    import torch
+
+    there = torch.cuda.get_arch_list() if device.type == "cuda" and torch.version.cuda is not None else []
+    generations = {int(name.removeprefix("sm_").rstrip("af")[:-1]) for name in there if name.startswith("sm_")}
+    if generations and (capability := torch.cuda.get_device_capability(device))[0] not in generations:
+        card = f"{torch.cuda.get_device_name(device)} (sm_{capability[0]}{capability[1]})"
+        expected = f"cpu, or a card that torch {torch.__version__} has kernels for ({', '.join(there)}), not {card}"
+        raise user_error("device", str(device), expected)
+
+
 def device_name(device: torch.device) -> str:
     """Return the device for people: the card's name, or the number of threads on a CPU."""
     import torch

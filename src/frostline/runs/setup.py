@@ -116,6 +116,7 @@ def assemble(
     processes = config.devices if device.type == "cpu" else 1
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads, processes=processes)
     machine.reset_peak_memory(device)
+    machine.require_kernels(device)
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
     data, model, phases, batches = _parts(
@@ -351,7 +352,7 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
 
     Raises the `UserError` that a run would meet before its first step.
     """
-    machine.device(config.device)
+    machine.require_kernels(machine.device(config.device))
     how = config.optimizer
     optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
     screen = Screen()

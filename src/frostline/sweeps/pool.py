@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -280,8 +281,10 @@ def _cards() -> list[str]:
 
     What CUDA is told (https://docs.nvidia.com/cuda/cuda-c-programming-guide, `CUDA_VISIBLE_DEVICES`) ends at the first
     name that is none, such as -1; container runtimes say `void` or `none`. `nvidia-smi -L` lists the parts of a divided
-    GPU (MIG) below it, and CUDA takes them by their UUID alone.
+    GPU (MIG) below it, and CUDA takes them by their UUID alone. A torch for CPUs can use none.
     """
+    if metadata.version("torch").endswith("+cpu"):
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return list(itertools.takewhile(_is_card, (name.strip() for name in visible.split(","))))

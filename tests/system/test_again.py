@@ -166,3 +166,16 @@ def test_the_very_same_command_goes_on_in_its_own_folder(tmp_path, undisturbed):
     assert "another sweep's" in other.err
     done = again(folder, store, *EPOCHS)
     same(done, undisturbed, [folder])
+
+
+def test_many_finished_runs_are_answered_from_where_they_are_unless_somebody_deleted_one(tmp_path):
+    store, typed = tmp_path / "mlflow.db", ("lr=1e-1,1e-2,1e-3", "seed=range(7)", "epochs=1")
+    first = again(tmp_path / "first", store, *typed)
+    written = (first.folder / "record.jsonl").read_bytes()
+    second = again(tmp_path / "first", store, *typed)
+    assert second.out.startswith(f"21 runs: skipped, finished in {first.folder}\n\n")
+    assert answer(second) == answer(first)
+    assert (first.folder / "record.jsonl").read_bytes() == written
+    first.client().delete_run(first.results()[3]["run_id"])
+    again(tmp_path / "first", store, *typed)  # is looked into
+    assert (first.folder / "record.jsonl").read_bytes() != written

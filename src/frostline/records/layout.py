@@ -80,11 +80,14 @@ OWNER_LOCK = ".owner.lock"
 MIRROR_LOCK = ".mirror.lock"
 """Of a sweep: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
+DATA = "data_index.json"
+"""Of a sweep of many runs: what the system said of the files of its data before they were looked at."""
+
 OF_RECORD = (RECORD, MIRRORED)
 """Files that are about the record and no part of it."""
 OF_OWNER = (BEAT, RUN_LOCK)
 """Files that are about who has a run and no part of it."""
-OF_SWEEP = (REPORT, RESULTS, PLOTS, SWEEP, STUDY, JOBS, OWNER, *OF_RECORD)
+OF_SWEEP = (REPORT, RESULTS, PLOTS, SWEEP, STUDY, JOBS, OWNER, DATA, *OF_RECORD)
 """What the sweep itself leaves, beside the folders of its runs."""
 
 SWEEP_TAG = "frostline.sweep"

@@ -15,7 +15,9 @@ from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job
+from frostline.sweeps.again import Answered
 from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.takeover import said_of
 from frostline.tracking import session
 
 _NONE: Mapping[int, Exception] = MappingProxyType({})
@@ -116,6 +118,19 @@ def close(
         terminal.say(f"Report: {page}")
     terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
     return recorded
+
+
+def repeat(answered: Answered) -> None:
+    """Show what an earlier sweep came to that did all that is asked for."""
+    terminal, sentence = job.screen(), answer(answered.results)
+    for line in said_of([(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]):
+        terminal.say(line)
+    terminal.answer()
+    terminal.say("")
+    terminal.table(answered.results)
+    terminal.verdict(sentence)
+    terminal.say(f"Report: {answered.folder / layout.REPORT}")
+    terminal.say(f"See it in MLflow: {session.ui_command(answered.tracker.uri, project.project_root())}")
 
 
 def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:

@@ -267,7 +267,7 @@ def places(workers: int | None, *, gpus: bool, each: int = 1) -> list[dict[str, 
     `each` worker gets so many GPUs; UserError where there are fewer. `workers` None stands for as many as there are
     GPUs for, or one on a CPU. Those that share devices are told how many they are.
     """
-    cards = _cards() if gpus else []
+    cards = visible_cards() if gpus else []
     if gpus:
         require_cards(each, len(cards))
     shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]
@@ -276,7 +276,7 @@ def places(workers: int | None, *, gpus: bool, each: int = 1) -> list[dict[str, 
     return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
 
 
-def _cards() -> list[str]:
+def visible_cards() -> list[str]:
     """Return the names of the GPUs that this process may use, asked without loading CUDA; of a divided one its parts.
 
     What CUDA is told (https://docs.nvidia.com/cuda/cuda-c-programming-guide, `CUDA_VISIBLE_DEVICES`) ends at the first

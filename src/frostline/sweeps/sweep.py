@@ -18,17 +18,17 @@ from frostline.records import heartbeat, layout, liveness, run_folders, sweep_re
 from frostline.records.recording import Record
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import closing, job, unused_keys
-from frostline.sweeps.closing import as_planned, close
+from frostline.sweeps import again, closing, data_index, job, unused_keys
+from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, to_check
+from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, sweep_folder, to_check
 from frostline.sweeps.dispatch import send
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.preflight import check
 from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
-from frostline.sweeps.takeover import Takeover, facts_of
+from frostline.sweeps.takeover import NAMED, Takeover, facts_of
 from frostline.tracking import artifact_root, server, session
 
 
@@ -46,12 +46,19 @@ def run_sweep(
     (`folder_named`); for any other another one beside it is taken; one that is `claimed` this process was given.
     Raises `UserError` before any run starts.
     """
-    folder, planned = compose_all(jobs, compose, executor.start)
+    here = not (isinstance(executor, Cluster) or claimed)
+    earlier = again.Earlier(len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None)
+    folder, planned = compose_all(jobs, compose, partial(_start, executor, earlier))
     typed = {
         key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
     }
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_once(planned)]:
         job.screen().say(line, "yellow")
+    if earlier.found:
+        if (answered := earlier.answer(planned)) is not None:
+            repeat(answered)
+            return 0
+        executor.start(planned[0].config)
     if isinstance(executor, Cluster) and not claimed:
         status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
         if status is not None:
@@ -64,6 +71,12 @@ def run_sweep(
         earlier=planned[0].config.resume,
         claimed=claimed,
     )
+
+
+def _start(executor: Executor, earlier: again.Earlier, first: Config) -> None:
+    """Get the workers ready, unless there may be nothing to do for them."""
+    if not earlier.may_be(first):
+        executor.start(first)
 
 
 class Rounds(Protocol):
@@ -115,6 +128,8 @@ def run_planned(
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
     identity = None if rounds is None else rounds.identity
+    many = rounds is None and len(planned) > NAMED
+    index = data_index.index([run.config for run in planned]) if many else None  # before anybody looks at the data
     auto = executor.ask(partial(check, to_check(planned)), (lambda: None) if config.dry_run else server.load)
     planned = settled(planned, auto)
     if claimed:
@@ -127,6 +142,8 @@ def run_planned(
             again=earlier and not config.dry_run,
             elsewhere=None if folder_named else lambda own: None,
         )
+    if not config.dry_run:
+        data_index.write(folder, index)
     tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
@@ -148,6 +165,8 @@ def run_planned(
         return status
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
+    if tracker is not None:
+        session.bring(tracker)
     results = sweep.results()
     recorded = close(folder, tracker, results, interrupt)
     if interrupt is not None:

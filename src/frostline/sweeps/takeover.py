@@ -29,8 +29,8 @@ _NOT_FETCHED = (
     *layout.OF_RECORD,
     *layout.OF_OWNER,
 )
-_NAMED = 20
-"""Skipped runs up to which each has a line of its own."""
+NAMED = 20
+"""Runs up to which each has a line of its own that says why it is skipped, or is not."""
 
 
 def facts_of(run: PlannedRun) -> RunFacts:
@@ -61,6 +61,7 @@ class Takeover:
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
         self._skipped: list[tuple[str, Past]] = []
+        self._notes: list[tuple[str, str]] = []
         with suppress(server.Unreachable):
             resume.mend(tracker.uri, tracker.experiment, job.screen().say)
         self._before = resume.look(tracker, root, digests)
@@ -81,9 +82,9 @@ class Takeover:
             # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
             self._before[key] = [past for past in runs if past is not one.interrupted]
             found.append(self._facts(number, run, one))
-        for line in said_of(self._skipped):
+        for line in [*noted(self._notes), *said_of(self._skipped)]:
             job.screen().say(line)
-        self._skipped = []
+        self._skipped, self._notes = [], []
         return tuple(found)
 
     def finished(self, config: Config) -> list[Past]:
@@ -104,7 +105,7 @@ class Takeover:
         facts, own = facts_of(run), self._folder / run.folder
         here = liveness.holder(own)
         if found.note:
-            job.screen().say(f"{run.name}: {found.note}")
+            self._notes.append((run.name, found.note))
         if found.finished is not None:
             return replace(facts, finished=asdict(self._finished(number, run, found.finished, vacant=here is None)))
         if found.busy is not None and (who := found.busy.holder) is not None:
@@ -154,13 +155,29 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
 
 
+def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what there is to know of runs, by name; of many how many it is of, and of the first where that was."""
+    if len(notes) <= NAMED:
+        return [f"{name}: {note}" for name, note in notes]
+    first: dict[str, str] = {}
+    count = Counter[str]()
+    for _, note in notes:
+        what, _, where = note.partition(" in ")
+        first.setdefault(what, where)
+        count[what] += 1
+    return [
+        f"{count[what]:,} {'run' if count[what] == 1 else 'runs'}: {what}, the first in {where}"
+        for what, where in first.items()
+    ]
+
+
 def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
     """Return which runs, by name, are left out since they were there before; of many how many in which sweeps."""
-    if len(skipped) <= _NAMED:
+    if len(skipped) <= NAMED:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
     places = Counter((_ended(past), past.folder and past.folder.parent) for _, past in skipped)
     return [
-        f"{count} {'run' if count == 1 else 'runs'}: skipped, {how} in {at or 'another place'}"
+        f"{count:,} {'run' if count == 1 else 'runs'}: skipped, {how} in {at or 'another place'}"
         for (how, at), count in places.items()
     ]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
@@ -110,6 +111,22 @@ def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Itera
         for chosen in wanted:
             found = _search(uri, [experiment_id], chosen)
             yield from (_facts(run) for run in found if is_wanted(run.data.tags, digests))
+
+
+def has_finished(uri: str, run_ids: Collection[str]) -> bool:
+    """Return whether a store that is a file here has all these runs, finished and not deleted, without loading MLflow.
+
+    False where that cannot be told so.
+    """
+    file = server.file_of(uri)
+    if file is None or not file.is_file():
+        return False
+    wanted = "select run_uuid from runs where lifecycle_stage = 'active' and status = 'FINISHED'"
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5.0)) as database:
+            return {*run_ids} <= {str(run_id) for (run_id,) in database.execute(wanted)}
+    except sqlite3.Error:
+        return False
 
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:

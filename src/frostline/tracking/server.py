@@ -251,6 +251,11 @@ def is_missing(uri: str) -> bool:
     return _is_sqlite(uri) and not _file(uri).is_file()
 
 
+def file_of(uri: str) -> Path | None:
+    """Return the file in which the store at `uri` lies, None for one that is no file."""
+    return _file(uri) if _is_sqlite(uri) else None
+
+
 def _is_sqlite(uri: str) -> bool:
     return urlsplit(uri).scheme.split("+")[0] == "sqlite"
 

@@ -132,6 +132,9 @@ TARGETS: dict[str, dict[str, Target]] = {
     "one worker against hydra/launcher=basic": {"cpu": Target("≤", 1, "x"), "cuda": Target("≤", 1, "x")},
     "overhead per trial": {"cpu": Target("≤", 0.05, " s"), "cuda": Target("≤", 0.05, " s")},
     "growth of the overhead per trial": {"cpu": Target("≤", 2, "x"), "cuda": Target("≤", 2, "x")},
+    "each further run of a head": {"cpu": Target("≤", 0.2, " s")},
+    "memory of each further run": {"cpu": Target("≤", 50, " kB")},
+    "the same command again": {"cpu": Target("≤", 5, " s")},
     "grids found": {"cpu": Target("≥", 8), "cuda": Target("≥", 8)},
     "journals, checkpoints and hashes": {"cpu": Target("≤", 0.02), "cuda": Target("≤", 0.02)},
 }

@@ -25,6 +25,7 @@ import determinism
 import fair
 import fidelity
 import limit
+import many
 import ours
 import pictures
 import replay
@@ -435,6 +436,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "share": safety.share,
     "ablation": ablation.ablation,
     "advice": advice.advice,
+    "many": many.many,
     "search": search.search,
     "replay": replay.replay,
 }

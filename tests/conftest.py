@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a card: pytest -m cuda"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Let the collector of garbage wait until all is imported: what modules make stays, and it would look at it often."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """Let the collector of garbage look no more at what is there for good: modules, and the tests themselves.
 
@@ -48,8 +59,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Let it look at all of that once more at the end, where some packages count what they hold."""
-    gc.unfreeze()
+    """Let it look at all of that once more, when the interpreter ends, where some packages count what they hold.
+
+    Not before: pytest collects garbage five times at the end.
+    """
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session", autouse=True)

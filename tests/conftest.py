@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Let the collector of garbage wait until all is imported: what modules make stays, and it would look at it often."""
+    """Let the collector of garbage wait until all is imported: what modules make stays, and costs it many looks."""
     gc.disable()
     try:
         return (yield)

@@ -57,6 +57,12 @@ def test_what_random_crops_are_cut_from_is_another_run_where_it_is_chosen() -> N
     assert settled(stored, "data.pixels=exact") == settled(exact, "data.pixels=exact")
 
 
+def test_weights_in_the_place_of_others_make_another_run() -> None:
+    first, second = ({**CPU, "model.sha256": letter * 64} for letter in "ab")
+    assert settled(first) != settled(second)
+    assert settled(first, f"model.sha256={'c' * 64}") == settled(second, f"model.sha256={'c' * 64}")
+
+
 def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.meaning_of_auto("auto") == machine.meaning_of_auto("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -73,7 +79,7 @@ def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
         folder: Path = trained.folder / str(number)
         written = yaml.safe_load((folder / "config.yaml").read_text())
         assert {key: written[key] for key in CPU} == CPU
-        assert facts.settled == {**CPU, "data.pixels": "auto"}  # no random crops
+        assert facts.settled == {**CPU, "data.pixels": "auto", "model.sha256": None}  # no random crops, no file
         assert journal.digest(folder) == facts.digest
         params = next(entry["values"] for entry, _ in journal.notes(folder) if entry["op"] == "params")
         assert {key: params[key] for key in CPU} == CPU

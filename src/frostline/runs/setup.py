@@ -344,7 +344,7 @@ class Checked:
     findings: list[Finding]
     """What is to be told of data and weights."""
     auto: dict[str, str]
-    """What `auto` means, by key, where that decides the bits of the run."""
+    """What `auto` means, by key, where that decides the bits of the run, and the sha256 of weights on this disk."""
 
 
 def check(config: Config, fetch: Fetch = no_runs) -> Checked:
@@ -363,7 +363,10 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
-    return Checked(told, {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels})
+    auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
+    if model.weights_sha256 is not None and _on_disk(config.model.weights):
+        auto["model.sha256"] = model.weights_sha256
+    return Checked(told, auto)
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

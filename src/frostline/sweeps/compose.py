@@ -159,8 +159,8 @@ def compose_grid(overrides: Overrides) -> list[PlannedRun]:
 def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
     """Return the runs with what `auto` means to each kind (`to_check`), by key, in its place.
 
-    A run in float32 is not the run in bf16 that another machine makes of the same words. Raises `UserError` for a run
-    that is there twice now.
+    A run in float32 is not the run in bf16 that another machine makes of the same words, nor is one from weights the
+    run from those whose file's place they took. Raises `UserError` for a run that is there twice now.
     """
     found = [settled_as(run, meaning[kind(run.config)]) for run in planned]
     _require_distinct(found)
@@ -168,9 +168,9 @@ def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, An
 
 
 def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
-    """Return the run with what `auto` means to it, by key, in its place."""
+    """Return the run with what `auto` means to it, by key, in its place, or in that of null."""
     values = flat(run.config)
-    said = {key: value for key, value in meaning.items() if values[key] == "auto"}
+    said = {key: value for key, value in meaning.items() if values[key] in ("auto", None)}
     shown = {key: value for key, value in said.items() if key in run.choices}
     return replace(run, config=with_values(run.config, said), choices={**run.choices, **shown})
 

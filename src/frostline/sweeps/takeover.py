@@ -12,7 +12,7 @@ from typing import Any
 
 from frostline.core import project
 from frostline.core.config import Config
-from frostline.core.config_keys import digest
+from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, search_marks
 from frostline.records.heartbeat import Heart
 from frostline.records.result import Result, write_result
@@ -35,8 +35,8 @@ NAMED = 20
 
 def facts_of(run: PlannedRun) -> RunFacts:
     """Return what every job has to know, whatever was there before."""
-    auto = {"precision": run.config.precision, "compile": run.config.compile, "data.pixels": run.config.data.pixels}
-    return RunFacts(run.name, run.choices, run.folder, digest(run.config), auto)
+    settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
+    return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled)
 
 
 class Takeover:

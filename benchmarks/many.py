@@ -42,9 +42,11 @@ def many(bench: Bench) -> Iterator[Row]:
     few, more = (len(lrs) * count for count in seeds)
     folder = bench.folder()
     folder.mkdir(parents=True)
-    _typed(bench, folder, "first", lrs[:1], 1)  # features and MLflow's store are there in any project but a new one
-    short = _typed(bench, folder, "few", lrs, seeds[0])
-    long = _typed(bench, folder, "more", lrs, seeds[1])
+    _typed(
+        bench, folder, "first", lrs[:1], 1, "resume=false"
+    )  # features and MLflow's store are there in any project but a new one
+    short = _typed(bench, folder, "few", lrs, seeds[0], "resume=false")
+    long = _typed(bench, folder, "more", lrs, seeds[1], "resume=false")
     again = _typed(bench, folder, "more", lrs, seeds[1])
     setting = f"freeze=head, {few} runs, {bench.device.type}"
     further = f"freeze=head, from {few} to {more} runs, {bench.device.type}"
@@ -64,11 +66,11 @@ def many(bench: Bench) -> Iterator[Row]:
     yield bench.row("the same command again", f"freeze=head, {more} runs", again.seconds, unit=" s", note=note)
 
 
-def _typed(bench: Bench, folder: Path, name: str, lrs: tuple[str, ...], seeds: int) -> Typed:
+def _typed(bench: Bench, folder: Path, name: str, lrs: tuple[str, ...], seeds: int, *more: str) -> Typed:
     """Carry out a sweep of `folder` as a command, and return what it took."""
     words = ["freeze=head", f"lr={','.join(lrs)}", f"seed=range({seeds})", "data.limit=200", "epochs=1"]
     words += [f"device={bench.device.type}", f"store.path={folder / 'store'}", f"hydra.sweep.dir={folder / name}"]
-    words += [f"tracking.uri={ours.mlflow_uri(folder)}"]
+    words += [f"tracking.uri={ours.mlflow_uri(folder)}", *more]
     source = os.pathsep.join([str(ours.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     before, lay, began = _processor(), _size(folder), time.perf_counter()
     with subprocess.Popen(

@@ -46,7 +46,9 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
-    files.write(folder / METRICS, "".join(_line(entry) for entry in entries), sync=True)
+    text = "".join(_line(entry) for entry in entries)
+    if text or (folder / METRICS).exists():  # a disk takes as long to write nothing as to train a head
+        files.write(folder / METRICS, text, sync=True)
 
 
 def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:

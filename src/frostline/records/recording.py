@@ -67,10 +67,11 @@ def recording(
     `frostline.reason`; whatever was raised is raised again.
     """
     begin(folder, name, tags, run_id=resume_run_id)
-    journal.note(folder, "params", sync=True, values={key: str(value) for key, value in params.items()})
+    rated = isinstance(params.get("lr"), float)  # what follows it at once takes it to the disk
+    journal.note(folder, "params", sync=not rated, values={key: str(value) for key, value in params.items()})
     running = Record(folder)
     try:
-        if isinstance(params.get("lr"), float):
+        if rated:
             running.metrics({"lr": params["lr"]})  # params are text, which cannot be filtered by number
         yield running
     except BaseException as error:

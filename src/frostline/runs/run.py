@@ -155,7 +155,8 @@ def _attempt(
         record.tag(layout.FINAL_TAG, final)
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     _hand_in(folder, record)
-    same_network.of_process().keep(setup, learner)
+    if len(progress.epochs) == config.epochs:  # else the steps of others may go on with the head that is in it
+        same_network.of_process().keep(setup, learner)
     return metrics, plan.images
 
 

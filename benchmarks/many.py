@@ -42,9 +42,8 @@ def many(bench: Bench) -> Iterator[Row]:
     few, more = (len(lrs) * count for count in seeds)
     folder = bench.folder()
     folder.mkdir(parents=True)
-    _typed(
-        bench, folder, "first", lrs[:1], 1, "resume=false"
-    )  # features and MLflow's store are there in any project but a new one
+    # Features and MLflow's store are there in any project but a new one.
+    _typed(bench, folder, "first", lrs[:1], 1, "resume=false")
     short = _typed(bench, folder, "few", lrs, seeds[0], "resume=false")
     long = _typed(bench, folder, "more", lrs, seeds[1], "resume=false")
     again = _typed(bench, folder, "more", lrs, seeds[1])

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from frostline.records import layout
-from frostline.sweeps import takeover
+import pytest
+
+from frostline.core import project
+from frostline.records import journal, layout, liveness
+from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
+from frostline.sweeps import resume, takeover
 from frostline.sweeps.resume import Past
+from frostline.sweeps.takeover import Takeover
+from frostline.tracking import pending_sweeps
+
+AWAY = "http://127.0.0.1:9"
+FAR = dataclasses.replace(liveness.me(), host="far", machine="another", pid=1, user="ada")
 
 
 def past(folder: Path, status: str = "FINISHED", **tags: str) -> Past:
@@ -25,3 +39,72 @@ def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_pa
         f"1 run: skipped, diverged in {tmp_path}/second",
         "1 run: skipped, finished in another place",
     ]
+
+
+def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source: str | None = None) -> Tracker:
+    """Leave what a sweep leaves that has planned its runs, in a store that is away."""
+    (folder := root / name).mkdir(parents=True)
+    tags = {layout.SOURCE_TAG: source or project.source_sha256(), **owner.tags()}
+    facts: dict[str, Any] = {"tags": tags, "uri": AWAY, "experiment": "demo", "time": 0}
+    journal.note(folder, "run", uid=name.ljust(32, "0"), name=name, **facts)
+    (folder / layout.OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
+    pending_sweeps.remember(folder, pending_sweeps.Place(AWAY, root, "demo"))
+    tracker = Tracker(AWAY, "demo", str(folder), None, None)
+    SweepFile(folder, tracker).add(runs)
+    return tracker
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(takeover.job, "screen", lambda: SimpleNamespace(say=lines.append))
+    monkeypatch.setattr(resume, "mend", lambda *_: 0)
+    return lines
+
+
+def taken_over(root: Path, tracker: Tracker, digests: list[str]) -> Takeover:
+    what: dict[str, Any] = {"heart": None, "ask": None, "digests": digests}
+    return Takeover(tracker, Path(tracker.folder), root=root, **what)
+
+
+def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, said: list[str]) -> None:
+    names = ("same", "begun", "other data", "other code", "nobodys")
+    facts = {name: RunFacts(name, {}, name, digest=name, data="/data") for name in names}
+    theirs = [facts["same"], facts["begun"], dataclasses.replace(facts["other data"], data="/elsewhere")]
+    sweep(tmp_path, "theirs", FAR, *theirs)
+    sweep(tmp_path, "old", FAR, facts["other code"], source="o" * 64)
+    sweep(tmp_path, "gone", dataclasses.replace(liveness.me(), pid=2**22 + 1), facts["nobodys"])
+    (tmp_path / "theirs" / "begun").mkdir()
+    journal.note(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
+    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.me()), [*names])
+    with own.left_to_others([*facts.values()], 0) as left:
+        assert [one.name for one in left if not one.to_do] == ["same"]
+    assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
+    assert len(said) == 1 and "same: left to ?@far (process 1" in said[0]
+    assert f"frostline report {tmp_path}/theirs`" in said[0]
+    with taken_over(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
+        assert all(one.to_do for one in all_of_them)
+
+
+def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: list[str], monkeypatch: Any) -> None:
+    """Each looks at what the other is about to do and writes down what it will, while the other cannot."""
+    wanted, both, kept = RunFacts("head", {}, "0", digest="d", data="/data"), threading.Barrier(2), []
+    owners = {name: dataclasses.replace(FAR, host=name) for name in ("one", "two")}
+    trackers = {name: sweep(tmp_path, name, owner) for name, owner in owners.items()}
+    mine = threading.local()
+    monkeypatch.setattr(liveness, "me", lambda: mine.owner)
+
+    def plan(name: str) -> None:
+        mine.owner = owners[name]
+        own = taken_over(tmp_path, trackers[name], ["d"])
+        both.wait()
+        with own.left_to_others([wanted], 0) as left:
+            SweepFile(tmp_path / name, trackers[name]).add(left)
+            kept.extend(one for one in left if one.to_do)
+
+    threads = [threading.Thread(target=plan, args=(name,)) for name in owners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept) == 1 and len(said) == 1

@@ -179,3 +179,16 @@ def test_many_finished_runs_are_answered_from_where_they_are_unless_somebody_del
     first.client().delete_run(first.results()[3]["run_id"])
     again(tmp_path / "first", store, *typed)  # is looked into
     assert (first.folder / "record.jsonl").read_bytes() != written
+
+
+def test_a_run_that_another_sweep_has_before_it_is_left_to_it_and_taken_in_when_done(tmp_path, store):
+    how = ("epochs=40", "seed=5,6")
+    with started(tmp_path / "first", store, *how) as process:
+        worker = worker_of(tmp_path / "first" / "0")
+        os.kill(worker, signal.SIGSTOP)  # the second run is not begun meanwhile
+        early = again(tmp_path / "second", store, *how, expect=1)
+        os.kill(worker, signal.SIGCONT)
+        assert early.out.count("left to") == 2 and not lines(tmp_path / "second" / "1")
+        assert process.wait(120) == 0
+    late = again(tmp_path / "second", store, *how)
+    assert [result["folder"] for result in late.results()] == [str(tmp_path / "first" / str(n)) for n in (0, 1)]

@@ -57,6 +57,8 @@ class RunFacts:
     """Number of the runs that one worker carries out, since their heads can be trained in lockstep."""
     of_steps: dict[str, Any] = field(default_factory=dict)
     """The values in which it may differ from those, by key."""
+    data: str | None = None
+    """Where its data lie: an absolute path, or a URL."""
 
     @property
     def to_do(self) -> bool:

@@ -39,12 +39,12 @@ class Past:
     @property
     def folder(self) -> Path | None:
         """Its folder, None where that is not on this machine, or another run's by now."""
-        place = self._place
+        place = self.place
         return place if place is not None and (place / layout.CONFIG).is_file() else None
 
     @property
-    def _place(self) -> Path | None:
-        """Where its journal is on this machine, None where that is not, or another run's by now."""
+    def place(self) -> Path | None:
+        """Where its journal is or will be on this machine, None where that is not, or another run's by now."""
         told, uid = self.tags.get(FOLDER_TAG), self.tags.get(UID_TAG)
         return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
 
@@ -65,7 +65,7 @@ class Past:
 
     def _holder(self, silent: float) -> liveness.Holder | None:
         """Return who works on it: its signs of life are in its folder, and passed on in its tags."""
-        if self._place is not None and (there := liveness.holder(self._place, silent=silent)) is not None:
+        if self.place is not None and (there := liveness.holder(self.place, silent=silent)) is not None:
             return there
         owner, sign = liveness.of_tags(self.tags), self.tags.get(layout.SIGN_TAG)
         if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent):
@@ -85,8 +85,8 @@ class Past:
         owner = liveness.of_tags(self.tags)
         if owner is None or owner.host != host or self._holder(liveness.SILENT_WHEN_TOLD) is not None:
             return False
-        if self._place is not None:
-            liveness.let_go(self._place)
+        if self.place is not None:
+            liveness.let_go(self.place)
         return True
 
     def __str__(self) -> str:
@@ -154,6 +154,23 @@ def _queued(sweep: Path) -> Iterator[Past]:
             tags = {layout.DIGEST_TAG: facts.digest, layout.SOURCE_TAG: source, FOLDER_TAG: str(folder)}
             if (past := Past(None, "RUNNING", tags)).holder is not None:
                 yield past
+
+
+def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
+    """Yield the runs that other sweeps, whose processes live, have before them, and where the data of each lie.
+
+    They have no journal yet. What others do is seen where the folders and what is beside the store are shared.
+    """
+    for sweep in pending_sweeps.remembered(tracker.uri, root):
+        owner = liveness.living(sweep / layout.OWNER)
+        if owner in (None, liveness.me()) or pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
+            continue
+        if sweep_record.Shared.there(sweep) and (own := of_folder(sweep)) is not None:
+            for facts in sweep_record.Shared.read(sweep).runs:
+                if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():
+                    tags = {layout.DIGEST_TAG: facts.digest, layout.FOLDER_TAG: str(sweep / facts.folder)}
+                    same = {key: own.tags[key] for key in (layout.SOURCE_TAG, *layout.OWNER_TAGS) if key in own.tags}
+                    yield Past(None, "RUNNING", {**same, **tags}), facts.data
 
 
 def of_folder(folder: Path) -> Past | None:

@@ -207,9 +207,10 @@ class _Sweep:
         first = len(self._facts)
         self._executor.settle(self._folder, further)
         facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
-        facts = stacked([run.config for run in further], facts, self._workers, first=first)
-        self._facts += facts
-        self._file.add(facts)
+        with self._takeover.left_to_others(facts, first) if self._takeover else nullcontext(facts) as own:
+            facts = stacked([run.config for run in further], own, self._workers, first=first)
+            self._facts += facts
+            self._file.add(facts)
         jobs = {first + n: facts[n].stack for n in in_order(further) if facts[n].to_do}
         reasons, interrupt = _run(self._executor, jobs)
         self._reasons |= reasons
@@ -236,7 +237,8 @@ class _Sweep:
 def _open(config: Config, uri: str, artifacts: str | None, root: Path, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-    tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **liveness.me().tags()}
+    code = {layout.SOURCE_TAG: project.source_sha256()}
+    tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.me().tags()}
     return session.open_sweep(
         uri,
         folder=folder,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from frostline.core import project
+from frostline.core import files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, search_marks
@@ -21,7 +21,7 @@ from frostline.sweeps import job, resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.preflight import fingerprints
 from frostline.sweeps.resume import Earlier, Past
-from frostline.tracking import download, server
+from frostline.tracking import download, pending_sweeps, server
 
 # large, or what only the process that runs it writes
 _NOT_FETCHED = (
@@ -36,7 +36,9 @@ NAMED = 20
 def facts_of(run: PlannedRun) -> RunFacts:
     """Return what every job has to know, whatever was there before."""
     settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
-    return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled)
+    root = run.config.data.root
+    data = root if "://" in root else str(files.expanded(root).absolute())
+    return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled, data=data)
 
 
 class Takeover:
@@ -58,6 +60,7 @@ class Takeover:
         torch is loaded.
         """
         self._tracker, self._folder, self._heart, self._ask = tracker, folder, heart, ask
+        self._root, self._looks = root, bool(digests)
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
         self._skipped: list[tuple[str, Past]] = []
@@ -87,6 +90,24 @@ class Takeover:
         self._skipped, self._notes = [], []
         return tuple(found)
 
+    @contextmanager
+    def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:
+        """Yield the facts of runs, numbered from `first`, without what a sweep that lives has before it by now.
+
+        Within the block no other sweep of the same store decides that: what is to be done is to be written there.
+        """
+        with pending_sweeps.planning(self._tracker.uri, self._root):
+            others = resume.planned(self._tracker, self._root) if self._looks else ()
+            theirs = {(past.tags[layout.DIGEST_TAG], past.source, data): past for past, data in others}
+            yield tuple(self._left_to(theirs, number, one) for number, one in enumerate(facts, first))
+
+    def _left_to(
+        self, theirs: Mapping[tuple[str, str | None, str | None], Past], number: int, one: RunFacts
+    ) -> RunFacts:
+        past = theirs.get((one.digest, self._source, one.data)) if one.to_do else None
+        who = past.holder if past is not None else None
+        return one if past is None or who is None else _left(number, one, past.place, who)
+
     def finished(self, config: Config) -> list[Past]:
         """Return the runs that finished and had the source, and the data of the config."""
         prints = self._fingerprints([config])
@@ -109,7 +130,7 @@ class Takeover:
         if found.finished is not None:
             return replace(facts, finished=asdict(self._finished(number, run, found.finished, vacant=here is None)))
         if found.busy is not None and (who := found.busy.holder) is not None:
-            return _left(number, facts, found.busy.folder, who)
+            return _left(number, facts, found.busy.place, who)
         if here is not None:  # what it does there is another run: of other code, say
             return _left(number, facts, own, here)
         return facts if found.interrupted is None else self._going_on(number, facts, found.interrupted)

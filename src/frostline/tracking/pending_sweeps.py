@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.core import files
+from frostline.core import files, locks
 from frostline.core.errors import user_error
 from frostline.records import journal, run_folders
 from frostline.records.layout import SWEEP
@@ -41,6 +42,15 @@ def remember(folder: Path, place: Place) -> None:
 def forget(folder: Path, place: Place) -> None:
     """Take back `remember`."""
     (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
+
+
+def planning(uri: str, root: Path) -> AbstractContextManager[None]:
+    """Hold, in a `with`, what one sweep at a time of those that share a register has: it says there what it will do."""
+    try:
+        (register := _register(uri, root)).mkdir(parents=True, exist_ok=True)
+    except OSError:  # then nothing can be remembered there either
+        return nullcontext()
+    return locks.held(register / "planning.lock")
 
 
 def remembered(uri: str, root: Path) -> list[Path]:

@@ -88,6 +88,21 @@ class Mirror:
             raise
         self._doubt = False
 
+    def unheard_of(self) -> bool:
+        """Return whether MLflow was never told of a run that began under this sweep."""
+        return self._fresh and not journal.begun(self.folder)
+
+    def begin(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
+        """Have MLflow know of a run that is `unheard_of`, so that its files can name it; the rest waits for `bring`."""
+        try:
+            news, _ = unsent_of(self.folder, 0)
+            if news.start is not None and not news.start.get("run_id"):
+                run_id = self._open(client, experiment, parent, news)
+                journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=True))
+        except BaseException:
+            self._doubt = True
+            raise
+
     def _trusted_position(self, client: MlflowClient) -> journal.MirrorPosition:
         """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
         at = journal.position(self.folder)

@@ -21,7 +21,7 @@ from frostline.tracking.pending_sweeps import Place, forget, place_of, remembere
 
 log = logging.getLogger(__name__)
 
-_BRIEF = 2.0  # seconds that a run may go on before MLflow hears of it
+_BRIEF = 2.0  # seconds that a run may go on before MLflow hears more of it than its name
 
 
 class SweepMirror:
@@ -42,9 +42,9 @@ class SweepMirror:
     def bring(self, *, at_once: bool = True) -> None:
         """Send what MLflow does not have, the sweep first, since runs are recorded under it.
 
-        Unless all is wanted `at_once` a run that has just begun is left for a moment: most are over soon, and cost a
-        third then. Raises UserError where that can never work, `server.Unreachable` where it may later. A run of which
-        MLflow refuses something does not keep it from the others.
+        Unless all is wanted `at_once`, of a run that has just begun no more than its name is sent for a moment: most
+        are over soon, and cost a third then. Raises UserError where that can never work, `server.Unreachable` where it
+        may later. A run of which MLflow refuses something does not keep it from the others.
         """
         uri, refused = self.place.uri, None
         if self.experiment_id is None:
@@ -56,12 +56,13 @@ class SweepMirror:
         for folder in self._folders():
             if (mirror := self._mirrors.get(folder)) is None:
                 mirror = self._mirrors[folder] = Mirror(folder, fresh=self._fresh)
-            if not mirror.pending() or not (at_once or folder == self.folder or self._is_due(folder)):
+            whole = at_once or folder == self.folder or self._is_due(folder)
+            if not mirror.pending() or not (whole or mirror.unheard_of()):
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)
             try:
                 with server.problems(uri):
-                    mirror.bring(server.client_of(uri), self.experiment_id, parent)
+                    (mirror.bring if whole else mirror.begin)(server.client_of(uri), self.experiment_id, parent)
             except server.Unreachable as problem:
                 if not server.refused(problem.__cause__) or journal.run_id(folder) is None:
                     raise

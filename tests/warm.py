@@ -304,6 +304,7 @@ def module() -> Any:
 
 def _load() -> None:
     """Import all that a command may import, in this process."""
+    gc.disable()  # what modules make stays, and would be looked at often
     import pkgutil
 
     from hydra.core.plugins import Plugins
@@ -316,8 +317,10 @@ def _load() -> None:
     for name in LOADED:
         importlib.import_module(name)
     Plugins.instance()
+    sys.modules["frostline.data.sources"]._read_digits()
     gc.collect()
     gc.freeze()  # what is not looked at by the collector is not copied either
+    gc.enable()
 
 
 if __name__ == "__main__":

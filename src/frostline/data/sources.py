@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -88,17 +91,24 @@ def _plugged(name: str, splits: Mapping[str, Source]) -> dict[str, Source]:
 
 def _digits() -> Source:
     """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), carried by scikit-learn."""
-    from sklearn.datasets import load_digits  # a second to import, for this source alone
-
-    images, labels = load_digits(return_X_y=True)
-    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
+    grey, labels = _read_digits()
     return Source(
-        labels=torch.from_numpy(labels).long(),
+        labels=labels.clone(),
         classes=tuple(map(str, range(10))),
         read=lambda index: Image.fromarray(grey[index]),
         name="digit {}".format,
         twins=lambda: duplicates.of_rows(grey),
     )
+
+
+@functools.cache
+def _read_digits() -> tuple[NDArray[np.uint8], Tensor]:
+    """Return the pictures `(1797, 8, 8)` and their labels: read from text, which takes longer than a run on few."""
+    from sklearn.datasets import load_digits  # a second to import, for this source alone
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
+    return grey, torch.from_numpy(labels).long()
 
 
 def _glyphs(options: Mapping[str, Any]) -> Source:

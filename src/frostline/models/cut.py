@@ -115,11 +115,13 @@ def _settle(module: nn.Module, graph: fx.Graph, side: int) -> set[fx.Node]:
 
     What a network reads of the shape of its maps would have to cross a border too. Nothing is computed for it.
     """
-    one, two = (_values(module, graph, count, side) for count in (2, 3))
-    for node, value in one.items():
-        if node.op != "placeholder" and _is_number(value) and value == two[node]:
+    one = _values(module, graph, 2, side)
+    numbers = [node for node, value in one.items() if node.op != "placeholder" and _is_number(value)]
+    two = _values(module, graph, 3, side) if numbers else {}
+    for node in numbers:
+        if one[node] == two[node]:
             for user in list(node.users):
-                _put(user, node, value)
+                _put(user, node, one[node])
     return {node for node, value in one.items() if isinstance(value, torch.Tensor)}
 
 

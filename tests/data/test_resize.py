@@ -142,7 +142,7 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
         pixels, torch.tensor([box]).float(), torch.tensor([[width, height]]), size, interpolation
     )
     apart = (by_matrices - theirs.float()).abs()
-    assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.01
+    assert apart.max() <= 2 and (apart > LEVEL).sum() <= max(1, 0.01 * apart.numel())  # one of a picture of few
 
 
 @settings(max_examples=60, deadline=None)

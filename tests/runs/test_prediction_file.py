@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -20,6 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import frostline
+import warm
 from frostline.core.errors import UserError
 from frostline.data import picture_list, table_files
 from frostline.models import cut
@@ -324,7 +324,7 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(train
     for wanted in (1, 3):
         with (
             many.open() as listed,
-            subprocess.Popen(whole, stdin=listed, env=trained.environment(), cwd=tmp_path) as process,
+            warm.Popen(whole, stdin=listed, env=trained.environment(), cwd=tmp_path) as process,
         ):
             while len(list(beside.glob("*.part"))) < wanted and process.poll() is None:
                 time.sleep(0.001)

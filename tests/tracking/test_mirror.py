@@ -346,6 +346,18 @@ def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_fo
     assert journal.run_id(sweep / "0")
 
 
+def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later(served, request, client, tmp_path):
+    (sweep := tmp_path / "sweep").mkdir()
+    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
+    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    for _ in range(2):
+        mirror.bring(at_once=False)
+        assert client.get_run(journal.run_id(run)).data.params == {} and mirror.pending() == 1
+    mirror.bring()
+    assert client.get_run(journal.run_id(run)).data.params != {}
+    assert len(client.search_runs([mirror.experiment_id])) == 2
+
+
 @pytest.mark.slow
 def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
     (sweep := tmp_path / "sweep").mkdir()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,9 +77,8 @@ class Mirror:
             if run_id is not None:
                 if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
                     news.without_end()  # MLflow has what was lost of a damaged journal
+                self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
-                with self._known_as(run_id, at, sure=sure):
-                    self._send(client, run_id, news)
                 if news.ended is not None and not sure:
                     _delete_twins(client, experiment, run_id, journal.uid(self.folder))
                 journal.set_position(self.folder, journal.MirrorPosition(run_id, offset, sure))
@@ -97,8 +96,7 @@ class Mirror:
         try:
             news, _ = unsent_of(self.folder, 0)
             if news.start is not None and not news.start.get("run_id"):
-                run_id = self._open(client, experiment, parent, news)
-                journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=True))
+                self._open(client, experiment, parent, news)
         except BaseException:
             self._doubt = True
             raise
@@ -135,17 +133,8 @@ class Mirror:
             news.tags = {**start["tags"], UID_TAG: start["uid"], **news.tags}
             news.status = news.status or "RUNNING"
             self._artifacts = None
+        journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure=first))
         return run_id
-
-    @contextmanager
-    def _known_as(self, run_id: str, at: journal.MirrorPosition, *, sure: bool) -> Iterator[None]:
-        """Have it noted what MLflow calls the run, if the block fails: else that is noted with all that was sent."""
-        try:
-            yield
-        except BaseException:
-            if at.run_id is None:
-                journal.set_position(self.folder, journal.MirrorPosition(run_id, 0, sure))
-            raise
 
     def _send(self, client: MlflowClient, run_id: str, news: Unsent) -> None:
         from mlflow.entities import Metric, RunTag

@@ -94,11 +94,7 @@ def close(
     folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
 ) -> bool:
     """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
-    terminal, sentence = job.screen(), answer(results)
-    terminal.answer()
-    terminal.say("")
-    terminal.table(results)
-    terminal.verdict(sentence)
+    sentence = show(results)
     if tracker is None:
         return True
     page = _report(folder, tracker, results)
@@ -112,25 +108,35 @@ def close(
         results=results,
         metrics=best.metrics(results),
         tags=best.tags(results),
-        say=terminal.say,
+        say=job.screen().say,
     )
-    if page is not None:
-        terminal.say(f"Report: {page}")
-    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
+    _point_to(page, tracker)
     return recorded
 
 
 def repeat(answered: Answered) -> None:
     """Show what an earlier sweep came to that did all that is asked for."""
-    terminal, sentence = job.screen(), answer(answered.results)
     for line in said_of([(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]):
-        terminal.say(line)
+        job.screen().say(line)
+    show(answered.results)
+    _point_to(answered.folder / layout.REPORT, answered.tracker)
+
+
+def show(results: Sequence[Result]) -> str:
+    """Show what runs came to, in any case, and return the answer in words."""
+    terminal, sentence = job.screen(), answer(results)
     terminal.answer()
     terminal.say("")
-    terminal.table(answered.results)
+    terminal.table(results)
     terminal.verdict(sentence)
-    terminal.say(f"Report: {answered.folder / layout.REPORT}")
-    terminal.say(f"See it in MLflow: {session.ui_command(answered.tracker.uri, project.project_root())}")
+    return sentence
+
+
+def _point_to(page: Path | None, tracker: Tracker) -> None:
+    """Say where there is more: the report, if it could be written, and MLflow."""
+    if page is not None:
+        job.screen().say(f"Report: {page}")
+    job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
 
 
 def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:

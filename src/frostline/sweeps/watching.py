@@ -13,7 +13,6 @@ from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
 from frostline.records.result import Result, percent, read_result
 from frostline.records.sweep_record import RunFacts, Shared
-from frostline.report.verdict import answer
 from frostline.sweeps import closing, job
 
 _LOOK = 1.0  # seconds between two looks at the folder
@@ -54,9 +53,7 @@ def follow(sweep: Path) -> int:
     if cluster_jobs.of(sweep) and closing.close_if_over(sweep):
         return _status(closing.results(sweep, runs))
     results = closing.results(sweep, runs)
-    say("")
-    job.screen().table(results)
-    job.screen().verdict(answer(results))
+    closing.show(results)
     if (sweep / layout.REPORT).exists():
         say(f"Report: {sweep / layout.REPORT}")
     return _status(results)

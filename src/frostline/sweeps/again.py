@@ -105,7 +105,10 @@ def _recorded(tracker: Tracker, config: Config) -> bool:
 
 
 def _settled_digest(config: Config, facts: RunFacts) -> str:
-    """Return the digest of a run with what `auto` meant to an earlier one in its place."""
+    """Return the digest of a run with what `auto` meant to an earlier one in its place.
+
+    Which weights lie in a file nothing tells but the file: where that was settled it is another run, to be looked into.
+    """
     meant = {key: value for key, value in facts.settled.items() if value_of(config, key) == "auto"}
     return digest(with_values(config, meant))
 

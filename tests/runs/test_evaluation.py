@@ -93,7 +93,7 @@ def test_ten_thousand_classes_take_less_than_a_gigabyte_and_five_megabytes_of_fi
     code = [sys.executable, "-c", _MANY, str(tmp_path)]
     done = warm.run(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1e6  # kB
+    assert int(done.stdout) < 0.8e6  # kB: twice the logits, which lie there once
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5e6
     said = json.loads((tmp_path / "confusion_matrix.json").read_text())
     assert sum(said["counts"]) == 10_000 and len(said["rows"]) == len(said["columns"]) == len(said["counts"])

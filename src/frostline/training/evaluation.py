@@ -59,8 +59,8 @@ def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: tor
 def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
     """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels`."""
     rows = max(1, _AT_ONCE // every.shape[1])
-    parts = zip(every.split(rows), labels.split(rows), strict=True)
-    losses = [cross_entropy_sum(part, those) for part, those in parts]
-    hits = right(every, labels).sum()
-    loss, count = torch.stack([torch.stack(losses).double().sum(), hits.double()]).tolist()
-    return Evaluation(loss / len(labels), count / len(labels), every.cpu())
+    losses = every.new_empty(len(every.split(rows)))  # each is put there, not between two blocks of 16 MB
+    for loss, part, those in zip(losses, every.split(rows), labels.split(rows), strict=True):
+        loss.copy_(cross_entropy_sum(part, those))
+    total, hits = torch.stack([losses.double().sum(), right(every, labels).sum().double()]).tolist()
+    return Evaluation(total / len(labels), hits / len(labels), every.cpu())

@@ -24,7 +24,8 @@ from frostline.core.errors import UserError
 from frostline.records import layout, liveness
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
-from frostline.sweeps.study import Study, Taken
+from frostline.sweeps.study import Study
+from frostline.sweeps.study_sharing import Taken
 from frostline.sweeps.study_storage import mend, storage_of
 from small import compose
 
@@ -118,7 +119,7 @@ def share(config: Config, folder: Path, trials: int) -> Study:
     while len(study.trials()) < trials or not study.over():
         known = [number for number in study.numbers() if number not in begun] or [study.ask()[0]]
         for number in known:
-            study.take(number)
+            study.sharing.take(number)
             study.tell(number, [score(study.asked(number))], TrialState.COMPLETE)
         begun.update(known)
     return study
@@ -235,21 +236,21 @@ def test_two_that_share_a_study_see_all_results_and_have_no_trial_in_common(
     assert (mine, other) == (0, 1) and values != others
     assert ours.numbers() == [0] and ours.is_waited_for()
     with pytest.raises(Taken):
-        ours.take(1)
+        ours.sharing.take(1)
     theirs.tell(1, [0.5], TrialState.COMPLETE, spent=Spent(3, 1.5))
     assert ours.numbers() == [0, 1] and not ours.is_waited_for()
-    assert ours.take(1) == Path(theirs._me["sweep"])  # where what it came to is
+    assert ours.sharing.take(1) == Path(theirs.sharing.me["sweep"])  # where what it came to is
     assert ours.spent() == theirs.spent() == [None, Spent(3, 1.5)]
 
 
 def test_what_a_process_had_that_is_gone_goes_to_the_next(ours_and_theirs: tuple[Study, Study]) -> None:
     ours, theirs = ours_and_theirs
-    theirs._me["pid"] = 2**22 + 1  # larger than any process id
+    theirs.sharing.me["pid"] = 2**22 + 1  # larger than any process id
     values = theirs.ask()[1]
     assert ours.numbers() == [0]
-    assert ours.take(0) == Path(theirs._me["sweep"]) and ours.asked(0) == values
-    assert ours.take(0) is None  # it is this search's now
-    assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours._me["sweep"]
+    assert ours.sharing.take(0) == Path(theirs.sharing.me["sweep"]) and ours.asked(0) == values
+    assert ours.sharing.take(0) is None  # it is this search's now
+    assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours.sharing.me["sweep"]
 
 
 def test_what_failed_is_left_to_whoever_takes_it_next_and_counts_with_what_it_took(
@@ -261,7 +262,7 @@ def test_what_failed_is_left_to_whoever_takes_it_next_and_counts_with_what_it_to
     theirs.leave(0, Spent(2, 1.5))
     assert ours.numbers() == [0] and not ours.is_waited_for()
     assert ours.over() and not ours.over(0) and ours.spent() == [Spent(2, 1.5)]
-    assert ours.take(0) == Path(theirs._me["sweep"]) and ours.asked(0) == values
+    assert ours.sharing.take(0) == Path(theirs.sharing.me["sweep"]) and ours.asked(0) == values
     assert theirs.spent() == [None]
     ours.tell(0, [0.5], TrialState.COMPLETE, spent=Spent(3, 2.0))
     theirs.leave(0, Spent(0, 0))  # too late
@@ -272,28 +273,28 @@ def test_a_process_on_another_machine_is_gone_when_it_is_silent(
     ours_and_theirs: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = ours_and_theirs
-    theirs._me |= {"host": "elsewhere", "machine": "another"}
+    theirs.sharing.me |= {"host": "elsewhere", "machine": "another"}
     theirs.ask()
-    theirs.alive()
+    theirs.sharing.alive()
     assert ours.numbers() == []
     later = time.time() + liveness.SILENT + 1
     monkeypatch.setattr(time, "time", lambda: later)
     assert ours.numbers() == [0]
-    theirs.alive()
+    theirs.sharing.alive()
     assert ours.numbers() == []
 
 
 def test_one_of_several_confirms(ours_and_theirs: tuple[Study, Study]) -> None:
     ours, theirs = ours_and_theirs
-    assert theirs.confirm(3) is None
+    assert theirs.sharing.confirm(3) is None
     with pytest.raises(Taken):
-        ours.confirm(3)
-    ours.confirmed(3)  # what it has no part in
+        ours.sharing.confirm(3)
+    ours.sharing.confirmed(3)  # what it has no part in
     with pytest.raises(Taken):
-        ours.confirm(3)
-    theirs.confirmed(3)
-    assert ours.confirm(3) == Path(theirs._me["sweep"]) and theirs.confirm(3) is None
-    assert ours.confirm(4) is None  # a better one since
+        ours.sharing.confirm(3)
+    theirs.sharing.confirmed(3)
+    assert ours.sharing.confirm(3) == Path(theirs.sharing.me["sweep"]) and theirs.sharing.confirm(3) is None
+    assert ours.sharing.confirm(4) is None  # a better one since
 
 
 def test_runs_of_earlier_sweeps_are_observed_by_a_new_study_alone_and_are_no_trials_of_it(tmp_path: Path) -> None:

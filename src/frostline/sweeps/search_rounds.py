@@ -19,21 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.core.metrics import METRICS
-from frostline.records import journal, layout, search_marks
-from frostline.records.result import PRUNED, Result
+from frostline.records import layout, search_marks
+from frostline.records.result import Result
 from frostline.sweeps import compose as composing
-from frostline.sweeps import job, search_space
+from frostline.sweeps import job, search_space, trial_outcomes
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.resume import Past
-from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.search_cells import Cell, Compose, is_shown
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
-    from frostline.core.objectives import Objective
     from frostline.sweeps.study_storage import Storage
 
 Pasts = Callable[[Config], Iterable[Past]]
@@ -102,7 +99,7 @@ class Search:
         """Let those that have part in the studies know that this process lives; where it cannot, it tries later."""
         with suppress(Exception):
             for cell in self.cells:
-                cell.study.alive()
+                cell.study.sharing.alive()
 
     def following(self, results: Sequence[Result]) -> list[PlannedRun]:
         """Return the trials of the next round, or at last the runs that confirm the best of them.
@@ -112,7 +109,7 @@ class Search:
         if self.storage is not None:
             self.storage.ready(job.screen().say)
         self._tell(results)
-        if (self._dry and results) or (results and not any(map(_tells, results))):
+        if (self._dry and results) or (results and not any(map(trial_outcomes.tells, results))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
             time.sleep(_LOOK)
@@ -136,10 +133,10 @@ class Search:
 
     def _taken(self, cell: Cell, number: int) -> Iterator[PlannedRun]:
         """Yield the run of a trial that is there, unless somebody else has it, or had it where it cannot be seen."""
-        from frostline.sweeps.study import Taken
+        from frostline.sweeps.study_sharing import Taken
 
         try:
-            where = cell.study.take(number)
+            where = cell.study.sharing.take(number)
         except Taken:
             return
         if where and cell.study.over(number) and not _is_seen(where / cell.folder(number)):
@@ -183,7 +180,7 @@ class Search:
         run = self._of(cell, cell.at(values), folder, {search_marks.TRIAL: number}, where)
         key = digest(run.config)
         if (done := self._done.get(key)) is not None:
-            _tell(cell, number, done)
+            trial_outcomes.tell(cell, number, done)
         elif key in self._waiting:
             self._waiting[key].append((cell, number))
         else:
@@ -214,7 +211,7 @@ class Search:
 
     def _confirmations(self) -> list[PlannedRun]:
         """Return the runs of the best trials on fresh seeds, once all trials are over; none where they are done."""
-        from frostline.sweeps.study import Taken
+        from frostline.sweeps.study_sharing import Taken
 
         waiting = [] if self._dry else [(cell, best) for cell in self.cells if (best := self._unconfirmed(cell))]
         while waiting:
@@ -222,7 +219,7 @@ class Search:
             taken: list[tuple[Cell, FrozenTrial]] = []
             for cell, best in waiting:
                 try:
-                    found += self._confirm(cell, best, cell.study.confirm(best.number))
+                    found += self._confirm(cell, best, cell.study.sharing.confirm(best.number))
                 except Taken:
                     taken.append((cell, best))
             if found or not taken:
@@ -253,49 +250,12 @@ class Search:
         """Tell the studies what came of the runs of the last round."""
         for key, result in zip(self._round, results, strict=True):
             for cell, number in self._waiting.pop(key, []):
-                _tell(cell, number, result)
+                trial_outcomes.tell(cell, number, result)
             self._done[key] = result
         self._round = []
         for cell in self.cells if results else ():
             if cell.confirmed is not None:
-                cell.study.confirmed(cell.confirmed)
-
-
-def _tell(cell: Cell, number: int, result: Result) -> None:
-    """Tell a study what came of a trial, if it is over.
-
-    One that diverged is told as stopped early, without a value, which samplers take for worse than any other. One that
-    failed otherwise is left, so that it is run again when the command is typed again, as in a grid.
-    """
-    from frostline.sweeps.study import objectives_of
-
-    values, state = outcome(result, objectives_of(cell.config))
-    if result.status == "FAILED" and state is None:
-        cell.study.leave(number, Spent.of(result))
-    if state is not None:
-        by = METRICS[cell.config.select]
-        matter = cell.config.search.prune != "none"
-        epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
-        cell.study.tell(number, values, state, epochs, Spent.of(result))
-
-
-def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
-    """Return the values and the state of a trial, given its run; None for one that is not over."""
-    from optuna.trial import TrialState
-
-    if result.status == "FINISHED":
-        if PRUNED in result.metrics:
-            return None, TrialState.PRUNED
-        values = [result.metrics.get(one.metric, math.nan) for one in objectives]
-        return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
-    if result.status == "FAILED":
-        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else None
-    return None, None
-
-
-def _tells(result: Result) -> bool:
-    """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
-    return result.status == "FINISHED" or search_marks.tells_a_search(result)
+                cell.study.sharing.confirmed(cell.confirmed)
 
 
 def _is_seen(folder: Path) -> bool:

@@ -6,11 +6,9 @@ what it would have suggested; and a trial is in the file in whole, or not at all
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
-from frostline.records import liveness
-from frostline.records.liveness import Owner
 from frostline.sweeps import search_space
 from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
+from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, spent_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-_CONFIRMS, _ALIVE = "confirms", "alive"
-"""Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
 
 
 class Study:
@@ -48,7 +43,6 @@ class Study:
 
         Their folders are in that of the `sweep`.
         """
-        self._me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._pruner = pruner(config)
         self._objectives = objectives_of(config)
@@ -61,6 +55,7 @@ class Study:
             directions=[one.direction for one in self._objectives],
             load_if_exists=True,
         )
+        self.sharing = Sharing(self._study, storage, sweep)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, in the order of their numbers."""
@@ -78,7 +73,7 @@ class Study:
 
     def _held(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial that from its first moment nobody else takes."""
-        backend, whose = self._storage.backend, {HOLDER: self._me}
+        backend, whose = self._storage.backend, {HOLDER: self.sharing.me}
         asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
         number = backend.get_trial_number_from_id(trial_id)
@@ -117,69 +112,11 @@ class Study:
 
         Of a study in which others have part those are what is over, what nobody carries out any more, and its own.
         """
-        return [trial.number for trial in self._own() if not self._goes_on_elsewhere(trial)]
-
-    def take(self, number: int) -> Path | None:
-        """Have a trial from now on, unless it is over; return the folder of the sweep that had it before, if another's.
-
-        Raises `Taken` where somebody else was faster.
-        """
-        with self._storage.deciding():
-            trial = self.trials()[number]
-            if self._goes_on_elsewhere(trial):
-                raise Taken
-            holder = trial.user_attrs.get(HOLDER, self._me)
-            if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
-                self._storage.backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            if trial.state not in OVER and self._storage.shared:
-                self._storage.backend.set_trial_user_attr(trial._trial_id, HOLDER, self._me)
-            if is_left(trial):
-                self._storage.backend.set_trial_user_attr(trial._trial_id, LEFT, False)
-        return None if holder["sweep"] == self._me["sweep"] else Path(holder["sweep"])
-
-    def confirm(self, number: int) -> Path | None:
-        """Have a trial, the best one, be confirmed by this search; or return the folder of the sweep that has done so.
-
-        Raises `Taken` while another one does so.
-        """
-        if not self._storage.shared:
-            return None
-        with self._storage.deciding():
-            holder = self._study.user_attrs.get(f"{_CONFIRMS} {number}")
-            if holder is None or (not holder["done"] and self._gone(holder)):
-                self._study.set_user_attr(f"{_CONFIRMS} {number}", {**self._me, "done": False})
-                return None
-        if holder["sweep"] == self._me["sweep"]:
-            return None
-        if not holder["done"]:
-            raise Taken
-        return Path(holder["sweep"])
-
-    def confirmed(self, number: int) -> None:
-        """Let others know that this search has confirmed a trial."""
-        holder = self._study.user_attrs.get(f"{_CONFIRMS} {number}")
-        if holder is not None and holder["search"] == self._me["search"]:
-            self._study.set_user_attr(f"{_CONFIRMS} {number}", {**holder, "done": True})
-
-    def alive(self) -> None:
-        """Give a sign of life, for processes on other machines."""
-        if self._storage.shared:
-            self._study.set_user_attr(_sign(self._me), time.time())
+        return [trial.number for trial in self._own() if not self.sharing.goes_on_elsewhere(trial)]
 
     def is_waited_for(self) -> bool:
         """Return whether others carry out trials of it."""
-        return any(map(self._goes_on_elsewhere, self._own()))
-
-    def _goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
-        """Return whether somebody who lives carries a trial out, and not this search."""
-        holder = trial.user_attrs.get(HOLDER, self._me)
-        return not (trial.state in OVER or is_left(trial) or holder == self._me or self._gone(holder))
-
-    def _gone(self, holder: Mapping[str, Any]) -> bool:
-        """Return whether a search is no more; one that this process carried out before is not."""
-        owner = Owner(**{one.name: holder[one.name] for one in fields(Owner)})
-        sign = self._study.user_attrs.get(_sign(holder), owner.started)
-        return owner == liveness.me() or owner.gone(sign)
+        return any(map(self.sharing.goes_on_elsewhere, self._own()))
 
     def _own(self) -> list[FrozenTrial]:
         """Return its trials, in the order of their numbers, without what was observed."""
@@ -284,15 +221,6 @@ class Study:
 def objectives_of(config: Config) -> list[Objective]:
     """Return what a search looks for, one or several."""
     return several(config.search.objective or [config.select])
-
-
-class Taken(Exception):
-    """What a search wanted to do another one does, which lives."""
-
-
-def _sign(holder: Mapping[str, Any]) -> str:
-    """Return the attribute of a study in which a process gives signs of life."""
-    return f"{_ALIVE} {holder['host']} {holder['pid']}"
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:

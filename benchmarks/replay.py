@@ -21,6 +21,8 @@ from optuna.trial import TrialState
 import frostline
 from bench import Bench
 from frostline.core.config import Config
+from frostline.records.search_marks import Verdict
+from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
 from frostline.sweeps.study_storage import storage_of
 from grids import DECAYS, EPOCHS, GRIDS, LRS, Grid
@@ -87,20 +89,23 @@ def _search(grid: Grid, config: Config, epochs: int) -> float:
     study = Study(storage_of(config.search, None), grid.name, config, _SPACE)
     found = 0.0
     while epochs > 0:
-        number, values = study.ask()
-        curve = grid.run(values[_LR], values[_DECAY])[:epochs]
-        stops = study.judge(number) if config.search.prune != "none" else None
-        stopped = False
-        for epoch in range(1, len(curve) + 1):
+        number = next((number for number, _ in study.rungs.promote(1)), None)
+        number = study.ask()[0] if number is None else number
+        values, had = study.asked(number), len(study.trials()[number].intermediate_values)
+        curve = grid.run(values[_LR], values[_DECAY])[: had + epochs]
+        judge, verdict = study.judge(number), Verdict.GO_ON
+        for epoch in range(had + 1, len(curve) + 1):
             epochs -= 1
-            if stops and epoch < EPOCHS and (stopped := stops(epoch, curve[epoch - 1])):  # as `runs.train` asks
+            if epoch < EPOCHS and (verdict := judge(epoch, curve[epoch - 1])) is not Verdict.GO_ON:  # as `runs.train`
                 break
-        if stopped or not curve:  # it diverged in its first epoch, which costs one
+        if verdict is Verdict.WAIT:
+            study.rungs.pause(number, curve[:epoch], Spent(epoch, 0.0))
+        elif verdict is Verdict.STOP or len(curve) < EPOCHS:  # or it diverged, or nothing is left for the rest of it
             study.tell(number, None, TrialState.PRUNED)
-            epochs -= not curve
-            continue
-        found = max(found, *curve)
-        study.tell(number, [max(curve)], TrialState.COMPLETE)
+            epochs -= not curve  # what diverges in its first epoch costs one
+        else:
+            found = max(found, *curve)
+            study.tell(number, [max(curve)], TrialState.COMPLETE, curve)
     return found
 
 

@@ -136,11 +136,14 @@ def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
 
 
 def why(done: JobReturn) -> str | None:
-    """Return why a job did not do what it should, in one line; None if it did, or found that somebody else does it."""
+    """Return why a job did not do what it should, in one line.
+
+    None if it did, found that somebody else does it, or waits for whether its trial goes on.
+    """
     value = done._return_value
     if done.status == JobStatus.FAILED:
         return " ".join(f"{type(value).__name__}: {value}".split())
-    return None if getattr(value, "status", None) == "RUNNING" else getattr(value, "reason", None)
+    return None if getattr(value, "status", None) in ("RUNNING", "PAUSED") else getattr(value, "reason", None)
 
 
 def _hopeless(done: Collection[JobReturn]) -> str | None:

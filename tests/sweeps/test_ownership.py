@@ -17,6 +17,7 @@ from frostline.commands import mend
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
+from frostline.records.recording import Paused, recording
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
 from frostline.sweeps.ownership import claim
@@ -254,3 +255,18 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
     )
     found = resume.of_folder(tmp_path)
     assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}
+
+
+def test_a_trial_that_waits_is_its_searchs_while_that_lives(tmp_path, process):
+    import psutil
+
+    folder = another(tmp_path, pid=process.pid, started=psutil.Process(process.pid).create_time())
+    (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "head-0"}]}))
+    (trial := folder / "head-0").mkdir()
+    with pytest.raises(Paused), recording(trial, name="head", tags={}, params={}):
+        raise Paused(1, 0.5)
+    waits = resume.of_folder(trial)
+    assert waits is not None and waits.status == "PAUSED" and str(process.pid) in str(waits.holder)
+    assert resume.judge([waits], waits.source, None).busy is waits
+    (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.me())))
+    assert waits.holder is None and resume.judge([waits], waits.source, None).interrupted is waits

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness
+from frostline.records.search_marks import Verdict
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
@@ -159,11 +160,11 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
     for number in range(6):
         study.ask()
         judge = study.judge(number)
-        stopped = [judge(epoch, 0.5 + number * 0.01) for epoch in (1, 2, 3)]
-        assert not any(stopped)  # each is better than those before
+        said = {judge(epoch, 0.5 + number * 0.01) for epoch in (1, 2, 3)}
+        assert said == {Verdict.GO_ON}  # each is better than those before
         study.tell(number, [0.5 + number * 0.01], TrialState.COMPLETE)
     study.ask()
-    assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [False, True]
+    assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [Verdict.GO_ON, Verdict.STOP]
     study.tell(6, None, TrialState.PRUNED, epochs=[0.1, 0.1])
     last = opened(config, tmp_path).trials()[6]
     assert last.state is TrialState.PRUNED and last.intermediate_values == {1: 0.1, 2: 0.1}
@@ -171,14 +172,14 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
     assert best is not None and best.number == 5
 
 
-@pytest.mark.parametrize("prune", ["median", "hyperband", "asha", "wilcoxon"])
+@pytest.mark.parametrize("prune", ["median", "hyperband", "wilcoxon"])
 def test_every_pruner_judges(prune: str) -> None:
     study = opened(asked("random", f"search.prune={prune}", "epochs=9"), None)
     study.ask()
-    assert study.judge(0)(1, 0.5) is False
+    assert study.judge(0)(1, 0.5) is Verdict.GO_ON
 
 
-@pytest.mark.parametrize("prune", ["median", "hyperband", "asha"])
+@pytest.mark.parametrize("prune", ["median", "hyperband"])
 def test_what_was_to_stop_and_was_killed_before_it_could_stops_there_when_it_goes_on(
     prune: str, tmp_path: Path
 ) -> None:
@@ -187,24 +188,13 @@ def test_what_was_to_stop_and_was_killed_before_it_could_stops_there_when_it_goe
     for number in range(12):
         study.ask()
         judge = study.judge(number)
-        stopped = next((epoch for epoch in range(1, 9) if judge(epoch, 0.5 - 0.01 * number)), None)
+        values = ((epoch, 0.5 - 0.01 * number) for epoch in range(1, 9))
+        stopped = next((epoch for epoch, value in values if judge(epoch, value) is Verdict.STOP), None)
         if stopped:
-            assert opened(config, tmp_path).judge(number)(stopped, 0.5 - 0.01 * number)
+            assert opened(config, tmp_path).judge(number)(stopped, 0.5 - 0.01 * number) is Verdict.STOP
         study.tell(number, None if stopped else [0.5], TrialState.PRUNED if stopped else TrialState.COMPLETE)
     states = [trial.state for trial in study.trials()]
     assert states[0] is TrialState.COMPLETE and states.count(TrialState.PRUNED) > 3
-
-
-def test_asha_lets_one_of_three_go_on_at_each_rung() -> None:
-    study = opened(asked("random", "search.prune=asha", "epochs=9"), None)
-    ends = []
-    for number, value in enumerate([0.5, 0.4, 0.6, 0.1, 0.2, 0.55, 0.7]):
-        study.ask()
-        judge = study.judge(number)
-        ends.append(next((epoch for epoch in range(1, 9) if judge(epoch, value)), None))
-        study.tell(number, None if ends[-1] else [value], TrialState.PRUNED if ends[-1] else TrialState.COMPLETE)
-    # The sixth is the second of six after an epoch, but no more than the second of three after three.
-    assert ends == [None, 1, None, 1, 1, 3, None]
 
 
 def test_what_the_sampler_or_the_storage_cannot_be_is_refused_in_one_line() -> None:

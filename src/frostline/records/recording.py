@@ -19,6 +19,16 @@ from frostline.core.errors import UserError
 from frostline.records import journal
 from frostline.records.layout import REASON_TAG
 
+
+class Paused(Exception):
+    """A run that ends for now, and goes on from its checkpoint if that is wanted later."""
+
+    def __init__(self, epochs: int, seconds: float) -> None:
+        """Say after how many epochs, and seconds of training."""
+        super().__init__(f"waits after epoch {epochs}")
+        self.epochs, self.seconds = epochs, seconds
+
+
 GONE = "the process of this run ended without a word"
 """Reason of an end that others wrote, since the process was gone."""
 
@@ -64,7 +74,7 @@ def recording(
 
     A `folder` that has a record, and `resume_run_id`, go on with that run: metrics that it has are not doubled. It
     ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
-    `frostline.reason`; whatever was raised is raised again.
+    `frostline.reason`, or for now where it is `Paused`; whatever was raised is raised again.
     """
     begin(folder, name, tags, run_id=resume_run_id)
     rated = isinstance(params.get("lr"), float)  # what follows it at once takes it to the disk
@@ -74,6 +84,9 @@ def recording(
         if rated:
             running.metrics({"lr": params["lr"]})  # params are text, which cannot be filtered by number
         yield running
+    except Paused:
+        end(folder, "PAUSED", None)
+        raise
     except BaseException as error:
         end(folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", reason_of(error))
         raise

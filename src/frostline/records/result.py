@@ -41,7 +41,10 @@ class Result:
     folder: str
     run_id: str | None
     status: str
-    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `RUNNING` while somebody has it; `WAITING` before."""
+    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `RUNNING` while somebody has it; `WAITING` before.
+
+    `PAUSED` is a trial that waits for whether it is good enough to go on.
+    """
     reason: str | None
     """Why it failed or was killed, in one line."""
     choices: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum, auto
 from typing import Any
 
 from frostline.records import layout
@@ -34,6 +35,16 @@ _TAGS = {
     TRIAL: layout.TRIAL_TAG,
     CONFIRMS: layout.CONFIRMS_TAG,
 }
+
+
+class Verdict(Enum):
+    """What is said of a trial after an epoch."""
+
+    GO_ON = auto()
+    STOP = auto()
+    """It is finished, with what it has."""
+    WAIT = auto()
+    """It ends for now, and may go on from there later."""
 
 
 def is_trial(choices: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from frostline.core import files
@@ -66,6 +67,9 @@ class RunFacts:
         return self.finished is None and self.busy is None
 
 
+_NONE: Mapping[int, RunFacts] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Shared:
     """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
@@ -106,9 +110,11 @@ class SweepFile:
         self._head = json.dumps({"tracker": tracker and asdict(tracker), "search": search}).removesuffix("}")
         self._runs: list[str] = []
 
-    def add(self, runs: Iterable[RunFacts]) -> None:
-        """Have the file say further runs, too: whole or not at all."""
+    def add(self, runs: Iterable[RunFacts], changed: Mapping[int, RunFacts] = _NONE) -> None:
+        """Have the file say further runs, too, and `changed` ones by number: whole or not at all."""
         self._runs += [json.dumps(asdict(facts)) for facts in runs]
+        for number, facts in changed.items():
+            self._runs[number] = json.dumps(asdict(facts))
         files.write(self._file, self._head + ', "runs": [\n' + ",\n".join(self._runs) + "\n]}\n", sync=True)
 
 

@@ -116,7 +116,7 @@ def _took(trials: Sequence[Result], unit: str) -> float:
 
 
 def _tried(trials: Sequence[Result]) -> int:
-    return sum(run.status in ("FINISHED", "FAILED") for run in trials)
+    return sum(run.status in ("FINISHED", "FAILED", "PAUSED") for run in trials)
 
 
 def _optimism(study: Study, name: str, digits: int) -> list[str]:

@@ -15,7 +15,8 @@ from frostline.core.config_keys import digest
 from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout
-from frostline.records.recording import Record
+from frostline.records.recording import Paused, Record
+from frostline.records.search_marks import Verdict
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
@@ -30,15 +31,20 @@ from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
 
-Judge = Callable[[int, float], bool]
-"""Is told an epoch, from 1, with its value of what is selected by, and says whether a trial is to stop there."""
+Judge = Callable[[int, float], Verdict]
+"""Is told an epoch, from 1, with its value of what is selected by, and says whether a trial goes on there."""
 
 
 @contextmanager
 def handing_over(folder: Path, record: Record) -> Iterator[None]:
-    """Put the newest checkpoint into the record when the block does not end well: another machine can go on from it."""
+    """Put the newest checkpoint into the record when the block does not end well: another machine can go on from it.
+
+    One that is `Paused` has it in its folder alone: many pause, few go on.
+    """
     try:
         yield
+    except Paused:
+        raise
     except BaseException:
         with suppress(Exception):  # what ended the run matters more
             for path in checkpoint.newest(folder / layout.CHECKPOINT):
@@ -61,7 +67,7 @@ def learn(
     """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to.
 
     `siblings` are runs that this process carries out next and that may share its steps. Where the `judge` says so it
-    ends before its last epoch.
+    ends before its last epoch, or is `Paused` with a checkpoint there.
     """
     origin = {
         "data": setup.data.fingerprint,
@@ -76,27 +82,38 @@ def learn(
     every = setup.config.checkpoint.every_seconds
     keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
     with keeping as keeper, interrupts.deferred():
+
+        def save() -> None:
+            tensors, facts = state.capture(learner, progress)
+            counts = [*(views.seen for views in images.learnt_from), guard.compared]
+            keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
+
         events = fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
-        progress.pruned = _stops(progress, judge, setup.config)  # where it was killed before it could end
-        while not progress.pruned and (event := next(events, None)):
+        verdict = _verdict(progress, judge, setup.config)  # where it was killed before it could end
+        while verdict is Verdict.GO_ON and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 by = METRICS[setup.config.select]
                 progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
                 keep(event, progress.epochs[-1], setup, folder, record, screen)
-                progress.pruned = _stops(progress, judge, setup.config)
+                verdict = _verdict(progress, judge, setup.config)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
-                tensors, facts = state.capture(learner, progress)
-                counts = [*(views.seen for views in images.learnt_from), guard.compared]
-                keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
+                save()
             interrupts.obey()
-    if progress.pruned:
+        if verdict is Verdict.WAIT:
+            save()
+    if verdict is not Verdict.GO_ON:
         guard.check()
-        screen.say(f"  stopped early by search.prune={setup.config.search.prune}")
-        record.tag(layout.PRUNED_TAG, f"after epoch {len(progress.epochs)} by {setup.config.search.prune}")
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
+    if verdict is Verdict.WAIT:
+        screen.say(f"  waits after epoch {len(progress.epochs)} (search.prune={setup.config.search.prune})")
+        raise Paused(len(progress.epochs), progress.seconds)
+    progress.pruned = verdict is Verdict.STOP
+    if progress.pruned:
+        screen.say(f"  stopped early by search.prune={setup.config.search.prune}")
+        record.tag(layout.PRUNED_TAG, f"after epoch {len(progress.epochs)} by {setup.config.search.prune}")
     return progress
 
 
@@ -107,10 +124,12 @@ def _alone(setup: Setup, learner: Learner, images: Images) -> loop.Stepper:
     return Shared(setup.ranks, learner.optimizer, setup.recipe, images.train)
 
 
-def _stops(progress: Progress, judge: Judge | None, config: Config) -> bool:
-    """Return whether a trial is to stop after the epochs that it has; the last one is its end in any case."""
+def _verdict(progress: Progress, judge: Judge | None, config: Config) -> Verdict:
+    """Return what is said of a trial after the epochs that it has; the last one is its end in any case."""
     epoch = len(progress.epochs)
-    return judge is not None and 0 < epoch < config.epochs and judge(epoch, progress.epochs[-1][config.select])
+    if judge is None or not 0 < epoch < config.epochs:
+        return Verdict.GO_ON
+    return judge(epoch, progress.epochs[-1][config.select])
 
 
 def go_on(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,17 +29,17 @@ def as_planned(result: Result) -> bool:
 
 
 def results(
-    folder: Path, runs: Sequence[RunFacts], reasons: Mapping[int, Exception] = _NONE, *, first: int = 0
+    folder: Path, runs: Sequence[RunFacts], reasons: Mapping[int, Exception] = _NONE, which: Iterable[int] | None = None
 ) -> list[Result]:
-    """Return what the `runs` of the sweep in `folder` came to so far, in the order of their numbers, from `first` on.
+    """Return what the `runs` of the sweep in `folder` came to so far: all in the order of their numbers, or `which`.
 
     `reasons` say what kept some from an end.
     """
     jobs = cluster_jobs.by_run(folder)
     told = {each.id: state for each, state in cluster_jobs.states([*jobs.values()])}
     engine = {run: (each, told[each.id]) for run, each in jobs.items()}
-    found = enumerate(runs[first:], first)
-    return [result(folder, n, facts, reasons.get(n), engine.get(facts.folder)) for n, facts in found]
+    numbers = range(len(runs)) if which is None else which
+    return [result(folder, n, runs[n], reasons.get(n), engine.get(runs[n].folder)) for n in numbers]
 
 
 def result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -108,6 +108,7 @@ class Foreign:
         """Give `launcher` batches of `size` jobs, None for one of all."""
         self._launcher, self._size, self._config = launcher, size, config
         self._jobs: list[list[str]] = []
+        self._launched: set[int] = set()
 
     def start(self, config: Config) -> None:
         """Leave it to the launcher."""
@@ -126,20 +127,28 @@ class Foreign:
     def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done.
 
+        Jobs that were launched before, and go on, are launched one by one.
+
         A launcher that gives a batch up, since a job of its was cancelled or its worker killed, takes nothing from what
         the jobs have written, nor from the batches after it.
         """
-        size, returned, given_up = self._size or len(self._jobs), dict[int, JobReturn](), dict[int, Exception]()
-        for first in range(min(jobs, default=0), len(self._jobs), size):
-            batch = self._jobs[first : first + size]
-            numbers = range(first, first + len(batch))
-            if jobs.keys().isdisjoint(numbers):
-                continue
+        returned, given_up = dict[int, JobReturn](), dict[int, Exception]()
+        for numbers in self._batches(jobs.keys()):
+            batch = self._jobs[numbers.start : numbers.stop]
             try:
-                returned |= enumerate(self._launcher.launch(batch, initial_job_idx=first), first)
+                returned |= enumerate(self._launcher.launch(batch, initial_job_idx=numbers.start), numbers.start)
             except Exception as error:
                 given_up |= dict.fromkeys(numbers, error)
+            self._launched.update(numbers)
         return given_up | _reasons(returned)
+
+    def _batches(self, jobs: Set[int]) -> list[range]:
+        """Return the numbers of the jobs of each batch that is launched."""
+        size, new = self._size or len(self._jobs), jobs - self._launched
+        starts = range(min(new, default=len(self._jobs)), len(self._jobs), size)
+        batches = [range(start, min(start + size, len(self._jobs))) for start in starts]
+        again = [range(number, number + 1) for number in sorted(jobs & self._launched)]
+        return again + [batch for batch in batches if not new.isdisjoint(batch)]
 
     def leave(self, folder: Path) -> None:
         """Launchers return when all is done."""

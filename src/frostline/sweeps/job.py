@@ -25,8 +25,9 @@ from frostline.core.validation import parse
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, search_marks
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
-from frostline.records.recording import Record, reason_of, recording
+from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
+from frostline.records.search_marks import Verdict
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
@@ -143,6 +144,9 @@ def _carry_out(
             _tell_state(record, result)
     except Busy as busy:
         result = busy_result(number, facts, busy.folder, busy.owner)
+    except Paused as pause:
+        metrics = {EPOCHS: float(pause.epochs), SECONDS: pause.seconds}
+        result = replace(result, status="PAUSED", reason=str(pause), metrics=metrics)
     except KeyboardInterrupt as interrupt:
         result = replace(result, status="KILLED", reason=interrupts.name(interrupt))
         raise
@@ -169,6 +173,8 @@ def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, f
     began = time.monotonic()
     try:
         yield spent
+    except Paused:
+        raise
     except (Exception, SystemExit):
         if record is not None and search_marks.is_trial(result.choices):
             spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}
@@ -183,7 +189,7 @@ def _tell_state(record: Record | None, result: Result) -> None:
         record.tag(layout.STATE_TAG, state)
 
 
-def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], bool] | None:
+def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Verdict] | None:
     """Return what may stop a run early, where it is a trial of a search that prunes."""
     if config.search.prune == "none" or config.dry_run or search_marks.TRIAL not in facts.choices:
         return None

@@ -67,6 +67,9 @@ class Past:
         """Return who works on it: its signs of life are in its folder, and passed on in its tags."""
         if self.place is not None and (there := liveness.holder(self.place, silent=silent)) is not None:
             return there
+        if self.status == "PAUSED" and self.place is not None:  # whether it goes on its search decides
+            search = liveness.living((run_folders.sweep_of(self.place) or self.place) / layout.OWNER, silent=silent)
+            return None if search == liveness.me() else search
         owner, sign = liveness.of_tags(self.tags), self.tags.get(layout.SIGN_TAG)
         if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent):
             return None

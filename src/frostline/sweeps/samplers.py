@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from frostline.core.config import Config, SearchConfig
 from frostline.core.errors import user_error
+from frostline.sweeps.rungs import REDUCTION
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -25,8 +26,6 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
 }
 INDEPENDENT = ("random", "qmc")
 """Samplers to which no trial's result matters, so that all trials can be asked for at once."""
-_REDUCTION = 3
-"""One trial of so many goes on at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and its successors."""
 _SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
 
 
@@ -71,7 +70,7 @@ def given(values: Mapping[str, Any]) -> BaseSampler:
 
 
 def pruner(config: Config) -> BasePruner:
-    """Return what stops trials early; rungs of Hyperband and ASHA are epochs: 1, 3, 9 and so on."""
+    """Return what stops trials early; rungs of Hyperband are epochs: 1, 3, 9 and so on. ASHA is in `rungs`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.search.prune:
@@ -79,10 +78,8 @@ def pruner(config: Config) -> BasePruner:
                 return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
             case "hyperband":
                 return optuna.pruners.HyperbandPruner(
-                    min_resource=1, max_resource=config.epochs, reduction_factor=_REDUCTION
+                    min_resource=1, max_resource=config.epochs, reduction_factor=REDUCTION
                 )
-            case "asha":
-                return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION)
             case "wilcoxon":
                 return optuna.pruners.WilcoxonPruner()
             case _:

@@ -51,6 +51,8 @@ class Search:
     """The digest of each run of the last round."""
     _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
     """By digest of a run that goes on, the trials that have its values."""
+    _twins: list[tuple[Cell, int, int]] = field(default_factory=list)
+    """Trials that have the values of another one whose run may go on later, and which that is."""
     _done: dict[str, Result] = field(default_factory=dict)
     """By digest, what runs came to."""
 
@@ -117,19 +119,27 @@ class Search:
 
     def _trials(self) -> list[PlannedRun]:
         """Return the trials that are next; none where nothing is left, or others have all that is."""
-        while open_cells := [cell for cell in self.cells if self._left(cell)]:
-            share = max(1, math.ceil(self._workers / len(open_cells)))
-            if found := [run for cell in open_cells for run in self._next(cell, share)]:
-                return found  # else all have the values of trials before them
-        return []
+        while True:
+            if open_cells := [cell for cell in self.cells if self._left(cell) or self._may_promote(cell)]:
+                share = max(1, math.ceil(self._workers / len(open_cells)))
+                if found := [run for cell in open_cells for run in self._next(cell, share)]:
+                    return found
+                self._tell_twins()  # all have the values of trials before them
+            elif not [cell for cell in self.cells if cell.study.rungs.conclude()]:
+                return []
 
     def _next(self, cell: Cell, share: int) -> list[PlannedRun]:
         """Return the trials of a cell that are next: those that its study has already, else new ones."""
         if known := self._known(cell):
             return [run for number in known for run in self._taken(cell, number)]
         with cell.study.deciding():
-            asked = [cell.study.ask() for _ in range(self._at_once(cell, share))]
-        return [run for number, values in asked for run in self._planned(cell, number, values)]
+            most = (cell.config.search.batch or share) if self._may_promote(cell) else 0
+            promoted = [(number, cell.study.asked(number), where) for number, where in cell.study.rungs.promote(most)]
+            new = self._at_once(cell, share) - len(promoted)
+            asked = [(*cell.study.ask(), None) for _ in range(new)]
+        return [
+            run for number, values, where in [*promoted, *asked] for run in self._planned(cell, number, values, where)
+        ]
 
     def _taken(self, cell: Cell, number: int) -> Iterator[PlannedRun]:
         """Yield the run of a trial that is there, unless somebody else has it, or had it where it cannot be seen."""
@@ -148,6 +158,14 @@ class Search:
     def _left(self, cell: Cell) -> int:
         """Return how many more trials of a cell may begin, as far as that is known now."""
         return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
+
+    def _may_promote(self, cell: Cell) -> bool:
+        """Return whether a trial of a cell that waits at a rung is good enough to go on, and something is left for it.
+
+        Where trials are counted that is so in any case.
+        """
+        left = cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
+        return left and cell.study.rungs.may_promote()
 
     def _known(self, cell: Cell) -> list[int]:
         """Return the numbers of the trials that the study has and this sweep has not begun; of trials a budget's."""
@@ -176,11 +194,14 @@ class Search:
         It goes on with what was done in the folder of another sweep, if that is `where` it began.
         """
         cell.begun.add(number)
+        if (other := cell.study.rungs.twin_of(number)) is not None:
+            self._twins.append((cell, number, other))
+            return
         folder = cell.folder(number)
         run = self._of(cell, cell.at(values), folder, {search_marks.TRIAL: number}, where)
         key = digest(run.config)
-        if (done := self._done.get(key)) is not None:
-            trial_outcomes.tell(cell, number, done)
+        if (done := self._done.get(key)) is not None and done.status != "PAUSED":
+            self._tell_of(cell, number, done)
         elif key in self._waiting:
             self._waiting[key].append((cell, number))
         else:
@@ -250,12 +271,22 @@ class Search:
         """Tell the studies what came of the runs of the last round."""
         for key, result in zip(self._round, results, strict=True):
             for cell, number in self._waiting.pop(key, []):
-                trial_outcomes.tell(cell, number, result)
+                self._tell_of(cell, number, result)
             self._done[key] = result
         self._round = []
+        self._tell_twins()
         for cell in self.cells if results else ():
             if cell.confirmed is not None:
                 cell.study.sharing.confirmed(cell.confirmed)
+
+    def _tell_of(self, cell: Cell, number: int, result: Result) -> None:
+        """Tell a study what came of a trial; one that waits now may be a run again."""
+        trial_outcomes.tell(cell, number, result)
+        if cell.study.rungs.waits(number):
+            cell.begun.discard(number)
+
+    def _tell_twins(self) -> None:
+        self._twins = [one for one in self._twins if not one[0].study.tell_as(one[1], one[2])]
 
 
 def _is_seen(folder: Path) -> bool:

@@ -18,12 +18,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
+from frostline.records.search_marks import Verdict
 from frostline.sweeps import search_space
+from frostline.sweeps.rungs import Rungs, as_stopped
 from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
+from frostline.sweeps.study_rungs import StudyRungs
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
-from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, spent_of
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -56,6 +59,8 @@ class Study:
             load_if_exists=True,
         )
         self.sharing = Sharing(self._study, storage, sweep)
+        rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "asha" else None
+        self.rungs = StudyRungs(self.trials, storage, self.sharing, rungs)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, in the order of their numbers."""
@@ -64,17 +69,19 @@ class Study:
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial."""
         if self._storage.shared:
-            return self._held()
+            return self._aside({HOLDER: self.sharing.me})
         with self._storage.in_whole():
+            if self.rungs:
+                return self._aside({})
             self._study.sampler = sampler(self._search, len(self.trials()))
             trial = self._study.ask()
             values = {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
         return trial.number, values
 
-    def _held(self) -> tuple[int, dict[str, Any]]:
-        """Return the number and the values of a new trial that from its first moment nobody else takes."""
-        backend, whose = self._storage.backend, {HOLDER: self.sharing.me}
-        asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=whose)
+    def _aside(self, whose: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the number and the values of a new trial that from its first moment is that `whose` it is."""
+        backend = self._storage.backend
+        asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(whose))
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
         number = backend.get_trial_number_from_id(trial_id)
         return number, self._drawn(number)
@@ -84,7 +91,8 @@ class Study:
 
         They are drawn aside, and then written one by one: whoever was killed meanwhile, the next one draws the same.
         """
-        trial_id, others = self.trials()[number]._trial_id, [one for one in self.trials() if one.number != number]
+        trial_id, told = self.trials()[number]._trial_id, (one for one in self.trials() if one.number != number)
+        others = [as_stopped(one) if waits(one) else one for one in told]
         aside = drawn_aside(self._search, self._study.directions, others, self._space, number)
         for name, value in aside.system_attrs.items():  # in which samplers keep what they know
             self._storage.backend.set_trial_system_attr(trial_id, name, value)
@@ -110,9 +118,10 @@ class Study:
     def numbers(self) -> list[int]:
         """Return the numbers of its own trials that are there for this search.
 
-        Of a study in which others have part those are what is over, what nobody carries out any more, and its own.
+        Of a study in which others have part those are what is over, what nobody carries out any more, and its own. What
+        waits at a rung is not.
         """
-        return [trial.number for trial in self._own() if not self.sharing.goes_on_elsewhere(trial)]
+        return [one.number for one in self._own() if not (waits(one) or self.sharing.goes_on_elsewhere(one))]
 
     def is_waited_for(self) -> bool:
         """Return whether others carry out trials of it."""
@@ -142,25 +151,26 @@ class Study:
         `epochs` are the values that led there, if they matter.
         """
         frozen = self.trials()[number]
-        if frozen.state in OVER:
-            return
-        self._write_spent(frozen, spent)
-        if missing := [*range(len(frozen.intermediate_values), len(epochs))]:
-            trial = self._trial(frozen)
-            for epoch in missing:
-                trial.report(epochs[epoch], epoch + 1)
-        self._study.tell(number, values, state)
+        if frozen.state not in OVER:
+            self._storage.mark(frozen, **asdict(spent))
+            self._storage.report(frozen, epochs)
+            self._study.tell(number, values, state)
+
+    def tell_as(self, number: int, other: int) -> bool:
+        """Tell of a trial what is known of another one with its values; return whether that does not go on just now."""
+        like = self.trials()[other]
+        if is_left(like):
+            self.leave(number, NOTHING)
+        elif like.state in OVER or waits(like):
+            state, values = (like.state, like.values) if like.state in OVER else (TrialState.PRUNED, None)
+            self.tell(number, values, state, [*like.intermediate_values.values()], spent_of(like))
+        return is_left(like) or like.state in OVER or waits(like)
 
     def leave(self, number: int, spent: Spent) -> None:
         """Leave a trial whose run failed, by no fault of its values, to whoever takes it next; it took that much."""
         frozen = self.trials()[number]
         if frozen.state not in OVER:
-            self._write_spent(frozen, spent)
-            self._storage.backend.set_trial_user_attr(frozen._trial_id, LEFT, True)
-
-    def _write_spent(self, frozen: FrozenTrial, spent: Spent) -> None:
-        for name, amount in asdict(spent).items():
-            self._storage.backend.set_trial_user_attr(frozen._trial_id, name, amount)
+            self._storage.mark(frozen, **asdict(spent), **{LEFT: True})
 
     def spent(self) -> list[Spent | None]:
         """Return what each trial took, in the order of their numbers; None for those that go on."""
@@ -168,7 +178,8 @@ class Study:
         for trial in own:
             if trial.state in OVER and trial.number not in self._took:
                 self._took[trial.number] = spent_of(trial)
-        return [spent_of(trial) if is_left(trial) else self._took.get(trial.number) for trial in own]
+        at_rest = (is_left(trial) or waits(trial) for trial in own)
+        return [spent_of(one) if rests else self._took.get(one.number) for one, rests in zip(own, at_rest, strict=True)]
 
     def over(self, number: int | None = None) -> bool:
         """Return whether it is known what came of a trial, or of all but those that were left."""
@@ -189,9 +200,11 @@ class Study:
         done = [trial for trial in self._own() if trial.state is TrialState.COMPLETE]
         return max(done, key=rank, default=None)
 
-    def judge(self, number: int) -> Callable[[int, float], bool]:
-        """Return what is told each epoch of a trial with its value, and says whether the trial is to stop there."""
+    def judge(self, number: int) -> Callable[[int, float], Verdict]:
+        """Return what is told each epoch of a trial with its value, and says whether the trial goes on there."""
         frozen = self.trials()[number]
+        if self.rungs:
+            return self.rungs.judge(frozen)
         judged = optuna.load_study(
             study_name=self.name,
             storage=self._storage.backend,
@@ -201,21 +214,17 @@ class Study:
         trial = Trial(judged, frozen._trial_id)
         told = set(frozen.intermediate_values)
 
-        def stops(epoch: int, value: float) -> bool:
+        def verdict(epoch: int, value: float) -> Verdict:
             if frozen.user_attrs.get(STOPPED) == epoch:  # and was killed since
-                return True
+                return Verdict.STOP
             if epoch not in told:
                 trial.report(value, epoch)
-            if stopped := trial.should_prune():
-                trial.set_user_attr(STOPPED, epoch)
-            return stopped
+            if not trial.should_prune():
+                return Verdict.GO_ON
+            trial.set_user_attr(STOPPED, epoch)
+            return Verdict.STOP
 
-        return stops
-
-    def _trial(self, frozen: FrozenTrial) -> Trial:
-        """Return a trial to report to, without drawing anything."""
-        self._study.sampler = optuna.samplers.RandomSampler()
-        return Trial(self._study, frozen._trial_id)
+        return verdict
 
 
 def objectives_of(config: Config) -> list[Objective]:
@@ -223,6 +232,6 @@ def objectives_of(config: Config) -> list[Objective]:
     return several(config.search.objective or [config.select])
 
 
-def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], bool]:
+def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Verdict]:
     """Return what judges a trial, by its number and the name of its study, in the process that carries it out."""
     return Study(storage_of(config.search, sweep), name, config, {}).judge(number)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from frostline.records import liveness
 from frostline.records.liveness import Owner
 from frostline.sweeps.study_storage import Storage
-from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, is_left
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, is_left, waits
 
 _CONFIRMS, _ALIVE = "confirms", "alive"
 """Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
@@ -35,26 +35,29 @@ class Sharing:
 
     def goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
         """Return whether somebody who lives carries a trial out, and not this search."""
-        holder = trial.user_attrs.get(HOLDER, self.me)
-        return not (trial.state in OVER or is_left(trial) or holder == self.me or self._gone(holder))
+        holder, rests = trial.user_attrs.get(HOLDER, self.me), is_left(trial) or waits(trial)
+        return not (trial.state in OVER or rests or holder == self.me or self._gone(holder))
 
     def take(self, number: int) -> Path | None:
         """Have a trial from now on, unless it is over; return the folder of the sweep that had it before, if another's.
 
         Raises `Taken` where somebody else was faster.
         """
-        backend = self._storage.backend
         with self._storage.deciding():
             trial = self._study.get_trials(deepcopy=False)[number]
             if self.goes_on_elsewhere(trial):
                 raise Taken
-            holder = trial.user_attrs.get(HOLDER, self.me)
-            if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
-                backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            if trial.state not in OVER and self._storage.shared:
-                backend.set_trial_user_attr(trial._trial_id, HOLDER, self.me)
-            if is_left(trial):
-                backend.set_trial_user_attr(trial._trial_id, LEFT, False)
+            return self.hold(trial)
+
+    def hold(self, trial: FrozenTrial) -> Path | None:
+        """Do what `take` does, within a block in which nobody else decides."""
+        backend, holder = self._storage.backend, trial.user_attrs.get(HOLDER, self.me)
+        if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
+            backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        if trial.state not in OVER and self._storage.shared:
+            backend.set_trial_user_attr(trial._trial_id, HOLDER, self.me)
+        if is_left(trial):
+            backend.set_trial_user_attr(trial._trial_id, LEFT, False)
         return None if holder["sweep"] == self.me["sweep"] else Path(holder["sweep"])
 
     def confirm(self, number: int) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 from sqlalchemy import make_url
 
 from frostline.core import credentials, files, locks
@@ -59,6 +60,16 @@ class Storage:
         files.write(mark, str(self.own.stat().st_size), sync=True)
         yield
         mark.unlink()
+
+    def mark(self, trial: FrozenTrial, **values: object) -> None:
+        """Write attributes of a trial."""
+        for key, value in values.items():
+            self.backend.set_trial_user_attr(trial._trial_id, key, value)
+
+    def report(self, trial: FrozenTrial, epochs: Sequence[float]) -> None:
+        """Write the values of the first epochs of a trial, as far as they are not there yet."""
+        for epoch in range(len(trial.intermediate_values), len(epochs)):
+            self.backend.set_trial_intermediate_value(trial._trial_id, epoch + 1, float(epochs[epoch]))
 
     def deciding(self) -> AbstractContextManager[object]:
         """Have no other process decide what it does within the block, as far as there is a lock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -200,38 +201,49 @@ class _Sweep:
         self._workers = executor.workers if tracker else 0
         self._file = sweep_record.SweepFile(folder, tracker, search)
         self._facts: list[sweep_record.RunFacts] = []
+        self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
 
-    def carry_out(self, further: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
-        """Carry out further runs, numbered behind those before; return the interrupt if there was one."""
+    def carry_out(self, planned: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
+        """Carry out runs, and return the interrupt if there was one.
+
+        What has no folder yet is numbered behind all before; what has one goes on there, alone.
+        """
         first = len(self._facts)
+        further = [run for run in planned if run.folder not in self._numbers]
+        on = [self._numbers[run.folder] for run in planned if run.folder in self._numbers]
+        self._numbers |= {run.folder: number for number, run in enumerate(further, first)}
         self._executor.settle(self._folder, further)
         facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
         with self._takeover.left_to_others(facts, first) if self._takeover else nullcontext(facts) as own:
             facts = stacked([run.config for run in further], own, self._workers, first=first)
             self._facts += facts
-            self._file.add(facts)
-        jobs = {first + n: facts[n].stack for n in in_order(further) if facts[n].to_do}
-        reasons, interrupt = _run(self._executor, jobs)
+            for number in on:
+                self._facts[number] = replace(self._facts[number], stack=None, of_steps={})
+            self._file.add(facts, {number: self._facts[number] for number in on})
+        numbers = [*on, *(first + number for number in in_order(further))]
+        reasons, interrupt = _run(
+            self._executor, {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
+        )
         self._reasons |= reasons
         return interrupt
 
     def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
         """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
-        before = 0
+        results: list[Result] = []
         self._file.add(())
         try:
-            while following := rounds.following(self.results(before)):
-                before = len(self._facts)
+            while following := rounds.following(results):
                 if (interrupt := self.carry_out(following)) is not None:
                     return interrupt
+                results = self.results(self._numbers[run.folder] for run in following)
         except KeyboardInterrupt as interrupt:
             return interrupt
         return None
 
-    def results(self, first: int = 0) -> list[Result]:
-        """Return what the runs came to so far, in the order of their numbers, from `first` on."""
-        return closing.results(self._folder, self._facts, self._reasons, first=first)
+    def results(self, which: Iterable[int] | None = None) -> list[Result]:
+        """Return what the runs came to so far: all in the order of their numbers, or `which`."""
+        return closing.results(self._folder, self._facts, self._reasons, which)
 
 
 def _open(config: Config, uri: str, artifacts: str | None, root: Path, folder: Path) -> Tracker:

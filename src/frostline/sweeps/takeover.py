@@ -74,7 +74,7 @@ class Takeover:
         keys = [digest(run.config) for run in planned]
         for run in planned:
             if run.elsewhere is not None and (past := resume.of_folder(run.elsewhere)) is not None:
-                self._before.setdefault(past.tags.get(layout.DIGEST_TAG, ""), []).append(past)
+                self._add_given(past)
         known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
         prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
         found = []
@@ -89,6 +89,14 @@ class Takeover:
             job.screen().say(line)
         self._skipped, self._notes = [], []
         return tuple(found)
+
+    def _add_given(self, past: Past) -> None:
+        """Have a run be known that a study gave to this sweep: what waited in the sweep of another one is free now."""
+        key = past.tags.get(layout.DIGEST_TAG, "")
+        others = [
+            one for one in self._before.get(key, ()) if one.tags.get(layout.FOLDER_TAG) != past.tags[layout.FOLDER_TAG]
+        ]
+        self._before[key] = [*others, replace(past, status="KILLED") if past.status == "PAUSED" else past]
 
     @contextmanager
     def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:

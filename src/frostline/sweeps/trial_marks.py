@@ -18,6 +18,17 @@ LEFT = "left"
 STOPPED = "stopped"
 """Attribute of a trial: after which epoch it was to stop. Optuna does not judge a second time at a rung."""
 
+GOAL = "goal"
+"""Attribute of a trial: up to which epoch it may go; up to the first rung where nothing says so."""
+WAITS = "waits"
+"""Attribute of a trial: after which epoch it waits at a rung, unless it may go further by now."""
+
+
+def waits(trial: FrozenTrial) -> bool:
+    """Return whether a trial waits at a rung, and nobody carries it out."""
+    told = trial.user_attrs
+    return trial.state not in OVER and told.get(WAITS, 0) >= told.get(GOAL, 1) and STOPPED not in told
+
 
 def is_left(trial: FrozenTrial) -> bool:
     """Return whether the run of a trial failed, and nobody has taken it since."""
@@ -25,5 +36,5 @@ def is_left(trial: FrozenTrial) -> bool:
 
 
 def spent_of(trial: FrozenTrial) -> Spent:
-    """Return what a trial took that is over or left."""
+    """Return what a trial took that nobody carries out now."""
     return Spent(**{one.name: trial.user_attrs.get(one.name, 0.0) for one in fields(Spent)})

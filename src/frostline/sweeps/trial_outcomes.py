@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 
 
 def tell(cell: Cell, number: int, result: Result) -> None:
-    """Tell a study what came of a trial, if it is over.
+    """Tell a study what came of a trial, if it is over, or that it waits at a rung.
 
     One that diverged is told as stopped early, without a value, which samplers take for worse than any other. One that
-    failed otherwise is left, so that it is run again when the command is typed again, as in a grid.
+    failed otherwise is left, so that it is run again when the command is typed again, as in a grid. One that an earlier
+    search had carried further waits at the rungs even so, for the same trials to come.
     """
     from frostline.sweeps.study import objectives_of
 
+    study, spent = cell.study, Spent.of(result)
     values, state = outcome(result, objectives_of(cell.config))
-    if result.status == "FAILED" and state is None:
-        cell.study.leave(number, Spent.of(result))
-    if state is not None:
-        by = METRICS[cell.config.select]
-        matter = cell.config.search.prune != "none"
-        epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
-        cell.study.tell(number, values, state, epochs, Spent.of(result))
+    by, matter = METRICS[cell.config.select], cell.config.search.prune != "none"
+    epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
+    if result.status in ("PAUSED", "FINISHED") and study.rungs.pauses(number, len(epochs)):
+        study.rungs.pause(number, epochs, spent)
+    elif state is not None:
+        study.tell(number, values, state, epochs, spent)
+    elif result.status == "FAILED":
+        study.leave(number, spent)
 
 
 def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
@@ -53,4 +56,4 @@ def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float
 
 def tells(result: Result) -> bool:
     """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
-    return result.status == "FINISHED" or search_marks.tells_a_search(result)
+    return result.status in ("FINISHED", "PAUSED") or search_marks.tells_a_search(result)

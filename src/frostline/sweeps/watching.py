@@ -132,7 +132,7 @@ class _Shown:
             by = METRICS.get(str(facts.choices.get("select")))
             value = f", {by.words} {by.text(last[by.epoch])}" if by and by.epoch in last else ""
             job.screen().say(f"{name}: epoch {last.get('epoch', len(epochs))}{value}")
-        if result is not None and result.status != "KILLED":  # a killed one may be queued again
+        if result is not None and result.status not in ("KILLED", "PAUSED"):  # which may run again
             self._ended.add(number)
             tested = result.metrics.get("test/accuracy")
             came = f", test accuracy {percent(tested)}" if tested is not None else ""

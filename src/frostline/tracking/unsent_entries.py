@@ -59,6 +59,8 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
                 news.artifacts[path, entry.get("inside")] = None
             case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
                 news.status, news.ended = status, time
+            case {"op": "end", "status": "PAUSED"}:
+                news.status, news.ended = "SCHEDULED", None  # MLflow's word for what runs later
     return news, offset
 
 

@@ -1,0 +1,86 @@
+"""Rungs of asynchronous successive halving, ASHA (Li et al. 2020, arXiv:1810.05934): where trials wait, who goes on.
+
+A rung is an epoch, the 1st, 3rd, 9th and so on, as long as a trial in full has three times as many. A trial waits at
+each, and goes on to the next when it is among the best third of all that came to it, whenever that is. So what looked
+bad at first costs little, and what was good when few were there is judged again when there are many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from frostline.records.search_marks import Verdict
+from frostline.sweeps.trial_marks import GOAL, STOPPED, waits
+
+REDUCTION = 3
+"""One trial of so many goes on at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and its successors."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """Where trials of so many `epochs` wait; more of what is compared is better where the `sign` is 1."""
+
+    epochs: int
+    sign: int
+
+    @property
+    def heights(self) -> list[int]:
+        """The epochs after which a trial waits, and the last one of all."""
+        heights = [1]
+        while heights[-1] * REDUCTION <= self.epochs:
+            heights.append(heights[-1] * REDUCTION)
+        return [*heights[:-1], self.epochs]
+
+    def goal(self, trial: FrozenTrial) -> int:
+        """Return the epoch after which a trial ends for now: where it is to stop, or the next rung."""
+        return int(trial.user_attrs.get(STOPPED) or trial.user_attrs.get(GOAL) or self.heights[0])
+
+    def above(self, trial: FrozenTrial) -> int:
+        """Return the rung behind the one at which a trial waits."""
+        return next(height for height in self.heights if height > self.goal(trial))
+
+    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Verdict]:
+        """Return what is told each epoch of a trial with its value, and says whether it goes on there."""
+        goal, ends = self.goal(trial), Verdict.STOP if STOPPED in trial.user_attrs else Verdict.WAIT
+        return lambda epoch, value: ends if epoch >= goal else Verdict.GO_ON
+
+    def next_up(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """Return the trial of those that wait which goes on first: on the highest rung, and of these the best."""
+        for height in reversed(self.heights[:-1]):
+            ranked = self._ranked(trials, height)
+            for trial in ranked[: len(ranked) // REDUCTION]:
+                if waits(trial) and self.goal(trial) == height:
+                    return trial
+        return None
+
+    def foremost(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """Return the best of those that wait on the highest rung where any does."""
+        for height in reversed(self.heights[:-1]):
+            there = [one for one in self._ranked(trials, height) if waits(one) and self.goal(one) == height]
+            if there:
+                return there[0]
+        return None
+
+    def _ranked(self, trials: Sequence[FrozenTrial], height: int) -> list[FrozenTrial]:
+        """Return the trials that came to a rung, the best first; not what had the values of one before it."""
+
+        def rank(trial: FrozenTrial) -> tuple[float, int]:
+            value = self.sign * trial.intermediate_values[height]
+            return (math.inf if math.isnan(value) else -value, trial.number)
+
+        first = {repr(one.params): one for one in reversed(trials)}.values()
+        return sorted((one for one in first if height in one.intermediate_values), key=rank)
+
+
+def as_stopped(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial that waits as one that was stopped there, as which samplers learn from it."""
+    return create_trial(
+        state=TrialState.PRUNED,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+    )

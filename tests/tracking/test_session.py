@@ -233,6 +233,37 @@ def test_importing_the_module_imports_neither_mlflow_nor_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+LEAN = """
+import sys
+from pathlib import Path
+from frostline.records.recording import recording
+from frostline.tracking import session
+root = Path(sys.argv[1])
+folder, run = root / "sweep", root / "sweep" / "0"
+run.mkdir(parents=True)
+uri = f"sqlite:///{root}/mlflow.db"
+tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name="sweep", tags={})
+with recording(run, name="run", tags={}, params={"lr": 0.1}) as record:
+    record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 10})
+    record.metrics({"train/loss": 0.5}, 1)
+    (run / "config.yaml").write_text("lr: 0.1")
+    record.artifact(run / "config.yaml")
+session.close_sweep(tracker, status="FINISHED", description="", results=[])
+print(*{"mlflow", "pandas", "pyarrow", "scipy", "sklearn", "torch"} & set(sys.modules))
+import pandas
+"""
+
+
+def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LEAN, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mlflow"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.get_run(journal.run_id(tmp_path / "sweep" / "0"))
+    assert (run.info.status, run.data.params["lr"], run.data.metrics["train/loss"]) == ("FINISHED", "0.1", 0.5)
+    assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["digits train"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+
+
 def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert server.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"

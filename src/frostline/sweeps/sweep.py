@@ -131,7 +131,8 @@ def run_planned(
     identity = None if rounds is None else rounds.identity
     many = rounds is None and len(planned) > NAMED
     index = data_index.index([run.config for run in planned]) if many else None  # before anybody looks at the data
-    auto = executor.ask(partial(check, to_check(planned)), (lambda: None) if config.dry_run else server.load)
+    meanwhile = (lambda: None) if config.dry_run else partial(server.load, models=False)
+    auto = executor.ask(partial(check, to_check(planned)), meanwhile)
     planned = settled(planned, auto)
     if claimed:
         liveness.write(folder / layout.OWNER)

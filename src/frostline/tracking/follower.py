@@ -41,7 +41,7 @@ class Follower:
 
     def start(self) -> None:
         """Begin to follow. MLflow is imported first, as two threads that import at once get in each other's way."""
-        server.load()
+        server.load(models=False)
         self._thread = background.start(self._run, name="mirror", died=self._died)
 
     def complete(self, *, patience: float, limit: float) -> bool:

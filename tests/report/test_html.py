@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import re
+import subprocess
+import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -137,6 +139,14 @@ def test_the_page_needs_no_network_and_carries_whole_libraries(tmp_path):
         assert not (attrs.get("src") or attrs.get("href") or "data:").startswith(("http", "//"))
     libraries = [gzip.decompress(base64.b64decode(found.scripts[name])).decode() for name in ("plotly", "tables")]
     assert "Plotly" in libraries[0] and "DataTable" in libraries[1]
+
+
+def test_a_folder_is_reported_on_without_what_only_sweeps_and_notebooks_need(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
+    heavy = {"itables", "matplotlib", "mlflow", "pandas", "plotly", "pyarrow", "torch"}
+    code = f"import sys, frostline; frostline.open(sys.argv[1]).report(); print(*{heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert (folder / "report.html").is_file() and done.stdout.strip() == ""
 
 
 def test_runs_that_failed_or_go_on_are_shown_as_they_are(tmp_path):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
+import importlib.util
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,8 @@ def _row(
 
 @functools.cache
 def _packed(package: str, name: str) -> str:
-    """Return a file of an installed package, gzipped and in base64."""
-    content = resources.files(package).joinpath(name).read_bytes()
+    """Return a file of an installed package, gzipped and in base64; to import itables would import pandas."""
+    found = importlib.util.find_spec(package)
+    assert found and found.submodule_search_locations, package
+    content = Path(found.submodule_search_locations[0], name).read_bytes()
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()

@@ -17,7 +17,6 @@ from scipy.special import log_softmax
 
 from frostline.core.metrics import ACCURACY, METRICS, Metric
 from frostline.report import confusion_matrix, mistakes, predictions
-from frostline.report.measures import measure
 from frostline.runs import evaluation
 
 CLASSES = ("cat", "<script>alert('no')</script>", "naïve Straße", "数字 七", 'quo"te & <b>')
@@ -110,7 +109,7 @@ def _run(
             "cost/backbone_images": 0.0 if parameters < 2e4 else 5e3,
         }
         if by != ACCURACY and (said := predictions.read(str(folder))):
-            measured = measure(by, said.as_said)
+            measured = said.measured(by)
             assert measured is not None
             result["metrics"][by.test] = measured.value
         result["images"] = {"train": 1000, "val": IMAGES, "test": IMAGES}

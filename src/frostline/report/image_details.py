@@ -20,7 +20,6 @@ from frostline.report import confusion_matrix, label_scores, mistakes, predictio
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
-from frostline.report.measures import measure
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import wilson
 
@@ -44,7 +43,7 @@ def of_cell(cell: Cell) -> dict[str, Any]:
             found |= _several_classes(folders[0], said, repeats)
         found["calibration"] = _calibration(said)
         found["over_classes"] = {
-            metric.words: _round(fmean(measured.value for one in said if (measured := measure(metric, one.as_said))))
+            metric.words: _round(fmean(measured.value for one in said if (measured := one.measured(metric))))
             for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := _json(folder / SHIFT))]

@@ -21,6 +21,9 @@ from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 
 Array = npt.NDArray[Any]
 
+RANKED = (AUROC, MAP)
+"""The measures of how well each class's images are ranked, which need scores."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -78,7 +81,7 @@ def measure(metric: Metric, said: Said) -> Measured | None:
     if metric == LOSS and said.loss is not None:
         loss = said.loss.astype(np.float64)
         return Measured(float(loss.mean()), loss - loss.mean(), 0.0)
-    if metric in (AUROC, MAP) and said.scores is not None:
+    if metric in RANKED and said.scores is not None:
         return _over_classes(_auroc if metric == AUROC else _average_precision, said.labels, said.scores)
     return None
 

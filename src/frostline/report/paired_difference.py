@@ -9,7 +9,7 @@ import numpy as np
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.report import predictions, statistics
-from frostline.report.measures import Measured, measure
+from frostline.report.measures import Measured
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import Interval
 
@@ -63,7 +63,7 @@ def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
 
 
 def _measured(said: Predictions | None, by: Metric) -> Measured | None:
-    return measure(by, said.as_said) if said is not None and len(said.ids) else None
+    return said.measured(by) if said is not None and len(said.ids) else None
 
 
 def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:

@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from frostline.core.metrics import Metric
 from frostline.records.layout import PREDICTIONS
-from frostline.report.measures import Array, Said, scores_of
+from frostline.report.measures import RANKED, Array, Measured, Said, measure, scores_of
 from frostline.report.statistics import Floats, Ints
 
 
@@ -42,11 +43,12 @@ class Predictions:
         found = self.said == self.labels
         return found.all(1) if self.multi_label else found
 
-    @property
-    def as_said(self) -> Said:
-        """What measures are computed from."""
-        scores = None if self.logits is None else scores_of(self.logits, self.labels)
-        return Said(self.labels, self.said, self.loss, scores)
+    def measured(self, metric: Metric) -> Measured | None:
+        """Return what `metric` is of them, as `measures.measure` does."""
+        scores = None
+        if self.logits is not None and metric in RANKED:  # they take longer than what needs none
+            scores = scores_of(self.logits, self.labels)
+        return measure(metric, Said(self.labels, self.said, self.loss, scores))
 
 
 def read(folder: str) -> Predictions | None:

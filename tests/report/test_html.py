@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from frostline.records import sweep_record
+from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL
 from frostline.report import calibration, html, page_assets, predictions, statistics
 from frostline.report.verdict import answer
@@ -184,6 +184,17 @@ def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
     assert run["again"] == f"python train.py rerun={1:032x}"
     moved = folder.rename(tmp_path / "moved")
     assert page(moved).data["groups"][0]["contenders"][0]["confusion"]
+
+
+def test_a_run_that_mlflow_heard_of_when_it_was_over_is_linked_there(tmp_path):
+    tracker = {"uri": "https://mlflow.example.org/", "experiment_id": "7", "sweep_run_id": "0" * 32}
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, tracker=tracker)
+    written = folder / "1" / "result.json"
+    written.write_text(json.dumps(json.loads(written.read_text()) | {"run_id": None}))
+    assert page(folder).data["runs"][1]["mlflow"] is None
+    journal.set_position(folder / "1", journal.MirrorPosition("a" * 32, 100))
+    run = page(folder).data["runs"][1]
+    assert "/runs/" + "a" * 32 in run["mlflow"] and run["again"] == f"python train.py rerun={'a' * 32}"
 
 
 def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):

@@ -13,9 +13,9 @@ from typing import Any
 from frostline.core import files
 from frostline.core.errors import user_error
 from frostline.records import journal, layout, liveness, run_folders
-from frostline.records.layout import RESULT, SWEEP
+from frostline.records.layout import SWEEP
 from frostline.records.recording import GONE, end
-from frostline.records.result import Result
+from frostline.records.result import Result, read_result
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,7 @@ def _gone(beat: Path) -> bool:
 def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any]) -> Result:
     own = sweep / folder
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
-    try:
-        found = Result.of(files.read_json(own / RESULT))
-    except (OSError, ValueError):
+    if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
     return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
+from pathlib import Path
 
 from frostline.commands import CALLED, Parser
 from frostline.core import project
@@ -15,12 +17,13 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     from frostline.core import credentials, plugins
     from frostline.core.errors import user_error
+    from frostline.models import weights
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
     from frostline.sweeps.find_weights import found
     from frostline.tracking import registry, server
 
-    with found(options.run) as run:
+    with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
         if run.note:
             print(f"frostline: {run.note}", file=sys.stderr)
         result, network = run.result, predict.load(run.folder, device="cpu")
@@ -31,7 +34,7 @@ def main(arguments: list[str]) -> int:
         version = registry.register(
             uri,
             result.run_id,
-            [run.folder / layout.CONFIG, run.folder / layout.BEST],
+            [run.folder / layout.CONFIG, weights.whole(run.folder / layout.BEST, Path(scratch))],
             name=options.name,
             description=f"{network.model.name} on {network.config.data.name}: {result.name}",
             library=plugins.distribution(plugins.MODELS, network.model.name) or network.model.library,

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+WHOLE, LEARNED = "whole", "learned"
+"""What a run keeps of its best weights."""
+
 
 @dataclass
 class ModelConfig:
@@ -409,6 +412,9 @@ class Config:
     mean over classes)."""
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
+    save_weights: str = field(default=WHOLE, kw_only=True)  # which records from before it was there mean
+    """`whole`: the file of a run's best weights has all of them; `learned`: those that the run could change, and the
+    rest lies once in the sweep's folder, for all runs that begin with it."""
     trials: int
     """The budget of a search: how many runs each cell has to find the best values of what is given a range.
 
@@ -431,6 +437,8 @@ class Config:
     tracking: TrackingConfig
 
 
+BASES = "weights"
+"""In a sweep's folder, and among its artifacts: that of the weights with which runs began that keep what they learn."""
 EMBEDDED = ("digits", "glyphs")
 """Sources of pictures that lie in no folder."""
 OWN_FILES = ("folder", "table", "hub", "shards")

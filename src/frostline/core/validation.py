@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from frostline.core import untrusted
-from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
+from frostline.core.config import KEPT, LEARNED, WHOLE, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
 from frostline.core.config_keys import SOLVERS, flat, trains_head_alone, value_of, with_values
 from frostline.core.errors import UserError, means_null, unknown_key, user_error
 from frostline.core.metrics import ACCURACY, METRICS
@@ -99,6 +99,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cluster.check", ("job", "here")),
     ("precision", ("auto", "fp32", "bf16")),
     ("compile", ("auto", "on", "off")),
+    ("save_weights", (WHOLE, LEARNED)),
     ("schedule.name", ("constant", "cosine", "onecycle", "step")),
     ("schedule.span", ("phase", "run")),
     ("train.loss", ("cross_entropy", "focal", "bce")),

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from frostline.core.errors import UserError, user_error
-from frostline.models import state_dicts
+from frostline.models import base_weights, state_dicts
 from frostline.models.input_spec import CROPS
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 from frostline.store.tensorfile import METADATA
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
@@ -72,7 +72,8 @@ def content(path: Path) -> Any:
     """Return what a file of weights holds, on the CPU: of a safetensors file its tensors by name.
 
     Pickles are read with `weights_only=True`. UserError where a file is damaged, holds objects that are neither
-    tensors nor plain values, or is a TorchScript archive.
+    tensors nor plain values, or is a TorchScript archive. Where a run's file holds what it learned, the rest is read
+    from where its sweep keeps that.
     """
     if path.suffix != ".safetensors" and _is_torchscript(path):
         way = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
@@ -80,9 +81,13 @@ def content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                own = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            base = base_weights.named(path)
+            return own if base is None else {**base_weights.read(path, base), **own}
         with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as problem:
         what = f" ({named[1]})" if (named := re.search(r"GLOBAL ([\w.]+)", str(problem))) else ""
         expected = f"tensors and plain values only, and this file holds other objects too{what}; save the state dict"
@@ -116,7 +121,19 @@ def metadata_of(path: Path) -> dict[str, Any]:
         raise user_error(
             "model.weights", path, "a file whose header says model, classes and input as a run writes them"
         )
+    metadata.pop(base_weights.KEY, None)
     return metadata
+
+
+def whole(path: Path, folder: Path) -> Path:
+    """Return the file of a run's weights if it has all of them, else one in `folder` that does, with the same name.
+
+    That has the bytes which the run would have written with `save_weights=whole`.
+    """
+    if base_weights.named(path) is None:
+        return path
+    tensorfile.save(folder / path.name, content(path), metadata_of(path))
+    return folder / path.name
 
 
 def _describes_a_network(metadata: object) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from frostline.core import config
+
 RESULT = "result.json"
 """Of a run: how it ended, and its metrics."""
 CONFIG = "config.yaml"
@@ -21,7 +23,7 @@ UNTRACKED = "untracked.json"
 METRICS = "metrics.jsonl"
 """Of a run: a line per epoch."""
 BEST = "best.safetensors"
-"""Of a run: its weights at the best epoch by validation."""
+"""Of a run: its weights at the best epoch by validation, or what of them it learned, see `BASES`."""
 ADAPTER = "adapter"
 """Of a run, and among its artifacts: the folder of its adapters alone, as other programs read them."""
 CHECKPOINT = "checkpoint"
@@ -80,6 +82,9 @@ OWNER_LOCK = ".owner.lock"
 MIRROR_LOCK = ".mirror.lock"
 """Of a sweep: held by whoever mirrors it, so for as long as the sweep's process lives."""
 
+BASES = config.BASES
+"""Of a sweep, and among its artifacts: the folder of the weights with which its runs began, where those keep what they
+learned alone."""
 DATA = "data_index.json"
 """Of a sweep of many runs: what the system said of the files of its data before they were looked at."""
 
@@ -87,7 +92,7 @@ OF_RECORD = (RECORD, MIRRORED)
 """Files that are about the record and no part of it."""
 OF_OWNER = (BEAT, RUN_LOCK)
 """Files that are about who has a run and no part of it."""
-OF_SWEEP = (REPORT, RESULTS, PLOTS, SWEEP, STUDY, JOBS, OWNER, DATA, *OF_RECORD)
+OF_SWEEP = (REPORT, RESULTS, PLOTS, SWEEP, STUDY, JOBS, OWNER, DATA, BASES, *OF_RECORD)
 """What the sweep itself leaves, beside the folders of its runs."""
 
 SWEEP_TAG = "frostline.sweep"

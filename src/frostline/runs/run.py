@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core import files, machine
-from frostline.core.config import KEPT, Config
+from frostline.core.config import KEPT, LEARNED, Config
 from frostline.core.errors import user_error
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.data import loading
-from frostline.models import adapters, build, freezing, kept_adapters, peft_layout
+from frostline.models import adapters, base_weights, build, freezing, kept_adapters, peft_layout
 from frostline.models.freezing import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -50,7 +50,7 @@ from frostline.store.mapped import DamagedEntry
 from frostline.store.tensorfile import Draft
 from frostline.training import state
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
-from frostline.training.state import Progress
+from frostline.training.state import Learner, Progress
 
 _MOST = 0.8
 """Share of one class in train from which on accuracy hides how the others do."""
@@ -71,20 +71,22 @@ def execute(
     fetch: Fetch = no_runs,
     siblings: Callable[[], Sequence[Config]] = tuple,
     judge: Judge | None = None,
+    sweep: Path | None = None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Carry out one run in `folder` and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
     `folder`, else in the folder `previous`, if one is there. `siblings` are runs that this process carries out next and
     that differ from it in what steps alone read: their heads may be trained in lockstep with its own. A `judge` may end
-    it before its last epoch: it is finished then, with what it has.
+    it before its last epoch: it is finished then, with what it has. In the folder of its `sweep`, else in its own, lies
+    what runs with `save_weights=learned` share.
 
     What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
     changes no bit; UserError if it does not fit so either. What turns out to be damaged in the store is made again.
     """
 
     def attempt(config: Config) -> _Made:
-        return _attempt(config, name, folder, record, screen, previous, fetch, siblings, judge)
+        return _attempt(config, name, folder, record, screen, previous, fetch, siblings, judge, sweep or folder)
 
     try:
         return _within_memory(config, attempt, screen)
@@ -117,6 +119,7 @@ def _attempt(
     fetch: Fetch,
     siblings: Callable[[], Sequence[Config]],
     judge: Judge | None,
+    sweep: Path,
 ) -> tuple[dict[str, float], dict[str, int]]:
     at_hand = same_network.of_process().take
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch, at_hand=at_hand)
@@ -128,7 +131,7 @@ def _attempt(
     with (
         handing_over(folder, record),
         others(setup, learner, folder) as setup,
-        draft_of(setup, folder) as draft,
+        draft_of(setup, learner, folder, sweep) as draft,
     ):
         merged = adapters.touched(setup.model.module)  # of what stays, nothing
         if config.freeze_mode.solver != "knn":
@@ -250,12 +253,19 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
         record.tag(key, value)
 
 
-def draft_of(setup: Setup, folder: Path) -> Draft:
-    """Return the file of the best weights, to be written."""
-    data = setup.data
+def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft:
+    """Return the file of the best weights, to be written; what of them is no part of it is in `sweep` by then."""
+    data, module = setup.data, setup.model.module
     of_data = {"levels": asdict(data.levels), **({"multi_label": True} if data.multi_label else {})}
     facts = {**build.metadata(setup.model, data.classes), **of_data}
-    return Draft(folder / layout.BEST, adapters.without(setup.model.module), facts)
+    tensors = adapters.without(module)
+    if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # which keeps no weights
+        base = base_weights.base_of(module, setup.model.structure.heads)
+        left = base.keys() - learner.moving - adapters.touched(module)
+        if any(isinstance(base[name], nn.Parameter) for name in left):
+            facts[base_weights.KEY] = base_weights.keep(base, sweep / layout.BASES)
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
+    return Draft(folder / layout.BEST, tensors, facts)
 
 
 def conclude(

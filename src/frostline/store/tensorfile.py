@@ -88,7 +88,8 @@ class Draft:
 
     def begin(self, still: Mapping[str, Tensor]) -> None:
         """Begin with what is there, if most of it is `still`, i.e. will not change until the file is finished."""
-        if 2 * _size(still) > _size(self._tensors):
+        held = {name: tensor for name, tensor in still.items() if name in self._tensors}
+        if 2 * _size(held) > _size(self._tensors):
             self._begun = self._aside.submit(write, self._partial, self._tensors, self._metadata)
 
     def finish(self, moved: Mapping[str, Tensor]) -> Future[str]:

@@ -14,7 +14,7 @@ from frostline.core import project, untrusted
 from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
-from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
+from frostline.records.layout import BASES, BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
 from frostline.report.cells import cells
 from frostline.sweeps import catalog
@@ -62,7 +62,10 @@ def weights(config: Config, folder: Path) -> Path:
         if (kind := _setting(run.folder / CONFIG, "adapter", "kind")) in KEPT:
             told = f"a run that left a plain network, and {run.result.name} kept what it put into it ({kind})"
             raise name.wrong(f"{told}: predict, export and register take that as it is")
-        return Path(shutil.copyfile(run.folder / BEST, folder / BEST))
+        from frostline.models.weights import whole  # imports torch
+
+        file = whole(run.folder / BEST, folder)
+        return file if file.parent == folder else Path(shutil.copyfile(file, folder / BEST))
 
 
 def find(name: Name, fetched: Path, uri: str | None = None) -> Trained:
@@ -136,7 +139,17 @@ def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> T
             download.fetch_artifact(uri, result.run_id or "", file, folder)
     except UserError:
         raise _weightless(name, result, folder) from None
+    _fetch_base(uri, result.run_id or "", folder)
     return Trained(folder, replace(result, folder=str(folder)), note, uri)
+
+
+def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
+    """Put beside a run's weights, in `folder`, what its sweep has of them, if they are not whole."""
+    from frostline.models import base_weights  # imports torch
+
+    if (digest := base_weights.named(folder / BEST)) is not None:
+        sweep, _ = query.parent_sweep(uri, run_id)
+        download.fetch_artifact(uri, sweep, f"{BASES}/{base_weights.name_of(digest)}", folder)
 
 
 def _read(folder: Path) -> Result | None:

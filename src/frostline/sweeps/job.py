@@ -138,6 +138,7 @@ def _carry_out(
                 fetch=find_weights.weights,
                 siblings=functools.partial(stacks.siblings, order.config, number, shared.runs),
                 judge=_judge(order.config, facts, sweep),
+                sweep=sweep,
             )
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)

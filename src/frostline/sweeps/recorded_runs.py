@@ -27,8 +27,9 @@ from frostline.sweeps.catalog import Name
 from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
-_FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run"))  # a rerun is a whole one
-_FROM_RECORD = ("device", "data.root", "data.download")
+_FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run", "save_weights"))
+"""A rerun is a whole one, and writes the file that the run wrote: its bytes are proof."""
+_FROM_RECORD = ("device", "data.root", "data.download", "save_weights")
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
 
 

@@ -31,6 +31,8 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
         experiment = client.get_run(run_id).info.experiment_id
         tracker = {"uri": uri, "experiment_id": experiment, "sweep_run_id": run_id}
         (folder / layout.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
+        for base in files(uri, run_id, layout.BASES):
+            fetch_artifact(uri, run_id, base, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):
             own.mkdir()
             # a sweep that ended while MLflow was slow did not know all of them

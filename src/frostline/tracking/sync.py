@@ -13,7 +13,8 @@ from filelock import Timeout
 from frostline.core import files, locks
 from frostline.core.errors import UserError
 from frostline.records import journal, run_folders
-from frostline.records.layout import MIRROR_LOCK, RECORD, SWEEP
+from frostline.records.layout import BASES, MIRROR_LOCK, RECORD, SWEEP
+from frostline.records.recording import Record
 from frostline.records.sweep_record import end_the_dead, going_on, with_record
 from frostline.tracking import server
 from frostline.tracking.mirror import Mirror
@@ -38,6 +39,7 @@ class SweepMirror:
         """When runs were first seen to go on."""
         self._listed: tuple[int, ...] = ()
         self._runs: list[Path] = []
+        self._bases: tuple[int, ...] = ()
 
     def bring(self, *, at_once: bool = True) -> None:
         """Send what MLflow does not have, the sweep first, since runs are recorded under it.
@@ -53,6 +55,7 @@ class SweepMirror:
                 uri, place.root, place.experiment, place.artifacts, insist=self._fresh
             )
             self.moved = time.monotonic()
+        self._hand_in_bases()
         for folder in self._folders():
             if (mirror := self._mirrors.get(folder)) is None:
                 mirror = self._mirrors[folder] = Mirror(folder, fresh=self._fresh)
@@ -70,6 +73,16 @@ class SweepMirror:
             self.moved = time.monotonic()
         if refused is not None:
             raise refused
+
+    def _hand_in_bases(self) -> None:
+        """Make the weights with which runs began artifacts of the sweep's record: runs do not write into that."""
+        if (state := files.facts(str(self.folder / BASES))) == self._bases:
+            return
+        known = {entry.get("path") for entry, _ in journal.notes(self.folder) if entry["op"] == "artifact"}
+        for file in sorted((self.folder / BASES).glob("*.safetensors")):
+            if str(file.relative_to(self.folder)) not in known:
+                Record(self.folder).artifact(file, BASES)
+        self._bases = state
 
     def _folders(self) -> list[Path]:
         """Return the folders with a record; which runs there are is read again when the sweep's file was replaced."""

@@ -1,0 +1,111 @@
+"""Weights with which many runs begin, kept once: a file of what a run learned names the rest by its sha256.
+
+That is the sha256 of `hashing.of_tensors`, which is known of weights that come from a file before they are written: a
+run that finds its base there writes, reads and hashes nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from frostline.core import locks
+from frostline.core.config import BASES
+from frostline.core.errors import UserError
+from frostline.models import adapters, freezing
+from frostline.models.state_dicts import within
+from frostline.store import hashing, tensorfile
+from frostline.store.tensorfile import METADATA
+
+KEY = "base"
+"""Of a file's metadata: the sha256 of the tensors that belong to its own and lie elsewhere."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def base_of(module: nn.Module, heads: Sequence[str]) -> dict[str, Tensor]:
+    """Return what runs of a network begin with, whatever they then learn: all of it but its heads and adapters.
+
+    It is the same for all freeze modes, seeds of a new head and numbers of classes. Its tensors are the module's own.
+    """
+    plain = adapters.without(module).keys()
+    return {
+        name: tensor
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if name in plain and not within(name, heads) and freezing.ADAPTER not in name.split(".")
+    }
+
+
+def keep(tensors: Mapping[str, Tensor], folder: Path) -> str:
+    """Return the sha256 of `tensors`, whose file is in `folder` by then; many processes and hosts may want it at once.
+
+    The file appears whole or not at all, and is written by one of them.
+    """
+    digest = hashing.of_tensors(tensors)
+    file = folder / name_of(digest)
+    if not file.exists():
+        folder.mkdir(exist_ok=True)
+        with locks.held(folder / ".lock"):
+            if not file.exists():
+                _write(file, {name: tensor.detach() for name, tensor in tensors.items()})
+    return digest
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    partial = file.with_name(".part")  # of a process that was killed it is written anew
+    try:
+        tensorfile.write(partial, tensors, {})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def name_of(digest: str) -> str:
+    """Return what the file of weights with this sha256 is called."""
+    return f"{digest}.safetensors"
+
+
+def named(path: Path) -> str | None:
+    """Return the sha256 of the weights that a safetensors file needs beside its own, None where it has all.
+
+    UserError where it names something else.
+    """
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(METADATA, "{}")
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):  # said to be wrong by whoever reads all of it
+        return None
+    digest = said.get(KEY) if isinstance(said, dict) else None
+    if digest is None or (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+        return digest
+    raise UserError(f"{path}: expected a sha256 of the weights that belong to it, and it says {str(digest)[:80]!r}")
+
+
+def read(path: Path, digest: str) -> dict[str, Tensor]:
+    """Return by name the tensors with this sha256, which the file at `path` names.
+
+    They lie beside it, or in the folder of its sweep: `weights/` in a folder above. UserError, a line, where they do
+    not, or are others.
+    """
+    name = name_of(digest)
+    above = dict.fromkeys((*path.absolute().parents, *path.resolve().parents))
+    places = [path.absolute().parent / name, *(folder / BASES / name for folder in above)]
+    file = next((place for place in places if place.is_file()), None)
+    needs = f"{path} holds what a run learned, and needs {BASES}/{name} of its sweep"
+    if file is None:
+        raise UserError(f"{needs}: expected that in a folder above it, or {name} beside it, and it is in none")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+        sha256 = hashing.of_tensors(found)
+    except Exception as problem:  # hostile bytes can make a parser raise anything
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise UserError(f"{needs}: {file} is damaged ({reason}), expected tensors with the sha256 {digest}") from None
+    if sha256 != digest:
+        raise UserError(f"{needs}: {file} is damaged, its tensors have the sha256 {sha256}")
+    return found

@@ -1,0 +1,151 @@
+"""Weights with which runs begin lie once, whoever writes them, and a file that needs them finds them or says which."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from frostline.core.errors import UserError
+from frostline.models import base_weights, weights
+from frostline.models.build import build
+from frostline.models.weights import GLYPHS
+from frostline.store import hashing, tensorfile
+
+FACTS = {"model": "small", "classes": ["a", "b"], "size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+FACTS["interpolation"] = "bilinear"
+
+
+def tensors() -> dict[str, Tensor]:
+    return {"conv.weight": torch.arange(6.0).reshape(2, 3), "norm.num_batches_tracked": torch.tensor(7)}
+
+
+@pytest.fixture
+def learned(tmp_path: Path) -> Path:
+    """What a run of a sweep learned, beside which the sweep has the rest."""
+    (run := tmp_path / "sweep" / "lr=0.1" / "0").mkdir(parents=True)
+    base = base_weights.keep(tensors(), tmp_path / "sweep" / "weights")
+    own = {"conv.weight": torch.ones(2, 3), "fc.weight": torch.zeros(2)}
+    tensorfile.save(run / "best.safetensors", own, {**FACTS, "base": base})
+    return run / "best.safetensors"
+
+
+def base_file(learned: Path) -> Path:
+    (found,) = (learned.parents[2] / "weights").glob("*.safetensors")
+    return found
+
+
+def test_what_a_run_learned_stands_in_place_of_what_it_began_with(learned: Path, tmp_path: Path) -> None:
+    found = weights.read(learned)
+    assert found.keys() == {"conv.weight", "fc.weight", "norm.num_batches_tracked"}
+    assert found["conv.weight"].eq(1).all() and found["norm.num_batches_tracked"] == 7
+    assert weights.metadata_of(learned) == FACTS
+    whole = weights.whole(learned, tmp_path)
+    assert whole == tmp_path / "best.safetensors" and base_weights.named(whole) is None
+    assert load_file(whole).keys() == found.keys() and weights.metadata_of(whole) == FACTS
+    assert weights.whole(whole, tmp_path / "nowhere") == whole
+
+
+def test_it_is_found_in_any_folder_above_and_beside(learned: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.move(learned.parents[2], tmp_path / "moved elsewhere"))
+    file = moved / "lr=0.1" / "0" / "best.safetensors"
+    assert len(weights.read(file)) == 3
+    shutil.move(base_file(file), file.parent)
+    assert len(weights.read(file)) == 3
+    (tmp_path / "link").symlink_to(file.parent)
+    assert len(weights.read(tmp_path / "link" / "best.safetensors")) == 3
+
+
+def test_its_file_is_named_by_its_tensors_and_is_weights_of_its_own(tmp_path: Path) -> None:
+    network = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=3, seed=0)
+    base = base_weights.base_of(network.module, network.structure.heads)
+    digest = base_weights.keep(base, tmp_path)
+    assert digest == hashing.of_tensors(load_file(tmp_path / f"{digest}.safetensors"))
+    other = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=1)
+    assert base_weights.keep(base_weights.base_of(other.module, other.structure.heads), tmp_path) == digest
+    again = build("shufflenet_v2_x0_5", weights=str(tmp_path / f"{digest}.safetensors"), num_classes=3, seed=0)
+    for name, tensor in network.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name]), name
+    assert base.keys() == load_file(GLYPHS).keys()
+
+
+def _keep(folder: Path, ready: Any) -> None:
+    ready.wait()
+    base_weights.keep({"w": torch.zeros(1 << 20), **tensors()}, folder)
+
+
+def test_many_processes_that_want_it_at_once_leave_one_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Barrier(4)
+    many = [context.Process(target=_keep, args=(tmp_path / "weights", ready)) for _ in range(4)]
+    for one in many:
+        one.start()
+    for one in many:
+        one.join(60)
+    assert [one.exitcode for one in many] == [0] * 4
+    names = sorted(path.name for path in (tmp_path / "weights").iterdir())
+    assert len(names) == 2 and names[0] == ".lock"
+    assert hashing.of_tensors(load_file(tmp_path / "weights" / names[1])) == names[1].removesuffix(".safetensors")
+
+
+def test_it_is_not_written_again_and_half_of_it_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorfile, "write", fails)
+        with pytest.raises(OSError, match="no space"):
+            base_weights.keep(tensors(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    (tmp_path / ".part").write_bytes(b"of a process that was killed")
+    digest = base_weights.keep(tensors(), tmp_path)
+    monkeypatch.setattr(tensorfile, "write", fails)
+    assert base_weights.keep(tensors(), tmp_path) == digest
+    assert not (tmp_path / ".part").exists()
+
+
+def _gone(file: Path) -> None:
+    file.unlink()
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _changed(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _other(file: Path) -> None:
+    tensorfile.save(file, {"conv.weight": torch.zeros(1)}, {})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(_gone, "it is in none"), (_cut, "is damaged ("), (_changed, "have the sha256"), (_other, "have the sha256")],
+)
+def test_what_is_missing_or_damaged_is_one_line_that_names_it(learned: Path, damage: Any, said: str) -> None:
+    file = base_file(learned)
+    damage(file)
+    with pytest.raises(UserError) as refused:
+        weights.read(learned)
+    line = str(refused.value)
+    assert "\n" not in line and said in line
+    assert line.startswith(f"{learned} holds what a run learned, and needs weights/{file.name} of its sweep")
+
+
+@pytest.mark.parametrize("named", ["../../secret", "", "F" * 64, 7, ["a" * 64], "a" * 65])
+def test_what_is_no_sha256_is_refused(tmp_path: Path, named: object) -> None:
+    file = tmp_path / "best.safetensors"
+    tensorfile.save(file, tensors(), {**FACTS, "base": named})
+    with pytest.raises(UserError, match="expected a sha256 of the weights that belong to it"):
+        weights.read(file)

@@ -1,0 +1,121 @@
+"""What a run learned, and what all of a sweep begin with, are together what a run keeps that keeps all, to the byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from safetensors.torch import load_file
+
+from frostline.models import base_weights, weights
+from frostline.records import provenance
+from frostline.records.layout import BEST
+from frostline.records.recording import Record
+from frostline.report import confusion_plot
+from frostline.runs import run, same_network
+from frostline.store import hashing
+from small import SMALL, TINY, Memory, Told, compose
+
+VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=160", "data.limit=16")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
+
+
+def execute(sweep: Path, name: str, *overrides: str) -> Path:
+    """Return the file of the weights of a run, in a process of its own as far as networks are kept."""
+    same_network.of_process.cache_clear()
+    (folder := sweep / name).mkdir(parents=True, exist_ok=True)
+    provenance.write(folder, provenance.software([]))
+    common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told()), "sweep": sweep}
+    run.execute(compose(*SMALL, *overrides), name=name, folder=folder, **common)
+    return folder / BEST
+
+
+def bases(sweep: Path) -> list[Path]:
+    return sorted((sweep / "weights").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (*TINY, "freeze=head"),
+        (*TINY, "freeze=head", "train.ema_decay=0.9"),
+        (*TINY, "freeze=norm", "train.ema_decay=0.9"),
+        (*TINY, "freeze=norm", "freeze_mode.norm_stats=frozen"),
+        (*TINY, "freeze=bias", "train.patience=1"),
+        (*TINY, "freeze=first_stage"),
+        (*TINY, "freeze=last_two_stages"),
+        (*TINY, "freeze=lora"),
+        (*TINY, "freeze=adapter"),
+        (*TINY, "freeze=probe"),
+        (*VIT, "freeze=prompt"),
+        (*VIT, "freeze=ia3"),
+    ],
+    ids=" ".join,
+)
+def test_every_freeze_mode_keeps_what_it_can_change_and_no_more(tmp_path: Path, options: tuple[str, ...]) -> None:
+    whole = execute(tmp_path, "whole", *options)
+    learned = execute(tmp_path, "learned", *options, "save_weights=learned")
+    (base,) = bases(tmp_path)
+    assert base_weights.named(learned) == base.stem
+    own, began, ends = load_file(learned), load_file(base), load_file(whole)
+    assert own.keys() < ends.keys() == own.keys() | began.keys()
+    assert weights.whole(learned, tmp_path).read_bytes() == whole.read_bytes()
+    said = provenance.read(learned.parent)["weights"]
+    assert said["final"] == hashing.of_file(learned)
+    assert said["initial"] == provenance.read(whole.parent)["weights"]["initial"]
+
+
+@pytest.mark.parametrize("mode", ["full", "gradual", "layer_decay"])
+def test_where_all_may_change_the_file_has_all(tmp_path: Path, mode: str) -> None:
+    learned = execute(tmp_path, "learned", *TINY, f"freeze={mode}", "save_weights=learned")
+    whole = execute(tmp_path, "whole", *TINY, f"freeze={mode}")
+    assert learned.read_bytes() == whole.read_bytes() and not bases(tmp_path)
+
+
+def test_neighbours_keep_no_weights_at_all(tmp_path: Path) -> None:
+    assert not execute(tmp_path, "0", *TINY, "freeze=knn", "save_weights=learned").exists() and not bases(tmp_path)
+
+
+def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path: Path) -> None:
+    kinds = ("freeze=head", "freeze=head seed=1", "freeze=bias", "freeze=lora", "freeze=last_stage", "freeze=adapter")
+    for number, overrides in enumerate(kinds):
+        execute(tmp_path, str(number), "save_weights=learned", *overrides.split())
+    (base,) = bases(tmp_path)
+    assert base.stat().st_size > 25 * (tmp_path / "0" / BEST).stat().st_size
+    execute(tmp_path, "other", *TINY, "save_weights=learned")
+    assert len(bases(tmp_path)) == 2
+
+
+def test_a_run_alone_has_it_in_its_own_folder(tmp_path: Path) -> None:
+    (folder := tmp_path / "alone").mkdir()
+    provenance.write(folder, provenance.software([]))
+    common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told())}
+    run.execute(compose(*SMALL, *TINY, "save_weights=learned"), name="a run", folder=folder, **common)
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    assert len(bases(moved)) == 1 and len(weights.read(moved / BEST)) > len(load_file(moved / BEST))
+
+
+def test_a_run_that_ended_before_it_had_weights_goes_on_with_what_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*TINY, "save_weights=learned", "freeze=bias")
+    expected = execute(tmp_path / "calm", "0", *options).read_bytes()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "conclude", killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute(tmp_path, "0", *options)
+    (base,) = bases(tmp_path)
+    written = base.stat()
+    assert not (tmp_path / "0" / BEST).exists()
+    assert execute(tmp_path, "0", *options).read_bytes() == expected
+    assert base.stat() == written and len(weights.read(tmp_path / "0" / BEST)) > len(load_file(tmp_path / "0" / BEST))

@@ -14,7 +14,7 @@ from frostline.core import project, untrusted
 from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
-from frostline.records.layout import BASES, BEST, CONFIG, RUN_PREFIX
+from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
 from frostline.report.cells import cells
 from frostline.sweeps import catalog
@@ -149,7 +149,7 @@ def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
 
     if (digest := base_weights.named(folder / BEST)) is not None:
         sweep, _ = query.parent_sweep(uri, run_id)
-        download.fetch_artifact(uri, sweep, f"{BASES}/{base_weights.name_of(digest)}", folder)
+        download.fetch_base(uri, sweep, base_weights.name_of(digest), folder)
 
 
 def _read(folder: Path) -> Result | None:

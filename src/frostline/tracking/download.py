@@ -32,7 +32,7 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
         tracker = {"uri": uri, "experiment_id": experiment, "sweep_run_id": run_id}
         (folder / layout.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
         for base in files(uri, run_id, layout.BASES):
-            fetch_artifact(uri, run_id, base, folder)
+            fetch_base(uri, run_id, PurePosixPath(base).name, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):
             own.mkdir()
             # a sweep that ended while MLflow was slow did not know all of them
@@ -76,6 +76,13 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
     if not local.is_file() or not local.is_relative_to(folder.resolve()):
         raise user_error("model.weights", wanted, "a file among the run's artifacts")
     return local
+
+
+def fetch_base(uri: str, sweep: str, name: str, folder: Path) -> None:
+    """Put into `folder` what a `sweep` has once for its runs in the file `name`, where these look for it."""
+    fetched = fetch_artifact(uri, sweep, f"{layout.BASES}/{name}", folder)  # MLflow keeps the folder, or does not
+    (folder / layout.BASES).mkdir(exist_ok=True)
+    fetched.replace(folder / layout.BASES / name)
 
 
 def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:

@@ -39,7 +39,7 @@ class SweepMirror:
         """When runs were first seen to go on."""
         self._listed: tuple[int, ...] = ()
         self._runs: list[Path] = []
-        self._bases: tuple[int, ...] = ()
+        self._bases = set[str]()
 
     def bring(self, *, at_once: bool = True) -> None:
         """Send what MLflow does not have, the sweep first, since runs are recorded under it.
@@ -76,13 +76,12 @@ class SweepMirror:
 
     def _hand_in_bases(self) -> None:
         """Make the weights with which runs began artifacts of the sweep's record: runs do not write into that."""
-        if (state := files.facts(str(self.folder / BASES))) == self._bases:
-            return
-        known = {entry.get("path") for entry, _ in journal.notes(self.folder) if entry["op"] == "artifact"}
-        for file in sorted((self.folder / BASES).glob("*.safetensors")):
-            if str(file.relative_to(self.folder)) not in known:
-                Record(self.folder).artifact(file, BASES)
-        self._bases = state
+        there = {str(file.relative_to(self.folder)) for file in (self.folder / BASES).glob("*.safetensors")}
+        if not there <= self._bases:
+            self._bases = {entry["path"] for entry, _ in journal.notes(self.folder) if entry["op"] == "artifact"}
+        for path in sorted(there - self._bases):
+            Record(self.folder).artifact(self.folder / path, BASES)
+        self._bases |= there
 
     def _folders(self) -> list[Path]:
         """Return the folders with a record; which runs there are is read again when the sweep's file was replaced."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 
 from frostline.core.errors import UserError
 from frostline.models import base_weights, weights
@@ -22,15 +22,19 @@ FACTS = {"model": "small", "classes": ["a", "b"], "size": 8, "resize": 8, "mean"
 FACTS["interpolation"] = "bilinear"
 
 
-def tensors() -> dict[str, Tensor]:
-    return {"conv.weight": torch.arange(6.0).reshape(2, 3), "norm.num_batches_tracked": torch.tensor(7)}
+def network(rows: int = 2) -> nn.Module:
+    """A network that begins with the same tensors every time, a buffer among them, and a head."""
+    conv, norm, fc = nn.Linear(3, rows, bias=False), nn.Module(), nn.Linear(rows, 2)
+    nn.init.constant_(conv.weight, 0.5)
+    norm.register_buffer("num_batches_tracked", torch.tensor(7))
+    return nn.ModuleDict({"conv": conv, "norm": norm, "fc": fc})
 
 
 @pytest.fixture
 def learned(tmp_path: Path) -> Path:
     """What a run of a sweep learned, beside which the sweep has the rest."""
     (run := tmp_path / "sweep" / "lr=0.1" / "0").mkdir(parents=True)
-    base = base_weights.keep(tensors(), tmp_path / "sweep" / "weights")
+    base = base_weights.keep(network(), ["fc"], tmp_path / "sweep" / "weights")
     own = {"conv.weight": torch.ones(2, 3), "fc.weight": torch.zeros(2)}
     tensorfile.save(run / "best.safetensors", own, {**FACTS, "base": base})
     return run / "best.safetensors"
@@ -63,21 +67,20 @@ def test_it_is_found_in_any_folder_above_and_beside(learned: Path, tmp_path: Pat
 
 
 def test_its_file_is_named_by_its_tensors_and_is_weights_of_its_own(tmp_path: Path) -> None:
-    network = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=3, seed=0)
-    base = base_weights.base_of(network.module, network.structure.heads)
-    digest = base_weights.keep(base, tmp_path)
+    first = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=3, seed=0)
+    digest = base_weights.keep(first.module, first.structure.heads, tmp_path)
     assert digest == hashing.of_tensors(load_file(tmp_path / f"{digest}.safetensors"))
     other = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=1)
-    assert base_weights.keep(base_weights.base_of(other.module, other.structure.heads), tmp_path) == digest
+    assert base_weights.keep(other.module, other.structure.heads, tmp_path) == digest
     again = build("shufflenet_v2_x0_5", weights=str(tmp_path / f"{digest}.safetensors"), num_classes=3, seed=0)
-    for name, tensor in network.module.state_dict().items():
+    for name, tensor in first.module.state_dict().items():
         assert torch.equal(tensor, again.module.state_dict()[name]), name
-    assert base.keys() == load_file(GLYPHS).keys()
+    assert load_file(tmp_path / f"{digest}.safetensors").keys() == load_file(GLYPHS).keys()
 
 
 def _keep(folder: Path, ready: Any) -> None:
     ready.wait()
-    base_weights.keep({"w": torch.zeros(1 << 20), **tensors()}, folder)
+    base_weights.keep(network(1 << 20), ["fc"], folder)
 
 
 def test_many_processes_that_want_it_at_once_leave_one_file(tmp_path: Path) -> None:
@@ -102,12 +105,12 @@ def test_it_is_not_written_again_and_half_of_it_is_no_file(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(tensorfile, "write", fails)
         with pytest.raises(OSError, match="no space"):
-            base_weights.keep(tensors(), tmp_path)
+            base_weights.keep(network(), ["fc"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     (tmp_path / ".part").write_bytes(b"of a process that was killed")
-    digest = base_weights.keep(tensors(), tmp_path)
+    digest = base_weights.keep(network(), ["fc"], tmp_path)
     monkeypatch.setattr(tensorfile, "write", fails)
-    assert base_weights.keep(tensors(), tmp_path) == digest
+    assert base_weights.keep(network(), ["fc"], tmp_path) == digest
     assert not (tmp_path / ".part").exists()
 
 
@@ -146,6 +149,6 @@ def test_what_is_missing_or_damaged_is_one_line_that_names_it(learned: Path, dam
 @pytest.mark.parametrize("named", ["../../secret", "", "F" * 64, 7, ["a" * 64], "a" * 65])
 def test_what_is_no_sha256_is_refused(tmp_path: Path, named: object) -> None:
     file = tmp_path / "best.safetensors"
-    tensorfile.save(file, tensors(), {**FACTS, "base": named})
+    tensorfile.save(file, {"w": torch.zeros(1)}, {**FACTS, "base": named})
     with pytest.raises(UserError, match="expected a sha256 of the weights that belong to it"):
         weights.read(file)

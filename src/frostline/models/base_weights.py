@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -25,26 +26,34 @@ from frostline.store.tensorfile import METADATA
 KEY = "base"
 """Of a file's metadata: the sha256 of the tensors that belong to its own and lie elsewhere."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_known: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""The sha256 of what networks began with."""
 
 
-def base_of(module: nn.Module, heads: Sequence[str]) -> dict[str, Tensor]:
-    """Return what runs of a network begin with, whatever they then learn: all of it but its heads and adapters.
+def belongs(name: str, heads: Sequence[str]) -> bool:
+    """Return whether a tensor is one with which all runs of a network begin: it is of no head and of no adapter.
 
-    It is the same for all freeze modes, seeds of a new head and numbers of classes. Its tensors are the module's own.
+    Those are the same for all freeze modes, seeds of a new head and numbers of classes.
     """
-    plain = adapters.without(module).keys()
-    return {
-        name: tensor
-        for name, tensor in module.state_dict(keep_vars=True).items()
-        if name in plain and not within(name, heads) and freezing.ADAPTER not in name.split(".")
-    }
+    return not within(name, heads) and freezing.ADAPTER not in name.split(".")
 
 
-def keep(tensors: Mapping[str, Tensor], folder: Path) -> str:
-    """Return the sha256 of `tensors`, whose file is in `folder` by then; many processes and hosts may want it at once.
+def keep(module: nn.Module, heads: Sequence[str], folder: Path) -> str:
+    """Return the sha256 of what runs of a network begin with, whose file is in `folder` by then.
 
-    The file appears whole or not at all, and is written by one of them.
+    `module` has not learned yet but in its heads: it is looked through once. Many processes and hosts may do this at
+    once; the file appears whole or not at all, and is written by one of them.
     """
+    digest = _known.get(module)
+    if digest is None or not (folder / name_of(digest)).exists():
+        plain = adapters.without(module).keys()
+        state = module.state_dict(keep_vars=True)
+        tensors = {name: tensor for name, tensor in state.items() if name in plain and belongs(name, heads)}
+        digest = _known[module] = _kept(tensors, folder)
+    return digest
+
+
+def _kept(tensors: Mapping[str, Tensor], folder: Path) -> str:
     digest = hashing.of_tensors(tensors)
     file = folder / name_of(digest)
     if not file.exists():

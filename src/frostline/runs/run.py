@@ -260,10 +260,11 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
     facts = {**build.metadata(setup.model, data.classes), **of_data}
     tensors = adapters.without(module)
     if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # which keeps no weights
-        base = base_weights.base_of(module, setup.model.structure.heads)
-        left = base.keys() - learner.moving - adapters.touched(module)
-        if any(isinstance(base[name], nn.Parameter) for name in left):
-            facts[base_weights.KEY] = base_weights.keep(base, sweep / layout.BASES)
+        heads = setup.model.structure.heads
+        left = {name for name in tensors if base_weights.belongs(name, heads)}
+        left -= learner.moving | adapters.touched(module)
+        if not left.isdisjoint(name for name, _ in module.named_parameters()):
+            facts[base_weights.KEY] = base_weights.keep(module, heads, sweep / layout.BASES)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
     return Draft(folder / layout.BEST, tensors, facts)
 

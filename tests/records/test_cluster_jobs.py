@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline.records import cluster_jobs, layout, liveness
+from frostline.records import slurm as engine
 from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts
@@ -35,7 +36,7 @@ def slurm(tmp_path, monkeypatch):
         program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{text}'\n{'' if not status else f'exit {status}'}\n")
         program.chmod(0o755)
 
-    monkeypatch.setattr(cluster_jobs, "_answers", {})
+    monkeypatch.setattr(engine, "_answers", {})
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     put("squeue", QUEUE)
     put("sacct", ACCOUNTS)
@@ -106,3 +107,38 @@ def test_what_a_crash_left_of_a_line_hides_no_other_job(tmp_path):
     with (tmp_path / layout.JOBS).open("a") as file:
         file.write('{"engine": "slu')
     assert [job.id for job in cluster_jobs.of(tmp_path)] == ["8_0"]
+
+
+def test_jobs_whose_names_nobody_came_to_noting_are_found_by_what_submitit_keeps_of_them(tmp_path, slurm):
+    queued(tmp_path, "7")
+    (kept := tmp_path / ".jobs").mkdir()
+    (kept / "7_submitted.pkl").touch()
+    cluster_jobs.announce(tmp_path, "slurm", [("0", "1"), ("2",), ("3",)], kept, "typed")
+    assert [job.id for job in cluster_jobs.of(tmp_path)] == ["7"]
+    for member in (10, 0, 9):  # in no order of names or of times
+        (kept / f"8_{member}_submitted.pkl").touch()
+    found = cluster_jobs.of(tmp_path)
+    assert [(job.id, job.runs) for job in found[1:]] == [("8_0", ("0", "1")), ("8_9", ("2",)), ("8_10", ("3",))]
+    assert found[1].log == str(kept / "8_0_0_log.out") and found[1].asked == "typed"
+    cluster_jobs.end(tmp_path, "8_9")  # it says so itself
+    assert {job.id for job in cluster_jobs.of(tmp_path) if job.ended} == {"8_9"}
+
+
+def test_a_run_that_was_not_queued_is_its_first_jobs_and_what_is_queued_later_counts(tmp_path, slurm):
+    first, again = Job("slurm", "6", (), "its.log"), Job("slurm", "8_3", (), "its.log")
+    cluster_jobs.note(tmp_path, [first, Job("slurm", "8_0", ("0",), "its.log")])
+    told = {run: cluster_jobs.why(*found) for run, found in cluster_jobs.in_charge(tmp_path, ["0", "1"]).items()}
+    assert told["0"] == "Slurm job 8_0: RUNNING; its log is its.log"
+    assert told["1"] == "not queued: Slurm job 6, which checks first: OUT_OF_MEMORY; its log is its.log"
+    cluster_jobs.note(tmp_path, [again])
+    assert {job.id for job, _ in cluster_jobs.in_charge(tmp_path, ["0", "1"]).values()} == {"8_3"}
+    cluster_jobs.end(tmp_path, "8_3", refused="lr=x: expected a number")
+    assert cluster_jobs.why(*cluster_jobs.in_charge(tmp_path, ["1"])["1"]) == "not queued: lr=x: expected a number"
+
+
+def test_a_job_that_failed_by_itself_is_told_in_its_own_words_where_slurm_has_none(tmp_path, slurm):
+    slurm("squeue", "9|FAILED|NonZeroExitCode")
+    queued(tmp_path, "9")
+    cluster_jobs.end(tmp_path, "9", stopped="RuntimeError: CUDA error")
+    ((_, state),) = cluster_jobs.states(cluster_jobs.of(tmp_path))
+    assert str(state) == "FAILED (RuntimeError: CUDA error)"

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from frostline.core import files
-from frostline.records import layout
+from frostline.records import layout, slurm
+from frostline.records.slurm import NO_REASON, State
 
-_ALIVE = frozenset(
-    {
-        *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT"),
-        *("STOPPED", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
-    }
-)
-"""States in which a job of Slurm still does something, or will (https://slurm.schedmd.com/squeue.html)."""
-_ASKED = 5.0  # seconds for which an answer of the engine holds
-_PATIENCE = 30.0  # seconds for it to answer
-_TAIL = 4096  # bytes of a log in which its last words stand
-_NONE = ("", "None", "NonZeroExitCode")
+_NO_WORD = ("COMPLETED", "ended", "")
+"""What an engine says of a job that is no more, and ended itself before its runs were done."""
+_PICKLE = "_submitted.pkl"
+"""Behind the name of a job: the file in which submitit keeps what that is to do, from when it is handed over."""
 
 
 @dataclass(frozen=True)
@@ -57,46 +49,86 @@ class Job:
         return f"{'Slurm' if self.engine == 'slurm' else self.engine} job {self.id}"
 
 
-@dataclass(frozen=True)
-class State:
-    """What an engine says of a job."""
-
-    word: str
-    """e.g. `PENDING`, `TIMEOUT`, `CANCELLED by 1000`; empty where it knows nothing of it any more."""
-    reason: str = ""
-    """Its own, e.g. `Resources`; empty for none."""
-    alive: bool = True
-    """Whether the job runs or will."""
-
-    def __str__(self) -> str:
-        """Say it as the engine does."""
-        word = self.word or "unknown to the engine"
-        return word if self.reason in _NONE else f"{word} ({self.reason})"
-
-
 def note(sweep: Path, jobs: Iterable[Job]) -> None:
     """Write down that these jobs carry out runs of the `sweep`."""
-    text = "".join(json.dumps(asdict(job)) + "\n" for job in jobs)  # of an id that is there, what is said last counts
+    _write(sweep, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))  # of an id, what is said last counts
+
+
+def _write(sweep: Path, lines: str) -> None:
     with (sweep / layout.JOBS).open("a") as file:  # several processes may, one after the other
-        file.write(text)
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
+
+
+def announce(sweep: Path, engine: str, runs: Sequence[tuple[str, ...]], folder: Path, asked: str) -> None:
+    """Write down, before jobs of the `sweep` are handed over, the runs of each, and where submitit keeps its files.
+
+    Whoever dies before it could `note` them leaves jobs that only those files name.
+    """
+    told = {"announced": runs, "engine": engine, "folder": str(folder), "asked": asked, "there": [*_kept(folder)]}
+    _write(sweep, json.dumps(told) + "\n")
 
 
 def of(sweep: Path) -> list[Job]:
     """Return the jobs of a `sweep` in the order in which they were handed over; none where it needed none."""
     found: dict[str, Job] = {}
+    announced: dict[str, Any] = {}
+    open_: set[tuple[str, ...]] = set()
     with suppress(OSError):
         for line in (sweep / layout.JOBS).read_text().splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 values = files.parsed(line.encode())
-                found[values["id"]] = Job(**{**values, "runs": tuple(values["runs"])})
+                if "announced" in values:
+                    announced, open_ = values, {tuple(runs) for runs in values["announced"]}
+                    continue
+                job = Job(**{**values, "runs": tuple(values["runs"])})
+                found[job.id] = job
+                open_.discard(job.runs)
+    if open_:
+        found |= {job.id: job for job in _unsaid(announced) if job.id not in found}
     return [*found.values()]
+
+
+def _unsaid(told: Mapping[str, Any]) -> list[Job]:
+    """Return the jobs that were handed over after they were announced, as submitit's files name them."""
+    engine, folder = str(told["engine"]), Path(told["folder"])
+    kept = {id: when for id, when in _kept(folder).items() if id not in told["there"]}
+    order = sorted(kept, key=lambda id: (0.0 if engine == "slurm" else kept[id], *map(int, id.split("_"))))
+    return [
+        Job(engine, id, tuple(runs), str(folder / f"{id}_0_log.out"), str(told["asked"]))
+        for id, runs in zip(order, told["announced"], strict=False)
+    ]
+
+
+def _kept(folder: Path) -> dict[str, float]:
+    """Return the jobs of which submitit keeps a file in its `folder`, by name with the time of that."""
+    found = {file.name.removesuffix(_PICKLE): file for file in folder.glob(f"*{_PICKLE}")}
+    return {id: file.stat().st_mtime for id, file in found.items() if id.replace("_", "").isdigit()}
 
 
 def by_run(sweep: Path) -> dict[str, Job]:
     """Return the latest job of each run of a `sweep`, by the run's folder relative to it."""
     return {run: job for job in of(sweep) for run in job.runs}
+
+
+def in_charge(sweep: Path, runs: Iterable[str]) -> dict[str, tuple[Job, State]]:
+    """Return the latest job of each of these `runs`, given by folder, and what its engine says of it.
+
+    That is the one which checks and queues where it came to nothing before it had queued the run.
+    """
+    wanted, found = [*runs], dict[str, tuple[Job, State]]()
+    for job, state in states(of(sweep)):
+        of_job = job.runs if job.runs or state.alive or (state.word == "COMPLETED" and not job.refused) else wanted
+        found |= dict.fromkeys(of_job, (job, state))
+    return found
+
+
+def why(job: Job, state: State) -> str:
+    """Return in one line what became of a job, and so of its runs."""
+    if job.refused:
+        return f"not queued: {job.refused}"
+    return f"{job if job.runs else f'not queued: {job}, which checks first'}: {state}; its log is {job.log}"
 
 
 def end(sweep: Path, id: str, *, stopped: str | None = None, refused: str | None = None) -> None:
@@ -145,7 +177,7 @@ def read(folder: Path) -> Job | None:
 def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
     """Yield each job with what its engine says of it; where that does not answer, a job counts as alive."""
     of_slurm = [job for job in jobs if job.engine == "slurm" and (not job.ended or job.stopped)]
-    told = _slurm(sorted({job.id.partition("_")[0] for job in of_slurm}))
+    told = slurm.told(sorted({job.id.partition("_")[0] for job in of_slurm}))
     for job in jobs:
         if job.ended and not job.stopped:
             state = State("COMPLETED", alive=False)
@@ -154,72 +186,12 @@ def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
         elif told is None:
             state = State("UNKNOWN", "Slurm does not answer")
         else:
-            state = _of(job, told)
-        if state.word == "FAILED" and state.reason in _NONE:
-            state = replace(state, reason=_last_words(job.log))
-        if job.ended and (state.alive or state.word == "COMPLETED"):  # it closes up in good order
+            state = slurm.of(job.id, told)
+        if state.word == "FAILED" and state.reason in NO_REASON:
+            state = replace(state, reason=slurm.last_words(job.log) or job.stopped or "")
+        if job.ended and (state.alive or state.word in _NO_WORD):  # it closes up in good order
             state = State(f"ended by {job.stopped}", alive=False)
         yield job, state
-
-
-_answers: dict[tuple[str, ...], tuple[float, dict[str, State] | None]] = {}
-
-
-def _slurm(ids: Sequence[str]) -> dict[str, State] | None:
-    """Return what Slurm says of jobs and of the members of arrays, by id; None where it does not answer."""
-    when, told = _answers.get(tuple(ids), (-_ASKED, None))
-    if not ids or time.monotonic() - when < _ASKED:
-        return told if ids else {}
-    told = _queue(ids)
-    if told is not None:  # the queue knows best, but by whom a job was cancelled, and forgets what ended minutes ago
-        told |= {id: state for id, state in _accounting(ids).items() if id not in told or not told[id].alive}
-    _answers[tuple(ids)] = (time.monotonic(), told)
-    return told
-
-
-def _of(job: Job, told: Mapping[str, State]) -> State:
-    """Return what Slurm says of a job; a member of an array that was cancelled before it began is simply not there."""
-    array, _, member = job.id.partition("_")
-    if job.id not in told and member and any(id.startswith(f"{array}_") for id in told):
-        return State("CANCELLED", "before it began", alive=False)
-    return told.get(job.id, State("", alive=False))
-
-
-def _queue(ids: Sequence[str]) -> dict[str, State] | None:
-    """Return what squeue says, one line per member of an array."""
-    asked = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(ids)}"]
-    done = _asked(asked)
-    if done is None or (done.returncode != 0 and "Invalid job id" not in done.stderr):
-        return None
-    return _parsed(done.stdout) if done.returncode == 0 else {}
-
-
-def _accounting(ids: Sequence[str]) -> dict[str, State]:
-    """Return what sacct says; nothing where there is no accounting."""
-    fields = "JobID%40,State%40,Reason%60"
-    done = _asked(["sacct", "-X", "--noheader", "--parsable2", f"--format={fields}", f"--jobs={','.join(ids)}"])
-    return {} if done is None or done.returncode != 0 else _parsed(done.stdout)
-
-
-def _asked(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
-    with suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    return None
-
-
-def _parsed(text: str) -> dict[str, State]:
-    """Return the states that lines of `id|state|reason` tell, by id."""
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
-    return {number: State(word, reason, word.partition(" ")[0] in _ALIVE) for number, word, reason in rows}
-
-
-def _last_words(log: str) -> str:
-    """Return what Slurm wrote into a job's log when it killed that, such as its memory limit; empty for nothing."""
-    with suppress(OSError), Path(log).open("rb") as file:
-        file.seek(max(0, Path(log).stat().st_size - _TAIL))
-        said = re.findall(r"^slurmstepd\S*: error: (.+)$", file.read().decode(errors="replace"), re.MULTILINE)
-        return next((line for line in reversed(said) if "***" not in line), "")
-    return ""
 
 
 def _local(pid: str) -> State:

@@ -12,10 +12,11 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.errors import user_error
-from frostline.records import journal, layout, liveness, run_folders
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders
 from frostline.records.layout import SWEEP
 from frostline.records.recording import GONE, end
 from frostline.records.result import Result, read_result
+from frostline.records.slurm import State
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Shared:
     """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
 
     tracker: Tracker | None
-    """None in a dry run."""
+    """None in a dry run, and until the first job of a cluster has begun the record."""
     runs: tuple[RunFacts, ...]
     search: str | None = None
     """What is searched, where further runs are decided while the sweep goes on."""
@@ -145,9 +146,16 @@ def read(folder: Path) -> Sweep:
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
     runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
-    if _gone(folder / layout.OWNER):
-        runs = [replace(run, status="KILLED") if run.status == "WAITING" else run for run in runs]
+    if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
+        jobs = cluster_jobs.in_charge(folder, [name for name, *_ in told])
+        runs = [_never_begun(run, jobs.get(name)) for run, (name, *_) in zip(runs, told, strict=True)]
     return Sweep(folder, tuple(runs), tracker or None)
+
+
+def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None) -> Result:
+    """Return a run that waits as killed, since nobody is left to begin it: for the reason of the job that was to."""
+    reason = cluster_jobs.why(*by) if by is not None else run.reason
+    return replace(run, status="KILLED", reason=reason) if run.status == "WAITING" else run
 
 
 def _gone(beat: Path) -> bool:

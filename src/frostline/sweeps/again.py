@@ -63,7 +63,7 @@ class Earlier:
         owner, told = liveness.read(folder / layout.OWNER), sweep_record.Shared.read(folder)
         here = owner is not None and (owner.host, owner.machine) == (liveness.me().host, liveness.me().machine)
         whole = told.search is None and told.tracker is not None and len(told.runs) > 0
-        return bool(here and whole and told.runs[0].digest == _settled_digest(first, told.runs[0]))
+        return bool(here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
     def answer(self, planned: Sequence[PlannedRun]) -> Answered | None:
         """Return what the newest of them came to that has all that is `planned`; None where none has."""
@@ -81,7 +81,7 @@ class Earlier:
         if not over or not _recorded(tracker, planned[0].config):
             return None
         pairs = [*zip(planned, runs, strict=True)]
-        if any(_settled_digest(run.config, facts) != facts.digest or facts.busy for run, facts in pairs):
+        if any(settled_digest(run.config, facts) != facts.digest or facts.busy for run, facts in pairs):
             return None
         found = [*_finished(folder, pairs)]
         if len(found) < len(pairs):
@@ -104,7 +104,7 @@ def _recorded(tracker: Tracker, config: Config) -> bool:
     return (tracker.uri, tracker.experiment) == place and not pending_sweeps.remembered(tracker.uri, root)
 
 
-def _settled_digest(config: Config, facts: RunFacts) -> str:
+def settled_digest(config: Config, facts: RunFacts) -> str:
     """Return the digest of a run with what `auto` meant to an earlier one in its place.
 
     Which weights lie in a file nothing tells but the file: where that was settled it is another run, to be looked into.

@@ -11,6 +11,7 @@ from frostline.core import locks, project
 from frostline.records import cluster_jobs, journal, layout, liveness, search_marks
 from frostline.records.recording import Record, end, reason_of
 from frostline.records.result import Result, read_result
+from frostline.records.slurm import State
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
@@ -18,7 +19,7 @@ from frostline.sweeps import job
 from frostline.sweeps.again import Answered
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.takeover import said_of
-from frostline.tracking import session
+from frostline.tracking import pending_sweeps, session
 
 _NONE: Mapping[int, Exception] = MappingProxyType({})
 
@@ -35,9 +36,7 @@ def results(
 
     `reasons` say what kept some from an end.
     """
-    jobs = cluster_jobs.by_run(folder)
-    told = {each.id: state for each, state in cluster_jobs.states([*jobs.values()])}
-    engine = {run: (each, told[each.id]) for run, each in jobs.items()}
+    engine = cluster_jobs.in_charge(folder, (facts.folder for facts in runs if facts.to_do))
     numbers = range(len(runs)) if which is None else which
     return [result(folder, n, runs[n], reasons.get(n), engine.get(runs[n].folder)) for n in numbers]
 
@@ -47,7 +46,7 @@ def result(
     number: int,
     facts: RunFacts,
     error: Exception | None = None,
-    engine: tuple[cluster_jobs.Job, cluster_jobs.State] | None = None,
+    engine: tuple[cluster_jobs.Job, State] | None = None,
 ) -> Result:
     """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
 
@@ -67,7 +66,7 @@ def result(
     silent = "ended without a result" if own.exists() else "not started"
     reason = silent if error is None else reason_of(error)
     if engine is not None:
-        reason = f"{engine[0]}: {engine[1]}; its log is {engine[0].log}"
+        reason = cluster_jobs.why(*engine)
     status = "KILLED" if error is None or isinstance(error, WorkerDied) else "FAILED"
     if (own / layout.RECORD).exists() and not journal.ended(own):
         end(own, status, reason)
@@ -77,17 +76,28 @@ def result(
 def close_if_over(folder: Path) -> bool:
     """Draw the results of the sweep in `folder`, which a cluster carries out, if no job of it runs or will.
 
-    Returns whether that was done here. A search is closed by the process that conducts it.
+    Returns whether that was done here. A search is closed by the process that conducts it. What came to nothing before
+    its record was begun is shown alone.
     """
     with locks.held(folder / layout.CLOSING_LOCK):
         if not Shared.there(folder) or journal.ended(folder) or cluster_jobs.alive(folder):
             return False
         shared = Shared.read(folder)
-        if shared.tracker is None or shared.search is not None:
+        if shared.search is not None:
             return False
-        session.take_up(shared.tracker, project.project_root())
-        close(folder, shared.tracker, results(folder, shared.runs), None)
+        tracker = shared.tracker or _begun(folder)
+        if tracker is not None:
+            session.take_up(tracker, project.project_root())
+        close(folder, tracker, results(folder, shared.runs), None)
         return True
+
+
+def _begun(folder: Path) -> Tracker | None:
+    """Return where the sweep in `folder` is recorded, as its journal says; None where that was never begun."""
+    if journal.uid(folder) is None:
+        return None
+    place = pending_sweeps.place_of(folder, project.project_root())
+    return Tracker(place.uri, place.experiment, str(folder), None, journal.run_id(folder))
 
 
 def close(

@@ -127,6 +127,8 @@ class Cluster:
                 executor.update_parameters(
                     **{key if key in own else f"{engine}_{key}": value for key, value in params.items()}
                 )
+                if Path(folder).is_relative_to(sweep):  # else there are jobs of others, too
+                    cluster_jobs.announce(sweep, engine, runs, Path(folder), self.asked)
                 queued = executor.map_array(_call, calls)
         except (RuntimeError, ValueError, TypeError) as error:
             raise user_error("cluster", self.how.name, f"what its queue takes ({reason_of(error)})") from None
@@ -171,13 +173,11 @@ class Batch:
         """Carry them out, and draw the sweep's results if no other job of it is left."""
         setup_globals()
         project.register_resolver()
-        queue_again, own, stopped = _listen(), cluster_jobs.here(self.sweep), None
+        queue_again, own, stopped = listen(), cluster_jobs.here(self.sweep), None
         try:
             self._carry_out()
         except KeyboardInterrupt as interrupt:
-            stopped = interrupts.name(interrupt)
-            if stopped == _WARNING or (own is not None and _preempted(own)):
-                stopped = f"{stopped} ({queue_again()})"
+            stopped = ended_by(interrupt, own, queue_again)
         except Exception as error:
             stopped = reason_of(error)
             log.exception("a job came to nothing")
@@ -203,7 +203,15 @@ def _preempted(job: cluster_jobs.Job) -> bool:
     return job.engine == "slurm" and state.word in ("RUNNING", "PREEMPTED")
 
 
-def _listen() -> Callable[[], str]:
+def ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
+    """Return what ended this process's `own` job, unless the engine takes that back: the process ends here then."""
+    stopped = interrupts.name(interrupt)
+    if stopped == _WARNING or (own is not None and _preempted(own)):
+        return f"{stopped} ({queue_again()})"
+    return stopped
+
+
+def listen() -> Callable[[], str]:
     """Have signals end a run of this process as Ctrl-C does, with a checkpoint, and not as submitit does.
 
     Returns what does that afterwards: it has the engine queue the job again and ends the process, or returns why not.

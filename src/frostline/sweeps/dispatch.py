@@ -15,16 +15,18 @@ import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
 
-from frostline.core import interrupts, project
+from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
 from frostline.records.recording import reason_of
-from frostline.records.sweep_record import Shared
+from frostline.records.sweep_record import Shared, SweepFile
 from frostline.sweeps import closing, forecast, job, watching
-from frostline.sweeps.cluster import Cluster
+from frostline.sweeps.again import settled_digest
+from frostline.sweeps.cluster import Cluster, ended_by, listen
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.ownership import claim
+from frostline.sweeps.takeover import facts_of
 
 log = logging.getLogger(__name__)
 Run = Callable[..., int]
@@ -51,13 +53,16 @@ def send(
         return watching.left(there) if executor.how.detach else watching.follow(there)
     if not executor.checks_in_job:
         return None
-    folder = claim(folder, digests, again=config.resume, elsewhere=None if named else lambda own: None)
+    own = _as_there(planned, folder) if named else digests
+    folder = claim(folder, own, again=config.resume, elsewhere=None if named else lambda own: None)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
     head = Head(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
+    if fresh := not Shared.there(folder):  # what is planned is known from now on, whatever becomes of that job
+        SweepFile(folder, None).add(map(facts_of, planned))
     try:
         (number,) = executor.submit([head], [()], folder)
     except UserError:
-        if not Shared.there(folder):  # a sweep that was there before stays
+        if fresh:  # a sweep that was there before stays
             shutil.rmtree(folder)
         raise
     job.screen().say(f"cluster={executor.how.name}: job {number} looks at data and weights, then queues the runs")
@@ -71,6 +76,14 @@ def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int
         say(line)
     say("Nothing is queued; `cluster=local dry_run=true` shows what each run would do.")
     return 0
+
+
+def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
+    """Return the digests of what is `planned`, with what `auto` meant to the runs of a sweep that is in `folder`."""
+    there = Shared.read(folder).runs if Shared.there(folder) else ()
+    if len(there) != len(planned):
+        return [digest(run.config) for run in planned]
+    return [settled_digest(run.config, facts) for run, facts in zip(planned, there, strict=True)]
 
 
 def _under_way(folder: Path, asked: str) -> Path | None:
@@ -96,26 +109,29 @@ class Head:
 
     def __call__(self) -> None:
         """Check the sweep and queue its runs; say in its folder what is wrong with it."""
+        queue_again, own = listen(), cluster_jobs.here(self.folder)
         refused: str | None = None
+        stopped: str | None = None
         try:
             self._queue()
         except UserError as error:
             refused = str(error)
         except KeyboardInterrupt as interrupt:
-            refused = f"the job that checks was ended by {interrupts.name(interrupt)}"
+            stopped = ended_by(interrupt, own, queue_again)
         except Exception as error:
             log.exception("the sweep could not be queued")
-            refused = f"the job that checks came to nothing ({reason_of(error)})"
-        if (own := cluster_jobs.here(self.folder)) is not None:
-            cluster_jobs.end(self.folder, own.id, refused=refused)
+            stopped = reason_of(error)
+        if own is not None:
+            cluster_jobs.end(self.folder, own.id, stopped=stopped, refused=refused)
         closing.close_if_over(self.folder)
+        if stopped is not None:
+            raise SystemExit(1)
 
     def _queue(self) -> None:
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import pin, pinned
 
         project.register_resolver()
-        interrupts.install()
         Singleton.set_state(self.state)
         setup_globals()
         launcher, config = pickle.loads(self.carried)

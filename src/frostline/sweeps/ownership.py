@@ -87,6 +87,7 @@ def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
     try:
         told = files.read_json(folder / SWEEP)
         same = told.get("search") == search and (search or [run["digest"] for run in told["runs"]] == list(digests))
-        return told["tracker"] is not None and bool(same)
+        dry = told["tracker"] is None and not (folder / layout.JOBS).exists()
+        return not dry and bool(same)
     except (OSError, ValueError, KeyError, TypeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.core import interrupts
@@ -29,7 +30,7 @@ def follow(sweep: Path) -> int:
     """Show how the `sweep` goes on until it is over, and return the exit status as `sweep.run_sweep` does.
 
     Where a cluster carries it out and no job of it is left that could draw the results, they are drawn here. May be
-    ended at any time. Raises `UserError` with what the job found wrong that checks.
+    ended at any time. Raises `UserError` with what the job found wrong that checks, if it queued nothing.
     """
     shown, say = _Shown(sweep), job.screen().say
     try:
@@ -42,21 +43,45 @@ def follow(sweep: Path) -> int:
             + (f", and `scancel {' '.join(ids)}` ends them" if ids else "")
         )
         return interrupts.status(interrupt)
-    for each in cluster_jobs.of(sweep):
-        if each.refused is not None:
-            raise UserError(each.refused)
-    if not Shared.there(sweep):
-        for each, state in cluster_jobs.states(cluster_jobs.of(sweep)):
-            say(f"{each}: {state}, before any run was queued; its log is {each.log}", "red")
-        return 1
+    checks = _Checks.of(cluster_jobs.of(sweep))
+    if checks and checks.job.refused and not checks.queued:
+        raise UserError(checks.job.refused)
     runs = Shared.read(sweep).runs
-    if cluster_jobs.of(sweep) and closing.close_if_over(sweep):
-        return _status(closing.results(sweep, runs))
+    closed = bool(cluster_jobs.of(sweep)) and closing.close_if_over(sweep)
     results = closing.results(sweep, runs)
-    closing.show(results)
-    if (sweep / layout.REPORT).exists():
-        say(f"Report: {sweep / layout.REPORT}")
+    if not closed:
+        closing.show(results)
+        if (sweep / layout.REPORT).exists():
+            say(f"Report: {sweep / layout.REPORT}")
+    if checks and checks.came_to_nothing:
+        ((it, state),) = cluster_jobs.states([checks.job])
+        say(f"{it} queued no run: {state}; its log is {it.log}. The same command goes on.", "red")
     return _status(results)
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """The job of a sweep that checks and queues, the latest one."""
+
+    job: cluster_jobs.Job
+    queued: bool
+    """Whether it has queued a job."""
+
+    @classmethod
+    def of(cls, jobs: list[cluster_jobs.Job]) -> _Checks | None:
+        """Return it, given all jobs of the sweep; None where the process that was typed at checks."""
+        number = max((number for number, each in enumerate(jobs) if not each.runs), default=None)
+        return None if number is None else cls(jobs[number], number + 1 < len(jobs))
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has yet to come to its end."""
+        return not self.job.ended and any(state.alive for _, state in cluster_jobs.states([self.job]))
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether it will queue nothing any more, and not since there was nothing to queue."""
+        return not self.queued and not self.at_work and bool(self.job.stopped or self.job.refused or not self.job.ended)
 
 
 def left(sweep: Path) -> int:
@@ -92,14 +117,13 @@ class _Shown:
     def look(self) -> bool:
         """Show what is new, and return whether the sweep is over, or nobody is left who goes on with it."""
         runs = Shared.read(self._sweep).runs if Shared.there(self._sweep) else ()
-        over = bool(runs) and journal.ended(self._sweep)
+        jobs = cluster_jobs.of(self._sweep)
+        checks = _Checks.of(jobs)
+        over = bool(runs) and journal.ended(self._sweep) and not (checks and checks.at_work)  # it may be typed again
         for number, facts in enumerate(runs):
             if facts.to_do and number not in self._ended:
                 self._show(number, facts, len(runs))
-        if over:
-            return True
-        jobs = cluster_jobs.of(self._sweep)
-        if any(each.refused for each in jobs):
+        if over or (checks and checks.job.ended and checks.came_to_nothing):
             return True
         if self._left(jobs):
             self._gone = self._gone or time.monotonic()

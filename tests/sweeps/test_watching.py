@@ -1,0 +1,98 @@
+"""A sweep that a cluster carries out, seen from outside, where its first job queued nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from frostline.core.errors import UserError
+from frostline.records import cluster_jobs, journal, layout, liveness, recording, sweep_record
+from frostline.records.cluster_jobs import Job
+from frostline.records.sweep_record import RunFacts, SweepFile
+from frostline.sweeps import watching
+from frostline.sweeps.ownership import claim
+
+NAMES = ("head lr=0.01", "head lr=0.001")
+
+
+def of_the_dead() -> str:
+    """Return the id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return str(process.pid)
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Return a sweep of two runs that was typed, and whose first job is a process that was killed."""
+    monkeypatch.setattr(watching, "_GONE", 0.0)
+    monkeypatch.setattr(watching, "_LOOK", 0.01)
+    folder = claim(tmp_path / "sweep", ["a", "b"], again=True, elsewhere=None)
+    facts = [RunFacts(name, {"freeze_mode": "head"}, str(n), "ab"[n]) for n, name in enumerate(NAMES)]
+    SweepFile(folder, None).add(facts)
+    cluster_jobs.note(folder, [Job("local", of_the_dead(), (), "its.log")])
+    return folder
+
+
+def test_every_planned_run_has_a_status_and_the_engines_reason_where_the_first_job_is_gone(sweep, capsys):
+    assert watching.follow(sweep) == 1
+    (job,) = cluster_jobs.of(sweep)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
+    why = f"not queued: local job {job.id}, which checks first: ended; its log is its.log"
+    assert lines[:2] == [f"killed {name}: {why} ({sweep / str(n)})" for n, name in enumerate(NAMES)]
+    assert lines[2:] == [
+        "No answer: none of 2 runs finished.",
+        f"local job {job.id} queued no run: ended; its log is its.log. The same command goes on.",
+    ]
+
+
+def test_its_folder_tells_the_same_to_who_asks_later_and_not_while_the_job_lives(sweep, monkeypatch):
+    monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)  # who typed it has left
+    assert {(each.status, (each.reason or "")[:11]) for each in sweep_record.read(sweep).results} == {
+        ("KILLED", "not queued:")
+    }
+    cluster_jobs.note(sweep, [Job("local", str(os.getpid()), (), "its.log")])
+    assert {each.status for each in sweep_record.read(sweep).results} == {"WAITING"}
+
+
+def test_what_the_first_job_raised_ends_the_wait_and_what_it_found_wrong_is_one_line(sweep, capsys, monkeypatch):
+    monkeypatch.setattr(watching, "_GONE", 1000.0)
+    (job,) = cluster_jobs.of(sweep)
+    cluster_jobs.end(sweep, job.id, stopped="MemoryError: no room")
+    assert watching.follow(sweep) == 1
+    assert f"local job {job.id} queued no run: ended by MemoryError: no room" in capsys.readouterr().out
+    cluster_jobs.end(sweep, job.id, refused="lr=x: expected a number")
+    with pytest.raises(UserError, match=r"^lr=x: expected a number$"):
+        watching.follow(sweep)
+
+
+def test_a_mistake_that_shows_when_some_runs_are_queued_hides_none_of_them(sweep, capsys):
+    (job,) = cluster_jobs.of(sweep)
+    cluster_jobs.note(sweep, [Job("local", of_the_dead(), ("0",), "its.log")])
+    cluster_jobs.end(sweep, job.id, refused="cluster=slurm: expected what its queue takes")
+    assert watching.follow(sweep) == 1
+    said = capsys.readouterr().out
+    assert "head lr=0.001: not queued: cluster=slurm: expected what its queue takes" in said
+    assert "head lr=0.01: local job" in said
+
+
+def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(sweep, monkeypatch):
+    recording.begin(sweep, "sweep", {})
+    recording.end(sweep, "FAILED", None)
+    shown = watching._Shown(sweep)
+    assert journal.ended(sweep) and shown.look()
+    cluster_jobs.note(sweep, [Job("local", str(os.getpid()), (), "its.log")])
+    assert not shown.look()
+
+
+def test_a_folder_whose_first_job_queued_nothing_is_the_same_sweeps_again_and_no_others(sweep, monkeypatch):
+    monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)
+    assert claim(sweep, ["a", "b"], again=True, elsewhere=None) == sweep
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(sweep, ["a", "c"], again=True, elsewhere=None)
+    (sweep / layout.JOBS).unlink()  # what a dry run leaves
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(sweep, ["a", "b"], again=True, elsewhere=None)

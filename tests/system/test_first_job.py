@@ -1,0 +1,60 @@
+"""A cluster's first job that is killed, through submitit's executor of this machine, where that is installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_sweep import QUICK, command, environment, where
+
+import stores
+import warm
+from frostline.records import cluster_jobs
+
+submitit = pytest.importorskip("submitit")
+LAUNCHER = ("hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=${hydra.sweep.dir}/.jobs")
+
+
+def typed(folder, store):
+    """Return what starts a sweep of two runs, and its environment."""
+    arguments = command("-m", *QUICK, "freeze=head", "lr=1e-2,1e-3", *LAUNCHER, *where(folder, store))
+    own = environment()
+    installed = str(Path(submitit.__file__).parents[1])
+    return [one for one in arguments if one != "resume=false"], {
+        **own,
+        "PYTHONPATH": f"{own['PYTHONPATH']}:{installed}",
+    }
+
+
+def kill_first_job(folder):
+    """Kill the process that checks as soon as there is one; submitit's own looks on."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for job in cluster_jobs.of(folder):
+            for child in psutil.Process(int(job.id)).children():
+                os.kill(child.pid, signal.SIGKILL)
+                return
+        time.sleep(0.05)
+    raise AssertionError("no job")
+
+
+def test_a_first_job_that_is_killed_leaves_a_table_and_the_same_command_goes_on(tmp_path):
+    store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "sweep"
+    arguments, environment = typed(folder, store)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(arguments, env=environment, **pipes) as process:
+        kill_first_job(folder)
+        said, _ = process.communicate(timeout=240)
+    (job,) = cluster_jobs.of(folder)
+    assert process.returncode == 1, said
+    for name in ("head lr=0.01 seed=0", "head lr=0.001 seed=0"):
+        assert f"killed  {name}: not queued: local job {job.id}, which checks first: ended" in said
+    assert "Traceback" not in said and "The same command goes on." in said
+    done = warm.run(arguments, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lr=0.01 wins" in done.stdout

@@ -214,8 +214,14 @@ def new_head(layer: nn.Module, num_classes: int, seed: int) -> nn.Module:
 
 def weights_sha256(name: str, *, library: str, weights: str | None) -> str | None:
     """Return the sha256 of the file that `build` would read, None for from scratch."""
+    found = weights_file(name, library=library, weights=weights)
+    return None if found is None else found[1]
+
+
+def weights_file(name: str, *, library: str, weights: str | None) -> tuple[Path, str] | None:
+    """Return the file that `build` would read, fetched if need be, and its sha256; None for from scratch."""
     source = _source(architecture_of(name, library), weights)
-    return None if source is None else _file_of(source)[1]
+    return None if source is None else _file_of(source)
 
 
 def _file_of(source: Pretrained | Path) -> tuple[Path, str]:

@@ -164,7 +164,7 @@ def _parts(
     data = load_data(config, input_of(config, source), store, screen)
     model = at_hand(config, source, data.classes)
     if model is None:
-        model = build_model(config, source, data.classes, meta=meta and not _on_disk(config.model.weights))
+        model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
     if config.freeze_mode.solver is not None:
@@ -364,7 +364,7 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
         _check_single(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
     auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
-    if model.weights_sha256 is not None and _on_disk(config.model.weights):
+    if model.weights_sha256 is not None and on_disk(config.model.weights):
         auto["model.sha256"] = model.weights_sha256
     return Checked(told, auto)
 
@@ -381,7 +381,7 @@ def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None
             raise user_error("batch_size", config.batch_size, expected) from problem
 
 
-def _on_disk(weights: str | None) -> bool:
+def on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
     return weights is not None and (is_file_name(weights) or expanded(weights).is_dir() or _is_run(weights))
 

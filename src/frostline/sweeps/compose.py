@@ -23,7 +23,7 @@ from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_keys, search_space
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.composed import Jobs, read
 
@@ -140,17 +140,19 @@ def compose_one(overrides: Overrides) -> Config:
         raise UserError(explain(error, overrides)) from None
 
 
-def compose_grid(overrides: Overrides) -> list[PlannedRun]:
+def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[PlannedRun]:
     """Return the runs of the sweep that `overrides`, with commas between values, ask for; leaves Hydra as it was.
 
-    Raises `UserError` as `compose_all` does. Nothing is said of folders, which these runs are not to have.
+    Where it may be `searched`, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as
+    `compose_all` does. Nothing is said of folders, which these runs are not to have.
     """
     register_resolver()
     hydra_keys.check_typed(overrides)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            jobs = hydra_keys.points(parser.parse_overrides([*map(at_home, overrides)]))
+            parsed = parser.parse_overrides([*map(at_home, overrides)])
+            jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
             return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from None

@@ -1,6 +1,7 @@
-"""A proxy that answers as badly as a file says: `python proxy.py <port> <port of the server> <file>`.
+"""A proxy that answers as badly as a file says: `python proxy.py <port> <port of the server> <file> [<path>]`.
 
-`well`; `late` by some seconds; `half` an answer; `error` instead of the work, or `after` it;
+It knows what is below the path alone, as one does that stands before several servers. How it answers: `well`;
+`late` by some seconds; `half` an answer; `error` instead of the work, or `after` it;
 `denied` to somebody without a password; `hang` without an answer.
 """
 
@@ -26,6 +27,9 @@ class Handler(BaseHTTPRequestHandler):
     def _pass(self) -> None:
         manner = MANNER.read_text()
         body = self._body()
+        if not f"{self.path}/".startswith(f"{BELOW}/"):
+            self._answer(404, b"<html>nothing here</html>")
+            return
         if manner == "hang":
             time.sleep(HANG)
         if manner in ("error", "hang"):
@@ -80,4 +84,5 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     PORT, TARGET, MANNER = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    BELOW = "".join(sys.argv[4:])
     ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

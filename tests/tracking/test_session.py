@@ -273,6 +273,7 @@ def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_pa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert server.tracking_uri(None, tmp_path) == "http://server:5000"
     assert server.tracking_uri("https://other", tmp_path) == "https://other"
+    assert server.tracking_uri("https://other/team/", tmp_path) == "https://other/team"
 
 
 def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
@@ -328,6 +329,9 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
     assert server.tracking_uri(None, tmp_path) == safe
     assert "hunter2" not in session.ui_command(safe, tmp_path)
     assert credentials.restored(safe) == whole
+    if "?" not in whole:  # a server is one with a slash behind it, too
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{whole}/")
+        assert credentials.restored(safe) == f"{whole}/"
     with pytest.raises(UserError) as caught:
         server.tracking_uri(whole, tmp_path)
     assert "hunter2" not in str(caught.value)

@@ -56,7 +56,7 @@ def is_secret(name: str) -> bool:
 def restored(uri: str) -> str:
     """Return MLFLOW_TRACKING_URI where that is `uri` with credentials, else `uri`."""
     whole = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return whole if whole and removed(whole) == uri else uri
+    return whole if whole and removed(whole).rstrip("/") == uri.rstrip("/") else uri
 
 
 def scrubbed(text: str) -> str:

@@ -61,6 +61,8 @@ def tracking_uri(configured: str | None, root: Path, *, start: Path | None = Non
     key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
     if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
         raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
+    if is_server(safe):
+        return safe.rstrip("/")  # one server, and one name of it, whose path may be a prefix
     if not _is_sqlite(safe):
         return safe
     file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)

@@ -1,0 +1,92 @@
+"""A tracking server below a path, which a proxy hands to it: `mlflow server --static-prefix /team`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+import warm
+
+CHECKOUT = Path(__file__).parents[2]
+PREFIX = "/team"
+QUICK = ("data.limit=40", "epochs=1", "batch_size=20", "model.image_size=32", "threads=1", "lr=1e-2,1e-3")
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    try:
+        return bool(urlopen(address, timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory):
+    """Yield the address below the path; whatever lies beside it is not there."""
+    folder, port, behind = tmp_path_factory.mktemp("server"), free_port(), free_port()
+    (folder / "manner").write_text("well")
+    quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet.pop("MLFLOW_TRACKING_URI", None)
+    store = ("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept"))
+    place = ("--host", "127.0.0.1", "--port", str(behind), "--workers", "1", "--static-prefix", PREFIX)
+    proxy = [sys.executable, CHECKOUT / "tests" / "proxy.py", str(port), str(behind), folder / "manner", PREFIX]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *store, *place], env=quiet, stdout=log, stderr=log
+        ) as server,
+        subprocess.Popen(proxy) as between,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while not answers(f"http://127.0.0.1:{port}{PREFIX}/health"):
+                assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+            assert not answers(f"http://127.0.0.1:{port}/health")
+            yield f"http://127.0.0.1:{port}{PREFIX}"
+        finally:
+            between.kill()
+            server.terminate()
+
+
+def typed(*arguments, cwd, uri):
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT / "src"), "MLFLOW_TRACKING_URI": uri}
+    done = warm.run([sys.executable, "-m", "frostline", *arguments], env=own, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_sweep_is_recorded_with_its_files_and_read_from_there_and_every_link_has_the_path(team, tmp_path):
+    from mlflow import MlflowClient
+
+    folder, elsewhere = tmp_path / "here" / "sweep", tmp_path / "elsewhere"
+    for place in (tmp_path / "here", elsewhere):
+        place.mkdir()
+    said = typed("-m", "freeze=head", *QUICK, f"hydra.sweep.dir={folder}", cwd=folder.parent, uri=f"{team}/")
+    assert f"See it in MLflow: {team}\n" in said
+    results = json.loads((folder / "results.json").read_text())
+    client, first = MlflowClient(team), results[0]["run_id"]
+    run = client.get_run(first)
+    assert run.info.status == results[0]["status"] == "FINISHED"
+    kept = {file.path for file in client.list_artifacts(first)}
+    assert {"best.safetensors", "config.yaml", "metrics.jsonl", "train.log"} <= kept
+    folder.rename(tmp_path / "away")  # from now on the server alone has it
+    page = elsewhere / "again.html"
+    typed("report", f"runs:/{first}", "-o", str(page), cwd=elsewhere, uri=team)
+    runs = f"{team}/#/experiments/{run.info.experiment_id}/runs"
+    assert all(f"{runs}/{result['run_id']}" in page.read_text() for result in results)
+    (address,) = typed("ui", "--no-browser", cwd=elsewhere, uri=f"{team}/").splitlines()
+    assert address.startswith(f"{runs}?")

@@ -412,7 +412,7 @@ class Config:
     mean over classes)."""
     resume: bool
     """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
-    save_weights: str = field(default=WHOLE, kw_only=True)  # which records from before it was there mean
+    save_weights: str
     """`whole`: the file of a run's best weights has all of them; `learned`: those that the run could change, and the
     rest lies once in the sweep's folder, for all runs that begin with it."""
     trials: int

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from PIL import Image
 from test_again import until
 from test_sweep import Done, command, environment, sweep, where
 
@@ -247,6 +248,20 @@ def weighed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
     """Return a search of a head that is solved and one that is trained, for two objectives."""
     how = ("search=qmc", "trials=3", "search.confirm=1", "search.objective=cost/train_seconds,val/accuracy")
     return sweep(tmp_path_factory.mktemp("sweeps") / "weighed", store, *TINY, "freeze=probe,head", "lr=auto", *how)
+
+
+def test_a_search_of_other_data_is_another_one(tmp_path: Path) -> None:
+    for number in range(24):
+        (place := tmp_path / "pictures" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (10 * number, 200 * (number % 2), 90)).save(place / f"{number}.png")
+    typed = [*TINY[1:], "data=image_folder", f"data.root='{tmp_path}/pictures'", "data.limit=null", "freeze=head"]
+    typed += ["search=random", "lr=auto", "trials=1", "epochs=1", "search.confirm=0", "resume=true"]
+    typed += ["data.val_fraction=0.2", "data.test_fraction=0.2"]
+    first = sweep(tmp_path / "search", tmp_path / "mlflow.db", *typed)
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / "pictures" / "class 0" / "0.png")
+    refused = sweep(first.folder, first.store, *typed, expect=2)
+    assert "another search's (of other settings, data, weights or code)" in refused.err
+    assert refused.err.count("\n") == 1 and len(study_of(first.folder, "head").trials) == 1
 
 
 def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(weighed: Done) -> None:

@@ -76,7 +76,8 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
         if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         if owner is None or not _does(folder, digests, search):
-            raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is another sweep's, of {whose}")
+            other = "another search's (of other settings, data, weights or code)" if search else "another sweep's"
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is {other}, of {whose}")
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         liveness.write(folder / layout.OWNER)

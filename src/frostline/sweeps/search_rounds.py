@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import layout, search_marks
@@ -56,14 +57,22 @@ class Search:
     _done: dict[str, Result] = field(default_factory=dict)
     """By digest, what runs came to."""
 
-    @property
-    def identity(self) -> str:
-        """What is searched, and how."""
+    def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
+        """Say what is searched, and how, where `auto` means that to each kind; `prints` tells data by what they are.
+
+        Results that other data, weights or code came to teach nothing here.
+        """
         search = self.cells[0].config.search
-        how = [search.name, search.options, search.seed, search.prune, search.objective]
+        self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
+        how = [search.name, search.options, search.seed, search.prune, search.objective, project.source_sha256()]
         what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
-        settled = [digest(cell.known.config) for cell in self.cells]
-        return hashlib.sha256(json.dumps([how, what, settled], default=str).encode()).hexdigest()
+        configs = [self._settled(cell) for cell in self.cells]
+        told = [how, what, [*map(digest, configs)], prints(configs)]
+        self._identity = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
+        return self._identity
+
+    def _settled(self, cell: Cell) -> Config:
+        return composing.settled_as(cell.known, self._auto[id(cell)]).config
 
     def corners(self, cell: Cell) -> list[PlannedRun]:
         """Return runs that have the lowest, the highest and each of the listed values; raises `UserError` for bad ones.
@@ -73,18 +82,17 @@ class Search:
         points = search_space.ends(cell.space)
         return [composing.compose_trial(cell.at(values), self.compose, folder=cell.name) for values in points]
 
-    def begin(self, folder: Path | None, workers: int, auto: Mapping[str, Mapping[str, str]], past: Pasts) -> None:
+    def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
         """Open the studies; new ones begin with what is known of the `past`, where that is asked for."""
         from frostline.sweeps.study import Study
         from frostline.sweeps.study_storage import mend, storage_of
 
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
-        self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
         if folder is not None:
             mend(folder)
         storage = self.storage or storage_of(replace(search, storage=None), folder)
-        mine = f" {self.identity[:8]}" if self.storage else ""  # there may be studies of other sweeps
+        mine = f" {self._identity[:8]}" if self.storage else ""  # there may be studies of other sweeps
         for cell in self.cells:
             cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
             if search.past and not self._dry:
@@ -92,7 +100,7 @@ class Search:
 
     def _observe(self, cell: Cell, past: Pasts) -> None:
         """Have the study of a cell begin with earlier runs of the same cell, and say which."""
-        config = composing.settled_as(cell.known, self._auto[id(cell)]).config
+        config = self._settled(cell)
         cell.study.observe([*observations(past(config), config, cell.space)])
         for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
             job.screen().say(f"search.past: {cell.name} begins with {count} runs of {place}")

@@ -26,7 +26,7 @@ from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_orde
 from frostline.sweeps.dispatch import send
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.ownership import claim
-from frostline.sweeps.preflight import check
+from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
 from frostline.sweeps.takeover import NAMED, Takeover, facts_of
@@ -83,19 +83,15 @@ def _start(executor: Executor, earlier: again.Earlier, first: Config) -> None:
 class Rounds(Protocol):
     """What decides which further runs a sweep has, given what came of those before: a search."""
 
-    @property
-    def identity(self) -> str:
-        """What is searched, and how: two searches that have it in common are one."""
+    def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
+        """Be told what `auto` means to each kind, and who tells data by what they are; return the search's identity.
+
+        Two searches that have it in common are one.
+        """
         ...
 
-    def begin(
-        self,
-        folder: Path | None,
-        workers: int,
-        auto: Mapping[str, Mapping[str, str]],
-        past: Callable[[Config], Iterable[Past]],
-    ) -> None:
-        """Be told where the sweep lies, None in a dry run; how many workers it has; what `auto` means to each kind.
+    def begin(self, folder: Path | None, workers: int, past: Callable[[Config], Iterable[Past]]) -> None:
+        """Be told where the sweep lies, None in a dry run; how many workers it has.
 
         `past` returns the runs of earlier sweeps that finished and had the source and the data of a config.
         """
@@ -128,12 +124,12 @@ def run_planned(
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
-    identity = None if rounds is None else rounds.identity
     many = rounds is None and len(planned) > NAMED
     index = data_index.index([run.config for run in planned]) if many else None  # before anybody looks at the data
     meanwhile = (lambda: None) if config.dry_run else partial(server.load, models=False)
     auto = executor.ask(partial(check, to_check(planned)), meanwhile)
     planned = settled(planned, auto)
+    identity = None if rounds is None else rounds.settle(auto, lambda all: executor.ask(partial(fingerprints, all)))
     if claimed:
         liveness.write(folder / layout.OWNER)
     else:
@@ -161,7 +157,7 @@ def run_planned(
             interrupt = sweep.carry_out(planned)
         else:
             past = takeover.finished if takeover else lambda _: ()
-            rounds.begin(folder if tracker else None, executor.workers, auto, past)
+            rounds.begin(folder if tracker else None, executor.workers, past)
             interrupt = sweep.carry_out_rounds(rounds)
     if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
         return status

@@ -87,17 +87,20 @@ class FrostlineLauncher(Launcher):
         jobs: dict[int, Sequence[str]],
         stacks: Mapping[int, int | None] | None = None,
         *,
+        further: Callable[[int], Mapping[int, Sequence[str]]] = lambda number: {},
         whole: bool = False,
     ) -> dict[int, JobReturn]:
         """Return what came of each job; they are started in the order given, whatever their numbers.
 
-        Those that have the same number in `stacks` are carried out by one worker. The configs of jobs, which Hydra's
-        own sweepers read, come back with what came of them only if it is wanted `whole`.
+        Those that have the same number in `stacks` are carried out by one worker. `further` is told of each job that is
+        done, and returns what else is to be done. The configs of jobs, which Hydra's own sweepers read, come back with
+        what came of them only if it is wanted `whole`.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         log.info("Launching %d jobs", len(jobs))
         pool, waiting, done = self.pool or self.start(), deque(jobs), dict[int, JobReturn]()
+        jobs = dict(jobs)
         common = in_common(self.hydra_context, self.task_function)
         hopeless = None
         try:
@@ -111,6 +114,9 @@ class FrostlineLauncher(Launcher):
             for number, answer in answers:
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
                 self.forget(jobs[number])
+                more = further(number)
+                jobs |= more
+                waiting.extend(more)
                 if waiting and (hopeless := _hopeless(done.values())):
                     waiting.clear()
                     self.say(f"Stopped: {hopeless}.")

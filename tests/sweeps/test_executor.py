@@ -36,7 +36,7 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
     config = compose()
     runs = [PlannedRun(config, "", {}, str(number), [f"lr={number}"]) for number in range(6)]
     executor.settle(Path("here"), runs)
-    reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)))
+    reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)), lambda number: {})
     assert launcher.launched == [0, 1, 2, 3, 4, 5]
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
         (2, 3), "a worker process was killed"

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_search import TINY, measured, results, study_of, trials
+from test_search import TINY, measured, results, study_of
 from test_shared_search import DYING
 from test_sweep import Done, environment, sweep, where
 
@@ -130,4 +130,28 @@ def test_values_that_are_drawn_twice_are_run_once(store: Path, tmp_path: Path) -
     assert len(results(done.folder)) == 2
     found = study_of(done.folder, "head").trials
     assert len(found) == 6 and all(trial.state.is_finished() for trial in found)
-    assert trials(done.folder, "head")
+
+
+MEANWHILE = """
+from frostline.cli import main
+from frostline.sweeps.search_rounds import Search
+def noted(self, folder, result, real=Search.meanwhile):
+    found = real(self, folder, result)
+    print("meanwhile:", folder, "then", *(run.folder for run in found))
+    return found
+Search.meanwhile = noted
+main()
+"""
+
+
+def test_a_worker_that_is_free_goes_on_while_others_are_at_work(tmp_path: Path) -> None:
+    store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "two"
+    typed = ["-m", *TYPED, *where(folder, store), "hydra.launcher.workers=2", f"store.path={tmp_path}/store"]
+    done = warm.run([sys.executable, "-c", MEANWHILE, *typed], env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = re.findall(r"^meanwhile: (\S+) then (\S+)$", done.stdout, re.MULTILINE)
+    assert len(asked) > 1  # when a run of two ended, what was next began
+    found = study_of(folder, "head").trials
+    lengths = [len(trial.intermediate_values) for trial in found]
+    assert len(found) == 7 and all(trial.state.is_finished() for trial in found) and max(lengths) == 9
+    assert len(re.findall(r"  epoch \d+/9 ", done.stdout)) == sum(lengths) + 9

@@ -17,6 +17,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.executor import Further
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import server
@@ -91,7 +92,7 @@ class _Again:
         """Be told where the new sweep lies."""
         self._folder = folder
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Run and compare them."""
         for number in jobs:
             (own := self._folder / self._planned[number].folder).mkdir()

@@ -27,7 +27,7 @@ from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
 from frostline.sweeps import closing, watching
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.executor import pin, pinned
+from frostline.sweeps.executor import Further, pin, pinned
 from frostline.sweeps.stacks import batches
 from frostline.tracking import session
 
@@ -84,7 +84,7 @@ class Cluster:
         self._planned += planned
         pin(self.config, folder)
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Queue the jobs, packed as `cluster.pack` says, and wait for their end unless they are detached."""
         configs = {number: self._planned[number].config for number in jobs}
         groups = batches(configs, self.how.pack)

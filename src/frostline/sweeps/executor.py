@@ -17,6 +17,8 @@ from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
+Further = Callable[[int], Mapping[int, int | None]]
+"""Is told of each job that is done, and returns what else is to be done by then: jobs by number with their stack."""
 
 
 class Executor(Protocol):
@@ -36,8 +38,11 @@ class Executor(Protocol):
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told further runs before any of them is carried out, and where the sweep lies."""
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
-        """Carry out these jobs, given by number with their stack, and return why some did not come to an end."""
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+        """Carry out these jobs, given by number with their stack, and return why some did not come to an end.
+
+        `further` is asked by who can take in more jobs meanwhile.
+        """
 
     def leave(self, folder: Path) -> int | None:
         """Return the exit status where the runs go on without this process, and the last one draws the results."""
@@ -89,9 +94,15 @@ class Workers:
         """As many as were started."""
         return len(self._pool)
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order, those of a stack to the same one."""
-        return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, jobs))
+        stacks = dict(jobs)
+
+        def more(number: int) -> dict[int, Overrides]:
+            stacks.update(found := further(number))
+            return {added: self._jobs[added] for added in found}
+
+        return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, stacks, further=more))
 
     def leave(self, folder: Path) -> None:
         """Without this process there are no workers."""
@@ -124,7 +135,7 @@ class Foreign:
 
     workers = 0
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done.
 
         Jobs that were launched before, and go on, are launched one by one.

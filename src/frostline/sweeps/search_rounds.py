@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,8 +48,8 @@ class Search:
     compose: Compose
     storage: Storage | None = None
     """Where other searches may have part in the studies; None for a file in the sweep's folder."""
-    _round: list[str] = field(default_factory=list)
-    """The digest of each run of the last round."""
+    _round: dict[str, str] = field(default_factory=dict)
+    """By folder, the digest of each run of the last round that is not told yet."""
     _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
     """By digest of a run that goes on, the trials that have its values."""
     _twins: list[tuple[Cell, int, int]] = field(default_factory=list)
@@ -111,19 +111,32 @@ class Search:
             for cell in self.cells:
                 cell.study.sharing.alive()
 
-    def following(self, results: Sequence[Result]) -> list[PlannedRun]:
-        """Return the trials of the next round, or at last the runs that confirm the best of them.
+    def following(self, results: Mapping[str, Result]) -> list[PlannedRun]:
+        """Return the trials of the next round, or at last the runs that confirm the best; `results` are by folder.
 
         What others do that have part in the studies is waited for, as it may come to nothing and be this sweep's then.
         """
         if self.storage is not None:
             self.storage.ready(job.screen().say)
         self._tell(results)
-        if (self._dry and results) or (results and not any(map(trial_outcomes.tells, results))):
+        if (self._dry and results) or (results and not any(map(trial_outcomes.tells, results.values()))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
             time.sleep(_LOOK)
         return found or self._confirmations()
+
+    def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
+        """Return what one more worker may do of the cell whose trial is in `folder`, while others go on.
+
+        Where data is searched nothing: to look at that takes a worker that is at work.
+        """
+        waiting = self._waiting.get(self._round.get(folder, ""))
+        if not waiting or not trial_outcomes.tells(result):
+            return []
+        self._tell({folder: result})
+        cell = waiting[0][0]
+        more = self._left(cell) or self._may_promote(cell)
+        return self._next(cell, 1) if more and not any(key.startswith("data.") for key in cell.space) else []
 
     def _trials(self) -> list[PlannedRun]:
         """Return the trials that are next; none where nothing is left, or others have all that is."""
@@ -214,7 +227,7 @@ class Search:
             self._waiting[key].append((cell, number))
         else:
             self._waiting[key] = [(cell, number)]
-            self._round.append(key)
+            self._round[folder] = key
             yield run
 
     def _of(
@@ -272,16 +285,16 @@ class Search:
             if where and not _is_seen(where / folder):
                 continue
             run = self._of(cell, setting, folder, marks, where)
-            self._round.append(digest(run.config))
+            self._round[folder] = digest(run.config)
             yield run
 
-    def _tell(self, results: Sequence[Result]) -> None:
-        """Tell the studies what came of the runs of the last round."""
-        for key, result in zip(self._round, results, strict=True):
-            for cell, number in self._waiting.pop(key, []):
-                self._tell_of(cell, number, result)
-            self._done[key] = result
-        self._round = []
+    def _tell(self, results: Mapping[str, Result]) -> None:
+        """Tell the studies what came of runs of the last round, given by folder, unless they know."""
+        for folder, result in results.items():
+            if (key := self._round.pop(folder, None)) is not None:
+                for cell, number in self._waiting.pop(key, []):
+                    self._tell_of(cell, number, result)
+                self._done[key] = result
         self._tell_twins()
         for cell in self.cells if results else ():
             if cell.confirmed is not None:

@@ -24,7 +24,7 @@ from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, sweep_folder, to_check
 from frostline.sweeps.dispatch import send
-from frostline.sweeps.executor import Executor
+from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Past
@@ -99,8 +99,11 @@ class Rounds(Protocol):
     def alive(self) -> None:
         """Be told now and then that the sweep goes on."""
 
-    def following(self, results: Sequence[Result]) -> list[PlannedRun]:
-        """Return the next runs, given the results of those that it returned last; none where that was all."""
+    def following(self, results: Mapping[str, Result]) -> list[PlannedRun]:
+        """Return the next runs, given by folder the results of those before; none where that was all."""
+
+    def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
+        """Return what a worker may do that is free while others go on, given the result of the run in `folder`."""
 
 
 def run_planned(
@@ -201,11 +204,36 @@ class _Sweep:
         self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
 
-    def carry_out(self, planned: Sequence[PlannedRun]) -> KeyboardInterrupt | None:
+    def carry_out(
+        self, planned: Sequence[PlannedRun], meanwhile: Callable[[int], list[PlannedRun]] = lambda number: []
+    ) -> KeyboardInterrupt | None:
         """Carry out runs, and return the interrupt if there was one.
+
+        Where a worker is free while others go on, `meanwhile` is told the number of the run that it had, and returns
+        what it may do.
+        """
+        jobs = self._added(planned)
+        under_way = {*jobs}
+
+        def further(number: int) -> dict[int, int | None]:
+            under_way.discard(number)
+            if not 0 < len(under_way) < self._executor.workers:
+                return {}
+            more = self._added(meanwhile(number))
+            under_way.update(more)
+            return more
+
+        reasons, interrupt = _run(self._executor, jobs, further)
+        self._reasons |= reasons
+        return interrupt
+
+    def _added(self, planned: Sequence[PlannedRun]) -> dict[int, int | None]:
+        """Return what of these runs is to be done, by number with its stack, once all is known that their jobs need.
 
         What has no folder yet is numbered behind all before; what has one goes on there, alone.
         """
+        if not planned:
+            return {}
         first = len(self._facts)
         further = [run for run in planned if run.folder not in self._numbers]
         on = [self._numbers[run.folder] for run in planned if run.folder in self._numbers]
@@ -219,21 +247,25 @@ class _Sweep:
                 self._facts[number] = replace(self._facts[number], stack=None, of_steps={})
             self._file.add(facts, {number: self._facts[number] for number in on})
         numbers = [*on, *(first + number for number in in_order(further))]
-        reasons, interrupt = _run(
-            self._executor, {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
-        )
-        self._reasons |= reasons
-        return interrupt
+        return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
     def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
         """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
-        results: list[Result] = []
+        results: dict[str, Result] = {}
         self._file.add(())
+
+        def meanwhile(number: int) -> list[PlannedRun]:
+            (result,) = self.results([number])
+            more = rounds.meanwhile(self._facts[number].folder, result)
+            following.extend(more)
+            return more
+
         try:
             while following := rounds.following(results):
-                if (interrupt := self.carry_out(following)) is not None:
+                if (interrupt := self.carry_out(following, meanwhile)) is not None:
                     return interrupt
-                results = self.results(self._numbers[run.folder] for run in following)
+                folders = [*dict.fromkeys(run.folder for run in following)]
+                results = dict(zip(folders, self.results(map(self._numbers.__getitem__, folders)), strict=True))
         except KeyboardInterrupt as interrupt:
             return interrupt
         return None
@@ -261,10 +293,10 @@ def _open(config: Config, uri: str, artifacts: str | None, root: Path, folder: P
 
 
 def _run(
-    executor: Executor, jobs: Mapping[int, int | None]
+    executor: Executor, jobs: Mapping[int, int | None], further: Further
 ) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
     """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
     try:
-        return executor.run(jobs), None
+        return executor.run(jobs, further), None
     except KeyboardInterrupt as interrupt:
         return {}, interrupt

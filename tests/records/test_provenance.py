@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,8 @@ def test_the_packages_and_the_command_are_named_without_passwords():
         ["lr=0.1", r"tracking.uri=http\://me:hunter2@server", "x=http://h/?api_token=hunter2&a=1"]
     )
     assert facts["packages"]["torch"] == torch.__version__.partition("+")[0]
+    installed = importlib.metadata.distributions()
+    assert facts["packages"] == {package.metadata["Name"]: package.version for package in installed}
     assert facts["command"] == ["lr=0.1", r"tracking.uri=http\://server", "x=http://h/?api_token=...&a=1"]
 
 
@@ -112,7 +116,8 @@ def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tm
     """Also not in the reason and traceback of a run that stumbles over it."""
     from safetensors.torch import save_file
 
-    weights = tmp_path / "hunter2" / "w.safetensors"
+    secret = uuid.uuid4().hex  # which stands in no patch of the source either
+    weights = tmp_path / secret / "w.safetensors"
     weights.parent.mkdir()
     save_file(network("shufflenet_v2_x0_5", classes=10).module.state_dict(), weights)
     code = """
@@ -140,7 +145,7 @@ cli.main()
     assert done.returncode == broken, done.stdout + done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path != weights]
     assert {"config.yaml", "provenance.json", "train.log", "mlflow.db", "record.jsonl"} <= {path.name for path in files}
-    assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
     facts = provenance.read(tmp_path / "sweep" / "0")
     if not broken:
         assert len(facts["weights"]["initial"]) == len(facts["weights"]["final"]) == 64

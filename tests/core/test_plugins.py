@@ -190,7 +190,7 @@ def test_a_sweep_over_another_packages_data_and_network_and_a_freeze_mode_of_one
     path = f"{CHECKOUT / 'src'}{os.pathsep}{package}"
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
     chosen = ("freeze=head,mine", "data.source=squares", "model.name=tiny", "model.weights=null")
-    quick = ("epochs=2", "batch_size=10", "lr=0.05", "resume=false")
+    quick = ("epochs=2", "batch_size=10", "lr=0.05", "resume=false", "hydra.launcher.workers=1")
     where = (f"hydra.sweep.dir={tmp_path / 'sweep'}", f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}")
     done = subprocess.run(
         [sys.executable, "-m", "frostline", "-m", *chosen, *quick, *where],

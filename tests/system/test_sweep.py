@@ -97,10 +97,11 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory, store):
-    """The main job, smaller: two freeze modes at two learning rates, in processes that begin with nothing."""
+    """The main job, smaller: two freeze modes at two learning rates, in two processes that begin with nothing."""
     pipes = {"capture_output": True, "text": True, "check": False, "timeout": 240}
     begun = functools.partial(subprocess.run, **pipes)
-    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, "freeze=head,full", "lr=1e-2,1e-3", run=begun)
+    typed = ("freeze=head,full", "lr=1e-2,1e-3", "hydra.launcher.workers=1")
+    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, run=begun)
 
 
 def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):

@@ -358,6 +358,19 @@ def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later
     assert len(client.search_runs([mirror.experiment_id])) == 2
 
 
+def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, request, client, tmp_path):
+    (sweep := tmp_path / "sweep").mkdir()
+    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0"), finish(run)
+    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    mirror.bring(at_once=False)
+    assert client.get_run(journal.run_id(run)).info.status == "FINISHED"
+    journal.note(run, "tags", values={"late": "yes"})
+    mirror.bring(at_once=False)
+    assert "late" not in client.get_run(journal.run_id(run)).data.tags
+    mirror.bring()
+    assert client.get_run(journal.run_id(run)).data.tags["late"] == "yes"
+
+
 @pytest.mark.slow
 def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
     (sweep := tmp_path / "sweep").mkdir()

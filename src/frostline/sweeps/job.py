@@ -32,6 +32,7 @@ from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, stacks
+from frostline.sweeps.config_text import config_text
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ def _recording(
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
     code, untracked = provenance.source(), provenance.untracked()
-    (folder / layout.CONFIG).write_text(OmegaConf.to_yaml(order.values))
+    (folder / layout.CONFIG).write_text(config_text(order.values))
     if code.patch:
         (folder / layout.PATCH).write_text(code.patch + "\n")
     if untracked:

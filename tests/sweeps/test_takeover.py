@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+from faulty import serve
 from frostline.core import project
+from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.sweeps import resume, takeover
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.resume import Past
 from frostline.sweeps.takeover import Takeover
-from frostline.tracking import pending_sweeps
+from frostline.tracking import claims, pending_sweeps, server
+from small import compose
 
 AWAY = "http://127.0.0.1:9"
 FAR = dataclasses.replace(liveness.me(), host="far", machine="another", pid=1, user="ada")
@@ -108,3 +112,35 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
     for thread in threads:
         thread.join()
     assert len(kept) == 1 and len(said) == 1
+
+
+def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_by_one_of_two_that_share_no_folder(
+    tmp_path: Path, said: list[str], monkeypatch: Any
+) -> None:
+    server.load()
+    monkeypatch.setattr(claims, "_WAIT", 0.2)
+    monkeypatch.setattr(takeover, "fingerprints", lambda configs: ["print"] * len(configs))
+    ask = {"ask": lambda function: function()}
+    config = compose()
+    run, key = PlannedRun(config, "head", {}, "0", []), digest(config)
+    with serve(tmp_path) as (_, uri):
+        client = server.client_of(uri)
+        experiment = client.create_experiment("demo")
+        code = {layout.DIGEST_TAG: key, layout.SOURCE_TAG: project.source_sha256(), layout.FINGERPRINT_TAG: "print"}
+        theirs = {**code, **FAR.tags(), layout.FOLDER_TAG: "/nowhere/0", layout.UID_TAG: "u"}
+        there = client.create_run(experiment, tags=theirs).info.run_id
+
+        def typed(name: str) -> RunFacts:
+            sweep_id = client.create_run(experiment, tags=dataclasses.replace(FAR, host=name).tags()).info.run_id
+            (tmp_path / name).mkdir()
+            what: dict[str, Any] = {"heart": None, "digests": [key], **ask}
+            tracker = Tracker(uri, "demo", str(tmp_path / name), experiment, sweep_id)
+            return Takeover(tracker, tmp_path / name, root=tmp_path / name, **what).facts([run], 0)[0]
+
+        assert not typed("early").to_do
+        (line,) = said
+        assert line.startswith("head: left to ?@far (process 1") and "it is not here; this command takes it in" in line
+        client.set_tag(there, layout.SIGN_TAG, "1")  # long ago
+        first, second = typed("first"), typed("second")
+        assert first.to_do and first.previous == {"run_id": there, "folder": None}
+        assert not second.to_do and "left to ?@first" in said[-1]

@@ -21,7 +21,7 @@ from frostline.sweeps import job, resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.preflight import fingerprints
 from frostline.sweeps.resume import Earlier, Past
-from frostline.tracking import download, pending_sweeps, server
+from frostline.tracking import claims, download, pending_sweeps, server
 
 # large, or what only the process that runs it writes
 _NOT_FETCHED = (
@@ -77,14 +77,17 @@ class Takeover:
                 self._add_given(past)
         known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
         prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
-        found = []
-        for number, (run, key) in enumerate(zip(planned, keys, strict=True), first):
+        judged = []
+        for run, key in zip(planned, keys, strict=True):
             runs = self._before.get(key, [])
             fingerprint, trial = prints.get(repr(run.config.data)), search_marks.is_trial(run.choices)
             one = resume.judge(runs, self._source, fingerprint, trial=trial)
             # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
             self._before[key] = [past for past in runs if past is not one.interrupted]
-            found.append(self._facts(number, run, one))
+            judged.append(one)
+        theirs = self._claimed([one.interrupted for one in judged if one.interrupted is not None])
+        pairs = enumerate(zip(planned, judged, strict=True), first)
+        found = [self._facts(number, run, one, theirs) for number, (run, one) in pairs]
         for line in [*noted(self._notes), *said_of(self._skipped)]:
             job.screen().say(line)
         self._skipped, self._notes = [], []
@@ -129,8 +132,16 @@ class Takeover:
             self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
         return self._prints
 
-    def _facts(self, number: int, run: PlannedRun, found: Earlier) -> RunFacts:
-        """Return what one job has to know, given what was there before."""
+    def _claimed(self, interrupted: Sequence[Past]) -> dict[str, liveness.Owner]:
+        """Claim interrupted runs in MLflow's store, and return who has those that others claimed, by their ids."""
+        ids = [past.run_id for past in interrupted if past.run_id is not None]
+        with suppress(server.Unreachable):
+            if self._tracker.sweep_run_id is not None:
+                return claims.claim(self._tracker.uri, self._root, ids, self._tracker.sweep_run_id)
+        return {}
+
+    def _facts(self, number: int, run: PlannedRun, found: Earlier, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
+        """Return what one job has to know, given what was there before, and which interrupted runs others have."""
         facts, own = facts_of(run), self._folder / run.folder
         here = liveness.holder(own)
         if found.note:
@@ -141,7 +152,11 @@ class Takeover:
             return _left(number, facts, found.busy.place, who)
         if here is not None:  # what it does there is another run: of other code, say
             return _left(number, facts, own, here)
-        return facts if found.interrupted is None else self._going_on(number, facts, found.interrupted)
+        if found.interrupted is None:
+            return facts
+        if (owner := theirs.get(found.interrupted.run_id or "")) is not None:
+            return _left(number, facts, None, owner)
+        return self._going_on(number, facts, found.interrupted)
 
     def _finished(self, number: int, run: PlannedRun, past: Past, *, vacant: bool) -> Result:
         """Return the result of a run that need not run again, which is also in its folder here, if that is vacant."""

@@ -1,0 +1,134 @@
+"""Of several sweeps that would go on with one run, and share MLflow's store but no folder, one has it.
+
+MLflow has no compare-and-set, so each sweep writes a tag of its own to the run: it looks whether another one's is
+there, writes, waits and looks again; of those that wrote meanwhile the smallest name has it. That is Fischer's
+algorithm (Lamport, A fast mutual exclusion algorithm, 1987), and what that assumes, that to look and to write takes
+less than the wait, is checked: who took longer takes its tag back. A store that is a file is locked instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.records import layout, liveness
+from frostline.records.liveness import Owner
+from frostline.tracking import pending_sweeps, server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_WAIT = 3.0  # seconds; a look and a tag take hundredths on most servers
+_TRIES = 5
+_UNKNOWN = Owner("?", "another machine", "", 0, 0.0)
+
+
+def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[str, Owner]:
+    """Claim runs for the `sweep`, by MLflow's ids, and return who has those that are another's, or are finished by now.
+
+    A claim holds while its sweep gives signs of life. Raises `server.Unreachable` where the store decides nothing.
+    """
+    if not run_ids:
+        return {}
+    with server.problems(uri), _alone(uri, root) as wait:
+        claims = _Claims(server.client_of(uri), sweep)
+        found = {run_id: claims.write(run_id, within=wait) for run_id in run_ids}
+        if None in found.values():
+            time.sleep(wait or 0.0)
+        final = {run_id: who or claims.settle(run_id) for run_id, who in found.items()}
+    return {run_id: who for run_id, who in final.items() if who is not None}
+
+
+@contextmanager
+def _alone(uri: str, root: Path) -> Iterator[float | None]:
+    """Yield how long to wait for others; None where these wait for the end of the block."""
+    if server.file_of(uri) is None:
+        yield _WAIT
+        return
+    with pending_sweeps.planning(uri, root):
+        yield None
+
+
+class _Claims:
+    """Reads and writes claims of one sweep."""
+
+    def __init__(self, client: MlflowClient, sweep: str) -> None:
+        self._client, self._sweep, self._own = client, sweep, f"{layout.CLAIM_TAG}{sweep}"
+        self._sweeps: dict[str, Owner | None] = {}
+
+    def write(self, run_id: str, *, within: float | None) -> Owner | None:
+        """Claim a run and return None, or who has it; `within` so many seconds of the look that shows it free."""
+        for _ in range(_TRIES):
+            began = time.monotonic()
+            run = self._client.get_run(run_id)
+            if (who := _at_it(run.info.status, run.data.tags)) is not None:
+                return who
+            others = self._others(run_id, run.data.tags)
+            if others:
+                return others[min(others)]
+            self._client.set_tag(run_id, self._own, f"{time.time():.0f}")
+            if within is None or time.monotonic() - began <= within:
+                return None
+            self._remove(run_id, self._own)
+        raise server.Unreachable(f"it takes more than {within:g} s to look at a run and write a tag")
+
+    def settle(self, run_id: str) -> Owner | None:
+        """Return None where the claim holds, else who has the run; the claim is taken back then."""
+        others = self._others(run_id, self._client.get_run(run_id).data.tags)
+        if not others or self._sweep < min(others):
+            return None
+        self._remove(run_id, self._own)
+        return others[min(others)]
+
+    def _others(self, run_id: str, tags: Mapping[str, str]) -> dict[str, Owner]:
+        """Return whose claims a run has, by sweep; those of sweeps that are over or gone are removed."""
+        found: dict[str, Owner] = {}
+        for key in tags:
+            name = key.removeprefix(layout.CLAIM_TAG)
+            if name in (key, self._sweep):
+                continue
+            if (who := self._living(name)) is not None:
+                found[name] = who
+            else:
+                self._remove(run_id, key)
+        return found
+
+    def _remove(self, run_id: str, key: str) -> None:
+        """Remove a tag, which another sweep may have done."""
+        with _missing_is_fine():
+            self._client.delete_tag(run_id, key)
+
+    def _living(self, sweep: str) -> Owner | None:
+        """Return who carries out a sweep, None where nobody does any more."""
+        if sweep not in self._sweeps:
+            self._sweeps[sweep] = None
+            with _missing_is_fine():
+                run = self._client.get_run(sweep)
+                self._sweeps[sweep] = _running(run.info.status, run.data.tags)
+        return self._sweeps[sweep]
+
+
+@contextmanager
+def _missing_is_fine() -> Iterator[None]:
+    """Leave the block where MLflow has not what is asked for."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _at_it(status: str, tags: Mapping[str, str]) -> Owner | None:
+    """Return who carries out a run, or has finished it."""
+    return liveness.of_tags(tags) or _UNKNOWN if status == "FINISHED" else _running(status, tags)
+
+
+def _running(status: str, tags: Mapping[str, str]) -> Owner | None:
+    owner, sign = liveness.of_tags(tags), tags.get(layout.SIGN_TAG)
+    gone = status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None)
+    return None if gone else owner

@@ -63,7 +63,8 @@ class FrostlineLauncher(Launcher):
 
         Where they have `gpus`, each has so many.
         """
-        self.pool = Pool(places(self.workers, gpus=gpus, each=each), limit=self.job_timeout, errands=errands)
+        own = places(self.workers, gpus=gpus, each=each, say=self.say)
+        self.pool = Pool(own, limit=self.job_timeout, errands=errands)
         return self.pool
 
     def close(self, *, now: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,23 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
         machine.device(name)
     assert "\n" not in str(caught.value)
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
+
+
+def test_a_card_whose_driver_is_too_old_is_one_line_that_says_so_and_torch_says_nothing(
+    gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def available() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", available)
+    monkeypatch.setattr(machine.driver, "too_old", lambda: "the driver knows CUDA up to 12.4")
+    assert machine.device("auto") == CPU
+    with pytest.raises(UserError, match=r"^device=cuda: expected cpu, or a newer driver: the driver knows CUDA up to"):
+        machine.device("cuda")
+    monkeypatch.setattr(machine.driver, "too_old", lambda: None)
+    with pytest.warns(UserWarning, match="CUDA initialization"):
+        machine.device("auto")
 
 
 def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from frostline.core import driver
 from frostline.core.errors import UserError
 from frostline.sweeps import pool
 from frostline.sweeps.executor import Workers
@@ -80,6 +81,25 @@ def test_a_torch_for_cpus_has_one_worker_however_many_cards_there_are(monkeypatc
     assert len(pool.places(None, gpus=True)) == 2
     monkeypatch.setattr(metadata, "version", {"torch": "2.11.0+cpu"}.__getitem__)
     assert pool.places(None, gpus=True) == [{}]
+
+
+def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where_a_gpu_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = "NVIDIA's driver 550.54 knows CUDA up to 12.4, and torch 2.15 needs one for CUDA 13.2"
+    said: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(driver, "too_old", lambda: old)
+    assert pool.places(None, gpus=True, say=said.append) == [{}]
+    assert said == [f"no GPU is used: {old}"]
+    with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in so"):
+        pool.places(None, gpus=True, each=2, say=said.append)
+    for device in ("cuda", "cuda:1"):
+        workers = Workers(SimpleNamespace(start=pytest.fail, compose=compose))
+        with pytest.raises(UserError, match=rf"^device={device}: expected cpu, or a newer driver: {old}$"):
+            workers.start(replace(compose(), device=device))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.places(None, gpus=True, say=pytest.fail) == [{}]
 
 
 def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ import gc
 import os
 import resource
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from frostline.core import cgroups, malloc
+from frostline.core import cgroups, driver, malloc
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
@@ -33,21 +34,32 @@ def device(name: str, *, devices: int = 1) -> torch.device:
     """
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with warnings.catch_warnings():
+        if driver.too_old():  # which is said once, where workers are started, or below
+            warnings.filterwarnings("ignore", "CUDA initialization")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name != "cpu":
         require_cards(devices, gpus)
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
     if name not in there:
+        require_driver(name)
         raise user_error("device", name, f"a device of this machine ({', '.join(there)})", there)
     return torch.device(name)
+
+
+def require_driver(name: str) -> None:
+    """Raise `UserError` where the device called `name` is a card, and torch can use none with this driver."""
+    if name.startswith("cuda") and (problem := driver.too_old()) is not None:
+        raise user_error("device", name, f"cpu, or a newer driver: {problem}")
 
 
 def require_cards(devices: int, cards: int) -> None:
     """Raise `UserError` where a run on several devices, which is not to be on a CPU, has too few cards."""
     if devices > 1 and cards < devices:
-        there = f"at most {cards}, as many cards as a run may have" if cards else "1, as no card is there"
+        none = driver.too_old() or "no card is there"
+        there = f"at most {cards}, as many cards as a run may have" if cards else f"1, as {none}"
         raise user_error("devices", devices, f"{there}; with device=cpu it trains in so many processes")
 
 

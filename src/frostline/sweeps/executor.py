@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
+from frostline.core import machine
 from frostline.core.config import Config
 from frostline.sweeps import job
 from frostline.sweeps.compose import Overrides, PlannedRun
@@ -64,6 +65,7 @@ class Workers:
     def start(self, config: Config) -> None:
         """Start the workers; a device that is named is everybody's, others get a GPU each, or `devices` of them."""
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
+        machine.require_driver(config.device)
         gpus = config.device in ("auto", "cuda")
         errand = Errand(importlib.import_module, ("frostline.runs.run",))
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])

@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from frostline.core import background, interrupts, notices
+from frostline.core import background, driver, interrupts, notices
 from frostline.core.interrupts import Terminated
 from frostline.core.machine import SHARING, require_cards
 from frostline.sweeps.worker import STOP, Answer, Errand
@@ -261,13 +261,19 @@ def _unheard(error: Exception) -> None:
     notices.tell(f"What a worker prints is shown no more ({type(error).__name__}: {error})")
 
 
-def places(workers: int | None, *, gpus: bool, each: int = 1) -> list[dict[str, str]]:
+def places(
+    workers: int | None, *, gpus: bool, each: int = 1, say: Callable[[str], object] = notices.tell
+) -> list[dict[str, str]]:
     """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
 
     `each` worker gets so many GPUs; UserError where there are fewer. `workers` None stands for as many as there are
-    GPUs for, or one on a CPU. Those that share devices are told how many they are.
+    GPUs for, or one on a CPU, which is said where torch can use none of them. Those that share devices are told how
+    many they are.
     """
     cards = visible_cards() if gpus else []
+    if cards and (problem := driver.too_old()) is not None:
+        say(f"no GPU is used: {problem}")
+        cards = []
     if gpus:
         require_cards(each, len(cards))
     shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]

@@ -1,0 +1,55 @@
+"""NVIDIA's driver, and whether it is new enough for this torch: known without importing torch or starting CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import re
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+_LIBRARY = "libcuda.so.1"
+_VERSION = Path("/proc/driver/nvidia/version")
+
+
+@functools.cache
+def too_old() -> str | None:
+    """Return in words that the driver is too old for torch, and what that needs; None where it is not known to be.
+
+    A driver runs what was built for its own major version of CUDA or an older one, whatever the minor versions
+    (https://docs.nvidia.com/deploy/cuda-compatibility).
+    """
+    needed, known = _of_torch(), _of_driver()
+    if needed is None or known is None or known[0] >= needed[0]:
+        return None
+    name = f"driver {found[1]}" if (found := re.search(r"Module\s+([\d.]+)", _text(_VERSION))) else "driver"
+    its, own = (".".join(map(str, version)) for version in (known, needed))
+    return f"NVIDIA's {name} knows CUDA up to {its}, and torch {metadata.version('torch')} needs one for CUDA {own}"
+
+
+def _of_torch() -> tuple[int, int] | None:
+    """Return the version of CUDA that torch was built for, as its file says; None for another torch."""
+    with suppress(ImportError, ValueError):
+        place = importlib.util.find_spec("torch")
+        text = _text(Path(place.origin).with_name("version.py")) if place and place.origin else ""
+        if found := re.search(r"^cuda\b[^=]*= '(\d+)\.(\d+)", text, re.MULTILINE):
+            return int(found[1]), int(found[2])
+    return None
+
+
+def _of_driver() -> tuple[int, int] | None:
+    """Return the newest version of CUDA that the driver knows; None where there is none, or it does not say."""
+    number = ctypes.c_int()
+    with suppress(OSError, AttributeError):
+        if ctypes.CDLL(_LIBRARY).cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value > 0:
+            return number.value // 1000, number.value % 1000 // 10
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -270,12 +270,13 @@ def places(
     GPUs for, or one on a CPU, which is said where torch can use none of them. Those that share devices are told how
     many they are.
     """
-    cards = visible_cards() if gpus else []
-    if cards and (problem := driver.too_old()) is not None:
-        say(f"no GPU is used: {problem}")
-        cards = []
+    listed = visible_cards() if gpus else []
+    problem = driver.too_old() if listed else None
+    cards = listed if problem is None else []
     if gpus:
         require_cards(each, len(cards))
+    if problem is not None:
+        say(f"no GPU is used: {problem}")
     shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]
     count = workers or max(len(shares), 1)
     mine = [{"CUDA_VISIBLE_DEVICES": shares[number % len(shares)]} if cards else {} for number in range(count)]

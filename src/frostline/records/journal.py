@@ -74,8 +74,18 @@ def digest(folder: Path) -> str | None:
 
 def ended(folder: Path) -> bool:
     """Return whether the last word of `record.jsonl` on its run is that it ended."""
-    words = [entry["op"] for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]
-    return bool(words) and words[-1] == "end"
+    return _end(folder) is not None
+
+
+def finished(folder: Path) -> bool:
+    """Return whether it is that it finished, so that it does not go on."""
+    return _end(folder) == "FINISHED"
+
+
+def _end(folder: Path) -> str | None:
+    """Return the status with which the run ended, by the last word on it; None where it goes on."""
+    words = [entry for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]
+    return str(words[-1].get("status")) if words and words[-1]["op"] == "end" else None
 
 
 def begun(folder: Path) -> bool:

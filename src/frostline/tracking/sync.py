@@ -38,7 +38,7 @@ class SweepMirror:
         self._seen: dict[Path, float] = {}
         """When runs were first seen to go on."""
         self._over: set[Path] = set()
-        """Runs that ended, and of which MLflow has all."""
+        """Runs that finished, and of which MLflow has all."""
         self._listed: tuple[int, ...] = ()
         self._runs: list[tuple[Path, str]] = []
         """Their folders and records."""
@@ -75,7 +75,7 @@ class SweepMirror:
                     raise
                 refused = refused or problem
             self.moved = time.monotonic()
-            if folder != self.folder and journal.ended(folder) and not mirror.pending():
+            if folder != self.folder and journal.finished(folder) and not mirror.pending():
                 self._over.add(folder)
         if refused is not None:
             raise refused
@@ -92,12 +92,11 @@ class SweepMirror:
     def _folders(self, *, at_once: bool) -> list[Path]:
         """Return the folders with a record, `at_once` also of what is over.
 
-        Which runs there are is read again when the sweep's file was replaced; what had ended may go on then.
+        Which runs there are is read again when the sweep's file was replaced.
         """
         if (state := files.facts(str(self.folder / SWEEP))) != self._listed or not state:
             folders = (self.folder, *run_folders.of(self.folder))
             self._listed, self._runs = state, [(folder, str(folder / RECORD)) for folder in folders]
-            self._over.clear()
         due = self._runs if at_once else [each for each in self._runs if each[0] not in self._over]
         return [folder for folder, record in due if files.facts(record)]
 

@@ -371,6 +371,22 @@ def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, 
     assert client.get_run(journal.run_id(run)).data.tags["late"] == "yes"
 
 
+def test_a_run_that_waits_is_scheduled_until_it_goes_on(served, request, client, tmp_path):
+    (sweep := tmp_path / "sweep").mkdir()
+    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
+    end(run, "PAUSED", None)
+    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    mirror.bring(at_once=False)
+    waits = client.get_run(journal.run_id(run)).info
+    assert (waits.status, waits.end_time) == ("SCHEDULED", None)
+    journal.note(run, "resume", time=now())
+    mirror.bring()
+    assert client.get_run(waits.run_id).info.status == "RUNNING"
+    finish(run)
+    mirror.bring(at_once=False)
+    assert client.get_run(waits.run_id).info.status == "FINISHED"
+
+
 @pytest.mark.slow
 def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
     (sweep := tmp_path / "sweep").mkdir()

@@ -54,6 +54,7 @@ class FrostlineSweeper(Sweeper):
         from frostline.sweeps.cluster import Cluster, queues
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, Foreign, Workers
+        from frostline.sweeps.ray_tasks import Tasks, carries_out
         from frostline.sweeps.search import is_asked, run_search
         from frostline.sweeps.sweep import run_sweep
 
@@ -66,7 +67,7 @@ class FrostlineSweeper(Sweeper):
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         searches = is_asked(overrides, compose)
-        executor: Executor = Foreign(launcher, self._batch, config)
+        executor: Executor = (Tasks if carries_out(launcher) else Foreign)(launcher, self._batch, config)
         if queues(launcher):
             executor = Cluster(launcher, config, detached=not searches)
         if isinstance(launcher, FrostlineLauncher):

@@ -1,0 +1,129 @@
+"""What is asked before the runs of a sweep on Ray is asked of a task there, here by a Ray that is made up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from frostline.core.errors import UserError
+from frostline.sweeps import ray_tasks
+from frostline.sweeps.ray_tasks import Tasks
+from small import compose
+
+
+class RayError(Exception):
+    """What Ray raises."""
+
+
+class RayTaskError(RayError):
+    """What it raises where a task did, whose text has a traceback in it."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("ray::check() (pid=1)\nTraceback (most recent call last): ...")
+        self.cause = cause
+
+
+class Ray:
+    """Calls what a task is to call, unless its worker is `killed`, and knows with what it was asked."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self) -> None:
+        self.begun: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.killed = self.away = False
+
+    def is_initialized(self) -> bool:
+        return bool(self.begun)
+
+    def init(self, **options: Any) -> None:
+        if self.away:
+            raise ConnectionError("Failed to connect to Ray cluster")
+        self.begun.append(options)
+
+    def remote(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        self.asked.append(options)
+
+        def made(function: Callable[..., Any]) -> Any:
+            bound = SimpleNamespace(remote=lambda *given: lambda: function(*given))
+            return SimpleNamespace(options=lambda **_: bound)
+
+        return made
+
+    def get(self, task: Callable[[], Any]) -> Any:
+        if self.killed:
+            raise RayError("The worker died: out of memory")
+        try:
+            return task()
+        except Exception as error:
+            raise RayTaskError(error) from None
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    made = Ray()
+    monkeypatch.setitem(sys.modules, "ray", made)  # type: ignore[arg-type]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return made
+
+
+def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
+    how = OmegaConf.create({"init": {"address": address}, "remote": {"num_gpus": 1, "max_retries": 3}})
+    executor = Tasks(SimpleNamespace(ray_cfg=how, launch=lambda *_, **__: []), 1, OmegaConf.create())
+    config = compose()
+    executor.start(replace(config, cluster=replace(config.cluster, check=check)))
+    return executor
+
+
+def test_what_is_asked_is_a_task_that_has_what_a_run_has_unless_it_is_to_be_done_here(ray: Ray) -> None:
+    done: list[str] = []
+    assert tasks().ask(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
+    assert ray.asked == [{"num_gpus": 1, "max_retries": 3}]
+    assert tasks(check="here").ask(os.getpid) == os.getpid() and len(ray.asked) == 1
+
+
+def test_a_cluster_that_is_there_is_not_asked_for_memory_and_none_is_connected_to_twice(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = tasks()
+    executor.ask(os.getpid)
+    executor.run({0: None})
+    assert ray.begun == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
+    ray.begun.clear()
+    tasks(address="10.0.0.1:6379").ask(os.getpid)
+    assert ray.begun == [{"address": "10.0.0.1:6379"}]
+    ray.begun.clear()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    tasks(check="here").run({0: None})  # its launcher would ask
+    assert ray.begun == [{"address": None}]
+
+
+def test_a_mistake_is_raised_as_it_is_and_a_task_that_dies_is_one_line(
+    ray: Ray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise UserError("lr=x: expected a number")
+
+    with pytest.raises(UserError, match=r"^lr=x: expected a number$"):
+        tasks().ask(refuse)
+    ray.killed = True
+    with pytest.raises(SystemExit) as end:
+        tasks().ask(os.getpid)
+    assert end.value.code == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the task that checks came to nothing, and no run was begun: RayError: The worker died: out of mem" in said
+
+
+def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
+    ray.away = True
+    with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
+        tasks(address="10.0.0.1:6379").ask(os.getpid)
+    given_up = tasks(check="here").run({0: None, 1: None})  # by then there is a record, which is to say why
+    assert [type(error) for error in given_up.values()] == [UserError, UserError]

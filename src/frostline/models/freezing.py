@@ -151,12 +151,15 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
     dropped, lest an optimizer find them.
     """
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in phase.learning)
-        if name not in phase.learning:
+        if parameter.requires_grad != (learns := name in phase.learning):
+            parameter.requires_grad_(learns)
+        if not learns and parameter.grad is not None:
             parameter.grad = None
     active = {structure.stage_of(name) for name in phase.learning}
     for path, part in module.named_modules():
-        part.training = _trains(path, part, structure, phase, active, norm_stats)
+        mode = _trains(path, part, structure, phase, active, norm_stats)
+        if part.training != mode:  # to set an attribute of a module takes as long as all else here
+            part.training = mode
 
 
 def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str) -> bool:

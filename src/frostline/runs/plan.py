@@ -106,23 +106,34 @@ def phase_plans(
     Without an `lr` nothing is trained in steps.
     """
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
+    parameters: dict[str, list[nn.Parameter]] = {stage: [] for stage in structure.stages}
+    for name, parameter in module.named_parameters():
+        parameters[structure.stage_of(name)].append(parameter)
+    norms = [(path, part) for path, part in module.named_modules() if _keeps_statistics(part)]
+    norms_of = {stage: [part for path, part in norms if structure.stage_of(path) == stage] for stage in parameters}
     plans = []
     for span in timeline:
         enter(span.phase)
-        stages = tuple(_stage_plan(module, structure, stage, group_of, span.phase, lr) for stage in structure.stages)
+        stages = tuple(
+            _stage_plan(stage, own, norms_of[stage], group_of, span.phase, lr) for stage, own in parameters.items()
+        )
         plans.append(PhasePlan(span.start // steps_per_epoch + 1, (span.end - 1) // steps_per_epoch + 1, stages))
     return tuple(plans)
 
 
+def _keeps_statistics(part: nn.Module) -> bool:
+    return freezing.is_norm(part) and hasattr(part, "running_mean")
+
+
 def _stage_plan(
-    module: nn.Module,
-    structure: Structure,
     stage: str,
+    own: Sequence[nn.Parameter],
+    norms: Iterable[nn.Module],
     group_of: Mapping[int, Mapping[str, Any]],
     phase: int,
     lr: float | None,
 ) -> StagePlan:
-    own = [p for name, p in module.named_parameters() if structure.stage_of(name) == stage]
+    """Return the plan of a stage with these parameters, and layers that keep running statistics."""
     learning = [p for p in own if p.requires_grad]
     groups = [group_of[id(p)] for p in learning] if lr is not None else []
     return StagePlan(
@@ -131,23 +142,13 @@ def _stage_plan(
         learning=sum(p.numel() for p in learning),
         lr=_range((lr or 0.0) * group["scales"][phase] for group in groups),
         weight_decay=_range(group["weight_decay"] for group in groups),
-        norm=_norm_mode(module, structure, stage),
+        norm="/".join("batch" if mode else "frozen" for mode in sorted({part.training for part in norms})) or "-",
     )
 
 
 def _range(values: Iterable[float]) -> tuple[float, float] | None:
     every = list(values)
     return (min(every), max(every)) if every else None
-
-
-def _norm_mode(module: nn.Module, structure: Structure, stage: str) -> str:
-    """Return what the layers of `stage` that keep running statistics do."""
-    modes = {
-        part.training
-        for path, part in module.named_modules()
-        if freezing.is_norm(part) and hasattr(part, "running_mean") and structure.stage_of(path) == stage
-    }
-    return "/".join("batch" if mode else "frozen" for mode in sorted(modes)) or "-"
 
 
 def describe(setup: Setup, name: str) -> Plan:

@@ -94,14 +94,14 @@ def test_a_cluster_that_is_there_is_not_asked_for_memory_and_none_is_connected_t
 ) -> None:
     executor = tasks()
     executor.ask(os.getpid)
-    executor.run({0: None})
+    executor.run({0: None}, lambda number: {})
     assert ray.begun == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
     ray.begun.clear()
     tasks(address="10.0.0.1:6379").ask(os.getpid)
     assert ray.begun == [{"address": "10.0.0.1:6379"}]
     ray.begun.clear()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    tasks(check="here").run({0: None})  # its launcher would ask
+    tasks(check="here").run({0: None}, lambda number: {})  # its launcher would ask
     assert ray.begun == [{"address": None}]
 
 
@@ -125,5 +125,5 @@ def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
     ray.away = True
     with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
         tasks(address="10.0.0.1:6379").ask(os.getpid)
-    given_up = tasks(check="here").run({0: None, 1: None})  # by then there is a record, which is to say why
+    given_up = tasks(check="here").run({0: None, 1: None}, lambda number: {})  # by then there is a record, which is to say why
     assert [type(error) for error in given_up.values()] == [UserError, UserError]

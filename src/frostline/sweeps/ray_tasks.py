@@ -12,7 +12,7 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.records.recording import reason_of
 from frostline.sweeps import job
-from frostline.sweeps.executor import Foreign
+from frostline.sweeps.executor import Foreign, Further
 
 T = TypeVar("T")
 _MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, the least that Ray takes: tasks share files, not objects
@@ -56,14 +56,14 @@ class Tasks(Foreign):
             raise SystemExit(1) from None
         return answer
 
-    def run(self, jobs: Mapping[int, int | None]) -> Mapping[int, Exception]:
+    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs."""
         try:
             if jobs:
                 self._connect()
         except UserError as error:
             return dict.fromkeys(jobs, error)
-        return super().run(jobs)
+        return super().run(jobs, further)
 
     def _connect(self) -> None:
         """Connect to the cluster, or start one here: the launcher would ask a cluster that is there for memory.

@@ -125,5 +125,5 @@ def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
     ray.away = True
     with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
         tasks(address="10.0.0.1:6379").ask(os.getpid)
-    given_up = tasks(check="here").run({0: None, 1: None}, lambda number: {})  # by then there is a record, which is to say why
+    given_up = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # by then a record is to say why
     assert [type(error) for error in given_up.values()] == [UserError, UserError]

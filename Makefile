@@ -3,6 +3,7 @@ PYTHON ?= python3
 SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest # what is compiled serves all processes that tests start
 
 .PHONY: sweep test gpu check docs faults bench ui lint format weights clean help
 
@@ -13,7 +14,7 @@ sweep: $(VENV)/.installed ## Set up, then compare feature extraction with fine-t
 	$(BIN)/python train.py -m $(SWEEP)
 
 test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and import checks and the tests
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile
 	if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(BIN)/pytest -m cuda; fi
 
 gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benchmarks, from where a call was cut off
@@ -21,7 +22,7 @@ gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benc
 	$(BIN)/python benchmarks/run.py --device cuda --continue
 
 check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the quick tests of single modules
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/system -m 'not slow'
+	$(PYTEST) -n 2 --dist loadfile --ignore tests/system -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -11,8 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import gc
-import importlib
 import json
 import os
 import resource
@@ -32,18 +30,8 @@ from typing import IO, Any, NoReturn
 
 from filelock import FileLock
 
-LOADED = (
-    *("sklearn.datasets", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
-    *(
-        "mlflow.tracking.client",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "itables",
-        "narwhals",
-        "plotly",
-        "cloudpickle",
-    ),
-)
-"""What a sweep imports on its way, beyond all modules of frostline."""
+import preload
+
 SERVER = "FROSTLINE_TESTS_WARM"
 """Name of the environment variable that holds the address of the process that forks."""
 _FREE = 100  # the first descriptor that no command is given
@@ -268,6 +256,7 @@ def _become(told: dict[str, Any]) -> None:
         setattr(sys, name, stream)
     sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))
     sys.modules["frostline.sweeps.pool"].subprocess = module()
+    _know_mode()
     arguments = [one for one in told["arguments"] if one != "-P"]
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
@@ -278,6 +267,20 @@ def _become(told: dict[str, Any]) -> None:
     else:
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _know_mode() -> None:
+    """Spare Hydra the config that it composes for `hydra.mode` alone where -m has told that: 0.1 s of each command."""
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
+    looked_up = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        told = "-m" in sys.argv[1:] and not any("hydra.mode" in typed for typed in overrides)
+        return RunMode.MULTIRUN if told else looked_up(hydra, config_name, overrides)
+
+    Hydra.get_mode = get_mode
 
 
 def _leave(status: int) -> NoReturn:
@@ -302,68 +305,9 @@ def module() -> Any:
     return SimpleNamespace(**{**vars(subprocess), "Popen": Popen}) if _address() else subprocess
 
 
-def _load() -> None:
-    """Import all that a command may import, in this process."""
-    gc.disable()  # what modules make stays, and would be looked at often
-    import pkgutil
-
-    from hydra.core.plugins import Plugins
-
-    import frostline
-
-    for module in pkgutil.walk_packages(frostline.__path__, "frostline."):
-        if not module.name.endswith(("__main__", ".ship")):
-            importlib.import_module(module.name)
-    for name in LOADED:
-        importlib.import_module(name)
-    Plugins.instance()
-    sys.modules["frostline.data.sources"]._read_digits()
-    _use()
-    gc.collect()
-    gc.freeze()  # what is not looked at by the collector is not copied either
-    gc.enable()
-
-
-def _use() -> None:
-    """Do once what takes longest the first time, and comes to the same whoever does it.
-
-    Grammars learn what they read, fonts are looked for, libraries of the report are packed, statements are compiled.
-    """
-    import hydra
-    from matplotlib.figure import Figure
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
-    from omegaconf import OmegaConf
-
-    import stores
-    from frostline.report import confusion_plot, html
-
-    OmegaConf.register_new_resolver("project_root", str)
-    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        typed = ["freeze=head", "lr=1e-2", "hydra.sweep.dir=/a/b", "tracking.uri=sqlite:////a/b.db"]
-        hydra.compose("config", typed, return_hydra_config=True)
-    OmegaConf.clear_resolver("project_root")
-    for file in ("package_data/plotly.min.js", "html/dt_bundle.js", "html/dt_bundle.css"):
-        html._packed("plotly" if "plotly" in file else "itables", file)
-    confusion_plot._form(tuple("0123456789"))
-    axes = Figure().add_subplot(xscale="log", title="a", xlabel="b", ylabel="c")
-    axes.plot([1, 2], [1, 2], label="d")
-    axes.legend()
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("png", "svg"):
-            axes.figure.savefig(f"{folder}/figure.{kind}")
-        client = MlflowClient(f"sqlite:///{stores.put(Path(folder) / 'mlflow.db')}")
-        run = client.create_run(client.create_experiment("a"), tags={"b": "c"}).info
-        client.log_batch(run.run_id, [Metric("d", 1.0, 1, 1)], [Param("e", "f")], [RunTag("g", "h")])
-        client.search_runs([run.experiment_id], "tags.b = 'c'")
-        client.get_metric_history(run.run_id, "d")
-        client.set_terminated(run.run_id)
-        client.get_run(run.run_id)
-
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _load()
+    preload.load()
     told = _serve()
     try:
         _become(told)

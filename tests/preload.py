@@ -1,0 +1,80 @@
+"""What the process that forks commands loads, and does once, before it forks any: see warm."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import pkgutil
+import sys
+import tempfile
+from pathlib import Path
+
+LOADED = (
+    *("sklearn.datasets", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+    *(
+        "mlflow.tracking.client",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "itables",
+        "narwhals",
+        "plotly",
+        "cloudpickle",
+    ),
+)
+"""What a sweep imports on its way, beyond all modules of frostline."""
+
+
+def load() -> None:
+    """Import all that a command may import, in this process."""
+    gc.disable()  # what modules make stays, and would be looked at often
+    from hydra.core.plugins import Plugins
+
+    import frostline
+
+    for module in pkgutil.walk_packages(frostline.__path__, "frostline."):
+        if not module.name.endswith(("__main__", ".ship")):
+            importlib.import_module(module.name)
+    for name in LOADED:
+        importlib.import_module(name)
+    Plugins.instance()
+    sys.modules["frostline.data.sources"]._read_digits()
+    _use()
+    gc.collect()
+    gc.freeze()  # what is not looked at by the collector is not copied either
+    gc.enable()
+
+
+def _use() -> None:
+    """Do once what takes longest the first time, and comes to the same whoever does it.
+
+    Grammars learn what they read, fonts are looked for, libraries of the report are packed, statements are compiled.
+    """
+    import hydra
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+    from omegaconf import OmegaConf
+
+    import stores
+    from frostline.report import confusion_plot, html
+
+    OmegaConf.register_new_resolver("project_root", str)
+    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        typed = ["freeze=head", "lr=1e-2", "hydra.sweep.dir=/a/b", "tracking.uri=sqlite:////a/b.db"]
+        hydra.compose("config", typed, return_hydra_config=True)
+    OmegaConf.clear_resolver("project_root")
+    for file in ("package_data/plotly.min.js", "html/dt_bundle.js", "html/dt_bundle.css"):
+        html._packed("plotly" if "plotly" in file else "itables", file)
+    confusion_plot._form(tuple("0123456789"))
+    axes = Figure().add_subplot(xscale="log", title="a", xlabel="b", ylabel="c")
+    axes.plot([1, 2], [1, 2], label="d")
+    axes.legend()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("png", "svg"):
+            axes.figure.savefig(f"{folder}/figure.{kind}")
+        client = MlflowClient(f"sqlite:///{stores.put(Path(folder) / 'mlflow.db')}")
+        run = client.create_run(client.create_experiment("a", folder), tags={"b": "c"}).info
+        client.log_batch(run.run_id, [Metric("d", 1.0, 1, 1)], [Param("e", "f")], [RunTag("g", "h")])
+        client.search_runs([run.experiment_id], "tags.b = 'c'")
+        client.get_metric_history(run.run_id, "d")
+        client.set_terminated(run.run_id)
+        client.get_run(run.run_id)

@@ -315,13 +315,13 @@ def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):
 @pytest.mark.slow
 def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, pictures, tmp_path):
     many = tmp_path / "list"
-    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 100)))
+    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 60)))
     command = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
     out, err = trained.command(*command, "whole.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
-    assert out == "whole.parquet: 5,000 pictures\n" and "200 of 5,000 pictures could not be read: " in err
+    assert out == "whole.parquet: 3,000 pictures\n" and "120 of 3,000 pictures could not be read: " in err
     whole = [sys.executable, "-m", "frostline", *map(str, command), "said.parquet"]
     beside, kills = tmp_path / "said.parquet.parts", 0
-    for wanted in (1, 3):
+    for wanted in (1, 2):
         with (
             many.open() as listed,
             warm.Popen(whole, stdin=listed, env=trained.environment(), cwd=tmp_path) as process,

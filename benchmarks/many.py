@@ -47,6 +47,7 @@ def many(bench: Bench) -> Iterator[Row]:
     short = _typed(bench, folder, "few", lrs, seeds[0], "resume=false")
     long = _typed(bench, folder, "more", lrs, seeds[1], "resume=false")
     again = _typed(bench, folder, "more", lrs, seeds[1])
+    learned = _typed(bench, folder, "learned", lrs, seeds[0], "resume=false", "save_weights=learned")
     setting = f"freeze=head, {few} runs, {bench.device.type}"
     further = f"freeze=head, from {few} to {more} runs, {bench.device.type}"
     load = f"load average {os.getloadavg()[0]:.1f}"
@@ -58,6 +59,9 @@ def many(bench: Bench) -> Iterator[Row]:
     kilobytes = (long.disk - short.disk) / (more - few) / 1e3
     note = "in the sweep's folder, MLflow's database and its artifacts; its weights once"
     yield bench.row("disk of each further run", further, kilobytes, unit=" kB", note=note)
+    kilobytes = learned.disk / few / 1e3
+    note = f"of {few}, with the frozen weights, which lie there once"
+    yield bench.row("disk of each run, save_weights=learned", setting, kilobytes, unit=" kB", note=note)
     grown = (long.memory - short.memory) / (more - few) / 1e3
     note = f"of the process typed at: {short.memory / 1e6:,.0f} MB and {long.memory / 1e6:,.0f} MB"
     yield bench.row("memory of each further run", further, grown, unit=" kB", note=note)

@@ -32,7 +32,7 @@ from frostline.records.sweep_record import Shared
 from frostline.runs import run
 from frostline.sweeps import job
 from frostline.sweeps.compose_cache import Composer
-from frostline.sweeps.executor import Workers
+from frostline.sweeps.executor import Further, Workers
 from frostline.sweeps.search import run_search
 from frostline.tracking.mirror import Mirror
 from table import Row
@@ -93,7 +93,7 @@ class _Here:
     """
 
     def __init__(self, compose: Composer) -> None:
-        self.compose, self.pool, self.config = compose, self, compose([])
+        self.compose, self.forget, self.pool, self.config = compose, compose.forget, self, compose([])
         self.between: list[float] = []
         """Seconds from the end of each run to the start of the next one."""
         self.within: list[float] = []
@@ -114,7 +114,9 @@ class _Here:
 
     def close(self, *, now: bool) -> None: ...
 
-    def run(self, jobs: Mapping[int, Sequence[str]], stacks: Mapping[int, int | None]) -> dict[int, JobReturn]:
+    def run(
+        self, jobs: Mapping[int, Sequence[str]], stacks: Mapping[int, int | None], *, further: Further
+    ) -> dict[int, JobReturn]:
         return {number: self._run(number, overrides) for number, overrides in jobs.items()}
 
     def _run(self, number: int, overrides: Sequence[str]) -> JobReturn:
@@ -136,7 +138,7 @@ class _Here:
         while Mirror(folder).pending():
             time.sleep(0.01)
         self._ended = time.perf_counter()
-        self.compose.forget(overrides)
+        self.forget(overrides)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:

@@ -218,7 +218,7 @@ class _Executor:
     def leave(self, folder):
         pass
 
-    def run(self, numbers):
+    def run(self, numbers, further):
         self.ran += numbers
         if self.interrupted:
             raise KeyboardInterrupt

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from frostline.core import locks
 from frostline.core.config import BASES
 from frostline.core.errors import UserError
 from frostline.models import adapters, freezing
@@ -57,6 +56,8 @@ def _kept(tensors: Mapping[str, Tensor], folder: Path) -> str:
     digest = hashing.of_tensors(tensors)
     file = folder / name_of(digest)
     if not file.exists():
+        from frostline.core import locks  # which nobody needs who reads
+
         folder.mkdir(exist_ok=True)
         with locks.held(folder / ".lock"):
             if not file.exists():

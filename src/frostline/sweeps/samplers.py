@@ -59,7 +59,7 @@ def drawn_aside(
     else:
         aside.add_trials(others)
     aside.ask({**space})
-    return aside.trials[-1]
+    return aside.get_trials(deepcopy=False)[-1]  # `trials` copies all
 
 
 def given(values: Mapping[str, Any]) -> BaseSampler:

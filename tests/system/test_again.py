@@ -22,11 +22,6 @@ from frostline.records import layout, liveness
 EPOCHS = ("epochs=40", "seed=0,1")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
 def again(folder, store, *overrides, expect=0):
     return sweep(folder, store, *overrides, "resume=true", expect=expect)
 

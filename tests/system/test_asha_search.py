@@ -36,11 +36,6 @@ def told(study: optuna.Study) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
     return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TYPED)
 

@@ -21,11 +21,6 @@ GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Return a folder of two classes of noise, one brighter than the other."""
     root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)

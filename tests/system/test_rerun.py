@@ -92,11 +92,6 @@ def test_each_verdict_has_a_status_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
     """A sweep of two cells, with features from the store and several seeds."""
     place = f"store.path={tmp_path_factory.mktemp('store')}"

@@ -32,11 +32,6 @@ PICTURE = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
     """A sweep whose runs keep what they learned."""
     return sweep(tmp_path_factory.mktemp("sweeps") / "learned", store, *GRID)

@@ -54,11 +54,6 @@ def measured(folder: Path) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
     return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TINY, *RANGES, *MODES)
 

@@ -23,11 +23,6 @@ SOLVED = ["probe seed=0", "knn seed=0", "centroid seed=0"]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def solved(tmp_path_factory, store):
     return sweep(tmp_path_factory.mktemp("sweeps") / "solved", store, *GRID)
 

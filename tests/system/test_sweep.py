@@ -91,11 +91,6 @@ def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0, run=war
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("record") / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def main_job(tmp_path_factory, store):
     """The main job, smaller: two freeze modes at two learning rates, in two processes that begin with nothing."""
     pipes = {"capture_output": True, "text": True, "check": False, "timeout": 240}

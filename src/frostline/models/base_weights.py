@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from frostline.core.config import BASES
@@ -20,7 +19,6 @@ from frostline.core.errors import UserError
 from frostline.models import adapters, freezing
 from frostline.models.state_dicts import within
 from frostline.store import hashing, tensorfile
-from frostline.store.tensorfile import METADATA
 
 KEY = "base"
 """Of a file's metadata: the sha256 of the tensors that belong to its own and lie elsewhere."""
@@ -84,8 +82,7 @@ def named(path: Path) -> str | None:
 
     UserError where it names something else.
     """
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(METADATA, "{}")
+    text = tensorfile.metadata_text(path)
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):  # said to be wrong by whoever reads all of it
@@ -110,8 +107,7 @@ def read(path: Path, digest: str) -> dict[str, Tensor]:
     if file is None:
         raise UserError(f"{needs}: expected that in a folder above it, or {name} beside it, and it is in none")
     try:
-        with safe_open(file, framework="pt") as opened:
-            found = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+        found = tensorfile.tensors_of(file)
         sha256 = hashing.of_tensors(found)
     except Exception as problem:  # hostile bytes can make a parser raise anything
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -218,14 +218,20 @@ def weights_sha256(name: str, *, library: str, weights: str | None) -> str | Non
     return None if found is None else found[1]
 
 
-def weights_file(name: str, *, library: str, weights: str | None) -> tuple[Path, str] | None:
-    """Return the file that `build` would read, fetched if need be, and its sha256; None for from scratch."""
+def weights_file(name: str, *, library: str, weights: str | None, sha256: str | None = None) -> tuple[Path, str] | None:
+    """Return the file that `build` would read, fetched if need be, and its sha256; None for from scratch.
+
+    UserError where it has another `sha256`.
+    """
     source = _source(architecture_of(name, library), weights)
-    return None if source is None else _file_of(source)
+    return None if source is None else _file_of(source, sha256)
 
 
-def _file_of(source: Pretrained | Path) -> tuple[Path, str]:
-    return source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
+def _file_of(source: Pretrained | Path, sha256: str | None) -> tuple[Path, str]:
+    path, digest = source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
+    if sha256 is not None and sha256.lower() != digest:
+        raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
+    return path, digest
 
 
 def _load(
@@ -237,10 +243,7 @@ def _load(
     classes: Sequence[str] | None,
 ) -> tuple[str, Loaded]:
     """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
-    path, digest = _file_of(source)
-    sha256 = GLYPHS_SHA256 if path == GLYPHS and sha256 is None else sha256
-    if sha256 is not None and sha256.lower() != digest:
-        raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
+    path, digest = _file_of(source, GLYPHS_SHA256 if source == GLYPHS and sha256 is None else sha256)
 
     def adapt(tensors: Tensors) -> Tensors:
         return found.adapt(module, tensors)

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from frostline.core.errors import UserError, user_error
 from frostline.models import base_weights, state_dicts
 from frostline.models.input_spec import CROPS
 from frostline.store import hashing, tensorfile
-from frostline.store.tensorfile import METADATA
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -80,8 +79,7 @@ def content(path: Path) -> Any:
         raise user_error("model.weights", path, f"a state dict, and this is a TorchScript archive; export one by {way}")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                own = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            own = tensorfile.tensors_of(path)
             base = base_weights.named(path)
             return own if base is None else {**base_weights.read(path, base), **own}
         with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles that are refused anyway
@@ -113,8 +111,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return {}
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        metadata: dict[str, Any] = json.loads(tensorfile.metadata_text(path))
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):

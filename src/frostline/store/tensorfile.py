@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -56,6 +57,18 @@ def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             file.write(hashing.bytes_of(tensor))
         file.flush()
         os.fsync(file.fileno())
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name, on the CPU; raises what the parser raises."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def metadata_text(path: Path) -> str:
+    """Return the JSON that a safetensors file was given as metadata, an empty object where `write` did not write it."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get(METADATA, "{}"))
 
 
 def header(file: IO[bytes]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def results(
 
     `reasons` say what kept some from an end.
     """
-    engine = cluster_jobs.in_charge(folder, (facts.folder for facts in runs if facts.to_do))
-    numbers = range(len(runs)) if which is None else which
+    numbers = range(len(runs)) if which is None else [*which]
+    engine = cluster_jobs.in_charge(folder, (runs[n].folder for n in numbers if runs[n].to_do))
     return [result(folder, n, runs[n], reasons.get(n), engine.get(runs[n].folder)) for n in numbers]
 
 

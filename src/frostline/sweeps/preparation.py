@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.core.config import Config, ModelConfig
-from frostline.core.errors import user_error
 from frostline.sweeps import job, preflight, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_check
 
@@ -58,11 +57,9 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
         source, began = model.weights, time.time()
         if source in (None, "glyphs") or setup.on_disk(source):
             continue
-        found = build.weights_file(model.name, library=model.library, weights=source)
+        found = build.weights_file(model.name, library=model.library, weights=source, sha256=model.sha256)
         assert found is not None
-        path, digest = found
-        if model.sha256 is not None and model.sha256.lower() != digest:
-            raise user_error("model.sha256", model.sha256, f"the sha256 of {path}, which is {digest}")
+        path, _ = found
         state = path.stat()
         what = f"weights {source} of {model.name} ({model.library})"
         yield Found(what, state.st_ctime >= began, state.st_size, path)

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 import frostline
 from bench import Bench
 from frostline.core.config import Config
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
 from frostline.sweeps.study_storage import storage_of
@@ -93,14 +93,16 @@ def _search(grid: Grid, config: Config, epochs: int) -> float:
         number = study.ask()[0] if number is None else number
         values, had = study.asked(number), len(study.trials()[number].intermediate_values)
         curve = grid.run(values[_LR], values[_DECAY])[: had + epochs]
-        judge, verdict = study.judge(number), Verdict.GO_ON
-        for epoch in range(had + 1, len(curve) + 1):
+        judge, decision = study.judge(number), Decision.CONTINUE
+        for epoch in range(had + 1, len(curve) + 1):  # as `runs.train` asks
             epochs -= 1
-            if epoch < EPOCHS and (verdict := judge(epoch, curve[epoch - 1])) is not Verdict.GO_ON:  # as `runs.train`
+            if (
+                epoch < EPOCHS and (decision := judge(epoch, curve[epoch - 1])) is not Decision.CONTINUE
+            ):  # as `runs.train`
                 break
-        if verdict is Verdict.WAIT:
+        if decision is Decision.PAUSE:
             study.rungs.pause(number, curve[:epoch], Spent(epoch, 0.0))
-        elif verdict is Verdict.STOP or len(curve) < EPOCHS:  # or it diverged, or nothing is left for the rest of it
+        elif decision is Decision.STOP or len(curve) < EPOCHS:  # or it diverged, or nothing is left for the rest of it
             study.tell(number, None, TrialState.PRUNED)
             epochs -= not curve  # what diverges in its first epoch costs one
         else:

@@ -14,7 +14,7 @@ from test_study import Killed, killed_at
 
 from frostline.core.config import Config
 from frostline.records import layout
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.sweeps.rungs import Rungs
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
@@ -57,14 +57,14 @@ def step(study: Study, trials: int = 15) -> tuple[int, int] | None:
     values = curve(study.asked(number)["lr"])
     judge = study.judge(number)
     for epoch, value in enumerate(values[:-1], 1):
-        if (verdict := judge(epoch, value)) is not Verdict.GO_ON:
+        if (decision := judge(epoch, value)) is not Decision.CONTINUE:
             break
     else:
-        epoch, verdict = len(values), Verdict.GO_ON
+        epoch, decision = len(values), Decision.CONTINUE
     spent = Spent(epoch, epoch / 2)
-    if verdict is Verdict.WAIT:
+    if decision is Decision.PAUSE:
         study.rungs.pause(number, values[:epoch], spent)
-    elif verdict is Verdict.STOP:
+    elif decision is Decision.STOP:
         study.tell(number, None, TrialState.PRUNED, values[:epoch], spent)
     else:
         study.tell(number, [max(values)], TrialState.COMPLETE, values, spent)
@@ -147,12 +147,12 @@ def test_where_fewer_than_three_trials_are_the_best_one_is_carried_to_its_end() 
     assert not study.rungs.may_promote() and study.best() is None
     for height in (3, 9):
         assert study.rungs.conclude() and study.numbers() == [1]
-        assert study.judge(1)(2, 0.0) is Verdict.GO_ON
+        assert study.judge(1)(2, 0.0) is Decision.CONTINUE
         if height == 3:
-            assert study.judge(1)(3, 0.5) is Verdict.WAIT
+            assert study.judge(1)(3, 0.5) is Decision.PAUSE
             study.rungs.pause(1, [0.5] * 3, Spent(3, 3.0))
     study.tell(1, [0.5], TrialState.COMPLETE, [0.5] * 9, Spent(9, 9.0))
-    assert study.rungs.conclude() and study.numbers() == [0, 1] and study.judge(0)(1, 0.3) is Verdict.STOP
+    assert study.rungs.conclude() and study.numbers() == [0, 1] and study.judge(0)(1, 0.3) is Decision.STOP
     study.tell(0, None, TrialState.PRUNED, [0.3], Spent(1, 1.0))
     assert not study.rungs.conclude() and study.over() and study.spent() == [Spent(1, 1.0), Spent(9, 9.0)]
 

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
@@ -161,10 +161,10 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
         study.ask()
         judge = study.judge(number)
         said = {judge(epoch, 0.5 + number * 0.01) for epoch in (1, 2, 3)}
-        assert said == {Verdict.GO_ON}  # each is better than those before
+        assert said == {Decision.CONTINUE}  # each is better than those before
         study.tell(number, [0.5 + number * 0.01], TrialState.COMPLETE)
     study.ask()
-    assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [Verdict.GO_ON, Verdict.STOP]
+    assert [study.judge(6)(epoch, 0.1) for epoch in (1, 2)] == [Decision.CONTINUE, Decision.STOP]
     study.tell(6, None, TrialState.PRUNED, epochs=[0.1, 0.1])
     last = opened(config, tmp_path).trials()[6]
     assert last.state is TrialState.PRUNED and last.intermediate_values == {1: 0.1, 2: 0.1}
@@ -176,7 +176,7 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
 def test_every_pruner_judges(prune: str) -> None:
     study = opened(asked("random", f"search.prune={prune}", "epochs=9"), None)
     study.ask()
-    assert study.judge(0)(1, 0.5) is Verdict.GO_ON
+    assert study.judge(0)(1, 0.5) is Decision.CONTINUE
 
 
 @pytest.mark.parametrize("prune", ["median", "hyperband"])
@@ -189,9 +189,9 @@ def test_what_was_to_stop_and_was_killed_before_it_could_stops_there_when_it_goe
         study.ask()
         judge = study.judge(number)
         values = ((epoch, 0.5 - 0.01 * number) for epoch in range(1, 9))
-        stopped = next((epoch for epoch, value in values if judge(epoch, value) is Verdict.STOP), None)
+        stopped = next((epoch for epoch, value in values if judge(epoch, value) is Decision.STOP), None)
         if stopped:
-            assert opened(config, tmp_path).judge(number)(stopped, 0.5 - 0.01 * number) is Verdict.STOP
+            assert opened(config, tmp_path).judge(number)(stopped, 0.5 - 0.01 * number) is Decision.STOP
         study.tell(number, None if stopped else [0.5], TrialState.PRUNED if stopped else TrialState.COMPLETE)
     states = [trial.state for trial in study.trials()]
     assert states[0] is TrialState.COMPLETE and states.count(TrialState.PRUNED) > 3

@@ -19,6 +19,12 @@ from frostline.core.errors import UserError
 from frostline.records import journal
 from frostline.records.layout import REASON_TAG
 
+GONE = "the process of this run ended without a word"
+"""Reason of an end that others wrote, since the process was gone."""
+
+_LONGEST = 500  # characters of a failure's reason that are kept: enough for one line that a person reads
+_latest = 0
+
 
 class Paused(Exception):
     """A run that ends for now, and goes on from its checkpoint if that is wanted later."""
@@ -27,13 +33,6 @@ class Paused(Exception):
         """Say after how many epochs, and seconds of training."""
         super().__init__(f"waits after epoch {epochs}")
         self.epochs, self.seconds = epochs, seconds
-
-
-GONE = "the process of this run ended without a word"
-"""Reason of an end that others wrote, since the process was gone."""
-
-_LONGEST = 500  # characters of a failure's reason that are kept: enough for one line that a person reads
-_latest = 0
 
 
 class Record:

@@ -37,13 +37,13 @@ _TAGS = {
 }
 
 
-class Verdict(Enum):
-    """What is said of a trial after an epoch."""
+class Decision(Enum):
+    """What becomes of a trial after an epoch."""
 
-    GO_ON = auto()
+    CONTINUE = auto()
     STOP = auto()
     """It is finished, with what it has."""
-    WAIT = auto()
+    PAUSE = auto()
     """It ends for now, and may go on from there later."""
 
 

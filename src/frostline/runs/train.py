@@ -16,7 +16,7 @@ from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Paused, Record
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
@@ -31,7 +31,7 @@ from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
 
-Judge = Callable[[int, float], Verdict]
+Judge = Callable[[int, float], Decision]
 """Is told an epoch, from 1, with its value of what is selected by, and says whether a trial goes on there."""
 
 
@@ -89,28 +89,28 @@ def learn(
             keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
 
         events = fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
-        verdict = _verdict(progress, judge, setup.config)  # where it was killed before it could end
-        while verdict is Verdict.GO_ON and (event := next(events, None)):
+        decision = _decision(progress, judge, setup.config)  # where it was killed before it could end
+        while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 by = METRICS[setup.config.select]
                 progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
                 keep(event, progress.epochs[-1], setup, folder, record, screen)
-                verdict = _verdict(progress, judge, setup.config)
+                decision = _decision(progress, judge, setup.config)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
                 save()
             interrupts.obey()
-        if verdict is Verdict.WAIT:
+        if decision is Decision.PAUSE:
             save()
-    if verdict is not Verdict.GO_ON:
+    if decision is not Decision.CONTINUE:
         guard.check()
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
-    if verdict is Verdict.WAIT:
+    if decision is Decision.PAUSE:
         screen.say(f"  waits after epoch {len(progress.epochs)} (search.prune={setup.config.search.prune})")
         raise Paused(len(progress.epochs), progress.seconds)
-    progress.pruned = verdict is Verdict.STOP
+    progress.pruned = decision is Decision.STOP
     if progress.pruned:
         screen.say(f"  stopped early by search.prune={setup.config.search.prune}")
         record.tag(layout.PRUNED_TAG, f"after epoch {len(progress.epochs)} by {setup.config.search.prune}")
@@ -124,11 +124,11 @@ def _alone(setup: Setup, learner: Learner, images: Images) -> loop.Stepper:
     return Shared(setup.ranks, learner.optimizer, setup.recipe, images.train)
 
 
-def _verdict(progress: Progress, judge: Judge | None, config: Config) -> Verdict:
+def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:
     """Return what is said of a trial after the epochs that it has; the last one is its end in any case."""
     epoch = len(progress.epochs)
     if judge is None or not 0 < epoch < config.epochs:
-        return Verdict.GO_ON
+        return Decision.CONTINUE
     return judge(epoch, progress.epochs[-1][config.select])
 
 

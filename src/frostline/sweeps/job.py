@@ -27,7 +27,7 @@ from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report.terminal import Screen
@@ -191,7 +191,7 @@ def _tell_state(record: Record | None, result: Result) -> None:
         record.tag(layout.STATE_TAG, state)
 
 
-def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Verdict] | None:
+def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Decision] | None:
     """Return what may stop a run early, where it is a trial of a search that prunes."""
     if config.search.prune == "none" or config.dry_run or search_marks.TRIAL not in facts.choices:
         return None

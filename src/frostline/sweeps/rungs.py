@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
 from frostline.sweeps.trial_marks import GOAL, STOPPED, waits
 
 REDUCTION = 3
@@ -43,10 +43,10 @@ class Rungs:
         """Return the rung behind the one at which a trial waits."""
         return next(height for height in self.heights if height > self.goal(trial))
 
-    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Verdict]:
+    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
         """Return what is told each epoch of a trial with its value, and says whether it goes on there."""
-        goal, ends = self.goal(trial), Verdict.STOP if STOPPED in trial.user_attrs else Verdict.WAIT
-        return lambda epoch, value: ends if epoch >= goal else Verdict.GO_ON
+        goal, ends = self.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
+        return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
 
     def next_up(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """Return the trial of those that wait which goes on first: on the highest rung, and of these the best."""

@@ -18,15 +18,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
-from frostline.records.search_marks import Verdict
-from frostline.sweeps import search_space
+from frostline.records.search_marks import Decision
+from frostline.sweeps import search_space, trial_marks
 from frostline.sweeps.rungs import Rungs, as_stopped
 from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_rungs import StudyRungs
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
-from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, spent_of, waits
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, rests, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -129,7 +129,7 @@ class Study:
 
     def _own(self) -> list[FrozenTrial]:
         """Return its trials, in the order of their numbers, without what was observed."""
-        return [trial for trial in self.trials() if PAST not in trial.user_attrs]
+        return trial_marks.own(self.trials())
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the values of a trial that is there; those that are missing after a kill are drawn."""
@@ -164,7 +164,7 @@ class Study:
         elif like.state in OVER or waits(like):
             state, values = (like.state, like.values) if like.state in OVER else (TrialState.PRUNED, None)
             self.tell(number, values, state, [*like.intermediate_values.values()], spent_of(like))
-        return is_left(like) or like.state in OVER or waits(like)
+        return rests(like) or like.state in OVER
 
     def leave(self, number: int, spent: Spent) -> None:
         """Leave a trial whose run failed, by no fault of its values, to whoever takes it next; it took that much."""
@@ -178,8 +178,7 @@ class Study:
         for trial in own:
             if trial.state in OVER and trial.number not in self._took:
                 self._took[trial.number] = spent_of(trial)
-        at_rest = (is_left(trial) or waits(trial) for trial in own)
-        return [spent_of(one) if rests else self._took.get(one.number) for one, rests in zip(own, at_rest, strict=True)]
+        return [spent_of(trial) if rests(trial) else self._took.get(trial.number) for trial in own]
 
     def over(self, number: int | None = None) -> bool:
         """Return whether it is known what came of a trial, or of all but those that were left."""
@@ -200,7 +199,7 @@ class Study:
         done = [trial for trial in self._own() if trial.state is TrialState.COMPLETE]
         return max(done, key=rank, default=None)
 
-    def judge(self, number: int) -> Callable[[int, float], Verdict]:
+    def judge(self, number: int) -> Callable[[int, float], Decision]:
         """Return what is told each epoch of a trial with its value, and says whether the trial goes on there."""
         frozen = self.trials()[number]
         if self.rungs:
@@ -214,17 +213,17 @@ class Study:
         trial = Trial(judged, frozen._trial_id)
         told = set(frozen.intermediate_values)
 
-        def verdict(epoch: int, value: float) -> Verdict:
+        def decision(epoch: int, value: float) -> Decision:
             if frozen.user_attrs.get(STOPPED) == epoch:  # and was killed since
-                return Verdict.STOP
+                return Decision.STOP
             if epoch not in told:
                 trial.report(value, epoch)
             if not trial.should_prune():
-                return Verdict.GO_ON
+                return Decision.CONTINUE
             trial.set_user_attr(STOPPED, epoch)
-            return Verdict.STOP
+            return Decision.STOP
 
-        return verdict
+        return decision
 
 
 def objectives_of(config: Config) -> list[Objective]:
@@ -232,6 +231,6 @@ def objectives_of(config: Config) -> list[Objective]:
     return several(config.search.objective or [config.select])
 
 
-def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Verdict]:
+def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Decision]:
     """Return what judges a trial, by its number and the name of its study, in the process that carries it out."""
     return Study(storage_of(config.search, sweep), name, config, {}).judge(number)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from frostline.records.search_marks import Verdict
+from frostline.records.search_marks import Decision
+from frostline.sweeps import trial_marks
 from frostline.sweeps.rungs import Rungs
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage
-from frostline.sweeps.trial_marks import GOAL, OVER, PAST, STOPPED, WAITS, is_left, waits
+from frostline.sweeps.trial_marks import GOAL, OVER, STOPPED, WAITS, rests, waits
 
 
 class StudyRungs:
@@ -23,16 +24,16 @@ class StudyRungs:
         self, trials: Callable[[], list[FrozenTrial]], storage: Storage, sharing: Sharing, rungs: Rungs | None
     ) -> None:
         """Decide on the `trials` of a study, as they are now, by number."""
-        self._trials, self._storage, self._sharing, self._of = trials, storage, sharing, rungs
+        self._trials, self._storage, self._sharing, self._rungs = trials, storage, sharing, rungs
 
     def __bool__(self) -> bool:
         """Return whether trials wait at rungs."""
-        return self._of is not None
+        return self._rungs is not None
 
-    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Verdict]:
+    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
         """Do what `Rungs.judge` does."""
-        assert self._of is not None
-        return self._of.judge(trial)
+        assert self._rungs is not None
+        return self._rungs.judge(trial)
 
     def promote(self, most: int) -> list[tuple[int, Path | None]]:
         """Have up to so many trials go on that wait; return their numbers, and in which sweep's folder if elsewhere.
@@ -40,14 +41,14 @@ class StudyRungs:
         That is to be within a block that is `deciding`.
         """
         found: list[tuple[int, Path | None]] = []
-        while self._of and len(found) < most and (trial := self._of.next_up(self._own())):
+        while self._rungs and len(found) < most and (trial := self._rungs.next_up(self._own())):
             found.append((trial.number, self._sharing.hold(trial)))
-            self._storage.mark(trial, **{GOAL: self._of.above(trial)})
+            self._storage.mark(trial, **{GOAL: self._rungs.above(trial)})
         return found
 
     def may_promote(self) -> bool:
         """Return whether a trial that waits is good enough to go on."""
-        return self._of is not None and self._of.next_up(self._own()) is not None
+        return self._rungs is not None and self._rungs.next_up(self._own()) is not None
 
     def conclude(self) -> bool:
         """Let what waits end where it is, as no trial will come there any more; return whether anything did wait.
@@ -56,29 +57,29 @@ class StudyRungs:
         """
         with self._storage.deciding():
             own = self._own()
-            if self._of is None or any(not (one.state in OVER or waits(one) or is_left(one)) for one in own):
+            if self._rungs is None or any(not (one.state in OVER or rests(one)) for one in own):
                 return False
             complete = any(trial.state is TrialState.COMPLETE for trial in own)
-            if not complete and (foremost := self._of.foremost(own)):
-                self._storage.mark(foremost, **{GOAL: self._of.above(foremost)})
+            if not complete and (foremost := self._rungs.foremost(own)):
+                self._storage.mark(foremost, **{GOAL: self._rungs.above(foremost)})
                 return True
             waiting = [trial for trial in own if waits(trial)]
             for trial in waiting:
-                self._storage.mark(trial, **{STOPPED: self._of.goal(trial)})
+                self._storage.mark(trial, **{STOPPED: self._rungs.goal(trial)})
             return bool(waiting)
 
     def pauses(self, number: int, epochs: int) -> bool:
         """Return whether a trial that came to so many epochs has to wait before it may end."""
         trial = self._trials()[number]
-        if self._of is None or STOPPED in trial.user_attrs:
+        if self._rungs is None or STOPPED in trial.user_attrs:
             return False
-        return self._of.goal(trial) <= min(epochs, self._of.epochs - 1)
+        return self._rungs.goal(trial) <= min(epochs, self._rungs.epochs - 1)
 
     def pause(self, number: int, epochs: Sequence[float], spent: Spent) -> None:
         """Have a trial wait at the rung to which it came: `epochs` are its values, `spent` what it took."""
         trial = self._trials()[number]
-        if self._of is not None and trial.state not in OVER:
-            goal = self._of.goal(trial)
+        if self._rungs is not None and trial.state not in OVER:
+            goal = self._rungs.goal(trial)
             self._storage.report(trial, epochs[:goal])
             self._storage.mark(trial, **asdict(spent.part(goal)), **{WAITS: goal})
 
@@ -89,8 +90,8 @@ class StudyRungs:
     def twin_of(self, number: int) -> int | None:
         """Return the trial before this one that has the same values, whose run is its own too; None where none has."""
         values = self._trials()[number].params
-        same = (one.number for one in (self._own() if self._of else ()) if one.params == values)
+        same = (one.number for one in (self._own() if self._rungs else ()) if one.params == values)
         return next((other for other in same if other < number), None)
 
     def _own(self) -> list[FrozenTrial]:
-        return [trial for trial in self._trials() if PAST not in trial.user_attrs]
+        return trial_marks.own(self._trials())

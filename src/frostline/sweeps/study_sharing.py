@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from frostline.records import liveness
 from frostline.records.liveness import Owner
 from frostline.sweeps.study_storage import Storage
-from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, is_left, waits
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, is_left, rests
 
 _CONFIRMS, _ALIVE = "confirms", "alive"
 """Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
@@ -35,8 +35,8 @@ class Sharing:
 
     def goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
         """Return whether somebody who lives carries a trial out, and not this search."""
-        holder, rests = trial.user_attrs.get(HOLDER, self.me), is_left(trial) or waits(trial)
-        return not (trial.state in OVER or rests or holder == self.me or self._gone(holder))
+        holder = trial.user_attrs.get(HOLDER, self.me)
+        return not (trial.state in OVER or rests(trial) or holder == self.me or self._gone(holder))
 
     def take(self, number: int) -> Path | None:
         """Have a trial from now on, unless it is over; return the folder of the sweep that had it before, if another's.

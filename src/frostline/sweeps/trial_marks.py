@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 from optuna.trial import FrozenTrial, TrialState
@@ -33,6 +34,16 @@ def waits(trial: FrozenTrial) -> bool:
 def is_left(trial: FrozenTrial) -> bool:
     """Return whether the run of a trial failed, and nobody has taken it since."""
     return trial.state not in OVER and bool(trial.user_attrs.get(LEFT))
+
+
+def rests(trial: FrozenTrial) -> bool:
+    """Return whether a trial is not over, and nobody is to carry it out just now: it was left, or waits."""
+    return is_left(trial) or waits(trial)
+
+
+def own(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials of a study without what was observed."""
+    return [trial for trial in trials if PAST not in trial.user_attrs]
 
 
 def spent_of(trial: FrozenTrial) -> Spent:

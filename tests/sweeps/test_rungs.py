@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
@@ -16,6 +17,7 @@ from frostline.core.config import Config
 from frostline.records import layout
 from frostline.records.search_marks import Decision
 from frostline.sweeps.rungs import Rungs
+from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
 from frostline.sweeps.study_storage import mend, storage_of
@@ -162,6 +164,19 @@ def test_less_is_better_where_a_loss_is_selected_by() -> None:
     for value in (0.3, 0.1, float("nan")):
         study.rungs.pause(study.ask()[0], [value], Spent(1, 1.0))
     assert [number for number, _ in study.rungs.promote(2)] == [1]
+
+
+def test_samplers_learn_from_what_waits_as_from_what_was_stopped_there() -> None:
+    config = compose("freeze=head", "search=tpe", "search.prune=asha", "epochs=9")
+    study, alone = opened(config, None), optuna.create_study(direction="maximize")
+    for number in range(10):
+        alone.sampler = sampler(config.search, number)
+        expected = alone.ask(SPACE)
+        assert study.ask() == (number, expected.params)
+        value = curve(expected.params["lr"])[0]
+        study.rungs.pause(number, [value], Spent(1, 1.0))
+        expected.report(value, 1)
+        alone.tell(expected, state=TrialState.PRUNED)
 
 
 def test_what_was_carried_further_before_waits_at_each_rung_for_the_same_trials_to_come() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Foreign
+from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.sweep import run_planned
 from small import compose
 
 
@@ -41,3 +45,22 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
         (2, 3), "a worker process was killed"
     )
+
+
+class Dies(Foreign):
+    """Dies of what is asked before the runs."""
+
+    def ask(self, *_: object) -> NoReturn:
+        raise WorkerDied("its worker was killed by signal 9")
+
+
+def test_where_the_check_dies_a_table_names_every_run_and_the_reason_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [PlannedRun(compose(), name, {}, name, []) for name in ("head", "full")]
+    executor = Dies(GivesUp(), None, OmegaConf.create())
+    assert run_planned(runs, executor=executor, folder=tmp_path / "sweep", folder_named=True) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("not begun, as its check died: its worker was killed by signal 9") == 2
+    assert "none of 2 runs finished" in said
+    assert not (tmp_path / "sweep").exists()

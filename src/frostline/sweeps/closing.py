@@ -17,6 +17,7 @@ from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job
 from frostline.sweeps.again import Answered
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.takeover import said_of
 from frostline.tracking import pending_sweeps, session
@@ -71,6 +72,15 @@ def result(
     if (own / layout.RECORD).exists() and not journal.ended(own):
         end(own, status, reason)
     return Result(number, facts.name, str(own), journal.run_id(own), status, reason, facts.choices, {})
+
+
+def never_begun(folder: Path, planned: Sequence[PlannedRun], death: WorkerDied) -> list[Result]:
+    """Return what is said of the runs of a sweep that nobody lived to look at; nothing is written."""
+    reason = f"not begun, as its check died: {death}"
+    return [
+        Result(number, run.name, str(folder / run.folder), None, "KILLED", reason, run.choices, {})
+        for number, run in enumerate(planned)
+    ]
 
 
 def close_if_over(folder: Path) -> bool:

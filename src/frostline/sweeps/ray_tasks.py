@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.records.recording import reason_of
-from frostline.sweeps import job
 from frostline.sweeps.executor import Foreign, Further
+from frostline.sweeps.pool import WorkerDied
 
 T = TypeVar("T")
 _MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, the least that Ray takes: tasks share files, not objects
@@ -37,7 +37,7 @@ class Tasks(Foreign):
         self._here = config.cluster.check == "here"
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Have a task call the function, which asks of Ray what a run does; exits with 1 where it comes to nothing."""
+        """Have a task call the function, which asks of Ray what a run does; raises `WorkerDied` where Ray lost it."""
         if self._here:
             return super().ask(function, meanwhile)
         import ray
@@ -51,9 +51,7 @@ class Tasks(Foreign):
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            why = f"{reason_of(error)}; the same command tries again"
-            job.screen().say(f"cluster=ray: the task that checks came to nothing, and no run was begun: {why}", "red")
-            raise SystemExit(1) from None
+            raise WorkerDied(f"the task that checks came to nothing: {reason_of(error)}") from None
         return answer
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:

@@ -26,6 +26,7 @@ from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_orde
 from frostline.sweeps.dispatch import send
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.ownership import claim
+from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Past
 from frostline.sweeps.stacks import stacked
@@ -130,9 +131,13 @@ def run_planned(
     many = rounds is None and len(planned) > NAMED
     index = data_index.index([run.config for run in planned]) if many else None  # before anybody looks at the data
     meanwhile = (lambda: None) if config.dry_run else partial(server.load, models=False)
-    auto = executor.ask(partial(check, to_check(planned)), meanwhile)
+    try:
+        auto = executor.ask(partial(check, to_check(planned)), meanwhile)
+        identity = None if rounds is None else rounds.settle(auto, lambda all: executor.ask(partial(fingerprints, all)))
+    except WorkerDied as death:
+        closing.show(closing.never_begun(folder, planned, death))
+        return 1
     planned = settled(planned, auto)
-    identity = None if rounds is None else rounds.settle(auto, lambda all: executor.ask(partial(fingerprints, all)))
     if claimed:
         liveness.write(folder / layout.OWNER)
     else:

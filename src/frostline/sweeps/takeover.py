@@ -19,6 +19,7 @@ from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import job, resume
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import fingerprints
 from frostline.sweeps.resume import Earlier, Past
 from frostline.tracking import claims, download, pending_sweeps, server
@@ -129,7 +130,9 @@ class Takeover:
         """Return the fingerprints of the data of runs that were there, by what the data are; each is computed once."""
         new = {data: config for config in configs if (data := repr(config.data)) not in self._prints}
         if new:
-            self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
+            self._prints |= dict.fromkeys(new)
+            with suppress(WorkerDied):  # as the runs will see themselves
+                self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
         return self._prints
 
     def _claimed(self, interrupted: Sequence[Past]) -> dict[str, liveness.Owner]:

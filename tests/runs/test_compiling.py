@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,7 +67,8 @@ def test_a_compiled_network_gives_the_same_results() -> None:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let what is compiled run as it was traced; returns the batch size of each graph."""
+    """Let what is compiled from now on run as it was traced; returns the batch size of each graph."""
+    monkeypatch.setattr(Compiled, "_sharing", (None, 0))
     found: list[int] = []
     compile_with = torch.compile
 
@@ -80,8 +82,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_one_graph_serves_every_batch_of_a_phase_and_none_is_left_by_earlier_runs(graphs: list[int]) -> None:
-    for number in range(1, 12):  # more often than torch compiles the same code
+def test_one_graph_serves_every_batch_and_the_runs_of_one_network_but_not_for_ever(graphs: list[int]) -> None:
+    for number in range(1, 20):  # more often than torch compiles the same code
         one = part()
         network = compiled(one, "on", images=16, **OF_EIGHT, say=lambda line: None).network
         for size in (8, 8, 3, 8, 3):
@@ -90,6 +92,16 @@ def test_one_graph_serves_every_batch_of_a_phase_and_none_is_left_by_earlier_run
             found = network(inputs)
             torch.manual_seed(0)
             assert torch.equal(found, one.network(inputs))
+        assert graphs == [8] * math.ceil(number / compiling._TOGETHER)
+
+
+def test_nothing_is_left_of_runs_that_learn_something_else(graphs: list[int]) -> None:
+    for number in range(1, 20):
+        one = part()
+        one.network[2].requires_grad_(number % 2 == 0)
+        network = compiled(one, "on", images=16, **OF_EIGHT, say=lambda line: None).network
+        network(torch.randn(8, 8)).sum().backward()
+        assert (one.network[2].weight.grad is None) == (number % 2 == 1)
         assert graphs == [8] * number
 
 

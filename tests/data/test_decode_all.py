@@ -32,7 +32,8 @@ from frostline.store import store as storing
 from frostline.store import unfinished
 from frostline.store.mapped import DamagedEntry, Rows
 from frostline.store.ragged import Ragged
-from frostline.store.store import Store, Writer
+from frostline.store.store import Store
+from frostline.store.writer import Writer
 from small import compose, data_config, silently
 
 RED = (250, 20, 10)

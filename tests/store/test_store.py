@@ -28,7 +28,8 @@ from frostline.core.errors import UserError
 from frostline.store import entries, mapped
 from frostline.store.mapped import DamagedEntry, Rows
 from frostline.store.room import Room
-from frostline.store.store import NoRoom, Store, Writer, open_store
+from frostline.store.store import Store, open_store
+from frostline.store.writer import NoRoom, Writer
 
 SOURCE = Path(__file__).parents[2] / "src"
 

@@ -23,7 +23,7 @@ from frostline.data.bit_depth import FULL, Levels
 from frostline.data.decode_image import at_most, convert, is_passing, tensor_of, why
 from frostline.data.reduction import reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
-from frostline.store.store import Writer
+from frostline.store.writer import Writer
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Shows for as long as its block lasts how much of so many is done; the callable is told how many more."""

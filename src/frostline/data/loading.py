@@ -29,7 +29,8 @@ from frostline.data.sources import open_splits
 from frostline.data.splitting import Selection, divide
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.store import Store, Writer
+from frostline.store.store import Store
+from frostline.store.writer import Writer
 
 
 @dataclass(frozen=True)

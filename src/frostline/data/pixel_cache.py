@@ -33,7 +33,8 @@ from frostline.data.source import Source
 from frostline.store.entries import Entry
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.store import NoRoom, Store, Writer
+from frostline.store.store import Store
+from frostline.store.writer import NoRoom, Writer
 
 _CODE = ("data.decode_all", "data.sources", "data.value_range")
 """What reads pictures, what turns them into pixels, and what finds black and white in a set."""

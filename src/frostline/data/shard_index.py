@@ -28,7 +28,8 @@ from frostline.data.label_columns import Cell
 from frostline.data.names import printable
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import SHOWN_KEYS, Wanted, scan_all
-from frostline.store.store import Store, Writer
+from frostline.store.store import Store
+from frostline.store.writer import Writer
 
 
 @dataclass(frozen=True)

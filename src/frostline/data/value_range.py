@@ -12,7 +12,7 @@ from PIL import Image
 from frostline.data.bit_depth import of_set, summary
 from frostline.data.decode_all import threads
 from frostline.data.decode_image import at_most, is_passing, values_of
-from frostline.store.store import Writer
+from frostline.store.writer import Writer
 
 
 def measure(

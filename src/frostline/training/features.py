@@ -26,7 +26,8 @@ from frostline.store import mapped
 from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.room import Room, expect, rows
-from frostline.store.store import NoRoom, Store, Writer
+from frostline.store.store import Store
+from frostline.store.writer import NoRoom, Writer
 from frostline.training.dataset import announced
 
 _BATCH = {"cpu": 32}

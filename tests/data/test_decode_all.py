@@ -27,7 +27,7 @@ from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
-from frostline.runs import setup
+from frostline.runs import checks
 from frostline.store import store as storing
 from frostline.store import unfinished
 from frostline.store.mapped import DamagedEntry, Rows
@@ -212,7 +212,7 @@ def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.Ca
     config = compose("data=image_folder", f"data.root={broken}", "data.max_pixels=1000000")
     loading._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
-        setup.check(config)
+        checks.check(config)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 21 and all(" dog/" in line for line in shown[:20])
     assert shown[20].startswith("  and 3 more: all are listed in ")
@@ -344,7 +344,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(
         (tmp_path / "dog" / f"{index}.png").write_text("none")
     loading._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
-        setup.check(compose("data=image_folder", f"data.root={tmp_path}"))
+        checks.check(compose("data=image_folder", f"data.root={tmp_path}"))
     shown = capsys.readouterr().out
     listed = Path(shown.splitlines()[20].split()[-1])
     for text in (shown.partition("  and ")[0], listed.read_text()):

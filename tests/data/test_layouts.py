@@ -16,7 +16,7 @@ from frostline.data import leftovers, loading, picture_list
 from frostline.data.layouts import Layout, lay_out, roles_of
 from frostline.data.listing import survey
 from frostline.data.loading import Data
-from frostline.runs import setup
+from frostline.runs import checks
 from frostline.sweeps import preflight
 from small import compose, load_data
 
@@ -210,4 +210,4 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
     preflight.check(dict(enumerate(configs)))
     assert capsys.readouterr().out.count("1 .nef") == 1
-    assert len(setup.check(configs[0]).findings) == 1
+    assert len(checks.check(configs[0]).findings) == 1

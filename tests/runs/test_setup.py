@@ -11,7 +11,7 @@ import pytest
 
 from frostline.core.errors import UserError
 from frostline.models.weights import GLYPHS
-from frostline.runs import setup
+from frostline.runs import checks, setup
 from frostline.store import hashing
 from small import SMALL, Told, compose
 
@@ -34,6 +34,6 @@ def test_auroc_needs_two_classes_to_choose_by_and_to_compare_by(
 
 def test_weights_of_a_file_are_told_by_what_is_in_it(tmp_path: Path) -> None:
     shutil.copyfile(GLYPHS, file := tmp_path / "w.safetensors")
-    told = setup.check(compose(*SMALL, f"model.weights={file}")).auto
+    told = checks.check(compose(*SMALL, f"model.weights={file}")).auto
     assert told["model.sha256"] == hashing.of_file(file)
-    assert "model.sha256" not in setup.check(compose(*SMALL)).auto
+    assert "model.sha256" not in checks.check(compose(*SMALL)).auto

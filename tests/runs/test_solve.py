@@ -15,7 +15,7 @@ from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.runs import setup
+from frostline.runs import checks, setup
 from frostline.runs.run import execute
 from frostline.sweeps.stacks import shared_by
 from small import SMALL, TINY, Memory, Told, compose
@@ -48,7 +48,7 @@ def test_values_that_no_solver_can_have_are_refused_in_one_line(overrides: tuple
 def test_a_head_that_is_a_convolution_is_refused() -> None:
     line = "freeze_mode=probe: expected a model whose head is a linear layer with a bias, and that of squeezenet1_1"
     with pytest.raises(UserError, match=line):
-        setup.check(compose("freeze=probe", "model=squeezenet1_1", "model.weights=null", "data.limit=24"))
+        checks.check(compose("freeze=probe", "model=squeezenet1_1", "model.weights=null", "data.limit=24"))
 
 
 @pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])

@@ -12,7 +12,7 @@ from frostline.commands import prepare
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.models import build, weights
-from frostline.runs import setup
+from frostline.runs import checks, setup
 from frostline.sweeps import preparation
 
 
@@ -67,7 +67,7 @@ def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_
     there = {item.place for item in setup.store_of(runs[0].config, print).items()}
     assert len(there) == 3
     for run in runs:
-        setup.check(run.config)  # as the sweep's first job does
+        checks.check(run.config)  # as the sweep's first job does
     assert {item.place for item in setup.store_of(runs[0].config, print).items()} == there
 
 

@@ -27,7 +27,7 @@ from frostline.core.errors import UserError
 from frostline.models.build import build
 from frostline.report import predictions
 from frostline.report.terminal import Screen
-from frostline.runs import predict, setup
+from frostline.runs import checks, predict, setup
 from frostline.store.store import Store
 from frostline.sweeps import recorded_runs
 from frostline.sweeps.find_weights import found
@@ -341,7 +341,7 @@ NAMES = {
 
 
 def _name_refused(nest: Nest, override: str) -> None:
-    refused(lambda: setup.check(compose("model.weights=null", override)))
+    refused(lambda: checks.check(compose("model.weights=null", override)))
 
 
 for _name, _line in NAMES.items():

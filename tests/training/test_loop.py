@@ -22,7 +22,7 @@ from frostline.core.errors import UserError
 from frostline.models import freezing
 from frostline.models.build import Model
 from frostline.report.terminal import Screen
-from frostline.runs import setup
+from frostline.runs import checks
 from frostline.runs.setup import assemble
 from frostline.runs.split_views import look
 from frostline.runs.train import fit_phases, learner_of
@@ -74,9 +74,9 @@ def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
 def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: str) -> None:
     options = (f"freeze={freeze}", "batch_size=1")
     with pytest.raises(UserError, match=r"batch_size=1: expected at least 2, .* 32 pixels"):
-        setup.check(compose(*options, "model.image_size=32"))
-    setup.check(compose(*options, "model.image_size=64"))
-    setup.check(compose("freeze=head", "batch_size=1", "model.image_size=32"))
+        checks.check(compose(*options, "model.image_size=32"))
+    checks.check(compose(*options, "model.image_size=64"))
+    checks.check(compose("freeze=head", "batch_size=1", "model.image_size=32"))
 
 
 def test_batches_of_one_are_all_of_one() -> None:

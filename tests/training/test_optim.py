@@ -20,7 +20,7 @@ from frostline.core.config import FreezeModeConfig, ScheduleConfig
 from frostline.core.errors import UserError
 from frostline.models import adapters
 from frostline.models.build import Model
-from frostline.runs import setup
+from frostline.runs import checks
 from frostline.training import optim, schedule
 from small import ADAPTED, CONF, MODES, compose, images, mode, network, phase, resolve, train
 
@@ -167,7 +167,7 @@ def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict
 
 def test_weight_decay_that_the_optimizer_does_not_have_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^optimizer\.weight_decay=0\.05: expected 0, since rprop has no") as caught:
-        setup.check(compose("freeze=head", "optimizer=adamw", "optimizer.name=rprop"))
+        checks.check(compose("freeze=head", "optimizer=adamw", "optimizer.name=rprop"))
     assert "\n" not in str(caught.value)
     optim.check_options("rprop", {}, weight_decay=0.0)
     optim.check_options("adamw", {}, weight_decay=0.05)

@@ -18,10 +18,9 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
 from frostline.core.labels import class_counts
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY
-from frostline.data import findings, loading
+from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.findings import Finding
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
@@ -119,7 +118,7 @@ def assemble(
     machine.require_kernels(device)
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
-    data, model, phases, batches = _parts(
+    data, model, phases, batches = parts(
         config, source, store, meta=meta, screen=screen, at_hand=none_at_hand if meta else at_hand
     )
     if not meta:
@@ -148,7 +147,7 @@ def assemble(
     )
 
 
-def _parts(
+def parts(
     config: Config,
     source: str | None,
     store: Store,
@@ -157,7 +156,7 @@ def _parts(
     screen: Screen,
     at_hand: AtHand = none_at_hand,
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
-    """Return the data, the model with the weights `source`, its phases and the batches of an epoch.
+    """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
     With `meta` weights that are not on this disk are not read.
     """
@@ -223,16 +222,6 @@ def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> 
     except BadPictures as error:
         _list(error.reasons, screen)
         raise
-
-
-def fingerprint(config: Config, screen: Screen, fetch: Fetch) -> str | None:
-    """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            spec = input_of(config, weights_of(config, Path(folder), fetch))
-            return load_data(config, spec, store_of(config, screen.say), screen).fingerprint
-    except (UserError, OSError):
-        return None
 
 
 def _side(config: Config, spec: InputSpec) -> int | None:
@@ -335,50 +324,6 @@ def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
         if name not in data.classes:
             raise user_error("train.class_weights", name, "names of classes of the data", data.classes)
     return tuple(float(chosen.get(name, 1.0)) for name in data.classes)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What is known of a run that was looked at before anything trains."""
-
-    findings: list[Finding]
-    """What is to be told of data and weights."""
-    auto: dict[str, str]
-    """What `auto` means, by key, where that decides the bits of the run, and the sha256 of weights on this disk."""
-
-
-def check(config: Config, fetch: Fetch = no_runs) -> Checked:
-    """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
-
-    Raises the `UserError` that a run would meet before its first step.
-    """
-    machine.require_kernels(machine.device(config.device))
-    how = config.optimizer
-    optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
-    screen = Screen()
-    store = store_of(config, screen.say)
-    with tempfile.TemporaryDirectory() as folder:
-        source = weights_of(config, Path(folder), fetch)
-        data, model, phases, batches = _parts(config, source, store, meta=True, screen=screen)
-    if any(batch.stop - batch.start == 1 for batch in batches):
-        _check_single(config, model, phases)
-    told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
-    auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
-    if model.weights_sha256 is not None and on_disk(config.model.weights):
-        auto["model.sha256"] = model.weights_sha256
-    return Checked(told, auto)
-
-
-def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
-    """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
-    module, side = model.module.to("meta"), model.input.size
-    for phase in phases:
-        freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
-        try:
-            module(torch.empty(1, 3, side, side, device="meta"))
-        except ValueError as problem:
-            expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
-            raise user_error("batch_size", config.batch_size, expected) from problem
 
 
 def on_disk(weights: str | None) -> bool:

@@ -104,11 +104,11 @@ def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, st
 
 def _check(planned: Sequence[PlannedRun]) -> list[str]:
     """Return what is to be told of data and weights; UserError for a run that could not be one."""
-    from frostline.runs import setup  # imports torch
+    from frostline.runs import checks  # imports torch
 
     told: dict[str, None] = {}
     for config in to_check(planned).values():
-        told |= dict.fromkeys(one.about for one in setup.check(config, find_weights.weights).findings)
+        told |= dict.fromkeys(one.about for one in checks.check(config, find_weights.weights).findings)
     return list(told)
 
 

@@ -13,12 +13,12 @@ def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
 
     Returns what `auto` means to each, by its key and the key of the config.
     """
-    from frostline.runs import setup  # imports torch
+    from frostline.runs import checks  # imports torch
 
     told: set[str] = set()
     auto: dict[str, dict[str, str]] = {}
     for kind, config in configs.items():
-        checked = setup.check(config, find_weights.weights)
+        checked = checks.check(config, find_weights.weights)
         auto[kind] = checked.auto
         for finding in checked.findings:
             if finding.about not in told:
@@ -29,10 +29,10 @@ def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
 
 def fingerprints(configs: Sequence[Config]) -> list[str | None]:
     """Return the fingerprint of each config's data, None where they cannot be read."""
-    from frostline.runs import setup
+    from frostline.runs import checks
 
     found: dict[str, str | None] = {}
     for config in configs:
         if repr(config.data) not in found:
-            found[repr(config.data)] = setup.fingerprint(config, job.screen(), find_weights.weights)
+            found[repr(config.data)] = checks.fingerprint(config, job.screen(), find_weights.weights)
     return [found[repr(config.data)] for config in configs]

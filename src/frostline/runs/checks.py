@@ -1,0 +1,76 @@
+"""What is looked at before anything trains: every picture, the network, and whether a step can be made of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from frostline.core import machine
+from frostline.core.config import Config
+from frostline.core.errors import UserError, user_error
+from frostline.data import findings
+from frostline.data.findings import Finding
+from frostline.models import freezing
+from frostline.models.build import Model
+from frostline.models.freezing import Phase
+from frostline.report.terminal import Screen
+from frostline.runs.setup import Fetch, input_of, load_data, no_runs, on_disk, parts, store_of, weights_of
+from frostline.training import optim
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a run that was looked at before anything trains."""
+
+    findings: list[Finding]
+    """What is to be told of data and weights."""
+    auto: dict[str, str]
+    """What `auto` means, by key, where that decides the bits of the run, and the sha256 of weights on this disk."""
+
+
+def check(config: Config, fetch: Fetch = no_runs) -> Checked:
+    """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
+
+    Raises the `UserError` that a run would meet before its first step.
+    """
+    machine.require_kernels(machine.device(config.device))
+    how = config.optimizer
+    optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
+    screen = Screen()
+    store = store_of(config, screen.say)
+    with tempfile.TemporaryDirectory() as folder:
+        source = weights_of(config, Path(folder), fetch)
+        data, model, phases, batches = parts(config, source, store, meta=True, screen=screen)
+    if any(batch.stop - batch.start == 1 for batch in batches):
+        _check_single(config, model, phases)
+    told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
+    auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
+    if model.weights_sha256 is not None and on_disk(config.model.weights):
+        auto["model.sha256"] = model.weights_sha256
+    return Checked(told, auto)
+
+
+def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
+    """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
+    module, side = model.module.to("meta"), model.input.size
+    for phase in phases:
+        freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
+        try:
+            module(torch.empty(1, 3, side, side, device="meta"))
+        except ValueError as problem:
+            expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
+            raise user_error("batch_size", config.batch_size, expected) from problem
+
+
+def fingerprint(config: Config, screen: Screen, fetch: Fetch) -> str | None:
+    """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = input_of(config, weights_of(config, Path(folder), fetch))
+            return load_data(config, spec, store_of(config, screen.say), screen).fingerprint
+    except (UserError, OSError):
+        return None

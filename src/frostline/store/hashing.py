@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _HASHING = 4  # threads ...
-_LARGE = 1 << 20  # ... for more bytes than that; starting them takes as long as hashing so many
+_LARGE = 1 << 18  # ... for tensors of more bytes; to hand a smaller one over takes longer than to hash it
 
 _SETTLED = 2.0  # seconds
 _sources: dict[tuple[int, ...], str] = {}
@@ -92,10 +92,9 @@ def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:
 
 
 def _hash_all(tensors: Sequence[Tensor]) -> list[bytes]:
-    if sum(tensor.nbytes for tensor in tensors) <= _LARGE:
-        return [_hash(tensor) for tensor in tensors]
     with ThreadPoolExecutor(_HASHING) as pool:  # hashlib lets go of Python's lock
-        return list(pool.map(_hash, tensors))
+        begun = [pool.submit(_hash, tensor) if tensor.nbytes > _LARGE else None for tensor in tensors]
+        return [_hash(tensor) if one is None else one.result() for tensor, one in zip(tensors, begun, strict=True)]
 
 
 def _hash(tensor: Tensor) -> bytes:

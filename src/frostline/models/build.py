@@ -268,7 +268,10 @@ def _seeded(*parts: int | str) -> Iterator[None]:
         yield
 
 
-_DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+_FILLING = {
+    *(Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_),
+    *(Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_),  # of which timm makes a normal distribution that is cut
+}
 
 
 def _skeleton(name: str, found: Architecture, size: int) -> nn.Module:
@@ -316,7 +319,7 @@ class _Weightless(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.empty, torch.zeros, torch.ones):
             return func(*args, **kwargs | {"device": "meta"})
-        if func in _DRAWING:
+        if func in _FILLING:
             tensor: Tensor = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:  # where torch goes through all of it in Python, to no effect
                 return tensor

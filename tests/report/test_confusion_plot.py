@@ -18,7 +18,7 @@ def names(count: int) -> list[str]:
 
 def drawn(matrix: np.ndarray, classes: list[str], path: Path) -> np.ndarray:
     confusion_plot.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
-    return np.asarray(Image.open(path))
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 @pytest.mark.parametrize("count", [2, 10, 60])
@@ -52,3 +52,14 @@ def test_a_share_of_the_true_class_is_a_colour_of_the_scale(tmp_path):
     darkest, lightest = (8, 48, 107), (247, 251, 255)  # both ends of ColorBrewer's Blues
     area = [(picture == colour).all(axis=2).mean() for colour in (darkest, lightest)]
     assert min(area) > 0.1
+
+
+def test_a_picture_is_small_and_a_rare_confusion_in_it_is_another_colour_than_none(tmp_path):
+    drawn(np.eye(10, dtype=int) * 30 + np.eye(10, k=1, dtype=int), names(10), tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size < 15_000
+    rare = np.diag([9999] * 30)
+    rare[0, -1] = 1
+    picture = drawn(rare, names(30), tmp_path / "rare.png")
+    one = drawn(np.diag([10_000] * 30), names(30), tmp_path / "none.png")
+    different = (picture != one).any(axis=2)[60:, 300:]  # not in the title
+    assert different.sum() > 200

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import warm
 from frostline.data.loading import Split
@@ -30,6 +33,27 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
     found = predictions.read(str(tmp_path))
     assert found is not None and found.labels.tolist() == [0, 1, 0, 1] and found.ids.tolist() == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(10, True), (20_000, False)])
+def test_what_is_read_of_predictions_is_to_the_bit_what_was_said(tmp_path, classes, kept):
+    random = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(60, classes, generator=random)
+    labels = torch.randint(classes, (60,), generator=random)
+    test = dataclasses.replace(split(labels, first=0), ids=torch.arange(60) * 700)
+    evaluation.write(tmp_path, logits, test, [str(number) for number in range(classes)], test.pixels.__getitem__)
+    found = predictions.read(str(tmp_path))
+    assert found is not None and (found.logits is not None) == kept
+    chances = logits.log_softmax(1)
+    assert (found.said == logits.argmax(1).numpy()).all() and (found.loss == -chances[range(60), labels].numpy()).all()
+    assert (found.confidence == np.exp(chances.max(1).values.numpy())).all()
+    for numbers, those in ((found.labels, labels), (found.ids, test.ids)):
+        assert numbers.dtype == np.int64 and (numbers == those.numpy()).all()
+    if kept:
+        assert found.logits is not None and (found.logits == logits.numpy()).all()
+        assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 1 + 1 + 4 + 4 + 4) + 600
+    else:
+        assert load_file(tmp_path / "test_predictions.safetensors")["top_log_probabilities"].shape == (60, 5)
 
 
 def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_of_argmax():

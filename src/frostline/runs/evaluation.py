@@ -18,7 +18,7 @@ from frostline.report import confusion_matrix, confusion_plot, label_scores, mis
 from frostline.store import tensorfile
 
 _LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
-_FIRST = 5  # classes kept of every image in any case
+_FIRST = 5  # classes kept of every image where they are not
 _AT_ONCE = 2**20  # logits worked on at once, 4 MB; what comes of them lies nowhere between them: no holes that stay
 
 
@@ -37,7 +37,7 @@ def write(
 
 def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
     """Write all logits, and precision, recall and F1 of each class; return which mistakes are to be shown."""
-    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": test.ids, "logits": logits}, {})
+    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": _narrow(test.ids), "logits": logits}, {})
     files.write_json(folder / layout.PER_CLASS, label_scores.rows(test.labels.numpy(), logits.numpy(), classes))
     loss = cross_entropies(logits, test.labels).where(~right(logits, test.labels), -1.0)
     return loss.argsort(descending=True, stable=True)[: min(mistakes.MOST, int((loss >= 0).sum()))]
@@ -46,14 +46,14 @@ def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str
 def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
     """Write the most probable classes, the accuracy of each class, and the confusion matrix; return as above.
 
-    Of every image the most probable classes are kept with their log-probabilities, and that of the true class; the
-    logits too unless they take more than 4 MB.
+    Of every image the logits are kept, the most probable class and its log-probability, and that of the true class;
+    the five most probable classes in place of logits that take more than 4 MB.
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
-    said = {"labels": test.labels, "ids": test.ids, "top_classes": first, "top_log_probabilities": chances}
+    kept, count = ({"logits": logits}, 1) if logits.numel() <= _LOGITS else ({}, _FIRST)
+    said = {"top_classes": _narrow(first[:, :count]), "top_log_probabilities": chances[:, :count], **kept}
     said["label_log_probabilities"] = _of_labels(logits, test.labels)
-    kept = {"logits": logits} if logits.numel() <= _LOGITS else {}
-    tensorfile.save(folder / PREDICTIONS, said | kept, {})
+    tensorfile.save(folder / PREDICTIONS, {"labels": _narrow(test.labels), "ids": _narrow(test.ids), **said}, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
@@ -62,6 +62,12 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
+
+
+def _narrow(whole: Tensor) -> Tensor:
+    """Return whole numbers in the fewest bytes that hold them all, with a sign."""
+    most, kinds = int(whole.max()) if len(whole) else 0, (torch.int8, torch.int16, torch.int32, torch.int64)
+    return whole.to(next(kind for kind in kinds if most <= torch.iinfo(kind).max))
 
 
 def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

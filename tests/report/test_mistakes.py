@@ -48,6 +48,17 @@ def test_pictures_come_back_by_their_image(tmp_path):
             assert np.abs(np.asarray(tile)[32, 10].astype(int) - colour).max() < 12
 
 
+def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), np.uint8).repeat(3, 1)
+    sizes = []
+    for pixels in (grey, grey ^ np.array([0, 1, 0], np.uint8)[:, None, None]):
+        mistakes.write(tmp_path, pixels, np.arange(30))
+        sizes.append((tmp_path / "mistakes.jpg").stat().st_size)
+        tile = Image.open(io.BytesIO(base64.b64decode(mistakes.read(tmp_path, {0})[0].split(",")[1])))
+        assert tile.mode == "RGB" and np.abs(np.asarray(tile)[4::8, 4::8].astype(int).mean(2) - grey[0, 0]).mean() < 12
+    assert sizes[0] < 0.75 * sizes[1]
+
+
 def test_no_mistakes_no_sheet(tmp_path):
     mistakes.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
     assert not list(tmp_path.iterdir()) and mistakes.read(tmp_path, {1}) == {}

@@ -44,8 +44,10 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
         sheet.paste(tile, (place % _COLUMNS * _TILE, place // _COLUMNS * _TILE))
-    sheet.save(folder / MISTAKES, quality=88, subsampling=0)
-    (folder / MISTAKES_INDEX).write_text(json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
+    (folder / MISTAKES).unlink(missing_ok=True)  # a record may have it under another name
+    grey = bool((pixels == pixels[:, :1]).all())
+    sheet.convert("L" if grey else "RGB").save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
+    files.write(folder / MISTAKES_INDEX, json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
 
 
 def choose(said: Array, labels: Array, margin: Array) -> Array:

@@ -307,7 +307,10 @@ def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_repl
     top = Path(client.get_run(journal.run_id(folder)).info.artifact_uri.removeprefix("file:"))
     assert (top / "weights" / "best.safetensors").samefile(folder / "best.safetensors")
     assert (top / "plan.json").samefile(folder / "plan.json")
-    assert not (top / "metrics.jsonl").samefile(folder / "metrics.jsonl")  # which grows where a run goes on
+    assert (top / "metrics.jsonl").samefile(folder / "metrics.jsonl")
+    journal.rewrite_epochs(folder, journal.epochs(folder))  # as a run begins that goes on
+    journal.append_epoch(folder, {"epoch": 2})
+    assert (top / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
     tensorfile.save(folder / "best.safetensors", {"weight": torch.ones(3)}, {})
     assert load_file(top / "weights" / "best.safetensors")["weight"].tolist() == [0, 0, 0]
 

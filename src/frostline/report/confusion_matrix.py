@@ -86,7 +86,7 @@ def write(folder: Path, found: Confusions) -> None:
     """Write `confusion_matrix.json`: class names, and `rows`, `columns` and `counts` of the cells that are not zero."""
     parts = {"classes": list(found.classes), **{name: getattr(found, name).tolist() for name in _PARTS}}
     lines = (f"{json.dumps(name)}: {json.dumps(values, ensure_ascii=False)}" for name, values in parts.items())
-    (folder / CONFUSION).write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
+    files.write(folder / CONFUSION, "{" + ",\n ".join(lines) + "}\n")
 
 
 def read(folder: Path) -> Confusions | None:

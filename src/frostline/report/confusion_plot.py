@@ -78,6 +78,7 @@ class _Form:
         picture = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
         if len(matrix) <= _COUNTED:
             self._count(picture, matrix, share)
+        path.unlink(missing_ok=True)  # a record may have it under another name
         picture.quantize(palette=_palette(), dither=Image.Dither.NONE).save(path)
 
     def _count(self, picture: Image, matrix: np.ndarray, share: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from frostline.core import files
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import Result, value_text
 from frostline.report import page_assets, page_data, search_page
@@ -50,7 +51,7 @@ def write(
         tables_style=_packed("itables", "html/dt_bundle.css"),
         script=page_assets.text("page.js") + search_page.script(data["groups"]),
     )
-    path.write_text(text, encoding="utf-8")
+    files.write(path, text)
     return path
 
 

@@ -64,10 +64,11 @@ def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_title(contest.where, fontsize=9, parse_math=False)
         axes.legend(fontsize=8, frameon=False)
-        files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-        for file in files:
+        written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+        for file in written:
+            file.unlink(missing_ok=True)  # a record may have it under another name
             figure.savefig(file, dpi=200)
-    return files
+    return written
 
 
 def _cells(contest: Contest) -> dict[str, list[Cell]]:

@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.core import credentials, interrupts, notices
+from frostline.core import credentials, files, interrupts, notices
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.errors import user_error
@@ -236,11 +236,11 @@ def _recording(
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
     code, untracked = provenance.source(), provenance.untracked()
-    (folder / layout.CONFIG).write_text(config_text(order.values))
+    files.write(folder / layout.CONFIG, config_text(order.values))
     if code.patch:
-        (folder / layout.PATCH).write_text(code.patch + "\n")
+        files.write(folder / layout.PATCH, code.patch + "\n")
     if untracked:
-        (folder / layout.UNTRACKED).write_text(json.dumps(untracked, indent=1))
+        files.write(folder / layout.UNTRACKED, json.dumps(untracked, indent=1))
     if tracker is None:
         return nullcontext()
     tags = {

@@ -35,7 +35,7 @@ _BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
 _PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
 _TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
 _DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
-_REPLACED = (".safetensors", ".png", ".jpg", ".json")  # journals and logs grow
+_GROWING = (".log",)  # all others are replaced, `metrics.jsonl` before a run goes on
 _CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
@@ -176,11 +176,11 @@ class Mirror:
 def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
     """Make a file an artifact, in the folder `inside`: on the disk that it lies on already, it takes no more room.
 
-    That is for files that are replaced, and never written to, so that two names can be of one.
+    That is for files that are replaced, and never written to again, so that two names can be of one.
     """
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-    if file.suffix in _REPLACED and isinstance(kept, LocalArtifactRepository):
+    if file.suffix not in _GROWING and isinstance(kept, LocalArtifactRepository):
         place = Path(kept.artifact_dir, inside or "", file.name)
         with suppress(OSError):  # another disk, one without links, or an older one is there: it is copied
             place.parent.mkdir(parents=True, exist_ok=True)

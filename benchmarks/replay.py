@@ -37,7 +37,6 @@ _SPACE: dict[str, BaseDistribution] = {
 }
 _WAYS = (
     ("grids found", ("search=tpe",), 1.0),
-    ("grids found", ("search=tpe", "search.prune=asha"), 0.5),
     ("grids found", ("search=tpe", "search.prune=hyperband"), 0.5),
     ("grids found otherwise", ("search=qmc",), 1.0),
     ("grids found otherwise", ("search=tpe", "search.prune=median"), 0.5),

@@ -27,7 +27,7 @@ SPACE = {"lr": FloatDistribution(0.0, 1.0)}
 
 
 def asked(*more: str, epochs: int = 9) -> Config:
-    return compose("freeze=head", "search=random", "search.prune=asha", f"epochs={epochs}", *more)
+    return compose("freeze=head", "search=random", "search.prune=hyperband", f"epochs={epochs}", *more)
 
 
 def opened(config: Config, folder: Path | None) -> Study:
@@ -167,7 +167,7 @@ def test_less_is_better_where_a_loss_is_selected_by() -> None:
 
 
 def test_samplers_learn_from_what_waits_as_from_what_was_stopped_there() -> None:
-    config = compose("freeze=head", "search=tpe", "search.prune=asha", "epochs=9")
+    config = compose("freeze=head", "search=tpe", "search.prune=hyperband", "epochs=9")
     study, alone = opened(config, None), optuna.create_study(direction="maximize")
     for number in range(10):
         alone.sampler = sampler(config.search, number)

@@ -310,7 +310,7 @@ class SearchConfig:
     batch: int | None
     """How many trials of a cell are suggested at once; null for as many as keep the workers busy."""
     prune: str
-    """Stop trials early that do worse than others did: `none`, `median`, `hyperband`, `asha` or `wilcoxon`."""
+    """Stop trials early that do worse than others did: `none`, `median`, `hyperband` (as ASHA) or `wilcoxon`."""
     confirm: int
     """With how many fresh seeds the best trial of each cell is run; these runs alone are compared on the test split."""
     budget: str

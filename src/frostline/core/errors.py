@@ -19,6 +19,7 @@ class UserError(ValueError):
 
 
 _GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
+_OTHERWISE = {"asha": "hyperband"}  # other names of what is meant
 _LONGEST = 300  # characters of a value that an error shows
 
 
@@ -67,5 +68,6 @@ def _shown(value: object) -> str:
 def _hint(typed: str, choices: Iterable[str]) -> str:
     """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
     by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(typed.lower(), by_lower, n=1, cutoff=0.5)
+    typed = typed.lower()
+    near = difflib.get_close_matches(_OTHERWISE.get(typed, typed), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""

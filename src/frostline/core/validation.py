@@ -94,7 +94,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("select", tuple(METRICS)),
     ("search.name", ("grid", "random", "qmc", "tpe", "gp", "cmaes")),
     ("search.budget", ("trials", "epochs", "seconds")),
-    ("search.prune", ("none", "median", "hyperband", "asha", "wilcoxon")),
+    ("search.prune", ("none", "median", "hyperband", "wilcoxon")),
     ("cluster.name", ("local", "slurm", "ray")),
     ("cluster.check", ("job", "here")),
     ("precision", ("auto", "fp32", "bf16")),

@@ -1,8 +1,9 @@
-"""Rungs of asynchronous successive halving, ASHA (Li et al. 2020, arXiv:1810.05934): where trials wait, who goes on.
+"""Rungs of asynchronous Hyperband, ASHA (Li et al. 2020, arXiv:1810.05934): where trials wait, and who goes on.
 
-A rung is an epoch, the 1st, 3rd, 9th and so on, as long as a trial in full has three times as many. A trial waits at
-each, and goes on to the next when it is among the best third of all that came to it, whenever that is. So what looked
-bad at first costs little, and what was good when few were there is judged again when there are many.
+Of Hyperband's brackets there is the one that stops most, as in Ray Tune's `AsyncHyperBandScheduler` unless it is told
+otherwise. A rung is an epoch, the 1st, 3rd, 9th and so on, as long as a trial in full has three times as many. A trial
+waits at each, and goes on to the next when it is among the best third of all that came to it, whenever that is. So what
+looked bad at first costs little, and what was good when few were there is judged again when there are many.
 """
 
 from __future__ import annotations

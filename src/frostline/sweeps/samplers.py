@@ -13,9 +13,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from frostline.core.config import Config, SearchConfig
+from frostline.core.config import SearchConfig
 from frostline.core.errors import user_error
-from frostline.sweeps.rungs import REDUCTION
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -69,17 +68,13 @@ def given(values: Mapping[str, Any]) -> BaseSampler:
         return optuna.samplers.PartialFixedSampler(dict(values), optuna.samplers.RandomSampler())
 
 
-def pruner(config: Config) -> BasePruner:
-    """Return what stops trials early; rungs of Hyperband are epochs: 1, 3, 9 and so on. ASHA is in `rungs`."""
+def pruner(search: SearchConfig) -> BasePruner:
+    """Return what stops trials early, each for good; with Hyperband they wait instead, at `rungs`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match config.search.prune:
+        match search.prune:
             case "median":
                 return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
-            case "hyperband":
-                return optuna.pruners.HyperbandPruner(
-                    min_resource=1, max_resource=config.epochs, reduction_factor=REDUCTION
-                )
             case "wilcoxon":
                 return optuna.pruners.WilcoxonPruner()
             case _:

@@ -26,7 +26,7 @@ from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_rungs import StudyRungs
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
-from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, STOPPED, is_left, rests, spent_of, waits
+from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -47,11 +47,9 @@ class Study:
         Their folders are in that of the `sweep`.
         """
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
-        self._pruner = pruner(config)
+        self._pruner = pruner(config.search)
         self._objectives = objectives_of(config)
         self._took: dict[int, Spent] = {}
-        # It asks without a pruner: a sampler learns from all trials, of whatever bracket of Hyperband, as in BOHB
-        # (arXiv:1807.01774), and what this process happened to judge changes nothing.
         self._study = optuna.create_study(
             storage=storage.backend,
             study_name=name,
@@ -59,7 +57,7 @@ class Study:
             load_if_exists=True,
         )
         self.sharing = Sharing(self._study, storage, sweep)
-        rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "asha" else None
+        rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "hyperband" else None
         self.rungs = StudyRungs(self.trials, storage, self.sharing, rungs)
 
     def trials(self) -> list[FrozenTrial]:
@@ -204,24 +202,12 @@ class Study:
         frozen = self.trials()[number]
         if self.rungs:
             return self.rungs.judge(frozen)
-        judged = optuna.load_study(
-            study_name=self.name,
-            storage=self._storage.backend,
-            sampler=optuna.samplers.RandomSampler(),
-            pruner=self._pruner,
-        )
-        trial = Trial(judged, frozen._trial_id)
-        told = set(frozen.intermediate_values)
 
         def decision(epoch: int, value: float) -> Decision:
-            if frozen.user_attrs.get(STOPPED) == epoch:  # and was killed since
-                return Decision.STOP
-            if epoch not in told:
-                trial.report(value, epoch)
-            if not trial.should_prune():
-                return Decision.CONTINUE
-            trial.set_user_attr(STOPPED, epoch)
-            return Decision.STOP
+            if epoch not in self.trials()[number].intermediate_values:
+                self._storage.backend.set_trial_intermediate_value(frozen._trial_id, epoch, float(value))
+            stops = self._pruner.prune(self._study, self.trials()[number])
+            return Decision.STOP if stops else Decision.CONTINUE
 
         return decision
 

@@ -22,8 +22,8 @@ from frostline.records import journal, layout
 from frostline.sweeps.study_storage import storage_of
 from small import compose
 
-ASHA = ("search=tpe", "lr=interval(1e-5,1)", "freeze=head", "search.prune=asha", "search.confirm=1")
-TYPED = (*TINY, *ASHA, "epochs=9", "trials=6")
+HYPERBAND = ("search=tpe", "lr=interval(1e-5,1)", "freeze=head", "search.prune=hyperband", "search.confirm=1")
+TYPED = (*TINY, *HYPERBAND, "epochs=9", "trials=6")
 
 
 def trained(out: str) -> int:
@@ -119,7 +119,7 @@ def test_of_two_that_share_a_study_one_carries_on_what_waited_in_the_folder_of_t
 
 
 def test_values_that_are_drawn_twice_are_run_once(store: Path, tmp_path: Path) -> None:
-    few = ("search=random", "lr=choice(1e-3,1e-2)", "freeze=head", "search.prune=asha", "search.confirm=0")
+    few = ("search=random", "lr=choice(1e-3,1e-2)", "freeze=head", "search.prune=hyperband", "search.confirm=0")
     done = sweep(tmp_path / "few", store, *TINY, *few, "epochs=3", "trials=6", "resume=true")
     assert len(results(done.folder)) == 2
     found = study_of(done.folder, "head").trials

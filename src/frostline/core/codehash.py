@@ -52,6 +52,7 @@ DECIDE_NONE = {
     "store.room": "where bytes lie",
     "store.store": "where bytes lie",
     "store.unfinished": "what is done already, of what stands in the key",
+    "store.writer": "where bytes lie",
     "training.dataset": "hands out batches; pixels are decoded singly, features computed in batches of one size",
     "training.evaluation": "scores what others compute",
     "training.steps": "what happens above the frost line",

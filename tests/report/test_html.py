@@ -17,8 +17,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from frostline.records import journal, sweep_record
-from frostline.records.result import TEST, VAL
-from frostline.report import calibration, html, page_assets, predictions, statistics
+from frostline.records.result import TEST, VAL, percent
+from frostline.report import calibration, html, image_details, page_assets, page_data, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -94,6 +94,13 @@ def test_what_draws_a_search_has_no_name_twice():
     names = re.findall(r"^(?:function|const|let) ([a-zA-Z]\w*)", code, re.MULTILINE)
     names += [name for group in re.findall(r"^const \[([\w, ]+)\]", code, re.MULTILINE) for name in group.split(", ")]
     assert len(names) > 60 and sorted(names) == sorted(set(names))
+
+
+def test_a_share_of_images_is_shown_as_it_is_in_the_table_on_the_screen():
+    for images in (359, 1_000, 7_919):
+        for right in range(images + 1):
+            share = right / images
+            assert all(percent(again(share)) == percent(share) for again in (page_data._round, image_details._round))
 
 
 def test_the_verdict_stands_in_the_page_itself(tmp_path):

@@ -167,7 +167,7 @@ def _json(path: Path) -> Any:
 
 
 def _round(value: float) -> float | None:
-    return round(float(value), 5) if math.isfinite(value) else None
+    return round(float(value), 9) if math.isfinite(value) else None
 
 
 def _rounded(values: Iterable[float]) -> list[float | None]:

@@ -210,8 +210,11 @@ def _plain(value: object) -> Any:
     return value if isinstance(value, int | float | str | bool) and value == value else value_text(value)
 
 
-def _round(value: float, digits: int = 5) -> float | int | None:
-    """Return `value` with so many significant digits; None for what is not a number."""
+def _round(value: float, digits: int = 9) -> float | int | None:
+    """Return `value` with so many significant digits; None for what is not a number.
+
+    They are far more than are shown: 342 of 359, rounded to five and then to two of a percentage, is 95.27%.
+    """
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{digits}g}")

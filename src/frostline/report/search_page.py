@@ -136,7 +136,7 @@ def _plain(value: Any) -> Any:
     return _short(value) if isinstance(value, float) else value
 
 
-def _short(value: float | None, digits: int = 5) -> float | None:
+def _short(value: float | None, digits: int = 9) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
 
 

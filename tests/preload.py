@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 LOADED = (
@@ -38,6 +39,8 @@ def load() -> None:
     Plugins.instance()
     sys.modules["frostline.data.sources"]._read_digits()
     _use()
+    for made in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        made.atexit = False  # libraries of torch, which every fork would take apart at its end
     gc.collect()
     gc.freeze()  # what is not looked at by the collector is not copied either
     gc.enable()

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from emulated_card import EmulatedMachine
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.interrupts import Terminated
+from frostline.models.build import build
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import SECONDS
@@ -28,7 +29,7 @@ from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
 from frostline.training.steps import Alone, Step
-from small import SMALL, Memory, Told, compose
+from small import SMALL, TINY, Memory, Told, compose
 
 TOGETHER = (
     ("lr=1e-2",),
@@ -144,7 +145,10 @@ def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
 @pytest.mark.slow
 def test_on_a_card_too_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, tmp_path: Path) -> None:
     lines = [("lr=1e-2",), ("lr=1e-2", "seed=1"), ("lr=3e-2",)]
-    several = configs("device=cuda", "precision=fp32", "epochs=2", lines=lines)
+    tiny = build("test_resnet", library="timm", weights=None, num_classes=10, seed=0)  # of one backbone for all seeds
+    save_file(tiny.module.state_dict(), tmp_path / "tiny.safetensors")
+    network = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}")
+    several = configs(*network, "device=cuda", "precision=fp32", "epochs=2", lines=lines)
     with EmulatedMachine().running():
         ran = together(tmp_path, several)
         assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))

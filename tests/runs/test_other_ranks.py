@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core.errors import UserError
 from frostline.data import loading
@@ -23,7 +23,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.runs import other_ranks
 from frostline.runs.run import execute
-from frostline.training import checkpoint_timing
+from frostline.training import checkpoint_timing, evaluation
 from frostline.training.features import Backbone
 from frostline.training.ranks import Origin, RankDied, Ranks
 from small import SMALL, Memory, Told, compose
@@ -32,6 +32,8 @@ BACKBONE = "cost/backbone_images"
 STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
 RUN = (*SMALL, "device=cpu", "epochs=2", *STEADY)
 PARTLY = (*RUN, "freeze=last_stage", "augment=standard", "train.ema_decay=0.5", "train.class_weights=balanced")
+PARTLY = (*PARTLY, "eval_batch_size=4")
+SHIFTED = (*RUN, "freeze=lora", "epochs=1", "eval_batch_size=4", "eval.shift=true")
 BY_PHASES = (*RUN, "freeze=lp_ft", "freeze_mode.norm_stats=frozen", "optimizer.options={momentum:0.9}")
 
 
@@ -46,6 +48,10 @@ class Ran:
     said: list[str]
     computed: int
     """Batches that the first process put through frozen stages."""
+    scored: int
+    """Batches that it scored."""
+    logits: Tensor
+    """Of the test split."""
 
 
 class Watched(Told):
@@ -59,31 +65,49 @@ class Watched(Told):
         self._before_step(epochs)
 
 
-def run(folder: Path, *overrides: str, before_step: Callable[[float], object] = lambda epochs: None) -> Ran:
+def run(
+    folder: Path,
+    *overrides: str,
+    before_step: Callable[[float], object] = lambda epochs: None,
+    while_scoring: Callable[[], object] = lambda: None,
+) -> Ran:
     """Carry out a run with a store of its own."""
     folder.mkdir(exist_ok=True)
     loading.forget()
     provenance.write(folder, provenance.software([]))  # as a job does
-    record, screen, computed = Memory(), Watched(before_step), 0
-    call = Backbone.__call__
+    record, screen, computed, scored = Memory(), Watched(before_step), 0, 0
+    call, answering = Backbone.__call__, evaluation.answering
 
     def counted(backbone: Backbone, views: Tensor) -> Tensor:
         nonlocal computed
         computed += 1
         return call(backbone, views)
 
+    def answers(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+        answer = answering(module, autocast)
+
+        def counts(inputs: Tensor) -> Tensor:
+            nonlocal scored
+            scored += 1
+            while_scoring()
+            return answer(inputs)
+
+        return counts
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "__call__", counted)
+        patch.setattr(evaluation, "answering", answers)
         config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
         metrics, _ = execute(config, name="a run", folder=folder, record=cast(Record, record), screen=cast(Any, screen))
     epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
-    return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed)
+    logits = load_file(folder / layout.PREDICTIONS)["logits"]
+    return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed, scored, logits)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Ran]:
     """Return runs on one device."""
-    return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES)}
+    return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES, SHIFTED)}
 
 
 def require_same(ran: Ran, other: Ran) -> None:
@@ -96,7 +120,9 @@ def require_same(ran: Ran, other: Ran) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "devices"), [(PARTLY, 2), (BY_PHASES, 2)], ids=["partly", "by phases"])
+@pytest.mark.parametrize(
+    ("options", "devices"), [(PARTLY, 2), (BY_PHASES, 2), (SHIFTED, 2)], ids=["partly", "by phases", "shifted"]
+)
 def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
     options: tuple[str, ...], devices: int, alone: dict[tuple[str, ...], Ran], tmp_path: Path
 ) -> None:
@@ -108,24 +134,35 @@ def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
     assert ran.record.tags[layout.FROZEN_TAG] == one.record.tags[layout.FROZEN_TAG]
     assert ran.record.tags[layout.DEVICE_TAG] == f"{devices} x cpu"
     assert ran.metrics[BACKBONE] == one.metrics[BACKBONE]
-    assert ran.computed < one.computed  # the others compute the rest
+    assert ran.computed < one.computed or options is SHIFTED  # the others compute the rest
+    assert ran.scored < one.scored * 2 / 3 or options is BY_PHASES  # which has one batch of each split
+    torch.testing.assert_close(ran.logits, one.logits, rtol=1e-4, atol=1e-4)
+    assert {key: value for key, value in ran.metrics.items() if "shift/" in key} == pytest.approx(
+        {key: value for key, value in one.metrics.items() if "shift/" in key}
+    )
     assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_run_with_its_reason_and_one_device_goes_on(
+def test_a_process_that_is_killed_while_all_score_ends_the_run_with_its_reason_and_one_device_goes_on(
     alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
     before = set(multiprocessing.active_children())
 
-    def kill(epochs: float) -> None:
-        if epochs > 1.5:
+    reached = 0.0
+
+    def reach(epochs: float) -> None:
+        nonlocal reached
+        reached = epochs
+
+    def kill() -> None:
+        if reached > 1.5:
             process, *_ = set(multiprocessing.active_children()) - before
             os.kill(cast(int, process.pid), signal.SIGKILL)
 
     with pytest.raises(RankDied, match=r"^process \d of 3 was killed by signal 9 \(out of memory\?\)$"):
-        run(tmp_path, *PARTLY, "devices=3", before_step=kill)
+        run(tmp_path, *PARTLY, "devices=3", before_step=reach, while_scoring=kill)
     assert set(multiprocessing.active_children()) <= before
     ran = run(tmp_path, *PARTLY)
     assert any(line.startswith("  goes on after epoch 1") for line in ran.said)

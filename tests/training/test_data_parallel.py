@@ -1,4 +1,7 @@
-"""Steps that processes make together are those of one, to rounding, and the same in each of them."""
+"""Steps that processes make together are those of one, to rounding, and the same in each of them.
+
+What they score together is what one scores, bit for bit: each batch is one process's.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from frostline.training import data_parallel, steps
 from frostline.training.criterion import Criterion
-from frostline.training.dataset import InMemory, batches
+from frostline.training.dataset import InMemory, batches, ordered, outputs
+from frostline.training.evaluation import NO_EPOCH, answering, evaluate, evaluating
 from frostline.training.one_batch import Share
 from frostline.training.steps import Recipe, Sums, TrainedPart
 from processes import together
@@ -83,3 +88,34 @@ def test_shares_are_the_batch_one_after_the_other_and_a_small_batch_is_everybody
         else:
             assert rows == [*range(size)]
             assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
+
+
+SIZES = (7, 11, 22, 23)  # 2 batches more for the first of two, one of the others' smaller or larger; 1 batch in all
+
+
+def to_score() -> tuple[nn.Module, InMemory]:
+    """Return a network, and images for it."""
+    images = torch.randn(IMAGES, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+    return network(torch.contiguous_format), InMemory(images, torch.arange(IMAGES) % 5)
+
+
+def scored(by: Callable[..., Any]) -> list[Tensor]:
+    """Return the logits of all images in batches of every size."""
+    module, data = to_score()
+    return [evaluate(module, data, batch_size=size, autocast=None, by=by).logits for size in SIZES]
+
+
+def scored_together() -> list[Tensor]:
+    if dist.get_rank() == 0:
+        return scored(data_parallel.gathered)
+    module, data = to_score()
+    with torch.inference_mode(), evaluating(module):
+        for size in SIZES:
+            data_parallel.send(data, answering(module, None), ordered(data, size), NO_EPOCH)
+    return []
+
+
+def test_what_is_scored_together_is_what_one_scores_to_the_bit() -> None:
+    first, *others = together(2, scored_together)
+    assert others == [[]]
+    assert all(torch.equal(mine, one) for mine, one in zip(first, scored(outputs), strict=True))

@@ -79,7 +79,7 @@ def whole_network(patch: pytest.MonkeyPatch) -> None:
 
     def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
         setup.enter(phase)
-        return frost_line._none(setup)
+        return frost_line._none(setup, 0)
 
     patch.setattr(frost_line, "draw", draw)
 
@@ -141,7 +141,7 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
     )
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    line = robustness._line(run, epochs[-1].phase, images)
+    line = frost_line.draw(run, epochs[-1].phase, images, keep=robustness._keeps(run, epochs[-1].phase))
     blurred = line.read(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
     numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]

@@ -18,9 +18,9 @@ from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import hashing
-from frostline.training.dataset import Dataset
+from frostline.training.dataset import Dataset, Outputs, outputs
 from frostline.training.evaluation import evaluating
-from frostline.training.features import Backbone, Features, Outputs, Part, Passing, outputs
+from frostline.training.features import Backbone, Features, Part, Passing
 from frostline.training.steps import TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
@@ -39,6 +39,8 @@ class Line:
     """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
     kept: bool
     """Whether what lies below is computed once per view, not whenever it is asked for."""
+    by: Callable[[Views], Outputs]
+    """Returns who evaluates a split, for `evaluate`."""
     below: Callable[[], Backbone] | None = None
     """Returns what lies below; None where nothing does."""
 
@@ -52,7 +54,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     module, structure = setup.model.module, setup.model.structure
     below = cut.reach(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
-        return _none(setup)
+        return _none(setup, phase)
     head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
     kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
@@ -66,7 +68,7 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
     def features(views: Views) -> Features:
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
-        by = _who_computes(setup, phase, images, views)
+        by = None if setup.follows else setup.ranks.computing(phase, views) if setup.ranks else outputs
         return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about, outputs=by)
 
     def read(views: Views) -> Dataset:
@@ -76,15 +78,17 @@ def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line
             return features(views)
         return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
-    return Line(above, read, None if head_alone else setup.autocast, kept, backbone)
+    by = _alone if kept and head_alone else _who_scores(setup, phase, keep)
+    return Line(above, read, None if head_alone else setup.autocast, kept, by, backbone)
 
 
-def _who_computes(setup: Setup, phase: int, images: Images, views: Views) -> Outputs | None:
-    """Return who computes the features of `views`: this process, all of a run's, or, where it follows another, none."""
-    if setup.follows:
-        return None
-    split = images.name_of(views)
-    return outputs if setup.ranks is None or split is None else setup.ranks.outputs(phase, split)
+def _alone(views: Views) -> Outputs:
+    """Return that this process scores a split: the answer of a head takes less time than to speak of it."""
+    return outputs
+
+
+def _who_scores(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outputs]:
+    return _alone if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, keep)
 
 
 def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> TrainedPart:
@@ -94,9 +98,9 @@ def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -
     """
     line = draw(setup, phase, images)
     module, options = setup.model.module, setup.config.train
-    train = _none(setup) if options.mixup or options.cutmix else line
+    train = _none(setup, phase) if options.mixup or options.cutmix else line
     scored = module if averaged is None else averaged
-    val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup)
+    val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup, phase)
     return TrainedPart(
         network=train.above(module),
         train=train.read(images.train),
@@ -105,6 +109,7 @@ def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -
         val=val.read(images.val),
         val_autocast=val.autocast,
         weights=setup.image_weights,
+        val_by=val.by(images.val),
     )
 
 
@@ -116,9 +121,10 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
 
-def _none(setup: Setup) -> Line:
+def _none(setup: Setup, phase: int) -> Line:
     machine.keep_freed_memory(setup.device)
-    return Line(lambda network: network, lambda views: views, setup.autocast, kept=False)
+    by = _who_scores(setup, phase, True)
+    return Line(lambda network: network, lambda views: views, setup.autocast, False, by)
 
 
 def for_inference(setup: Setup, lower: nn.Module) -> Backbone:

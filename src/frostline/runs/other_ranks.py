@@ -17,17 +17,20 @@ import torch
 
 from frostline.core import background
 from frostline.core.config import Config
+from frostline.data.views import Views
+from frostline.models import adapters
 from frostline.models.freezing import Guard
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line
+from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.split_views import look
 from frostline.runs.train import learner_of
 from frostline.store import hashing
-from frostline.training import data_parallel, ranks, schedule, state
-from frostline.training.dataset import batches, sampled
+from frostline.training import averaging, data_parallel, ranks, schedule, state
+from frostline.training.dataset import batches, ordered, sampled
+from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
-from frostline.training.ranks import Compute, Join, MakeSteps, Order, Origin, Ranks, TakeOver
+from frostline.training.ranks import Compute, Evaluate, Join, MakeSteps, Order, Origin, Ranks, TakeBest, TakeOver
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner
 from frostline.training.steps import TrainedPart
@@ -90,7 +93,7 @@ class Follower:
     def __init__(self, config: Config, folder: Path) -> None:
         """Be where the first process is before its first step."""
         self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
-        self._learner = replace(learner_of(self.setup), ema=None)
+        self._learner = learner_of(self.setup)
         self._images, self._guard = look(self.setup), Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
@@ -102,8 +105,14 @@ class Follower:
             self._guard.check()
             state.restore(self._learner, ranks.received(order, self.setup.device), order.facts)
             self._guard, self._part = Guard(self.setup.model.module), None
+        elif isinstance(order, TakeBest):
+            if order.merges:
+                adapters.merge(self.setup.model.module)
+            state.put(self.setup.model.module, ranks.received(order, self.setup.device))
         elif isinstance(order, MakeSteps):
             self._make(order)
+        elif isinstance(order, Evaluate):
+            self._evaluate(order)
         else:
             self._compute(order)
 
@@ -120,18 +129,38 @@ class Follower:
             total = setup.config.epochs * setup.steps_per_epoch
             schedule.set_lr_of_step(optimizer, setup.config.schedule, setup.config.lr, step, span, total)
             next(made)
+            if self._learner.ema is not None and (decay := setup.config.train.ema_decay) is not None:
+                averaging.update(self._learner.ema, setup.model.module, decay)
         self._guard.glance()
 
     def _entered(self, phase: int) -> TrainedPart:
         if self._part is None or self._part[0] != phase:
             self._guard.check()
-            self._part = phase, frost_line.part(self.setup, phase, self._images, None)
+            ema = self._learner.ema
+            self._part = phase, frost_line.part(self.setup, phase, self._images, ema and ema.module)
             self._guard.watch()
         self.setup.enter(phase)  # features may have been computed below the line of another one
         return self._part[1]
 
+    def _views(self, split: str) -> Views:
+        return self._images.called(split) or robustness.corrupted(self.setup, split)
+
+    @torch.inference_mode()
+    def _evaluate(self, order: Evaluate) -> None:
+        setup = self.setup
+        if order.split == "val":
+            part = self._entered(order.phase)
+            network, data, autocast = part.scored, part.val, part.val_autocast
+        else:
+            line = frost_line.draw(setup, order.phase, self._images, keep=order.keep)
+            network, data = line.above(setup.model.module), line.read(self._views(order.split))
+            autocast = line.autocast
+        with evaluating(network):
+            every = ordered(data, setup.recipe.eval_batch_size)
+            data_parallel.send(data, answering(network, autocast), every, NO_EPOCH)
+
     def _compute(self, order: Compute) -> None:
-        views = getattr(self._images, order.split)
+        views = self._views(order.split)
         backbone = frost_line.draw(self.setup, order.phase, self._images).below
         every = torch.arange(len(views.labels))
         assert backbone is not None

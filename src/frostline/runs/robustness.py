@@ -15,9 +15,9 @@ from frostline.data.views import Views
 from frostline.models import cut
 from frostline.records.result import percent
 from frostline.runs import frost_line
-from frostline.runs.frost_line import Line
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images, centre_view
+from frostline.training.dataset import outputs
 from frostline.training.evaluation import evaluate
 
 
@@ -29,15 +29,16 @@ def measure(
     Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
     as others are. What this costs is no part of the run's costs. `instead` classifies in place of what lies above.
     """
-    line = _line(setup, phase, images)
+    line = frost_line.draw(setup, phase, images, keep=_keeps(setup, phase))
     network = instead or line.above(setup.model.module)
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():
         found[name] = []
         for strength in strengths:
-            data = line.read(_views(setup, name, strength))
+            views = _views(setup, name, strength)
             size = setup.recipe.eval_batch_size
-            scored = evaluate(network, data, batch_size=size, autocast=line.autocast)
+            by = outputs if instead else line.by(views)
+            scored = evaluate(network, line.read(views), batch_size=size, autocast=line.autocast, by=by)
             found[name].append(scored.accuracy)
         say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
     return found
@@ -49,11 +50,21 @@ def metrics(found: dict[str, list[float]]) -> dict[str, float]:
     return {**means, "shift/mean": fmean(means.values())}
 
 
-def _line(setup: Setup, phase: int, images: Images) -> Line:
-    """Return the frost line of the phase; features of 25 splits are kept where they are small, right under the head."""
+def _keeps(setup: Setup, phase: int) -> bool:
+    """Return whether features of 25 splits are kept: where they are small, right under the head."""
     structure = setup.model.structure
-    keep = cut.head_alone(structure, cut.stages_below(structure, setup.phases[phase]))
-    return frost_line.draw(setup, phase, images, keep=keep)
+    return cut.head_alone(structure, cut.stages_below(structure, setup.phases[phase]))
+
+
+def corrupted(setup: Setup, split: str) -> Views:
+    """Return the corrupted test split that says of itself that it is `split`."""
+    every = corruptions.strengths(setup.model.input.size).items()
+    pairs = ((name, strength) for name, strengths in every for strength in strengths)
+    return _views(setup, *next(pair for pair in pairs if _called(*pair) == split))
+
+
+def _called(name: str, strength: float) -> str:
+    return f"test with {name} {strength}"
 
 
 def _views(setup: Setup, name: str, strength: float) -> Views:
@@ -64,7 +75,7 @@ def _views(setup: Setup, name: str, strength: float) -> Views:
         return spec.normalise(corruptions.corrupt(name, strength, views, ids))
 
     identity = {
-        "split": f"test with {name} {strength}",
+        "split": _called(name, strength),
         "corruptions": codehash.of("runs.robustness"),
         "pillow": PIL.__version__,
     }

@@ -49,6 +49,7 @@ from frostline.store import hashing, tensorfile
 from frostline.store.mapped import DamagedEntry
 from frostline.store.tensorfile import Draft
 from frostline.training import state
+from frostline.training.dataset import outputs
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
 from frostline.training.state import Learner, Progress
 
@@ -142,14 +143,11 @@ def _attempt(
         else:
             progress, voters = solve(setup, learner, images, guard, folder, record, screen)
         scored, final, of_adapters = conclude(setup, progress, images, folder, draft, voters)
-    metrics = _metrics(setup, plan, progress, scored, images) | of_adapters
+        shifted = _shifted(setup, progress, images, folder, screen, voters) if config.eval.shift else {}
+    metrics = _metrics(setup, plan, progress, scored, images) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None:
         metrics[SPEED] = speed.images_per_second(setup)
-    if config.eval.shift:
-        under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
-        files.write_json(folder / layout.SHIFT, under)
-        metrics |= robustness.metrics(under)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
     if plan.adapter:
@@ -161,6 +159,15 @@ def _attempt(
     if len(progress.epochs) == config.epochs:  # else the steps of others may go on with the head that is in it
         same_network.of_process().keep(setup, learner)
     return metrics, plan.images
+
+
+def _shifted(
+    setup: Setup, progress: Progress, images: Images, folder: Path, screen: Screen, voters: nn.Module | None
+) -> dict[str, float]:
+    """Return the metrics of corrupted test pictures, and leave all of them in `folder`."""
+    under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
+    files.write_json(folder / layout.SHIFT, under)
+    return robustness.metrics(under)
 
 
 def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, images: Images) -> dict[str, float]:
@@ -281,7 +288,10 @@ def conclude(
     merged, metrics = leave_adapters(setup, images, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
-    saved = draft.finish({**kept, **merged}) if voters is None else None
+    best = {**kept, **merged}
+    saved = draft.finish(best) if voters is None else None
+    if setup.ranks is not None and voters is None:
+        setup.ranks.take_best(best, merges=bool(merged))
     scored = score(setup, progress.best_phase, images, voters)
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
     return scored, saved.result() if saved else None, metrics
@@ -336,4 +346,5 @@ def score(setup: Setup, phase: int, images: Images, instead: nn.Module | None = 
     """
     line = frost_line.draw(setup, phase, images)
     network, test = instead or line.above(setup.model.module), line.read(images.test)
-    return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast)
+    by = outputs if instead else line.by(images.test)
+    return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast, by=by)

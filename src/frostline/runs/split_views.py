@@ -34,9 +34,10 @@ class Images:
         """What training and selection read."""
         return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
 
-    def name_of(self, views: Views) -> str | None:
-        """Return what `views` are called here, None for others."""
-        return next((name for name, own in vars(self).items() if own is views), None)
+    def called(self, name: str) -> Views | None:
+        """Return the views that say of themselves that they are of the split `name`, None where none here do."""
+        every = (self.train, self.val, self.test, self.whole)
+        return next((views for views in every if views is not None and views.identity["split"] == name), None)
 
     @property
     def seen(self) -> int:

@@ -8,7 +8,7 @@ the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,10 +17,8 @@ from torch import Tensor
 
 from frostline.core.machine import mixed
 from frostline.core.randomness import address
-from frostline.data.views import Views
 from frostline.training.criterion import Targets
-from frostline.training.dataset import announced
-from frostline.training.features import Backbone
+from frostline.training.dataset import Dataset, announced
 from frostline.training.one_batch import OneBatch, Share
 from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout, update
 
@@ -100,25 +98,25 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
             waiting = []
 
 
-def gathered(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-    """Yield what `features.outputs` yields, while the other processes `send` theirs: each computes its turn."""
+def gathered(
+    data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
+) -> Iterator[Tensor]:
+    """Yield what `dataset.outputs` yields, while the other processes `send` theirs: each computes its turn."""
     ranks = dist.get_world_size()
-    numbers = iter(range(len(batches)))
-    for index in announced(views, batches[::ranks], epoch):
-        output = backbone(views.inputs(index, epoch))
-        next(numbers)
+    for first, index in zip(range(0, len(batches), ranks), announced(data, batches[::ranks], epoch), strict=True):
+        output = compute(data.inputs(index, epoch))
         yield output
-        for rank, number in zip(range(1, ranks), numbers, strict=False):
-            theirs = torch.empty_like(output)
+        for rank, batch in enumerate(batches[first + 1 : first + ranks], 1):
+            alike = len(batch) == len(output)
+            theirs = torch.empty_like(output) if alike else output.new_empty(len(batch), *output.shape[1:])
             dist.recv(_dense(theirs), rank)
-            views.seen += len(batches[number])
             yield theirs
 
 
-def send(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> None:
+def send(data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int) -> None:
     """Send the first process what this one has to compute of `batches`."""
-    for index in announced(views, batches[dist.get_rank() :: dist.get_world_size()], epoch):
-        dist.send(_dense(backbone(views.inputs(index, epoch))), 0)
+    for index in announced(data, batches[dist.get_rank() :: dist.get_world_size()], epoch):
+        dist.send(_dense(compute(data.inputs(index, epoch))), 0)
 
 
 def _dense(output: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from typing import Protocol
 
@@ -101,7 +101,23 @@ def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[
         yield index
 
 
+def ordered(data: Dataset, batch_size: int) -> list[Tensor]:
+    """Return the indices of all samples batch by batch."""
+    return [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
+
+
 def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
     """Yield the indices of all samples batch by batch, as `announced` does."""
-    parts = batches(len(data.labels), batch_size)
-    return announced(data, [torch.arange(part.start, part.stop) for part in parts], epoch)
+    return announced(data, ordered(data, batch_size), epoch)
+
+
+Outputs = Callable[[Dataset, Callable[[Tensor], Tensor], Sequence[Tensor], int], Iterator[Tensor]]
+"""Yields what a function of inputs makes of each batch of samples, as they are seen in an epoch."""
+
+
+def outputs(
+    data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
+) -> Iterator[Tensor]:
+    """Yield what `compute` makes of each of the `batches`, one after the other, while the next one is fetched."""
+    for index in announced(data, batches, epoch):
+        yield compute(data.inputs(index, epoch))

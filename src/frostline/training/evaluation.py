@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from frostline.core import machine
 from frostline.core.labels import cross_entropy_sum, right
-from frostline.training.dataset import Dataset, in_order
+from frostline.training.dataset import Dataset, Outputs, ordered, outputs
 
 _AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
-_NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
+NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def evaluate(module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None) -> Evaluation:
-    """Return how `module` does on `data`; the modes of its layers are as before afterwards."""
+def evaluate(
+    module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None, by: Outputs = outputs
+) -> Evaluation:
+    """Return how `module` does on `data`; the modes of its layers are as before afterwards.
+
+    `by` says who computes: others may have the network, too, and each batch goes to one of them as a whole.
+    """
     every, done = torch.empty(0), 0
     with evaluating(module):
-        for index in in_order(data, batch_size, _NO_EPOCH):
-            inputs = data.inputs(index, _NO_EPOCH)
-            with machine.mixed(inputs.device, autocast):
-                logits = module(inputs).float()
+        for logits in by(data, answering(module, autocast), ordered(data, batch_size), NO_EPOCH):
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
-            every[done : done + len(index)] = logits  # in place: with many classes it does not fit twice
-            done += len(index)
+            every[done : done + len(logits)] = logits  # in place: with many classes it does not fit twice
+            done += len(logits)
     return of_logits(every, data.labels)
+
+
+def answering(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    """Return what gives the logits `(B, classes)` float32 of inputs."""
+
+    def answer(inputs: Tensor) -> Tensor:
+        with machine.mixed(inputs.device, autocast):
+            logits: Tensor = module(inputs)
+        return logits.float()
+
+    return answer
 
 
 def of_logits(every: Tensor, labels: Tensor) -> Evaluation:

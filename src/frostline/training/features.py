@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from frostline.store.prefetch import Prefetch
 from frostline.store.room import Room, expect, rows
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
-from frostline.training.dataset import announced
+from frostline.training.dataset import Outputs, outputs
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
@@ -48,16 +48,6 @@ class Backbone:
     def __call__(self, views: Tensor) -> Tensor:
         """Return the features `(B, ...)` of views `(B, 3, S, S)`."""
         return self.module(views.to(self.dtype))
-
-
-Outputs = Callable[[Views, Backbone, Sequence[Tensor], int], Iterator[Tensor]]
-"""Yields what a backbone makes of each batch of samples, as they are seen in an epoch."""
-
-
-def outputs(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-    """Yield what `backbone` makes of each of the `batches`, one after the other, while the next one is fetched."""
-    for index in announced(views, batches, epoch):
-        yield backbone(views.inputs(index, epoch))
 
 
 class Passing:

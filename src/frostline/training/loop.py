@@ -138,7 +138,9 @@ def fit(
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
         part = part or begin(phase)  # where the last step of the epoch was made before
-        scored = evaluate(part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.val_autocast)
+        scored = evaluate(
+            part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.val_autocast, by=part.val_by
+        )
         _require_finite("validation", scored.loss, epoch)
         guard.glance()
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)

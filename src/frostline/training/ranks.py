@@ -1,8 +1,9 @@
 """The processes that make the steps of one run together, seen from the first of them, which decides and records.
 
 The others hold the same network, one on each device, and do what they are told through a pipe: to take over a state, to
-make some steps, to compute some features. So what decides how a run goes is there once, and none of them ever waits for
-anything but the next order or the work that all do at that moment. They end when the first one does.
+make some steps, to compute some features, to score some pictures. So what decides how a run goes is there once, and
+none of them ever waits for anything but the next order or the work that all do at that moment. They end when the first
+one does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,7 +28,8 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from frostline.core import background
 from frostline.data.views import Views
 from frostline.training import data_parallel, gradient, state
-from frostline.training.features import Backbone, Features, Outputs, Part
+from frostline.training.dataset import Dataset, Outputs
+from frostline.training.features import Features, Part
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, Recipe, Step, TrainedPart
 
@@ -75,7 +77,29 @@ class Compute:
     epoch: int
 
 
-Order = Join | TakeOver | MakeSteps | Compute
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a share of a split with the network as it is, above the line of a phase.
+
+    Validation is scored with its average, where it has one.
+    """
+
+    phase: int
+    split: str
+    keep: bool
+    """See `frost_line.draw`."""
+
+
+@dataclass(frozen=True)
+class TakeBest:
+    """Receive the tensors of the best epoch, with adapters merged into the network before where it `merges`."""
+
+    tensors: Mapping[str, tuple[torch.Size, torch.dtype, str]]
+    """See `TakeOver`."""
+    merges: bool
+
+
+Order = Join | TakeOver | MakeSteps | Compute | Evaluate | TakeBest
 
 
 @dataclass(frozen=True)
@@ -123,7 +147,7 @@ class Ranks:
             if theirs != origin:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
         meeting = str(Path(self._folder.name) / "meeting")
-        self._learner = replace(learner, ema=None)
+        self._learner = learner
         self._send(Join(meeting, len(self)))
         with self.heard():
             meet(meeting, rank=0, ranks=len(self), device=device)
@@ -145,13 +169,26 @@ class Ranks:
         """Note that this process has learned something by itself."""
         self._stale = True
 
-    def outputs(self, phase: int, split: str) -> Outputs:
+    def computing(self, phase: int, views: Views) -> Outputs:
         """Return who computes the features of a split below the line of a phase: all, each some batches."""
+        return self._sharing(lambda epoch: Compute(phase, views.identity["split"], epoch), views)
 
-        def together(views: Views, backbone: Backbone, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-            self.order(Compute(phase, split, epoch))
+    def scoring(self, phase: int, keep: bool, views: Views) -> Outputs:
+        """Return who scores a split above the line of a phase, drawn so: all, each some batches."""
+        return self._sharing(lambda epoch: Evaluate(phase, views.identity["split"], keep), views)
+
+    def _sharing(self, order: Callable[[int], Order], views: Views) -> Outputs:
+
+        def together(
+            data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
+        ) -> Iterator[Tensor]:
+            if isinstance(data, Features | Part):
+                data.prepare(epoch)  # while the others are free for it
+            self.order(order(epoch))
             with self.heard():
-                yield from data_parallel.gathered(views, backbone, batches, epoch)
+                yield from data_parallel.gathered(data, compute, batches, epoch)
+            if not data.known:
+                views.seen += sum(map(len, batches)) - sum(map(len, batches[:: len(self)]))
 
         return together
 
@@ -180,8 +217,16 @@ class Ranks:
         """Have the others take over what this process has learned so far."""
         assert self._learner is not None
         tensors, facts = state.capture(self._learner, Progress())
-        told = {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
-        self._send(TakeOver(told, facts))
+        self._send(TakeOver(_told(tensors), facts))
+        self._broadcast(tensors)
+
+    def take_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
+        """Have the others hold the tensors of the best epoch, which this process holds; nobody learns after that."""
+        self._stale = False
+        self._send(TakeBest(_told(tensors), merges))
+        self._broadcast(tensors)
+
+    def _broadcast(self, tensors: Mapping[str, Tensor]) -> None:
         with self.heard():
             for tensor in tensors.values():
                 dist.broadcast(tensor.detach().contiguous(), 0)
@@ -205,13 +250,11 @@ class Ranks:
 
         One that fails takes the others with it, which then tell of a lost connection alone.
         """
-        said = {}
+        failures: list[BaseException] = []
         waiting = dict(zip(self._pipes, range(1, len(self)), strict=True))
-        while waiting and (ready := wait(list(waiting), _PARTING)):
-            for pipe in ready:
-                rank = waiting.pop(pipe)  # type: ignore[call-overload]
-                said[rank] = self._heard(rank)
-        failures = [one for one in said.values() if isinstance(one, BaseException)]
+        while waiting and all(map(_is_of_another, failures)) and (ready := wait(list(waiting), _PARTING)):
+            said = [self._heard(waiting.pop(pipe)) for pipe in ready]  # type: ignore[call-overload]
+            failures += [one for one in said if isinstance(one, BaseException)]
         return min(failures, key=_is_of_another, default=None)
 
     def _epitaph(self, rank: int) -> str:
@@ -286,8 +329,12 @@ class Shared:
                 yield step
 
 
-def received(order: TakeOver, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors of a state that the first process sends."""
+def _told(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype, str]]:
+    return {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
+
+
+def received(order: TakeOver | TakeBest, device: torch.device) -> dict[str, Tensor]:
+    """Return the tensors that the first process sends."""
     found = {}
     for name, (shape, dtype, kind) in order.tensors.items():
         found[name] = torch.empty(shape, dtype=dtype, device=device if kind == device.type else kind)

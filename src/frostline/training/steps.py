@@ -18,7 +18,7 @@ from frostline.core.labels import right
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
-from frostline.training.dataset import Dataset, announced
+from frostline.training.dataset import Dataset, Outputs, announced, outputs
 
 TOGETHER = 2048
 """Samples that are looked up at once: 16 MB with the features of ResNet-50."""
@@ -57,6 +57,8 @@ class TrainedPart:
     val_autocast: torch.dtype | None
     weights: Tensor | None = None
     """`(N,)` float32 on the device: what each training sample counts in the loss; None for all alike."""
+    val_by: Outputs = outputs
+    """Who evaluates."""
 
 
 @dataclass(frozen=True)

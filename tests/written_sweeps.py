@@ -77,8 +77,8 @@ def _run(
     (folder / "config.yaml").write_text(
         yaml.safe_dump({"lr": choices["lr"], "epochs": epochs, "seed": choices["seed"]})
     )
-    (folder / ".hydra").mkdir()
-    (folder / ".hydra" / "overrides.yaml").write_text(f"- freeze={choices['freeze_mode']}\n- lr={choices['lr']}\n")
+    typed = [f"freeze={choices['freeze_mode']}", f"lr={choices['lr']}"]
+    (folder / "provenance.json").write_text(json.dumps({"command": typed}))
     done = epochs if state == "FINISHED" else epochs // 2
     with (folder / "metrics.jsonl").open("w") as journal:
         for epoch in range(1, done + 1):

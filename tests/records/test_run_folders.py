@@ -152,6 +152,13 @@ def test_keys_of_hydra_that_a_sweep_cannot_follow_are_refused(override, own, sai
         hydra_keys.check(config, own_launcher=own)
 
 
+def test_who_carries_runs_out_is_part_of_what_was_typed():
+    typed = ["hydra/launcher=basic", "hydra.sweep.dir=x", "lr=1", "+hydra.launcher.more=2"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = GlobalHydra.instance().config_loader().load_configuration("config", typed, RunMode.MULTIRUN)
+    assert hydra_keys.of_launcher(config.hydra.overrides.hydra) == [typed[0], typed[3]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["frostline", "basic"])
 def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launcher, tmp_path):

@@ -195,13 +195,13 @@ def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
 def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
-    overrides = folders[0] / "0" / ".hydra" / "overrides.yaml"
-    overrides.write_text("- data.root=${oc.env:SECRET}\n")
+    typed = folders[0] / "0" / "provenance.json"
+    typed.write_text('{"command": ["data.root=${oc.env:SECRET}"]}')
     said = command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
     assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
     (folders[0] / "0" / "config.yaml").write_text(bomb)
-    overrides.write_text(bomb)
+    typed.write_text("[" * 10**5)
     assert command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
     assert len(combine.together([sweep_record.read(folder) for folder in folders])) == 2
 

@@ -361,15 +361,13 @@ def test_what_lies_beyond_the_edge_is_tried_with_the_same_seeds():
 def test_commands_repeat_what_was_typed(tmp_path):
     runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
     for run in runs:
-        (folder := tmp_path / str(run.job) / ".hydra").mkdir(parents=True)
-        (folder / "overrides.yaml").write_text("- freeze=head\n- lr=0.01\n- data.root='/my pictures'\n- epochs=2\n")
-        (folder / "hydra.yaml").write_text(
-            "hydra: {overrides: {hydra: [hydra/launcher=joblib, hydra.sweep.dir=x, +hydra.launcher.n_jobs=2]}}"
-        )
+        (folder := tmp_path / str(run.job)).mkdir()
+        typed = ["freeze=head", "lr=0.01", "data.root='/my pictures'", "epochs=2"]
+        typed += ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2"]
+        (folder / "provenance.json").write_text(json.dumps({"command": typed}))
     runs = [replace(run, folder=str(tmp_path / str(run.job))) for run in runs]
     command = re.search(r"To decide it: `(.*?)`", answer(runs))[1]
-    typed = ["lr=0.01", "data.root='/my pictures'", "epochs=2", "freeze=full,head", "seed=0,1,2,3,4"]
-    typed += ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2"]
+    typed = [*typed[1:], "freeze=full,head", "seed=0,1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *typed]
 
 
@@ -525,10 +523,10 @@ def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones, tmp_p
 
 
 def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_takes_no_other_keys(tmp_path):
-    for overrides, told in (("- lr=0.1\n", True), ("- rerun=abc\n", False)):
-        (folder := tmp_path / overrides[2:4] / ".hydra").mkdir(parents=True)
-        (folder / "overrides.yaml").write_text(overrides)
-        text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder.parent))])
+    for typed, told in (("lr=0.1", True), ("rerun=abc", False)):
+        (folder := tmp_path / typed[:2]).mkdir()
+        (folder / "provenance.json").write_text(json.dumps({"command": [typed]}))
+        text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder))])
         assert "nothing was there to compare it with." in text
         assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)
 

@@ -157,6 +157,13 @@ def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(m
     assert (main_job.store.parent / "artifacts").is_dir()
 
 
+def test_what_was_typed_stands_in_a_file_of_the_run(main_job):
+    folder = Path(main_job.results()[0]["folder"])
+    typed = json.loads((folder / "provenance.json").read_text())["command"]
+    assert {"freeze=head", "lr=0.01", "hydra.launcher.workers=1"} <= set(typed)
+    assert not any(one.startswith("hydra.sweep.dir") for one in typed)
+
+
 def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     parent = next(run for run in main_job.runs() if "mlflow.parentRunId" not in run.data.tags)
     artifacts = {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id)}

@@ -7,10 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from frostline.core import files, project, untrusted
-from frostline.core.errors import UserError
+from frostline.core import files, project
 from frostline.records import layout, search_marks
 from frostline.records.result import Result, value_text
 
@@ -29,7 +27,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
-    return of_sweep(given | swept | _launcher(result))
+    return of_sweep(given | swept)
 
 
 def of_sweep(values: Mapping[str, str]) -> str:
@@ -61,29 +59,14 @@ def _short(key: str) -> str:
 
 
 def _overrides(result: Result) -> list[str]:
-    """Return what the command line said of a run, as Hydra or the record has it; nothing where that is gone.
+    """Return what the command line said of a run, and of who carries it out; nothing where that is gone.
 
     What it took from the environment is still to be taken there.
     """
-    folder = Path(result.folder)
-    found: Any = None
-    with suppress(UserError):
-        found = untrusted.plain(folder / ".hydra" / "overrides.yaml")
-    if not isinstance(found, list):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found = files.read_json(folder / layout.PROVENANCE)["command"]
-    return [str(override) for override in found] if isinstance(found, list) else []
-
-
-def _launcher(result: Result) -> dict[str, str]:
-    """Return what the command line said of who carries runs out, a cluster perhaps; nothing where that is gone."""
-    with suppress(UserError, KeyError, TypeError):
-        found = untrusted.plain(Path(result.folder) / ".hydra" / "hydra.yaml")["hydra"]["overrides"]["hydra"]
-        pairs = (str(override).partition("=") for override in found)
-        return {
-            key: value for key, _, value in pairs if key.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))
-        }
-    return {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = files.read_json(Path(result.folder) / layout.PROVENANCE)["command"]
+        return [str(override) for override in found] if isinstance(found, list) else []
+    return []
 
 
 def rerun(result: Result) -> str:

@@ -50,6 +50,11 @@ def as_read(argument: str) -> str:
     return f"{key}=[{value}]" if several else argument
 
 
+def of_launcher(typed: Iterable[str]) -> list[str]:
+    """Return what is `typed` of who carries runs out, a cluster perhaps."""
+    return [one for one in typed if one.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))]
+
+
 def check(config: DictConfig, *, own_launcher: bool) -> None:
     """Raise `UserError` for a value in the config of a sweep that its runs cannot follow."""
     hydra = config.hydra

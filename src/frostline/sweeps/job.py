@@ -65,7 +65,8 @@ def run_job(composed: DictConfig) -> Result:
 
     def order() -> Order:
         config = config_of(composed)
-        return Order(config, recordable(composed, config), hydra.overrides.task)
+        typed = [*hydra.overrides.task, *hydra_keys.of_launcher(hydra.overrides.hydra)]
+        return Order(config, recordable(composed, config), typed)
 
     return carry_out(order, number=hydra.job.num, sweep=sweep, folder=folder)
 

@@ -22,6 +22,7 @@ torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
+sys.modules.update(dict.fromkeys(("dbruntime", "pyspark")))  # which MLflow looks for with every request
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -39,7 +39,7 @@ def load() -> None:
     Plugins.instance()
     sys.modules["frostline.data.sources"]._read_digits()
     _use()
-    for made in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+    for made in list(weakref.finalize._registry):
         made.atexit = False  # libraries of torch, which every fork would take apart at its end
     gc.collect()
     gc.freeze()  # what is not looked at by the collector is not copied either

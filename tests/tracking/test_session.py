@@ -9,12 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+import stores
+import warm
 from frostline.commands import ui
 from frostline.core import credentials
 from frostline.core.errors import UserError
@@ -169,13 +173,9 @@ with recording(folder / "0", name="run", tags={}, params={}) as record:
 @pytest.mark.slow
 def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOB, str(tmp_path), str(job)], env=environment, stdout=-1, stderr=-1, text=True
-        )
-        for job in range(3)
-    ]
-    said = [job.communicate() for job in jobs]
+    commands = [[sys.executable, "-c", JOB, str(tmp_path), str(job)] for job in range(3)]
+    with ThreadPoolExecutor() as threads:
+        said = [(job.stdout, job.stderr) for job in threads.map(partial(warm.run, env=environment), commands)]
     assert [err for _, err in said] == ["", "", ""], "creating the store leaves the screen clean"
     rows = [out.split() for out, _ in said]
     assert len({experiment for experiment, _ in rows}) == 1
@@ -255,6 +255,7 @@ import pandas
 
 
 def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models(tmp_path):
+    stores.put(tmp_path / "mlflow.db")
     done = subprocess.run([sys.executable, "-c", LEAN, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["mlflow"]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -262,8 +262,25 @@ def _is_value(override: Override) -> bool:
     return plain and override.type is OverrideType.CHANGE and override.key_or_group not in _GROUPS
 
 
+_APART = {"freeze": "freeze_mode", **{name: name for name in ("optimizer", "schedule", "augment", "data")}}
+"""Groups whose choices say nothing beyond one section, by what is typed for them; that of a model may."""
+
+
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Return what Hydra composes; of several choices what it composes of each alone."""
+    groups = [one.partition("=")[0] for one in overrides]
+    if len(groups) < 2 or len({*groups}) < len(groups) or not {"model", *_APART} >= {*groups}:
+        return whole(overrides)
+    config = copy.deepcopy(_composed(tuple(one for one in overrides if one.startswith("model="))))
+    for group, override in zip(groups, overrides, strict=True):
+        if group in _APART:
+            config[_APART[group]] = _composed((override,))[_APART[group]]
+    return config
+
+
+def whole(overrides: Sequence[str]) -> DictConfig:
+    """Return what Hydra composes of a command line."""
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=[*overrides])

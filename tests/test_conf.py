@@ -13,8 +13,10 @@ import pytest
 import torchvision
 import yaml
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 import hydra_plugins.frostline_sweeper  # noqa: F401  # what a run of Hydra finds by itself
+import small
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, flatten
 from frostline.core.validation import parse
@@ -50,6 +52,19 @@ def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str
             assert given.items() <= section.items()
         if group != "model" or name in torchvision.models.list_models():
             assert section["name"] == name
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("freeze=lora", "optimizer=sgd", "model=timm"),
+        ("model=swin_t", "schedule=onecycle", "freeze=probe", "augment=trivial", "data=glyphs"),
+    ],
+    ids=" ".join,
+)
+def test_choices_that_tests_put_together_are_what_hydra_composes_of_them(typed: tuple[str, ...]) -> None:
+    ours, theirs = (OmegaConf.to_container(read(typed)) for read in (small._composed, small.whole))
+    assert ours == theirs
 
 
 def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydra() -> None:

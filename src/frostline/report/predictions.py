@@ -55,12 +55,12 @@ def read(folder: str) -> Predictions | None:
     """Return what the run in `folder` predicted, None where that cannot be read."""
     try:
         found = load_file(Path(folder) / PREDICTIONS)
-        ids = found["ids"].astype(np.int64)  # in the fewest bytes in the file, as classes are
+        ids = found["ids"].astype(np.int64)  # in the file they may be narrower
         if found["labels"].ndim == 2:
             return _of_several(found["logits"], found["labels"], ids)
-        labels, said = (one.astype(np.int64) for one in (found["labels"], found["top_classes"][:, 0]))
-        chances, loss = found["top_log_probabilities"][:, 0], -found["label_log_probabilities"]
-        return Predictions(said, np.exp(chances), loss, found.get("logits"), labels, ids)
+        said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
+        loss = -found["label_log_probabilities"]
+        return Predictions(said, np.exp(chances), loss, found.get("logits"), found["labels"], ids)
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
 

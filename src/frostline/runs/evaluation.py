@@ -51,9 +51,9 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
     kept, count = ({"logits": logits}, 1) if logits.numel() <= _LOGITS else ({}, _FIRST)
-    said = {"top_classes": _narrow(first[:, :count]), "top_log_probabilities": chances[:, :count], **kept}
+    said = {"top_classes": first[:, :count], "top_log_probabilities": chances[:, :count], **kept}
     said["label_log_probabilities"] = _of_labels(logits, test.labels)
-    tensorfile.save(folder / PREDICTIONS, {"labels": _narrow(test.labels), "ids": _narrow(test.ids), **said}, {})
+    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": _narrow(test.ids), **said}, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
@@ -64,10 +64,9 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
 
 
-def _narrow(whole: Tensor) -> Tensor:
-    """Return whole numbers in the fewest bytes that hold them all, with a sign."""
-    most, kinds = int(whole.max()) if len(whole) else 0, (torch.int8, torch.int16, torch.int32, torch.int64)
-    return whole.to(next(kind for kind in kinds if most <= torch.iinfo(kind).max))
+def _narrow(ids: Tensor) -> Tensor:
+    """Return numbers of images in half the bytes, where they fit; torch takes no narrower ones for an index."""
+    return ids.int() if len(ids) and ids.max() <= torch.iinfo(torch.int32).max else ids
 
 
 def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

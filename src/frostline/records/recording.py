@@ -26,8 +26,8 @@ _LONGEST = 500  # characters of a failure's reason that are kept: enough for one
 _latest = 0
 
 
-class Paused(Exception):
-    """A run that ends for now, and goes on from its checkpoint if that is wanted later."""
+class Paused(BaseException):
+    """A run that ends for now, and goes on from its checkpoint if that is wanted later, which is no failure."""
 
     def __init__(self, epochs: int, seconds: float) -> None:
         """Say after how many epochs, and seconds of training."""

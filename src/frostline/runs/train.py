@@ -43,9 +43,7 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
     """
     try:
         yield
-    except Paused:
-        raise
-    except BaseException:
+    except (Exception, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # what ended the run matters more
             for path in checkpoint.newest(folder / layout.CHECKPOINT):
                 record.artifact(path, layout.CHECKPOINT)

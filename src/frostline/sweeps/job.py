@@ -176,8 +176,6 @@ def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, f
     began = time.monotonic()
     try:
         yield spent
-    except Paused:
-        raise
     except (Exception, SystemExit):
         if record is not None and search_marks.is_trial(result.choices):
             spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}

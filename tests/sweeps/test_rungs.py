@@ -166,17 +166,35 @@ def test_less_is_better_where_a_loss_is_selected_by() -> None:
     assert [number for number, _ in study.rungs.promote(2)] == [1]
 
 
-def test_samplers_learn_from_what_waits_as_from_what_was_stopped_there() -> None:
-    config = compose("freeze=head", "search=tpe", "search.prune=hyperband", "epochs=9")
-    study, alone = opened(config, None), optuna.create_study(direction="maximize")
-    for number in range(10):
+@pytest.mark.parametrize(
+    ("typed", "trials"),
+    [
+        (("search=tpe",), 30),
+        (("search=tpe", "+search.options.constant_liar=true"), 30),
+        (("search=cmaes",), 30),
+        (("search=gp", "search.options.n_startup_trials=2"), 5),
+    ],
+)
+def test_samplers_learn_from_what_waits_as_from_what_ended_there(typed: Sequence[str], trials: int) -> None:
+    config = compose("freeze=head", "search.prune=hyperband", "epochs=9", *typed)
+    space = {**SPACE, "optimizer.weight_decay": FloatDistribution(0.0, 1.0)}
+    study = Study(storage_of(config.search, None), "head", config, space)
+    alone = optuna.create_study(direction="maximize")
+    for number in range(trials):
         alone.sampler = sampler(config.search, number)
-        expected = alone.ask(SPACE)
+        expected = alone.ask(space)
         assert study.ask() == (number, expected.params)
-        value = curve(expected.params["lr"])[0]
-        study.rungs.pause(number, [value], Spent(1, 1.0))
-        expected.report(value, 1)
-        alone.tell(expected, state=TrialState.PRUNED)
+        values = curve(expected.params["lr"])
+        if number == 3:  # goes on for now
+            continue
+        if number % 5 == 4:
+            study.tell(number, [max(values)], TrialState.COMPLETE, values)
+            alone.tell(expected, max(values))
+        else:
+            study.rungs.pause(number, values[:1], Spent(1, 1.0))
+            expected.report(values[0], 1)
+            over = [values[0]] if config.search.name == "gp" else None
+            alone.tell(expected, over, state=TrialState.COMPLETE if over else TrialState.PRUNED)
 
 
 def test_what_was_carried_further_before_waits_at_each_rung_for_the_same_trials_to_come() -> None:

@@ -25,7 +25,7 @@ from frostline.records import layout, liveness
 from frostline.records.search_marks import Decision
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
-from frostline.sweeps.study import Study
+from frostline.sweeps.study import Study, judge_of
 from frostline.sweeps.study_sharing import Taken
 from frostline.sweeps.study_storage import mend, storage_of
 from small import compose
@@ -170,6 +170,19 @@ def test_a_pruner_stops_what_does_worse_and_what_it_was_told_is_kept(tmp_path: P
     assert last.state is TrialState.PRUNED and last.intermediate_values == {1: 0.1, 2: 0.1}
     best = study.best()
     assert best is not None and best.number == 5
+
+
+def test_a_process_opens_a_study_once_for_all_trials_that_it_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = asked("random", "search.prune=median", "epochs=9")
+    study = opened(config, tmp_path)
+    study.ask()
+    assert judge_of(config, tmp_path, "head", 0)(1, 0.5) is Decision.CONTINUE
+    monkeypatch.setattr("frostline.sweeps.study.storage_of", None)
+    number, _ = study.ask()
+    assert judge_of(config, tmp_path, "head", number)(1, 0.5) is Decision.CONTINUE
+    assert [trial.intermediate_values for trial in study.trials()] == [{1: 0.5}] * 2
 
 
 @pytest.mark.parametrize("prune", ["median", "wilcoxon"])

@@ -8,14 +8,15 @@ looked bad at first costs little, and what was good when few were there is judge
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from frostline.records.search_marks import Decision
-from frostline.sweeps.trial_marks import GOAL, STOPPED, waits
+from frostline.sweeps.trial_marks import GOAL, STOPPED, WAITS, waits
 
 REDUCTION = 3
 """One trial of so many goes on at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and its successors."""
@@ -77,11 +78,13 @@ class Rungs:
         return sorted((one for one in first if height in one.intermediate_values), key=rank)
 
 
-def as_stopped(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial that waits as one that was stopped there, as which samplers learn from it."""
-    return create_trial(
-        state=TrialState.PRUNED,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
-    )
+def as_over(trial: FrozenTrial, *, complete: bool) -> FrozenTrial:
+    """Return a trial that waits as one that ended there, as which samplers learn from it: stopped, or `complete`.
+
+    The latter is for those that learn from nothing else; its value is that of the rung.
+    """
+    over, last = copy.copy(trial), trial.intermediate_values[trial.user_attrs[WAITS]]
+    over.state = TrialState.PRUNED
+    if complete and math.isfinite(last):
+        over.state, over.value = TrialState.COMPLETE, last
+    return over

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import SearchConfig
 from frostline.core.errors import user_error
@@ -25,6 +26,8 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
 }
 INDEPENDENT = ("random", "qmc")
 """Samplers to which no trial's result matters, so that all trials can be asked for at once."""
+OF_COMPLETE = ("gp",)
+"""Samplers that learn nothing from trials which were stopped early, of which CMA-ES has no need (docs/search.md)."""
 _SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
 
 
@@ -51,14 +54,33 @@ def drawn_aside(
     number: int,
 ) -> FrozenTrial:
     """Return the trial `number` as it is drawn in a study that has the `others`, which it is not written to."""
-    aside = optuna.create_study(directions=directions, sampler=sampler(search, number))
-    if search.name == "qmc":  # one of a sequence, and a study knows how far that is
-        for _ in range(number):
-            aside.ask({**space})
-    else:
-        aside.add_trials(others)
+    storage = None if search.name == "qmc" else _Aside(others, number)
+    aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=storage)
+    for _ in range(number if search.name == "qmc" else 0):  # one of a sequence, and a study knows how far that is
+        aside.ask({**space})
     aside.ask({**space})
     return aside.get_trials(deepcopy=False)[-1]  # `trials` copies all
+
+
+class _Aside(InMemoryStorage):
+    """A storage for one trial in a study that has `others`: these are not copied, which takes long where many are."""
+
+    def __init__(self, others: Iterable[FrozenTrial], number: int) -> None:
+        super().__init__()
+        self._others, self._number = [one for one in others if one.state is not TrialState.WAITING], number
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Do what is said there; the trial has its number in the other study."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        self.get_trial(trial_id).number = self._number
+        return trial_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the other trials, and its own behind them."""
+        others = [one for one in self._others if states is None or one.state in states]
+        return others + super().get_all_trials(study_id, deepcopy, states)
 
 
 def given(values: Mapping[str, Any]) -> BaseSampler:

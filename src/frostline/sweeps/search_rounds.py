@@ -1,4 +1,4 @@
-"""The rounds of a search: which trials are next, given what came of those before, and the runs that confirm the best.
+"""The rounds of a search: which trials are next, given what came of those before, and at last who confirms the best.
 
 What a round holds depends on the studies and on nothing else, so that a search that was killed goes on as if nothing
 had been, and one in another folder takes over what was finished.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.records import layout, search_marks
+from frostline.records import search_marks
 from frostline.records.result import Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import job, search_space, trial_outcomes
@@ -28,15 +28,13 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.resume import Past
 from frostline.sweeps.search_cells import Cell, Compose, is_shown
+from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from frostline.sweeps.study_storage import Storage
 
 Pasts = Callable[[Config], Iterable[Past]]
 """Returns the finished runs of earlier sweeps that had the source and the data of a config."""
-_LOOK = 1.0  # seconds between two looks at what others do that have part in a study
 _MANY = 10**6  # more trials than a cell has
 
 
@@ -84,11 +82,12 @@ class Search:
 
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
         """Open the studies; new ones begin with what is known of the `past`, where that is asked for."""
-        from frostline.sweeps.study import Study
+        from frostline.sweeps.study import JUDGING, Study
         from frostline.sweeps.study_storage import mend, storage_of
 
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
+        JUDGING.clear()  # of a sweep before this one, whose folder may be gone
         if folder is not None:
             mend(folder)
         storage = self.storage or storage_of(replace(search, storage=None), folder)
@@ -122,7 +121,7 @@ class Search:
         if (self._dry and results) or (results and not any(map(trial_outcomes.tells, results.values()))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
         return found or self._confirmations()
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
@@ -154,7 +153,7 @@ class Search:
         if known := self._known(cell):
             return [run for number in known for run in self._taken(cell, number)]
         with cell.study.deciding():
-            most = (cell.config.search.batch or share) if self._may_promote(cell) else 0
+            most = (cell.config.search.batch or share) if self._affords(cell) else 0
             promoted = [(number, cell.study.asked(number), where) for number, where in cell.study.rungs.promote(most)]
             new = self._at_once(cell, share) - len(promoted)
             asked = [(*cell.study.ask(), None) for _ in range(new)]
@@ -170,7 +169,7 @@ class Search:
             where = cell.study.sharing.take(number)
         except Taken:
             return
-        if where and cell.study.over(number) and not _is_seen(where / cell.folder(number)):
+        if where and cell.study.over(number) and not is_seen(where / cell.folder(number)):
             cell.begun.add(number)
             job.screen().say(f"{cell.name} trial={number}: it counts, but what it left is not here: {where}", "yellow")
             return
@@ -181,12 +180,12 @@ class Search:
         return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
 
     def _may_promote(self, cell: Cell) -> bool:
-        """Return whether a trial of a cell that waits at a rung is good enough to go on, and something is left for it.
+        """Return whether a trial of a cell that waits is good enough to go on, and something is left for it."""
+        return self._affords(cell) and cell.study.rungs.may_promote()
 
-        Where trials are counted that is so in any case.
-        """
-        left = cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
-        return left and cell.study.rungs.may_promote()
+    def _affords(self, cell: Cell) -> bool:
+        """Return whether something is left for a trial that goes on: where trials are counted in any case."""
+        return cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
 
     def _known(self, cell: Cell) -> list[int]:
         """Return the numbers of the trials that the study has and this sweep has not begun; of trials a budget's."""
@@ -252,41 +251,9 @@ class Search:
         return [key for key in keys if len({cell.setting[key] for cell in self.cells}) > 1]
 
     def _confirmations(self) -> list[PlannedRun]:
-        """Return the runs of the best trials on fresh seeds, once all trials are over; none where they are done."""
-        from frostline.sweeps.study_sharing import Taken
-
-        waiting = [] if self._dry else [(cell, best) for cell in self.cells if (best := self._unconfirmed(cell))]
-        while waiting:
-            found: list[PlannedRun] = []
-            taken: list[tuple[Cell, FrozenTrial]] = []
-            for cell, best in waiting:
-                try:
-                    found += self._confirm(cell, best, cell.study.sharing.confirm(best.number))
-                except Taken:
-                    taken.append((cell, best))
-            if found or not taken:
-                return found
-            waiting = taken
-            time.sleep(_LOOK)
-        return []
-
-    def _unconfirmed(self, cell: Cell) -> FrozenTrial | None:
-        """Return the best trial of a cell, once all are over, unless this sweep has what confirms it."""
-        return cell.study.best() if cell.confirmed is None and cell.study.over() else None
-
-    def _confirm(self, cell: Cell, best: FrozenTrial, where: Path | None) -> Iterator[PlannedRun]:
-        """Yield the runs of the best trial of a cell on fresh seeds, which may be done `where` another sweep lies."""
-        cell.confirmed = best.number
-        for seed in range(cell.config.seed + 1, cell.config.seed + 1 + cell.config.search.confirm):
-            setting = {**cell.at(best.params), "seed": str(seed), "search.prune": "none"}
-            setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
-            marks = {search_marks.CONFIRMS: best.number}
-            folder = cell.folder(f"seed{seed}")
-            if where and not _is_seen(where / folder):
-                continue
-            run = self._of(cell, setting, folder, marks, where)
-            self._round[folder] = digest(run.config)
-            yield run
+        found = [] if self._dry else confirmations(self.cells, self._of)
+        self._round |= {run.folder: digest(run.config) for run in found}
+        return found
 
     def _tell(self, results: Mapping[str, Result]) -> None:
         """Tell the studies what came of runs of the last round, given by folder, unless they know."""
@@ -308,8 +275,3 @@ class Search:
 
     def _tell_twins(self) -> None:
         self._twins = [one for one in self._twins if not one[0].study.tell_as(one[1], one[2])]
-
-
-def _is_seen(folder: Path) -> bool:
-    """Return whether what a run came to can be read in its folder, which may be another machine's."""
-    return (folder / layout.RESULT).is_file()

@@ -20,8 +20,8 @@ from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
 from frostline.records.search_marks import Decision
 from frostline.sweeps import search_space, trial_marks
-from frostline.sweeps.rungs import Rungs, as_stopped
-from frostline.sweeps.samplers import drawn_aside, given, pruner, sampler
+from frostline.sweeps.rungs import Rungs, as_over
+from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
 from frostline.sweeps.study_rungs import StudyRungs
 from frostline.sweeps.study_sharing import Sharing
@@ -29,6 +29,8 @@ from frostline.sweeps.study_storage import Storage, storage_of
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+JUDGING: dict[tuple[Path, str], Study] = {}
+"""By the folder of a sweep and its name, the studies of which this process judges trials."""
 
 
 class Study:
@@ -90,7 +92,7 @@ class Study:
         They are drawn aside, and then written one by one: whoever was killed meanwhile, the next one draws the same.
         """
         trial_id, told = self.trials()[number]._trial_id, (one for one in self.trials() if one.number != number)
-        others = [as_stopped(one) if waits(one) else one for one in told]
+        others = [as_over(one, complete=self._search.name in OF_COMPLETE) if waits(one) else one for one in told]
         aside = drawn_aside(self._search, self._study.directions, others, self._space, number)
         for name, value in aside.system_attrs.items():  # in which samplers keep what they know
             self._storage.backend.set_trial_system_attr(trial_id, name, value)
@@ -218,5 +220,10 @@ def objectives_of(config: Config) -> list[Objective]:
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Decision]:
-    """Return what judges a trial, by its number and the name of its study, in the process that carries it out."""
-    return Study(storage_of(config.search, sweep), name, config, {}).judge(number)
+    """Return what judges a trial, by its number and the name of its study, in the process that carries it out.
+
+    The study stays open for the next trial: to read it anew takes longer the more it has.
+    """
+    if (sweep, name) not in JUDGING:
+        JUDGING[sweep, name] = Study(storage_of(config.search, sweep), name, config, {})
+    return JUDGING[sweep, name].judge(number)

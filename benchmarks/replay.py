@@ -40,6 +40,8 @@ _WAYS = (
     ("grids found", ("search=tpe", "search.prune=hyperband"), 0.5),
     ("grids found otherwise", ("search=qmc",), 1.0),
     ("grids found otherwise", ("search=tpe", "search.prune=median"), 0.5),
+    ("grids found otherwise", ("search=random", "search.prune=hyperband"), 0.5),
+    ("grids found otherwise", ("search=gp", "search.prune=hyperband"), 0.5),
 )
 """A measure, what is typed, and the share of the epochs of twelve trials that it may use."""
 _PUBLIC = "FROSTLINE_OPTUNA_SWEEPER"

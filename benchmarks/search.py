@@ -1,8 +1,8 @@
 """What a search adds to each trial: the time from the end of one run to the start of the next one.
 
 Training is replaced by a formula of the learning rate. All else is the program itself: suggestions, studies, plans,
-the look at earlier runs, the configs for the worker, and the sweep's files. What every run writes of itself, in a sweep
-without a search, too, is measured apart.
+the look at earlier runs, the configs for the worker, the sweep's files, and who judges a trial. What every run writes
+of itself, in a sweep without a search, too, is measured apart. A trial that waits and goes on counts each time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -26,32 +27,43 @@ from omegaconf import DictConfig
 import ours
 from bench import Bench
 from frostline.core.config import Config
+from frostline.core.metrics import ACCURACY
 from frostline.core.project import config_folder, register_resolver
-from frostline.records.result import SECONDS, TEST, VAL, Result, write_result
+from frostline.records import journal, search_marks
+from frostline.records.recording import Paused
+from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result, write_result
+from frostline.records.search_marks import Decision
 from frostline.records.sweep_record import Shared
 from frostline.runs import run
-from frostline.sweeps import job
+from frostline.sweeps import job, study
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.executor import Further, Workers
 from frostline.sweeps.search import run_search
 from frostline.tracking.mirror import Mirror
 from table import Row
 
+Judge = Callable[[int, float], Decision]
 _PART = 100
 """So many trials at the beginning are compared with as many at the end."""
-_SEARCHES = (("random", 100), ("tpe", 100), ("tpe", 1000))
+_SEARCHES = (
+    ("search=random", 100),
+    ("search=tpe", 100),
+    ("search=tpe", 1000),
+    ("search=tpe search.prune=hyperband", 1000),
+)
 
 
 def search(bench: Bench) -> Iterator[Row]:
     """Measure the time that a search takes for each trial beside its training, and whether that grows."""
     quick = bench.scale.rounds == 1
-    for sampler, trials in _SEARCHES:
-        clock = _searched(bench, sampler, 6 if quick else trials)
-        times = clock.between
-        part = min(_PART, len(times) // 2)
-        first, last = median(times[:part]), median(times[-part:])
-        setting = f"search={sampler}, {trials} trials, one worker"
+    for asked, trials in _SEARCHES:
+        clock = _searched(bench, asked.split(), 6 if quick else trials)
+        times, new = clock.between, clock.new
+        part = min(_PART, len(new) // 2)
+        first, last = median(new[:part]), median(new[-part:])
+        setting = f"{asked}, {trials} trials, one worker"
         note = f"mean; the longest {max(times):.2f} s; medians of the first and last {part}: {first:.4f} and {last:.4f}"
+        note += f"; {len(times) + 1} starts" if len(times) + 1 > len(clock.begun) else ""
         yield bench.row("overhead per trial", setting, fmean(times), unit=" s", note=note)
         yield bench.row("record of a run", setting, fmean(clock.within), unit=" s", note="mean; what every run writes")
         if trials > _PART:
@@ -59,10 +71,10 @@ def search(bench: Bench) -> Iterator[Row]:
             yield bench.row("growth of the overhead per trial", setting, last / first, unit="x", note=what)
 
 
-def _searched(bench: Bench, sampler: str, trials: int) -> _Here:
+def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
     """Carry out a search, and return what stood for its worker."""
     folder = bench.folder()
-    typed = ["freeze=head", "lr=interval(1e-5,1)", f"search={sampler}", f"trials={trials}", "search.batch=1"]
+    typed = ["freeze=head", "lr=interval(1e-5,1)", *asked, f"trials={trials}", "search.batch=1", "epochs=9"]
     typed += ["search.confirm=0", "data.limit=40", "batch_size=20", "model.image_size=32", "threads=1"]
     typed += [f"store.path={bench.folder()}", f"tracking.uri={ours.mlflow_uri(folder)}", f"device={bench.device.type}"]
     register_resolver()
@@ -75,15 +87,31 @@ def _searched(bench: Bench, sampler: str, trials: int) -> _Here:
         compose = Composer(lambda one: hydra.compose("config", [*one, there], return_hydra_config=True))
         overrides = OverridesParser.create().parse_overrides(typed)
         worker = _Here(compose)
-        if run_search(overrides, compose=compose, executor=Workers(worker), folder_named=True):
-            raise RuntimeError(f"the search in {folder} failed")
+        with mock.patch.object(study, "judge_of", worker.judge_of):
+            if run_search(overrides, compose=compose, executor=Workers(worker), folder_named=True):
+                raise RuntimeError(f"the search in {folder} failed")
     return worker
 
 
-def _trained(config: Config, **_: Any) -> tuple[dict[str, float], dict[str, int]]:
-    """Stand for `execute`: a run is as good as its learning rate is near 0.01."""
+def _trained(
+    config: Config, folder: Path, judge: Judge | None = None, **_: Any
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Stand for `execute`: a run is as good as its learning rate is near 0.01, and a bit better with each epoch."""
     accuracy = math.exp(-((math.log10(config.lr) + 2) ** 2))
-    return {VAL: accuracy, TEST: accuracy, SECONDS: 1.0}, {"train": 40, "val": 10, "test": 10}
+    found = {VAL: accuracy, TEST: accuracy, SECONDS: 1.0, EPOCHS: float(config.epochs)}
+    if judge is not None:
+        epoch, decision = len(journal.epochs(folder)), Decision.CONTINUE
+        while decision is Decision.CONTINUE and epoch < config.epochs:
+            epoch += 1
+            value = accuracy * (1 - 0.5**epoch)
+            journal.append_epoch(folder, {"epoch": epoch, ACCURACY.epoch: value})
+            if epoch < config.epochs:
+                decision = judge(epoch, value)
+        if decision is Decision.PAUSE:
+            raise Paused(epoch, epoch / config.epochs)
+        if decision is Decision.STOP:
+            found |= {PRUNED: float(epoch), EPOCHS: float(epoch)}
+    return found, {"train": 40, "val": 10, "test": 10}
 
 
 class _Here:
@@ -95,10 +123,17 @@ class _Here:
     def __init__(self, compose: Composer) -> None:
         self.compose, self.forget, self.pool, self.config = compose, compose.forget, self, compose([])
         self.between: list[float] = []
-        """Seconds from the end of each run to the start of the next one."""
+        """Seconds from the end of each run to the start of the next one, and until there was who judges it."""
+        self.begun: dict[int, int] = {}
+        """By number of each run how many runs were started before it."""
         self.within: list[float] = []
         """Seconds of each of the first runs; of the others nothing but the result is written, which is quicker."""
         self._ended: float | None = None
+
+    @property
+    def new(self) -> list[float]:
+        """Seconds before each run that was not there yet."""
+        return [self.between[before - 1] for before in self.begun.values() if before]
 
     def __len__(self) -> int:
         return 1
@@ -124,6 +159,7 @@ class _Here:
         began = time.perf_counter()
         if self._ended is not None:
             self.between.append(began - self._ended)
+        self.begun.setdefault(number, len(self.between))
         sweep = Path(composed.hydra.sweep.dir)
         folder = sweep / composed.hydra.sweep.subdir
         folder.mkdir(exist_ok=True)
@@ -131,15 +167,30 @@ class _Here:
             self._record(number, composed, overrides, sweep, folder)
             self.within.append(time.perf_counter() - began)
         else:
-            facts = Shared.read(sweep).runs[number]
-            metrics, images = _trained(job.config_of(composed))
-            done = Result(number, facts.name, str(folder), None, "FINISHED", None, facts.choices, metrics, images)
+            facts, config = Shared.read(sweep).runs[number], job.config_of(composed)
+            done = Result(number, facts.name, str(folder), None, "FINISHED", None, facts.choices, {})
+            marks = (facts.choices[search_marks.STUDY], facts.choices[search_marks.TRIAL])
+            judge = None if config.search.prune == "none" else study.judge_of(config, sweep, *marks)
+            try:
+                metrics, images = _trained(config, folder, judge)
+                done = replace(done, metrics=metrics, images=images)
+            except Paused as pause:
+                metrics = {EPOCHS: float(pause.epochs), SECONDS: pause.seconds}
+                done = replace(done, status="PAUSED", metrics=metrics)
             write_result(folder, done)
         while Mirror(folder).pending():
             time.sleep(0.01)
         self._ended = time.perf_counter()
         self.forget(overrides)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+
+    def judge_of(self, *whose: Any, real: Callable[..., Judge] = study.judge_of) -> Judge:
+        """Do what `judge_of` does, whose time is the search's."""
+        began = time.perf_counter()
+        judge = real(*whose)
+        if self.between:
+            self.between[-1] += time.perf_counter() - began
+        return judge
 
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:
         """Carry a job out with everything that it writes."""

@@ -137,6 +137,25 @@ def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, 
     assert refusal({**changed(key, value), "devices": 2}) == f"{wrong[0]}={wrong[1]}: expected {expected}"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("devices", 1, "fsdp=True: expected false with devices=1: a single device holds the whole network"),
+        ("train.ema_decay", 0.9, "train.ema_decay=0.9: expected null with fsdp=true: a moving average of weights"),
+        ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected one with fsdp=true that looks at each"),
+        ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: what"),
+    ],
+)
+def test_what_does_not_go_with_weights_in_shares_is_refused(key: str, value: Any, expected: str) -> None:
+    values = {**changed(key, value), "fsdp": True}
+    values["devices"] = 1 if key == "devices" else 2
+    if key != "freeze_mode.name":
+        values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
+        if key != "devices":
+            parse({**values, "fsdp": False})
+    assert refusal(values).startswith(expected)
+
+
 def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
     assert parse(changed("train.class_weights", {0: 2.0, "b": 1.0})).train.class_weights == {"0": 2.0, "b": 1.0}
 
@@ -298,6 +317,7 @@ IGNORED = (
         "experiment_name",
         "device",
         "devices",
+        "fsdp",
         "resume",
         "dry_run",
         "save_weights",

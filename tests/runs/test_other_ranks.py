@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
+from frostline.records.result import SPEED
 from frostline.runs import other_ranks
 from frostline.runs.run import execute
 from frostline.training import checkpoint_timing, evaluation
@@ -34,6 +36,8 @@ RUN = (*SMALL, "device=cpu", "epochs=2", *STEADY)
 PARTLY = (*RUN, "freeze=last_stage", "augment=standard", "train.ema_decay=0.5", "train.class_weights=balanced")
 PARTLY = (*PARTLY, "eval_batch_size=4")
 SHIFTED = (*RUN, "freeze=lora", "epochs=1", "eval_batch_size=4", "eval.shift=true")
+VIT = ("model=timm", "model.name=test_vit", "model.weights=null")
+FULL = (*RUN, *VIT, "freeze=full", "optimizer=adamw", "lr=1e-3", "train.clip_norm=0.5", "eval_batch_size=4")
 BY_PHASES = (*RUN, "freeze=lp_ft", "freeze_mode.norm_stats=frozen", "optimizer.options={momentum:0.9}")
 
 
@@ -107,7 +111,7 @@ def run(
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Ran]:
     """Return runs on one device."""
-    return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES, SHIFTED)}
+    return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES, SHIFTED, FULL)}
 
 
 def require_same(ran: Ran, other: Ran) -> None:
@@ -169,6 +173,32 @@ def test_a_process_that_is_killed_while_all_score_ends_the_run_with_its_reason_a
     require_same(ran, alone[PARTLY])
 
 
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_what_lies_in_shares_is_the_run_on_one_device_and_goes_on_on_any_number(
+    alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
+    shares = ("devices=2", "fsdp=true")
+
+    def stop(epochs: float) -> None:
+        if epochs > 1.5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", *FULL, *shares, before_step=stop)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    for folder, several in (("run", shares), ("copy", ())):
+        ran = run(tmp_path / folder, *FULL, *several)
+        assert any(line.startswith("  goes on after epoch 1") for line in ran.said)
+        require_same(ran, alone[FULL])
+        torch.testing.assert_close(ran.logits, alone[FULL].logits, rtol=1e-4, atol=1e-4)
+        assert (SPEED in ran.metrics) == (not several)
+
+
 def refuses(pipe: Connection, rank: int) -> None:
     pipe.send(UserError("data.root=there: expected a folder"))
 
@@ -191,6 +221,6 @@ def test_what_keeps_a_process_from_following_is_what_the_run_raises(
     several = Ranks(follow, 2, load=other_ranks.__name__)
     try:
         with pytest.raises(error, match=f"^{line}$"):
-            several.join(cast(Any, None), torch.device("cpu"), Origin("data", "weights"))
+            several.join(torch.device("cpu"), Origin("data", "weights"))
     finally:
         several.close()

@@ -396,6 +396,8 @@ class Config:
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
     devices: int
     """On how many devices a run trains at once, each with its share of every batch; on a CPU, in so many processes."""
+    fsdp: bool
+    """Whether of what learns each of several devices holds a share alone, with its gradients and optimizer state."""
     threads: int | None
     """CPU threads of torch, on which the last bits of a result depend; null for as many as torch takes by itself."""
     precision: str

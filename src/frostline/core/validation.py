@@ -142,6 +142,8 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
     if config.devices > 1:
         _check_several_devices(config)
+    if config.fsdp:
+        _check_fsdp(config)
     _check_range(config.data.range)
     _check_class_weights(config.train.class_weights)
     _check_phases(config.freeze_mode.phases)
@@ -175,6 +177,20 @@ def _check_several_devices(config: Config) -> None:
         raise user_error("devices", config.devices, f"at most batch_size={config.batch_size}: each has a share of it")
     if config.compile == "on":
         raise user_error("compile", "on", f"auto or off {several}: what is trained on several is not compiled")
+
+
+def _check_fsdp(config: Config) -> None:
+    if config.devices == 1:
+        raise user_error("fsdp", True, "false with devices=1: a single device holds the whole network")
+    if config.train.ema_decay is not None:
+        expected = "null with fsdp=true: a moving average of weights that lie in shares is not kept"
+        raise user_error("train.ema_decay", config.train.ema_decay, expected)
+    if config.optimizer.name.lower() == "adafactor":
+        expected = "one with fsdp=true that looks at each number by itself, as adamw or sgd"
+        raise user_error("optimizer.name", config.optimizer.name, expected)
+    if len(config.freeze_mode.phases) > 1 or any(phase.stepwise for phase in config.freeze_mode.phases):
+        expected = "a mode of one phase with fsdp=true: what lies in shares learns from the beginning"
+        raise user_error("freeze_mode", config.freeze_mode.name, expected)
 
 
 def _check_range(chosen: Any) -> None:

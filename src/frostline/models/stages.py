@@ -40,6 +40,10 @@ class Structure:
         """
         return self._stage_by_name[name]
 
+    def lies_in_one(self, name: str) -> bool:
+        """Return whether a module or tensor is in one stage."""
+        return name in self._stage_by_name
+
     def with_stages(self, more: Mapping[str, str]) -> Structure:
         """Return the structure with the stages of further modules and parameters, by dotted path."""
         return replace(self, _stage_by_name=self._stage_by_name | dict(more))

@@ -23,32 +23,46 @@ from frostline.models.freezing import Guard
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble
-from frostline.runs.split_views import look
+from frostline.runs.split_views import Images, look
 from frostline.runs.train import learner_of
 from frostline.store import hashing
-from frostline.training import averaging, data_parallel, ranks, schedule, state
+from frostline.training import averaging, data_parallel, optim, ranks, schedule, sharding, state
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
-from frostline.training.ranks import Compute, Evaluate, Join, MakeSteps, Order, Origin, Ranks, TakeBest, TakeOver
+from frostline.training.ranks import (
+    Compute,
+    Evaluate,
+    Join,
+    MakeSteps,
+    Order,
+    Origin,
+    PutTogether,
+    Ranks,
+    TakeBest,
+    TakeOver,
+)
 from frostline.training.schedule import span_of
-from frostline.training.state import Learner
+from frostline.training.state import Learner, Progress
 from frostline.training.steps import TrainedPart
 
 
 @contextmanager
-def others(setup: Setup, learner: Learner, folder: Path) -> Iterator[Setup]:
-    """Give the block a setup that has the other processes of a run on several devices, which are there that long."""
+def others(setup: Setup, images: Images, folder: Path) -> Iterator[tuple[Setup, Learner]]:
+    """Give the block what learns, and a setup that has the other processes of a run, which are there that long."""
     config = setup.config
     if config.devices == 1:
-        yield setup
+        yield setup, learner_of(setup)
         return
     model = replace(config.model, weights=setup.weights)
     config = replace(config, model=model, threads=torch.get_num_threads())
     found = Ranks(functools.partial(follow, config, folder), config.devices, load=__name__)
     try:
-        found.join(learner, setup.device, origin(setup))
-        yield replace(setup, ranks=found)
+        found.join(setup.device, origin(setup))
+        setup = sharded(replace(setup, ranks=found), images)
+        learner = replace(learner_of(setup), together=found.put_together)
+        found.lead(learner)
+        yield setup, learner
     finally:
         found.close()
 
@@ -56,6 +70,35 @@ def others(setup: Setup, learner: Learner, folder: Path) -> Iterator[Setup]:
 def origin(setup: Setup) -> Origin:
     """Return what the processes of a run have to begin with alike."""
     return Origin(setup.data.fingerprint, hashing.of_tensors(setup.model.module.state_dict(keep_vars=True)))
+
+
+def sharded(setup: Setup, images: Images) -> Setup:
+    """Return the setup with what learns in shares on all devices, where the config says so.
+
+    Units are the largest modules that lie in one stage each. What adapters learn is little, as is the head.
+    """
+    structure, module = setup.model.structure, setup.model.module
+    if not setup.config.fsdp or setup.config.freeze_mode.adapter.kind != "none":
+        return setup
+    frost_line.draw(setup, 0, images)  # cut before: shares cannot be traced
+    (phase,), top = setup.phases, structure.stages[-1]
+    learning = {name for name in phase.learning if structure.stage_of(name) != top}
+    units: list[str] = []
+    for path, part in module.named_modules():
+        names = {f"{path}.{name}" for name, _ in part.named_parameters()}
+        inside = any(path.startswith(f"{unit}.") for unit in units)
+        if not inside and not names.isdisjoint(learning) and structure.lies_in_one(path):
+            units.append(path)
+    sharding.shard(module, units, learning, setup.device)
+    how = setup.config.optimizer
+    groups = optim.param_groups(
+        module,
+        structure,
+        setup.phases,
+        weight_decay=how.weight_decay,
+        decay_norm_and_bias=how.decay_norm_and_bias,
+    )
+    return replace(setup, groups=groups)
 
 
 def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:
@@ -93,7 +136,7 @@ class Follower:
     def __init__(self, config: Config, folder: Path) -> None:
         """Be where the first process is before its first step."""
         self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
-        self._learner = learner_of(self.setup)
+        self._learner: Learner
         self._images, self._guard = look(self.setup), Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
@@ -101,6 +144,14 @@ class Follower:
         """Do what the first process says."""
         if isinstance(order, Join):
             ranks.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
+            self.setup = sharded(self.setup, self._images)
+            self._learner = learner_of(self.setup)
+            self._shared = sharding.any_shared(self.setup.model.module)
+        elif isinstance(order, PutTogether):
+            if order.optimizer:
+                state.capture(self._learner, Progress())
+            else:
+                state.copy(self._learner.scored, self._learner.moving)
         elif isinstance(order, TakeOver):
             self._guard.check()
             state.restore(self._learner, ranks.received(order, self.setup.device), order.facts)
@@ -157,7 +208,9 @@ class Follower:
             autocast = line.autocast
         with evaluating(network):
             every = ordered(data, setup.recipe.eval_batch_size)
-            data_parallel.send(data, answering(network, autocast), every, NO_EPOCH)
+            answer = answering(network, autocast)
+            answer = sharding.outside_inference(answer) if self._shared else answer
+            data_parallel.send(data, answer, every, NO_EPOCH, level=self._shared)
 
     def _compute(self, order: Compute) -> None:
         views = self._views(order.split)

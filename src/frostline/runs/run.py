@@ -44,11 +44,11 @@ from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, approximations, look
-from frostline.runs.train import Judge, handing_over, learn, learner_of
+from frostline.runs.train import Judge, handing_over, learn
 from frostline.store import hashing, tensorfile
 from frostline.store.mapped import DamagedEntry
 from frostline.store.tensorfile import Draft
-from frostline.training import state
+from frostline.training import sharding, state
 from frostline.training.dataset import outputs
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
 from frostline.training.state import Learner, Progress
@@ -128,10 +128,10 @@ def _attempt(
     if record is None:
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
-    images, guard, learner = look(setup), Guard(setup.model.module), learner_of(setup)
+    images, guard = look(setup), Guard(setup.model.module)
     with (
         handing_over(folder, record),
-        others(setup, learner, folder) as setup,
+        others(setup, images, folder) as (setup, learner),
         draft_of(setup, learner, folder, sweep) as draft,
     ):
         merged = adapters.touched(setup.model.module)  # of what stays, nothing
@@ -146,7 +146,7 @@ def _attempt(
         shifted = _shifted(setup, progress, images, folder, screen, voters) if config.eval.shift else {}
     metrics = _metrics(setup, plan, progress, scored, images) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
-    if voters is None:
+    if voters is None and not sharding.any_shared(setup.model.module):  # nobody else is there any more
         metrics[SPEED] = speed.images_per_second(setup)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
@@ -265,7 +265,7 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
     data, module = setup.data, setup.model.module
     of_data = {"levels": asdict(data.levels), **({"multi_label": True} if data.multi_label else {})}
     facts = {**build.metadata(setup.model, data.classes), **of_data}
-    tensors = adapters.without(module)
+    tensors = {name: sharding.placeholder(tensor) for name, tensor in adapters.without(module).items()}
     if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # which keeps no weights
         heads = setup.model.structure.heads
         left = {name for name in tensors if base_weights.belongs(name, heads)}

@@ -26,7 +26,7 @@ from frostline.runs.stepper import Stepper, of_process
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
-from frostline.training.ranks import Shared
+from frostline.training.ranks import Ranks, Shared
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
@@ -73,7 +73,7 @@ def learn(
         "still": hashing.of_tensors(learner.still),
     }
     whose = {"config": digest(setup.config), **origin}
-    progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen)
+    progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen, setup.ranks)
     catch_up(progress, folder, record)
     alone = _alone(setup, learner, images)
     stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say, alone)
@@ -137,6 +137,7 @@ def go_on(
     guard: Guard,
     places: Sequence[Path],
     screen: Screen,
+    ranks: Ranks | None = None,
 ) -> Progress:
     """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
     for place in places:
@@ -146,6 +147,8 @@ def go_on(
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
                     raise state.Unfit(f"it was made with another {' and '.join(other)}")
                 progress = state.restore(learner, tensors, facts)
+                if ranks is not None:
+                    ranks.restored(tensors, facts)
             except state.Unfit as problem:
                 screen.say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue

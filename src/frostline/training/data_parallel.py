@@ -17,10 +17,11 @@ from torch import Tensor
 
 from frostline.core.machine import mixed
 from frostline.core.randomness import address
+from frostline.training import sharding
 from frostline.training.criterion import Targets
 from frostline.training.dataset import Dataset, announced
 from frostline.training.one_batch import OneBatch, Share
-from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout, update
+from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout
 
 _AT_ONCE = 2**26  # numbers that are summed at once: 256 MB
 
@@ -52,7 +53,10 @@ def steps(
         if partners and not share.whole:
             inputs, targets = _without_first(inputs, targets)
         loss, logits = _summed(part, inputs, targets, share, recipe)
-        update(part.network, optimizer, recipe)
+        if recipe.clip_norm is not None:
+            sharding.clip([*part.network.parameters()], recipe.clip_norm)
+        sharding.hand_gradients(part.network)
+        optimizer.step()
         yield Step(logits, part.train.labels[indices[number].to(device)], loss)
 
 
@@ -79,8 +83,8 @@ def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, r
     if not share.whole or dist.get_rank() == 0:
         every[share.start : share.stop] = logits.detach()
     sums = torch.stack([total.detach(), count])
-    sum_over_processes([*gradients, every, sums])
-    torch._foreach_div_(gradients, sums[1])
+    sum_over_processes([*(one for one in gradients if not sharding.is_shared(one)), every, sums])
+    torch._foreach_div_([sharding.local(one) for one in gradients], sums[1])
     return sums[0] / sums[1], every
 
 
@@ -113,10 +117,18 @@ def gathered(
             yield theirs
 
 
-def send(data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int) -> None:
-    """Send the first process what this one has to compute of `batches`."""
-    for index in announced(data, batches[dist.get_rank() :: dist.get_world_size()], epoch):
+def send(
+    data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int, *, level: bool = False
+) -> None:
+    """Send the first process what this one has to compute of `batches`.
+
+    Where processes need each other for it each computes as often as the first one, `level`, a batch in vain if need be.
+    """
+    mine = batches[dist.get_rank() :: dist.get_world_size()]
+    for index in announced(data, mine, epoch):
         dist.send(_dense(compute(data.inputs(index, epoch))), 0)
+    if level and len(mine) < -(-len(batches) // dist.get_world_size()):
+        compute(data.inputs(batches[0], epoch))
 
 
 def _dense(output: Tensor) -> Tensor:

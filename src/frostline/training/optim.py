@@ -14,6 +14,7 @@ from frostline.core.errors import user_error
 from frostline.models.adapter_kinds import Adapter
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
+from frostline.training.sharding import optimized
 
 # The base class; one that evaluates the loss several times a step; for matrices alone; for sparse gradients alone.
 _UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
@@ -58,7 +59,7 @@ def param_groups(
         scales = tuple(phase.scales[name] for phase in phases)
         if any(scales):
             decays = bool(weight_decay) and (decay_norm_and_bias or not _is_norm_or_bias(module, name))
-            groups.setdefault((structure.stage_of(name), decays, scales), []).append(parameter)
+            groups.setdefault((structure.stage_of(name), decays, scales), []).append(optimized(parameter))
     names: set[str] = set()
     return [
         {

@@ -27,7 +27,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from frostline.core import background
 from frostline.data.views import Views
-from frostline.training import data_parallel, gradient, state
+from frostline.training import data_parallel, gradient, sharding, state
 from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Part
 from frostline.training.state import Learner, Progress
@@ -99,7 +99,14 @@ class TakeBest:
     merges: bool
 
 
-Order = Join | TakeOver | MakeSteps | Compute | Evaluate | TakeBest
+@dataclass(frozen=True)
+class PutTogether:
+    """Help to put together what lies in shares: the network's tensors, perhaps with their `optimizer`'s."""
+
+    optimizer: bool
+
+
+Order = PutTogether | Join | TakeOver | MakeSteps | Compute | Evaluate | TakeBest
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,21 @@ class Ranks:
             self._processes.append(process)
         self._learner: Learner | None = None
         self._stale = True
+        self._shared = False
+        """Whether parameters lie in shares: then this process learns nothing by itself."""
 
-    def join(self, learner: Learner, device: torch.device, origin: Origin) -> None:
-        """Have all be a group that learns what `learner` does; raises what keeps one of them from it.
+    def lead(self, learner: Learner) -> None:
+        """Have the others learn what `learner` does, from where it is."""
+        self._learner, self._shared = learner, sharding.any_shared(learner.module)
+        self._stale = not self._shared
+
+    def put_together(self, optimizer: bool) -> None:
+        """Have the others help to read what lies in shares, if anything does, from now on."""
+        if self._shared:
+            self._send(PutTogether(optimizer))
+
+    def join(self, device: torch.device, origin: Origin) -> None:
+        """Have all be a group; raises what keeps one of them from it.
 
         RankDied where one has come to another `origin`.
         """
@@ -147,7 +166,6 @@ class Ranks:
             if theirs != origin:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
         meeting = str(Path(self._folder.name) / "meeting")
-        self._learner = learner
         self._send(Join(meeting, len(self)))
         with self.heard():
             meet(meeting, rank=0, ranks=len(self), device=device)
@@ -184,7 +202,10 @@ class Ranks:
         ) -> Iterator[Tensor]:
             if isinstance(data, Features | Part):
                 data.prepare(epoch)  # while the others are free for it
-            self.order(order(epoch))
+            told = order(epoch)
+            self.order(told)
+            if self._shared and isinstance(told, Evaluate):
+                compute = sharding.outside_inference(compute)
             with self.heard():
                 yield from data_parallel.gathered(data, compute, batches, epoch)
             if not data.known:
@@ -216,7 +237,14 @@ class Ranks:
     def _bring(self) -> None:
         """Have the others take over what this process has learned so far."""
         assert self._learner is not None
-        tensors, facts = state.capture(self._learner, Progress())
+        self._hand_over(*state.capture(self._learner, Progress()))
+
+    def restored(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Have the others take over a checkpoint that this process has taken over."""
+        if self._shared:
+            self._hand_over({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
+
+    def _hand_over(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self._send(TakeOver(_told(tensors), facts))
         self._broadcast(tensors)
 

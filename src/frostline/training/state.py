@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from frostline.core.metrics import Metric
 from frostline.models import freezing
+from frostline.training import sharding
 from frostline.training.loop import EpochResult, TrainingPosition
 
 
@@ -32,6 +33,8 @@ class Learner:
     ema: AveragedModel | None
     moving: frozenset[str]
     """The names of the network's tensors that can change."""
+    together: Callable[[bool], None] = lambda optimizer: None
+    """Is called before tensors that lie in shares are put together, perhaps with their `optimizer`'s."""
 
     @property
     def scored(self) -> nn.Module:
@@ -86,6 +89,7 @@ class Progress:
         self.epochs.append({**_line(epoch), by.epoch: value})
         if self.best_value is None or by.better(value, self.best_value):
             self.best_epoch, self.best_value = epoch.epoch, value
+            learner.together(False)
             self.best = copy(learner.scored, learner.moving)
 
     def exhausted(self, patience: int | None) -> bool:
@@ -115,26 +119,29 @@ def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[obj
 
 def copy(module: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
     """Return copies of the tensors of `module` called `names`, on the CPU."""
-    return {name: tensor.cpu().clone() for name, tensor in module.state_dict().items() if name in names}
+    every = module.state_dict().items()
+    return {name: sharding.whole(tensor).cpu().clone() for name, tensor in every if name in names}
 
 
 def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into those of `module` by name."""
     own = module.state_dict()
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        sharding.local(own[name]).copy_(sharding.share_of(own[name], tensor))
 
 
 def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and facts that `restore` needs."""
-    tensors = {f"model/{name}": t for name, t in learner.module.state_dict().items() if name in learner.moving}
+    learner.together(True)
+    every = learner.module.state_dict().items()
+    tensors = {f"model/{name}": sharding.whole(t) for name, t in every if name in learner.moving}
     if learner.ema is not None:
         tensors |= {f"ema/{name}": t for name, t in learner.ema.state_dict().items() if _averaged(name, learner.moving)}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in _optimized(learner).items():
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
+        for key, value in learner.optimizer.state.get(sharding.optimized(parameter), {}).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{key}"] = value
+                tensors[f"optimizer/{name}/{key}"] = sharding.whole_state(parameter, value)
             else:
                 scalars.setdefault(name, {})[key] = value
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
@@ -177,17 +184,26 @@ def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars:
     """Put back its state; what its groups say comes from the config, and the learning rates with every step."""
     own, state = learner.optimizer.state_dict(), {}
     numbers = [number for group in own["param_groups"] for number in group["params"]]
-    for number, name in zip(numbers, _optimized(learner), strict=True):
-        found = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == name}
+    for number, (name, parameter) in zip(numbers, _optimized(learner).items(), strict=True):
+        mine = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == name}
+        found = {key: _laid_out(tensor, parameter) for key, tensor in mine.items()}
         if found or name in scalars:
             state[number] = {**found, **scalars.get(name, {})}
     learner.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
 
+def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return what is kept of a parameter's numbers as these lie in memory: fused optimizers go through both alike."""
+    if tensor.shape != parameter.shape or not tensor.dim():
+        return tensor
+    own = torch.empty_like(sharding.optimized(parameter), dtype=tensor.dtype, requires_grad=False)
+    return own.copy_(sharding.share_of(parameter, tensor))
+
+
 def _optimized(learner: Learner) -> dict[str, nn.Parameter]:
-    """Return the optimizer's parameters by name, in the optimizer's order."""
-    names = {parameter: name for name, parameter in learner.module.named_parameters()}
-    return {names[p]: p for group in learner.optimizer.param_groups for p in group["params"]}
+    """Return the network's parameters that the optimizer has by name, in the optimizer's order."""
+    of = {sharding.optimized(parameter): (name, parameter) for name, parameter in learner.module.named_parameters()}
+    return dict(of[p] for group in learner.optimizer.param_groups for p in group["params"])
 
 
 def _averaged(name: str, names: frozenset[str]) -> bool:

@@ -61,9 +61,9 @@ def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_
 
 @pytest.mark.parametrize("other", ["freeze=full", "freeze=norm", "model.image_size=48", "channels_last=false"])
 def test_another_network_and_one_that_learned_are_built(tmp_path, built, other):
-    for number, mode in enumerate((other, "freeze=head", other, "freeze=head")):
-        run(tmp_path / str(number), compose(*SMALL, mode, "data.limit=40"))
-    assert len(built) == 4
+    for number, mode in enumerate((other, "freeze=head", other)):
+        run(tmp_path / str(number), compose(*SMALL, mode, "epochs=1"))
+    assert len(built) == 3
 
 
 def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):

@@ -142,6 +142,7 @@ def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, 
     [
         ("devices", 1, "fsdp=True: expected false with devices=1: a single device holds the whole network"),
         ("train.ema_decay", 0.9, "train.ema_decay=0.9: expected null with fsdp=true: a moving average of weights"),
+        ("save_weights", "learned", "save_weights=learned: expected whole with fsdp=true: no process has what all"),
         ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected one with fsdp=true that looks at each"),
         ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: what"),
     ],

@@ -185,6 +185,9 @@ def _check_fsdp(config: Config) -> None:
     if config.train.ema_decay is not None:
         expected = "null with fsdp=true: a moving average of weights that lie in shares is not kept"
         raise user_error("train.ema_decay", config.train.ema_decay, expected)
+    if config.save_weights != "whole":
+        expected = "whole with fsdp=true: no process has what all runs begin with"
+        raise user_error("save_weights", config.save_weights, expected)
     if config.optimizer.name.lower() == "adafactor":
         expected = "one with fsdp=true that looks at each number by itself, as adamw or sgd"
         raise user_error("optimizer.name", config.optimizer.name, expected)

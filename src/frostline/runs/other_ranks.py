@@ -30,18 +30,17 @@ from frostline.training import averaging, data_parallel, optim, ranks, schedule,
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
-from frostline.training.ranks import (
+from frostline.training.rank_orders import (
     Compute,
     Evaluate,
     Join,
     MakeSteps,
     Order,
-    Origin,
     PutTogether,
-    Ranks,
     TakeBest,
     TakeOver,
 )
+from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import TrainedPart

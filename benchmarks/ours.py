@@ -34,7 +34,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, setup, split_views
 from frostline.runs.run import execute
-from frostline.sweeps.stacks import shared_by
+from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
 
 ROOT = project.project_root()

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 import frostline
 from bench import Bench
 from frostline.core.config import Config
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
 from frostline.sweeps.study_storage import storage_of

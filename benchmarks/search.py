@@ -29,11 +29,11 @@ from bench import Bench
 from frostline.core.config import Config
 from frostline.core.metrics import ACCURACY
 from frostline.core.project import config_folder, register_resolver
-from frostline.records import journal, search_marks
+from frostline.records import journal, trial_tags
 from frostline.records.recording import Paused
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result, write_result
-from frostline.records.search_marks import Decision
 from frostline.records.sweep_record import Shared
+from frostline.records.trial_tags import Decision
 from frostline.runs import run
 from frostline.sweeps import job, study
 from frostline.sweeps.compose_cache import Composer
@@ -169,7 +169,7 @@ class _Here:
         else:
             facts, config = Shared.read(sweep).runs[number], job.config_of(composed)
             done = Result(number, facts.name, str(folder), None, "FINISHED", None, facts.choices, {})
-            marks = (facts.choices[search_marks.STUDY], facts.choices[search_marks.TRIAL])
+            marks = (facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
             judge = None if config.search.prune == "none" else study.judge_of(config, sweep, *marks)
             try:
                 metrics, images = _trained(config, folder, judge)

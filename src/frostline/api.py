@@ -22,7 +22,7 @@ from frostline.core import notices, project
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import read_config
-from frostline.records import journal, layout, search_marks
+from frostline.records import journal, layout, trial_tags
 from frostline.records.result import Result
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Sweep:
         import pandas as pd
 
         rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
-        return pd.DataFrame(rows).drop(columns=[search_marks.SPACE, search_marks.OBJECTIVE], errors="ignore")
+        return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
 
     def report(self, path: Path | str | None = None) -> Report:
         """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""

@@ -27,9 +27,9 @@ from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.data.views import View, Views
 from frostline.store import mapped
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.room import Room
 from frostline.store.store import Store
 from small import data_config, plain, silently
 
@@ -78,7 +78,7 @@ def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Ten
         return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]], device=ids.device).repeat(len(ids), 1), None)
 
     view = View(CENTER, box if crop else None, lambda views, ids, number: views)
-    room = Room(device, MUCH)
+    room = DeviceBudget(device, MUCH)
     views = Views(split, view, room, torch.contiguous_format, view_of=lambda epoch: 0, identity={})
     return views.inputs(torch.arange(len(split)), 1)
 
@@ -132,7 +132,7 @@ def test_what_is_decoded_or_read_for_each_batch_goes_to_a_card_without_a_wait(
         view = View(CENTER, None, lambda views, ids, number: views)
         for split in (not_kept.train, not_kept.test, kept.train, kept.test):
             how: dict[str, Any] = {"view_of": lambda epoch: 0, "identity": {}}
-            views = Views(split, view, Room(card, 0), torch.contiguous_format, **how)
+            views = Views(split, view, DeviceBudget(card, 0), torch.contiguous_format, **how)
             there.waits.clear()
             there.sent.clear()
             views.inputs(torch.arange(2), 1)

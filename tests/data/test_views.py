@@ -19,9 +19,9 @@ from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop
 from frostline.data.views import View, Views
 from frostline.store import mapped
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
-from frostline.store.room import Room
 from frostline.training import dataset
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")
@@ -50,7 +50,7 @@ def seen_through(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Views:
     view = View(CENTER, None, finish)
-    return Views(split(), view, Room(CPU, MUCH), memory_format, view_of=same, identity={})
+    return Views(split(), view, DeviceBudget(CPU, MUCH), memory_format, view_of=same, identity={})
 
 
 def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
@@ -107,7 +107,7 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     monkeypatch.setattr(Rows, "_read", told)
     from_file = replace(split(), pixels=Rows(pixels, torch.arange(5)))
     views = Views(
-        from_file, View(CENTER, None, plain), Room(CPU, 0), torch.contiguous_format, view_of=same, identity={}
+        from_file, View(CENTER, None, plain), DeviceBudget(CPU, 0), torch.contiguous_format, view_of=same, identity={}
     )
     found = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels[torch.arange(5)].float())
@@ -135,7 +135,7 @@ def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
             views = Views(
                 replace(split(pixels), sizes=sizes),
                 View(CENTER, cut, plain),
-                *(Room(CPU, budget), torch.contiguous_format),
+                *(DeviceBudget(CPU, budget), torch.contiguous_format),
                 **{"view_of": same, "identity": {}},
             )
             ahead = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
@@ -153,7 +153,7 @@ def test_a_picture_that_can_no_longer_be_read_is_named() -> None:
     views = Views(
         split(Undecoded(read, "cat/{}.png".format, torch.arange(5), FULL)),
         View(CENTER, None, plain),
-        *(Room(CPU, 0), torch.contiguous_format),
+        *(DeviceBudget(CPU, 0), torch.contiguous_format),
         **{"view_of": same, "identity": {}},
     )
     with pytest.raises(OSError, match=r"cat/3\.png: not there.*could be read before"):

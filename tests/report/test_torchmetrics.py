@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional import classification as theirs
 
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
-from frostline.report.measures import Said, log_odds, measure
+from frostline.report.metric_scores import Said, log_odds, measure
 
 COUNT, CLASSES = 200, 5
 

@@ -16,7 +16,7 @@ from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.records.result import VAL
 from frostline.runs.run import execute
-from frostline.store.room import Room
+from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
 from small import SMALL, TINY, Memory, Told, compose
 
@@ -39,14 +39,14 @@ def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_th
 ) -> None:
     whole, said = run(tmp_path / "whole")
     assert not [line for line in said if "out of memory" in line]
-    take = Room.take
+    take = DeviceBudget.take
 
-    def full(room: Room, held: Any) -> Any:
+    def full(room: DeviceBudget, held: Any) -> Any:
         if held.nbytes <= room.free:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return take(room, held)
 
-    monkeypatch.setattr(Room, "take", full)
+    monkeypatch.setattr(DeviceBudget, "take", full)
     again, said = run(tmp_path / "again")
     assert "  out of memory: tried once more with pixels and features kept by the host" in said
     assert {key: again[key] for key in ("test/loss", "best/val_accuracy")} == {

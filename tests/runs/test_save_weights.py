@@ -14,7 +14,7 @@ from frostline.records import provenance
 from frostline.records.layout import BEST
 from frostline.records.recording import Record
 from frostline.report import confusion_plot
-from frostline.runs import run, same_network
+from frostline.runs import network_cache, run
 from frostline.store import hashing
 from small import SMALL, TINY, Memory, Told, compose
 
@@ -28,7 +28,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def execute(sweep: Path, name: str, *overrides: str) -> Path:
     """Return the file of the weights of a run, in a process of its own as far as networks are kept."""
-    same_network.of_process.cache_clear()
+    network_cache.of_process.cache_clear()
     (folder := sweep / name).mkdir(parents=True, exist_ok=True)
     provenance.write(folder, provenance.software([]))
     common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told()), "sweep": sweep}

@@ -17,7 +17,7 @@ from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.runs import checks, setup
 from frostline.runs.run import execute
-from frostline.sweeps.stacks import shared_by
+from frostline.sweeps.lockstep_groups import shared_by
 from small import SMALL, TINY, Memory, Told, compose
 
 

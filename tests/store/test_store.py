@@ -26,8 +26,8 @@ from frostline.commands.store import main as command
 from frostline.core import machine
 from frostline.core.errors import UserError
 from frostline.store import entries, mapped
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import DamagedEntry, Rows
-from frostline.store.room import Room
 from frostline.store.store import Store, open_store
 from frostline.store.writer import NoRoom, Writer
 
@@ -430,7 +430,7 @@ def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
         with pytest.raises(DamagedEntry, match="a: rows has changed"):
             rows[torch.tensor([3, 7])]
         with pytest.raises(DamagedEntry):
-            Room(torch.device("cpu"), 10**6).take(rows.whole)
+            DeviceBudget(torch.device("cpu"), 10**6).take(rows.whole)
         del rows
         assert get()[torch.tensor([7])][0, 0] == 7
 

@@ -15,7 +15,7 @@ from test_study import Killed, killed_at
 
 from frostline.core.config import Config
 from frostline.records import layout
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps.rungs import Rungs
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study, judge_of

@@ -20,7 +20,7 @@ from test_sweep import Done, command, environment, sweep, where
 
 import stores
 import warm
-from frostline.records import journal, layout, search_marks, sweep_record
+from frostline.records import journal, layout, sweep_record, trial_tags
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
@@ -80,7 +80,7 @@ def test_the_best_trial_is_run_with_fresh_seeds_and_they_alone_are_compared(sear
         best = study_of(searched.folder, str(one.value)).best_trial
         assert {run.choices["seed"] for run in one.cell.finished} == {1, 2}
         assert {run.choices["lr"] for run in one.cell.finished} == {best.params["lr"]}
-        assert one.cell.choices[search_marks.CONFIRMS] == best.number
+        assert one.cell.choices[trial_tags.CONFIRMS] == best.number
         assert one.interval is not None and one.tried == 6
     said = answer(read)
     assert "The budget was 6 trials each (search=tpe); compared are 2 fresh seeds of each best one" in said

@@ -23,8 +23,8 @@ from frostline.runs.run import announce, score, write_origin
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import store as store_module
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import Rows
-from frostline.store.room import Room
 from frostline.store.store import Store
 from frostline.training import features
 from frostline.training.evaluation import evaluate
@@ -401,10 +401,10 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
     assembled = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
     first = torch.arange(4)
 
-    def read(budget: int, name: str = "store") -> tuple[Room, torch.Tensor, int]:
+    def read(budget: int, name: str = "store") -> tuple[DeviceBudget, torch.Tensor, int]:
         """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
-        run = replace(assembled, store=store, room=Room(torch.device("cpu"), budget))
+        run = replace(assembled, store=store, room=DeviceBudget(torch.device("cpu"), budget))
         images = split_views.look(run)
         part = frost_line.part(run, 0, images, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from frostline import api
 from frostline.commands import CALLED, Parser
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report import backbones
 from frostline.report.cells import Cell, cells
@@ -99,7 +99,7 @@ def _study(study: Study) -> dict[str, Any]:
     return {
         "cell": study.name,
         "sampler": study.sampler,
-        "trials": {state: study.count(state) for state in search_marks.STATES},
+        "trials": {state: study.count(state) for state in trial_tags.STATES},
         "best": best
         and {
             "trial": best.number,
@@ -134,7 +134,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     means = {name: cell.mean(name) for name in names}
     within = interval(found, cell.by) if (found := trials(cell)) else None
     return {
-        "choices": {name: value for name, value in cell.choices.items() if name != search_marks.SPACE},
+        "choices": {name: value for name, value in cell.choices.items() if name != trial_tags.SPACE},
         "mean": {name: value if value == value else None for name, value in means.items()},
         "test_interval": within and [within.low, within.high],
         "runs": [

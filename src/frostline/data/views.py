@@ -15,8 +15,8 @@ from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
 from frostline.store import ragged
+from frostline.store.device_budget import DeviceBudget, Held, expect, rows, streamed
 from frostline.store.prefetch import Prefetch
-from frostline.store.room import Held, Room, expect, rows, streamed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Views:
         self,
         split: Split,
         view: View,
-        room: Room,
+        room: DeviceBudget,
         memory_format: torch.memory_format,
         *,
         view_of: Callable[[int], int],

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
 FOLD = "data.fold"
@@ -74,14 +74,14 @@ def finalists(found: Sequence[Cell]) -> list[Cell]:
 
     The best of many trials is better on validation than it is: chance had a part in its being the best.
     """
-    confirmed = {study_of(cell.choices) for cell in found if search_marks.CONFIRMS in cell.choices and cell.finished}
-    return [cell for cell in found if search_marks.TRIAL not in cell.choices or study_of(cell.choices) not in confirmed]
+    confirmed = {study_of(cell.choices) for cell in found if trial_tags.CONFIRMS in cell.choices and cell.finished}
+    return [cell for cell in found if trial_tags.TRIAL not in cell.choices or study_of(cell.choices) not in confirmed]
 
 
 def study_of(choices: Mapping[str, Any]) -> str:
     """Return what runs of one search of one cell have in common."""
     of_data = {name: value for name, value in choices.items() if name == "data" or name.startswith("data.")}
-    return repr([choices.get(search_marks.STUDY), sorted(of_data.items()), choices.get("select")])
+    return repr([choices.get(trial_tags.STUDY), sorted(of_data.items()), choices.get("select")])
 
 
 def varying(results: Sequence[Result]) -> list[str]:
@@ -89,7 +89,7 @@ def varying(results: Sequence[Result]) -> list[str]:
 
     Runs that do not have a choice, as a head that is solved has no lr, make no difference. Marks of a search are none.
     """
-    names = dict.fromkeys(name for result in results for name in result.choices if name not in search_marks.MARKS)
+    names = dict.fromkeys(name for result in results for name in result.choices if name not in trial_tags.MARKS)
     values = {name: {repr(result.choices[name]) for result in results if name in result.choices} for name in names}
     return [name for name in names if len(values[name]) > 1]
 

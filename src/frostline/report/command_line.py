@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from frostline.core import files, project
-from frostline.records import layout, search_marks
+from frostline.records import layout, trial_tags
 from frostline.records.result import Result, value_text
 
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
@@ -20,7 +20,7 @@ _BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
     """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
-    if search_marks.STUDY in result.choices:  # what it found is no range any more
+    if trial_tags.STUDY in result.choices:  # what it found is no range any more
         given = {key: value for key, value in given.items() if key != "trials" and key.split(".")[0] != "search"}
     if "data.folds" in given:
         given.pop("data.fold", None)  # a sweep has them all

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result, choices_text, value_text
 from frostline.report.cells import FOLD, Cell, cells, finalists, varying
 
@@ -96,8 +96,8 @@ def searched(results: Sequence[Result]) -> list[str]:
     """Return the keys that were searched: the choices in which trials of one study differ."""
     studies: dict[str, list[Result]] = {}
     for result in results:
-        if search_marks.TRIAL in (choices := result.choices):
-            studies.setdefault(repr((choices[search_marks.STUDY], choices.get("data"))), []).append(result)
+        if trial_tags.TRIAL in (choices := result.choices):
+            studies.setdefault(repr((choices[trial_tags.STUDY], choices.get("data"))), []).append(result)
     return list(dict.fromkeys(name for group in studies.values() for name in varying(group)))
 
 
@@ -191,7 +191,7 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
     tried: dict[str, int] = {}
     found = cells(results)
     for cell in found:
-        if search_marks.CONFIRMS not in cell.choices:
+        if trial_tags.CONFIRMS not in cell.choices:
             value = repr(cell.choices.get(key))
             tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
     for cell in finalists(found):

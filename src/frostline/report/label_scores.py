@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from frostline.core.metrics import MAP
-from frostline.report.measures import Array, Said, measure
+from frostline.report.metric_scores import Array, Said, measure
 
 
 @dataclass(frozen=True)

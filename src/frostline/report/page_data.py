@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from frostline.records import journal, search_marks
+from frostline.records import journal, trial_tags
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
 from frostline.report import adapter_words, backbones, image_details, search_page, style
 from frostline.report.cells import REPEATS, Cell, cells, varying
@@ -148,7 +148,7 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
     return {
         "name": result.name,
         "series": value_text(result.choices.get(key)),
-        "status": "PRUNED" if search_marks.state(result) == search_marks.STOPPED else result.status,
+        "status": "PRUNED" if trial_tags.state(result) == trial_tags.STOPPED else result.status,
         "reason": result.reason,
         "at": [_plain(result.choices.get(name)) for name in swept],
         "seed": _plain(result.choices.get("seed")),

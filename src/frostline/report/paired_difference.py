@@ -9,7 +9,7 @@ import numpy as np
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.report import predictions, statistics
-from frostline.report.measures import Measured
+from frostline.report.metric_scores import Measured
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import Interval
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.objectives import Objective, several
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report.studies import Study, Trial, quiet, studies
 
@@ -45,9 +45,7 @@ class Front:
 
 def front(results: Sequence[Result]) -> Front | None:
     """Return the Pareto front over the trials of all cells; None where one thing alone was looked for."""
-    names = next(
-        (run.choices[search_marks.OBJECTIVE] for run in results if search_marks.OBJECTIVE in run.choices), None
-    )
+    names = next((run.choices[trial_tags.OBJECTIVE] for run in results if trial_tags.OBJECTIVE in run.choices), None)
     objectives = several(names)
     points = [point for study in studies(results) for point in _points(study, objectives)]
     if not objectives or not points:
@@ -72,7 +70,7 @@ def front(results: Sequence[Result]) -> Front | None:
 
 
 def _points(study: Study, objectives: Sequence[Objective]) -> list[Point]:
-    complete = [trial for trial in study.trials if trial.state == search_marks.COMPLETE]
+    complete = [trial for trial in study.trials if trial.state == trial_tags.COMPLETE]
     return [
         Point(study, trial, tuple(trial.run.metrics[one.metric] for one in objectives))
         for trial in complete

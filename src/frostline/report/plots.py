@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import Metric
-from frostline.records import journal, search_marks
+from frostline.records import journal, trial_tags
 from frostline.records.result import SECONDS, Result, value_text
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials, validation_interval
@@ -121,7 +121,7 @@ def _response(axes: Axes, contest: Contest) -> bool:
 
 
 def _is_trial(cell: Cell) -> bool:
-    return search_marks.TRIAL in cell.choices
+    return trial_tags.TRIAL in cell.choices
 
 
 def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:

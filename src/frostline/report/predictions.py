@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from frostline.core.metrics import Metric
 from frostline.records.layout import PREDICTIONS
-from frostline.report.measures import RANKED, Array, Measured, Said, measure, scores_of
+from frostline.report.metric_scores import RANKED, Array, Measured, Said, measure, scores_of
 from frostline.report.statistics import Floats, Ints
 
 

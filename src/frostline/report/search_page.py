@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from frostline.core.metrics import Metric
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.report import page_assets
 from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
@@ -31,7 +31,7 @@ def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[
     keys = list(dict.fromkeys(key for study in found for key in (*study.importances, *study.space)))
     return {
         "keys": {key: _key(next(study.space[key] for study in found if key in study.space)) for key in keys},
-        "states": search_marks.STATES,
+        "states": trial_tags.STATES,
         "studies": [_study(study, keys, series[study.name], numbers) for study in found],
     }
 
@@ -62,7 +62,7 @@ def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int,
         "series": series,
         "number": [trial.number for trial in study.trials],
         "run": [numbers[id(trial.run)] for trial in study.trials],
-        "state": [search_marks.STATES.index(trial.state) for trial in study.trials],
+        "state": [trial_tags.STATES.index(trial.state) for trial in study.trials],
         "value": [_short(trial.value) for trial in study.trials],
         "at": {key: [_plain(trial.at[key]) for trial in study.trials] for key in own},
         "best": study.trials.index(best) if best else None,
@@ -170,8 +170,8 @@ def _columns(
     found: Sequence[Mapping[str, Any]], by: Metric
 ) -> list[tuple[str, bool, Callable[[Mapping[str, Any]], str]]]:
     """Return the headings, whether numbers stand below them, and what stands there of a study."""
-    ended = [("stopped early", search_marks.STOPPED), ("failed", search_marks.FAILED)]
-    counted = [(name, search_marks.STATES.index(state)) for name, state in ended]
+    ended = [("stopped early", trial_tags.STOPPED), ("failed", trial_tags.FAILED)]
+    counted = [(name, trial_tags.STATES.index(state)) for name, state in ended]
     counted = [(name, state) for name, state in counted if any(state in one["state"] for one in found)]
     return [
         ("", False, _name),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frostline.core.metrics import ACCURACY
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, value_text
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
@@ -18,7 +18,7 @@ from frostline.report.tables import duration
 
 def is_search(results: Sequence[Result]) -> bool:
     """Return whether the runs are those of a search."""
-    return any(search_marks.TRIAL in result.choices for result in results)
+    return any(trial_tags.TRIAL in result.choices for result in results)
 
 
 def sentences(contest: Contest, digits: int) -> list[str]:
@@ -60,9 +60,9 @@ def _of(one: Contender, results: Sequence[Result]) -> list[Study]:
 
 def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
     """Return the trials of the study that a contender is of, finished or not, in the order of their numbers."""
-    study = one.cell.choices.get(search_marks.STUDY)
-    found = [run for run in results if search_marks.TRIAL in run.choices and run.choices[search_marks.STUDY] == study]
-    return sorted(found, key=lambda run: int(run.choices[search_marks.TRIAL]))
+    study = one.cell.choices.get(trial_tags.STUDY)
+    found = [run for run in results if trial_tags.TRIAL in run.choices and run.choices[trial_tags.STUDY] == study]
+    return sorted(found, key=lambda run: int(run.choices[trial_tags.TRIAL]))
 
 
 def _budget(contest: Contest) -> list[str]:
@@ -73,9 +73,9 @@ def _budget(contest: Contest) -> list[str]:
     found = contest.contenders
     drawn = [one for one in found if "lr" in one.cell.choices] or found
     counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in drawn}
-    some = next(run.choices for run in contest.results if search_marks.TRIAL in run.choices)
-    sampler, each = some[search_marks.SEARCH], "each" if len(counts) > 1 else "in all"
-    amount, unit = str(some.get(search_marks.BUDGET, "0 trials")).split()
+    some = next(run.choices for run in contest.results if trial_tags.TRIAL in run.choices)
+    sampler, each = some[trial_tags.SEARCH], "each" if len(counts) > 1 else "in all"
+    amount, unit = str(some.get(trial_tags.BUDGET, "0 trials")).split()
     took = {value_text(one.value): _took(trials_of(one, contest.results), unit) for one in drawn}
     if unit == "trials" and len(set(counts.values())) == 1:
         count = next(iter(counts.values()))
@@ -87,8 +87,8 @@ def _budget(contest: Contest) -> list[str]:
         first = f"Not the same budget: {unit} (search={sampler}) were {what}"
     if stopped := sum(PRUNED in run.metrics for run in contest.results):
         first += f", {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early"
-    seeds = {len(one.cell.finished) for one in found if search_marks.CONFIRMS in one.cell.choices}
-    if len(seeds) == 1 and all(search_marks.CONFIRMS in one.cell.choices for one in found):
+    seeds = {len(one.cell.finished) for one in found if trial_tags.CONFIRMS in one.cell.choices}
+    if len(seeds) == 1 and all(trial_tags.CONFIRMS in one.cell.choices for one in found):
         whose = "each best one" if len(found) > 1 else "the best one"
         compared = "compared" if len(found) > 1 else "counted"
         count = next(iter(seeds))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result, value_text
 from frostline.report.cells import Cell, cells, study_of
 from frostline.report.contest import validation_interval
@@ -86,10 +86,10 @@ class Study:
     @cached_property
     def best(self) -> Trial | None:
         """The trial that was confirmed, else the best one on validation."""
-        number = self.fresh.choices[search_marks.CONFIRMS] if self.fresh else None
+        number = self.fresh.choices[trial_tags.CONFIRMS] if self.fresh else None
         if number is not None and (found := [trial for trial in self.trials if trial.number == number]):
             return found[0]
-        complete = [trial for trial in self.trials if trial.state == search_marks.COMPLETE]
+        complete = [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
         return max(complete, key=self.score, default=None)
 
     def score(self, trial: Trial) -> float:
@@ -133,7 +133,7 @@ class Study:
         As Optuna has it (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255). Empty for fewer than two keys or ten
         complete trials.
         """
-        if len(self.space) < 2 or self.count(search_marks.COMPLETE) < _LEAST_IMPORTANT:
+        if len(self.space) < 2 or self.count(trial_tags.COMPLETE) < _LEAST_IMPORTANT:
             return {}
         from optuna.importance import get_param_importances
 
@@ -145,7 +145,7 @@ class Study:
         import optuna
 
         study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
-        complete = [trial for trial in self.trials if trial.state == search_marks.COMPLETE]
+        complete = [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
         space = dict(self.space)
         study.add_trials(
             [optuna.create_trial(params=dict(one.at), distributions=space, value=one.value) for one in complete]
@@ -172,7 +172,7 @@ def studies(results: Sequence[Result]) -> list[Study]:
     """Return the studies of which trials are over, in the order of their runs; none of a grid."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        if search_marks.STUDY in result.choices:
+        if trial_tags.STUDY in result.choices:
             groups.setdefault(study_of(result.choices), []).append(result)
     return [found for group in groups.values() if (found := _study(group)).trials]
 
@@ -180,11 +180,11 @@ def studies(results: Sequence[Result]) -> list[Study]:
 def _study(runs: Sequence[Result]) -> Study:
     by, choices = runs[0].selected_by, runs[0].choices
     space = _space(choices)
-    over = [_trial(run, by, state, space) for run in runs if (state := search_marks.state(run))]
-    fresh = [cell for cell in cells(run for run in runs if search_marks.CONFIRMS in run.choices) if cell.finished]
+    over = [_trial(run, by, state, space) for run in runs if (state := trial_tags.state(run))]
+    fresh = [cell for cell in cells(run for run in runs if trial_tags.CONFIRMS in run.choices) if cell.finished]
     return Study(
-        str(choices[search_marks.STUDY]),
-        str(choices[search_marks.SEARCH]),
+        str(choices[trial_tags.STUDY]),
+        str(choices[trial_tags.SEARCH]),
         by,
         space,
         tuple(sorted(over, key=lambda trial: trial.number)),
@@ -195,9 +195,9 @@ def _study(runs: Sequence[Result]) -> Study:
 def _trial(run: Result, by: Metric, state: str, space: Mapping[str, Any]) -> Trial:
     value: float | None = run.metrics.get(by.val, math.nan)
     if value is None or not math.isfinite(value):
-        state, value = search_marks.FAILED, None
+        state, value = trial_tags.FAILED, None
     at = {key: _drawn(run.choices.get(key), one) for key, one in space.items()}
-    return Trial(int(run.choices[search_marks.TRIAL]), run, state, value, at)
+    return Trial(int(run.choices[trial_tags.TRIAL]), run, state, value, at)
 
 
 def _drawn(value: Any, distribution: Any) -> Any:
@@ -209,7 +209,7 @@ def _drawn(value: Any, distribution: Any) -> Any:
 
 
 def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
-    written = choices.get(search_marks.SPACE) or {}
+    written = choices.get(trial_tags.SPACE) or {}
     if not written:
         return {}
     from optuna.distributions import json_to_distribution

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from frostline.core import streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result, percent
 from frostline.report.cells import Cell, cells, varying
 from frostline.report.tables import (
@@ -184,7 +184,7 @@ class Screen:
                 self.say(f"  {len(done) - len(shown):,} more trials are in the report.")
             if {"model", "freeze_mode"} <= {*swept}:
                 self._pairs(results)
-            if any(search_marks.OBJECTIVE in result.choices for result in results):
+            if any(trial_tags.OBJECTIVE in result.choices for result in results):
                 self._fronts(results)
         for result in sorted(results, key=lambda result: result.job):
             if result.status != "FINISHED":
@@ -219,7 +219,7 @@ class Screen:
 
 def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
     """Return all cells of a grid; of a long search the best ones, and the fresh seeds of the best trials."""
-    return [cell for rank, cell in enumerate(done) if rank < _ROWS or search_marks.TRIAL not in cell.choices]
+    return [cell for rank, cell in enumerate(done) if rank < _ROWS or trial_tags.TRIAL not in cell.choices]
 
 
 class _Bars:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
-from frostline.records.search_marks import tells_a_search
+from frostline.records.trial_tags import tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command

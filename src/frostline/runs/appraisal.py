@@ -18,7 +18,7 @@ from frostline.data.loading import Data, Split
 from frostline.data.stratification import stratified
 from frostline.data.views import Views
 from frostline.models import cut
-from frostline.models.vectors import pooled, pooling
+from frostline.models.mean_pooling import pooled, pooling
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
 from frostline.training import features

@@ -23,7 +23,7 @@ from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
 from frostline.runs import split_views
 from frostline.runs.setup import Fetch, Setup, assemble, augment_policy, no_runs
-from frostline.store.room import Room
+from frostline.store.device_budget import DeviceBudget
 from frostline.training import dataset
 
 MEASURED = 256
@@ -135,7 +135,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
-    setup = replace(made, device=cpu, room=Room(cpu, machine.memory_budget(cpu, config.store.memory_gb)))
+    setup = replace(made, device=cpu, room=DeviceBudget(cpu, machine.memory_budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in splits_of(setup.data).items()}
     return Opened(setup, plain, split_views.look(setup).train)
 

@@ -27,7 +27,7 @@ from frostline.data.decode_image import at_most, read_picture, tensor_of, why
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, cut, weights
 from frostline.models.build import Model
-from frostline.models.vectors import pooled, pooling
+from frostline.models.mean_pooling import pooled, pooling
 from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing

@@ -38,7 +38,7 @@ from frostline.records.result import (
     WITHOUT,
 )
 from frostline.report.terminal import Screen
-from frostline.runs import evaluation, frost_line, robustness, same_network, selection, speed
+from frostline.runs import evaluation, frost_line, network_cache, robustness, selection, speed
 from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan, describe
 from frostline.runs.setup import Fetch, Setup, assemble, no_runs
@@ -122,7 +122,7 @@ def _attempt(
     judge: Judge | None,
     sweep: Path,
 ) -> tuple[dict[str, float], dict[str, int]]:
-    at_hand = same_network.of_process().take
+    at_hand = network_cache.of_process().take
     setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch, at_hand=at_hand)
     plan = announce(setup, name, folder, screen)
     if record is None:
@@ -157,7 +157,7 @@ def _attempt(
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     _hand_in(folder, record)
     if len(progress.epochs) == config.epochs:  # else the steps of others may go on with the head that is in it
-        same_network.of_process().keep(setup, learner)
+        network_cache.of_process().keep(setup, learner)
     return metrics, plan.images
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from frostline.core.labels import predicted
 from frostline.core.metrics import ACCURACY, AUROC, LOSS, MAP, Metric
-from frostline.report.measures import Said, measure, scores_of
+from frostline.report.metric_scores import Said, measure, scores_of
 from frostline.training.evaluation import Evaluation
 
 

@@ -31,7 +31,7 @@ from frostline.models.input_spec import InputSpec
 from frostline.models.weights import is_file_name, of_hub
 from frostline.records.layout import RUN_PREFIX
 from frostline.report.terminal import Screen
-from frostline.store.room import Room
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.store import Store, open_store
 from frostline.training import dataset, optim, schedule
 from frostline.training.criterion import Criterion
@@ -61,7 +61,7 @@ class Setup:
     recipe: Recipe
     autocast: torch.dtype | None
     """Type of the mixed precision, None for float32 throughout."""
-    room: Room
+    room: DeviceBudget
     """What pixels and features may take of the device; what is larger is read as needed."""
     store: Store
     weights: str | None
@@ -141,7 +141,7 @@ def assemble(
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
-        room=Room(device, machine.memory_budget(device, config.store.memory_gb, processes=processes)),
+        room=DeviceBudget(device, machine.memory_budget(device, config.store.memory_gb, processes=processes)),
         store=store,
         weights=source,
     )

@@ -16,13 +16,13 @@ from frostline.core.metrics import METRICS
 from frostline.models.freezing import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Paused, Record
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
+from frostline.runs.lockstep_runs import Stepper, of_process
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
-from frostline.runs.stepper import Stepper, of_process
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from frostline.core import locks, project
-from frostline.records import cluster_jobs, journal, layout, liveness, search_marks
+from frostline.records import cluster_jobs, journal, layout, liveness, trial_tags
 from frostline.records.recording import Record, end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
@@ -16,10 +16,10 @@ from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
 from frostline.report.verdict import answer
 from frostline.sweeps import job
-from frostline.sweeps.again import Answered
+from frostline.sweeps.already_finished import Answered
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.takeover import said_of
+from frostline.sweeps.skip_or_resume import said_of
 from frostline.tracking import pending_sweeps, session
 
 _NONE: Mapping[int, Exception] = MappingProxyType({})
@@ -27,7 +27,7 @@ _NONE: Mapping[int, Exception] = MappingProxyType({})
 
 def as_planned(result: Result) -> bool:
     """Return whether a run did what it should."""
-    return result.status in ("FINISHED", "PLANNED") or search_marks.tells_a_search(result)
+    return result.status in ("FINISHED", "PLANNED") or trial_tags.tells_a_search(result)
 
 
 def results(

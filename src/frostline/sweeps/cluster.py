@@ -28,7 +28,7 @@ from frostline.records.sweep_record import Shared
 from frostline.sweeps import closing, watching
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Further, pin, pinned
-from frostline.sweeps.stacks import batches
+from frostline.sweeps.lockstep_groups import batches
 from frostline.tracking import session
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from frostline.records import journal, layout
 from frostline.records.result import SECONDS, Result
 from frostline.report.tables import duration
 from frostline.sweeps.compose import PlannedRun, in_order
-from frostline.sweeps.stacks import batches
+from frostline.sweeps.lockstep_groups import batches
 
 _SWEEPS = 50  # of those before, the latest, that are looked at
 _SHOWN = 20  # jobs

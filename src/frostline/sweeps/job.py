@@ -22,16 +22,16 @@ from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.errors import user_error
 from frostline.core.validation import parse
-from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, search_marks
+from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, trial_tags
 from frostline.records.heartbeat import Busy, Heart
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
-from frostline.records.search_marks import Decision
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.records.system_metrics import sampled
+from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
-from frostline.sweeps import find_weights, hydra_keys, stacks
+from frostline.sweeps import find_weights, hydra_keys, lockstep_groups
 from frostline.sweeps.config_text import config_text
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _carry_out(
                 screen=screen(),
                 previous=before,
                 fetch=find_weights.weights,
-                siblings=functools.partial(stacks.siblings, order.config, number, shared.runs),
+                siblings=functools.partial(lockstep_groups.siblings, order.config, number, shared.runs),
                 judge=_judge(order.config, facts, sweep),
                 sweep=sweep,
             )
@@ -177,7 +177,7 @@ def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, f
     try:
         yield spent
     except (Exception, SystemExit):
-        if record is not None and search_marks.is_trial(result.choices):
+        if record is not None and trial_tags.is_trial(result.choices):
             spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}
             record.metrics(spent)
         _tell_state(record, replace(result, status="FAILED"))
@@ -186,17 +186,17 @@ def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, f
 
 def _tell_state(record: Record | None, result: Result) -> None:
     """Have the record of a trial say how it ended."""
-    if record is not None and (state := search_marks.state(result)) is not None:
+    if record is not None and (state := trial_tags.state(result)) is not None:
         record.tag(layout.STATE_TAG, state)
 
 
 def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Decision] | None:
     """Return what may stop a run early, where it is a trial of a search that prunes."""
-    if config.search.prune == "none" or config.dry_run or search_marks.TRIAL not in facts.choices:
+    if config.search.prune == "none" or config.dry_run or trial_tags.TRIAL not in facts.choices:
         return None
     from frostline.sweeps.study import judge_of
 
-    return judge_of(config, sweep, facts.choices[search_marks.STUDY], facts.choices[search_marks.TRIAL])
+    return judge_of(config, sweep, facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
 
 
 def config_of(composed: DictConfig) -> Config:
@@ -249,7 +249,7 @@ def _recording(
         layout.FOLDER_TAG: str(folder),
         **liveness.me().tags(),
         **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
-        **search_marks.tags(facts.choices),
+        **trial_tags.tags(facts.choices),
     }
     if (cluster_job := cluster_jobs.here(sweep)) is not None:
         cluster_jobs.write(folder, cluster_job)

@@ -15,7 +15,7 @@ from typing import Any
 
 from frostline.core import files, project
 from frostline.core.errors import UserError
-from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, search_marks, sweep_record
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, sweep_record, trial_tags
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import pending_sweeps, query, server, sync
@@ -78,7 +78,7 @@ class Past:
     @property
     def diverged(self) -> bool:
         """Whether it failed by its own values, and would so again."""
-        return self.status == "FAILED" and search_marks.DIVERGED in self.tags.get(layout.REASON_TAG, "")
+        return self.status == "FAILED" and trial_tags.DIVERGED in self.tags.get(layout.REASON_TAG, "")
 
     def left_by(self, host: str) -> bool:
         """Return whether its process was on a machine that is gone, as a person says; if so nobody holds it any more.

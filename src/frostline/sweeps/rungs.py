@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps.trial_marks import GOAL, STOPPED, WAITS, waits
 
 REDUCTION = 3

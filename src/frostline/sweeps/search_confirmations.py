@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.records import layout, search_marks
+from frostline.records import layout, trial_tags
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.search_cells import Cell
 
@@ -55,7 +55,7 @@ def _confirm(cell: Cell, best: FrozenTrial, where: Path | None, run_of: RunOf) -
         setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
         folder = cell.folder(f"seed{seed}")
         if where is None or is_seen(where / folder):
-            yield run_of(cell, setting, folder, {search_marks.CONFIRMS: best.number}, where)
+            yield run_of(cell, setting, folder, {trial_tags.CONFIRMS: best.number}, where)
 
 
 def is_seen(folder: Path) -> bool:

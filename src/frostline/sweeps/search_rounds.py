@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
-from frostline.records import search_marks
+from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import job, search_space, trial_outcomes
@@ -218,7 +218,7 @@ class Search:
             self._twins.append((cell, number, other))
             return
         folder = cell.folder(number)
-        run = self._of(cell, cell.at(values), folder, {search_marks.TRIAL: number}, where)
+        run = self._of(cell, cell.at(values), folder, {trial_tags.TRIAL: number}, where)
         key = digest(run.config)
         if (done := self._done.get(key)) is not None and done.status != "PAUSED":
             self._tell_of(cell, number, done)
@@ -236,11 +236,11 @@ class Search:
 
         shown = [*(key for key in self._varied() if is_shown(key)), *cell.space]
         ours = {
-            search_marks.SEARCH: cell.config.search.name,
-            search_marks.STUDY: cell.study.name,
-            search_marks.BUDGET: str(cell.budget),
-            search_marks.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
-            **({search_marks.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
+            trial_tags.SEARCH: cell.config.search.name,
+            trial_tags.STUDY: cell.study.name,
+            trial_tags.BUDGET: str(cell.budget),
+            trial_tags.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
+            **({trial_tags.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
             **marks,
         }
         run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps import search_space, trial_marks
 from frostline.sweeps.rungs import Rungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from frostline.records.search_marks import Decision
+from frostline.records.trial_tags import Decision
 from frostline.sweeps import trial_marks
 from frostline.sweeps.rungs import Rungs
 from frostline.sweeps.search_budget import Spent

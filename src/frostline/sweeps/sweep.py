@@ -19,18 +19,18 @@ from frostline.records import heartbeat, layout, liveness, run_folders, sweep_re
 from frostline.records.recording import Record
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import again, closing, data_index, job, unused_keys
+from frostline.sweeps import already_finished, closing, data_index, job, unused_keys
 from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, in_order, settled, sweep_folder, to_check
-from frostline.sweeps.dispatch import send
 from frostline.sweeps.executor import Executor, Further
+from frostline.sweeps.first_job import send
+from frostline.sweeps.lockstep_groups import stacked
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.resume import Past
-from frostline.sweeps.stacks import stacked
-from frostline.sweeps.takeover import NAMED, Takeover, facts_of
+from frostline.sweeps.skip_or_resume import NAMED, Takeover, facts_of
 from frostline.tracking import artifact_root, server, session
 
 
@@ -49,7 +49,9 @@ def run_sweep(
     Raises `UserError` before any run starts.
     """
     here = not (isinstance(executor, Cluster) or claimed)
-    earlier = again.Earlier(len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None)
+    earlier = already_finished.Earlier(
+        len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None
+    )
     folder, planned = compose_all(jobs, compose, partial(_start, executor, earlier))
     typed = {
         key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
@@ -75,7 +77,7 @@ def run_sweep(
     )
 
 
-def _start(executor: Executor, earlier: again.Earlier, first: Config) -> None:
+def _start(executor: Executor, earlier: already_finished.Earlier, first: Config) -> None:
     """Get the workers ready, unless there may be nothing to do for them."""
     if not earlier.may_be(first):
         executor.start(first)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.core.metrics import METRICS
-from frostline.records import journal, search_marks
+from frostline.records import journal, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.search_cells import Cell
@@ -50,10 +50,10 @@ def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float
         values = [result.metrics.get(one.metric, math.nan) for one in objectives]
         return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
     if result.status == "FAILED":
-        return None, TrialState.PRUNED if search_marks.tells_a_search(result) else None
+        return None, TrialState.PRUNED if trial_tags.tells_a_search(result) else None
     return None, None
 
 
 def tells(result: Result) -> bool:
     """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
-    return result.status in ("FINISHED", "PAUSED") or search_marks.tells_a_search(result)
+    return result.status in ("FINISHED", "PAUSED") or trial_tags.tells_a_search(result)

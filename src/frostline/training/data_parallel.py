@@ -20,8 +20,8 @@ from frostline.core.randomness import address
 from frostline.training import sharding
 from frostline.training.criterion import Targets
 from frostline.training.dataset import Dataset, announced
-from frostline.training.one_batch import OneBatch, Share
 from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout
+from frostline.training.sync_batch_norm import Share, WholeBatch
 
 _AT_ONCE = 2**26  # numbers that are summed at once: 256 MB
 
@@ -74,7 +74,7 @@ def _without_first(inputs: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
 
 def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return loss and logits `(B, classes)` of the whole batch, and leave its gradient with the parameters."""
-    with mixed(inputs.device, part.autocast), OneBatch(share):
+    with mixed(inputs.device, part.autocast), WholeBatch(share):
         logits = part.network(inputs).float()
     total, count = recipe.criterion.sums(logits, targets)
     total.backward()

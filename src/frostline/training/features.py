@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from frostline.core import interrupts
 from frostline.data.views import Views
 from frostline.store import mapped
+from frostline.store.device_budget import DeviceBudget, expect, rows
 from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
-from frostline.store.room import Room, expect, rows
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
 from frostline.training.dataset import Outputs, outputs
@@ -94,7 +94,7 @@ class Features:
         backbone: Callable[[], Backbone],
         *,
         store: Store,
-        room: Room,
+        room: DeviceBudget,
         identity: Mapping[str, Any],
         about: str,
         outputs: Outputs | None = outputs,

@@ -6,12 +6,12 @@ import weakref
 
 import torch
 
+from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import Rows
-from frostline.store.room import Room
 
 
 def test_what_was_moved_to_a_device_is_not_kept_in_memory_too() -> None:
-    room = Room(torch.device("meta"), 1000)
+    room = DeviceBudget(torch.device("meta"), 1000)
     held = torch.ones(100)
     kept = weakref.ref(held)
     there = room.take(held)
@@ -24,7 +24,7 @@ def test_what_was_moved_to_a_device_is_not_kept_in_memory_too() -> None:
 
 
 def test_what_is_on_the_device_already_takes_room_for_as_long_as_it_is_used() -> None:
-    room = Room(torch.device("cpu"), 1000)
+    room = DeviceBudget(torch.device("cpu"), 1000)
     held = Rows(torch.ones(100), torch.arange(50))
     there = room.take(held)
     assert there is not held

@@ -19,7 +19,7 @@ from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import data_index, resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.resume import Past
-from frostline.sweeps.takeover import NAMED
+from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, server
 
 _NEWEST = 50  # sweeps that are looked into

@@ -21,7 +21,7 @@ from frostline.runs.setup import Setup
 from frostline.training.state import Learner
 
 
-class SameNetwork:
+class NetworkCache:
     """Owner of the network of the run before, while no run has it."""
 
     def __init__(self) -> None:
@@ -62,6 +62,6 @@ def _key(config: Config, source: str | None, classes: Sequence[str]) -> tuple[An
 
 
 @functools.cache
-def of_process() -> SameNetwork:
+def of_process() -> NetworkCache:
     """Return what this process keeps."""
-    return SameNetwork()
+    return NetworkCache()

@@ -18,7 +18,7 @@ Held = Tensor | Rows | Ragged
 """Rows of something, all of them on a device or to be gathered when they are asked for."""
 
 
-class Room:
+class DeviceBudget:
     """Owns how many bytes of pixels and features may lie on a device at once."""
 
     def __init__(self, device: torch.device, budget: int) -> None:

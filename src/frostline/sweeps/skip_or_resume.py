@@ -13,7 +13,7 @@ from typing import Any
 from frostline.core import files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
-from frostline.records import layout, liveness, search_marks
+from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heart
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
@@ -81,7 +81,7 @@ class Takeover:
         judged = []
         for run, key in zip(planned, keys, strict=True):
             runs = self._before.get(key, [])
-            fingerprint, trial = prints.get(repr(run.config.data)), search_marks.is_trial(run.choices)
+            fingerprint, trial = prints.get(repr(run.config.data)), trial_tags.is_trial(run.choices)
             one = resume.judge(runs, self._source, fingerprint, trial=trial)
             # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
             self._before[key] = [past for past in runs if past is not one.interrupted]

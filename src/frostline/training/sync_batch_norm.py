@@ -40,7 +40,7 @@ class Share:
         return self.stop - self.start == self.size
 
 
-class OneBatch(TorchFunctionMode):
+class WholeBatch(TorchFunctionMode):
     """Within the block a network is given a share and treats it as a part of its batch.
 
     Batch norm in train mode has the mean and variance of the batch, as in torch's SyncBatchNorm, and what dropout and

@@ -22,11 +22,11 @@ from frostline.records import cluster_jobs, layout
 from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared, SweepFile
 from frostline.sweeps import closing, forecast, job, watching
-from frostline.sweeps.again import settled_digest
+from frostline.sweeps.already_finished import settled_digest
 from frostline.sweeps.cluster import Cluster, ended_by, listen
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.ownership import claim
-from frostline.sweeps.takeover import facts_of
+from frostline.sweeps.skip_or_resume import facts_of
 
 log = logging.getLogger(__name__)
 Run = Callable[..., int]

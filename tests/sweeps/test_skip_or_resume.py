@@ -16,10 +16,10 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
-from frostline.sweeps import resume, takeover
+from frostline.sweeps import resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.resume import Past
-from frostline.sweeps.takeover import Takeover
+from frostline.sweeps.skip_or_resume import Takeover
 from frostline.tracking import claims, pending_sweeps, server
 from small import compose
 
@@ -35,10 +35,10 @@ def past(folder: Path, status: str = "FINISHED", **tags: str) -> Past:
 
 def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_path):
     runs = [(f"head lr={number}", past(tmp_path / "first" / str(number))) for number in range(20)]
-    lines = takeover.said_of(runs)
+    lines = skip_or_resume.said_of(runs)
     assert len(lines) == 20 and lines[3] == f"head lr=3: skipped, finished in {tmp_path}/first/3 as run r"
     diverged = past(tmp_path / "second" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
-    assert takeover.said_of([*runs, ("full lr=1", diverged), ("full lr=2", Past("r", "FINISHED", {}))]) == [
+    assert skip_or_resume.said_of([*runs, ("full lr=1", diverged), ("full lr=2", Past("r", "FINISHED", {}))]) == [
         f"20 runs: skipped, finished in {tmp_path}/first",
         f"1 run: skipped, diverged in {tmp_path}/second",
         "1 run: skipped, finished in another place",
@@ -61,7 +61,7 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(takeover.job, "screen", lambda: SimpleNamespace(say=lines.append))
+    monkeypatch.setattr(skip_or_resume.job, "screen", lambda: SimpleNamespace(say=lines.append))
     monkeypatch.setattr(resume, "mend", lambda *_: 0)
     return lines
 
@@ -119,7 +119,7 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
 ) -> None:
     server.load()
     monkeypatch.setattr(claims, "_WAIT", 0.2)
-    monkeypatch.setattr(takeover, "fingerprints", lambda configs: ["print"] * len(configs))
+    monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))
     ask = {"ask": lambda function: function()}
     config = compose()
     run, key = PlannedRun(config, "head", {}, "0", []), digest(config)

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 from frostline.report import label_scores, statistics
-from frostline.report.measures import Measured, Said, log_odds, measure
+from frostline.report.metric_scores import Measured, Said, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
 METRICS = (BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frostline.models import vectors
+from frostline.models import mean_pooling
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,6 @@ from frostline.models import vectors
 def test_every_place_counts_the_same_and_channels_stay(shape: tuple[int, ...], dims: tuple[int, ...], how: str) -> None:
     activations = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     expected = activations.mean(dims) if dims else activations
-    assert torch.equal(vectors.pooled(activations), expected)
-    assert vectors.pooling(activations) == how
-    assert vectors.pooled(activations.bfloat16()).dtype == torch.float32
+    assert torch.equal(mean_pooling.pooled(activations), expected)
+    assert mean_pooling.pooling(activations) == how
+    assert mean_pooling.pooled(activations.bfloat16()).dtype == torch.float32

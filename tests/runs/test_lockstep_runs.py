@@ -22,7 +22,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import SECONDS
 from frostline.report import confusion_plot
-from frostline.runs import stepper
+from frostline.runs import lockstep_runs
 from frostline.runs.run import execute
 from frostline.training import checkpoint, checkpoint_timing
 from frostline.training.features import Features
@@ -66,9 +66,9 @@ CarryOut = Callable[[Sequence[Config]], list[Ran]]
 @pytest.fixture(autouse=True)
 def _nobody_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
-    stepper.of_process.cache_clear()
+    lockstep_runs.of_process.cache_clear()
     yield
-    stepper.of_process.cache_clear()
+    lockstep_runs.of_process.cache_clear()
 
 
 def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
@@ -232,7 +232,7 @@ def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
         patch.setattr(checkpoint, "save", killed)
         with pytest.raises(Terminated):
             run(tmp_path / "together 0", several[0], several[1:])
-    stepper.of_process.cache_clear()  # another process goes on
+    lockstep_runs.of_process.cache_clear()  # another process goes on
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
     assert any(line.startswith("  goes on after epoch 1") for line in ran[0].said)

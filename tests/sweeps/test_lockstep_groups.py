@@ -12,7 +12,7 @@ import pytest
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records.sweep_record import RunFacts
-from frostline.sweeps import stacks
+from frostline.sweeps import lockstep_groups
 from frostline.sweeps.pool import Pool
 from small import compose
 
@@ -55,7 +55,7 @@ def facts(configs: Sequence[Config]) -> list[RunFacts]:
 
 
 def found(configs: Sequence[Config], workers: int = 1) -> list[int | None]:
-    return [run.stack for run in stacks.stacked(configs, facts(configs), workers)]
+    return [run.stack for run in lockstep_groups.stacked(configs, facts(configs), workers)]
 
 
 def test_runs_that_differ_in_what_steps_read_are_one_stack() -> None:
@@ -84,15 +84,15 @@ def test_what_is_done_or_gone_on_with_is_in_no_stack() -> None:
     known = facts(runs)
     known[1] = replace(known[1], finished={"status": "FINISHED"})
     known[2] = replace(known[2], previous={"run_id": None, "folder": "before"})
-    assert [run.stack for run in stacks.stacked(runs, known, 1)] == [0, None, None, 0]
+    assert [run.stack for run in lockstep_groups.stacked(runs, known, 1)] == [0, None, None, 0]
 
 
 def test_a_run_knows_those_that_come_after_it() -> None:
     runs = configs(*STEPS, ("freeze=full",))
-    known = stacks.stacked(runs, facts(runs), 1)
+    known = lockstep_groups.stacked(runs, facts(runs), 1)
     for number, config in enumerate(runs[:4]):
-        assert stacks.siblings(config, number, known) == runs[number + 1 : 4]
-    assert stacks.siblings(runs[4], 4, known) == []
+        assert lockstep_groups.siblings(config, number, known) == runs[number + 1 : 4]
+    assert lockstep_groups.siblings(runs[4], 4, known) == []
 
 
 def test_a_stack_goes_to_the_worker_that_began_it() -> None:
@@ -120,5 +120,5 @@ def test_a_stack_goes_to_the_worker_that_began_it() -> None:
 def test_runs_of_a_head_on_the_same_features_go_to_one_job_and_others_alone() -> None:
     lines = (("lr=1e-3",), ("freeze=full",), ("lr=1e-2",), ("model=resnet18",), ("freeze=probe",))
     numbered = dict(enumerate(compose(*line) for line in lines))
-    assert stacks.batches(numbered, "auto") == [[0, 2, 4], [1], [3]]
-    assert stacks.batches(numbered, 2) == [[0, 1], [2, 3], [4]]
+    assert lockstep_groups.batches(numbered, "auto") == [[0, 2, 4], [1], [3]]
+    assert lockstep_groups.batches(numbered, 2) == [[0, 1], [2, 3], [4]]

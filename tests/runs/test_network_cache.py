@@ -15,7 +15,7 @@ from frostline.models.weights import GLYPHS, metadata_of
 from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.report import confusion_plot
-from frostline.runs import same_network, setup
+from frostline.runs import network_cache, setup
 from frostline.runs.run import execute
 from frostline.store import tensorfile
 from small import SMALL, Memory, Told, compose
@@ -33,9 +33,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
 
     monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
     monkeypatch.setattr(setup, "build_model", build_model)
-    same_network.of_process.cache_clear()
+    network_cache.of_process.cache_clear()
     yield found
-    same_network.of_process.cache_clear()
+    network_cache.of_process.cache_clear()
 
 
 def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_
     shared = [run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs)]
     assert len(built) == 1
     for number, config in enumerate(configs):
-        same_network.of_process.cache_clear()
+        network_cache.of_process.cache_clear()
         assert run(tmp_path / f"own{number}", config) == shared[number]
     assert len(built) == 4
 

@@ -189,6 +189,13 @@ def test_objectives_that_cannot_be_weighed_are_refused(names: list[str], changes
     assert re.match(line, refusal(values))
 
 
+def test_hyperband_is_refused_where_there_is_no_rung_to_wait_at() -> None:
+    values = changed("search.prune", "hyperband")
+    assert parse(values | {"epochs": 3}).search.prune == "hyperband"
+    line = "search.prune=hyperband: expected none with epochs=2: its first rung is a third of all epochs"
+    assert refusal(values | {"epochs": 2}) == line
+
+
 def test_an_objective_on_validation_is_accuracy_or_what_epochs_are_chosen_by() -> None:
     values = changed("search.objective", ["val/loss", "val/accuracy", "cost/train_seconds"])
     values["select"] = "val/loss"

@@ -279,6 +279,9 @@ def _check_search(config: Config) -> None:
     """Raise `UserError` for settings of a search that contradict each other."""
     if config.search.past and not config.resume:
         raise user_error("search.past", "true", "false with resume=false, with which nothing of earlier sweeps counts")
+    if config.search.prune == "hyperband" and config.epochs < 3:
+        expected = f"none with epochs={config.epochs}: its first rung is a third of all epochs"
+        raise user_error("search.prune", "hyperband", expected)
 
 
 def _check_budget(config: Config) -> None:

@@ -44,8 +44,8 @@ class Writer:
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, piecemeal: bool = False) -> Tensor:
         """Return a tensor to be filled in place, part of the entry under `name`: zeros, or what is done of it already.
 
-        One that is read `piecemeal`, by way of `Rows`, `Ragged` or a `DeviceBudget`, is checked piece by piece as it is read;
-        all others when the entry is found. Raises `NoRoom` before anything of it is written.
+        One that is read `piecemeal`, by way of `Rows`, `Ragged` or a `DeviceBudget`, is checked piece by piece as it is
+        read; all others when the entry is found. Raises `NoRoom` before anything of it is written.
         """
         assert name.isidentifier() and name not in self.tensors, name
         size = mapped.size_of(shape, dtype)

@@ -33,7 +33,7 @@ QUICK = (
 FEW = {"limit": 30, "val_fraction": 0.02, "test_fraction": 0.01}
 EMULATED = ("batch_size=12", "epochs=2", "precision=fp32", *(f"data.{key}={value}" for key, value in FEW.items()))
 """Where the card is emulated: two steps and a half in an epoch; in float32, since bfloat16 is slow on most CPUs."""
-SELDOM = {"steps.read", "evaluation.of_logits", "features._collect", "room.take"}
+SELDOM = {"steps.read", "evaluation.of_logits", "features._collect", "device_budget.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""

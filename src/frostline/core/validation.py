@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from math import inf, isfinite
@@ -305,7 +306,7 @@ def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
     if not isinstance(values, Mapping):
         raise user_error(prefix.rstrip(".") or "config", values, "keys with values")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for key in values:
         if key not in hints:
             raise unknown_key(f"{prefix}{key}", values[key])
@@ -313,6 +314,12 @@ def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if item.name not in values and item.default is MISSING:
             raise user_error(f"{prefix}{item.name}", "(nothing)", "a value; it must not be deleted")
     return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, which are written as text: it takes as long as all else of a config."""
+    return get_type_hints(cls)
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -52,8 +52,9 @@ class Rungs:
 
     def next_up(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """Return the trial of those that wait which goes on first: on the highest rung, and of these the best."""
+        first = _first_of_values(trials)
         for height in reversed(self.heights[:-1]):
-            ranked = self._ranked(trials, height)
+            ranked = self._ranked(first, height)
             for trial in ranked[: len(ranked) // REDUCTION]:
                 if waits(trial) and self.goal(trial) == height:
                     return trial
@@ -61,21 +62,26 @@ class Rungs:
 
     def foremost(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """Return the best of those that wait on the highest rung where any does."""
+        first = _first_of_values(trials)
         for height in reversed(self.heights[:-1]):
-            there = [one for one in self._ranked(trials, height) if waits(one) and self.goal(one) == height]
+            there = [one for one in self._ranked(first, height) if waits(one) and self.goal(one) == height]
             if there:
                 return there[0]
         return None
 
-    def _ranked(self, trials: Sequence[FrozenTrial], height: int) -> list[FrozenTrial]:
-        """Return the trials that came to a rung, the best first; not what had the values of one before it."""
+    def _ranked(self, trials: Collection[FrozenTrial], height: int) -> list[FrozenTrial]:
+        """Return the trials that came to a rung, the best first."""
 
         def rank(trial: FrozenTrial) -> tuple[float, int]:
             value = self.sign * trial.intermediate_values[height]
             return (math.inf if math.isnan(value) else -value, trial.number)
 
-        first = {repr(one.params): one for one in reversed(trials)}.values()
-        return sorted((one for one in first if height in one.intermediate_values), key=rank)
+        return sorted((one for one in trials if height in one.intermediate_values), key=rank)
+
+
+def _first_of_values(trials: Sequence[FrozenTrial]) -> Collection[FrozenTrial]:
+    """Return the trials without those that have the values of one before them."""
+    return {frozenset(one.params.items()): one for one in reversed(trials)}.values()
 
 
 def as_over(trial: FrozenTrial, *, complete: bool) -> FrozenTrial:

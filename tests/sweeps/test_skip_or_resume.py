@@ -18,6 +18,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.sweeps import resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.resume import Past
 from frostline.sweeps.skip_or_resume import Takeover
 from frostline.tracking import claims, pending_sweeps, server
@@ -66,8 +67,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def taken_over(root: Path, tracker: Tracker, digests: list[str]) -> Takeover:
-    what: dict[str, Any] = {"heart": None, "ask": None, "digests": digests}
+def taken_over(root: Path, tracker: Tracker, digests: list[str], ask: Any = None) -> Takeover:
+    what: dict[str, Any] = {"heart": None, "ask": ask, "digests": digests}
     return Takeover(tracker, Path(tracker.folder), root=root, **what)
 
 
@@ -88,6 +89,19 @@ def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, sa
     assert f"frostline report {tmp_path}/theirs`" in said[0]
     with taken_over(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
         assert all(one.to_do for one in all_of_them)
+
+
+def test_data_that_a_worker_dies_of_are_not_known_and_are_asked_for_once(tmp_path: Path, said: list[str]) -> None:
+    asked: list[object] = []
+
+    def dies(function: object) -> None:
+        asked.append(function)
+        raise WorkerDied("its worker was killed by signal 9")
+
+    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.me()), [], ask=dies)
+    config = compose()
+    assert [own._fingerprints([config]) for _ in range(2)] == [{repr(config.data): None}] * 2
+    assert len(asked) == 1
 
 
 def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: list[str], monkeypatch: Any) -> None:

@@ -22,11 +22,11 @@ from frostline.models import adapters
 from frostline.models.freezing import Guard
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
-from frostline.runs.setup import Setup, assemble
+from frostline.runs.setup import Setup, assemble, groups_of
 from frostline.runs.split_views import Images, look
 from frostline.runs.train import learner_of
 from frostline.store import hashing
-from frostline.training import averaging, data_parallel, optim, ranks, schedule, sharding, state
+from frostline.training import averaging, data_parallel, ranks, schedule, sharding, state
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
@@ -89,15 +89,7 @@ def sharded(setup: Setup, images: Images) -> Setup:
         if not inside and not names.isdisjoint(learning) and structure.lies_in_one(path):
             units.append(path)
     sharding.shard(module, units, learning, setup.device)
-    how = setup.config.optimizer
-    groups = optim.param_groups(
-        module,
-        structure,
-        setup.phases,
-        weight_decay=how.weight_decay,
-        decay_norm_and_bias=how.decay_norm_and_bias,
-    )
-    return replace(setup, groups=groups)
+    return replace(setup, groups=groups_of(setup.config, setup.model, setup.phases))
 
 
 def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:

@@ -131,13 +131,7 @@ def assemble(
         model=model,
         phases=phases,
         timeline=schedule.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
-        groups=optim.param_groups(
-            model.module,
-            model.structure,
-            phases,
-            weight_decay=config.optimizer.weight_decay,
-            decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
-        ),
+        groups=groups_of(config, model, phases),
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
@@ -145,6 +139,13 @@ def assemble(
         store=store,
         weights=source,
     )
+
+
+def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dict[str, Any]]:
+    """Return what the optimizer is given: the parameters that learn in some phase, as they lie now."""
+    how, module, structure = config.optimizer, model.module, model.structure
+    both = how.decay_norm_and_bias
+    return optim.param_groups(module, structure, phases, weight_decay=how.weight_decay, decay_norm_and_bias=both)
 
 
 def parts(

@@ -105,6 +105,16 @@ def test_nothing_is_left_of_runs_that_learn_something_else(graphs: list[int]) ->
         assert graphs == [8] * number
 
 
+def test_networks_that_are_cut_alike_share_one_graph_and_others_keep_their_own(graphs: list[int]) -> None:
+    for number in range(1, 7):
+        one = part()
+        whole = one.network if number < 4 else nn.Sequential(*one.network, nn.Tanh())
+        inputs, cut = torch.randn(8, 8), torch.fx.symbolic_trace(whole.eval())
+        network = compiled(replace(one, network=cut), "on", images=16, **OF_EIGHT, say=lambda line: None).network
+        assert torch.equal(network(inputs), whole(inputs))
+        assert graphs == [8] * (1 if number < 4 else 2)
+
+
 def test_what_cannot_be_compiled_is_trained_as_it_is_unless_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler\nand much more")

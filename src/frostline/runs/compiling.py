@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.core.errors import user_error
@@ -20,6 +21,9 @@ a tenth on 300 s of training at some 150 TFLOP/s. An estimate, to be replaced by
 
 _TOGETHER = 4
 """Runs that share what is compiled, at most: should torch compile two graphs for each, it gives up after the fourth."""
+
+_classes: dict[tuple[str, tuple[int, ...]], type[fx.GraphModule]] = {}
+"""Those of networks that were cut, by what they compute: each has code of its own, by which torch knows it again."""
 
 
 def compiled(
@@ -56,6 +60,9 @@ class Compiled(nn.Module):
         super().__init__()
         self.network = network
         self._batch_size, self._required, self._say = batch_size, required, say
+        if isinstance(network, fx.GraphModule):
+            named = cast(FunctionType, type(network).forward).__globals__
+            network.__class__ = _classes.setdefault((network.code, tuple(map(id, named.values()))), type(network))
         learning = [(*one.shape, one.dtype, one.requires_grad) for one in network.parameters()]
         this = type(network), repr(network), learning, batch_size  # torch sees for itself whether it is the same
         last, runs = Compiled._sharing

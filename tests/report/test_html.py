@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score
 
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
-from frostline.report import calibration, html, image_details, page_assets, page_data, predictions, statistics
+from frostline.report import calibration, html, page_assets, page_numbers, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -100,7 +100,7 @@ def test_a_share_of_images_is_shown_as_it_is_in_the_table_on_the_screen():
     for images in (359, 1_000, 7_919):
         for right in range(images + 1):
             share = right / images
-            assert all(percent(again(share)) == percent(share) for again in (page_data._round, image_details._round))
+            assert percent(page_numbers.shortened(share)) == percent(share)
 
 
 def test_the_verdict_stands_in_the_page_itself(tmp_path):

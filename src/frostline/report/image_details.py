@@ -5,7 +5,6 @@ A cell is all its seeds: counts are summed over them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +19,7 @@ from frostline.report import confusion_matrix, label_scores, mistakes, predictio
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
+from frostline.report.page_numbers import ends, shortened
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import wilson
 
@@ -43,13 +43,13 @@ def of_cell(cell: Cell) -> dict[str, Any]:
             found |= _several_classes(folders[0], said, repeats)
         found["calibration"] = _calibration(said)
         found["over_classes"] = {
-            metric.words: _round(fmean(measured.value for one in said if (measured := one.measured(metric))))
+            metric.words: shortened(fmean(measured.value for one in said if (measured := one.measured(metric))))
             for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
     if shifts:
         names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
-        found["shift"] = {name: _rounded(np.mean([shift[name] for shift in shifts], axis=0)) for name in names}
+        found["shift"] = {name: [*map(shortened, np.mean([shift[name] for shift in shifts], axis=0))] for name in names}
     return found
 
 
@@ -93,7 +93,7 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
         return {}
     labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
     found = label_scores.of(labels, told)
-    shares = {name: [value and _round(value) for value in values] for name, values in found.shares.items()}
+    shares = {name: [value and shortened(value) for value in values] for name, values in found.shares.items()}
     return {
         "classes": [str(row["class"]) for row in per_class],
         "accuracy": shares["recall"],
@@ -116,7 +116,7 @@ def _classes(matrix: Confusions, repeats: float) -> dict[str, Any]:
     Images that were counted `repeats` times, once for each seed, are no more certain for that.
     """
     images = matrix.images
-    accuracy = [_round(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
+    accuracy = [shortened(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
     within = _all_within(matrix.right, images, repeats)
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
@@ -131,8 +131,7 @@ def _all_within(right: Iterable[int], images: Iterable[int], repeats: float) -> 
 
 def _within(right: int, total: int) -> list[float | None]:
     """Return the ends of the 95% interval of a class's accuracy."""
-    found = wilson(right, total) if total else None
-    return [_round(found.low), _round(found.high)] if found else [None, None]
+    return ends(wilson(right, total) if total else None)
 
 
 def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
@@ -155,8 +154,8 @@ def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
     right = np.concatenate([(one.said == one.labels).ravel() for one in said])
     found = calibration(np.concatenate([one.confidence.ravel() for one in said]), right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
-    filled = [[count, _round(confidence), _round(right)] for count, confidence, right in bins if count]
-    return {"ece": _round(found.ece), "bins": filled}
+    filled = [[count, shortened(confidence), shortened(right)] for count, confidence, right in bins if count]
+    return {"ece": shortened(found.ece), "bins": filled}
 
 
 def _json(path: Path) -> Any:
@@ -164,11 +163,3 @@ def _json(path: Path) -> Any:
         return files.read_json(path)
     except (OSError, ValueError):
         return None
-
-
-def _round(value: float) -> float | None:
-    return round(float(value), 9) if math.isfinite(value) else None
-
-
-def _rounded(values: Iterable[float]) -> list[float | None]:
-    return [_round(value) for value in values]

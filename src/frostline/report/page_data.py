@@ -17,9 +17,9 @@ from frostline.report import adapter_words, backbones, image_details, search_pag
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
+from frostline.report.page_numbers import ends, shortened
 from frostline.report.paired_difference import Difference, compare, interval
 from frostline.report.pareto import front
-from frostline.report.statistics import Interval
 from frostline.report.studies import studies
 from frostline.report.verdict import verdict
 
@@ -68,7 +68,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "by": asdict(contest.by),
         "verdict": verdict(contest),
         "outcome": contest.outcome,
-        "baseline": contest.baseline and [contest.baseline.name, _round(contest.baseline.value(contest.by))],
+        "baseline": contest.baseline and [contest.baseline.name, shortened(contest.baseline.value(contest.by))],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
         "pairs": _pairs(contest),
@@ -95,7 +95,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 
     def score(model: str, mode: str) -> list[float | None] | None:
         cell = found.cells.get((model, mode))
-        return None if cell is None else [_round(cell.mean(contest.by.test)), *_ends(interval(trials(cell), cell.by))]
+        return None if cell is None else [shortened(cell.mean(contest.by.test)), *ends(interval(trials(cell), cell.by))]
 
     return {
         "models": found.models,
@@ -109,7 +109,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 
 def _gap(difference: Difference | None) -> list[Any] | None:
     """Return a difference, the ends of its interval, and where that comes from."""
-    return None if difference is None else [_round(difference.gap), *_ends(difference.interval), difference.how]
+    return None if difference is None else [shortened(difference.gap), *ends(difference.interval), difference.how]
 
 
 def _contender(
@@ -120,7 +120,7 @@ def _contender(
         "name": one.name,
         "run": numbers[id(one.cell.finished[0])],
         "tried": one.tried,
-        "accuracy_of_test": _round(one.cell.mean(TEST)),
+        "accuracy_of_test": shortened(one.cell.mean(TEST)),
         "behind": _gap(against),
         **_cell(one.cell, key, swept, numbers),
         **image_details.of_cell(one.cell),
@@ -131,10 +131,10 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
     return {
         "series": value_text(cell.choices.get(key)),
         "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
-        "val": [_round(cell.mean(cell.by.val)), *_ends(validation_interval(cell))],
+        "val": [shortened(cell.mean(cell.by.val)), *ends(validation_interval(cell))],
         "test": [
-            _round(cell.mean(cell.by.test)),
-            *_ends(interval(found, cell.by) if (found := trials(cell)) else None),
+            shortened(cell.mean(cell.by.test)),
+            *ends(interval(found, cell.by) if (found := trials(cell)) else None),
         ],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
         "adapter": adapter_words.full((cell.finished or cell.results)[0]),
@@ -153,9 +153,9 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "at": [_plain(result.choices.get(name)) for name in swept],
         "seed": _plain(result.choices.get("seed")),
         "share": by.share,
-        "val": _round(result.metrics.get(by.val, math.nan)),
-        "test": _round(result.metrics.get(by.test, math.nan)),
-        "epoch": _round(result.metrics.get("best/epoch", math.nan)),
+        "val": shortened(result.metrics.get(by.val, math.nan)),
+        "test": shortened(result.metrics.get(by.test, math.nan)),
+        "epoch": shortened(result.metrics.get("best/epoch", math.nan)),
         "cost": _costs(result.metrics),
         "adapter": adapter_words.full(result),
         "mlflow": _mlflow(result, tracker),
@@ -166,7 +166,7 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
 def _costs(metrics: Mapping[str, float]) -> list[float | int | None]:
     """Return what a run or cell cost, in the order of the page; of a speed the time that an image takes."""
     *values, speed = (metrics.get(name, math.nan) for name in _COSTS)
-    return [_round(value, 6) for value in [*values, 1 / speed if speed > 0 else math.nan]]
+    return [shortened(value, 6) for value in [*values, 1 / speed if speed > 0 else math.nan]]
 
 
 def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:
@@ -195,12 +195,8 @@ def _curve(result: Result, points: int) -> dict[str, Any]:
     kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]
     starts = [now["epoch"] for before, now in pairwise(lines) if now["phase"] != before["phase"]]
     names = dict.fromkeys([*_CURVES, result.selected_by.epoch])
-    values = {name: [_round(line.get(name, math.nan)) for line in kept] for name in names}
+    values = {name: [shortened(line.get(name, math.nan)) for line in kept] for name in names}
     return {"epoch": [line["epoch"] for line in kept], "starts": starts, **values}
-
-
-def _ends(interval: Interval | None) -> list[float | None]:
-    return [_round(interval.low), _round(interval.high)] if interval else [None, None]
 
 
 def _plain(value: object) -> Any:
@@ -208,14 +204,3 @@ def _plain(value: object) -> Any:
     if value is None:
         return None
     return value if isinstance(value, int | float | str | bool) and value == value else value_text(value)
-
-
-def _round(value: float, digits: int = 9) -> float | int | None:
-    """Return `value` with so many significant digits; None for what is not a number.
-
-    They are far more than are shown: 342 of 359, rounded to five and then to two of a percentage, is 95.27%.
-    """
-    if not math.isfinite(value):
-        return None
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short.is_integer() else short

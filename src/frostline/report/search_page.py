@@ -14,6 +14,7 @@ import numpy as np
 from frostline.core.metrics import Metric
 from frostline.records import trial_tags
 from frostline.report import page_assets
+from frostline.report.page_numbers import ends, shortened
 from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
 from frostline.report.studies import Study, is_choice, short_text
@@ -42,10 +43,10 @@ def of_front(found: Front, numbers: Mapping[int, int]) -> dict[str, Any]:
     return {
         "objectives": [{"words": one.words, "share": one.share, "sign": one.sign} for one in found.objectives],
         "points": [
-            [point.study.name, numbers[id(point.trial.run)], id(point) in best, *map(_short, point.values)]
+            [point.study.name, numbers[id(point.trial.run)], id(point) in best, *map(shortened, point.values)]
             for point in found.points
         ],
-        "hypervolume": {name: [*map(_short, values)] for name, values in found.hypervolume.items()},
+        "hypervolume": {name: [*map(shortened, values)] for name, values in found.hypervolume.items()},
     }
 
 
@@ -63,15 +64,15 @@ def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int,
         "number": [trial.number for trial in study.trials],
         "run": [numbers[id(trial.run)] for trial in study.trials],
         "state": [trial_tags.STATES.index(trial.state) for trial in study.trials],
-        "value": [_short(trial.value) for trial in study.trials],
+        "value": [shortened(trial.value) for trial in study.trials],
         "at": {key: [_plain(trial.at[key]) for trial in study.trials] for key in own},
         "best": study.trials.index(best) if best else None,
-        "then": _short(then),
-        "least": None if then is None or error is None else _short(then - study.by.sign * error),
+        "then": shortened(then),
+        "least": None if then is None or error is None else shortened(then - study.by.sign * error),
         "fresh": _fresh(study),
         "as_good": {key: [*map(_plain, study.as_good[key])] for key in own if key in study.as_good},
         "listed": [key for key in own if is_choice(study.space[key])],
-        "importances": {key: _short(share) for key, share in study.importances.items()},
+        "importances": {key: shortened(share) for key, share in study.importances.items()},
         "maps": [*_maps(study, own)],
     }
 
@@ -80,8 +81,7 @@ def _fresh(study: Study) -> list[float | None] | None:
     """Return the mean of the fresh seeds, the ends of its interval, and how many there are."""
     if (found := study.optimism) is None:
         return None
-    ends = (found.interval.low, found.interval.high) if found.interval else (None, None)
-    return [*map(_short, (found.now, *ends)), found.seeds]
+    return [shortened(found.now), *ends(found.interval), found.seeds]
 
 
 def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -106,9 +106,9 @@ def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {
             "x": across,
             "y": up,
-            "xs": [_short(value) for value in at[across].value(side)],
-            "ys": [_short(value) for value in at[up].value(side)],
-            "z": [[_short(value, 4) for value in row] for row in field],
+            "xs": [shortened(value) for value in at[across].value(side)],
+            "ys": [shortened(value) for value in at[up].value(side)],
+            "z": [[shortened(value, 4) for value in row] for row in field],
         }
 
 
@@ -133,11 +133,7 @@ class _Axis:
 
 
 def _plain(value: Any) -> Any:
-    return _short(value) if isinstance(value, float) else value
-
-
-def _short(value: float | None, digits: int = 9) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+    return shortened(value) if isinstance(value, float) else value
 
 
 def section(groups: Sequence[Mapping[str, Any]]) -> str:

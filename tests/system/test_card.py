@@ -19,7 +19,7 @@ from frostline.data import resize
 from frostline.models import freezing
 from frostline.report.terminal import Screen
 from frostline.runs import robustness, setup, split_views, train
-from frostline.runs.run import score
+from frostline.runs.final_weights import score
 from frostline.store.store import Store
 from frostline.training import features, gradient, steps
 from frostline.training.loop import EpochResult

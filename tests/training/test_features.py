@@ -18,8 +18,9 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness, setup, split_views, train
+from frostline.runs.announcement import announce, write_origin
+from frostline.runs.final_weights import score
 from frostline.runs.frost_line import Line
-from frostline.runs.run import announce, score, write_origin
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import store as store_module

@@ -1,0 +1,77 @@
+"""What a run is about to do, said on the screen, and what it starts from, written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from frostline.core import files
+from frostline.core.labels import class_counts
+from frostline.core.metrics import ACCURACY
+from frostline.records import layout, provenance
+from frostline.records.recording import Record
+from frostline.report.terminal import Screen
+from frostline.runs.plan import Plan, describe
+from frostline.runs.setup import Setup
+from frostline.runs.split_views import approximations
+from frostline.store import hashing
+
+_MOST = 0.8
+"""Share of one class in train from which on accuracy hides how the others do."""
+
+
+def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
+    """Return what the run is about to do, shown on `screen` and written to `plan.json`."""
+    plan = describe(setup, name)
+    screen.plan(plan, whole=setup.config.dry_run)
+    if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
+        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+    if plan.uncut:
+        why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
+        screen.say(f"  note: computed in every epoch, though frozen: {plan.uncut} ({why})")
+    if hidden := _hidden_classes(setup):
+        screen.say(f"  note: {hidden}", "yellow")
+    for approximated in approximations(setup):
+        screen.say(f"  note: an approximation, {approximated}", "yellow")
+    if skipped := setup.data.counts.get("skipped"):
+        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
+    files.write_json(folder / layout.PLAN, asdict(plan))
+    return plan
+
+
+def _hidden_classes(setup: Setup) -> str | None:
+    """Return the note that accuracy hides how classes do, where one is most of train or a picture has several."""
+    config, data = setup.config, setup.data
+    if config.select != ACCURACY.epoch:
+        return None
+    if data.multi_label:
+        return "a picture counts as accurate where all of its classes are right: select=val/map looks at each class"
+    counts = class_counts(data.train.labels, len(data.classes))
+    share, largest = float(counts.max() / counts.sum()), data.classes[int(counts.argmax())]
+    if share < _MOST:
+        return None
+    how = "select=val/macro_f1 and train.class_weights=balanced look at every class alike"
+    return f"accuracy hides how the other classes do, as {share:.0%} of train is {largest}: {how}"
+
+
+def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:
+    """Write down what the run starts from: data, weights, machine and settings."""
+    data, fingerprint = setup.config.data, setup.data.fingerprint
+    record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
+    record.tag(layout.FINGERPRINT_TAG, fingerprint)
+    record.tag(layout.DATA_TAG, json.dumps(setup.data.counts))
+    if approximated := approximations(setup):
+        record.tag(layout.APPROXIMATION_TAG, "; ".join(approximated))
+    if setup.data.findings:
+        files.write_json(folder / layout.FINDINGS, [asdict(finding) for finding in setup.data.findings])
+    initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
+    facts = {
+        "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
+        "weights": {"initial": initial, "final": None},
+        **provenance.hardware(setup.device, setup.config.devices),
+        **provenance.settings(setup.autocast),
+    }
+    provenance.write(folder, facts)
+    for key, value in provenance.tags(provenance.read(folder)).items():
+        record.tag(key, value)

@@ -13,7 +13,8 @@ from rich.console import Console
 from frostline.core.metrics import ACCURACY, MACRO_F1
 from frostline.records.result import Result
 from frostline.report.cells import cells
-from frostline.report.tables import cells_table, duration
+from frostline.report.outcome import cells_table, rows
+from frostline.report.tables import duration
 from frostline.report.terminal import Screen
 from frostline.runs.plan import PhasePlan, Plan, StagePlan
 
@@ -33,6 +34,10 @@ class Terminal(io.StringIO):
 def screen(width: int, file: io.StringIO) -> Screen:
     terminal = file.isatty()
     return Screen(Console(file=file, width=width, force_terminal=terminal, markup=False, highlight=False, _environ={}))
+
+
+def show(shown: Screen, results: list[Result]) -> None:
+    shown.outcome(rows(results, limit=shown.limit))
 
 
 def result(job: int, mode: str, val: float, **changes: object) -> Result:
@@ -205,7 +210,7 @@ def test_the_bars_end_with_the_run_even_when_it_fails():
 def test_the_table_is_ordered_and_shows_only_choices_that_differ(width):
     out = io.StringIO()
     failed = result(2, "norm", 0, status="FAILED", reason="ValueError: loss is nan", metrics={})
-    screen(width, out).table([result(0, "head", 0.7), failed, result(1, "full", 0.9)])
+    show(screen(width, out), [result(0, "head", 0.7), failed, result(1, "full", 0.9)])
     text = out.getvalue()
     assert "adamw" not in text and "seeds" not in text
     assert text.index("full") < text.index("head")
@@ -219,13 +224,13 @@ def test_the_table_says_how_many_seeds_a_mean_is_of():
     out = io.StringIO()
     runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "seed": s}) for s in range(2)]
     failed = result(2, "head", 0, status="FAILED", choices={"freeze_mode": "head", "seed": 2}, metrics={})
-    screen(80, out).table([*runs, failed])
+    show(screen(80, out), [*runs, failed])
     assert re.search(r"2 of 3 +75.00% ±7.07", out.getvalue())
 
 
 def test_a_sweep_in_which_nothing_finished_has_no_empty_table():
     out = io.StringIO()
-    screen(80, out).table([result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})])
+    show(screen(80, out), [result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})])
     assert out.getvalue() == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
 
 
@@ -261,7 +266,7 @@ def test_a_heading_names_a_metric_only_where_all_are_of_that():
 @pytest.mark.parametrize(("width", "terminal", "costs"), [(80, False, True), (100, True, True), (72, True, False)])
 def test_values_of_the_table_stay_whole_and_costs_give_way(width, terminal, costs):
     out = Terminal() if terminal else io.StringIO()
-    screen(width, out).table(grid())
+    show(screen(width, out), grid())
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     rows = [line.split() for line in text.splitlines()]
     assert [row[:3] for row in rows].count(["full", "0.0001", "standard"]) == 1
@@ -273,7 +278,7 @@ def test_values_of_the_table_stay_whole_and_costs_give_way(width, terminal, cost
 def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be_and_later_lines_are_not_changed():
     out = io.StringIO()
     shown = screen(40, out)
-    shown.table(grid())
+    show(shown, grid())
     assert "standard" in out.getvalue() and shown.console.width == 40
 
 
@@ -281,7 +286,7 @@ def test_of_a_long_search_the_table_has_the_best_trials_and_the_fresh_seeds_of_t
     out, marks = io.StringIO(), {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
     trials = [result(n, "head", n / 100, choices={**marks, "lr": (n + 1) / 1e4, "trial": n}) for n in range(60)]
     fresh = result(60, "head", 0.01, choices={**marks, "lr": 0.006, "seed": 1, "confirms": 59})
-    screen(100, out).table([*trials, fresh])
+    show(screen(100, out), [*trials, fresh])
     rows = [line.split()[1] for line in out.getvalue().splitlines() if line.split()[:1] == ["head"]]
     assert rows == [f"{(n + 1) / 1e4:g}" for n in range(59, 19, -1)] + ["0.006"]
     assert "20 more trials are in the report." in out.getvalue()
@@ -290,7 +295,7 @@ def test_of_a_long_search_the_table_has_the_best_trials_and_the_fresh_seeds_of_t
 def test_a_narrow_terminal_shows_every_number_of_the_table_and_every_stage_of_the_plan():
     out = Terminal()
     shown = screen(40, out)
-    shown.table(grid())
+    show(shown, grid())
     shown.plan(plan())
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
     text = " ".join(" ".join(lines).split())

@@ -29,7 +29,7 @@ from frostline.records.result import TEST, VAL, Result
 from frostline.report import backbones
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
-from frostline.report.tables import cells_table, pairs_table
+from frostline.report.outcome import cells_table, pairs_table, rows
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
@@ -534,7 +534,7 @@ def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_take
 def test_the_grid_of_backbones_and_modes_stands_below_the_table_where_both_differ(of_backbones):
     def shown(results):
         out = io.StringIO()
-        Screen(Console(file=out, width=200, _environ={})).table(results)
+        Screen(Console(file=out, width=200, _environ={})).outcome(rows(results))
         return out.getvalue()
 
     (contest,) = contests(of_backbones)

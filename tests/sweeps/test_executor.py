@@ -1,9 +1,13 @@
-"""What a launcher of Hydra's that is not ours does to a sweep."""
+"""Who carries out a sweep's jobs: what becomes of them where a launcher or a worker gives up."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -11,8 +15,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.executor import Foreign
-from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.executor import Foreign, Workers
+from frostline.sweeps.pool import Pool, WorkerDied
 from frostline.sweeps.sweep import run_planned
 from small import compose
 
@@ -45,6 +49,26 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
         (2, 3), "a worker process was killed"
     )
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_is_done_aside_a_worker_does_or_where_none_lives_this_process(dies: bool) -> None:
+    pool = Pool([{}], limit=None)
+    workers = Workers(SimpleNamespace(pool=pool, compose=compose))
+    here = os.getpid()
+    try:
+        assert (workers.aside(partial(_place, here if dies else 0)) == here) == dies
+    finally:
+        pool.close(now=True)
+    interrupted = Workers(SimpleNamespace(pool=None, compose=compose))
+    assert interrupted.aside(os.getpid) == here
+
+
+def _place(only: int) -> int:
+    """Return which process this is; any other than the `only` one dies of the question."""
+    if only not in (0, os.getpid()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
 
 
 class Dies(Foreign):

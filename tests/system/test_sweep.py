@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -92,9 +91,15 @@ def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0, run=war
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory, store):
-    """The main job, smaller: two freeze modes at two learning rates, in two processes that begin with nothing."""
+    """The main job, smaller: two freeze modes at two learning rates, in two processes that begin with nothing.
+
+    The one that is typed at says what it imports.
+    """
     pipes = {"capture_output": True, "text": True, "check": False, "timeout": 240}
-    begun = functools.partial(subprocess.run, **pipes)
+
+    def begun(arguments, **how):
+        return subprocess.run([arguments[0], "-X", "importtime", *arguments[1:]], **pipes, **how)
+
     typed = ("freeze=head,full", "lr=1e-2,1e-3", "hydra.launcher.workers=1")
     return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, run=begun)
 
@@ -180,10 +185,17 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     assert group["disagreements"]["tiles"]
 
 
+def test_what_the_answer_is_drawn_with_stays_out_of_the_memory_of_the_process_that_is_typed_at(main_job):
+    loaded = {line.rpartition("|")[2].strip() for line in main_job.err.splitlines()}
+    assert {"mlflow.store.tracking.sqlalchemy_store", "rich.table"} <= loaded
+    assert not {"matplotlib.figure", "numpy.version", "pandas.core", "PIL.Image", "scipy.special", "torch.nn"} & loaded
+
+
 def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, tmp_path):
     broken = "from frostline.report import html; html.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
-    arguments = [sys.executable, "-c", code, *QUICK, *where(tmp_path / "broken", stores.put(store))]
+    own = (*QUICK, "hydra/launcher=basic", *where(tmp_path / "broken", stores.put(store)))
+    arguments = [sys.executable, "-c", code, *own]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "The report could not be written: ZeroDivisionError" in done.stdout
     assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}

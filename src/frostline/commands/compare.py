@@ -11,7 +11,7 @@ from frostline import api
 from frostline.commands import CALLED, Parser
 from frostline.records import trial_tags
 from frostline.records.result import Result
-from frostline.report import backbones
+from frostline.report import backbones, outcome
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials
 from frostline.report.paired_difference import interval
@@ -32,8 +32,9 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(facts(results), indent=1, ensure_ascii=False))
     else:
         screen = Screen()
-        screen.table(results)
-        screen.verdict(answer(results))
+        parts, sentence = outcome.said(results, limit=screen.limit)
+        screen.outcome(parts)
+        screen.verdict(sentence)
     return 0 if any(result.status == "FINISHED" for result in results) else 1
 
 

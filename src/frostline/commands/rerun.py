@@ -88,6 +88,10 @@ class _Again:
         """Call the function in this process."""
         return function()
 
+    def aside(self, function: Callable[[], T]) -> T:
+        """Call it in this process, where the runs are."""
+        return function()
+
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told where the new sweep lies."""
         self._folder = folder

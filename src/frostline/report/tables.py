@@ -1,11 +1,10 @@
-"""The tables of the terminal: what a run is about to do, and what a sweep came to."""
+"""The tables of the terminal: what a run is about to do, what lies in the store, and how wide a table is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -16,16 +15,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frostline.core.metrics import ACCURACY
-from frostline.records import cluster_jobs
-from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, size, value_text
-from frostline.report import adapter_words
-from frostline.report.cells import REPEATS, Cell
-from frostline.report.studies import short_text
+from frostline.records.result import size
 
 if TYPE_CHECKING:
-    from frostline.report.backbones import Grid
-    from frostline.report.paired_difference import Difference
-    from frostline.report.pareto import Front
     from frostline.runs.plan import PhasePlan, Plan, StagePlan
     from frostline.store.entries import Item
 
@@ -45,7 +37,7 @@ def facts(plan: Plan, *, unlike: Plan | None = None) -> Table:
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the kinds of facts of a plan, and what is said of each."""
     images = ", ".join(f"{count:,} {split}" for split, count in plan.images.items())
-    learning = f"{_millions(plan.parameters)} parameters, {_millions(plan.trainable_parameters)} learn"
+    learning = f"{millions(plan.parameters)} parameters, {millions(plan.trainable_parameters)} learn"
     exact = "deterministic" if plan.deterministic else "not deterministic"
     yield ("model", f"{plan.model} from {plan.weights}, {learning}")
     if plan.loaded:
@@ -113,110 +105,8 @@ def _span(values: tuple[float, float] | None) -> str:
     return f"{low:g}" if low == high else f"{low:.2g}..{high:.2g}"
 
 
-def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
-    """Return a row per cell, in the order given: the `swept` choices, what it came to over its seeds, and costs.
-
-    Where it would be wider than `limit` the costs are left out, and at last names are folded; None is any width.
-    """
-    columns = _columns(ranked, swept)
-    table = _cells_table(columns)
-    for cost in ("adapter", "learn", "time"):
-        if limit is not None and cost in columns and width(table) > limit:
-            del columns[cost]
-            table = _cells_table(columns)
-    return table
-
-
-def pairs_table(pairs: Grid) -> Table:
-    """Return a row per backbone and a column per freeze mode: what the best cell of the pair came to on the test split.
-
-    The last column is what the first mode is before the second, and the last row the first backbone before the second.
-    """
-    from frostline.report.backbones import difference_text
-
-    def gap(found: Difference | None) -> str:
-        return difference_text(found, by) if found else "-"
-
-    by = next(iter(pairs.cells.values())).by
-    named = "" if by == ACCURACY else f" {by.words}"
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in (f"test{named}", *pairs.modes, " - ".join(pairs.modes[:2])):
-        table.add_column(heading, justify="left" if heading == f"test{named}" else "right", overflow="fold")
-    for model in pairs.models:
-        own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
-        scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
-        table.add_row(*map(Text, (model, *scores, gap(pairs.of_modes(model)))))
-    gaps = [gap(pairs.of_models(mode)) for mode in pairs.modes]
-    table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
-    return table
-
-
-def front_table(found: Front) -> Table:
-    """Return a row per trial on the Pareto front, best by the first objective first."""
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in ("Pareto front", "trial", "settings"):
-        table.add_column(heading, justify="right" if heading == "trial" else "left", overflow="fold")
-    for one in found.objectives:
-        table.add_column(one.words, justify="right", overflow="fold")
-    for point in found.best:
-        settings = " ".join(f"{key}={short_text(value)}" for key, value in point.trial.at.items())
-        values = [one.text(value) for one, value in zip(found.objectives, point.values, strict=True)]
-        table.add_row(*map(Text, (point.study.name, str(point.trial.number), settings, *values)))
-    return table
-
-
-def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
-    """Return the texts of the table's cells by the heading of their column; numbers from `val` on, or `seeds`."""
-    names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
-    columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
-    if any(len(cell.results) > 1 for cell in ranked):
-        columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
-    every = {cell.by for cell in ranked}
-    which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # of several `select` says it
-    columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
-    columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
-    if any(ADAPTER_PARAMETERS in result.metrics for cell in ranked for result in cell.finished):
-        columns["adapter"] = [adapter_words.short((cell.finished or cell.results)[0]) for cell in ranked]
-    columns["learn"] = [_millions(cell.mean(PARAMETERS)) for cell in ranked]
-    columns["time"] = [_or_dash(cell.mean(SECONDS), duration) for cell in ranked]
-    return columns
-
-
-def _cells_table(columns: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading, texts in columns.items():
-        number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
-        least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
-        table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
-    for index, row in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(*map(Text, row), style="" if index else "bold")
-    return table
-
-
-def _seeds(cell: Cell) -> str:
-    finished, all_of_them = len(cell.finished), len(cell.results)
-    return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
-
-
-def _score(cell: Cell, metric: str) -> str:
-    """Return the mean over the seeds, with their standard deviation where there are several."""
-    mean, spread = cell.mean(metric), cell.spread(metric)
-    return _or_dash(mean, cell.by.text) + (f" ±{cell.by.number(spread)}" if spread is not None else "")
-
-
-def unfinished(result: Result) -> str:
-    """Return the line on a run that did not finish: which, why, the folder of what is left of it, a cluster's log."""
-    why = f": {result.reason}" if result.reason else ""
-    job = cluster_jobs.read(Path(result.folder)) if result.folder else None
-    log = f"; the log of {job} is {job.log}" if job is not None and job.log not in why else ""
-    return f"  {result.status.lower()}  {result.name}{why}" + (f" ({result.folder}{log})" if result.folder else "")
-
-
-def _or_dash(value: float, text: Callable[[float], str]) -> str:
-    return "-" if math.isnan(value) else text(value)
-
-
-def _millions(count: float) -> str:
+def millions(count: float) -> str:
+    """Return a number of parameters for people; a dash for nan."""
     if math.isnan(count):
         return "-"
     return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e4 else f"{count:,.0f}"

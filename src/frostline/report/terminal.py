@@ -1,11 +1,11 @@
-"""Everything on the terminal: the plan, the progress of runs, and the table of a sweep."""
+"""Everything on the terminal: the plan, the progress of runs, lines and tables."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,29 +16,14 @@ from rich.text import Text
 
 from frostline.core import streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
-from frostline.records import trial_tags
-from frostline.records.result import Result, percent
-from frostline.report.cells import Cell, cells, varying
-from frostline.report.tables import (
-    as_lines,
-    cells_table,
-    duration,
-    facts,
-    front_table,
-    least_width,
-    pairs_table,
-    plan_table,
-    stages_unlike,
-    unfinished,
-    width,
-)
+from frostline.records.result import percent
+from frostline.report.tables import as_lines, duration, facts, least_width, plan_table, stages_unlike, width
 
 if TYPE_CHECKING:
     from frostline.runs.plan import Plan
 
 
 _INTERVAL = 0.1  # seconds between two drawings of a bar
-_ROWS = 40  # of the trials of a search
 
 
 class _Terminal(Console):
@@ -86,6 +71,11 @@ class Screen:
     def say(self, text: str, style: str = "") -> None:
         """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
         self.console.print(Text(text, style), soft_wrap=not self._live)
+
+    def outcome(self, parts: Iterable[Table | str]) -> None:
+        """Print the tables and lines on what a sweep came to."""
+        for part in parts:
+            self.say(part) if isinstance(part, str) else self.show(part)
 
     def verdict(self, text: str) -> None:
         """Print an answer, a sentence to a line, so that its commands can be copied."""
@@ -170,39 +160,10 @@ class Screen:
             f"  val {val_loss:.4f} {percent(val_accuracy):>7}{chosen}  {duration(seconds)}"
         )
 
-    def table(self, results: Sequence[Result]) -> None:
-        """Print a sweep's cells, best first by validation, then a line for every run that did not finish.
-
-        Where backbones and freeze modes differ, the grid of the two comes below, as does the Pareto front of a search
-        for several objectives.
-        """
-        done = [cell for cell in cells(results) if cell.finished]
-        if done:
-            swept, shown = varying(results), _worth_a_row(done)
-            self.show(cells_table(shown, swept, limit=self.console.width if self._live else None))
-            if len(shown) < len(done):
-                self.say(f"  {len(done) - len(shown):,} more trials are in the report.")
-            if {"model", "freeze_mode"} <= {*swept}:
-                self._pairs(results)
-            if any(trial_tags.OBJECTIVE in result.choices for result in results):
-                self._fronts(results)
-        for result in sorted(results, key=lambda result: result.job):
-            if result.status != "FINISHED":
-                self.say(unfinished(result))
-
-    def _pairs(self, results: Sequence[Result]) -> None:
-        from frostline.report import backbones
-        from frostline.report.contest import contests
-
-        for pairs in filter(None, map(backbones.grid, contests(results))):
-            self.show(pairs_table(pairs))
-
-    def _fronts(self, results: Sequence[Result]) -> None:
-        from frostline.report.contest import contests
-        from frostline.report.pareto import front
-
-        for found in filter(None, (front(contest.results) for contest in contests(results))):
-            self.show(front_table(found))
+    @property
+    def limit(self) -> int | None:
+        """How wide a table may be; None where it may be as wide as it has to."""
+        return self.console.width if self._live else None
 
     def show(self, table: Table) -> None:
         """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""
@@ -215,11 +176,6 @@ class Screen:
             self.console.width = max(before, width(table))
         self.console.print(table)
         self.console.width = before
-
-
-def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
-    """Return all cells of a grid; of a long search the best ones, and the fresh seeds of the best trials."""
-    return [cell for rank, cell in enumerate(done) if rank < _ROWS or trial_tags.TRIAL not in cell.choices]
 
 
 class _Bars:

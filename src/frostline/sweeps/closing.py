@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from frostline.core import locks, project
 from frostline.records import cluster_jobs, journal, layout, liveness, trial_tags
-from frostline.records.recording import Record, end, reason_of
+from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
-from frostline.report.verdict import answer
+from frostline.report import outcome
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import Answered
 from frostline.sweeps.compose import PlannedRun
@@ -23,6 +25,12 @@ from frostline.sweeps.skip_or_resume import said_of
 from frostline.tracking import pending_sweeps, session
 
 _NONE: Mapping[int, Exception] = MappingProxyType({})
+Aside = Callable[[Callable[[], Any]], Any]
+"""Calls a function, perhaps in another process of this machine, and returns what that returned."""
+
+
+def _here(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def as_planned(result: Result) -> bool:
@@ -111,13 +119,20 @@ def _begun(folder: Path) -> Tracker | None:
 
 
 def close(
-    folder: Path, tracker: Tracker | None, results: Sequence[Result], interrupt: KeyboardInterrupt | None
+    folder: Path,
+    tracker: Tracker | None,
+    results: Sequence[Result],
+    interrupt: KeyboardInterrupt | None,
+    aside: Aside = _here,
 ) -> bool:
-    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now."""
-    sentence = show(results)
+    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now.
+
+    What takes matplotlib and SciPy, which would stay in the memory of this process, is called `aside`.
+    """
+    sentence = show(results, aside)
     if tracker is None:
         return True
-    page = _report(folder, tracker, results)
+    page = _report(folder, tracker, results, aside)
     statuses = {result.status for result in results}
     failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
     status = "FINISHED" if all(map(as_planned, results)) else "FAILED" if failed else "KILLED"
@@ -142,14 +157,15 @@ def repeat(answered: Answered) -> None:
     _point_to(answered.folder / layout.REPORT, answered.tracker)
 
 
-def show(results: Sequence[Result]) -> str:
+def show(results: Sequence[Result], aside: Aside = _here) -> str:
     """Show what runs came to, in any case, and return the answer in words."""
-    terminal, sentence = job.screen(), answer(results)
+    terminal = job.screen()
+    parts, sentence = aside(partial(outcome.said, results, limit=terminal.limit))
     terminal.answer()
     terminal.say("")
-    terminal.table(results)
+    terminal.outcome(parts)
     terminal.verdict(sentence)
-    return sentence
+    return str(sentence)
 
 
 def _point_to(page: Path | None, tracker: Tracker) -> None:
@@ -159,20 +175,11 @@ def _point_to(page: Path | None, tracker: Tracker) -> None:
     job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
 
 
-def _report(folder: Path, tracker: Tracker, results: Sequence[Result]) -> Path | None:
-    """Write the report and plots and keep them in the sweep's record; their failure must not cost the record its end.
-
-    A sweep of one run is spared the plots, which show nothing that the report does not.
-    """
-    from frostline.report import html, plots
-
-    record, title = Record(folder), f"Sweep {folder.parent.name} {folder.name}"
+def _report(folder: Path, tracker: Tracker, results: Sequence[Result], aside: Aside) -> Path | None:
+    """Return the report, None where it could not be written; that must not cost the record its end."""
     try:
-        page = html.write(folder / layout.REPORT, results, title=title, tracker=asdict(tracker))
-        record.artifact(page)
-        for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
-            record.artifact(file, layout.PLOTS)
+        page: Path = aside(partial(outcome.draw, folder, results, tracker=asdict(tracker)))
+        return page
     except Exception as error:
         job.screen().say(f"The report could not be written: {reason_of(error)}", "yellow")
         return None
-    return page

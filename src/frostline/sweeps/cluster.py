@@ -68,6 +68,10 @@ class Cluster:
         meanwhile()
         return function()
 
+    def aside(self, function: Callable[[], T]) -> T:
+        """Call it in this process."""
+        return function()
+
     @property
     def checks_in_job(self) -> bool:
         """Whether a first job has yet to look at data and weights, and to queue the others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from frostline.core import machine
 from frostline.core.config import Config
 from frostline.sweeps import job
 from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
@@ -35,6 +37,9 @@ class Executor(Protocol):
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
+
+    def aside(self, function: Callable[[], T]) -> T:
+        """Return what the function does on this machine, where it does not fill the memory of this process for ever."""
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told further runs before any of them is carried out, and where the sweep lies."""
@@ -76,6 +81,13 @@ class Workers:
         meanwhile()
         answer: T = self._launcher.pool.finish()
         return answer
+
+    def aside(self, function: Callable[[], T]) -> T:
+        """Have the first worker call it; this process, where it dies of that, or an interrupt ended the workers."""
+        if self._launcher.pool is not None:
+            with suppress(WorkerDied):
+                return self.ask(function)
+        return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Keep it for the configs that the workers are given, each of which is composed when its turn comes."""
@@ -128,6 +140,10 @@ class Foreign:
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call the function in this process."""
+        return function()
+
+    def aside(self, function: Callable[[], T]) -> T:
+        """Call it in this process: there is no other."""
         return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:

@@ -139,7 +139,7 @@ def run_planned(
     if tracker is not None:
         session.bring(tracker)
     results = runs.results()
-    recorded = close(folder, tracker, results, interrupt)
+    recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(map(as_planned, results)) else 1

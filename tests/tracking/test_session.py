@@ -249,7 +249,7 @@ with recording(run, name="run", tags={}, params={"lr": 0.1}) as record:
     (run / "config.yaml").write_text("lr: 0.1")
     record.artifact(run / "config.yaml")
 session.close_sweep(tracker, status="FINISHED", description="", results=[])
-print(*{"mlflow", "pandas", "pyarrow", "pygments", "scipy", "sklearn", "torch"} & set(sys.modules))
+print(*{"mlflow", "numpy", "pandas", "pyarrow", "pygments", "scipy", "sklearn", "torch"} & set(sys.modules))
 import pandas
 """
 

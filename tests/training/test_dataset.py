@@ -40,3 +40,9 @@ def test_balanced_shows_each_of_several_classes_as_often_and_images_of_none_as_o
     assert [int(labels[order, k].sum()) for k in (0, 1)] > [20, 19]
     assert int((~labels[order].any(1)).sum()) == 20
     assert len(order[labels[order, 1]].unique()) == 6
+
+
+def test_balanced_of_fewer_images_than_classes_shows_some_classes_alone() -> None:
+    labels = torch.eye(3, dtype=torch.bool).repeat(1, 3)  # an image of three classes each
+    order = dataset.sampled(labels, "balanced", 0, 1)
+    assert len(order) == 3 and labels[order].any(1).all()

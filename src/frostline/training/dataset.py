@@ -51,8 +51,8 @@ def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
     chosen = []
     for number, own in enumerate(classes):
         count = share + (number in luckier)
-        turns = [own[torch.randperm(len(own), generator=draw)] for _ in range(-(-count // len(own)))]
-        chosen.append(torch.cat(turns)[:count])
+        for done in range(0, count, len(own)):
+            chosen.append(own[torch.randperm(len(own), generator=draw)][: count - done])
     return torch.cat(chosen)[torch.randperm(len(labels), generator=draw)]
 
 

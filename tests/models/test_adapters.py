@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from families import member
 from frostline.core.errors import UserError
 from frostline.models import adapters, freezing
-from frostline.models.adapter_kinds import Adapter
+from frostline.models.adapter_kinds import Adapter, DoRA
 from frostline.models.build import Model
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -115,6 +115,16 @@ def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
     direction = frozen.weight + how.alpha / how.rank * layer.adapter.lora_B @ layer.adapter.lora_A
     assert torch.allclose(layer.weight, layer.adapter.magnitude[:, None] * F.normalize(direction), atol=1e-6)
     assert torch.allclose(layer.weight.norm(dim=1), layer.adapter.magnitude.abs(), rtol=1e-4)
+
+
+def test_dora_leaves_dead_filters_dead_and_lets_them_learn() -> None:
+    frozen = torch.randn(3, 6)
+    frozen[1] = 0
+    adapter = DoRA(frozen, mode("dora").adapter)
+    adapter.start(frozen, torch.Generator().manual_seed(0))
+    assert torch.allclose(adapter.weight(frozen), frozen)
+    adapter.weight(frozen).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in adapter.parameters())
 
 
 def test_ia3_leaves_queries_alone() -> None:

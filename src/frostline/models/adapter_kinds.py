@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from frostline.core.config import AdapterConfig
 
+_LEAST = 1e-12  # of a length that is divided by, as in torch's `normalize`
+
 
 class Adapter(nn.Module):
     """What changes the weight and the bias of one layer."""
@@ -89,7 +91,8 @@ class DoRA(LoRA):
     def weight(self, frozen: Tensor) -> Tensor:
         """Return the direction times the length; the gradient takes the norm as given (section 4.3 of the paper)."""
         direction = super().weight(frozen)
-        return direction * _along(self.magnitude / _lengths(direction.detach()), direction)
+        lengths = _lengths(direction.detach()).clamp(min=_LEAST)  # of a dead filter 0
+        return direction * _along(self.magnitude / lengths, direction)
 
 
 class IA3(Adapter):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,9 +31,10 @@ def test_a_gamma_of_0_is_the_cross_entropy_smoothed_and_weighted_or_not(batch: t
     weights = (1.0, 2.0, 0.5, 3.0)
     focal = Criterion("focal", 0.0)
     assert focal(logits, of(labels, 0.1)) == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1))
-    for name in ("focal", "cross_entropy"):
-        found = Criterion(name, 0.0, weights)(logits, of(labels))
-        assert found == pytest.approx(F.cross_entropy(logits, labels, torch.tensor(weights)))
+    for name, smoothing in product(("focal", "cross_entropy"), (0.0, 0.1)):
+        found = Criterion(name, 0.0, weights)(logits, of(labels, smoothing))
+        theirs = F.cross_entropy(logits, labels, torch.tensor(weights), label_smoothing=smoothing)
+        assert found == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
@@ -52,12 +55,14 @@ def test_binary_cross_entropy_is_that_of_timm(batch: tuple[Tensor, Tensor]) -> N
         assert Criterion("bce")(logits, of(labels, smoothing)) == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_class_that_weighs_double_is_one_whose_images_come_twice(batch: tuple[Tensor, Tensor], name: str) -> None:
+@pytest.mark.parametrize(("name", "smoothing"), [*((name, 0.0) for name in NAMES), ("bce", 0.1)])
+def test_a_class_that_weighs_double_is_one_whose_images_come_twice(
+    batch: tuple[Tensor, Tensor], name: str, smoothing: float
+) -> None:
     logits, labels = batch
     twice = torch.cat([torch.arange(len(labels)), (labels == 2).nonzero()[:, 0]])
-    weighted = Criterion(name, class_weights=(1.0, 1.0, 2.0, 1.0))(logits, of(labels))
-    assert weighted == pytest.approx(Criterion(name)(logits[twice], of(labels[twice])))
+    weighted = Criterion(name, class_weights=(1.0, 1.0, 2.0, 1.0))(logits, of(labels, smoothing))
+    assert weighted == pytest.approx(Criterion(name)(logits[twice], of(labels[twice], smoothing)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,8 @@
 """What a training step minimises: cross-entropy, focal loss or binary cross-entropy, each class weighted or not.
 
 Losses are means over the images of a batch; with weights of classes or images, weighted means, as torch and
-scikit-learn have it. A mixed image weighs what its parts do.
+scikit-learn have it. An image weighs what its class does, whatever its label is smoothed to, and a mixed one what its
+parts do.
 Multi-label images have a binary loss for each class, of which the mean is taken; what a class weighs there is what its
 images weigh against the others (`pos_weight` in torch's BCEWithLogitsLoss).
 """
@@ -9,7 +10,7 @@ images weigh against the others (`pos_weight` in torch's BCEWithLogitsLoss).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,7 +86,8 @@ class Criterion:
         wanted = targets.wanted(logits.shape[1])
         if multi_label(targets.labels):
             return self._of_several(logits, wanted, weights), wanted.new_ones(len(wanted))
-        counts = wanted.new_ones(len(wanted)) if weights is None else wanted @ weights
+        sharp = replace(targets, smoothing=0.0)
+        counts = wanted.new_ones(len(wanted)) if weights is None else sharp.wanted(logits.shape[1]) @ weights
         if self.name == "bce":
             every = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             return every.mean(1) * counts, counts

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from frostline.core.errors import UserError
 from frostline.models.weights import GLYPHS
 from frostline.runs import checks, setup
 from frostline.store import hashing
-from small import SMALL, Told, compose
+from small import SMALL, Told, compose, load_data
 
 
 @pytest.mark.parametrize(("split", "words"), [("val", "validation"), ("test", "test")])
@@ -37,3 +40,19 @@ def test_weights_of_a_file_are_told_by_what_is_in_it(tmp_path: Path) -> None:
     told = checks.check(compose(*SMALL, f"model.weights={file}")).auto
     assert told["model.sha256"] == hashing.of_file(file)
     assert "model.sha256" not in checks.check(compose(*SMALL)).auto
+
+
+def test_balanced_weights_are_those_of_sklearn_and_1_where_there_is_nothing_to_balance() -> None:
+    config, data = compose(*SMALL, "train.class_weights=balanced"), load_data(source="digits", limit=100)
+    several = torch.arange(len(data.train))[:, None] % torch.arange(1, len(data.classes) + 1) == 0
+    several[:, 2] = False
+    counts = several.sum(0)
+    found = setup.class_weights(config, replace(data, train=replace(data.train, labels=several)))
+    assert found is not None and found[0] == found[2] == 1  # all are of the first, none of the third
+    assert found[1] == (len(several) - counts[1]) / counts[1] and found[4] > found[3] > 2
+
+    labels = data.train.labels.where(data.train.labels != 2, 0)
+    found = setup.class_weights(config, replace(data, train=replace(data.train, labels=labels)))
+    there = np.unique(labels)
+    expected = dict(zip(there, compute_class_weight("balanced", classes=there, y=labels.numpy()), strict=True))
+    assert found == pytest.approx([expected.get(label, 1) for label in range(len(data.classes))])

@@ -311,16 +311,17 @@ def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
     """Return what each class weighs in the loss; None where all weigh alike.
 
     `balanced` is in inverse proportion to a class's training images, 1 in the mean over these; multi-label it is how
-    many others there are for each of them. UserError for a name that is no class.
+    many others there are for each of them. A class of which there are none, or no others, has nothing to be balanced
+    against and weighs 1. UserError for a name that is no class.
     """
     chosen = config.train.class_weights
     if chosen is None:
         return None
     if chosen == "balanced":
         images = len(data.train)
-        counts = class_counts(data.train.labels, len(data.classes)).clamp(min=1).double()
-        shares = (images - counts) / counts if data.multi_label else images / len(data.classes) / counts
-        return tuple(shares.tolist())
+        counts = class_counts(data.train.labels, len(data.classes)).double()
+        shares = (images - counts if data.multi_label else images / counts.count_nonzero()) / counts
+        return tuple(shares.where((counts > 0) & (shares > 0), 1.0).tolist())
     for name in chosen:
         if name not in data.classes:
             raise user_error("train.class_weights", name, "names of classes of the data", data.classes)

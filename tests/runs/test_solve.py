@@ -87,6 +87,16 @@ def run(folder: Path, *overrides: str) -> list[Any]:
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 
+@pytest.mark.parametrize("mode", ["probe", "centroid"])
+def test_a_moving_average_of_weights_takes_no_solved_head_s_place(mode: str, tmp_path: Path) -> None:
+    both = (
+        run(tmp_path / "plain", f"freeze={mode}"),
+        run(tmp_path / "averaged", f"freeze={mode}", "train.ema_decay=0.9"),
+    )
+    plain, averaged = ([point for point in points if not point[0].startswith("cost/")] for points in both)
+    assert averaged == plain
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["probe", "knn"])
 def test_it_comes_to_the_same_on_a_card_and_whether_features_are_kept_or_not(

@@ -297,9 +297,12 @@ def _check_budget(config: Config) -> None:
 
 
 def _solved_at_once(config: Config) -> Config:
-    """Return the config of a run whose head is solved at once: as one epoch, on views in which nothing is random."""
+    """Return the config of a run whose head is solved at once: as one epoch, on views in which nothing is random.
+
+    Nor is there an average of weights, which would be scored in place of the head.
+    """
     plain = replace(config.augment, name="none", crop="none", flip=False, color=0.0, trivial=False)
-    return replace(config, epochs=1, augment=plain)
+    return replace(config, epochs=1, augment=plain, train=replace(config.train, ema_decay=None))
 
 
 def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +144,27 @@ def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
             assert views.pictures(torch.tensor([2])).shape == (1, 3, 4, 4)
         assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
         assert len(found[0].flatten(1).unique(dim=0)) == 5
+
+
+def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_same_pictures() -> None:
+    def identity(pictures: Split, device: str) -> Mapping[str, object]:
+        room = DeviceBudget(torch.device(device), 0)
+        return Views(
+            pictures, View(CENTER, None, plain), room, torch.contiguous_format, view_of=same, identity={}
+        ).identity
+
+    centred, whole = split(), replace(split(), centred=False)
+    exact, instead = (
+        split(Undecoded(lambda i: Image.new("RGB", (4, 4)), str, torch.arange(5), FULL, instead=instead))
+        for instead in (False, True)
+    )
+    by_cpu = [
+        *(identity(one, "cpu") for one in (centred, whole, instead)),
+        identity(centred, "meta"),
+        identity(exact, "meta"),
+    ]
+    by_card = [identity(whole, "meta"), identity(instead, "meta")]
+    assert by_cpu == [by_cpu[0]] * 5 and by_card == [by_card[0]] * 2 and by_cpu[0] != by_card[0]
 
 
 def test_a_picture_that_can_no_longer_be_read_is_named() -> None:

@@ -60,7 +60,7 @@ class Views:
         self._view = view
         self._memory_format = memory_format
         self.view_of = view_of
-        self.identity = {"images": split.digest, **identity}
+        self.identity = {"images": split.digest, "aside": self._aside, **identity}
         self.labels = split.labels.to(room.device)
         self._sizes_there, self._ids_there = split.sizes.to(room.device), split.ids.to(room.device)
         self.seen = 0
@@ -97,7 +97,7 @@ class Views:
         pictures: Pictures
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
-            if self._aside(self._pixels):
+            if self._aside:
                 return machine.sent(torch.stack(coming), self._room.device)
             pictures = ragged.moved(coming, self._room.device)
         else:
@@ -105,15 +105,17 @@ class Views:
         crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
         return self._show(pictures, crop)
 
-    def _aside(self, pixels: Undecoded) -> bool:
-        """Return whether views are made on the CPU by who decodes, rather than as those of kept pictures would be.
+    @property
+    def _aside(self) -> bool:
+        """Whether views are made on the CPU, as by who decodes pictures that would not be kept if there were room.
 
-        On a GPU its own kernels make these, which round a few pixels otherwise.
+        On a GPU its own kernels make all others, which round a few pixels otherwise.
         """
-        return self._centred or not pixels.instead or self._room.device.type == "cpu"
+        exact = isinstance(self._pixels, Undecoded) and not self._pixels.instead
+        return exact or self._centred or self._room.device.type == "cpu"
 
     def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
-        if not self._aside(pixels):
+        if not self._aside:
             return pixels.begin(index, lambda place, picture: picture)
         if self._view.crop is None:
             return pixels.begin(index, self._center)

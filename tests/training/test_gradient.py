@@ -111,3 +111,9 @@ def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:
     assert gradient.head_of(nn.Sequential(nn.Identity(), layer, nn.Identity())) == Head((), layer)
     layer.weight.requires_grad_(False)
     assert gradient.head_of(layer) is None
+
+
+def test_of_several_classes_each_of_many_batches_has_the_bits_that_it_has_alone() -> None:
+    logits, targets = torch.randn(2, 50, 7, 7, generator=torch.Generator().manual_seed(0))
+    alone = [gradient.of_logits(*one, several=True) for one in zip(logits, targets, strict=True)]
+    assert torch.equal(gradient.of_logits(logits, targets, several=True), torch.stack(alone))

@@ -70,8 +70,17 @@ def of_logits(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
     """
     samples, classes = logits.shape[-2:]
     if several:
-        return logits.sigmoid().sub_(targets).div_(samples * classes)
+        return _sigmoid(logits).sub_(targets).div_(samples * classes)
     return logits.softmax(-1).sub_(targets).div_(samples)
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    """Return the sigmoid of logits `(B, classes)`, or `(S, B, classes)` of several batches, of each as it is alone.
+
+    A CPU computes vectors of numbers, and rounds those that are left at the end of a tensor otherwise.
+    """
+    alone = logits.dim() == 2 or logits.device.type != "cpu"
+    return logits.sigmoid() if alone else torch.stack([one.sigmoid() for one in logits])
 
 
 def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

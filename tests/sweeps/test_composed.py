@@ -53,6 +53,24 @@ def test_jobs_of_a_kind_have_the_configs_that_hydra_composes_and_ask_it_once():
 
 
 @pytest.mark.parametrize(
+    ("before", "other"),
+    [
+        (["freeze=lora", "freeze_mode.adapter.rank=4"], ["freeze_mode.adapter.rank=8"]),
+        (["data=table", "data.options.label=species"], ["data.options.label=genus"]),
+        (["optimizer=sgd", "optimizer.options.momentum=0.5"], ["optimizer.options.momentum=1"]),
+        (["optimizer=sgd", "optimizer.options.nesterov=true"], ["optimizer.options.nesterov=0"]),
+    ],
+)
+def test_keys_in_sections_of_sections_and_in_mappings_are_composed_as_by_hydra(before, other):
+    jobs = Jobs(Composer(whole))
+    for number, job in enumerate([before, before, [*before[:1], *other]]):
+        expected = composed.read(whole(job), job, number)
+        found = jobs(job, number)
+        assert found == expected
+        assert digest(found.config) == digest(expected.config)
+
+
+@pytest.mark.parametrize(
     ("bad", "said"),
     [
         ("lr=-1.0", "^lr=-1.0: expected a finite number above 0"),

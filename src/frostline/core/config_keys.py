@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
@@ -113,16 +113,25 @@ def digest(config: Config) -> str:
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Return the config with other values, by key with dots."""
     for key, value in values.items():
-        section, _, name = key.rpartition(".")
-        if section:
-            value, name = replace(getattr(config, section), **{name: value}), section
-        config = replace(config, **{name: value})
+        config = _with(config, key.split("."), value)
     return config
 
 
+def _with(section: Any, names: Sequence[str], value: Any) -> Any:
+    """Return a section, or a mapping in one, with another value where the `names`, one within the other, lead."""
+    name, *within = names
+    if within:
+        value = _with(_in(section, name), within, value)
+    return {**section, name: value} if isinstance(section, Mapping) else replace(section, **{name: value})
+
+
 def value_of(config: Config, key: str) -> Any:
-    """Return what stands at `key`, with dots."""
-    return functools.reduce(getattr, key.split("."), config)
+    """Return what stands at `key`, with dots; all of it at the empty one."""
+    return functools.reduce(_in, filter(None, key.split(".")), config)
+
+
+def _in(section: Any, name: str) -> Any:
+    return section[name] if isinstance(section, Mapping) else getattr(section, name)
 
 
 def trains_head_alone(mode: FreezeModeConfig) -> bool:

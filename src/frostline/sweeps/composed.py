@@ -5,7 +5,7 @@ A config of Hydra's takes 200 kB and 10 ms, and one of ours with other numbers i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -53,7 +53,7 @@ class Jobs:
         first = self._first.get(kind)
         if first is None:
             return None
-        own = {key: _as_typed(value, value_of(first.config, key)) for key, value in values.items()}
+        own = {key: _as_typed(value, first.config, key) for key, value in values.items()}
         if None in own.values():  # what Hydra makes of it, or has against it, it says best
             return None
         return Composed(changed(first.config, own), first.sweep, str(number))
@@ -68,9 +68,13 @@ class Jobs:
         return found
 
 
-def _as_typed(value: Any, before: Any) -> Any:
-    """Return a value as the key has it whose value was `before`; None where that is for Hydra to say."""
-    if type(before) is float and type(value) is int:
+def _as_typed(value: Any, config: Config, key: str) -> Any:
+    """Return a value as the `config` has it at the key, with dots; None where that is for Hydra to say.
+
+    What stands in a mapping, such as `optimizer.options`, has no type but that of what is typed.
+    """
+    before, (section, _, _) = value_of(config, key), key.rpartition(".")
+    if type(before) is float and type(value) is int and not isinstance(value_of(config, section), Mapping):
         return float(value)
     return value if type(value) is type(before) else None
 

@@ -59,6 +59,12 @@ def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp
     assert sizes[0] < 0.75 * sizes[1]
 
 
+def test_pictures_of_nothing_but_noise_have_a_sheet(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
+    mistakes.write(tmp_path, noise, np.arange(16))
+    assert len(mistakes.read(tmp_path, range(16))) == 16
+
+
 def test_no_mistakes_no_sheet(tmp_path):
     mistakes.write(tmp_path, np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int))
     assert not list(tmp_path.iterdir()) and mistakes.read(tmp_path, {1}) == {}

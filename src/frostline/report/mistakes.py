@@ -46,7 +46,11 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         sheet.paste(tile, (place % _COLUMNS * _TILE, place // _COLUMNS * _TILE))
     (folder / MISTAKES).unlink(missing_ok=True)  # a record may have it under another name
     grey = bool((pixels == pixels[:, :1]).all())
-    sheet.convert("L" if grey else "RGB").save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
+    sheet = sheet.convert("L" if grey else "RGB")
+    try:
+        sheet.save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
+    except OSError:  # Pillow has room for one byte per pixel where it optimizes, and noise takes more
+        sheet.save(folder / MISTAKES, quality=88, subsampling=0)
     files.write(folder / MISTAKES_INDEX, json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
 
 

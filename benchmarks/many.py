@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Typed:
     processor: float
     """Seconds of all its processes."""
     memory: int
-    """Bytes of resident memory of the process typed at, at most before it drew the answer."""
+    """Bytes of resident memory of the process typed at, at most."""
     disk: int
     """Bytes of the sweep's folder and of MLflow's store, a file with two names counted once."""
 
@@ -81,7 +82,7 @@ def _typed(bench: Bench, folder: Path, name: str, lrs: tuple[str, ...], seeds: i
         **{"cwd": ours.ROOT, "env": {**os.environ, "PYTHONPATH": source}, "stdout": subprocess.PIPE, "text": True},
     ) as process:
         seen: list[int] = []
-        looking = threading.Thread(target=_watch, args=(process.pid, folder / name / "report.html", seen))
+        looking = threading.Thread(target=_watch, args=(process.pid, seen))
         looking.start()
         said, _ = process.communicate()
     looking.join()
@@ -97,15 +98,12 @@ def _processor() -> float:
     return times.children_user + times.children_system
 
 
-def _watch(pid: int, report: Path, seen: list[int]) -> None:
-    """Note the resident memory of a process now and then, until it is gone or the `report` is newly there."""
-    there = report.exists()
-    try:
-        while there or not report.exists():
+def _watch(pid: int, seen: list[int]) -> None:
+    """Note the resident memory of a process now and then, until it is gone."""
+    with suppress(psutil.Error):
+        while True:
             seen.append(psutil.Process(pid).memory_info().rss)
             time.sleep(_LOOK)
-    except psutil.Error:
-        return
 
 
 def _size(folder: Path) -> int:

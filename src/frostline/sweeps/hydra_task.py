@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import functools
 import pickle
+from dataclasses import replace
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from frostline.records.result import Result
 
 
 def in_common(context: HydraContext, function: TaskFunction) -> bytes:
@@ -35,7 +38,8 @@ def _known(common: bytes) -> tuple[HydraContext, TaskFunction]:
 def call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
     """Run one job, as Hydra's own launchers do in their processes, and return what came of it.
 
-    Its configs, of which a thousand fill the memory of who asked, come along only if it is wanted `whole`.
+    Its configs, and of a result what lies in its folder too, come along only if it is wanted `whole`: a thousand would
+    fill the memory of who asked.
     """
     setup_globals()
     context, function = _known(common)
@@ -49,4 +53,6 @@ def call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the job's log
     if not whole:
         done.cfg = done.hydra_cfg = None
+        if isinstance(result := done._return_value, Result):
+            done.return_value = replace(result, choices={}, metrics={}, images={})
     return done

@@ -36,7 +36,7 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "kept"), [(10, True), (20_000, False)])
-def test_what_is_read_of_predictions_is_to_the_bit_what_was_said(tmp_path, classes, kept):
+def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
     random = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(60, classes, generator=random)
     labels = torch.randint(classes, (60,), generator=random)
@@ -45,15 +45,29 @@ def test_what_is_read_of_predictions_is_to_the_bit_what_was_said(tmp_path, class
     found = predictions.read(str(tmp_path))
     assert found is not None and (found.logits is not None) == kept
     chances = logits.log_softmax(1)
-    assert (found.said == logits.argmax(1).numpy()).all() and (found.loss == -chances[range(60), labels].numpy()).all()
-    assert (found.confidence == np.exp(chances.max(1).values.numpy())).all()
+    assert (found.said == logits.argmax(1).numpy()).all()
+    for numbers, those in ((found.loss, -chances[range(60), labels]), (found.confidence, chances.max(1).values.exp())):
+        assert numbers.dtype == np.float32
+        np.testing.assert_allclose(numbers, those.numpy(), rtol=1e-5, atol=1e-6)
     for numbers, those in ((found.labels, labels), (found.ids, test.ids)):
         assert numbers.dtype == np.int64 and (numbers == those.numpy()).all()
     if kept:
         assert found.logits is not None and (found.logits == logits.numpy()).all()
-        assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 8 + 4 * 4) + 600
+        assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 8 + 4) + 300
     else:
         assert load_file(tmp_path / "test_predictions.safetensors")["top_log_probabilities"].shape == (60, 5)
+
+
+def test_logits_of_any_size_are_read_as_probabilities(tmp_path):
+    logits = torch.tensor([[1e4, 0.0], [0.0, -1e4], [3e38, -3e38], [0.5, 0.5], [torch.inf, 0.0]])
+    labels = torch.tensor([0, 1, 1, 1, 1])
+    evaluation.write(
+        tmp_path, logits, split(labels, first=0), ("cat", "dog"), split(labels, first=0).pixels.__getitem__
+    )
+    found = predictions.read(str(tmp_path))
+    assert found is not None and found.said.tolist() == [0, 0, 0, 0, 0]
+    assert found.confidence[:4].tolist() == [1.0, 1.0, 1.0, 0.5] and np.isnan(found.confidence[4])
+    assert found.loss[:3].tolist() == [0.0, 1e4, np.inf] and abs(found.loss[3] - np.log(2)) < 1e-6
 
 
 def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_of_argmax():

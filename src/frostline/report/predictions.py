@@ -58,11 +58,22 @@ def read(folder: str) -> Predictions | None:
         ids = found["ids"].astype(np.int64)  # in the file they may be narrower
         if found["labels"].ndim == 2:
             return _of_several(found["logits"], found["labels"], ids)
+        if "logits" in found:
+            return _of_one(found["logits"], found["labels"], ids)
         said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
-        loss = -found["label_log_probabilities"]
-        return Predictions(said, np.exp(chances), loss, found.get("logits"), found["labels"], ids)
+        return Predictions(said, np.exp(chances), -found["label_log_probabilities"], None, found["labels"], ids)
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
+
+
+def _of_one(logits: Floats, labels: Array, ids: Ints) -> Predictions:
+    """Return the predictions of images of one class each, all of which follows from the logits, too."""
+    said, rows = logits.argmax(1), np.arange(len(logits))
+    with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
+        below = logits.astype(np.float64) - logits[rows, said][:, None]  # no exponential of them is too large
+        total = np.log(np.exp(below).sum(1))
+        confidence, loss = np.exp(-total).astype(np.float32), (total - below[rows, labels]).astype(np.float32)
+    return Predictions(said, confidence, loss, logits, labels, ids)
 
 
 def _of_several(logits: Floats, labels: Array, ids: Ints) -> Predictions:

@@ -46,13 +46,14 @@ def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str
 def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
     """Write the most probable classes, the accuracy of each class, and the confusion matrix; return as above.
 
-    Of every image the logits are kept, the most probable class and its log-probability, and that of the true class;
-    the five most probable classes in place of logits that take more than 4 MB.
+    Of every image the logits are kept; in place of logits that take more than 4 MB the five most probable classes with
+    their log-probabilities, and that of the true class.
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
-    kept, count = ({"logits": logits}, 1) if logits.numel() <= _LOGITS else ({}, _FIRST)
-    said = {"top_classes": first[:, :count], "top_log_probabilities": chances[:, :count], **kept}
-    said["label_log_probabilities"] = _of_labels(logits, test.labels)
+    said = {"logits": logits}
+    if logits.numel() > _LOGITS:
+        said = {"top_classes": first, "top_log_probabilities": chances}
+        said["label_log_probabilities"] = _of_labels(logits, test.labels)
     tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": _narrow(test.ids), **said}, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)

@@ -4,9 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from frostline.core.files import expanded
+import pytest
+
+from frostline.core import files
+from frostline.core.files import expanded, write_alike
 
 
 def test_a_home_that_nobody_has_is_a_name_like_any_other() -> None:
     assert expanded("~/pictures") == Path.home() / "pictures"
     assert expanded("~nobody-has-it/pictures") == Path("~nobody-has-it/pictures")
+
+
+def test_what_many_folders_have_alike_lies_once_on_a_disk(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        for _ in range(2):  # also where it is there
+            write_alike(folder / "alike.json", "[1]")
+    assert [[*folder.iterdir()] for folder in folders] == [[folder / "alike.json"] for folder in folders]
+    assert len({(folder / "alike.json").stat().st_ino for folder in folders}) == 1
+    write_alike(folders[1] / "alike.json", "[2]")
+    assert [(folder / "alike.json").read_text() for folder in folders] == ["[1]", "[2]", "[1]"]
+
+
+def refused(*_: Path) -> None:
+    raise PermissionError("no links here")
+
+
+@pytest.mark.parametrize("change", ["edited", "gone", "no links"])
+def test_what_is_alike_is_written_anew_where_it_cannot_be_a_link(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other" / "one.json"
+    other.parent.mkdir()
+    write_alike(one, "[1]")
+    if change == "edited":
+        one.write_text("[1, 2]")
+    elif change == "gone":
+        one.unlink()
+    else:
+        monkeypatch.setattr(files.Path, "hardlink_to", refused)
+    write_alike(other, "[1]")
+    assert other.read_text() == "[1]" and [*other.parent.iterdir()] == [other]

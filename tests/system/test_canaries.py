@@ -437,7 +437,8 @@ def metrics_of_a_terabyte(nest: Nest) -> None:
 @canary
 def a_provenance_with_packages_and_a_command(nest: Nest) -> None:
     nest.run()
-    evil = {"packages": {"evil": f"; mkdir {nest.ran}"}, "command": f"mkdir {nest.ran}", "source": "${canary:x}"}
+    (nest.folder / "packages.json").write_text(json.dumps({"evil": f"; mkdir {nest.ran}"}))
+    evil = {"command": f"mkdir {nest.ran}", "source": "${canary:x}"}
     (nest.folder / "provenance.json").write_text(json.dumps(evil))
     (run,) = recorded_runs.find(str(nest.folder), uri="sqlite:///none", folder=nest.root)
     assert run.comparable.environment["packages.evil"] == f"; mkdir {nest.ran}"  # shown, and no more

@@ -217,9 +217,8 @@ def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, 
 def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(whole.folder / "0", folder)
-    facts = json.loads((folder / "provenance.json").read_text())
-    facts["packages"]["torch"] = "2.10.0"
-    (folder / "provenance.json").write_text(json.dumps(facts))
+    packages = json.loads((folder / "packages.json").read_text())
+    (folder / "packages.json").write_text(json.dumps({**packages, "torch": "2.10.0"}))
     text = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(text.replace('"val/loss": ', '"val/loss": 1'))
     said = again(store, folder, expect=3)

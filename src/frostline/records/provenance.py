@@ -1,6 +1,8 @@
 """What a rerun must know of a run beside its config: code, packages, machine, settings, weights before and after.
 
-All of it stands in `provenance.json` of the run's folder. torch is imported inside the functions that need it.
+All of it stands in `provenance.json` of the run's folder, but for what is the same in all runs of a sweep and long: the
+packages, and what the source has that no commit has, are files beside it, which lie once on a disk. torch is imported
+inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,16 @@ def read(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def write_software(folder: Path, command: Sequence[str]) -> None:
+    """Write down what `software` says, the packages, and what the source has that no commit has."""
+    write(folder, software(command))
+    files.write_alike(folder / layout.PACKAGES, json.dumps(packages(), indent=1, ensure_ascii=False) + "\n")
+    if patch := source().patch:
+        files.write_alike(folder / layout.PATCH, patch + "\n")
+    if untracked():
+        files.write_alike(folder / layout.UNTRACKED, json.dumps(untracked(), indent=1))
+
+
 @functools.cache
 def source() -> project.SourceCode:
     """Return the code that this process runs: asked once, since what changes later on disk is not what runs."""
@@ -57,7 +69,7 @@ def untracked() -> dict[str, dict[str, str | None]]:
 
 
 def software(command: Sequence[str]) -> dict[str, Any]:
-    """Return topics `source`, `packages`, `python`, `system` and `command` (the overrides, without passwords)."""
+    """Return topics `source`, `python`, `system` and `command` (the overrides, without passwords)."""
     code, files = source(), {name: file["sha256"] for name, file in untracked().items()}
     return {
         "source": {
@@ -66,7 +78,6 @@ def software(command: Sequence[str]) -> dict[str, Any]:
             "dirty": bool(code.patch or files),
             "untracked": files,
         },
-        "packages": packages(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "command": [credentials.scrubbed(argument) for argument in command],
@@ -133,14 +144,14 @@ def settings(autocast: torch.dtype | None) -> dict[str, Any]:
 
 
 def tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return what people filter runs by, of the facts in `provenance.json`."""
+    """Return what people filter runs by, of the facts in `provenance.json` of a run of this process."""
     hardware = facts["hardware"]
-    listing = json.dumps(facts["packages"], sort_keys=True)
+    listing = json.dumps(packages(), sort_keys=True)
     return {
         layout.DIRTY_TAG: str(facts["source"]["dirty"]).lower(),
         layout.COMMAND_TAG: " ".join(facts["command"]),
         layout.PACKAGES_TAG: hashlib.sha256(listing.encode()).hexdigest(),
-        layout.TORCH_TAG: facts["packages"].get("torch", "?"),
+        layout.TORCH_TAG: packages().get("torch", "?"),
         layout.DEVICE_TAG: hardware["device"],
         layout.CPU_TAG: f"{hardware['cpu']}, {hardware['instructions']}, {hardware['threads']} threads",
         layout.INITIAL_TAG: facts["weights"]["initial"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import shutil
 import time
@@ -234,12 +233,8 @@ def _recording(
     order: Order, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, with what is known before it starts, or nothing in a dry run."""
-    code, untracked = provenance.source(), provenance.untracked()
+    code = provenance.source()
     files.write(folder / layout.CONFIG, config_text(order.values))
-    if code.patch:
-        files.write(folder / layout.PATCH, code.patch + "\n")
-    if untracked:
-        files.write(folder / layout.UNTRACKED, json.dumps(untracked, indent=1))
     if tracker is None:
         return nullcontext()
     tags = {
@@ -254,7 +249,7 @@ def _recording(
     if (cluster_job := cluster_jobs.here(sweep)) is not None:
         cluster_jobs.write(folder, cluster_job)
         tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
-    provenance.write(folder, provenance.software(order.command))
+    provenance.write_software(folder, order.command)
     config, written = order.config, flatten(order.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     resumed = (facts.previous or {}).get("run_id")

@@ -19,7 +19,7 @@ from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
-from frostline.records.layout import BEST, CONFIG, METRICS, PROVENANCE, RESULT, RESULTS, RUN_ID
+from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
@@ -181,7 +181,7 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     assert own.run_id is not None
     place = folder / own.run_id
     sizes = download.files(uri, own.run_id)
-    for name in (CONFIG, METRICS, PROVENANCE, BEST):
+    for name in (CONFIG, METRICS, PROVENANCE, PACKAGES, BEST):
         if name in sizes:
             if sizes[name] > _LARGEST:
                 raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
@@ -221,8 +221,10 @@ def _weights(folder: Path) -> str | None:
 
 def environment(folder: Path) -> dict[str, Any]:
     """Return what a run in `folder` stood on, flat; that it is not known where that was not written down."""
-    path = folder / PROVENANCE
-    return flatten(untrusted.mapping(path)) if path.exists() else {"environment": "not on record"}
+    if not (path := folder / PROVENANCE).exists():
+        return {"environment": "not on record"}
+    packages = {"packages": untrusted.mapping(folder / PACKAGES)} if (folder / PACKAGES).exists() else {}
+    return flatten({**untrusted.mapping(path), **packages})
 
 
 def comparable(folder: Path, metrics: Mapping[str, float]) -> Comparable:

@@ -118,6 +118,13 @@ def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
     assert tail[-1] == f"See it in MLflow: python -m frostline ui --uri sqlite:///{main_job.store}"
 
 
+def test_what_is_the_same_in_all_runs_lies_once_or_is_left_out(main_job):
+    runs = [main_job.folder / str(number) for number in range(4)]
+    assert all((run / "packages.json").samefile(runs[0] / "packages.json") for run in runs)
+    typed = (runs[0] / ".hydra" / "hydra.yaml").read_text()
+    assert "- freeze=head" in typed and "Configuration groups" not in typed
+
+
 def test_the_record_holds_what_was_promised(main_job):
     runs = main_job.runs()
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]

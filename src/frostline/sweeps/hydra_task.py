@@ -12,7 +12,10 @@ from dataclasses import replace
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+_HELP = ("help.header", "help.footer", "help.template", "hydra_help.template")
+"""What Hydra prints for `--help`, and writes into the `hydra.yaml` of every run, of which it is half."""
 
 from frostline.records.result import Result
 
@@ -43,6 +46,8 @@ def call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
     """
     setup_globals()
     context, function = _known(common)
+    for text in _HELP:
+        OmegaConf.update(config, f"hydra.{text}", "")
     done = run_job(
         hydra_context=context,
         task_function=function,

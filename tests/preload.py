@@ -58,7 +58,7 @@ def _use() -> None:
     from omegaconf import OmegaConf
 
     import stores
-    from frostline.report import confusion_plot, html
+    from frostline.report import html
 
     OmegaConf.register_new_resolver("project_root", str)
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
@@ -67,7 +67,6 @@ def _use() -> None:
     OmegaConf.clear_resolver("project_root")
     for file in ("package_data/plotly.min.js", "html/dt_bundle.js", "html/dt_bundle.css"):
         html._packed("plotly" if "plotly" in file else "itables", file)
-    confusion_plot._form(tuple("0123456789"))
     axes = Figure().add_subplot(xscale="log", title="a", xlabel="b", ylabel="c")
     axes.plot([1, 2], [1, 2], label="d")
     axes.legend()

@@ -21,7 +21,6 @@ from frostline.models.build import build
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import SECONDS
-from frostline.report import confusion_plot
 from frostline.runs import lockstep_runs
 from frostline.runs.run import execute
 from frostline.training import checkpoint, checkpoint_timing
@@ -64,8 +63,7 @@ CarryOut = Callable[[Sequence[Config]], list[Ran]]
 
 
 @pytest.fixture(autouse=True)
-def _nobody_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
+def _nobody_before() -> Iterator[None]:
     lockstep_runs.of_process.cache_clear()
     yield
     lockstep_runs.of_process.cache_clear()

@@ -14,7 +14,6 @@ from frostline.core.config import Config
 from frostline.models.weights import GLYPHS, metadata_of
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.report import confusion_plot
 from frostline.runs import network_cache, setup
 from frostline.runs.run import execute
 from frostline.store import tensorfile
@@ -31,7 +30,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
         found.append(config)
         return real(config, *rest, **options)
 
-    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
     monkeypatch.setattr(setup, "build_model", build_model)
     network_cache.of_process.cache_clear()
     yield found

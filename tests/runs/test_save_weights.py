@@ -13,17 +13,11 @@ from frostline.models import base_weights, weights
 from frostline.records import provenance
 from frostline.records.layout import BEST
 from frostline.records.recording import Record
-from frostline.report import confusion_plot
 from frostline.runs import network_cache, run
 from frostline.store import hashing
 from small import SMALL, TINY, Memory, Told, compose
 
 VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=160", "data.limit=16")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confusion_plot, "draw", lambda *_: None)
 
 
 def execute(sweep: Path, name: str, *overrides: str) -> Path:

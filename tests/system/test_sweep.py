@@ -164,7 +164,7 @@ def test_the_record_holds_what_was_promised(main_job):
 def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(main_job, tmp_path):
     result = main_job.results()[0]
     names = {artifact.path for artifact in main_job.client().list_artifacts(result["run_id"])}
-    assert {"config.yaml", "plan.json", "metrics.jsonl", "best.safetensors", "confusion_matrix.png"} <= names
+    assert {"config.yaml", "plan.json", "metrics.jsonl", "best.safetensors", "confusion_matrix.svg"} <= names
     fetched = Path(main_job.client().download_artifacts(result["run_id"], "best.safetensors", str(tmp_path)))
     assert fetched.read_bytes() == Path(result["folder"], "best.safetensors").read_bytes()
     assert (main_job.store.parent / "artifacts").is_dir()

@@ -16,7 +16,6 @@ from emulated_card import EmulatedMachine
 from frostline.core import interrupts
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.runs import evaluation
 from frostline.runs.run import execute
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
@@ -48,7 +47,6 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(checkpoint_timing, "_WORTH", 0)
-        patch.setattr(evaluation.confusion_plot, "draw", lambda *arguments: None)
         try:
             metrics, _ = execute(
                 compose(*SMALL, *TINY, *overrides),

@@ -60,7 +60,7 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
     per_class = [{"class": name, "images": n, "accuracy": hits / n if n else None} for name, n, hits in rows]
     files.write_json(folder / layout.PER_CLASS, per_class)
-    confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".png"))
+    confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".svg"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
 

@@ -24,6 +24,10 @@ from frostline.tracking.sync import SweepMirror
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
 
 
+WAITS = "SCHEDULED"
+"""How MLflow calls a run that waits at a rung."""
+
+
 @dataclass(frozen=True)
 class Past:
     """A run that was there before."""
@@ -74,6 +78,11 @@ class Past:
         if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent):
             return None
         return owner
+
+    @property
+    def waited(self) -> bool:
+        """Whether it is a trial that came to a rung, which is no interruption."""
+        return self.status in ("PAUSED", WAITS)
 
     @property
     def diverged(self) -> bool:

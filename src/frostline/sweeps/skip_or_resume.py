@@ -100,7 +100,7 @@ class Takeover:
         others = [
             one for one in self._before.get(key, ()) if one.tags.get(layout.FOLDER_TAG) != past.tags[layout.FOLDER_TAG]
         ]
-        self._before[key] = [*others, replace(past, status="KILLED") if past.status == "PAUSED" else past]
+        self._before[key] = [*others, replace(past, status=resume.WAITS) if past.status == "PAUSED" else past]
 
     @contextmanager
     def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:
@@ -188,8 +188,8 @@ class Takeover:
             and download.fetch_checkpoint(self._tracker.uri, past.run_id, layout.CHECKPOINT, kept)
         ):
             at = kept
-        how = "goes on" if at else "again"
-        job.screen().say(f"{facts.name}: {how}, interrupted in {past}")
+        how, why = "goes on" if at else "again", "having waited" if past.waited else "interrupted"
+        job.screen().say(f"{facts.name}: {how}, {why} in {past}")
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
 
 

@@ -60,6 +60,10 @@ def test_a_config_is_composed_as_on_the_command_line_and_hydra_is_left_as_it_was
     [
         ("freeze=heda", "freeze=heda: expected one of .*; did you mean head?"),
         ("lrr=1", "lrr=1: expected a key of the config, see --help; did you mean lr?"),
+        *(
+            (f"search={name}", f"search={name}: .*: search=tpe search.prune=hyperband$")
+            for name in ("hyperband", "asha")
+        ),
         ("lr=fast", "lr=fast: expected a value of type float"),
         ("epochs=0", "epochs=0: expected a whole number of at least 1"),
     ],

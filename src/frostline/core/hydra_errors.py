@@ -27,6 +27,10 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
         )
     if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
         return str(user_error("cluster", found[1], f"its launcher, which `pip install 'frostline[{found[1]}]'` brings"))
+    if found := re.search(r"Could not find 'search/(median|hyperband|asha|wilcoxon)'", text):
+        name = found[1].replace("asha", "hyperband")
+        expected = f"a way to draw trials; what stops them early stands beside it: search=tpe search.prune={name}"
+        return str(user_error("search", found[1], expected))
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"

@@ -30,6 +30,9 @@ OF_COMPLETE = ("gp",)
 """Samplers that learn nothing from trials which were stopped early, of which CMA-ES has no need (docs/search.md)."""
 _SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
 
+_SEQUENCES: dict[str, optuna.Study] = {}
+"""Studies of the quasi-random sequences that were drawn from, by seed, options and space."""
+
 
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
     """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
@@ -54,12 +57,21 @@ def drawn_aside(
     number: int,
 ) -> FrozenTrial:
     """Return the trial `number` as it is drawn in a study that has the `others`, which it is not written to."""
-    storage = None if search.name == "qmc" else _Aside(others, number)
-    aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=storage)
-    for _ in range(number if search.name == "qmc" else 0):  # one of a sequence, and a study knows how far that is
-        aside.ask({**space})
+    if search.name == "qmc":
+        return _of_sequence(search, space, number)
+    aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=_Aside(others, number))
     aside.ask({**space})
     return aside.get_trials(deepcopy=False)[-1]  # `trials` copies all
+
+
+def _of_sequence(search: SearchConfig, space: Mapping[str, BaseDistribution], number: int) -> FrozenTrial:
+    """Return the trial `number` of a quasi-random sequence: a study knows how far that is, and is kept for the next."""
+    what = repr((search.seed, search.options, sorted(space.items(), key=str)))
+    if (study := _SEQUENCES.get(what)) is None:
+        study = _SEQUENCES[what] = optuna.create_study(sampler=sampler(search, 0))
+    for _ in range(number + 1 - len(study.get_trials(deepcopy=False))):
+        study.ask({**space})
+    return study.get_trials(deepcopy=False)[number]
 
 
 class _Aside(InMemoryStorage):

@@ -69,6 +69,9 @@ class RunFacts:
 
 
 _NONE: Mapping[int, RunFacts] = MappingProxyType({})
+_RUNS, _END = '"runs": [', "\n]}\n"  # a line per run between them
+_LINES: dict[str, RunFacts] = {}
+"""Those of the sweep's file that this process read last."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,23 @@ class Shared:
 
 @functools.lru_cache(1)
 def _shared(path: Path, *state: int) -> Shared:
-    """Return what the file at `path` says, which is in this `state`: of a thousand runs half a megabyte."""
-    values = files.read_json(path)
+    """Return what the file at `path` says, which is in this `state`: of a thousand runs nearly a megabyte.
+
+    Of a search it is another file for every trial, whose lines are read that were not in the one before.
+    """
+    text = path.read_text(encoding="utf-8")
+    head, *lines = text.removesuffix(_END).split("\n")
+    if not (head.endswith(_RUNS) and text.endswith(_END)):  # somebody else wrote it, by hand say
+        values = files.parsed(text)
+        lines = [json.dumps(facts) for facts in values["runs"]]
+    else:
+        values = files.parsed(f"{head}]}}")
+        lines = [line.removesuffix(",") for line in lines if line]
+    known = {line: _LINES.get(line) or RunFacts(**files.parsed(line)) for line in lines}
+    _LINES.clear()
+    _LINES.update(known)
     tracker = values["tracker"] and Tracker(**values["tracker"])
-    return Shared(tracker, tuple(RunFacts(**facts) for facts in values["runs"]), values.get("search"))
+    return Shared(tracker, tuple(map(known.__getitem__, lines)), values.get("search"))
 
 
 class SweepFile:
@@ -116,7 +132,7 @@ class SweepFile:
         self._runs += [json.dumps(asdict(facts)) for facts in runs]
         for number, facts in changed.items():
             self._runs[number] = json.dumps(asdict(facts))
-        files.write(self._file, self._head + ', "runs": [\n' + ",\n".join(self._runs) + "\n]}\n", sync=True)
+        files.write(self._file, f"{self._head}, {_RUNS}\n" + ",\n".join(self._runs) + _END, sync=True)
 
 
 @dataclass(frozen=True)

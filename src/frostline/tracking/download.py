@@ -12,6 +12,7 @@ from typing import Any
 from frostline.core.errors import UserError, user_error
 from frostline.records import layout, run_folders
 from frostline.records.layout import RUN_ID
+from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.tracking import query
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
 
@@ -24,13 +25,10 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
         recorded = [asdict(result) for result in query.results(uri, run_id)]
         results = _results(uri, run_id, folder) or recorded
         ids = {result["name"]: result["run_id"] for result in recorded}
-        facts = [
-            {"name": result["name"], "choices": result["choices"], "folder": str(number)}
-            for number, result in enumerate(results)
-        ]
-        experiment = client.get_run(run_id).info.experiment_id
-        tracker = {"uri": uri, "experiment_id": experiment, "sweep_run_id": run_id}
-        (folder / layout.SWEEP).write_text(json.dumps({"tracker": tracker, "runs": facts}), encoding="utf-8")
+        experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+        tracker = Tracker(uri, experiment.name, str(folder), experiment.experiment_id, run_id)
+        facts = (RunFacts(result["name"], result["choices"], str(number)) for number, result in enumerate(results))
+        SweepFile(folder, tracker).add(facts)
         for base in files(uri, run_id, layout.BASES):
             fetch_base(uri, run_id, PurePosixPath(base).name, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):

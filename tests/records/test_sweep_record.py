@@ -1,0 +1,49 @@
+"""The file of a sweep says what was written, whoever wrote it, and of a search no job reads again what it knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from frostline.core import files
+from frostline.records import sweep_record
+from frostline.records.sweep_record import RunFacts, Shared, SweepFile, Tracker
+
+TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
+
+
+def facts(number: int, name: str = "head") -> RunFacts:
+    return RunFacts(f"{name}\u2028, [{number}]", {"lr": 0.1, "seed": number}, str(number))
+
+
+def test_a_job_of_a_search_reads_the_runs_that_are_new_or_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, read = SweepFile(tmp_path, TRACKER, "tpe"), list[str]()
+    real = files.parsed
+    monkeypatch.setattr(sweep_record.files, "parsed", lambda text: (read.append(text), real(text))[1])
+    for number in range(20):
+        file.add([facts(number)], {3: facts(3, "full")} if number == 10 else {})
+        assert len(Shared.read(tmp_path).runs) == number + 1
+    assert Shared.read(tmp_path) == Shared(
+        TRACKER, tuple(facts(number, "full" if number == 3 else "head") for number in range(20)), "tpe"
+    )
+    assert len(read) == 20 + 20 + 1  # the head every time, each run once, and what changed
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None) -> None:
+    SweepFile(tmp_path, None).add(map(facts, range(3)))
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=indent))
+    assert Shared.read(tmp_path) == Shared(None, tuple(map(facts, range(3))))
+    file.write_text(file.read_text()[:-2])
+    with pytest.raises(ValueError, match="delimiter"):
+        Shared.read(tmp_path)
+
+
+def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
+    SweepFile(tmp_path, None).add([])
+    assert Shared.read(tmp_path) == Shared(None, ()) and json.loads((tmp_path / "sweep.json").read_text())["runs"] == []

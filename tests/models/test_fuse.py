@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_cut import lively
+from timm.layers import Conv2dSame, StdConv2dSame
 from torch import fx, nn
 
 from families import MEMBERS, member
@@ -150,3 +151,16 @@ def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_compute
         plain = fuse.fast_copy(lower, *how)
         assert not any(isinstance(layer, fuse._Fused) for layer in plain.modules())
         assert (plain(images).float() - fused).norm() / fused.norm() < 0.02
+
+
+@pytest.mark.parametrize("kind", [Conv2dSame, StdConv2dSame])
+def test_convolutions_that_compute_more_than_their_tensors_say_are_left_as_they_are(kind: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.weight, 1, 3)
+    network = nn.Sequential(kind(3, 8, 3, stride=2), norm, nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    images = torch.randn(2, 3, 17, 17).contiguous(memory_format=torch.channels_last)
+    fast = fuse.fast_copy(network, torch.bfloat16, CPU, torch.channels_last)
+    with torch.inference_mode():
+        expected, found = network(images), fast(images.bfloat16()).float()
+    assert found.shape == expected.shape and (found - expected).norm() < 0.05 * expected.norm()

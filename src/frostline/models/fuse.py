@@ -19,7 +19,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.models import onednn
 from frostline.models.cut import graph_of, module_of
-from frostline.models.freezing import ADAPTER
 
 _ACTIVATIONS: dict[Any, tuple[str, tuple[float, ...]]] = {
     nn.ReLU: ("relu", ()),
@@ -73,10 +72,9 @@ def fold(traced: fx.GraphModule) -> None:
     layers = dict(traced.named_modules())
     for node in traced.graph.nodes:
         norm = layers.get(str(node.target))
-        if not isinstance(norm, nn.BatchNorm2d) or not _read_once(before := node.all_input_nodes[0]):
+        if type(norm) is not nn.BatchNorm2d or not _read_once(before := node.all_input_nodes[0]):
             continue
-        conv = layers.get(str(before.target))
-        if isinstance(conv, nn.Conv2d) and not (_is_adapted(conv) or _is_adapted(norm)):
+        if type(conv := layers.get(str(before.target))) is nn.Conv2d:  # others may compute more than their tensors say
             _replace(traced, (before, node), fuse_conv_bn_eval(conv, norm))
     _finish(traced)
 
@@ -155,13 +153,7 @@ def _read_once(value: Any) -> TypeGuard[fx.Node]:
 
 def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Return whether `layer` is a convolution as oneDNN knows it."""
-    known = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return known and layer is not None and not _is_adapted(layer)
-
-
-def _is_adapted(layer: nn.Module) -> bool:
-    """Return whether a layer computes more than its own tensors say."""
-    return ADAPTER in layer._modules
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _replace(traced: fx.GraphModule, nodes: tuple[fx.Node, ...], layer: nn.Module) -> nn.Module:

@@ -35,6 +35,7 @@ DECIDING = {
             "models.adapters",
             "models.adapter_kinds",
             "models.kept_adapters",
+            "models.meta_pass",
         ),
         *("data.augment", "data.trivial_augment", "data.resize", "core.randomness"),
     },

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 import small
 from frostline.commands import models as command
 from frostline.core.errors import UserError
-from frostline.models import cut, fuse, timm_models, weights
+from frostline.models import adapters, cut, freezing, fuse, timm_models, weights
 from frostline.models.build import Model, build, metadata
 from frostline.models.input_spec import InputSpec
 from frostline.store import hashing, tensorfile
@@ -296,3 +296,20 @@ def test_tags_of_timm_are_all_there() -> None:
     assert {f"{name}.{tag}" for name, tags in timm_models.names().items() for tag in tags} == set(
         timm.list_pretrained()
     )
+
+
+@torch.no_grad()
+def test_layers_that_a_network_has_under_several_names_are_one_in_all_that_is_done_to_them(tmp_path: Path) -> None:
+    twice = ("cpe1.proj.weight", "serial_blocks1.1.cpe.proj.weight")
+    model, plain = (of_timm("coat_lite_tiny", image_size=32) for _ in range(2))
+    module, images = model.module.eval(), picture(model)
+    adapters.insert(module, model.structure, small.mode("ssf").adapter, seed=0, side=32)
+    assert torch.equal(module(images), plain.module.eval()(images))
+    module.get_submodule("cpe1.proj.adapter").get_parameter("scale").mul_(2)
+    expected, still = module(images), freezing.frozen_tensors(module.requires_grad_(False)).keys()
+    assert still == module.state_dict().keys() and {*twice} <= adapters.touched(module)
+    assert adapters.without(module).keys() == plain.module.state_dict().keys()
+    assert {*twice} <= adapters.merge(module).keys()
+    tensorfile.save(tmp_path / "w.safetensors", module.state_dict(), {})
+    plain.module.load_state_dict(tensorfile.tensors_of(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(plain.module(images), expected, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ others do (`stage2/adapter/lora_A/layer2.0.conv1.adapter.lora_A`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -70,28 +70,37 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
 
 def touched(module: nn.Module) -> frozenset[str]:
     """Return the names of the tensors that `merge` will change, and of those that it will remove."""
-    own = {f"{path}.{name}" for path, layer, _ in adapted(module) for name in _tensors(layer)}
-    return frozenset(own | {name for path, _, adapter in adapted(module) for name in named(path, adapter)})
+    own = [layer._parameters[name] for _, layer, _ in adapted(module) for name in _tensors(layer)]
+    return frozenset(_called(module, (*own, *_parameters(module))))
 
 
 def without(module: nn.Module) -> dict[str, Tensor]:
     """Return the state of `module` as it is named where no layer has an adapter."""
-    theirs = {name for path, _, adapter in adapted(module) for name in named(path, adapter)}
+    theirs = _called(module, _parameters(module))
     return {name: tensor for name, tensor in module.state_dict().items() if name not in theirs}
 
 
 @torch.no_grad()
 def merge(module: nn.Module) -> dict[str, Tensor]:
     """Make every adapter part of its layer's own tensors and remove it; return these tensors by name."""
-    merged = {}
-    for path, layer, _ in adapted(module):
+    merged = []
+    for _, layer, _ in adapted(module):
         told = {name: getattr(layer, name) for name in _tensors(layer)}
         layer.__class__ = type(layer).__bases__[0]
         del layer._modules[freezing.ADAPTER]
-        for name, value in told.items():
-            if value is not None:
-                merged[f"{path}.{name}"] = layer.get_parameter(name).copy_(value).detach()
-    return merged
+        merged += [layer.get_parameter(name).copy_(value) for name, value in told.items() if value is not None]
+    return {name: tensor.detach() for name, tensor in _called(module, merged).items()}
+
+
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of all adapters."""
+    return [parameter for _, _, adapter in adapted(module) for parameter in adapter.parameters()]
+
+
+def _called(module: nn.Module, tensors: Collection[Tensor | None]) -> dict[str, Tensor]:
+    """Return some tensors of a network by name, by all names where one has several, as that of a layer used twice."""
+    ids = {id(tensor) for tensor in tensors}
+    return {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if id(tensor) in ids}
 
 
 def _tensors(layer: nn.Module) -> tuple[str, str]:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
-from torch.func import functional_call
 from torch.fx.node import map_arg
 
 from frostline.models.freezing import Phase
+from frostline.models.meta_pass import on_meta
 from frostline.models.stages import Structure
 
 _halves: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[fx.GraphModule, fx.GraphModule]]] = (
@@ -143,12 +142,7 @@ def _values(module: nn.Module, graph: fx.Graph, count: int, side: int) -> dict[f
         if node.op != "output":
             copies[node] = every.node_copy(node, copies.__getitem__)
     every.output(list(copies.values()))
-    steps = module_of(module, every)
-    bare = {name: t.to("meta") for name, t in chain(steps.named_parameters(), steps.named_buffers())}
-    images = torch.empty(count, 3, side, side, device="meta")
-    with torch.no_grad():
-        found = functional_call(steps, bare, (images,))
-    return dict(zip(copies, found, strict=True))
+    return dict(zip(copies, on_meta(module_of(module, every), count, side), strict=True))
 
 
 def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:

@@ -175,10 +175,18 @@ def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, acti
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters that do not learn and the buffers that no layer in train mode updates, by name."""
-    parameters = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    moving = {path for path, part in module.named_modules() if is_norm(part) and part.training}
-    buffers = {name: b for name, b in module.named_buffers() if name.rpartition(".")[0] not in moving}
-    return parameters | buffers
+    moving = {path for path, part in module.named_modules(remove_duplicate=False) if is_norm(part) and part.training}
+    return {
+        name: tensor
+        for name, tensor in _every_tensor(module).items()
+        if not (tensor.requires_grad if isinstance(tensor, nn.Parameter) else name.rpartition(".")[0] in moving)
+    }
+
+
+def _every_tensor(module: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, by all names where one has several, as that of a layer used twice."""
+    every = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    return dict(chain(*every))
 
 
 @dataclass(frozen=True)
@@ -212,14 +220,14 @@ class Guard:
 
     def glance(self) -> None:
         """Check if torch wrote to any frozen tensor; running statistics that move without that wait for `check`."""
-        now = self._now()
+        now = _every_tensor(self._module)
         if any(one.written(now[name]) for name, one in self._watched.items()):
             self.check()
         self.compared = max(self.compared, len(self._watched))
 
     def check(self) -> None:
         """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
-        now = self._now()
+        now = _every_tensor(self._module)
         drifted = _different({name: (now[name], one.copy) for name, one in self._watched.items()})
         if drifted:
             some = ", ".join(drifted[:3])
@@ -229,9 +237,6 @@ class Guard:
     def verdict(self) -> str:
         """Return in words what the checks found; drift has raised by then."""
         return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
-
-    def _now(self) -> dict[str, Tensor]:
-        return dict(chain(self._module.named_parameters(), self._module.named_buffers()))
 
 
 def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
@@ -25,6 +24,7 @@ from frostline.core.config import AdapterConfig
 from frostline.core.errors import user_error
 from frostline.core.randomness import generator
 from frostline.models import freezing
+from frostline.models.meta_pass import on_meta
 from frostline.models.stages import Structure
 
 _PAPERS = {"bottleneck": "arXiv:1902.00751, arXiv:2205.13535", "prompt": "arXiv:2203.12119"}
@@ -174,7 +174,6 @@ def _without(shape: torch.Size, axis: int) -> Iterator[int]:
     return (size for place, size in enumerate(shape) if place != axis % len(shape))
 
 
-@torch.no_grad()
 def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tuple[torch.Size | None, torch.Size]]:
     """Return the shapes of what modules take and give for two squares of `side` pixels, in the order of their calls.
 
@@ -196,9 +195,8 @@ def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tup
         for path in wanted
     ]
     modes = {part: part.training for part in module.modules()}
-    bare = {name: t.to("meta") for name, t in chain(module.named_parameters(), module.named_buffers())}
     try:
-        functional_call(module.eval(), bare, (torch.empty(2, 3, side, side, device="meta"),))
+        on_meta(module.eval(), 2, side)
     finally:
         for hook in hooks:
             hook.remove()

@@ -18,7 +18,6 @@ from typing import Any
 
 import huggingface_hub
 import timm
-import torch
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,13 +27,13 @@ from huggingface_hub.errors import (
 from timm.models import PretrainedCfg, get_pretrained_cfg, model_entrypoint
 from timm.models._manipulate import group_with_matcher
 from torch import nn
-from torch.func import functional_call
 
 from frostline.core import files
 from frostline.core.errors import UserError, user_error
 from frostline.models import stages, weights
 from frostline.models.architecture import Architecture, Pretrained, Tensors, new_layer
 from frostline.models.input_spec import InputSpec
+from frostline.models.meta_pass import on_meta
 from frostline.models.stages import Structure
 from frostline.models.state_dicts import within
 from frostline.models.weights import HUB_FILES
@@ -113,10 +112,8 @@ def _network(name: str, size: int) -> nn.Module:
 
 def _try(module: nn.Module, size: int) -> None:
     """Raise ValueError where pictures of another size than the usual do not go through; nothing is computed for it."""
-    bare = {name: t.to("meta") for name, t in chain(module.named_parameters(), module.named_buffers())}
     try:
-        with torch.no_grad():
-            functional_call(module.eval(), bare, (torch.empty(1, 3, size, size, device="meta"),))
+        on_meta(module.eval(), 1, size)
     except (AssertionError, RuntimeError, TypeError) as problem:
         raise ValueError(str(problem).partition("\n")[0]) from problem
     finally:

@@ -117,8 +117,8 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
     """Return whether averaged weights are those of the network below the line: not after these have learned."""
     module, structure = setup.model.module, setup.model.structure
     below, theirs = cut.stages_below(structure, setup.phases[phase]), averaged.state_dict()
-    mine = {name: tensor for name, tensor in module.state_dict().items() if structure.stage_of(name) in below}
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    known = ((name, tensor) for name, tensor in module.state_dict().items() if structure.lies_in_one(name))
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in known if structure.stage_of(name) in below)
 
 
 def _none(setup: Setup, phase: int) -> Line:

@@ -35,8 +35,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk."""
+    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk.
+
+    What several names stand for is there under each of them.
+    """
     dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
+    first = {tensor.data_ptr(): name for name, tensor in reversed(dense.items())}
+    dense = {name: tensor if first[tensor.data_ptr()] == name else tensor.clone() for name, tensor in dense.items()}
     path.touch()
     mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
     save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})

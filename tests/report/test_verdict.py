@@ -226,6 +226,22 @@ def test_means_over_the_same_seeds_are_compared_seed_by_seed():
     )
 
 
+def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
+    right = np.ones((2, 16), bool)
+    right[0, :2] = False
+    runs = [
+        result(5 * m + s, mode, 0.9 - m / 10, right[m].mean(), seed=s) for m, mode in enumerate("ab") for s in range(5)
+    ]
+    folders = {mode: predicted(tmp_path / mode, row) for mode, row in zip("ab", right, strict=True)}
+    for run in runs:
+        del run.choices["lr"]
+    runs = [replace(run, folder=folders[run.choices["freeze_mode"]], images={"test": 16, "val": 16}) for run in runs]
+    text = answer(runs)
+    assert text.startswith("Undecided: a 87.5%, b 100.0%") and "one seed, paired bootstrap over 16 test images" in text
+    assert "95% interval 64.0 to 96.5; one seed)" in answer(runs[:5])  # Wilson's
+    assert validation_interval(cells(runs)[0]) == validation_interval(cells(runs[:1])[0])
+
+
 def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
     text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])

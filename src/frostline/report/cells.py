@@ -40,6 +40,11 @@ class Cell:
         return FOLD in choices and choices.get("data.folds") != "null"
 
     @property
+    def draws(self) -> bool:
+        """Whether it is trained in steps, whose order a seed draws: heads that are solved have no lr."""
+        return "lr" in self.choices
+
+    @property
     def finished(self) -> tuple[Result, ...]:
         """The results that mean and spread are taken over."""
         return tuple(result for result in self.results if result.status == "FINISHED")

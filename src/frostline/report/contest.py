@@ -115,6 +115,7 @@ def trials(cell: Cell) -> list[Trial]:
             runs[0].images.get("test", 0),
             runs[0].folder,
             overlap=_overlap(runs[0]) if cell.folds else None,
+            draws=cell.draws,
         )
         for runs in _repeats(cell, cell.by.test)
     ]
@@ -146,6 +147,8 @@ def validation_interval(cell: Cell) -> Interval | None:
     values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in _repeats(cell, cell.by.val)]
     if not values or any(math.isnan(value) for value in values):
         return None
+    if not (cell.draws or cell.folds):  # all seeds say the same
+        values = values[:1]
     images = cell.finished[0].images.get("val", 0)
     if len(values) > 1:
         overlap = _overlap(cell.finished[0]) if cell.folds else 0.0

@@ -27,6 +27,8 @@ class Trial:
     folder: str
     overlap: float | None = None
     """Of a fold: see `statistics.t_interval`; None for a seed."""
+    draws: bool = True
+    """Whether its seed had any part in it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Difference:
 
 def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
     """Return the interval of the mean of `by`: over seeds, or over the test images of the only one."""
+    trials = _distinct(trials)
     if len(trials) > 1:
         overlap = trials[0].overlap or 0.0
         found = statistics.t_interval([trial.value for trial in trials], _step(trials, by), overlap)
@@ -70,8 +73,11 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
     """Return the difference of two cells in `by`, with the interval that their seeds allow.
 
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
-    side has one seed only, that seed alone is compared, image by image. So are folds of a cross-validation.
+    side has one seed only, or neither draws anything by them, one alone is compared, image by image. So are folds of a
+    cross-validation.
     """
+    if not any(trial.draws for trial in (*first, *second)):
+        first, second = _distinct(first), _distinct(second)
     scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if first[0].overlap is not None and second[0].overlap is not None:
@@ -95,6 +101,11 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
     within = statistics.welch(list(mine.values()), list(theirs.values()), least)
     how = f"{len(first)} and {len(second)} seeds, Welch's t-interval"
     return Difference(gap, scores, within, how, fewer, False)
+
+
+def _distinct(trials: Sequence[Trial]) -> Sequence[Trial]:
+    """Return the trials that tell something new: of seeds that draw nothing the first, however many there are."""
+    return trials if trials[0].draws or trials[0].overlap is not None else trials[:1]
 
 
 def _over_folds(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:

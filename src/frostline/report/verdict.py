@@ -170,7 +170,7 @@ def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -
         return _cheaper(first, second)
     if difference.folds:
         return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
-    if not any(_draws(one) for one in (first, second)):
+    if not any(one.cell.draws for one in (first, second)):
         return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
     seeds = _seeds_needed(difference)
     if seeds > _MANY_SEEDS:
@@ -178,11 +178,6 @@ def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -
     changes = {contest.key: [first.value, second.value]}
     changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
     return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
-
-
-def _draws(one: Contender) -> bool:
-    """Return whether a run is trained in steps, whose order its seed draws: heads that are solved have no lr."""
-    return "lr" in one.cell.choices
 
 
 def _cheaper(first: Contender, second: Contender) -> list[str]:
@@ -222,7 +217,7 @@ def _budget(found: Sequence[Contender]) -> list[str]:
 
     Where nothing but the lr was tuned, heads that are solved cannot have more.
     """
-    tuned = [one for one in found if _draws(one)]
+    tuned = [one for one in found if one.cell.draws]
     if len({one.tried for one in tuned}) < 2:
         return []
     counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in tuned)
@@ -255,7 +250,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     missing = _unfinished(key, [only], results)
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
-    how = f"({sure}{_count(count, 'run') if only.cell.folds else 'one seed' if count == 1 else f'{count} seeds'})"
+    seeds = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
+    how = f"({sure}{_count(count, 'run') if only.cell.folds else seeds})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else _capital(only.name)

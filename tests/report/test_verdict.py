@@ -374,6 +374,11 @@ def test_what_lies_beyond_the_edge_is_tried_with_the_same_seeds():
     assert answer(runs).endswith(": `python train.py -m lr=0.01,0.1,0.3,1 seed=0,7`.")
 
 
+def test_what_finished_is_named_with_all_its_digits_where_it_is_to_be_found_again():
+    runs = [result(job, "head", acc, acc, lr=lr) for job, (lr, acc) in enumerate([(10**-2.5, 0.9), (1e-4, 0.5)])]
+    assert answer(runs).endswith(f": `python train.py -m lr=0.0001,{10**-2.5!r},0.009,0.03`.")
+
+
 def test_commands_repeat_what_was_typed(tmp_path):
     runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
     for run in runs:

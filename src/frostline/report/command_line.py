@@ -26,7 +26,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
         given.pop("data.fold", None)  # a sweep has them all
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
-    swept = {_short(key): ",".join(map(value_text, values)) for key, values in changes.items()}
+    swept = {_short(key): ",".join(map(_exact, values)) for key, values in changes.items()}
     return of_sweep(given | swept)
 
 
@@ -45,8 +45,14 @@ def _for_hydra(value: object) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_for_hydra, value))}]"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
-        return value_text(value)
+        return _exact(value)
     return '"' + _BEFORE_QUOTE.sub(lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value) + '"'
+
+
+def _exact(value: object) -> str:
+    """Return a choice as text that is read back as it is, with more digits than people care to see if it has them."""
+    short = value_text(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
 
 
 def _program() -> str:

@@ -21,6 +21,7 @@ import stores
 import warm
 from frostline import api
 from frostline.core import project
+from frostline.records.result import Result
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 
@@ -170,6 +171,17 @@ def test_a_name_that_stands_for_nothing_is_one_line(store, name):
     assert str(mistake.value).startswith(f"sweep={name}") and "\n" not in str(mistake.value)
     if name.startswith("Vogel"):
         assert str(mistake.value).endswith("did you mean Vögel & 100%?")
+
+
+def test_the_best_of_a_search_is_what_was_compared_and_no_lucky_trial():
+    def run(job: int, mode: str, value: float, **marks: object) -> Result:
+        choices = {"freeze_mode": mode, "data": "digits", "lr": 0.1, "seed": job, "study": mode, **marks}
+        return Result(job, f"{job}", "", None, "FINISHED", None, choices, {"best/val_accuracy": value})
+
+    tried = [run(0, "full", 0.95, trial=0), run(1, "head", 0.85, trial=0)]
+    assert frostline.Sweep("search", tuple(tried), None).best.name == "0"
+    fresh = [run(2, "full", 0.70, confirms=0), run(3, "head", 0.80, confirms=0)]
+    assert frostline.Sweep("search", (*tried, *fresh), None).best.name == "3"
 
 
 def test_weights_of_a_run_are_used_by_any_name_and_of_a_sweep_refused_with_its_best(store, tmp_path):

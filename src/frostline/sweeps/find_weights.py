@@ -16,7 +16,7 @@ from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
-from frostline.report.cells import cells
+from frostline.report.cells import cells, finalists
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 from frostline.tracking import download, query, server
@@ -99,8 +99,8 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
 
 
 def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
-    """Return the first seed of the best cell by validation, and a line that says so."""
-    ranked = [cell for cell in cells(results) if cell.finished and cell.by.val in cell.finished[0].metrics]
+    """Return the first seed of the best cell by validation, and a line that says so; of a search one that confirms."""
+    ranked = [cell for cell in finalists(cells(results)) if cell.finished and cell.by.val in cell.finished[0].metrics]
     if not ranked:
         reasons = [result.reason for result in results if result.reason]
         why = f": {reasons[0]}" if reasons else ""

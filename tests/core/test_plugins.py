@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
@@ -17,11 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 import stores
+import warm
 from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
 from frostline.models import build, cut
-from lab import LIMIT, Lab
+from lab import Lab
 from small import load_data
 
 CHECKOUT = Path(__file__).parents[2]
@@ -183,21 +183,24 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         load_data(**request("squarez"))
 
 
+def ran(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:
+    """Return what a command prints where `package` is installed."""
+    path = f"{CHECKOUT / 'src'}{os.pathsep}{package}"
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    done = warm.run([sys.executable, "-m", "frostline", *typed], env=environment, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_a_sweep_over_another_packages_data_and_network_and_a_freeze_mode_of_ones_own(package, tmp_path):
     (mode := tmp_path / "work" / "conf" / "freeze_mode" / "mine.yaml").parent.mkdir(parents=True)
     mode.write_text(MINE)
-    path = f"{CHECKOUT / 'src'}{os.pathsep}{package}"
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
     chosen = ("freeze=head,mine", "data.source=squares", "model.name=tiny", "model.weights=null")
     quick = ("epochs=2", "batch_size=10", "lr=0.05", "resume=false", "hydra.launcher.workers=1")
     where = (f"hydra.sweep.dir={tmp_path / 'sweep'}", f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}")
-    done = subprocess.run(
-        [sys.executable, "-m", "frostline", "-m", *chosen, *quick, *where],
-        **{"env": environment, "cwd": tmp_path / "work", "capture_output": True, "text": True, "check": False},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mine lr=0.05" in done.stdout and "blue, red" in done.stdout
+    said = ran(package, "-m", *chosen, *quick, *where, cwd=tmp_path / "work")
+    assert "mine lr=0.05" in said and "blue, red" in said
 
 
 @pytest.fixture
@@ -251,13 +254,12 @@ def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of
 @pytest.mark.slow
 def test_the_plugin_of_the_pages_is_planned_trained_and_run_again(of_the_pages, tmp_path):
     lab = Lab(tmp_path)
-    net = ("model.name=dinov2_hf", f"model.weights={of_the_pages}", "model.image_size=28")
-    chosen = (*net, "freeze=head,full", "lr=1e-2")
-    assert lab.run("plan", *chosen, "dry_run=true") == 0, lab.log()
+    stores.put(tmp_path / "mlflow.db")
+    chosen = ("model.name=dinov2_hf", f"model.weights={of_the_pages}", "model.image_size=28", "lr=1e-2")
+    ran(tmp_path / "site", *lab.arguments("plan", *chosen, "freeze=head", "dry_run=true"))
     plan = json.loads((tmp_path / "plan" / "0" / "plan.json").read_text())
     assert [stage["learning"] > 0 for stage in plan["phases"][0]["stages"]] == [False] * 5 + [True]
-    assert lab.run("sweep", *chosen) == 0, lab.log()
+    ran(tmp_path / "site", *lab.arguments("sweep", *chosen))
     keys = ("tracking.uri", "store.path", "hydra.sweep.dir")
     places = [one for one in lab.arguments("again") if one.startswith(keys)]
-    again = lab.start([f"rerun={tmp_path / 'sweep'}", *places])
-    assert lab.wait(again, LIMIT) == 0, lab.log()  # which only the same bits give
+    ran(tmp_path / "site", f"rerun={tmp_path / 'sweep'}", *places)  # which only the same bits give

@@ -44,7 +44,9 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracker(root) -> Tracker:
-    """Return a sweep in the one store of this file; creating a store takes seconds."""
+    """Return a sweep in the one store of this file, which is the project's own."""
+    (root / "mlruns").mkdir()
+    stores.put(root / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         uri = server.tracking_uri(None, root)

@@ -45,7 +45,13 @@ def search(folder: Path, place: str, *, dies: tuple[str, int] | None = None) -> 
     store = stores.put(folder.parent / "mlflow.db")
     ranges = [*RANGES[:2], "optimizer.weight_decay=interval(0,0.1)"]
     typed = ["-m", *TINY, *ranges, "freeze=head", "trials=6", f"search.storage='{place}'", "resume=true"]
-    typed += [*where(folder, store), "hydra/launcher=basic", f"store.path={folder.parent}/store"]
+    typed += [
+        *where(folder, store),
+        "hydra/launcher=basic",
+        "epochs=1",
+        "search.confirm=0",
+        f"store.path={folder.parent}/store",
+    ]
     code = DYING.format(place=dies[0], number=dies[1]) if dies else "from frostline.cli import main; main()"
     done = warm.run([sys.executable, "-c", code, *typed], env=environment())
     assert done.returncode == (-signal.SIGKILL if dies else 0), done.stdout + done.stderr

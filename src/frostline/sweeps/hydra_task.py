@@ -14,10 +14,10 @@ from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.records.result import Result
+
 _HELP = ("help.header", "help.footer", "help.template", "hydra_help.template")
 """What Hydra prints for `--help`, and writes into the `hydra.yaml` of every run, of which it is half."""
-
-from frostline.records.result import Result
 
 
 def in_common(context: HydraContext, function: TaskFunction) -> bytes:

@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
+from frostline.models import shapes
 from frostline.models.freezing import Phase
-from frostline.models.meta_pass import on_meta
 from frostline.models.stages import Structure
 
 _halves: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[fx.GraphModule, fx.GraphModule]]] = (
@@ -142,7 +142,7 @@ def _values(module: nn.Module, graph: fx.Graph, count: int, side: int) -> dict[f
         if node.op != "output":
             copies[node] = every.node_copy(node, copies.__getitem__)
     every.output(list(copies.values()))
-    return dict(zip(copies, on_meta(module_of(module, every), count, side), strict=True))
+    return dict(zip(copies, shapes.walk(module_of(module, every), count, side), strict=True))
 
 
 def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:

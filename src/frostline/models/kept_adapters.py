@@ -23,8 +23,7 @@ from torch.nn.utils import skip_init
 from frostline.core.config import AdapterConfig
 from frostline.core.errors import user_error
 from frostline.core.randomness import generator
-from frostline.models import freezing
-from frostline.models.meta_pass import on_meta
+from frostline.models import freezing, shapes
 from frostline.models.stages import Structure
 
 _PAPERS = {"bottleneck": "arXiv:1902.00751, arXiv:2205.13535", "prompt": "arXiv:2203.12119"}
@@ -196,7 +195,7 @@ def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tup
     ]
     modes = {part: part.training for part in module.modules()}
     try:
-        on_meta(module.eval(), 2, side)
+        shapes.walk(module.eval(), 2, side)
     finally:
         for hook in hooks:
             hook.remove()

@@ -30,10 +30,9 @@ from torch import nn
 
 from frostline.core import files
 from frostline.core.errors import UserError, user_error
-from frostline.models import stages, weights
+from frostline.models import shapes, stages, weights
 from frostline.models.architecture import Architecture, Pretrained, Tensors, new_layer
 from frostline.models.input_spec import InputSpec
-from frostline.models.meta_pass import on_meta
 from frostline.models.stages import Structure
 from frostline.models.state_dicts import within
 from frostline.models.weights import HUB_FILES
@@ -113,7 +112,7 @@ def _network(name: str, size: int) -> nn.Module:
 def _try(module: nn.Module, size: int) -> None:
     """Raise ValueError where pictures of another size than the usual do not go through; nothing is computed for it."""
     try:
-        on_meta(module.eval(), 1, size)
+        shapes.walk(module.eval(), 1, size)
     except (AssertionError, RuntimeError, TypeError) as problem:
         raise ValueError(str(problem).partition("\n")[0]) from problem
     finally:

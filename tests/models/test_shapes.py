@@ -1,0 +1,27 @@
+"""A walk by shape alone says what the forward pass gives, and refuses what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from families import member
+from frostline.models import shapes
+
+
+@pytest.mark.parametrize("name", ["resnet", "swin"])
+def test_it_gives_the_shape_of_what_a_network_gives_and_leaves_the_network_as_it_is(name: str) -> None:
+    model = member(name)
+    before = {key: tensor.clone() for key, tensor in model.module.state_dict().items()}
+    given = shapes.walk(model.module, 2, model.input.size)
+    with torch.no_grad():
+        assert given.shape == model.module.eval()(torch.zeros(2, 3, model.input.size, model.input.size)).shape
+    assert given.is_meta and all(torch.equal(t, before[key]) for key, t in model.module.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.LayerNorm((3, 8, 8))])
+def test_a_norm_for_another_shape_is_refused(norm: nn.Module) -> None:
+    assert shapes.walk(norm, 2, 8).shape == (2, 3, 8, 8)
+    with pytest.raises(RuntimeError):
+        shapes.walk(nn.Sequential(nn.Conv2d(3, 4, 3), norm), 2, 8)

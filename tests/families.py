@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
+from torchvision.models.googlenet import Inception
+from torchvision.models.inception import (
+    BasicConv2d,
+    InceptionA,
+    InceptionAux,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+)
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock
@@ -51,6 +62,26 @@ def _narrow(build: Callable[[], nn.Module], inputs: int) -> nn.Module:
     return network
 
 
+def _thin(inputs: int, outputs: int, **how: Any) -> nn.Module:
+    """Return the block of the networks called Inception with an eighth of its channels."""
+    return BasicConv2d(inputs if inputs == 3 else inputs // 8, outputs // 8, **how)
+
+
+def _inception() -> nn.Module:
+    kinds = (InceptionA, InceptionB, InceptionC, InceptionD, InceptionE)
+    blocks = [_thin, *(partial(kind, conv_block=_thin) for kind in kinds), InceptionAux]
+    network = models.Inception3(CLASSES, aux_logits=False, init_weights=False, inception_blocks=blocks)
+    network.fc = nn.Linear(2048 // 8, CLASSES)
+    return network
+
+
+def _googlenet() -> nn.Module:
+    blocks = [_thin, partial(Inception, conv_block=_thin), InceptionAux]
+    network = models.GoogLeNet(CLASSES, aux_logits=False, init_weights=False, blocks=blocks)
+    network.fc = nn.Linear(1024 // 8, CLASSES)
+    return network
+
+
 def _efficientnet() -> nn.Module:
     blocks = (
         FusedMBConvConfig(1, 3, 1, 8, 8, 1),
@@ -80,8 +111,8 @@ MEMBERS: dict[str, Callable[[], nn.Module]] = {
     ),
     "densenet": lambda: models.DenseNet(4, (2, 2, 2, 2), num_init_features=8, bn_size=2, num_classes=CLASSES),
     "efficientnet": _efficientnet,
-    "googlenet": lambda: models.GoogLeNet(CLASSES, aux_logits=False, init_weights=False),
-    "inception": lambda: models.Inception3(CLASSES, aux_logits=False, init_weights=False),
+    "googlenet": _googlenet,
+    "inception": _inception,
     "maxvit": lambda: models.MaxVit((64, 64), 8, 2, [8, 8, 16, 16], [1] * 4, 8, 0.0, num_classes=CLASSES),
     "mnasnet": lambda: models.MNASNet(0.1, CLASSES),
     "mobilenet_v2": lambda: models.MobileNetV2(

@@ -32,7 +32,7 @@ from frostline.store import hashing
 from small import KEPT_MODES, SMALL, Memory, Told, compose, mode, network, plain, resolve
 
 SIDE = 32
-RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01")
+RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01", "epochs=2")
 SPEC = InputSpec(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
 
@@ -288,8 +288,10 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
     (tmp_path / "whole" / layout.CONFIG).write_text(json.dumps(plain(*RUN, *options)))
     predictor = predict.load(tmp_path / "whole", device="cpu")
     assert len(adapters(predictor.model.module)) == 6
-    for kind in ("safetensors", "onnx" if chosen == "prompt" else "torchscript"):
-        assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
+    assert export.export(predictor, "safetensors", tmp_path / "net.safetensors") <= export.TOLERANCE
+    del cast(Any, predictor.model.module).blocks[2:]  # to write a graph takes as long as there are layers
+    kind = "onnx" if chosen == "prompt" else "torchscript"
+    assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
     for file in (best, tmp_path / "net.safetensors"):
         with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, and these are"):
             run(tmp_path / "next", f"model.weights={file}", "freeze=head")

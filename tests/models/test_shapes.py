@@ -20,6 +20,13 @@ def test_it_gives_the_shape_of_what_a_network_gives_and_leaves_the_network_as_it
     assert given.is_meta and all(torch.equal(t, before[key]) for key, t in model.module.state_dict().items())
 
 
+def test_a_norm_that_learns_of_a_single_value_per_channel_is_refused() -> None:
+    norm = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    assert shapes.walk(norm, 2, 8).shape == shapes.walk(norm.eval(), 1, 8)[:1].expand(2, -1, -1, -1).shape
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        shapes.walk(norm.train(), 1, 8)
+
+
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.LayerNorm((3, 8, 8))])
 def test_a_norm_for_another_shape_is_refused(norm: nn.Module) -> None:
     assert shapes.walk(norm, 2, 8).shape == (2, 3, 8, 8)

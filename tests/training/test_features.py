@@ -105,7 +105,6 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
         ("freeze=head", "train.mixup=0.4"),
         ("freeze=head", "model=mobilenet_v3_small", *SCRATCH),
         ("freeze=last_stage", "channels_last=false"),
-        ("freeze=last_stage", "model=regnet_y_400mf", *SCRATCH),
         ("freeze=head", "model=squeezenet1_1", "model.weights=null", "model.image_size=64"),  # dropout on a map
     ],
     ids=" ".join,
@@ -165,7 +164,7 @@ REFROZEN = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("train.ema_decay=0.9",), ("optimizer=sgd",), ("optimizer=adamw",)], ids=" ".join)
+@pytest.mark.parametrize("more", [(), ("train.ema_decay=0.9",), ("optimizer=sgd",)], ids=" ".join)
 def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, more: tuple[str, ...]) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     plain = trained(tmp_path, store, "freeze=head", "epochs=2")[0]
@@ -220,6 +219,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("filled")
     store = Store(folder / "store", budget=1 << 30, say=print)
     trained(folder, store, *SIMPLE)
+    assert trained(folder, store, *SIMPLE)[2] == 0
     return store
 
 
@@ -240,7 +240,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_what_depends_on_something_else_is_computed_anew(
     filled: Store, tmp_path: Path, change: tuple[str, ...]
 ) -> None:
-    assert trained(tmp_path, filled, *SIMPLE)[2] == 0
     assert trained(tmp_path, filled, *SIMPLE, *change)[2] == EVERY
 
 
@@ -315,11 +314,10 @@ NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
             ("freeze=last_stage", "precision=bf16", "augment=standard"),
             (NO_ROOM, "store.memory_gb=1e-4", "store.budget_gb=1e-6", "store.enabled=false", NOTHING_KEPT),
         ),
-        (("freeze=gradual", "precision=bf16", "epochs=3", "train.ema_decay=0.9"), (NO_ROOM,)),
         (("freeze=head", "precision=bf16", "train.mixup=0.4"), (NOTHING_KEPT,)),
         (("freeze=head", "model=mobilenet_v3_small", *SCRATCH), (NO_ROOM, NOTHING_KEPT)),
         (("freeze=last_stage", "model=regnet_y_400mf", *SCRATCH, "channels_last=false"), (NO_ROOM,)),
-        (("freeze=gradual", "epochs=3", "train.ema_decay=0.9", "augment=trivial"), (NO_ROOM,)),
+        (("freeze=gradual", "precision=bf16", "epochs=3", "train.ema_decay=0.9", "augment=trivial"), (NO_ROOM,)),
     ],
     ids=lambda values: " ".join(values),
 )

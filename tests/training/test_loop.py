@@ -33,7 +33,7 @@ from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
 from frostline.training.steps import Alone, Recipe, TrainedPart
-from small import Samples, compose, images, mode, network, train
+from small import TINY, Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
 
@@ -154,8 +154,10 @@ def losses(results: list[EpochResult]) -> list[list[float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "resnet18"])
-@pytest.mark.parametrize(("chosen", "lr"), [("head", 1e-2), ("full", 1e-4)])
+@pytest.mark.parametrize(
+    ("chosen", "lr", "name"),
+    [("head", 1e-2, "resnet18"), ("head", 1e-2, "shufflenet_v2_x0_5"), ("full", 1e-4, "shufflenet_v2_x0_5")],
+)
 def test_a_plain_loop_from_the_tutorial_has_the_same_losses(name: str, chosen: str, lr: float) -> None:
     model = network(name)
     twin = Model(**{**vars(model), "module": copy.deepcopy(model.module)})
@@ -298,15 +300,14 @@ def test_a_network_that_diverged_in_its_last_step_is_found_by_the_validation() -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
+    ("chosen", "options"),
     [
-        {},
-        {"optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1, "clip_norm": 1.0},
-        {"mixup": 0.2, "cutmix": 1.0},
-        {"autocast": torch.bfloat16},
+        ("head", {}),
+        ("full", {"optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1, "clip_norm": 1.0}),
+        ("full", {"mixup": 0.2, "cutmix": 1.0}),
+        ("full", {"autocast": torch.bfloat16}),
     ],
 )
-@pytest.mark.parametrize("chosen", ["head", "full"])
 def test_the_same_call_twice_gives_equal_bits(chosen: str, options: dict[str, Any]) -> None:
     runs = []
     for noise in (0, 1):
@@ -406,7 +407,7 @@ def test_mixed_precision_keeps_weights_and_loss_in_float32() -> None:
 def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = ["freeze=lp_ft", "model.weights=null", "model.image_size=32", "data.limit=96", "epochs=4"]
+    overrides = [*TINY, "freeze=lp_ft", "data.limit=96", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
     setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []

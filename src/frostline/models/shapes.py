@@ -38,8 +38,9 @@ class _Norms(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm and args[1] is not None and args[1].shape == args[0].shape[1:2]:
-            return args[0]
-        if func is F.layer_norm and args[0].shape[-len(args[1]) :] == tuple(args[1]):
-            return args[0]
-        return func(*args, **kwargs or {})
+        if func is F.batch_norm and args[1] is not None:
+            several = args[0].numel() > args[0].shape[1]  # values per channel: of a single one none can learn
+            fits = several and args[1].shape == args[0].shape[1:2]
+        else:
+            fits = func is F.layer_norm and args[0].shape[-len(args[1]) :] == tuple(args[1])
+        return args[0] if fits else func(*args, **kwargs or {})

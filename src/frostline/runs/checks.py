@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.data import findings
 from frostline.data.findings import Finding
-from frostline.models import freezing
+from frostline.models import freezing, shapes
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
@@ -56,11 +54,11 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
     """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
-    module, side = model.module.to("meta"), model.input.size
+    module, side = model.module, model.input.size
     for phase in phases:
         freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
         try:
-            module(torch.empty(1, 3, side, side, device="meta"))
+            shapes.walk(module, 1, side)
         except ValueError as problem:
             expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
             raise user_error("batch_size", config.batch_size, expected) from problem

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import stores
+
 FAULTS = ("refuse", "error", "lost", "half", "garbage", "error after", "hollow")
 """No work and no answer; no work and an error; after the work: no answer, half of one, nonsense, an error, `{}`."""
 
@@ -95,7 +97,7 @@ def serve(folder: Path) -> Iterator[tuple[Faulty, str]]:
         def connection_dropped(self, error: BaseException, environ: Any = None) -> None: ...
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{folder / 'server.db'}")
+        patch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{stores.put(folder / 'server.db')}")
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(folder / "artifacts"))
         patch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")

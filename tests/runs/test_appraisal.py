@@ -131,6 +131,7 @@ def test_it_comes_to_the_same_on_a_card(tmp_path: Path, monkeypatch: pytest.Monk
     for device in ("cpu", "cuda"):
         with EmulatedMachine().running() if device == "cuda" else nullcontext():
             setup = made(tmp_path, *TINY, "freeze=head", f"device={device}")
-            found.append([(b.stage, b.probe, b.knn, b.right) for b in appraised(setup).borders])
-            assert costs.measure(made(tmp_path, *TINY, "freeze=last_stage", f"device={device}"), 0.01).run > 0
+            found.append([(b.stage, b.probe, b.knn, b.right) for b in appraised(setup, 40).borders])
+            if device == "cuda":
+                assert costs.measure(made(tmp_path, *TINY, "freeze=last_stage", "device=cuda"), 0.01).run > 0
     assert found[0] == found[1]

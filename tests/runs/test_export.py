@@ -12,35 +12,50 @@ from safetensors.torch import load_file
 from frostline import commands
 from frostline.core.errors import UserError
 from frostline.models import build
+from frostline.records import layout, provenance
+from frostline.records.result import Result, write_result
 from frostline.runs import export, predict
+from frostline.runs.run import execute
+from small import SMALL, TINY, Memory, Told, compose, plain
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
 
-def exported(trained, tmp_path, capsys, kind):
-    """Export the run `full`, and return the file."""
-    assert commands.run("export", [str(trained.folder / "1"), "--format", kind, "--output", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert said.err == "" and said.out.splitlines()[0].endswith(f"shufflenet_v2_x0_5 with 10 classes as {kind}")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Return the folder of a run with a network of few layers: to write a graph takes as long as there are some."""
+    folder, options = tmp_path_factory.mktemp("tiny"), (*SMALL, *TINY, "freeze=full", "epochs=1")
+    provenance.write(folder, provenance.software([]))  # as a job does
+    metrics, images = execute(compose(*options), name="a run", folder=folder, record=Memory(), screen=Told())
+    (folder / layout.CONFIG).write_text(json.dumps(plain(*options)))
+    write_result(folder, Result(0, "tiny", str(folder), None, "FINISHED", None, {}, metrics, images))
+    return folder
+
+
+def exported(run, tmp_path, capsys, kind):
+    """Export a run, and return the file."""
+    assert commands.run("export", [str(run), "--format", kind, "--output", str(tmp_path)]) == 0
+    said, name = capsys.readouterr(), predict.load(run, device="cpu").model.name
+    assert said.err == "" and said.out.splitlines()[0].endswith(f"{name} with 10 classes as {kind}")
     return tmp_path / f"model{export.SUFFIXES[kind]}"
 
 
-def digits(trained):
+def digits(run):
     """Return 5 test pictures and what the run has recorded of them."""
     from sklearn.datasets import load_digits
 
-    recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")
+    recorded = load_file(run / "test_predictions.safetensors")
     images = torch.from_numpy(load_digits().images)[recorded["ids"][:5]]
     pictures = images.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
     return pictures, recorded["logits"][:5].softmax(1)
 
 
 @pytest.mark.slow
-def test_onnx_with_any_batch_and_size(trained, tmp_path, capsys):
+def test_onnx_with_any_batch_and_size(tiny, tmp_path, capsys):
     session = onnxruntime.InferenceSession(
-        str(exported(trained, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
+        str(exported(tiny, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
     )
-    pictures, expected = digits(trained)
+    pictures, expected = digits(tiny)
     for count in (1, 5):
         (said,) = session.run(["probabilities"], {"pictures": pictures[:count].numpy()})
         assert torch.allclose(torch.from_numpy(said), expected[:count], atol=1e-4)
@@ -53,10 +68,10 @@ def test_onnx_with_any_batch_and_size(trained, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
-def test_torchscript_with_any_batch_and_size(trained, tmp_path, capsys):
+def test_torchscript_with_any_batch_and_size(tiny, tmp_path, capsys):
     extra = {"frostline.json": ""}
-    script = torch.jit.load(exported(trained, tmp_path, capsys, "torchscript"), _extra_files=extra)
-    pictures, expected = digits(trained)
+    script = torch.jit.load(exported(tiny, tmp_path, capsys, "torchscript"), _extra_files=extra)
+    pictures, expected = digits(tiny)
     for count in (1, 5):
         assert torch.allclose(script(pictures[:count]), expected[:count], atol=1e-4)
     assert script(torch.zeros(2, 3, 60, 100, dtype=torch.uint8)).shape == (2, 10)
@@ -64,7 +79,7 @@ def test_torchscript_with_any_batch_and_size(trained, tmp_path, capsys):
 
 
 def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
-    file = exported(trained, tmp_path, capsys, "safetensors")
+    file = exported(trained.folder / "1", tmp_path, capsys, "safetensors")
     classes = [str(digit) for digit in range(10)]
     model = build.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
     original = predict.load(trained.folder / "1", device="cpu").model

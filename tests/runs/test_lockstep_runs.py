@@ -146,7 +146,7 @@ def test_on_a_card_too_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOu
     tiny = build("test_resnet", library="timm", weights=None, num_classes=10, seed=0)  # of one backbone for all seeds
     save_file(tiny.module.state_dict(), tmp_path / "tiny.safetensors")
     network = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}")
-    several = configs(*network, "device=cuda", "precision=fp32", "epochs=2", lines=lines)
+    several = configs(*network, "device=cuda", "precision=fp32", "epochs=1", lines=lines)
     with EmulatedMachine().running():
         ran = together(tmp_path, several)
         assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))

@@ -48,16 +48,16 @@ def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
     "options", [(), ("features.enabled=false",), ("train.ema_decay=0.9", "optimizer=sgd"), ("freeze=probe",)]
 )
 def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_path, built, options):
-    configs = [compose(*SMALL, *options, f"seed={seed}", f"lr={lr}") for seed, lr in ((0, 0.01), (1, 0.1), (0, 0.03))]
+    configs = [compose(*SMALL, *options, "epochs=2", f"seed={seed}", f"lr={lr}") for seed, lr in ((0, 0.01), (1, 0.1))]
     shared = [run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs)]
     assert len(built) == 1
     for number, config in enumerate(configs):
         network_cache.of_process.cache_clear()
         assert run(tmp_path / f"own{number}", config) == shared[number]
-    assert len(built) == 4
+    assert len(built) == 3
 
 
-@pytest.mark.parametrize("other", ["freeze=full", "freeze=norm", "model.image_size=48", "channels_last=false"])
+@pytest.mark.parametrize("other", ["freeze=norm", "model.image_size=48", "channels_last=false"])
 def test_another_network_and_one_that_learned_are_built(tmp_path, built, other):
     for number, mode in enumerate((other, "freeze=head", other)):
         run(tmp_path / str(number), compose(*SMALL, mode, "epochs=1"))

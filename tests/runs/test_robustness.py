@@ -42,8 +42,8 @@ def accuracies(run, name, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["noise", "jpeg"])
-def test_accuracies_are_those_of_the_kept_weights_in_batches_of_any_size(run, name):
+def test_accuracies_are_those_of_the_kept_weights_in_batches_of_any_size(run):
+    name = "noise" if run.name == "0" else "jpeg"
     expected = said(run)[name]
     assert len(expected) == 5
     assert accuracies(run, name, 37) == pytest.approx(expected, abs=1.5 / 359)  # at most a picture on the edge

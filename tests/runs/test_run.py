@@ -29,7 +29,8 @@ def run(folder: Path) -> tuple[dict[str, float], list[str]]:
     options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": screen, "record": cast(Record, Memory())}
     with EmulatedMachine().running():
         metrics, _ = execute(
-            compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1"), **options
+            compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1", "data.limit=16"),
+            **options,
         )
     return metrics, screen.lines
 

@@ -17,7 +17,7 @@ from frostline.runs import network_cache, run
 from frostline.store import hashing
 from small import SMALL, TINY, Memory, Told, compose
 
-VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=160", "data.limit=16")
+VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=32", "data.limit=16")
 
 
 def execute(sweep: Path, name: str, *overrides: str) -> Path:
@@ -26,7 +26,7 @@ def execute(sweep: Path, name: str, *overrides: str) -> Path:
     (folder := sweep / name).mkdir(parents=True, exist_ok=True)
     provenance.write(folder, provenance.software([]))
     common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told()), "sweep": sweep}
-    run.execute(compose(*SMALL, *overrides), name=name, folder=folder, **common)
+    run.execute(compose(*SMALL, "epochs=2", *overrides), name=name, folder=folder, **common)
     return folder / BEST
 
 
@@ -65,7 +65,7 @@ def test_every_freeze_mode_keeps_what_it_can_change_and_no_more(tmp_path: Path, 
     assert said["initial"] == provenance.read(whole.parent)["weights"]["initial"]
 
 
-@pytest.mark.parametrize("mode", ["full", "gradual", "layer_decay"])
+@pytest.mark.parametrize("mode", ["gradual", "layer_decay"])
 def test_where_all_may_change_the_file_has_all(tmp_path: Path, mode: str) -> None:
     learned = execute(tmp_path, "learned", *TINY, f"freeze={mode}", "save_weights=learned")
     whole = execute(tmp_path, "whole", *TINY, f"freeze={mode}")
@@ -77,9 +77,9 @@ def test_neighbours_keep_no_weights_at_all(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path: Path) -> None:
-    kinds = ("freeze=head", "freeze=head seed=1", "freeze=bias", "freeze=lora", "freeze=last_stage", "freeze=adapter")
+    kinds = ("freeze=head", "freeze=head seed=1", "freeze=bias", "freeze=lora", "freeze=adapter")
     for number, overrides in enumerate(kinds):
-        execute(tmp_path, str(number), "save_weights=learned", *overrides.split())
+        execute(tmp_path, str(number), "save_weights=learned", "epochs=1", *overrides.split())
     (base,) = bases(tmp_path)
     assert base.stat().st_size > 25 * (tmp_path / "0" / BEST).stat().st_size
     execute(tmp_path, "other", *TINY, "save_weights=learned")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from frostline.data import glyphs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _outlines_once():
+    """Let outlines, which depend on nothing, be made once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "_outlines", functools.cache(glyphs._outlines))
+        yield
 
 
 def test_pixels_labels_and_letters_fit_together():

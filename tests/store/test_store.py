@@ -149,20 +149,15 @@ def test_a_making_that_fails_leaves_nothing(store: Store):
 def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said: list[str]):
     calls: list[int] = []
     store.get("pixels", key("a"), counting(calls), about="digits")
-    whole = sum(file.stat().st_size for file in files(store))
-    for number in range(whole):
-        file, at = next((file, at) for file, at in spots(store) if (number := number - 1) < 0)
+    spots = [(file, at) for file in files(store) for at in range(file.stat().st_size)]
+    for number, (file, at) in enumerate(spots):
         content = bytearray(file.read_bytes())
         content[at] ^= 1 << number % 8
         file.write_bytes(content)
         entry = store.get("pixels", key("a"), counting(calls), about="digits")
         assert entry.made and entry.tensors["rows"].sum() == 10, (file.name, at)
-    assert len(calls) == len(said) + 1 == whole + 1
+    assert len(calls) == len(said) + 1 == len(spots) + 1
     assert all("digits is damaged" in line and "\n" not in line for line in said)
-
-
-def spots(store: Store) -> Iterator[tuple[Path, int]]:
-    return ((file, at) for file in files(store) for at in range(file.stat().st_size))
 
 
 def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

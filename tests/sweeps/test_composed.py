@@ -19,9 +19,7 @@ from frostline.sweeps.composed import Jobs
 GRID = [
     [f"freeze={mode}", f"lr={lr}", f"seed={seed}", "data.limit=40", f"optimizer.weight_decay={decay}"]
     for mode in ("head", "full", "probe")
-    for lr in ("1e-3", "1", "0.2")
-    for seed in (0, 1)
-    for decay in ("0", "1e-4")
+    for lr, seed, decay in (("1e-3", 0, "0"), ("1", 1, "0"), ("0.2", 1, "1e-4"), ("0.2", 0, "1e-4"))
 ]
 
 

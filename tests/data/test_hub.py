@@ -298,6 +298,34 @@ def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
     assert line.startswith(f"12 of 20 pictures below {tmp_path / 'set'} are left out by the library of the hub")
 
 
+def pictures(root: Path, *folders: str) -> Path:
+    for number in range(10 * len(folders)):
+        file = root / folders[number % len(folders)] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(number))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (("train", "test"), "train"),
+        (("train", "car", "plane"), "train"),
+        (("vehicles/test_car", "vehicles/plane"), "vehicles/test_car"),
+        (("train/car", "train/plane", "test"), "test"),  # of which it knows no class at all then
+        (("train/train", "train/car", "test/train", "test/car"), "test/train"),  # of which train would have pictures
+    ],
+)
+def test_a_class_that_the_library_takes_for_a_split_is_refused(tmp_path: Path, folders: Any, named: str) -> None:
+    line = refused(pictures(tmp_path / "set", *folders))
+    assert f"set: expected folders of classes in {named}, which the library of the hub takes for a split" in line
+
+
+def test_folders_of_classes_in_splits_are_read(tmp_path: Path) -> None:
+    opened = load(pictures(tmp_path / "set", "train/car", "test/car", "train/contest", "test/contest"))
+    assert opened.classes == ("car", "contest") and len(opened.test.labels) == 20
+
+
 def test_copies_are_on_one_side(tmp_path: Path) -> None:
     found = datasets.concatenate_datasets([rows(40), rows(40)])
     opened = load(saved(tmp_path / "set", found))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _READERS = ("parquet", "arrow", "imagefolder", "webdataset", "json", "csv", "cache")
 """Readers of the library that run nothing which a data set brings; the last is for what was fetched before."""
+_SPLIT = re.compile(r"(^|[-._ 0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)($|[-._ 0-9])")
+"""Names of folders that are splits to the library (`datasets.data_files.SPLIT_KEYWORDS`)."""
 _TIMEOUT = 5.0  # seconds in which the hub answers, or counts as out of reach
 
 
@@ -84,7 +86,34 @@ def _of_folder(library: Any, folder: Path, options: Mapping[str, Any]) -> Mappin
         return {"train": library.load_from_disk(str(folder), keep_in_memory=False)}
     if not any(folder.iterdir()):
         raise user_error("data.root", folder, "a folder with a data set, and this is empty")
-    return _built(library, str(folder), options)
+    opened = _built(library, str(folder), options)
+    _check_folders(folder, opened)
+    return opened
+
+
+def _check_folders(folder: Path, opened: Mapping[str, datasets.Dataset]) -> None:
+    """Raise `UserError` where a folder of pictures is a split to the library that may be a class.
+
+    It takes train, test and their like for splits at any depth: one in a split is a class to it as well, its pictures
+    are in two, and of pictures that lie in one itself it knows no class.
+    """
+    from pyarrow import compute
+
+    seen = set[str]()
+    for rows in opened.values():
+        table = rows.data
+        if "image" not in rows.features or not {*rows.features} <= {"image", "label"}:  # a table says more of them
+            continue
+        paths = compute.struct_field(table.column("image"), "path").to_pylist()
+        labels = table.column("label").to_pylist() if "label" in rows.features else [None] * len(paths)
+        for path, label in zip(paths, labels, strict=True):
+            own = Path(path or "").parent
+            if folder in own.parents and (path in seen or (label is None and _SPLIT.search(own.name))):
+                name = own.relative_to(folder)
+                expected = f"folders of classes in {name}, which the library of the hub takes for a split"
+                how = "data=image_folder reads it as a class, with data.layout=classes, or =splits where it lies in one"
+                raise user_error("data.root", folder, f"{expected}; {how}")
+        seen.update(path for path in paths if path)
 
 
 def _of_hub(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, datasets.Dataset]:

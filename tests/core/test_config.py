@@ -157,6 +157,15 @@ def test_what_does_not_go_with_weights_in_shares_is_refused(key: str, value: Any
     assert refusal(values).startswith(expected)
 
 
+def test_a_search_with_weights_in_shares_is_for_nothing_that_their_runs_do_not_have() -> None:
+    values = changed("search.objective", ["val/accuracy", "cost/inference_images_per_second"])
+    values["search"]["name"] = "tpe"
+    values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
+    parse({**values, "devices": 2})
+    line = refusal({**values, "devices": 2, "fsdp": True})
+    assert line.startswith("search.objective=cost/inference_images_per_second: expected what a run with fsdp=true has")
+
+
 def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
     assert parse(changed("train.class_weights", {0: 2.0, "b": 1.0})).train.class_weights == {"0": 2.0, "b": 1.0}
 

@@ -192,6 +192,9 @@ def _check_fsdp(config: Config) -> None:
     if config.optimizer.name.lower() == "adafactor":
         expected = "one with fsdp=true that looks at each number by itself, as adamw or sgd"
         raise user_error("optimizer.name", config.optimizer.name, expected)
+    if (timed := "cost/inference_images_per_second") in (config.search.objective or ()):
+        expected = "what a run with fsdp=true has: at its end no process has the whole network that would be timed"
+        raise user_error("search.objective", timed, expected)
     if len(config.freeze_mode.phases) > 1 or any(phase.stepwise for phase in config.freeze_mode.phases):
         expected = "a mode of one phase with fsdp=true: what lies in shares learns from the beginning"
         raise user_error("freeze_mode", config.freeze_mode.name, expected)

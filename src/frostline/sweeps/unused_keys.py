@@ -183,8 +183,14 @@ _RULES = (
 
 
 def read_by(config: Config) -> dict[str, Any]:
-    """Return the part of what decides a run's metrics that the run of this config reads, flat."""
-    unread = {key for rule in _RULES if not rule.read(config) for key in rule.keys}
+    """Return the part of what decides a run's metrics that the run of this config reads, flat.
+
+    Of data it is the same for all runs on them, which are compared, whatever augmentation reads it.
+    """
+    rules = [rule for rule in _RULES if not rule.read(config)]
+    unread = {
+        key for rule in rules for key in rule.keys if not key.startswith("data.") or rule.group.startswith("data.")
+    }
     return {key: value for key, value in semantic(config).items() if key not in unread}
 
 

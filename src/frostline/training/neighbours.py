@@ -75,8 +75,7 @@ def best_k(
 ) -> int:
     """Return which of the numbers of neighbours does best on a split: of the smallest `rank`, of equals the first."""
     parts = [voters.nearest(features, max(options)) for features, _ in chunks(val)]
-    similarity, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    found = {k: of_logits(voters.vote(similarity, labels, k), val.labels) for k in options}
+    found = {k: of_logits(torch.cat([voters.vote(*part, k) for part in parts]), val.labels) for k in options}
     return min(found, key=lambda k: rank(found[k]))
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file
+from torch import nn
 
 from frostline.core.config import Config
+from frostline.models import torchvision_models
+from frostline.models.architecture import new_layer
 from frostline.models.weights import GLYPHS, metadata_of
 from frostline.records import provenance
 from frostline.records.recording import Record
@@ -75,3 +79,17 @@ def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):
     tensorfile.save(file, tensors, metadata_of(file))
     assert run(tmp_path / "other", config)[1] != before[1]
     assert len(built) == 2
+
+
+def test_a_head_that_an_architecture_begins_in_its_own_way_begins_so_in_every_run(tmp_path, built, monkeypatch):
+    def new_heads(module: nn.Module, heads: tuple[str, ...], num_classes: int) -> None:
+        new_layer(module, heads, num_classes)
+        nn.init.normal_(module.get_submodule(heads[0]).get_parameter("weight"), std=3)
+
+    real = torchvision_models.architecture
+    monkeypatch.setattr(torchvision_models, "architecture", lambda name: replace(real(name), new_heads=new_heads))
+    configs = [compose(*SMALL, f"seed={seed}") for seed in (0, 1)]
+    _, shared = (run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs))
+    assert len(built) == 1
+    network_cache.of_process.cache_clear()
+    assert run(tmp_path / "own", configs[1]) == shared

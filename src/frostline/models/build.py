@@ -19,7 +19,7 @@ from frostline.core.files import expanded
 from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
 from frostline.models import adapters, pooling, torchvision_models
-from frostline.models.architecture import Architecture, Pretrained, Tensors, like
+from frostline.models.architecture import Architecture, Pretrained, Tensors
 from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Family, Structure, structure_of
 from frostline.models.state_dicts import within
@@ -206,10 +206,15 @@ def _network(name: str, found: Architecture, size: int) -> nn.Module:
     return module
 
 
-def new_head(layer: nn.Module, num_classes: int, seed: int) -> nn.Module:
-    """Return a layer with `layer`'s inputs and `num_classes` outputs, as torch initialises it from the run's `seed`."""
+def new_head(model: Model, num_classes: int, seed: int) -> nn.Module:
+    """Return the layer that `build` makes the only head of such a network for a `seed`; `model` stays as it is."""
+    (place,), module = model.structure.heads, model.module
+    own = module.get_submodule(place)
     with _seeded(seed, "init", "head"):
-        return like(layer, num_classes)
+        architecture_of(model.name, model.library).new_heads(module, (place,), num_classes)
+    found = module.get_submodule(place)
+    module.set_submodule(place, own)
+    return found
 
 
 def weights_sha256(name: str, *, library: str, weights: str | None) -> str | None:

@@ -157,7 +157,7 @@ class Stepper:
         """Return the head with which the run of `config` begins, this one being where it began."""
         setup, linear = self._setup, head.linear
         if setup.model.new_head and config.seed != setup.config.seed:
-            own = build.new_head(linear, linear.out_features, config.seed).to(linear.weight.device)
+            own = build.new_head(setup.model, linear.out_features, config.seed).to(linear.weight.device)
         else:
             own = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
             own = own.to_empty(device=linear.weight.device)

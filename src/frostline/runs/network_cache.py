@@ -48,7 +48,7 @@ class NetworkCache:
         ):
             return None
         head = model.module.get_submodule(model.structure.heads[0])
-        fresh = build.new_head(head, len(classes), config.seed)
+        fresh = build.new_head(model, len(classes), config.seed)
         with torch.no_grad():
             for name, parameter in head.named_parameters():
                 parameter.copy_(fresh.get_parameter(name))

@@ -127,6 +127,8 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
     assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
     with pytest.raises(frostline.UserError, match=r"none\.png: not there"):
         network.predict(tmp_path / "none.png")
+    with pytest.raises(frostline.UserError, match=r"^top=0: expected a whole number of at least 1"):
+        network.predict(levels, top=0)
     with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
         network.predict(torch.zeros(3, 4, 4))
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
@@ -139,7 +141,9 @@ def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_pat
     monkeypatch.setattr(api, "subprocess", warm.module())
     quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
     uri = f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
-    sweep = frostline.sweep(*quick, uri, folder=tmp_path / "it's a sweep, mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep = frostline.sweep(*quick, uri, folder="~/it's a sweep, mine")
+    assert repr(sweep).endswith(f": 1 run, 1 finished, in {sweep.folder}>")
     assert sweep.folder == tmp_path / "it's a sweep, mine" and [run.status for run in sweep.runs] == ["FINISHED"]
     assert sweep.verdict.splitlines()[0][:40] in capsys.readouterr().out
     with pytest.raises(frostline.UserError, match=r"^freeze=heda: expected one of"):

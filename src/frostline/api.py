@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import notices, project
+from frostline.core import files, notices, project
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import read_config
@@ -90,7 +90,7 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
     KeyboardInterrupt where it was interrupted; the same call then goes on from there.
     """
-    place = Path(folder or project.new_sweep()).absolute()
+    place = _place(folder or project.new_sweep())
     quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
     with (
@@ -220,7 +220,8 @@ class Sweep:
     def __repr__(self) -> str:
         finished = sum(one.status == "FINISHED" for one in self.results)
         where = f", in {self.folder}" if self.folder else ""
-        return f"<{self.name}: {len(self.results)} runs, {finished} finished{where}>"
+        runs = "1 run" if len(self.results) == 1 else f"{len(self.results)} runs"
+        return f"<{self.name}: {runs}, {finished} finished{where}>"
 
     @property
     def runs(self) -> list[Run]:
@@ -267,7 +268,7 @@ class Sweep:
         """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""
         from frostline.report import html
 
-        file = Path(path or (self.folder or Path()) / layout.REPORT).absolute()
+        file = _place(path or (self.folder or Path()) / layout.REPORT)
         file.parent.mkdir(parents=True, exist_ok=True)
         page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
         return Report(page)
@@ -276,7 +277,7 @@ class Sweep:
         """Draw plots as PNG and SVG and return the files."""
         from frostline.report import plots
 
-        return plots.write(Path(folder or (self.folder or Path()) / layout.PLOTS), self.results)
+        return plots.write(_place(folder or (self.folder or Path()) / layout.PLOTS), self.results)
 
     def _repr_html_(self) -> str:
         """Return the verdict, the table of runs and the plots, for a notebook."""
@@ -376,6 +377,8 @@ class Classifier:
         """Return for each picture its `top` classes with their probabilities, the most probable first."""
         from frostline.runs.predict import ranked
 
+        if top < 1:
+            raise user_error("top", top, "a whole number of at least 1")
         return [ranked(self.classes, row, top) for row in self.probabilities(pictures)]
 
     def predict_table(
@@ -405,7 +408,7 @@ class Classifier:
         given = [pictures] if isinstance(pictures, Path | str) else pictures
         return prediction_file.write(
             self.network,
-            Path(output),
+            _place(output),
             lambda file: gather(file, given, say=notices.tell, path=path, root=root),
             top=top,
             features=features,
@@ -421,12 +424,17 @@ class Classifier:
         """
         from frostline.runs import export
 
-        file = Path(path)
+        file = _place(path)
         kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
         chosen = kind or kinds.get(file.suffix)
         if chosen not in export.SUFFIXES:
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
         return export.export(self.network, chosen, file)
+
+
+def _place(path: Path | str) -> Path:
+    """Return where a path leads, absolute and with the home that `~` stands for."""
+    return files.expanded(str(path)).absolute()
 
 
 def _listed(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:

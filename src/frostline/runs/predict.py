@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
@@ -251,7 +252,7 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
         return tensor_of(picture, predictor.levels)[0]
     if isinstance(picture, str | Path):
         try:
-            return read_picture(Path(picture), predictor.levels)
+            return read_picture(expanded(str(picture)), predictor.levels)
         except OSError as error:
             raise UserError(str(error)) from None
     pixels = picture if isinstance(picture, Tensor) else torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)

@@ -42,7 +42,7 @@ from frostline.training.steps import Alone, Recipe, TrainedPart
 
 SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
-    *("epochs=3", "threads=1", "store.enabled=false"),
+    *("epochs=2", "threads=1", "store.enabled=false"),
 )
 TINY = ("model=timm", "model.name=test_resnet", "model.weights=null", "model.image_size=32")
 """A ResNet of a quarter of the default network's operations, for what any network shows."""

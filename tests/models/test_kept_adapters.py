@@ -32,7 +32,7 @@ from frostline.store import hashing
 from small import KEPT_MODES, SMALL, Memory, Told, compose, mode, network, plain, resolve
 
 SIDE = 32
-RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01", "epochs=2")
+RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01")
 SPEC = InputSpec(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
 

@@ -23,7 +23,7 @@ from frostline.runs.appraisal import Appraisal
 from frostline.runs.setup import Setup, assemble
 from small import SMALL, TINY, Told, compose, mode
 
-FEW = (*SMALL, "data.limit=60", "data.val_fraction=0.05", "precision=fp32")
+FEW = (*SMALL, "epochs=3", "data.limit=60", "data.val_fraction=0.05", "precision=fp32")
 
 PROBE = replace(mode("probe"), l2=[10.0, 1.0])
 

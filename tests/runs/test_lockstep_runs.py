@@ -192,7 +192,7 @@ def test_each_has_its_part_of_the_time_that_features_and_steps_took(
 
 def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_path: Path) -> None:
     lines = [("lr=1e-9", "train.patience=1"), *TOGETHER]
-    several = configs(lines=lines)
+    several = configs("epochs=3", lines=lines)
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
     assert len(ran[0].journal) == 2 and len(ran[1].journal) == 3

@@ -32,7 +32,7 @@ from small import SMALL, Memory, Told, compose
 
 BACKBONE = "cost/backbone_images"
 STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
-RUN = (*SMALL, "device=cpu", "epochs=2", *STEADY)
+RUN = (*SMALL, "device=cpu", *STEADY)
 PARTLY = (*RUN, "freeze=last_stage", "augment=standard", "train.ema_decay=0.5", "train.class_weights=balanced")
 PARTLY = (*PARTLY, "eval_batch_size=4")
 SHIFTED = (*RUN, "freeze=lora", "epochs=1", "eval_batch_size=4", "eval.shift=true")

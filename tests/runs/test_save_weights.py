@@ -26,7 +26,7 @@ def execute(sweep: Path, name: str, *overrides: str) -> Path:
     (folder := sweep / name).mkdir(parents=True, exist_ok=True)
     provenance.write(folder, provenance.software([]))
     common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told()), "sweep": sweep}
-    run.execute(compose(*SMALL, "epochs=2", *overrides), name=name, folder=folder, **common)
+    run.execute(compose(*SMALL, *overrides), name=name, folder=folder, **common)
     return folder / BEST
 
 

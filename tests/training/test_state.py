@@ -80,7 +80,7 @@ def require_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> No
 RECIPES = {
     "head adam": ("freeze=head", "optimizer=adam"),
     "full sgd, momentum and onecycle": ("freeze=full", "optimizer=sgd", "schedule=onecycle", "lr=1e-2"),
-    "gradual with a schedule per phase": ("freeze=gradual", "schedule=cosine"),
+    "gradual with a schedule per phase": ("freeze=gradual", "schedule=cosine", "epochs=3"),
     "lp_ft averaged": ("freeze=lp_ft", "train.ema_decay=0.9"),
     "full mixed and augmented": ("freeze=full", "train.mixup=0.2", "train.cutmix=1", "augment=standard"),
     "patience": ("freeze=head", "lr=1e-8", "epochs=9", "train.patience=2"),
@@ -106,9 +106,9 @@ def whole_full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | Non
 
 @pytest.fixture(scope="module")
 def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run with the defaults that died after its second epoch."""
+    """Return the folder of a run with the defaults that died after its first epoch."""
     folder = tmp_path_factory.mktemp("died") / "run"
-    assert run(folder, stop=2) is None
+    assert run(folder, stop=1) is None
     return folder
 
 
@@ -136,7 +136,7 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
 
 @pytest.mark.slow
 def test_a_run_that_dies_on_a_card_goes_on_there_with_the_same_bits(tmp_path: Path) -> None:
-    chosen = (*RECIPES["lp_ft averaged"], "epochs=2", "device=cuda", "precision=fp32", "store.enabled=false")
+    chosen = (*RECIPES["lp_ft averaged"], "device=cuda", "precision=fp32", "store.enabled=false")
     with EmulatedMachine().running():
         whole = run(tmp_path / "whole", *chosen)
         assert whole is not None and run(tmp_path / "part", *chosen, stop=1) is None
@@ -161,7 +161,7 @@ def test_images_whose_features_serve_all_folds_count_for_the_run_that_died_after
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", STEPWISE)
 def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
-    short = (*RECIPES[recipe], "epochs=2", "data.limit=16")
+    short = (*RECIPES[recipe], "data.limit=16")
     overrides = (*short, "checkpoint.every_seconds=1e-9")
     whole = run(tmp_path / "whole", *short)
     deaths = 0
@@ -218,13 +218,13 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
 def test_a_damaged_newest_one_costs_the_work_since_the_one_before(
     whole_full: dict[str, Any] | None, tmp_path: Path
 ) -> None:
-    assert run(tmp_path / "part", "freeze=full", stop=3) is None
+    assert run(tmp_path / "part", "freeze=full", stop=2) is None
     newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
     assert any(line.startswith(f"  passed over: {newest}") for line in again["said"])
-    assert "  goes on after epoch 2" in again["said"]
+    assert "  goes on after epoch 1" in again["said"]
     require_same(whole_full, again)
 
 
@@ -250,7 +250,7 @@ def test_a_checkpoint_in_another_folder_is_used_and_stays(
 ) -> None:
     again = run(tmp_path / "after", previous=part)
     assert again is not None
-    assert "  goes on after epoch 2" in again["said"]
+    assert "  goes on after epoch 1" in again["said"]
     require_same(plain, again)
     assert last_checkpoint(part, print) is not None
 

@@ -22,7 +22,7 @@ def coverage(intervals: list[Interval], truth: float) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "only_first", "only_second"),
-    [(360, 0.035, 0.01), (360, 0.02, 0.02), (1000, 0.03, 0.01), (1000, 0.01, 0.01), (360, 0.01, 0.001)],
+    [(360, 0.035, 0.01), (1000, 0.01, 0.01), (360, 0.01, 0.001)],
 )
 def test_the_paired_bootstrap_holds_a_true_difference_and_none(images, only_first, only_second, monkeypatch):
     monkeypatch.setattr(statistics, "_DRAWS", 2000)

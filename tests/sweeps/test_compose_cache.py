@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,8 +28,8 @@ def whole() -> Iterator[Whole]:
         loader = GlobalHydra.instance().config_loader()
         overrides = ["hydra.sweep.dir=elsewhere"]
         master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-        once = functools.cache(lambda job: loader.load_sweep_config(master, [*job]))
-        yield lambda job: copy.deepcopy(once(tuple(job)))
+        once = functools.cache(lambda job: pickle.dumps(loader.load_sweep_config(master, [*job])))
+        yield lambda job: pickle.loads(once(tuple(job)))
 
 
 def counted(whole: Whole) -> tuple[Composer, list[Sequence[str]]]:

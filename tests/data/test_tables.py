@@ -234,6 +234,20 @@ def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
     assert torch.equal(again.test.ids, data.test.ids)
 
 
+@pytest.mark.parametrize(("options", "blank"), [({}, -1), ({"rows": "labels"}, 0)])
+def test_a_group_and_a_time_that_one_row_of_a_picture_tells_are_the_picture_s(
+    tmp_path: Path, options: dict[str, str], blank: int
+) -> None:
+    found = [
+        {**row, "patient": f"p{n // 4}", "taken": str(2000 + n)} for n, row in enumerate(rows(tmp_path)) for _ in "ab"
+    ]
+    for number in range(0, len(found), 2):
+        found[number + blank % 2] |= {"patient": "", "taken": ""}
+    as_csv(tmp_path / "t.csv", found)
+    (train,) = tables.read(tmp_path / "t.csv", {**NONE, "group": "patient", "time": "taken", **options}).splits.values()
+    assert train.groups == tuple(f"p{n // 4}" for n in range(20))
+
+
 def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -> None:
     found = [
         row | {"patient": f"p{number // 3}", "split": ("train", "test")[number >= 10]}

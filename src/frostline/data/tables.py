@@ -228,6 +228,12 @@ def _rows(
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
     once = _together(rows) if long else list({(row.file, row.split): row for row in rows}.values())
+    for what in ("group", "time"):  # which may stand in one of a picture's rows alone
+        known = {row.file: said for row in rows if (said := getattr(row, what))}
+        once = [
+            replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
+            for row in once
+        ]
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"

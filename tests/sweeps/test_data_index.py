@@ -31,6 +31,13 @@ def test_the_same_files_are_the_same_data(config, tmp_path):
     assert not data_index.is_same(tmp_path, data_index.index([config]))
 
 
+def test_files_are_looked_at_also_where_embedded_data_have_the_same_root(config, pictures):
+    both = [replace(config, data=replace(config.data, source="digits")), config]
+    before = data_index.index(both)
+    (pictures / "a" / "2.png").write_bytes(b"new")
+    assert data_index.index(both) != before
+
+
 def _replaced(file):
     before = file.stat()
     file.write_bytes(file.read_bytes()[::-1])

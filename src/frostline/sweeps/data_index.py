@@ -25,9 +25,10 @@ def index(configs: Iterable[Config]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for data in {repr(config.data): config.data for config in configs}.values():
         place = str(files.expanded(data.root).absolute())
-        if (known := found.get(place) or _of(data, place)) is None:
+        key = f"{data.source} {place}"  # what reads no files has a root like any other
+        if (known := found.get(key) or _of(data, place)) is None:
             return None
-        found[place] = known
+        found[key] = known
     return {**found, "cards": " ".join(visible_cards())}
 
 

@@ -16,7 +16,7 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
-from frostline.sweeps import resume, skip_or_resume
+from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.resume import Past
@@ -85,8 +85,10 @@ def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, sa
     with own.left_to_others([*facts.values()], 0) as left:
         assert [one.name for one in left if not one.to_do] == ["same"]
     assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
-    assert len(said) == 1 and "same: left to ?@far (process 1" in said[0]
+    assert len(said) == 1 and "same: left to far (process 1" in said[0]
     assert f"frostline report {tmp_path}/theirs`" in said[0]
+    told = closing.result(tmp_path / "ours", 0, left[0])
+    assert told.status == "RUNNING" and str(told.reason).startswith("ada@far (process 1")
     with taken_over(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
         assert all(one.to_do for one in all_of_them)
 
@@ -153,8 +155,8 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
 
         assert not typed("early").to_do
         (line,) = said
-        assert line.startswith("head: left to ?@far (process 1") and "it is not here; this command takes it in" in line
+        assert line.startswith("head: left to far (process 1") and "it is not here; this command takes it in" in line
         client.set_tag(there, layout.SIGN_TAG, "1")  # long ago
         first, second = typed("first"), typed("second")
         assert first.to_do and first.previous == {"run_id": there, "folder": None}
-        assert not second.to_do and "left to ?@first" in said[-1]
+        assert not second.to_do and "left to first" in said[-1]

@@ -24,6 +24,7 @@ SILENT_WHEN_TOLD = 150.0
 """The same where a person says that this machine is gone: two of the signs that runs pass on to MLflow are missing."""
 
 _PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
+_UNKNOWN = "?"  # a user, whom tags do not name
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Owner:
     def __str__(self) -> str:
         """Name the owner for people."""
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
-        return f"{self.user}@{self.host} (process {self.pid}, started {when})"
+        who = self.host if self.user == _UNKNOWN else f"{self.user}@{self.host}"
+        return f"{who} (process {self.pid}, started {when})"
 
     def tags(self) -> dict[str, str]:
         """Return the owner as tags of a run, a first sign of life among them."""
@@ -105,7 +107,7 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
     """Return the owner that a run's tags name, None where they name none."""
     try:
         host, machine, pid, started = (tags[key] for key in OWNER_TAGS)
-        return Owner("?", host, machine, int(pid), float(started))
+        return Owner(_UNKNOWN, host, machine, int(pid), float(started))
     except (KeyError, ValueError):
         return None
 

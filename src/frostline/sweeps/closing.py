@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from frostline.core import locks, project
-from frostline.records import cluster_jobs, journal, layout, liveness, trial_tags
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, trial_tags
 from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
@@ -70,7 +70,10 @@ def result(
     ended_by_others = engine is not None and written is not None and written.status == "KILLED"
     if written is not None and not ended_by_others and (where == own or written.status == "FINISHED"):
         return replace(written, job=number, name=facts.name, choices=facts.choices)
-    if (who := liveness.holder(where)) is not None:
+    who = liveness.holder(where)
+    if who is None and where != own and (theirs := run_folders.sweep_of(where)):  # which has it before it
+        who = liveness.living(theirs / layout.OWNER)
+    if who is not None:
         return job.busy_result(number, facts, where, who)
     silent = "ended without a result" if own.exists() else "not started"
     reason = silent if error is None else reason_of(error)

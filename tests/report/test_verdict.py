@@ -257,6 +257,11 @@ def test_two_seeds_of_which_little_is_known_are_not_said_to_need_hundreds():
     assert "To decide it: `python train.py -m freeze=a,b seed=0,1,2,3,4,5,6,7,8,9,10`." in text  # t(10) 2.228
 
 
+def test_no_interval_of_two_accuracies_is_said_to_reach_beyond_a_hundred_points():
+    text = answer([*seeds("a", [0.5, 0.9]), *seeds("b", [0.6, 0.4], val=0.8)])
+    assert "95% interval -100.0 to 100.0; 2 seeds" in text
+
+
 def test_what_was_compared_is_what_is_said_where_a_side_has_one_seed():
     text = answer([*seeds("a", [0.96]), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
     assert "96.0% against 90.0% for b on the test split (+6.0 points" in text

@@ -46,7 +46,9 @@ class Metric:
         return self.number(value, digits) + ("%" if self.share else "")
 
     def span(self, low: float, high: float, digits: int = 1) -> str:
-        """Return the ends of an interval for people, e.g. `96.8 to 99.4`."""
+        """Return the ends of an interval for people, e.g. `96.8 to 99.4`; no shares are further apart than 0 and 1."""
+        if self.share:
+            low, high = max(-1.0, low), min(1.0, high)
         return f"{self.number(low, digits)} to {self.number(high, digits)}"
 
     def gap(self, value: float, digits: int = 2) -> str:

@@ -6,13 +6,16 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from hydra.test_utils import test_utils
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra.version import _UNSPECIFIED_, VersionBase
 
+import warm
 from frostline.sweeps import worker
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
@@ -22,6 +25,17 @@ def _anywhere(monkeypatch):
     """Hydra's suites start programs in other folders, and expect a process that asked for no version of its rules."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
     monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
+
+
+@pytest.fixture
+def _forked(monkeypatch):
+    """Hydra's suites start a program for each test; it begins with nothing in the tests of this file below."""
+
+    def check_call(command, env):
+        done = warm.run(command, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    monkeypatch.setattr(test_utils, "subprocess", SimpleNamespace(check_call=check_call))
 
 
 def test_it_is_discovered():
@@ -40,6 +54,7 @@ class TestBatches(BatchedSweeperTestSuite):
     """Hydra's suite."""
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize(
     ("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=frostline", "hydra/hydra_logging=disabled"])]
 )

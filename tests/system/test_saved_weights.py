@@ -162,18 +162,17 @@ def test_a_sweep_that_takes_runs_over_finds_their_weights(
     assert same(frostline.load(there.folder, device="cpu"), expected)
 
 
-@pytest.mark.parametrize("place", ["folder", "file", "mlflow"])
-def test_a_run_begins_with_it(learned: Any, gone: Any, tmp_path: Path, place: str) -> None:
+def test_a_run_begins_with_it(learned: Any, gone: Any, tmp_path: Path) -> None:
+    """With its folder, its file, or what MLflow has of the other."""
     done, best = gone
     run = learned.folder / "0"
-    source = {"folder": run, "file": run / layout.BEST, "mlflow": f"runs:/{best}"}[place]
-    begun = sweep(
-        tmp_path / "begun", done.store, "freeze=head", "lr=1e-2", "epochs=1", f"model.weights={source}", *GRID[2:]
-    )
-    base = base_file(begun.folder)
-    assert base.name == base_file(learned.folder).name  # the head alone learned
-    first = json.loads((begun.folder / "0" / layout.PROVENANCE).read_text())["weights"]["initial"]
-    assert first == hashing.of_tensors(weights.read(run / layout.BEST)) or place == "mlflow"
+    sources = f"model.weights={run},{run / layout.BEST},runs:/{best}"
+    begun = sweep(tmp_path / "begun", done.store, "freeze=head", "lr=1e-2", "epochs=1", sources, *GRID[2:])
+    assert base_file(begun.folder).name == base_file(learned.folder).name  # the head alone learned
+    began = [json.loads((begun.folder / n / layout.PROVENANCE).read_text())["weights"]["initial"] for n in "012"]
+    assert began[:2] == [hashing.of_tensors(weights.read(run / layout.BEST))] * 2
+    kept = (done.folder.parent / "kept").glob(f"*/{layout.BEST}")
+    assert began[2] in {hashing.of_tensors(weights.read(file)) for file in kept}
 
 
 def test_what_a_killed_sweep_left_is_passed_on_with_it(learned: Any, tmp_path: Path) -> None:

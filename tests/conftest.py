@@ -15,9 +15,11 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
+import preload
 import stores
 import warm
 
+preload.read_once()
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
 settings.load_profile("tests")

@@ -41,7 +41,8 @@ def load() -> None:
         importlib.import_module(name)
     Plugins.instance()
     sys.modules["frostline.data.sources"]._read_digits()
-    remember()
+    read_once()
+    draw_once()
     _use()
     for made in list(weakref.finalize._registry):
         made.atexit = False  # libraries of torch, which every fork would take apart at its end
@@ -51,18 +52,11 @@ def load() -> None:
     gc.enable()
 
 
-def remember() -> None:
-    """Have what is read or drawn again and again be so once: it is a third of what composing takes, and all of plots.
-
-    What of Hydra's files has the same text has the same config. Of plots, how the first of a kind looked is written for
-    all, after everything was put into them: that they look right is for the tests of plots and of the sweep that begins
-    with nothing.
-    """
-    from matplotlib.figure import Figure
+def read_once() -> None:
+    """Have what Hydra's files say be read once for each text, which is a fifth of what composing takes."""
     from omegaconf import OmegaConf
 
     load, known = OmegaConf.load, dict[str, bytes]()
-    savefig, drawn = Figure.savefig, dict[str, bytes]()
 
     def read(file: Any) -> Any:
         if not hasattr(file, "read"):
@@ -71,13 +65,25 @@ def remember() -> None:
             known[text] = pickle.dumps(load(io.StringIO(text)))
         return pickle.loads(known[text])
 
+    OmegaConf.load = read  # type: ignore[method-assign]
+
+
+def draw_once() -> None:
+    """Have plots be drawn once: how the first of a kind looked is written for all, after all was put into them.
+
+    That they look right is for the tests of plots, and of the sweep that begins with nothing.
+    """
+    from matplotlib.figure import Figure
+
+    savefig, drawn = Figure.savefig, dict[str, bytes]()
+
     def save(figure: Figure, file: Any, **options: Any) -> None:
         if (kind := Path(file).suffix) not in drawn:
             savefig(figure, file, **options)
             drawn[kind] = Path(file).read_bytes()
         Path(file).write_bytes(drawn[kind])
 
-    OmegaConf.load, Figure.savefig = read, save  # type: ignore[method-assign,assignment]
+    Figure.savefig = save  # type: ignore[method-assign,assignment]
 
 
 def _use() -> None:

@@ -33,7 +33,7 @@ from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
 from frostline.training.steps import Alone, Recipe, TrainedPart
-from small import TINY, Samples, compose, images, mode, network, train
+from small import SMALL, TINY, Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
 
@@ -72,11 +72,11 @@ def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["full", "gradual"])
 def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: str) -> None:
-    options = (f"freeze={freeze}", "batch_size=1")
+    options = (*SMALL, f"freeze={freeze}", "batch_size=1")
     with pytest.raises(UserError, match=r"batch_size=1: expected at least 2, .* 32 pixels"):
-        checks.check(compose(*options, "model.image_size=32"))
+        checks.check(compose(*options))
     checks.check(compose(*options, "model.image_size=64"))
-    checks.check(compose("freeze=head", "batch_size=1", "model.image_size=32"))
+    checks.check(compose(*SMALL, "freeze=head", "batch_size=1"))
 
 
 def test_batches_of_one_are_all_of_one() -> None:
@@ -407,7 +407,7 @@ def test_mixed_precision_keeps_weights_and_loss_in_float32() -> None:
 def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = [*TINY, "freeze=lp_ft", "data.limit=96", "epochs=4"]
+    overrides = [*SMALL, *TINY, "freeze=lp_ft", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
     setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []

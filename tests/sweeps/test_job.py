@@ -16,7 +16,10 @@ from frostline.runs import train
 from frostline.sweeps import job
 from small import compose
 
-QUICK = ("freeze=head", "data.limit=60", "epochs=2", "batch_size=20", "model.image_size=32", "model.weights=null")
+QUICK = (
+    *("freeze=head", "epochs=2", "batch_size=20", "model.image_size=32", "model.weights=null"),
+    *("data.limit=60", "data.val_fraction=0.02", "data.test_fraction=0.01"),
+)
 
 
 def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[str] = QUICK) -> Result:

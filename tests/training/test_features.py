@@ -100,7 +100,7 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
         ("freeze=head", "augment=trivial", "train.label_smoothing=0.1", "optimizer=sgd"),
         ("freeze=last_stage", "augment=standard", FLIPPED),
         ("freeze=last_two_stages", "train.ema_decay=0.9"),
-        ("freeze=lp_ft", "epochs=4", "schedule=cosine"),
+        ("freeze=lp_ft", "schedule=cosine"),
         ("freeze=gradual", "epochs=6"),
         ("freeze=head", "train.mixup=0.4"),
         ("freeze=head", "model=mobilenet_v3_small", *SCRATCH),
@@ -339,7 +339,7 @@ def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_t
         "freeze=head",
         "augment=standard",
         "data.limit=200",
-        "epochs=4",
+        "epochs=3",
         *SHIPPED,
     )  # 819,200 bytes of features each
     roomy = came_to(tmp_path, *options, f"store.path={tmp_path / 'roomy'}")

@@ -61,11 +61,17 @@ def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_
     assert len(built) == 3
 
 
-@pytest.mark.parametrize("other", ["freeze=norm", "model.image_size=48", "channels_last=false"])
-def test_another_network_and_one_that_learned_are_built(tmp_path, built, other):
+@pytest.mark.parametrize("other", ["model.image_size=48", "channels_last=false"])
+def test_another_network_is_built(tmp_path, built, other):
     for number, mode in enumerate((other, "freeze=head", other)):
         run(tmp_path / str(number), compose(*SMALL, mode, "epochs=1"))
     assert len(built) == 3
+
+
+def test_one_that_learned_is_built_anew(tmp_path, built):
+    for number in range(2):
+        run(tmp_path / str(number), compose(*SMALL, "freeze=norm", "epochs=1"))
+    assert len(built) == 2
 
 
 def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):

@@ -67,6 +67,12 @@ def test_choices_that_tests_put_together_are_what_hydra_composes_of_them(typed: 
     assert ours == theirs
 
 
+def test_values_that_tests_put_in_are_where_hydra_puts_them() -> None:
+    values = ("model.weights=null", "optimizer.options={momentum:0.9}", "freeze_mode.l2=[10,1]", "data.root='a b'")
+    typed = ("freeze=probe", "optimizer=sgd", "lr=1", "seed=3", "lr=1e-2", *values)
+    assert plain(*typed) == OmegaConf.to_container(small.whole(typed), resolve=True)
+
+
 def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydra() -> None:
     defaults = plain()
     for name in (chosen["model"] for chosen in TOGETHER[ROWS:]):

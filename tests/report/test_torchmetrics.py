@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional import classification as theirs
 
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
 from frostline.report.metric_scores import Said, log_odds, measure
 
 COUNT, CLASSES = 200, 5
+
+
+@pytest.fixture
+def theirs() -> Any:
+    """Return torchmetrics' functions, which only who runs this loads."""
+    return importlib.import_module("torchmetrics.functional.classification")
 
 
 def value(metric: Metric, said: Said) -> float:
@@ -19,7 +27,7 @@ def value(metric: Metric, said: Said) -> float:
     return found.value
 
 
-def test_of_one_class_an_image() -> None:
+def test_of_one_class_an_image(theirs: Any) -> None:
     random = np.random.default_rng(0)
     labels = random.choice(CLASSES, COUNT, p=(0.6, 0.2, 0.1, 0.05, 0.05))
     logits = random.normal(size=(COUNT, CLASSES))
@@ -32,7 +40,7 @@ def test_of_one_class_an_image() -> None:
     assert value(MAP, said) == pytest.approx(float(theirs.multiclass_average_precision(guessed, target, **how)))
 
 
-def test_of_several_classes_an_image() -> None:
+def test_of_several_classes_an_image(theirs: Any) -> None:
     random = np.random.default_rng(0)
     labels = random.random((COUNT, CLASSES)) < (0.05, 0.2, 0.4, 0.6, 0.9)
     logits = random.normal(size=labels.shape) + labels

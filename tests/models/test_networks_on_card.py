@@ -54,15 +54,10 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
         assert not there.waits
 
 
+@pytest.mark.parametrize("autocast", [torch.bfloat16, pytest.param(None, marks=pytest.mark.slow)], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", MEMBERS)
-def test_a_network_of_every_family_learns_deterministically(name: str) -> None:
-    walk(name, torch.bfloat16)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext", "densenet", "swin_v2", "vit"])
-def test_a_network_of_every_kind_of_layer_learns_without_autocast(name: str) -> None:
-    walk(name, None)
+def test_a_network_of_every_family_learns_deterministically(name: str, autocast: torch.dtype | None) -> None:
+    walk(name, autocast)
 
 
 def test_a_step_of_resnet50_launches_what_its_layers_are() -> None:

@@ -43,6 +43,8 @@ def main() -> None:
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
             _refuse(unreadable(stray[0], commands.names()))  # Hydra takes the missing key for a group
         hydra_keys.check_typed(sys.argv[1:])
+        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+            sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
         hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 
 

@@ -434,6 +434,7 @@ BAD = [
     ("=3", "=3: expected key=value, or a command first (advise, compare, "),
     ("comparre", "; did you mean compare?"),
     ("hydra.launcher.workers=0", "hydra.launcher.workers=0: expected a whole number of at least 1"),
+    ("hydra.launcher=joblib", "hydra.launcher=joblib: expected a slash, hydra/launcher=joblib, or keys within it"),
     ("~lr", "lr=(nothing): expected a value"),
     ("model=null", "model=null: expected one of the options"),
     ("experiment_name=", "experiment_name=: expected 1 to 250 printable characters"),
@@ -457,6 +458,11 @@ def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, lin
     assert done.stdout == "" and done.stderr.startswith("frostline: ") and done.stderr.count("\n") == 1
     assert line in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_of_several_values_and_a_mistake_the_mistake_is_told_without_m_too(tmp_path):
+    done = warm.run(command("lr=1,2", "optimiser=adam", *where(tmp_path / "sweep", tmp_path / "db")), env=environment())
+    assert done.returncode == 2 and done.stderr.startswith("frostline: optimiser=adam: expected a key of the config")
 
 
 def test_what_only_torch_can_tell_is_refused_before_anything_starts_too(tmp_path):

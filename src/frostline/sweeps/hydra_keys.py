@@ -36,6 +36,10 @@ def check_typed(arguments: Iterable[str]) -> None:
         key, _, value = argument.lstrip("+").partition("=")
         if key in _TYPED and value != _TYPED[key][0]:
             raise user_error(key, value, _TYPED[key][1])
+        if key == "hydra.launcher":
+            raise user_error(
+                key, value, f"a slash, hydra/launcher={value}, or keys within it, as hydra.launcher.workers"
+            )
 
 
 def as_read(argument: str) -> str:

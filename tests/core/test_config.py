@@ -327,6 +327,11 @@ def test_a_name_like_no_other_gets_no_hint() -> None:
     )
 
 
+def test_a_name_that_was_cut_short_is_the_nearest() -> None:
+    line = refusal(changed("select", "val/acc"))
+    assert line.endswith("; did you mean val/accuracy?")  # by its letters it is nearer to val/auroc
+
+
 # --- digest
 
 IGNORED = (

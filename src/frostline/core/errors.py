@@ -68,6 +68,7 @@ def _shown(value: object) -> str:
 def _hint(typed: str, choices: Iterable[str]) -> str:
     """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
     by_lower = {choice.lower(): choice for choice in choices}
-    typed = typed.lower()
-    near = difflib.get_close_matches(_OTHERWISE.get(typed, typed), by_lower, n=1, cutoff=0.5)
+    typed = _OTHERWISE.get(typed.lower(), typed.lower())
+    longer = [choice for choice in by_lower if choice.startswith(typed)]
+    near = difflib.get_close_matches(typed, longer or by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""

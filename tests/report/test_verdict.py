@@ -226,6 +226,10 @@ def test_means_over_the_same_seeds_are_compared_seed_by_seed():
     )
 
 
+def test_a_rival_is_tried_with_the_same_seeds():
+    assert answer(seeds("head", [0.8, 0.9], first=3)).endswith("Try: `python train.py -m freeze=head,full seed=3,4`.")
+
+
 def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
     right = np.ones((2, 16), bool)
     right[0, :2] = False

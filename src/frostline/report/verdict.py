@@ -250,8 +250,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     missing = _unfinished(key, [only], results)
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
-    seeds = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
-    how = f"({sure}{_count(count, 'run') if only.cell.folds else seeds})"
+    of = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
+    how = f"({sure}{_count(count, 'run') if only.cell.folds else of})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else _capital(only.name)
@@ -264,7 +264,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
         again = command(only.cell.finished[0], {key: [only.value], **grid})
         return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
     modes = [only.value, "head" if only.value == "full" else "full"]
-    again = command(only.cell.finished[0], {"freeze_mode": modes})
+    seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
+    again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
     rival = "" if " rerun=" in again else f" Try: `{again}`."  # a rerun takes no other keys
     aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
     return f"{score}; nothing was there to compare it with.{aside}{rival}"

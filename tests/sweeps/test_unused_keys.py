@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.core.config_keys import digest, flatten
+from frostline.core.config_keys import flatten
 from frostline.core.errors import UserError
 from frostline.sweeps import unused_keys
 from small import compose, plain
@@ -78,15 +78,3 @@ def test_to_switch_something_off_is_no_mistake():
 def test_every_rule_is_about_keys_that_there_are():
     keys = set(flatten({key: value for key, value in plain().items() if key != "hydra"}))
     assert {key for rule in unused_keys._RULES for key in rule.keys} <= keys
-
-
-def test_a_run_reads_what_no_rule_leaves_out_and_its_digest_is_of_all():
-    head, cosine = compose("augment=none"), compose("augment=standard", "schedule=cosine", "freeze=lora")
-    little, much = unused_keys.read_by(head), unused_keys.read_by(cosine)
-    some = {"schedule.final", "augment.scale", "freeze_mode.adapter.rank", "features.views"}
-    assert some <= much.keys() and not some & little.keys()
-    assert {"schedule.name", "augment.crop", "freeze_mode.adapter.kind", "lr", "seed"} <= little.keys()
-    assert "schedule.milestones" not in much
-    of_data = [{key for key in read if key.startswith("data.")} for read in (little, much)]
-    assert of_data[0] == of_data[1] and "data.pixels" in of_data[0] and "data.layout" not in of_data[0]
-    assert digest(head) != digest(compose("augment=none", "schedule.final=0.5"))

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.core import credentials, files, interrupts, notices
 from frostline.core.config import Config
-from frostline.core.config_keys import choices, digest, flatten, with_values
+from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
 from frostline.core.errors import user_error
 from frostline.core.validation import parse
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, trial_tags
@@ -32,7 +32,6 @@ from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, lockstep_groups
 from frostline.sweeps.config_text import config_text
-from frostline.sweeps.unused_keys import read_by
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +251,7 @@ def _recording(
         tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
     provenance.write_software(folder, order.command)
     config, written = order.config, flatten(order.values)
-    params = {**{key: written.get(key, value) for key, value in read_by(config).items()}, **choices(config)}
+    params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     resumed = (facts.previous or {}).get("run_id")
     if resumed and tracker.sweep_run_id:
         tags[layout.PARENT_TAG] = tracker.sweep_run_id

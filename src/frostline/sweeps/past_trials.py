@@ -32,8 +32,7 @@ def observations(past: Iterable[Past], config: Config, space: Mapping[str, BaseD
     metrics = [one.metric for one in objectives_of(config)]
     seen: set[str] = set()
     for run in sorted(past, key=str):
-        told = {**fixed, **run.params}  # a key that a run does not name is one that it did not read
-        if PRUNED in run.metrics or not run.params or any(told[key] != text for key, text in fixed.items()):
+        if PRUNED in run.metrics or any(run.params.get(key) != text for key, text in fixed.items()):
             continue
         values = {key: search_space.value_of(run.params.get(key, ""), one) for key, one in space.items()}
         results = [run.metrics.get(metric, math.nan) for metric in metrics]

@@ -1,4 +1,4 @@
-"""Keys that nothing reads, given the options that were chosen: typed they are a mistake, or worth a word.
+"""Keys that were typed and that nothing reads, given the options that were chosen: a mistake, or worth a word.
 
 A key of the schema that only some options read has its rule here, so that none comes to nothing in silence.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from frostline.core.config import EMBEDDED, OWN_FILES, Config
-from frostline.core.config_keys import SOLVERS, is_read, semantic, value_of
+from frostline.core.config_keys import SOLVERS, is_read, value_of
 from frostline.core.errors import user_error
 
 
@@ -180,18 +179,6 @@ _RULES = (
     ),
     _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )
-
-
-def read_by(config: Config) -> dict[str, Any]:
-    """Return the part of what decides a run's metrics that the run of this config reads, flat.
-
-    Of data it is the same for all runs on them, which are compared, whatever augmentation reads it.
-    """
-    rules = [rule for rule in _RULES if not rule.read(config)]
-    unread = {
-        key for rule in rules for key in rule.keys if not key.startswith("data.") or rule.group.startswith("data.")
-    }
-    return {key: value for key, value in semantic(config).items() if key not in unread}
 
 
 def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:

@@ -212,6 +212,9 @@ class _Executor:
         meanwhile()
         return function()
 
+    def aside(self, function):
+        return function()
+
     def settle(self, folder, planned):
         assert folder == self.folder
 

@@ -226,7 +226,10 @@ def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: 
     assert "verdict: environment differs, within tolerance (" in said
 
 
-def test_only_where_it_runs_may_be_said_and_it_must_have_finished(whole: Any, store: Path, tmp_path: Path) -> None:
+def test_only_where_it_runs_may_be_said_and_it_must_have_finished(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")  # not where `make sweep` records
     with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
         command.main([str(whole.folder / "0"), "lr=0.5"])
     with pytest.raises(UserError, match="expected a folder, or what is in a store"):

@@ -15,7 +15,7 @@ _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
 
 def write(path: Path, text: str, *, sync: bool = False) -> None:
     """Have the file at `path` say `text`; with `sync` that is on disk on return. A kill leaves the old file or none."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial = _partial(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -34,7 +34,7 @@ def write_alike(path: Path, text: str) -> None:
     """
     said, place, state = _alike.get(path.name, ("", path, ()))
     if said == text and place != path and facts(str(place))[:2] == state:
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        partial = _partial(path)
         with suppress(OSError):  # another disk, one without links, or too many
             try:
                 partial.hardlink_to(place)
@@ -44,6 +44,11 @@ def write_alike(path: Path, text: str) -> None:
                 partial.unlink(missing_ok=True)  # which is left beside a file that it was a name of
     write(path, text)
     _alike[path.name] = text, path, facts(str(path))[:2]
+
+
+def _partial(path: Path) -> Path:
+    """Return a name of its own for what becomes the file at `path` when it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def expanded(path: str) -> Path:
@@ -62,7 +67,12 @@ def facts(path: str) -> tuple[int, ...]:
 
 def write_json(path: Path, value: Any) -> None:
     """Have the file at `path` say `value` as indented JSON, as `write` does."""
-    write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

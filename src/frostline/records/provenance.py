@@ -34,7 +34,7 @@ _LARGEST = 100_000  # bytes of an untracked file that are kept; what is larger h
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Add `facts`, by topic, to those that `provenance.json` in `folder` already holds."""
-    files.write(folder / PROVENANCE, json.dumps({**read(folder), **facts}, indent=1, ensure_ascii=False) + "\n")
+    files.write_json(folder / PROVENANCE, {**read(folder), **facts})
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def read(folder: Path) -> dict[str, Any]:
 def write_software(folder: Path, command: Sequence[str]) -> None:
     """Write down what `software` says, the packages, and what the source has that no commit has."""
     write(folder, software(command))
-    files.write_alike(folder / layout.PACKAGES, json.dumps(packages(), indent=1, ensure_ascii=False) + "\n")
+    files.write_alike(folder / layout.PACKAGES, files.json_text(packages()))
     if patch := source().patch:
         files.write_alike(folder / layout.PATCH, patch + "\n")
     if untracked():
-        files.write_alike(folder / layout.UNTRACKED, json.dumps(untracked(), indent=1))
+        files.write_alike(folder / layout.UNTRACKED, files.json_text(untracked()))
 
 
 @functools.cache

@@ -64,8 +64,8 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
     if approximated := approximations(setup):
         record.tag(layout.APPROXIMATION_TAG, "; ".join(approximated))
     if setup.data.findings:
-        found = json.dumps([asdict(finding) for finding in setup.data.findings], indent=1, ensure_ascii=False)
-        files.write_alike(folder / layout.FINDINGS, found + "\n")
+        found = [asdict(finding) for finding in setup.data.findings]
+        files.write_alike(folder / layout.FINDINGS, files.json_text(found))
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
         "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},

@@ -96,7 +96,11 @@ def test_what_is_transparent_stays_so():
     assert (np.asarray(picture) == np.asarray(expected)).all() and named(facts.done) == {"alpha", "profile"}
 
 
-@pytest.mark.parametrize("profile", [b"no profile", SRGB[:200], profiles.grey(2.2), profiles.ink()])
+@pytest.mark.parametrize(
+    "profile",
+    [b"no profile", SRGB[:200], profiles.grey(2.2), profiles.ink()],
+    ids=["not one", "cut off", "of grey", "of ink"],  # the bytes hold the second when they were made
+)
 def test_a_profile_that_cannot_be_followed_is_passed_over_and_counted(tmp_path: Path, profile: bytes):
     Image.fromarray(noise()).save(tmp_path / "a.jpg", icc_profile=profile)
     with Image.open(tmp_path / "a.jpg") as opened, Image.open(tmp_path / "a.jpg") as known:

@@ -40,6 +40,7 @@ class Ray:
         self.begun: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.killed = self.away = False
+        self.resources = {"CPU": 4.0, "GPU": 1.0}
 
     def is_initialized(self) -> bool:
         return bool(self.begun)
@@ -48,6 +49,12 @@ class Ray:
         if self.away:
             raise ConnectionError("Failed to connect to Ray cluster")
         self.begun.append(options)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def shutdown(self) -> None:
+        self.begun.clear()
 
     def remote(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
         self.asked.append(options)
@@ -123,3 +130,11 @@ def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
         tasks(address="10.0.0.1:6379").ask(os.getpid)
     given_up = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # by then a record is to say why
     assert [type(error) for error in given_up.values()] == [UserError, UserError]
+
+
+def test_more_than_this_machine_has_is_refused_where_ray_starts_here_and_would_wait_for_it(ray: Ray) -> None:
+    ray.resources = {"CPU": 2.0}
+    with pytest.raises(UserError, match=r"^cluster.gpus=1: expected at most 0 on this machine, where Ray starts if R"):
+        tasks().ask(os.getpid)
+    assert not ray.begun
+    tasks(address="10.0.0.1:6379").ask(os.getpid)  # that one may grow

@@ -66,7 +66,7 @@ class Tasks(Foreign):
     def _connect(self) -> None:
         """Connect to the cluster, or start one here: the launcher would ask a cluster that is there for memory.
 
-        Raises `UserError` where that fails.
+        Raises `UserError` where that fails, and where one of this machine alone would wait for more than there is.
         """
         import ray
 
@@ -77,6 +77,12 @@ class Tasks(Foreign):
             ray.init(**{**own, **_options(self._how.init)})
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise user_error("cluster", "ray", f"a cluster that answers ({reason_of(error)})") from None
+        for key, kind in (("gpus", "GPU"), ("cpus", "CPU")) if own else ():
+            asked, there = self._how.remote.get(f"num_{key}") or 0, int(ray.cluster_resources().get(kind, 0))
+            if asked > there:
+                ray.shutdown()
+                where = "on this machine, where Ray starts if RAY_ADDRESS names no cluster"
+                raise user_error(f"cluster.{key}", asked, f"at most {there} {where}")
 
 
 def _options(config: Any) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple
     graph, _ = _trace(module, structure)
     if (cut := _crossing(module, structure, below)) is None:
         raise ValueError(f"several tensors cross the border above {below[-1]}")
-    first, last = next(iter(graph.nodes)), next(reversed(graph.nodes))
+    first, last = next(iter(graph.nodes)), next(iter(reversed(graph.nodes)))
     return module_of(module, _part(graph, first, cut)), module_of(module, _part(graph, cut, last))
 
 

@@ -56,7 +56,7 @@ class _Careful(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return what `m` gives, as the steps in it or as one step."""
-        last = next(reversed(self.graph.nodes))
+        last = next(iter(reversed(self.graph.nodes)))
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:  # whatever it raises when it is shown no tensors

@@ -296,6 +296,7 @@ class EmulatedMachine(TorchDispatchMode):
 
         return {
             **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
+            **{"is_current_stream_capturing": lambda: False},
             **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
             **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": lambda: None},
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},

@@ -26,7 +26,7 @@ from frostline.core.config import KEPT, AdapterConfig, Config, DataConfig, Freez
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
-from frostline.data.decode_image import convert, read_picture
+from frostline.data.decode_image import convert, open_image, tensor_of
 from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
@@ -148,6 +148,12 @@ def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: An
 def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
     """Return an opened picture as networks are shown it, by way of Pillow alone."""
     return convert(image, levels)[0]
+
+
+def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
+    """Return `(3, H, W)` uint8 of the picture in a file."""
+    with open_image(file) as image:
+        return tensor_of(image, levels)[0]
 
 
 def image_in(file: Path, levels: Levels = FULL) -> Image.Image:

@@ -131,6 +131,9 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.predict(levels, top=0)
     with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
         network.predict(torch.zeros(3, 4, 4))
+    for odd in (5, None, b"GIF", [[1, 2]], np.array(["a.png"])):
+        with pytest.raises(frostline.UserError, match=r"^pictures=.*: expected files"):
+            network.predict(odd)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
 

@@ -20,7 +20,6 @@ from emulated_card import UNNOTICED, EmulatedMachine
 from frostline.core import machine
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
-from frostline.data.decode_image import read_picture
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.loading import Data, Split
 from frostline.data.pixel_cache import Sight
@@ -31,7 +30,7 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
 from frostline.store.store import Store
-from small import data_config, plain, silently
+from small import data_config, plain, read_picture, silently
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
 CPU = torch.device("cpu")

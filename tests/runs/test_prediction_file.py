@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from frostline.core.errors import UserError
 from frostline.data import picture_list, table_files
 from frostline.models import cut
 from frostline.runs import predict, prediction_file
-from small import silently
+from small import read_picture, silently
 
 COUNT = 50
 
@@ -101,7 +102,7 @@ def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are
     found = torch.from_numpy(np.stack(frame["features"].dropna().tolist()))
     structure = network.model.structure
     below = structure.stages[: structure.stages.index(layer) + (layer != "head")]
-    views = torch.stack([predict.view(network, predict.read_picture(file)) for file in readable(pictures)])
+    views = torch.stack([predict.view(network, read_picture(file)) for file in readable(pictures)])
     with torch.inference_mode():
         inputs = network.model.input.normalise(views.float())
         maps = cut.halves(network.model.module, structure, below)[0](inputs)
@@ -334,3 +335,25 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(train
     trained.command(*command, "said.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
     assert (tmp_path / "said.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not beside.exists()
+
+
+def test_pictures_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(network, pictures, tmp_path):
+    memory, file = fsspec.filesystem("memory"), pictures / "00 ü.png"
+    memory.pipe("/there/a.png", file.read_bytes())
+    places = ["memory://there/a.png", "memory://there/none.png", file]
+    assert network_says(network, places[:1]).equal(network_says(network, [file]))
+    with pytest.raises(UserError, match=r"^memory://there/none\.png: not there"):
+        predict.probabilities(network, places[1:2])
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, places)) + "\n")
+    for name, given in (("alone", places), ("table", tmp_path / "list.csv")):
+        written = write(network, tmp_path / f"{name}.parquet", given)
+        assert (written.rows, written.unread) == (3, 1)
+        frame = pd.read_parquet(tmp_path / f"{name}.parquet")
+        assert list(frame.iloc[:, 0]) == list(map(str, places))
+        assert frame["probability"][0] == frame["probability"][2] and frame["error"][1].startswith("not there")
+
+
+def test_a_tilde_is_the_home_folder(network, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    assert write(network, tmp_path / "said.csv", f"~/{pictures.name}").rows == COUNT
+    assert write(network, tmp_path / "one.csv", [f"~/{pictures.name}/00 ü.png"]).rows == 1

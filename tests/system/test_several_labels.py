@@ -16,11 +16,11 @@ from test_sweep import Done, command, environment, sweep, where
 
 import warm
 from frostline.commands.predict import main
-from frostline.data.decode_image import read_picture
 from frostline.records import sweep_record
 from frostline.records.result import Result
 from frostline.report import predictions
 from frostline.runs import export, predict
+from small import read_picture
 
 CLASSES = ("bright", "red", "striped")
 PICTURES = 160

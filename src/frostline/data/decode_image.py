@@ -116,15 +116,6 @@ def _whole(image: Image.Image, source: Path | io.BytesIO) -> Image.Image:
     return image
 
 
-def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
-    """Return `(3, H, W)` uint8 of the picture in `file`; `OSError` names a file that is no sound picture."""
-    try:
-        with open_image(file) as image:
-            return tensor_of(image, levels)[0]
-    except Exception as error:  # a broken file makes Pillow raise anything
-        raise OSError(f"{file}: {why(error)}") from error
-
-
 def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, PictureFacts]:
     """Return the picture as sRGB, upright by its EXIF orientation, on white where transparent, and what it was.
 

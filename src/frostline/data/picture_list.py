@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from PIL import Image
 
 from frostline.core.errors import user_error
+from frostline.core.files import expanded
 from frostline.data import leftovers, remote_files, shard_index, shards, table_files, tables
 from frostline.data.decode_all import unseen
-from frostline.data.decode_image import open_image
+from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
 from frostline.data.shard_headers import Wanted
@@ -87,10 +89,12 @@ def gather(
     """Write into `file` which pictures are meant, and return them: of one table, of shards, or of files and folders.
 
     Of a table `path` names the column where it is not called as is common, and `root` the folder that it is relative
-    to, else the table's own. `-` stands for `more`, a path per line. What of a folder is left out is told to `say`.
-    UserError for a table or shards beside others, a path of `pictures` that is not there, and a folder without
-    pictures; other files that are not there are found out when their turn comes.
+    to, else the table's own. `-` stands for `more`, a path per line. A picture may lie elsewhere, as `https://...`.
+    What of a folder is left out is told to `say`. UserError for a table or shards beside others, a path of `pictures`
+    that is not there, and a folder without pictures; other files that are not there are found out when their turn
+    comes.
     """
+    pictures = [_somewhere(str(one)) for one in pictures]
     tables_given, shards_given = sum(map(_is_table, pictures)), sum(map(_is_shards, pictures))
     if (tables_given and len(pictures) > 1) or shards_given not in (0, len(pictures)):
         raise user_error(
@@ -107,6 +111,11 @@ def gather(
     return _of_files(file, places)
 
 
+def _somewhere(name: str) -> Path | str:
+    """Return where a name leads: a URL, or a path of this machine."""
+    return name if remote_files.is_elsewhere(name) else expanded(name)
+
+
 def _is_table(name: Path | str) -> bool:
     path = Path(name)
     return path.suffix.lower() in table_files.SUFFIXES and path.is_file()
@@ -116,15 +125,18 @@ def _is_shards(name: Path | str) -> bool:
     return str(name).lower().endswith(shards.SUFFIX)
 
 
-def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path]:
+def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path | str]:
     if str(name) == "-":
         for line in more:
             if path := line.rstrip("\r\n"):
-                yield from _in_folder(Path(path), say) if Path(path).is_dir() else [Path(path)]
-    elif not (found := Path(name)).exists():
+                found = _somewhere(path)
+                yield from _in_folder(found, say) if isinstance(found, Path) and found.is_dir() else [found]
+    elif isinstance(name, str):
+        yield name
+    elif not name.exists():
         raise user_error("pictures", name, "a file or folder, and there is none")
     else:
-        yield from _in_folder(found, say) if found.is_dir() else [found]
+        yield from _in_folder(name, say) if name.is_dir() else [name]
 
 
 def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
@@ -138,7 +150,7 @@ def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
         raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
 
 
-def _of_files(file: Path, places: Iterable[Path]) -> PictureList:
+def _of_files(file: Path, places: Iterable[Path | str]) -> PictureList:
     schema, left = pa.schema([_PLACE]), iter(places)
     parts = iter(lambda: [os.fsencode(place) for place in islice(left, _ROWS)], [])
     return _written(file, (pa.table([part], schema) for part in parts), schema)
@@ -158,7 +170,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
             raise user_error("--path", column, "a column of texts") from None
         if bad := [row for row, text in enumerate(texts, before + 1) if not (text or "").strip() or "\0" in text]:
             raise user_error("pictures", table, f"a path in every row, but there is none in row {bad[0]}")
-        places = [os.fsencode(tables.normal(folder, text.strip())) for text in texts]
+        places = [os.fsencode(_place_of(folder, text.strip())) for text in texts]
         return part.append_column(_PLACE, pa.array(places, _PLACE.type))
 
     def every() -> Iterator[pa.Table]:
@@ -168,6 +180,10 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
             row += part.num_rows
 
     return replace(_written(file, every(), first.schema.append(_PLACE)), named=column)
+
+
+def _place_of(folder: Path, text: str) -> str:
+    return text if remote_files.is_elsewhere(text) else tables.normal(folder, text)
 
 
 def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:
@@ -196,4 +212,11 @@ def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> Pictur
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
             writer.write_table(part)
-    return PictureList(file, lambda row, place: open_image(Path(place)))
+    return PictureList(file, lambda row, place: opened(place))
+
+
+def opened(place: str) -> Image.Image:
+    """Return the picture at a path or URL, not decoded yet; raises anything where that is missing or broken."""
+    if remote_files.is_elsewhere(place):
+        return open_bytes(remote_files.content(place), PurePosixPath(urlsplit(place).path).name)
+    return open_image(expanded(place))

@@ -134,11 +134,17 @@ def _part(file: RemoteFile, start: int, size: int) -> bytes:
     return content
 
 
+def content(url: str) -> bytes:
+    """Return a small file; raises what its keeper or the network says where it cannot be had."""
+    system, path = fsspec.core.url_to_fs(url)
+    found: bytes = system.cat_file(path)
+    return found
+
+
 def read_text(url: str) -> str | None:
     """Return what a small file says, None where there is none; UnicodeDecodeError where that is no UTF-8."""
-    system, path = fsspec.core.url_to_fs(url)
     try:
-        return system.cat_file(path).decode("utf-8-sig")
+        return content(url).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
 

@@ -5,6 +5,7 @@ Nothing that a run left can run code: its config is read as plain YAML, its weig
 
 from __future__ import annotations
 
+import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
-from frostline.core.files import expanded
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
-from frostline.data.decode_image import at_most, read_picture, tensor_of, why
+from frostline.data.decode_image import at_most, tensor_of, why
+from frostline.data.picture_list import opened
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, cut, weights
 from frostline.models.build import Model
@@ -252,12 +253,16 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
         return tensor_of(picture, predictor.levels)[0]
     if isinstance(picture, str | Path):
         try:
-            return read_picture(expanded(str(picture)), predictor.levels)
-        except OSError as error:
-            raise UserError(str(error)) from None
-    pixels = picture if isinstance(picture, Tensor) else torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        found = f"{pixels.dtype} of shape {tuple(picture.shape)}"
+            with opened(str(picture)) as image:
+                return tensor_of(image, predictor.levels)[0]
+        except Exception as error:  # a broken file makes Pillow raise anything
+            raise UserError(f"{picture}: {why(error)}") from None
+    pixels = picture
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
+        pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+        shape = getattr(picture, "shape", None)
+        found = reprlib.repr(picture) if shape is None else f"{picture.dtype} of shape {tuple(shape)}"
         raise user_error("pictures", found, "files, pictures of Pillow, (H, W, 3) arrays or (3, H, W) tensors of uint8")
     return pixels
 

@@ -20,6 +20,8 @@ from frostline.core.hydra_errors import explain, unreadable
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
+_PLACES = ("--config-dir", "-cd")  # Hydra's own flags that say nothing of what is to be done
+
 
 def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
@@ -43,7 +45,7 @@ def main() -> None:
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
             _refuse(unreadable(stray[0], commands.names()))  # Hydra takes the missing key for a group
         hydra_keys.check_typed(sys.argv[1:])
-        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
             sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
         hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 

@@ -97,6 +97,15 @@ def test_the_folder_in_which_the_command_is_typed_is_no_sweeps(tmp_path, monkeyp
             run_folders.require_free(folder)
 
 
+def test_a_folder_that_nobody_can_make_is_refused_and_one_that_can_be_is_not_made_yet(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "sweep", Path("/proc/sweep"), Path("/proc/a/sweep")):
+        with pytest.raises(UserError, match=rf"^hydra\.sweep\.dir={folder}: expected a folder that can be created"):
+            run_folders.require_free(folder)
+    run_folders.require_free(tmp_path / "a" / "sweep")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def nested(folder):
     """Write a sweep of two runs, a level deeper than usual, of which one began."""
     runs = [{"name": name, "choices": {}, "folder": f"{name}/0.1"} for name in ("head", "full")]

@@ -460,8 +460,12 @@ def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, lin
 
 
 def test_of_several_values_and_a_mistake_the_mistake_is_told_without_m_too(tmp_path):
-    done = warm.run(command("lr=1,2", "optimiser=adam", *where(tmp_path / "sweep", tmp_path / "db")), env=environment())
-    assert done.returncode == 2 and done.stderr.startswith("frostline: optimiser=adam: expected a key of the config")
+    words = [*command("lr=1,2", "optimiser=adam"), *where(tmp_path / "sweep", tmp_path / "db")]
+    for flags in ([], ["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        done = warm.run([*words, *flags], env=environment())
+        assert done.returncode == 2 and done.stderr.startswith(
+            "frostline: optimiser=adam: expected a key of the config"
+        )
 
 
 def test_what_only_torch_can_tell_is_refused_before_anything_starts_too(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,9 +66,14 @@ def require_distinct(names: Sequence[str]) -> None:
 
 
 def require_free(sweep: Path) -> None:
-    """Raise `UserError` where the folder `sweep` is one in which the command is typed: it would be replaced."""
+    """Raise `UserError` where the folder `sweep` is one in which the command is typed, or none can be made there."""
     if sweep.resolve() in (here := Path.cwd(), *here.parents):
         raise user_error("hydra.sweep.dir", sweep, "a folder of its own, not the one where the command is typed")
+    try:
+        there = next(above for above in sweep.parents if above.exists())
+        Path(tempfile.mkdtemp(prefix=".frostline-", dir=there)).rmdir()
+    except OSError as error:
+        raise user_error("hydra.sweep.dir", sweep, f"a folder that can be created ({error.strerror})") from None
 
 
 def require_same(sweep: Path, names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from frostline.records.result import Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFile, end_the_dead, going_on, with_record
 from frostline.sweeps import closing, job, sweep
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.executor import Executor
 from frostline.tracking import pending_sweeps
 
 HOLD = """
@@ -200,7 +201,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
     assert closing.result(tmp_path, 0, facts).status == "RUNNING" and not journal.ended(tmp_path / "0")
 
 
-class _Executor:
+class _Executor(Executor):
     """Carries out what it is asked to by writing results; `interrupted`, it sends jobs away and hears no more."""
 
     workers = 0
@@ -210,9 +211,6 @@ class _Executor:
 
     def ask(self, function, meanwhile=lambda: None):
         meanwhile()
-        return function()
-
-    def aside(self, function):
         return function()
 
     def settle(self, folder, planned):

@@ -199,13 +199,14 @@ def test_what_the_answer_is_drawn_with_stays_out_of_the_memory_of_the_process_th
     assert not {"matplotlib.figure", "numpy.version", "pandas.core", "PIL.Image", "scipy.special", "torch.nn"} & loaded
 
 
-def test_a_report_that_cannot_be_written_does_not_cost_the_sweep_its_end(store, tmp_path):
-    broken = "from frostline.report import html; html.write = lambda *a, **k: 1 / 0"
+def test_a_report_or_plots_that_cannot_be_written_do_not_cost_the_sweep_its_end(store, tmp_path):
+    broken = "from frostline.report import html, plots; html.write = plots.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
     own = (*QUICK, "hydra/launcher=basic", *where(tmp_path / "broken", stores.put(store)))
     arguments = [sys.executable, "-c", code, *own]
     done = warm.run(arguments, env=environment())
-    assert done.returncode == 0 and "The report could not be written: ZeroDivisionError" in done.stdout
+    assert done.returncode == 0
+    assert all(f"The {what} could not be written: ZeroDivisionError" in done.stdout for what in ("report", "plots"))
     assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}
 
 

@@ -17,7 +17,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.executor import Further
+from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import server
@@ -69,7 +69,7 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
     return len(pairs) == len({name for name, _ in pairs})
 
 
-class _Again:
+class _Again(Executor):
     """Carries the recorded runs out in this process, one after the other, and compares each as it ends.
 
     Each makes its steps alone, also where they were made in lockstep with others: that it gets the same bits is proof.
@@ -86,10 +86,6 @@ class _Again:
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call the function in this process."""
-        return function()
-
-    def aside(self, function: Callable[[], T]) -> T:
-        """Call it in this process, where the runs are."""
         return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:

@@ -37,19 +37,25 @@ def said(results: Sequence[Result], *, limit: int | None = None) -> tuple[list[T
     return [*rows(results, limit=limit)], answer(results)
 
 
-def draw(folder: Path, results: Sequence[Result], *, tracker: Mapping[str, str]) -> Path:
-    """Write the report and plots of the sweep in `folder`, keep them in its record, and return the report.
+def write_page(folder: Path, results: Sequence[Result], *, tracker: Mapping[str, str]) -> Path:
+    """Write the report of the sweep in `folder`, keep it in its record, and return it."""
+    from frostline.report import html
 
-    A sweep of one run is spared the plots, which show nothing that the report does not.
-    """
-    from frostline.report import html, plots
-
-    record, title = Record(folder), f"Sweep {folder.parent.name} {folder.name}"
+    title = f"Sweep {folder.parent.name} {folder.name}"
     page = html.write(folder / layout.REPORT, results, title=title, tracker=tracker)
-    record.artifact(page)
-    for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
-        record.artifact(file, layout.PLOTS)
+    Record(folder).artifact(page)
     return page
+
+
+def draw_plots(folder: Path, results: Sequence[Result]) -> None:
+    """Draw the plots of the sweep in `folder`, and keep them in its record.
+
+    A sweep of one run is spared them: they show nothing that the report does not.
+    """
+    from frostline.report import plots
+
+    for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
+        Record(folder).artifact(file, layout.PLOTS)
 
 
 def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Table | str]:

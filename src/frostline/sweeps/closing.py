@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from frostline.core import locks, project
 from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, trial_tags
@@ -24,6 +24,7 @@ from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.skip_or_resume import said_of
 from frostline.tracking import pending_sweeps, session
 
+T = TypeVar("T")
 _NONE: Mapping[int, Exception] = MappingProxyType({})
 Aside = Callable[[Callable[[], Any]], Any]
 """Calls a function, perhaps in another process of this machine, and returns what that returned."""
@@ -135,7 +136,8 @@ def close(
     sentence = show(results, aside)
     if tracker is None:
         return True
-    page = _report(folder, tracker, results, aside)
+    page = _drawn("report", partial(outcome.write_page, folder, results, tracker=asdict(tracker)), aside)
+    _drawn("plots", partial(outcome.draw_plots, folder, results), aside)
     statuses = {result.status for result in results}
     failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
     status = "FINISHED" if all(map(as_planned, results)) else "FAILED" if failed else "KILLED"
@@ -178,11 +180,11 @@ def _point_to(page: Path | None, tracker: Tracker) -> None:
     job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
 
 
-def _report(folder: Path, tracker: Tracker, results: Sequence[Result], aside: Aside) -> Path | None:
-    """Return the report, None where it could not be written; that must not cost the record its end."""
+def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:
+    """Return what was drawn, None where it could not be; that must not cost the record its end."""
     try:
-        page: Path = aside(partial(outcome.draw, folder, results, tracker=asdict(tracker)))
-        return page
+        drawn: T = aside(draw)
+        return drawn
     except Exception as error:
-        job.screen().say(f"The report could not be written: {reason_of(error)}", "yellow")
+        job.screen().say(f"The {what} could not be written: {reason_of(error)}", "yellow")
         return None

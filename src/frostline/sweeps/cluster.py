@@ -27,7 +27,7 @@ from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
 from frostline.sweeps import closing, watching
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.executor import Further, pin, pinned
+from frostline.sweeps.executor import Executor, Further, pin, pinned
 from frostline.sweeps.lockstep_groups import batches
 from frostline.tracking import session
 
@@ -44,7 +44,7 @@ def queues(launcher: object) -> bool:
     return hasattr(launcher, "_EXECUTOR") and hasattr(launcher, "params")
 
 
-class Cluster:
+class Cluster(Executor):
     """Hands runs to submitit as one array of jobs."""
 
     def __init__(self, launcher: Any, config: DictConfig, *, detached: bool, in_job: bool = False) -> None:
@@ -66,10 +66,6 @@ class Cluster:
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call the function in this process."""
         meanwhile()
-        return function()
-
-    def aside(self, function: Callable[[], T]) -> T:
-        """Call it in this process."""
         return function()
 
     @property

@@ -39,7 +39,11 @@ class Executor(Protocol):
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
 
     def aside(self, function: Callable[[], T]) -> T:
-        """Return what the function does on this machine, where it does not fill the memory of this process for ever."""
+        """Return what the function does on this machine, where it does not fill the memory of this process for ever.
+
+        Where there is no other process, this one calls it.
+        """
+        return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told further runs before any of them is carried out, and where the sweep lies."""
@@ -57,7 +61,7 @@ class Executor(Protocol):
         """Let go of what is still there, in good order or `now`."""
 
 
-class Workers:
+class Workers(Executor):
     """Our own launcher: long-lived processes that import torch while the rest of the sweep is still composed."""
 
     def __init__(self, launcher: Any) -> None:
@@ -126,7 +130,7 @@ class Workers:
         self._launcher.close(now=now)
 
 
-class Foreign:
+class Foreign(Executor):
     """Another launcher, which is given whole batches and numbers their jobs itself."""
 
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
@@ -140,10 +144,6 @@ class Foreign:
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call the function in this process."""
-        return function()
-
-    def aside(self, function: Callable[[], T]) -> T:
-        """Call it in this process: there is no other."""
         return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:

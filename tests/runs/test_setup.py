@@ -56,3 +56,10 @@ def test_balanced_weights_are_those_of_sklearn_and_1_where_there_is_nothing_to_b
     there = np.unique(labels)
     expected = dict(zip(there, compute_class_weight("balanced", classes=there, y=labels.numpy()), strict=True))
     assert found == pytest.approx([expected.get(label, 1) for label in range(len(data.classes))])
+
+
+def test_a_weight_of_no_class_is_told_with_those_that_there_are() -> None:
+    data = load_data(source="digits", limit=100)
+    line = r"^train\.class_weights\.cat=10\.0: expected one of 0, 1, 2, .*"
+    with pytest.raises(UserError, match=line):
+        setup.class_weights(compose(*SMALL, "train.class_weights={cat: 10.0}"), data)

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from emulated_card import EmulatedMachine
 from frostline.core.config_keys import choices, digest, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
+from frostline.models.weights import GLYPHS
 from frostline.records import provenance
 from frostline.records.recording import Record
 from frostline.runs import checks, setup
 from frostline.runs.run import execute
 from frostline.sweeps.lockstep_groups import shared_by
+from frostline.training.loop import Diverged
 from small import SMALL, TINY, Memory, Told, compose
 
 
@@ -110,3 +114,17 @@ def test_it_comes_to_the_same_on_a_card_and_whether_features_are_kept_or_not(
         with EmulatedMachine().running() if device == "cuda" else nullcontext():
             there = run(tmp_path / name, *plain, f"device={device}", f"features.enabled={kept}")
         assert [point for point in there if not str(point[0]).startswith("cost/")] == here
+
+
+@pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
+def test_values_that_are_no_numbers_are_told_and_not_scored(mode: str, tmp_path: Path) -> None:
+    large = {key: tensor.clone() for key, tensor in load_file(GLYPHS).items()}
+    large["conv5.1.weight"][:] = 3e38
+    save_file(large, tmp_path / "large.safetensors")
+    network = (
+        "model=shufflenet_glyphs",
+        "model.name=shufflenet_v2_x0_5",
+        f"model.weights={tmp_path}/large.safetensors",
+    )
+    with pytest.raises(Diverged, match="a head is given nan or infinite values"):
+        run(tmp_path / "run", f"freeze={mode}", *network)

@@ -202,7 +202,7 @@ def test_what_the_answer_is_drawn_with_stays_out_of_the_memory_of_the_process_th
 def test_a_report_or_plots_that_cannot_be_written_do_not_cost_the_sweep_its_end(store, tmp_path):
     broken = "from frostline.report import html, plots; html.write = plots.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
-    own = (*QUICK, "hydra/launcher=basic", *where(tmp_path / "broken", stores.put(store)))
+    own = ("lr=1e-2,1e-3", *QUICK, "hydra/launcher=basic", *where(tmp_path / "broken", stores.put(store)))
     arguments = [sys.executable, "-c", code, *own]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0

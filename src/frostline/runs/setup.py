@@ -22,6 +22,7 @@ from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.loading import Data
+from frostline.data.names import some
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.models import build, freezing
@@ -324,7 +325,7 @@ def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
         return tuple(shares.where((counts > 0) & (shares > 0), 1.0).tolist())
     for name in chosen:
         if name not in data.classes:
-            raise user_error("train.class_weights", name, "names of classes of the data", data.classes)
+            raise user_error(f"train.class_weights.{name}", chosen[name], f"one of {some(data.classes)}", data.classes)
     return tuple(float(chosen.get(name, 1.0)) for name in data.classes)
 
 

@@ -5,6 +5,7 @@ Whatever ends it, it is solved anew, which gives the same bits and takes seconds
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ from frostline.training import gradient, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.gradient import Head
 from frostline.training.head_inputs import HeadInputs
-from frostline.training.loop import EpochResult
+from frostline.training.loop import Diverged, EpochResult
 from frostline.training.neighbours import Neighbours
 from frostline.training.state import Learner, Progress
 
@@ -56,6 +57,10 @@ def solve(
     record.metrics(chosen)
     of_train = neighbours.leave_one_out(voters, train, _OWN) if voters else _score(setup, head.linear, train)
     of_val, by = _score(setup, voters or head.linear, val), METRICS[setup.config.select]
+    if not math.isfinite(of_train.loss + of_val.loss):
+        raise Diverged(
+            "a head is given nan or infinite values, as the numbers of this network, with its weights, grow too large"
+        )
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
     progress.add(epoch, learner, by, selection.value(by, epoch.val, setup.data.val.labels))

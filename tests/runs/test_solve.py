@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from emulated_card import EmulatedMachine

@@ -202,6 +202,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
 def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_told(tmp_path: Path) -> None:
     found = rows(tmp_path)
     picture(tmp_path / "pics" / "more.png", 99)
+    for ours in ("mlruns/1/artifacts", "multirun/2026-11-29/plots"):
+        picture(tmp_path / ours / "drawn.png", 99)
     as_csv(tmp_path / "t.csv", [*found, {"file": "pics/gone.png", "label": "cat"}, found[0]])
     with pytest.raises(BadPictures) as caught:
         load(tmp_path / "t.csv")

@@ -160,8 +160,21 @@ def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_f
 def test_a_sweep_without_a_winner_says_why():
     with pytest.raises(UserError, match="none of its 1 is"):
         best(Name("sweep"), [result(0, "head", 0, status="KILLED")])
-    with pytest.raises(UserError, match=r"whose data differ \(cifar10, digits\)"):
-        best(Name("sweep"), [result(0, "head", 0.9), result(1, "head", 0.95, data="cifar10")])
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"data": "cifar10"}, "data=cifar10, data=digits"),
+        ({"data.fraction": 0.5}, r"data\.fraction=0\.5, data\.fraction=1"),
+        ({"data.limit": 50}, r"data\.limit=50, data\.limit=null"),
+    ],
+)
+def test_runs_on_other_data_have_no_best_among_them(other, told):
+    same = {"data.fraction": 1, "data.limit": "null"}
+    results = [result(0, "head", 0.9, **same), result(1, "head", 0.95, **{**same, **other})]
+    with pytest.raises(UserError, match=f"in which these are not compared: {told}$"):
+        best(Name("sweep"), results)
 
 
 def copied(trained, tmp_path):

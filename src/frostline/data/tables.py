@@ -41,6 +41,7 @@ _HINTS = {
 }
 """By which names a column is taken for one of groups or times, and what that would do."""
 _LOOKED_AT = 100_000  # files that are looked at for one without a row, a second's work: `root` may be a whole disk
+_OURS = ("mlruns/", "multirun/")  # folders of what runs leave, where commands are typed beside the table
 _COLUMN = "the name of a column, or null"
 _OPTIONS = {
     "path": _COLUMN,
@@ -305,6 +306,7 @@ def _without_row(root: Path, named: set[str]) -> list[Finding]:
     """Return what is told of pictures below `root` that the table does not name, as far as it is soon found out."""
     left = LeftOut(most=_LOOKED_AT + 2 * len(named))
     listed = [printable(os.path.relpath(path, root)) for path in walk(root, left) if str(path) not in named]
+    listed = [path for path in listed if not path.startswith(_OURS)]
     if not listed:
         return []
     more = f" (of the first {left.seen:,} files and folders there)" if left.cut else ""

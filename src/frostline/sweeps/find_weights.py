@@ -17,6 +17,7 @@ from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
 from frostline.report.cells import cells, finalists
+from frostline.report.contest import contests
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 from frostline.tracking import download, query, server
@@ -42,7 +43,7 @@ def found(name: str) -> Iterator[Trained]:
     """Yield the run that `name` stands for (see `catalog`); of a sweep its best cell's first seed.
 
     The best cell is the best on validation, in the mean over its seeds, among what is finished. UserError where there
-    is no such run, none that kept weights, or none that is better than another since their data differ.
+    is no such run, none that kept weights, or none that is better than another, as what is not compared is among them.
     """
     with tempfile.TemporaryDirectory() as fetched:
         yield find(Name(name), Path(fetched))
@@ -105,8 +106,9 @@ def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
         reasons = [result.reason for result in results if result.reason]
         why = f": {reasons[0]}" if reasons else ""
         raise name.wrong(f"a sweep with finished runs, and none of its {len(results)} is{why}")
-    if len(sets := {str(cell.choices.get("data")) for cell in ranked}) > 1:
-        raise name.wrong(f"one run of this sweep, whose data differ ({', '.join(sorted(sets))})")
+    if len(found := contests([result for cell in ranked for result in cell.results])) > 1:
+        where = ", ".join(sorted(contest.where for contest in found))
+        raise name.wrong(f"one run of this sweep, in which these are not compared: {where}")
     first, by = ranked[0].finished[0], ranked[0].by
     of = f"the best of {len(ranked)} cells by validation ({by.text(ranked[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)

@@ -14,6 +14,7 @@ from frostline.core import machine
 from frostline.core.config_keys import choices, digest
 from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
+from frostline.records.result import value_text
 from frostline.sweeps import compose as composing
 from frostline.sweeps.compose import PlannedRun, to_check
 from small import compose
@@ -94,3 +95,9 @@ def test_numbers_are_choices_however_they_are_typed_and_folds_are_one_more_thing
     assert [run.config.data.fold for run in runs] == [run.choices["data.fold"] for run in runs]
     (one,) = composing.compose_grid(["freeze=head", "data.folds=3", "data.fold=2"])
     assert one.config.data.fold == 2
+
+
+def test_a_run_is_called_by_all_digits_that_were_typed_and_by_six_of_what_was_drawn() -> None:
+    names = [run.name for run in composing.compose_grid(["freeze=head", "lr=0.12345671,0.12345672,1e-3,1e8,3.0"])]
+    assert [name.split()[1] for name in names] == ["lr=0.12345671", "lr=0.12345672", "lr=0.001", "lr=1e+08", "lr=3"]
+    assert value_text(0.0012345678901234) == "0.00123457" and value_text(0.1 + 0.2) == "0.3"

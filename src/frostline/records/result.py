@@ -30,6 +30,7 @@ ADAPTER_PARAMETERS, ADAPTER_BYTES = "cost/adapter_parameters", "cost/adapter_byt
 """Of what was put beside frozen layers, without the head; of the file that has it alone, with the head."""
 MERGE_ERROR = "test/merge_error"
 """By how much of 1 the network's answers changed as that was merged into its weights."""
+_TYPED = 10  # digits that somebody may have typed; what a search draws has more
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ def size(count: int) -> str:
 
 
 def value_text(value: object) -> str:
-    """Return a choice for people: floats in their shortest form, everything else as it prints."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return a choice for people: a float as somebody types it, one that was drawn to six digits, else as it prints."""
+    if not isinstance(value, float):
+        return str(value)
+    short, typed = f"{value:g}", f"{value:.{_TYPED}g}"
+    return typed if float(short) != value == float(typed) else short
 
 
 def choices_text(choices: Mapping[str, Any], names: Sequence[str]) -> str:

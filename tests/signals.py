@@ -45,6 +45,7 @@ STRIKES: dict[str, tuple[Callable[[Lab, int], None], set[int]]] = {
     "SIGHUP to all": (_send(signal.SIGHUP, whom="group"), {129, -1}),
     "Ctrl-C": (_send(signal.SIGINT, whom="group"), {130}),
     "Ctrl-C twice": (_send(signal.SIGINT, whom="group", times=2), {130}),
+    "Ctrl-C three times": (_send(signal.SIGINT, whom="group", times=3), {130}),
     "its folder moved": (_move, {1}),
 }
 """What can happen to a sweep that runs, and the exit statuses that it may have then; 0 if it was done by that time."""

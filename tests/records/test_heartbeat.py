@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 import small
 import stores
+from frostline.core import interrupts
 from frostline.core.config_keys import choices, digest
 from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
@@ -230,7 +232,7 @@ class _Executor(Executor):
 
 
 @pytest.mark.slow
-def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
+def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, monkeypatch):
     """The same command again, while a job lives that the first one sent away; then once more when that is done."""
     uri, folder = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", tmp_path / "sweep"
     configs = [
@@ -244,6 +246,14 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys):
         status = sweep.run_planned(planned, executor=executor, folder=folder, folder_named=True, earlier=True)
         return status, executor.ran, capsys.readouterr().out
 
+    def once_more(results, aside, show=closing.show):
+        interrupts._arrived(signal.SIGINT, None)
+        return show(results, aside)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(closing, "show", once_more)
+        again(interrupted=True)
+    assert journal.ended(folder) and (folder / layout.RESULTS).exists(), "an impatient person costs the record its end"
     assert again(interrupted=True)[:2] == (130, [0, 1])
     (folder / "0").mkdir()
     with held(folder / "0") as process:

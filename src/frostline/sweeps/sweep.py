@@ -136,10 +136,11 @@ def run_planned(
         return status
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
         raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-    if tracker is not None:
-        session.bring(tracker)
-    results = runs.results()
-    recorded = close(folder, tracker, results, interrupt, executor.aside)
+    with interrupts.deferred():  # one more may wait for the few seconds that the end of a record takes
+        if tracker is not None:
+            session.bring(tracker)
+        results = runs.results()
+        recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(map(as_planned, results)) else 1

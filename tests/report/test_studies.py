@@ -106,6 +106,20 @@ def test_choices_that_are_no_numbers_are_told_as_they_were_typed(tmp_path: Path)
     assert [trial.at["augment.scale"] for trial in head.trials] == ["[0.5,1]", "[0.1,1]", "null"] * 4
 
 
+def test_that_nothing_beyond_the_best_was_tried_is_no_fault_of_a_range_that_goes_on(tmp_path: Path) -> None:
+    for low, high, more in (
+        (1e-5, 1.0, "No larger lr of head was tried, of a range that goes on to 1: more trials may be better still."),
+        (1e-3, 1.0061e-3, "No larger lr of head was tried: a wider range may be better still."),
+    ):
+        results = searched(tmp_path, trials=4, keys=1)[:4]
+        for number, run in enumerate(results):
+            run.choices["space"] = {"lr": distribution_to_json(FloatDistribution(low, high, log=True))}
+            run.choices["lr"] = 1.0e-3 + 2e-6 * number
+            run.metrics["best/val_accuracy"] = 0.5 + 0.001 * number
+        text = answer(results)
+        assert more in text and "any lr from" not in text
+
+
 def test_what_is_as_good_reaches_one_standard_error_and_no_trial_beyond_does(tmp_path: Path) -> None:
     head, _ = studies(searched(tmp_path))
     assert head.best is not None and head.best.value is not None and head.error is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -139,15 +140,30 @@ def _optimum(study: Study, name: str) -> list[str]:
         return _alike(study, name)
     low, high = study.as_good["lr"]
     parts = []
-    if low < high:
+    if span := alike_text("lr", (low, high), choice=False):
         parts.append(
-            f"For {name} any lr from {low:.2g} to {high:.2g} is as good: within a standard error on validation."
+            f"For {name} any {span.replace(' ', ' from ', 1)} is as good: within a standard error on validation."
         )
     rates = [trial.at["lr"] for trial in study.trials]
-    sides = [side for end, side, last in ((low, "smaller", min(rates)), (high, "larger", max(rates))) if end == last]
-    if sides:
-        parts.append(f"No {' or '.join(sides)} lr of {name} was tried: a wider range may be better still.")
+    for found, last, end, side in (
+        (low, min(rates), study.space["lr"].low, "smaller"),
+        (high, max(rates), study.space["lr"].high, "larger"),
+    ):
+        if found == last:
+            more = (
+                f", of a range that goes on to {end:.2g}: more trials" if _far(last, end, study) else ": a wider range"
+            )
+            parts.append(f"No {side} lr of {name} was tried{more} may be better still.")
     return parts
+
+
+def _far(last: float, end: float, study: Study) -> bool:
+    """Return whether between the `last` lr that was tried and the `end` of its range there is room for a trial."""
+    space = study.space["lr"]
+    beyond, whole = (
+        (math.log(end / last), math.log(space.high / space.low)) if space.log else (end - last, space.high - space.low)
+    )
+    return abs(beyond) * len(study.trials) > whole
 
 
 def _alike(study: Study, name: str) -> list[str]:
@@ -161,9 +177,7 @@ def _alike(study: Study, name: str) -> list[str]:
 
 def alike_text(key: str, found: Sequence[Any], *, choice: bool) -> str:
     """Return what is as good of one key, e.g. `lr 0.0002 to 0.003`; nothing where that is one value."""
-    if len(set(found)) < 2:
+    texts = [short_text(one) if choice else f"{one:.2g}" for one in found]
+    if len(set(texts)) < 2:
         return ""
-    if choice:
-        *others, last = map(short_text, found)
-        return f"{key} {', '.join(others)} or {last}"
-    return f"{key} {found[0]:.2g} to {found[1]:.2g}"
+    return f"{key} {', '.join(texts[:-1])} {'or' if choice else 'to'} {texts[-1]}"

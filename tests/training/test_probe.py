@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from frostline.training import probe
+from frostline.training import lbfgs, probe
 from frostline.training.probe import Solution
 from small import Samples
 
@@ -65,7 +65,7 @@ def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: 
         least = objective(theirs.coef_, theirs.intercept_, features, labels, one.l2)
         assert objective(*on_standard(one, data), features, labels, one.l2) == pytest.approx(least, abs=1e-5)
         assert one.objective == pytest.approx(least, abs=1e-5)
-        assert one.above < probe.NEAR_ENOUGH
+        assert one.above < lbfgs.NEAR_ENOUGH
         assert one.iterations <= theirs.n_iter_[0]  # which goes on to a finer tolerance
         assert (answers(one, data).numpy() == theirs.predict(features)).mean() >= (1 if one.l2 < 30 else 0.99)
 
@@ -117,7 +117,7 @@ def test_of_several_classes_of_a_picture_each_has_the_regression_of_sklearn(bala
         model = LogisticRegression(C=1 / (0.01 * count), class_weight="balanced" if balanced else None, tol=1e-8)
         theirs = model.fit(features, several[:, number].numpy()).predict_proba(features)[:, 1]
         assert ours[:, number].sigmoid().numpy() == pytest.approx(theirs, abs=2e-3)
-    assert found.above <= probe.NEAR_ENOUGH
+    assert found.above <= lbfgs.NEAR_ENOUGH
 
 
 def test_the_same_bits_come_twice_and_the_same_minimum_however_many_are_solved_side_by_side(

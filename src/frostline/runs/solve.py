@@ -22,7 +22,7 @@ from frostline.runs import frost_line, selection
 from frostline.runs.setup import Setup, not_linear
 from frostline.runs.split_views import Images
 from frostline.runs.train import catch_up, keep
-from frostline.training import gradient, neighbours, probe
+from frostline.training import gradient, lbfgs, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.gradient import Head
 from frostline.training.head_inputs import HeadInputs
@@ -95,7 +95,7 @@ def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Ca
     _write(head, best.weight, best.bias)
     edge = "" if 0 < number < len(ranks) - 1 or len(ranks) == 1 else f"; a {_further(number)} one may be better still"
     say(f"  l2 {best.l2:g} is the best of {len(ranks)} by validation, after {best.iterations} iterations{edge}")
-    if late := [one.l2 for one in solutions if one.above > probe.NEAR_ENOUGH]:
+    if late := [one.l2 for one in solutions if one.above > lbfgs.NEAR_ENOUGH]:
         say(f"  note: not converged with l2 {', '.join(f'{l2:g}' for l2 in late)}")
     return {"probe/l2": best.l2, "probe/iterations": float(best.iterations)}, None
 

@@ -5,17 +5,12 @@ With features z, each dimension standardised over the training split (mean 0, va
     min over W, b of  mean of cross-entropy(W z + b, label)  +  l2 / 2 * |W|^2
 
 which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. Multi-label samples
-have a logistic regression for each class, as in its `OneVsRestClassifier`, and the objective is the sum of theirs. It
-is minimised by L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) from zero, with no learning
-rate. The penalty makes the problem strongly convex, so every step has the curvature that the method needs, and is
-halved only until it lessens the loss enough, which the first try mostly does (R. Byrd and J. Nocedal 1989, SIAM J.
-Numer. Anal. 26, 727).
+have a logistic regression for each class, as in its `OneVsRestClassifier`, and the objective is the sum of theirs. The
+penalty makes it strongly convex. `lbfgs` minimises it from zero, with no learning rate, several strengths side by side.
 
-torch.optim.LBFGS has one history for all of its parameters. Here strengths are solved side by side, each with its own
-history and steps, by one product for all, and what has converged leaves. Features are read in chunks, pass by pass:
-beside them the memory holds the histories, at most `_STATE` bytes of them at once or those of one strength, and
-`_AT_ONCE` logits a few times. Few samples span few directions, in which the best weights lie: they are turned into
-those and solved there.
+Features are read in chunks, pass by pass: beside them the memory holds the histories, at most `_STATE` bytes of them at
+once or those of one strength, and `_AT_ONCE` logits a few times. Few samples span few directions, in which the best
+weights lie: they are turned into those and solved there.
 """
 
 from __future__ import annotations
@@ -30,16 +25,8 @@ from torch.nn import functional as F
 from frostline.core.labels import multi_label
 from frostline.training.dataset import Dataset
 from frostline.training.head_inputs import chunks
+from frostline.training.lbfgs import MEMORY, minimise
 
-NEAR_ENOUGH = 1e-6
-"""Nats by which a loss may be above its minimum. One that is curved by `c` everywhere is by |gradient|^2 / (2 c) at
-most: that of the weights is `l2` at least, and for the free biases the smaller of that and the share of the rarest
-class stands in."""
-_MOST = 1_000  # iterations; on features of networks some 10 to 100 are needed
-_MEMORY = 10  # pairs of steps and gradients, as in scipy's L-BFGS
-_HALVINGS = 20
-_ENOUGH = 1e-4  # of the decrease that the slope promises (Nocedal and Wright, page 33)
-_ROUNDING = 1e-7  # relative: what a loss that is computed in float32 may go up by itself
 _STATE = 2**30  # bytes of the histories of all strengths that are solved side by side
 _AT_ONCE = 2**22  # logits that are computed at once: 16 MB
 _ROWS = 4096  # features that are read at once at most: 32 MB of those of ResNet-50
@@ -82,11 +69,11 @@ def solve(
     objective = _Objective(train, classes, class_weights, image_weights)
     ordered = sorted(set(strengths), reverse=True)
     start = train.labels.new_zeros(classes, objective.dimensions + 1, dtype=torch.float32)
-    size = max(1, _STATE // (2 * _MEMORY * start.nbytes))
+    size = max(1, _STATE // (2 * MEMORY * start.nbytes))
     found: list[Solution] = []
     for first in range(0, len(ordered), size):
         group = ordered[first : first + size]
-        minima = _minimise(objective, torch.tensor(group, device=start.device), start.repeat(len(group), 1, 1))
+        minima = minimise(objective, torch.tensor(group, device=start.device), start.repeat(len(group), 1, 1))
         start = minima[-1].at  # near to where weaker ones end
         for l2, minimum in zip(group, minima, strict=True):
             weight, bias = objective.unscaled(minimum.at)
@@ -113,7 +100,9 @@ class _Objective:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
 
         `heads` is `(S, classes, dimensions + 1)`, weights for standard features, turned ones if they are, and in the
-        last column the bias; `l2` `(S,)`.
+        last column the bias; `l2` `(S,)`. A loss that is curved by `c` everywhere is above its minimum by |gradient|^2
+        / (2 c) at most: that of the weights is `l2` at least, and for the free biases the smaller of that and the share
+        of the rarest class stands in.
         """
         weight, bias = heads[..., :-1], heads[..., -1]
         flat, count = weight.flatten(0, 1), len(self._labels)
@@ -142,7 +131,7 @@ class _Objective:
         Samples count their `weights` `(B,)`.
         """
         every = logits.logsumexp(2, keepdim=True)
-        losses = (every - _of_label(logits, labels))[..., 0]
+        losses = (every - logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1)))[..., 0]
         error = logits.sub_(every).exp_().sub_((labels[:, None] == self._numbers)[:, None].float())
         if weights is not None:
             losses.mul_(weights[:, None])
@@ -165,7 +154,7 @@ class _Standard:
 
     def chunks(self, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features `(B, D)` and labels, few enough that so many outputs of each fit."""
-        for features, labels in _chunks(self._train, outputs):
+        for features, labels in chunks(self._train, _rows(outputs)):
             yield features.sub(self._mean).div_(self._deviation), labels
 
     def straight(self, weight: Tensor) -> Tensor:
@@ -227,100 +216,15 @@ def _rarest(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
     return counts[counts > 0].min() / len(labels)
 
 
-@dataclass(frozen=True)
-class _Minimum:
-    at: Tensor
-    loss: float
-    above: float
-    iterations: int
-
-
-def _minimise(objective: _Objective, l2: Tensor, heads: Tensor) -> list[_Minimum]:
-    """Return where each of the objectives is least, from `heads` `(S, classes, D + 1)` on."""
-    found: dict[int, _Minimum] = {}
-    numbers = torch.arange(len(l2), device=l2.device)
-    loss, gradient, above = objective(heads, l2)
-    history: list[tuple[Tensor, Tensor, Tensor]] = []
-    moved = torch.ones_like(numbers, dtype=torch.bool)
-    for iteration in range(_MOST + 1):
-        goes_on = moved & (above > NEAR_ENOUGH) & (iteration < _MOST)
-        for number in (~goes_on).nonzero()[:, 0].tolist():
-            told = (loss[number].item(), above[number].item(), iteration)
-            found[int(numbers[number])] = _Minimum(heads[number].clone(), *told)
-        if not goes_on.all():
-            numbers, l2, heads = numbers[goes_on], l2[goes_on], heads[goes_on]
-            loss, gradient, above = loss[goes_on], gradient[goes_on], above[goes_on]
-            history = [(step[goes_on], change[goes_on], curve[goes_on]) for step, change, curve in history]
-        if not len(numbers):
-            break
-        direction = _direction(gradient, history)
-        before = (heads, gradient)
-        heads, loss, gradient, above, moved = _step(objective, l2, heads, direction, loss, gradient, above)
-        step, change = heads - before[0], gradient - before[1]
-        history = [*history[-_MEMORY + 1 :], (step, change, _dot(step, change).clamp(min=torch.finfo().tiny))]
-    return [found[number] for number in range(len(found))]
-
-
-def _direction(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Return minus the inverse Hessian times the gradient, as the `history` of steps and gradients tells it."""
-    towards, shares = -gradient, []
-    for step, change, curve in reversed(history):
-        shares.append(_dot(step, towards) / curve)
-        towards = towards - shares[-1][:, None, None] * change
-    if history:
-        _, change, curve = history[-1]
-        towards = towards * (curve / _dot(change, change).clamp(min=torch.finfo().tiny))[:, None, None]
-    for (step, change, curve), share in zip(history, reversed(shares), strict=True):
-        towards = towards + (share - _dot(change, towards) / curve)[:, None, None] * step
-    return towards
-
-
-def _step(
-    objective: _Objective, l2: Tensor, heads: Tensor, direction: Tensor, loss: Tensor, gradient: Tensor, above: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return heads, losses, gradients and bounds after a step, and which of them came to one that lessens the loss."""
-    slope = _dot(direction, gradient)
-    heads, loss, gradient, above = heads.clone(), loss.clone(), gradient.clone(), above.clone()
-    waiting = torch.arange(len(l2), device=l2.device)
-    for halving in range(_HALVINGS):
-        length = 0.5**halving
-        tried = heads[waiting] + length * direction[waiting]
-        there, slopes, bounds = objective(tried, l2[waiting])
-        allowed = loss[waiting] + _ENOUGH * length * slope[waiting] + _ROUNDING * loss[waiting]
-        good = there <= allowed
-        done = waiting[good]
-        heads[done], loss[done], gradient[done], above[done] = tried[good], there[good], slopes[good], bounds[good]
-        waiting = waiting[~good]
-        if not len(waiting):
-            break
-    moved = torch.ones_like(l2, dtype=torch.bool)
-    moved[waiting] = False
-    return heads, loss, gradient, above, moved
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Return the inner products `(S,)` of tensors `(S, ...)`."""
-    return torch.einsum("sp,sp->s", one.flatten(1), other.flatten(1))
-
-
-def _of_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return what of logits `(B, S, classes)` belongs to the labels `(B,)`, as `(B, S, 1)`."""
-    return logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
-
-
 def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
     """Return mean and deviation `(D,)` of the features of a split; of a dimension that is constant the latter is 1."""
-    mean = torch.stack([each.double().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
-    squares = torch.stack([(each - mean).square().sum(0) for each, _ in _chunks(data, 1)]).sum(0) / len(data.labels)
+    mean = torch.stack([each.double().sum(0) for each, _ in chunks(data, _ROWS)]).sum(0) / len(data.labels)
+    squares = torch.stack([(each - mean).square().sum(0) for each, _ in chunks(data, _ROWS)]).sum(0) / len(data.labels)
     deviation = squares.sqrt()
     varies = deviation > _FLAT * deviation.max()
     return mean.float(), torch.where(varies, deviation, torch.ones_like(deviation)).float()
 
 
-def _chunks(data: Dataset, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features `(B, D)` and labels of a split in its order, few enough that so many outputs of each fit."""
-    return chunks(data, _rows(outputs))
-
-
 def _rows(outputs: int) -> int:
+    """Return how many samples are few enough that so many outputs of each fit."""
     return max(1, min(_ROWS, _AT_ONCE // outputs))

@@ -14,7 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.sweeps.hydra_task import call, in_common
-from frostline.sweeps.pool import NotStarted, Pool, Task, places
+from frostline.sweeps.pool import NotStarted, Pool, Task
+from frostline.sweeps.visible_gpus import places
 from frostline.sweeps.worker import Errand
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import torch
 from frostline.core import cgroups, machine, project
 from frostline.core.errors import UserError
 from frostline.records import provenance
-from frostline.sweeps.pool import places
+from frostline.sweeps.visible_gpus import places
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from frostline.core import files
 from frostline.core.config import EMBEDDED, Config, DataConfig
 from frostline.records import layout
-from frostline.sweeps.pool import visible_cards
+from frostline.sweeps.visible_gpus import visible_cards
 
 _DRAWN_BY = ("scikit-learn", "matplotlib", "scipy", "pillow")
 """Packages that embedded pictures come from."""

@@ -13,7 +13,8 @@ import pytest
 
 from frostline.core import driver
 from frostline.core.errors import UserError
-from frostline.sweeps import pool
+from frostline.core.machine import SHARING
+from frostline.sweeps import visible_gpus
 from frostline.sweeps.executor import Workers
 from small import compose
 
@@ -35,7 +36,7 @@ def test_every_card_and_every_part_of_a_divided_one_gets_a_worker(which: str, mo
     text, names = LISTS[which]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=text))
-    assert pool.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+    assert visible_gpus.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
 
 
 def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +45,11 @@ def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", missing)
-    monkeypatch.setattr(pool, "_DRIVER", tmp_path)
-    assert pool.places(None, gpus=True) == [{}]
+    monkeypatch.setattr(visible_gpus, "_DRIVER", tmp_path)
+    assert visible_gpus.places(None, gpus=True) == [{}]
     for slot in ("0000:17:00.0", "0000:65:00.0"):
         (tmp_path / slot).mkdir()
-    assert pool.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert visible_gpus.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -66,21 +67,23 @@ def test_what_is_visible_is_what_cuda_takes_for_visible(
     visible: str, names: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert pool.places(None, gpus=True) == [{} if name is None else {"CUDA_VISIBLE_DEVICES": name} for name in names]
+    assert visible_gpus.places(None, gpus=True) == [
+        {} if name is None else {"CUDA_VISIBLE_DEVICES": name} for name in names
+    ]
 
 
 def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    shared, alone, again = pool.places(3, gpus=True)
-    assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", pool.SHARING: "2"}
+    shared, alone, again = visible_gpus.places(3, gpus=True)
+    assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", SHARING: "2"}
     assert alone == {"CUDA_VISIBLE_DEVICES": "1"}
 
 
 def test_a_torch_for_cpus_has_one_worker_however_many_cards_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert len(pool.places(None, gpus=True)) == 2
+    assert len(visible_gpus.places(None, gpus=True)) == 2
     monkeypatch.setattr(metadata, "version", {"torch": "2.11.0+cpu"}.__getitem__)
-    assert pool.places(None, gpus=True) == [{}]
+    assert visible_gpus.places(None, gpus=True) == [{}]
 
 
 def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where_a_gpu_is_asked_for(
@@ -90,16 +93,16 @@ def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where
     said: list[str] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(driver, "too_old", lambda: old)
-    assert pool.places(None, gpus=True, say=said.append) == [{}]
+    assert visible_gpus.places(None, gpus=True, say=said.append) == [{}]
     assert said == [f"no GPU is used: {old}"]
     with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in so"):
-        pool.places(None, gpus=True, each=2, say=said.append)
+        visible_gpus.places(None, gpus=True, each=2, say=said.append)
     for device in ("cuda", "cuda:1"):
         workers = Workers(SimpleNamespace(start=pytest.fail, compose=compose))
         with pytest.raises(UserError, match=rf"^device={device}: expected cpu, or a newer driver: {old}$"):
             workers.start(replace(compose(), device=device))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.places(None, gpus=True, say=pytest.fail) == [{}]
+    assert visible_gpus.places(None, gpus=True, say=pytest.fail) == [{}]
 
 
 def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,20 +113,20 @@ def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) 
             replace(compose(), device=device)
         )
     assert [how["gpus"] for how in asked] == [False, False, True, True]
-    assert pool.places(2, gpus=False) == [{pool.SHARING: "2"}] * 2  # who see both cards, and share the memory of one
+    assert visible_gpus.places(2, gpus=False) == [{SHARING: "2"}] * 2  # who see both cards, and share the memory of one
 
 
 def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
-    one, other = pool.places(None, gpus=True, each=2)
+    one, other = visible_gpus.places(None, gpus=True, each=2)
     assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
-    assert pool.places(1, gpus=False, each=2) == [{}]
+    assert visible_gpus.places(1, gpus=False, each=2) == [{}]
     with pytest.raises(
         UserError, match=r"^devices=8: expected at most 5, as many cards as a run may have; with device="
     ):
-        pool.places(None, gpus=True, each=8)
+        visible_gpus.places(None, gpus=True, each=8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(
         UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
     ):
-        pool.places(2, gpus=True, each=2)
+        visible_gpus.places(2, gpus=True, each=2)

@@ -1,0 +1,67 @@
+"""Which GPUs each worker of a sweep sees, where there are any: asked without loading CUDA."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from frostline.core import driver, notices
+from frostline.core.machine import SHARING, require_cards
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
+
+
+def places(
+    workers: int | None, *, gpus: bool, each: int = 1, say: Callable[[str], object] = notices.tell
+) -> list[dict[str, str]]:
+    """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
+
+    `each` worker gets so many GPUs; UserError where there are fewer. `workers` None stands for as many as there are
+    GPUs for, or one on a CPU, which is said where torch can use none of them. Those that share devices are told how
+    many they are.
+    """
+    listed = visible_cards() if gpus else []
+    problem = driver.too_old() if listed else None
+    cards = listed if problem is None else []
+    if gpus:
+        require_cards(each, len(cards))
+    if problem is not None:
+        say(f"no GPU is used: {problem}")
+    shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]
+    count = workers or max(len(shares), 1)
+    mine = [{"CUDA_VISIBLE_DEVICES": shares[number % len(shares)]} if cards else {} for number in range(count)]
+    return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
+
+
+def visible_cards() -> list[str]:
+    """Return the names of the GPUs that this process may use, asked without loading CUDA; of a divided one its parts.
+
+    What CUDA is told (https://docs.nvidia.com/cuda/cuda-c-programming-guide, `CUDA_VISIBLE_DEVICES`) ends at the first
+    name that is none, such as -1; container runtimes say `void` or `none`. `nvidia-smi -L` lists the parts of a divided
+    GPU (MIG) below it, and CUDA takes them by their UUID alone. A torch for CPUs can use none.
+    """
+    if metadata.version("torch").endswith("+cpu"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return list(itertools.takewhile(_is_card, (name.strip() for name in visible.split(","))))
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return [str(number) for number, _ in enumerate(_DRIVER.glob("*"))]
+    cards: list[list[str]] = []
+    for line in done.stdout.splitlines():
+        if whole := re.match(r"GPU (\d+): ", line):
+            cards.append([whole[1]])
+        elif cards and (part := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
+            cards[-1].append(part[1])
+    return [name for whole, *parts in cards for name in parts or [whole]]
+
+
+def _is_card(name: str) -> bool:
+    return re.fullmatch(r"\d+|(GPU|MIG)-.+", name) is not None

@@ -29,6 +29,8 @@ DECIDING = {
             "models.architecture",
             "models.torchvision_models",
             "models.timm_models",
+            "models.timm_stages",
+            "models.timm_weights",
             "models.state_dicts",
             "core.files",
             "models.input_spec",

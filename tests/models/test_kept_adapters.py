@@ -19,7 +19,7 @@ from torchvision.models import VisionTransformer
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import UserError
 from frostline.core.validation import adapter_config
-from frostline.models import build, cut, freezing, fuse, timm_models
+from frostline.models import build, cut, freezing, fuse, timm_stages
 from frostline.models.build import Model
 from frostline.models.input_spec import InputSpec
 from frostline.models.kept_adapters import KeptAdapter
@@ -54,7 +54,7 @@ def eva(rope: str, registers: int = 2) -> Model:
     sizes: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
     kind = {"attn_type": "eva" if rope == "cat" else "rope", "rope_type": rope, "num_reg_tokens": registers}
     module = Eva(SIDE, 8, use_rot_pos_emb=True, no_embed_class=True, head_init_scale=0, **sizes, **kind).eval()
-    return Model("eva", "timm", module, timm_models.structure_of(module, SIDE), SPEC, None, None, new_head=True)
+    return Model("eva", "timm", module, timm_stages.structure_of(module, SIDE), SPEC, None, None, new_head=True)
 
 
 def pictures() -> Tensor:

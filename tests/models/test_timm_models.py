@@ -1,17 +1,14 @@
-"""Networks of timm: their stages, heads, input and weights are what timm says, and their halves are the whole."""
+"""Networks of timm: their stages, heads and input are what timm says, and their halves are the whole."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import timm
 import torch
 import yaml
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
@@ -21,7 +18,7 @@ from frostline.core.errors import UserError
 from frostline.models import adapters, cut, freezing, fuse, timm_models, weights
 from frostline.models.build import Model, build, metadata
 from frostline.models.input_spec import InputSpec
-from frostline.store import hashing, tensorfile
+from frostline.store import tensorfile
 from frostline.training.evaluation import evaluating
 
 CONF = small.CONF / "model"
@@ -162,90 +159,6 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
     large = of_timm("test_vit", source=path, image_size=192)
     assert large.module.pos_embed.shape[1] == 1 + 12 * 12
     assert large.module.eval()(picture(large)).shape == (2, 7)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A folder as timm's hub has it, of a network with three classes."""
-    torch.manual_seed(0)
-    module = timm.create_model("test_resnet", num_classes=3)
-    (folder := tmp_path / "test_resnet.mine").mkdir()
-    save_file(module.state_dict(), folder / "model.safetensors")
-    seen = {
-        "input_size": [3, 96, 96],
-        "crop_pct": 0.8,
-        "crop_mode": "squash",
-        "interpolation": "bilinear",
-        "mean": [0.5] * 3,
-        "std": [0.2] * 3,
-    }
-    config = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"tag": "mine", **seen}}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) -> None:
-    model = of_timm("test_resnet.r160_in1k", source=repository, num_classes=3)
-    torch.manual_seed(0)
-    theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.module.state_dict().items())
-    assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
-    assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
-    with pytest.raises(UserError, match=r"expected weights of test_vit, and these are of test_resnet$"):
-        of_timm("test_vit", source=repository)
-    with pytest.raises(UserError, match=r"^model\.sha256=0000"):
-        of_timm("test_resnet", source=repository, sha256="0" * 64)
-    (repository / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"expected a config\.json as timm's hub has it"):
-        of_timm("test_resnet", source=repository)
-
-
-def test_the_hubs_cache_is_read_and_its_files_are_checked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = repository / "model.safetensors"
-    blob = file.rename(repository / hashing.of_file(file))
-    file.symlink_to(blob)  # as the hub's cache does
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(file))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *about: pytest.fail("it was downloaded"))
-    assert of_timm("test_resnet", source="r160_in1k", num_classes=3).loaded == "head fc taken"
-    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
-    with pytest.raises(UserError, match="expected a file whose sha256 is its name"):
-        of_timm("test_resnet", source="DEFAULT", num_classes=3)
-
-
-def test_a_hub_out_of_reach_is_one_line_that_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*about: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
-    expected = (
-        r"^model\.weights=r160_in1k: expected a download that works \(Name or service not known\), or"
-        r" model\.weights=<folder> with config\.json and model\.safetensors of the repository timm/test_vit\.r160_in1k$"
-    )
-    with pytest.raises(UserError, match=expected):
-        of_timm("test_vit", source="DEFAULT")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "reason"),
-    [
-        (RepositoryNotFoundError, 404, "the hub has no such repository, or none without a token in HF_TOKEN"),
-        (GatedRepoError, 403, "the hub asks for its licence to be accepted there, and for the token of who did that"),
-        (HfHubHTTPError, 500, r"the hub answers 500\), or"),
-    ],
-)
-def test_what_the_hub_answers_is_said_without_its_address(
-    error: type[HfHubHTTPError], status: int, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*about: object) -> None:
-        raise error("Error for url 'https://...", response=response)
-
-    request = httpx2.Request("HEAD", "https://hub.invalid")
-    response = httpx2.Response(status, request=request)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refused)
-    with pytest.raises(UserError, match=rf"^model\.weights=r160_in1k: expected a download that works \({reason}"):
-        of_timm("test_vit", source="DEFAULT")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""Stages and heads of timm's networks, as timm says them: layers in groups (`group_matcher`), `get_classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from timm.models._manipulate import group_with_matcher
+from torch import nn
+
+from frostline.core.errors import UserError, user_error
+from frostline.models import stages
+from frostline.models.stages import Structure
+from frostline.models.state_dicts import within
+
+_FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
+
+
+def structure_of(module: nn.Module, side: int) -> Structure:
+    """Return the stages and heads of a network for pictures of `side` pixels; UserError where it does not say them."""
+    heads = _heads(module)
+    tensors = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
+    body = [name for name in tensors if not within(name, heads)]
+    groups = _groups(module, body)
+    ends = _ends(module, groups)
+    levels = {name: _level(group, ends) for name, group in groups.items()}
+    top = dict.fromkeys((name for name in tensors if name not in levels), len(ends) + 1)
+    return stages.of_levels(module, levels | top, heads, side=side)
+
+
+def _heads(module: Any) -> tuple[str, ...]:
+    """Return the paths of what gives the logits: of several layers where a network has heads for distillation."""
+    found = module.get_classifier() if hasattr(module, "get_classifier") else ()
+    every = [*(found if isinstance(found, tuple | list) else (found,)), getattr(module, "aux_head", None)]
+    paths = tuple(_layer(path, layer) for path, layer in module.named_modules() if any(layer is one for one in every))
+    if not paths or not all(any(True for _ in module.get_submodule(path).parameters()) for path in paths):
+        raise _lacks(module, "a head that learns (`get_classifier`)")
+    return paths
+
+
+def _layer(path: str, head: nn.Module) -> str:
+    """Return the path of the one linear layer that learns in a head, that of the head where there is more."""
+    owners = {name.rpartition(".")[0] for name, _ in chain(head.named_parameters(), head.named_buffers())}
+    alone = len(owners) == 1 and isinstance(head.get_submodule(next(iter(owners))), nn.Linear | nn.Conv2d)
+    return ".".join(filter(None, (path, *owners))) if alone else path
+
+
+def _lacks(module: nn.Module, what: str) -> UserError:
+    return user_error("model.name", type(module).__name__, f"a network of timm's that has {what}")
+
+
+def _groups(module: Any, names: Sequence[str]) -> dict[str, int]:
+    """Return the group of every tensor, 0 for the stem, as timm numbers them from below.
+
+    What timm puts into no group is behind all groups (norms, poolings), or, if it stands before them in the network,
+    in the stem (positions that all blocks share).
+    """
+    found, last = _numbered(module, names)
+    order = {name: place for place, (name, _) in enumerate(module.named_children())}
+    inner = [order.get(name.partition(".")[0], -1) for name, group in found.items() if 0 < group < last]
+    first = min(inner, default=len(order))
+
+    def settled(name: str, group: int) -> int:
+        return 0 if group == last and order.get(name.partition(".")[0], -1) < first else group
+
+    return {name: settled(name, group) for name, group in found.items()}
+
+
+def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
+    """Return the last group of every stage: one per resolution, or a quarter of the groups where there is but one."""
+    units = sorted({group for group in groups.values() if group > 0})
+    ends: dict[int, int] = {}
+    for place in _places(module):
+        inside = [group for name, group in groups.items() if name.startswith(f"{place['module']}.")]
+        if inside and max(inside) > 0:
+            ends[place["reduction"]] = max(inside)
+    if len(ends) > 1:
+        found = sorted(ends.values())
+    elif len(units) <= _FEW:
+        found = units
+    else:
+        found = [units[(part + 1) * len(units) // _FEW - 1] for part in range(_FEW)]
+    return [*found[:-1], units[-1]] if units else []
+
+
+def _places(module: nn.Module) -> Sequence[dict[str, Any]]:
+    """Return where timm takes features from, and how much smaller than the picture they are there."""
+    places = getattr(module, "feature_info", None)
+    return getattr(places, "info", places) or ()
+
+
+def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Return the group of every tensor, and that of what is in none: by `group_matcher`, else where features end."""
+    if hasattr(module, "group_matcher"):
+        nowhere = "\0"
+        every = [(name, None) for name in (*names, nowhere)]
+        found: dict[str, int] = group_with_matcher(every, module.group_matcher(coarse=True), reverse=True)
+        return found, found.pop(nowhere)
+    places = [place["module"] for place in _places(module)]
+    if len(places) < 2:
+        raise _lacks(module, "its layers in groups (`group_matcher` or `feature_info`)")
+    last = len(places) + 1
+    inside = {name: [n for n, place in enumerate(places, 1) if name.startswith(f"{place}.")] for name in names}
+    return {name: max(numbers, default=last) for name, numbers in inside.items()}, last
+
+
+def _level(group: int, ends: Sequence[int]) -> int:
+    return 0 if group == 0 else 1 + next(place for place, end in enumerate(ends) if group <= end)

@@ -1,0 +1,107 @@
+"""Weights of timm's networks: from a folder, the hub's cache or the hub, checked, and its words in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import timm
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from safetensors.torch import save_file
+
+from frostline.core.errors import UserError
+from frostline.models.build import Model, build
+from frostline.models.input_spec import InputSpec
+from frostline.store import hashing
+
+
+def build_timm(name: str, source: Path | str, **options: Any) -> Model:
+    return build(name, library="timm", weights=str(source), **{"num_classes": 7, "seed": 0, **options})
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder as timm's hub has it, of a network with three classes."""
+    torch.manual_seed(0)
+    module = timm.create_model("test_resnet", num_classes=3)
+    (folder := tmp_path / "test_resnet.mine").mkdir()
+    save_file(module.state_dict(), folder / "model.safetensors")
+    seen = {
+        "input_size": [3, 96, 96],
+        "crop_pct": 0.8,
+        "crop_mode": "squash",
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    }
+    config = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"tag": "mine", **seen}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) -> None:
+    model = build_timm("test_resnet.r160_in1k", repository, num_classes=3)
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.module.state_dict().items())
+    assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
+    assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected weights of test_vit, and these are of test_resnet$"):
+        build_timm("test_vit", repository)
+    with pytest.raises(UserError, match=r"^model\.sha256=0000"):
+        build_timm("test_resnet", repository, sha256="0" * 64)
+    (repository / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"expected a config\.json as timm's hub has it"):
+        build_timm("test_resnet", repository)
+
+
+def test_the_hubs_cache_is_read_and_its_files_are_checked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = repository / "model.safetensors"
+    blob = file.rename(repository / hashing.of_file(file))
+    file.symlink_to(blob)  # as the hub's cache does
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *about: pytest.fail("it was downloaded"))
+    assert build_timm("test_resnet", "r160_in1k", num_classes=3).loaded == "head fc taken"
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="expected a file whose sha256 is its name"):
+        build_timm("test_resnet", "DEFAULT", num_classes=3)
+
+
+def test_a_hub_out_of_reach_is_one_line_that_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*about: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    expected = (
+        r"^model\.weights=r160_in1k: expected a download that works \(Name or service not known\), or"
+        r" model\.weights=<folder> with config\.json and model\.safetensors of the repository timm/test_vit\.r160_in1k$"
+    )
+    with pytest.raises(UserError, match=expected):
+        build_timm("test_vit", "DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RepositoryNotFoundError, 404, "the hub has no such repository, or none without a token in HF_TOKEN"),
+        (GatedRepoError, 403, "the hub asks for its licence to be accepted there, and for the token of who did that"),
+        (HfHubHTTPError, 500, r"the hub answers 500\), or"),
+    ],
+)
+def test_what_the_hub_answers_is_said_without_its_address(
+    error: type[HfHubHTTPError], status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*about: object) -> None:
+        raise error("Error for url 'https://...", response=response)
+
+    request = httpx2.Request("HEAD", "https://hub.invalid")
+    response = httpx2.Response(status, request=request)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refused)
+    with pytest.raises(UserError, match=rf"^model\.weights=r160_in1k: expected a download that works \({reason}"):
+        build_timm("test_vit", "DEFAULT")

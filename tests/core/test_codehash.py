@@ -39,7 +39,7 @@ DECIDING = {
             "models.adapter_kinds",
             "models.kept_adapters",
         ),
-        *("data.augment", "data.trivial_augment", "data.resize", "core.randomness"),
+        *("data.augment", "data.trivial_augment", "data.resize", "data.resize_by_matrices", "core.randomness"),
     },
     "pixels": {
         *(
@@ -51,6 +51,7 @@ DECIDING = {
             "data.decode_image",
             "data.reduction",
             "data.resize",
+            "data.resize_by_matrices",
         ),
         *("data.source", "data.sources", "data.torchvision_data", "data.glyphs"),
         *("core.randomness", "core.files", "data.value_range"),

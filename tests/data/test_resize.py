@@ -19,7 +19,7 @@ from torchvision.models import get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from frostline.data import resize
+from frostline.data import resize_by_matrices
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
 from frostline.models import build
 from frostline.models.input_spec import CROPS, InputSpec
@@ -107,7 +107,7 @@ def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, 
     how = CenterCrop.of(InputSpec(24, 28, (0.1, 0.5, 1), (1, 1, 1), interpolation, crop))
     pixels, sizes = picture(height, width), torch.tensor([[width, height]])
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
-    ours = resize._by_matrices(pixels, boxes, sizes, 24, interpolation, fill=how.fill, bleed=True)
+    ours = resize_by_matrices.by_matrices(pixels, boxes, sizes, 24, interpolation, fill=how.fill, bleed=True)
     apart = (ours - center_crop(pixels, how).float()).abs()
     assert apart.max() <= 2 and (apart > LEVEL).float().mean() < 0.01
 
@@ -138,7 +138,7 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
     how = {"interpolation": InterpolationMode(interpolation), "antialias": True}
     theirs = tv.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], **how)
     assert ours.dtype == torch.float32 and torch.equal(ours, theirs.float())
-    by_matrices = resize._by_matrices(
+    by_matrices = resize_by_matrices.by_matrices(
         pixels, torch.tensor([box]).float(), torch.tensor([[width, height]]), size, interpolation
     )
     apart = (by_matrices - theirs.float()).abs()
@@ -154,7 +154,7 @@ def test_outside_of_the_picture_there_is_nothing_but_what_fills_it(x: int, y: in
     theirs = tv.resized_crop(padded, y + 40, x + 40, 32, 32, [size, size], antialias=True)
     assert torch.equal(ours, theirs.float())
     box = torch.tensor([[x, y, x + 32, y + 32]]).float()
-    by_matrices = resize._by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear", fill=fill)
+    by_matrices = resize_by_matrices.by_matrices(pixels, box, torch.tensor([[32, 32]]), size, "bilinear", fill=fill)
     assert (by_matrices - ours).abs().max() <= 2
 
 
@@ -166,9 +166,9 @@ def test_each_picture_has_its_own_size_box_and_mirror() -> None:
     for place, (one, box) in enumerate(zip(pictures, boxes, strict=True)):
         alone = resized_crop([one], box[None], 16, interpolation="bicubic")[0]
         assert torch.equal(together[place], alone.flip(-1) if flip[place] else alone)
-    padded, sizes = resize._padded(pictures), torch.tensor([[p.shape[2], p.shape[1]] for p in pictures])
+    padded, sizes = resize_by_matrices.padded(pictures), torch.tensor([[p.shape[2], p.shape[1]] for p in pictures])
     in_pixels = (boxes * sizes.repeat(1, 2)).round()
-    by_matrices = resize._by_matrices(padded, in_pixels, sizes, 16, "bicubic", flip)
+    by_matrices = resize_by_matrices.by_matrices(padded, in_pixels, sizes, 16, "bicubic", flip)
     assert ((by_matrices - together).abs() > LEVEL).float().mean() < 0.01
 
 

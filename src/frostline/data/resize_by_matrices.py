@@ -1,0 +1,127 @@
+"""Boxes of many pictures resized at once, on a GPU: a resize is linear and separable, hence a product of matrices.
+
+With one pair of matrices per picture, `rows @ picture @ columns.T`, every picture of a batch has a box of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Fill = tuple[int, int, int]
+"""Levels of red, green and blue that are shown where there is no picture."""
+
+BLACK = (0, 0, 0)
+
+
+def padded(pictures: Sequence[Tensor]) -> Tensor:
+    """Return `(B, 3, H, W)` uint8: the pictures in the corner of zeros, which have no weight."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    batch = torch.zeros(len(pictures), 3, height, width, dtype=torch.uint8, device=pictures[0].device)
+    for place, picture in zip(batch, pictures, strict=True):
+        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    return batch
+
+
+class _Filter(NamedTuple):
+    """What a pixel gives to a place, by their distance."""
+
+    weigh: Callable[[Tensor], Tensor]
+    """Weights of distances in steps, which may be overwritten."""
+    radius: int
+    """Distance from which on it gives nothing."""
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return distance.neg_().add_(1).clamp_(min=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2 (Keys 1981, doi:10.1109/TASSP.1981.1163711), as in Pillow."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+
+
+_FILTERS = {"bilinear": _Filter(_triangle, 1), "bicubic": _Filter(_cubic, 2)}
+
+
+def by_matrices(
+    pictures: Tensor,
+    boxes: Tensor,
+    sizes: Tensor,
+    size: int,
+    interpolation: str,
+    flip: Tensor | None = None,
+    *,
+    fill: Fill = BLACK,
+    bleed: bool = False,
+) -> Tensor:
+    """Return `(B, 3, size, size)` float32 in whole levels: the boxes `(B or 1, 4)`, in pixels, of a batch of pictures.
+
+    `sizes` is `(B or 1, 2)`: width and height of what is a picture in `(B, 3, H, W)`, from the top left corner. With
+    `bleed` the filter also sees what lies beside the box, as when the whole picture is resized and then cropped.
+    """
+    left, top, right, bottom = boxes.unbind(1)
+    across, down = sizes.unbind(1)
+    height, width = pictures.shape[2:]
+    rows = _weights(top, bottom, down, height, size, _FILTERS[interpolation], bleed)
+    columns = _weights(left, right, across, width, size, _FILTERS[interpolation], bleed)
+    if flip is not None:
+        columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    shown = _product(rows, pictures, columns)
+    return shown if fill == BLACK else _filled(shown, rows, columns, fill)
+
+
+def _filled(shown: Tensor, rows: Tensor, columns: Tensor, fill: Fill) -> Tensor:
+    """Return `shown`, `(B, 3, S, S)`, overwritten, with `fill` as far as its weights leave it without a picture."""
+    bare = 1 - rows.sum(2)[:, :, None] * columns.sum(2)[:, None, :]
+    for channel, level in zip(shown.unbind(1), fill, strict=True):
+        channel += level * bare
+    return shown.round_().clamp_(0, 255)
+
+
+def _weights(
+    start: Tensor, end: Tensor, lengths: Tensor, longest: int, size: int, filter_: _Filter, bleed: bool
+) -> Tensor:
+    """Return `(B, size, longest)` float32: what each pixel of an axis gives to `size` places from start to end.
+
+    The filter reaches `radius` steps between two places to either side, a step being at least one pixel. A pixel counts
+    by how much of it lies in the box. The sum of the weights is taken over `margin` more pixels at both ends of the
+    picture, which are zeros and then left out: exact for boxes that are no longer than the picture.
+    """
+    margin = math.ceil(2 * filter_.radius * max(longest / size, 1.0)) - 1
+    pixel = torch.arange(-margin, longest + margin, device=start.device) + 0.5
+    step = ((end - start) / size)[:, None]
+    place = start[:, None] + step * (torch.arange(size, device=start.device) + 0.5)
+    weights = filter_.weigh((pixel - place[:, :, None]).abs_().div_(step.clamp(min=1)[:, :, None]))
+    inside = _covered(pixel, torch.zeros_like(start), lengths)
+    weights *= inside if bleed else _covered(pixel, start, end)
+    total = weights.sum(2, keepdim=True)
+    within = ((place > 0) & (place < lengths[:, None]))[:, :, None] if bleed else inside
+    shown = weights.mul_(within)[:, :, margin : margin + longest]
+    return shown / torch.where(total.abs() < 1e-12, 1e-12, total)  # a place far outside the picture sees nothing at all
+
+
+def _covered(pixel: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return `(B, 1, P)`: the part, 0 to 1, of each pixel (given by its centre) that lies between start and end."""
+    low = torch.maximum(pixel - 0.5, start[:, None])
+    high = torch.minimum(pixel + 0.5, end[:, None])
+    return (high - low).clamp_(0, 1)[:, None]
+
+
+def _product(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
+    """Return `rows @ images @ columns.T` for `(B or 1, S, H)`, `(B, 3, H, W)` and `(B or 1, S, W)`.
+
+    Both products are rounded to levels, as in torch and in Pillow, which resize along lines first and then across.
+    """
+    batch, channels, height, width = images.shape
+    size = columns.shape[1]
+    lines = images.float().reshape(batch, channels * height, width)
+    lines = lines @ columns[0].T if len(columns) == 1 else torch.bmm(lines, columns.mT)
+    pictures = lines.round_().clamp_(0, 255).view(batch, channels, height, size)
+    return ((rows[0] if len(rows) == 1 else rows[:, None]) @ pictures).round_().clamp_(0, 255)

@@ -30,8 +30,9 @@ from frostline.data.resize import CenterCrop
 from frostline.runs import checks
 from frostline.store import store as storing
 from frostline.store import unfinished
-from frostline.store.mapped import DamagedEntry, Rows
+from frostline.store.checksums import DamagedEntry
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 from small import compose, data_config, silently

@@ -27,8 +27,8 @@ from frostline.data.resize import CenterCrop, center_crop
 from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from small import data_config, plain, read_picture, silently
 

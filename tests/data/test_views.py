@@ -20,8 +20,8 @@ from frostline.data.resize import CenterCrop
 from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 from frostline.training import dataset
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")

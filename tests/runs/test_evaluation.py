@@ -16,7 +16,7 @@ import warm
 from frostline.data.loading import Split
 from frostline.report import predictions
 from frostline.runs import evaluation
-from frostline.store.mapped import Rows
+from frostline.store.rows import Rows
 
 
 def test_predictions_are_as_readable_as_the_other_files(tmp_path):
@@ -103,6 +103,7 @@ from frostline.records.result import Result
 from frostline.report import image_details
 from frostline.report.cells import Cell
 from frostline.runs.evaluation import write
+from frostline.store import rows
 from frostline.store import mapped
 from frostline.training import evaluation
 
@@ -115,7 +116,7 @@ before, folder = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path(sys.ar
 scored = evaluation.evaluate(torch.nn.Linear(4, 10_000), Rows(), batch_size=500, autocast=None)
 pixels, sizes = torch.zeros(10_000, 3, 2, 2, dtype=torch.uint8), torch.full((10_000, 2), 2, dtype=torch.int32)
 digests = torch.zeros(10_000, 32, dtype=torch.uint8)
-test = Split(mapped.Rows(pixels, Rows.labels), False, sizes, Rows.labels, torch.arange(10_000), digests, "")
+test = Split(rows.Rows(pixels, Rows.labels), False, sizes, Rows.labels, torch.arange(10_000), digests, "")
 write(folder, scored.logits, test, [f"class number {i}" for i in range(10_000)], pixels.__getitem__)
 del scored
 run = Result(0, "run", str(folder), None, "FINISHED", None, {}, {})

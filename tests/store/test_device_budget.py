@@ -7,7 +7,7 @@ import weakref
 import torch
 
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.mapped import Rows
+from frostline.store.rows import Rows
 
 
 def test_what_was_moved_to_a_device_is_not_kept_in_memory_too() -> None:

@@ -25,9 +25,10 @@ import torch
 from frostline.commands.store import main as command
 from frostline.core import machine
 from frostline.core.errors import UserError
-from frostline.store import entries, mapped
+from frostline.store import checksums, entries, mapped
+from frostline.store.checksums import DamagedEntry
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.mapped import DamagedEntry, Rows
+from frostline.store.rows import Rows
 from frostline.store.store import Store, open_store
 from frostline.store.writer import NoRoom, Writer
 
@@ -161,11 +162,11 @@ def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said:
 
 
 def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mapped, "_PIECE", 40)
-    monkeypatch.setattr(mapped, "_AT_ONCE", 2)  # by several threads
+    monkeypatch.setattr(checksums, "_PIECE", 40)
+    monkeypatch.setattr(checksums, "_AT_ONCE", 2)  # by several threads
     content, file = bytes(range(100)), tmp_path / "rows"
     file.write_bytes(content)
-    assert mapped.checksum(file) == [zlib.crc32(part) for part in (content[:40], content[40:80], content[80:])]
+    assert checksums.checksum(file) == [zlib.crc32(part) for part in (content[:40], content[40:80], content[80:])]
 
 
 @pytest.mark.parametrize("name", ["rows", "none", "flag", "entry.jsonl"])
@@ -200,7 +201,7 @@ def test_an_edited_seal_reads_nothing_else_and_ends_nothing(store: Store, change
     text = json.dumps(json.loads(file.read_text().splitlines()[0]) | change)
     match change:
         case {"tensors": {"rows": {"crc32": _} as rows}}:
-            rows["crc32"] = mapped.checksum(file.parent / "rows")
+            rows["crc32"] = checksums.checksum(file.parent / "rows")
             text = json.dumps(json.loads(text) | change)
     file.write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
     assert store.get("pixels", key("a"), counting([]), about="digits").made
@@ -404,7 +405,7 @@ def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is
 def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ):
-    monkeypatch.setattr(mapped, "_PIECE", 1000)
+    monkeypatch.setattr(checksums, "_PIECE", 1000)
 
     def make(writer: Writer) -> dict[str, Any]:
         rows = torch.arange(20, dtype=torch.uint8)[:, None].expand(20, 600)

@@ -25,7 +25,7 @@ from frostline.runs.setup import Setup
 from frostline.runs.split_views import Images
 from frostline.store import store as store_module
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.mapped import Rows
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.training import features
 from frostline.training.evaluation import evaluate

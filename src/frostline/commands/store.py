@@ -67,13 +67,13 @@ def _list(store: Store) -> int:
 
 
 def _verify(store: Store) -> int:
-    from frostline.store import entries, mapped
+    from frostline.store import checksums, entries
 
     items, damaged = store.items(), 0
     for item in items:
         try:
             entries.find(item.place, trusted=False)
-        except mapped.DamagedEntry as damage:
+        except checksums.DamagedEntry as damage:
             damaged += 1
             print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is made again when asked for")
     print(f"{_count(items)} checked, {damaged} damaged")

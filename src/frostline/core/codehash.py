@@ -49,6 +49,7 @@ DECIDE_NONE = {
     "store.mapped": "where bytes lie",
     "store.prefetch": "when something is fetched, not what",
     "store.ragged": "where bytes lie",
+    "store.rows": "where bytes lie",
     "store.device_budget": "where bytes lie",
     "store.store": "where bytes lie",
     "store.unfinished": "what is done already, of what stands in the key",

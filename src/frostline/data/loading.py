@@ -27,8 +27,8 @@ from frostline.data.pixel_cache import Decoded, PixelCache, Sight
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
 from frostline.data.splitting import Selection, divide
-from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 

@@ -31,8 +31,8 @@ from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop
 from frostline.data.source import Source
 from frostline.store.entries import Entry
-from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
 

@@ -42,7 +42,7 @@ from frostline.runs.setup import Fetch, Setup, assemble, no_runs
 from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, look
 from frostline.runs.train import Judge, handing_over, learn
-from frostline.store.mapped import DamagedEntry
+from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation
 from frostline.training.state import Progress

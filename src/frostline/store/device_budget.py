@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.store import mapped, ragged
-from frostline.store.mapped import Rows
 from frostline.store.ragged import Ragged
+from frostline.store.rows import Rows
 
 Held = Tensor | Rows | Ragged
 """Rows of something, all of them on a device or to be gathered when they are asked for."""

@@ -22,8 +22,8 @@ from typing import Any
 from torch import Tensor
 
 from frostline.core import files, locks
-from frostline.store import mapped
-from frostline.store.mapped import Checks, DamagedEntry
+from frostline.store import checksums, mapped
+from frostline.store.checksums import Checks, DamagedEntry
 
 _SEAL = "entry.jsonl"
 _ODD = (ValueError, KeyError, TypeError, AttributeError)
@@ -85,7 +85,7 @@ class Seal:
                 "dtype": str(tensor.dtype).removeprefix("torch."),
                 "shape": list(tensor.shape),
                 "piecemeal": name in piecemeal,
-                "crc32": mapped.checksum(part / name),
+                "crc32": checksums.checksum(part / name),
             }
             for name, tensor in tensors.items()
         }
@@ -205,7 +205,7 @@ def _state(place: Path, names: Iterable[str]) -> _State:
 def _compare(place: Path, tensors: Mapping[str, Any], *, whole: bool) -> None:
     """Compare files with their checksums, as a `whole` or but for what is read piecemeal."""
     for name, tensor in tensors.items():
-        if (whole or not tensor["piecemeal"]) and mapped.checksum(place / name) != tensor["crc32"]:
+        if (whole or not tensor["piecemeal"]) and checksums.checksum(place / name) != tensor["crc32"]:
             raise DamagedEntry(f"{name} has changed")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -20,7 +22,16 @@ class Prefetch(Generic[T]):
         """Remember what waits for what is fetched for `index`, which is kept so that its id stays its own."""
         self._coming[id(index)] = index, result
 
+    def begin(self, index: Tensor, fetch: Callable[[], T]) -> None:
+        """Begin to fetch what is asked for with `index` soon, aside."""
+        self.put(index, _reader().submit(fetch).result)
+
     def take(self, index: object) -> T | None:
         """Return what was fetched for `index`, None if nothing was; raises what the fetching raised."""
         found = self._coming.pop(id(index), None)
         return None if found is None else found[1]()
+
+
+@functools.cache
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="reader")

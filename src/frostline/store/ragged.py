@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Ragged:
     def expect(self, index: Tensor) -> None:
         """Begin to read the pictures at `index`, aside, if they have to come from a file: they are asked for soon."""
         if self._file is not None:
-            self._coming.put(index, mapped.reader().submit(self._gather, index).result)
+            self._coming.begin(index, partial(self._gather, index))
 
     def streamed(self) -> Ragged:
         """Return the same pictures without a trace in memory of those that were read before."""

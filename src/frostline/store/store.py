@@ -28,8 +28,8 @@ from platformdirs import user_cache_path
 from frostline.core import locks, machine
 from frostline.core.errors import user_error
 from frostline.store import entries, unfinished
+from frostline.store.checksums import DamagedEntry
 from frostline.store.entries import Entry, Item
-from frostline.store.mapped import DamagedEntry
 from frostline.store.writer import Make, NoRoom, Writer
 
 _KEY = "[0-9a-f]{64}"

@@ -24,8 +24,8 @@ from frostline.core import interrupts
 from frostline.data.views import Views
 from frostline.store import mapped
 from frostline.store.device_budget import DeviceBudget, expect, rows
-from frostline.store.mapped import Rows
 from frostline.store.prefetch import Prefetch
+from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
 from frostline.training.dataset import Outputs, outputs

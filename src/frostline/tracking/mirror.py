@@ -3,15 +3,11 @@
 Sending can break off anywhere, and an answer can be lost after the server did its work. So nothing is assumed after a
 problem: the run is searched by an id of our own before it is created, and metrics are compared with those that are
 there. Everything else may be sent twice without harm.
-
-A call costs a database several commits, whatever it says. So what can be said at once is: of a short run, which is over
-when it is first looked at, that takes four calls and its files.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,22 +17,14 @@ from typing import TYPE_CHECKING, Any
 from frostline.core import files
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
-from frostline.tracking import server
+from frostline.tracking.log_batch import do_all, limited, missing, write_dataset, write_values
 from frostline.tracking.unsent_entries import Unsent, resumed, unsent_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-
-_METRICS = 1000  # per call: MAX_METRICS_PER_BATCH of mlflow.utils.validation
-_ENTITIES = 1000  # of all kinds per call: MAX_ENTITIES_PER_BATCH
-_BATCH = 100  # params or tags per call: MAX_PARAMS_TAGS_PER_BATCH
-_PARAM = 6000  # characters: MAX_PARAM_VAL_LENGTH
-_TAG = 8000  # characters: MAX_TAG_VAL_LENGTH
-_DIGEST = 36  # characters: MAX_DATASET_DIGEST_SIZE
 _GROWING = (".log",)  # all others are replaced, `metrics.jsonl` before a run goes on
-_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 class Mirror:
@@ -125,7 +113,7 @@ class Mirror:
         )
         if run_id is None or _found(client, run_id) is None:
             journal.set_position(self.folder, journal.MirrorPosition(sure=first))
-            tags = {**_tags(start["tags"]), UID_TAG: start["uid"], **({layout.PARENT_TAG: parent} if parent else {})}
+            tags = {**limited(start["tags"]), UID_TAG: start["uid"], **({layout.PARENT_TAG: parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
             run_id, self._doubt = _named(run).info.run_id, False
             self._artifacts = run.info.artifact_uri
@@ -143,18 +131,18 @@ class Mirror:
             news.tags, news.status, news.ended = {}, None, None
         metrics = [Metric(key, value, time, step) for key, value, time, step in news.metrics]
         if metrics and (self._doubt or resumed(self.folder)):
-            metrics = _missing(client, run_id, metrics)
-        tags = [RunTag(key, value) for key, value in _tags(news.tags).items()]
+            metrics = missing(client, run_id, metrics)
+        tags = [RunTag(key, value) for key, value in limited(news.tags).items()]
         steps: list[Callable[[], object]] = [
-            partial(_write, client, run_id, news.params, metrics, tags),
-            *(partial(_write_dataset, client, run_id, dataset) for dataset in news.datasets),
+            partial(write_values, client, run_id, news.params, metrics, tags),
+            *(partial(write_dataset, client, run_id, dataset) for dataset in news.datasets),
             *self._copies(client, run_id, news.artifacts),
         ]
         if news.ended is not None:
             steps.append(partial(client.set_terminated, run_id, news.status, news.ended))
         elif news.status is not None:
             steps.append(partial(client.update_run, run_id, status=news.status))
-        _do_all(steps)
+        do_all(steps)
 
     def _copies(
         self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]
@@ -189,23 +177,6 @@ def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
     kept.log_artifact(str(file), inside)
 
 
-def _do_all(steps: Iterable[Callable[[], object]]) -> None:
-    """Carry out every step. One that MLflow refuses, a file that is too large say, is raised when the others are done.
-
-    So a run that ended has ended in MLflow too, whatever of its record was not taken.
-    """
-    refused = None
-    for step in steps:
-        try:
-            step()
-        except Exception as error:
-            if not server.refused(error):
-                raise
-            refused = refused or error
-    if refused is not None:
-        raise refused
-
-
 def _found(client: MlflowClient, run_id: str) -> Any | None:
     """Return the run, deleted or not; None where MLflow knows nothing of it."""
     from mlflow.exceptions import MlflowException
@@ -236,85 +207,3 @@ def _delete_twins(client: MlflowClient, experiment: str, run_id: str, uid: str |
     for twin in _search(client, experiment, uid):
         if twin != run_id:
             client.delete_run(twin)
-
-
-def _missing(client: MlflowClient, run_id: str, metrics: Iterable[Any]) -> list[Any]:
-    """Return the metrics that the run does not have yet with this value at this step."""
-    metrics = list(metrics)
-    there = {
-        (key, point.step, repr(point.value))
-        for key in dict.fromkeys(metric.key for metric in metrics)
-        for point in client.get_metric_history(run_id, key)
-    }
-    missing = []
-    for metric in metrics:
-        if (point := (metric.key, metric.step, repr(metric.value))) not in there:
-            there.add(point)
-            missing.append(metric)
-    return missing
-
-
-def _write(
-    client: MlflowClient, run_id: str, params: dict[str, Any], metrics: Sequence[Any], tags: Sequence[Any]
-) -> None:
-    """Write all in one call; where MLflow refuses that, each kind apart, so that what it takes is there."""
-    rows = [_param(key, value) for key, value in params.items()]
-    if len(rows) <= _BATCH and len(tags) <= _BATCH and len(rows) + len(tags) + len(metrics) <= _ENTITIES:
-        try:
-            client.log_batch(run_id, params=rows, metrics=metrics, tags=tags)
-        except Exception as error:
-            if not server.refused(error):
-                raise
-            metrics = _missing(client, run_id, metrics)
-        else:
-            return
-    _do_all(
-        [
-            partial(_write_params, client, run_id, params),
-            *(partial(client.log_batch, run_id, tags=some) for some in _parts(tags, _BATCH)),
-            *(partial(client.log_batch, run_id, metrics=points) for points in _parts(metrics, _METRICS)),
-        ]
-    )
-
-
-def _param(key: str, value: Any) -> Any:
-    from mlflow.entities import Param
-
-    return Param(key, str(value)[:_PARAM])
-
-
-def _write_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
-    """Write the params; one that is there with another value, or that MLflow has no name for, stays as it is."""
-    from mlflow.exceptions import MlflowException
-
-    for rows in _parts([_param(key, value) for key, value in params.items()], _BATCH):
-        try:
-            client.log_batch(run_id, params=rows)
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
-            if len(rows) > 1:
-                for row in rows:
-                    _write_params(client, run_id, {row.key: row.value})
-
-
-def _write_dataset(client: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
-    """Write which data the run saw: one input per split."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    name, digest, source = entry["name"], entry["digest"], json.dumps({"source": entry["source"]})
-    inputs = []
-    for split, count in entry["images"].items():
-        profile = json.dumps({"images": count, "fingerprint": digest})
-        data = Dataset(f"{name} {split}", digest[:_DIGEST], "code", source, profile=profile)
-        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXTS[split])]))
-    client.log_inputs(run_id, datasets=inputs)
-
-
-def _tags(tags: dict[str, str]) -> dict[str, str]:
-    return {key: str(value)[:_TAG] for key, value in tags.items()}
-
-
-def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -15,7 +15,7 @@ import postgresql
 from frostline.core.errors import UserError
 from frostline.records import journal, layout
 from frostline.records.recording import recording
-from frostline.tracking import database, server, session
+from frostline.tracking import database, server, session, tracking_uri
 
 SAID = 'connection to server at "db", port 5432 failed: '
 
@@ -55,7 +55,7 @@ def url() -> Any:
 def opened(root: Path, said: list[str]) -> Any:
     places: dict[str, Any] = {"root": root, "folder": root / "sweep", "experiment_name": uuid.uuid4().hex}
     (root / "sweep" / "0").mkdir(parents=True)
-    return session.open_sweep(server.tracking_uri(None, root), name="s", tags={}, say=said.append, **places)
+    return session.open_sweep(tracking_uri.resolved(None, root), name="s", tags={}, say=said.append, **places)
 
 
 @pytest.mark.slow

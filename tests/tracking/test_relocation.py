@@ -16,7 +16,7 @@ from frostline.records import journal, layout
 from frostline.records.recording import now
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import resume
-from frostline.tracking import download, pending_sweeps, relocation, server
+from frostline.tracking import download, pending_sweeps, relocation, server, tracking_uri
 from frostline.tracking.sync import SweepMirror
 
 DIGEST = "d" * 16
@@ -35,7 +35,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     shutil.copy(empty, root / "mlruns" / "mlflow.db")
     folder = root / "multirun" / "today" / "now"
     (run := folder / "0").mkdir(parents=True)
-    facts: Any = {"tags": {}, "time": now(), "uri": server.portable(uri, root), "experiment": "moved"}
+    facts: Any = {"tags": {}, "time": now(), "uri": tracking_uri.portable(uri, root), "experiment": "moved"}
     journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
     tags = {"frostline.digest": DIGEST, "frostline.source": "s", layout.FOLDER_TAG: str(run)}
     journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=now())
@@ -51,7 +51,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
 
 def look(root: Path, folder: Path) -> resume.Earlier:
     """Return what a new sweep in `folder` finds in the project's store."""
-    uri = server.tracking_uri(None, root)
+    uri = tracking_uri.resolved(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
     return resume.judge(resume.look(tracker, root, [DIGEST])[DIGEST], "s", None)
 
@@ -63,7 +63,7 @@ def test_a_run_in_a_folder_that_was_moved_goes_on_from_there(tmp_path: Path, emp
     old.rename(new)
     found = look(tmp_path / "project", old.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == new / "0"
-    assert pending_sweeps.remembered(server.tracking_uri(None, tmp_path / "project"), tmp_path / "project") == [new]
+    assert pending_sweeps.remembered(tracking_uri.resolved(None, tmp_path / "project"), tmp_path / "project") == [new]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -78,7 +78,7 @@ def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_al
     moved = new / folder.relative_to(old)
     found = look(new, moved.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == moved / "0"
-    uri = server.tracking_uri(None, new)
+    uri = tracking_uri.resolved(None, new)
     named = resume.with_run_id(found.interrupted, new, uri)
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
     assert named.run_id == run.info.run_id

@@ -20,7 +20,6 @@ from mlflow import MlflowClient
 import stores
 import warm
 from frostline.commands import ui
-from frostline.core import credentials
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records import recording as recording_module
@@ -31,7 +30,7 @@ from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.resume import Past
-from frostline.tracking import download, pending_sweeps, query, server, session, sync
+from frostline.tracking import download, pending_sweeps, query, server, session, sync, tracking_uri
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -49,7 +48,7 @@ def tracker(root) -> Tracker:
     stores.put(root / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        uri = server.tracking_uri(None, root)
+        uri = tracking_uri.resolved(None, root)
     (root / "sweep").mkdir()
     return open_sweep(uri, root=root, folder=root / "sweep")
 
@@ -163,7 +162,7 @@ logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
-uri = server.tracking_uri(None, root)
+uri = tracking_uri.resolved(None, root)
 tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
@@ -267,94 +266,9 @@ def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
 
 
-def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert server.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    monkeypatch.chdir(tmp_path)
-    assert server.tracking_uri(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert server.tracking_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert server.tracking_uri(None, tmp_path) == "http://server:5000"
-    assert server.tracking_uri("https://other", tmp_path) == "https://other"
-    assert server.tracking_uri("https://other/team/", tmp_path) == "https://other/team"
-
-
-def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert server.tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
-    assert server.tracking_uri("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
-    assert server.tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
-
-
-@pytest.mark.parametrize(
-    ("uri", "meant"),
-    [
-        ("sqlite:/x.db", "sqlite:////x.db"),
-        ("sqlite:x.db", "sqlite:///x.db"),
-        ("sqlite://x.db", "sqlite:///x.db"),
-        ("SQLITE:///x.db", "sqlite:///x.db"),
-        ("sqlite+pysqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
-        ("sqlite:///x.db?mode=ro", "sqlite:///x.db"),
-        ("sqlite:///", ""),
-        ("sqlite:////tmp", ""),
-        ("sqlite:///:memory:", ""),
-    ],
-)
-def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp_path, monkeypatch, uri, meant):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
-        server.tracking_uri(uri, tmp_path)
-    assert not meant or str(refused.value).endswith(f"; did you mean {meant}?")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
-def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
-    with pytest.raises(UserError, match=r"^tracking\.uri="):
-        server.tracking_uri(uri, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("whole", "safe"),
-    [
-        ("postgresql+psycopg2://me:hunter2@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
-        ("https://hunter2@server/path", "https://server/path"),
-        ("postgresql://db/mlflow?sslmode=require&password=hunter2", "postgresql://db/mlflow?sslmode=require"),
-        ("postgresql://me:hunter2/#@db:5432/mlflow", "postgresql://db:5432/mlflow"),  # SQLAlchemy opens it
-        ("http://me:hunter2/5@server:5000", "http://server:5000"),
-        ("mssql+pyodbc://db/?odbc_connect=UID%3Dme%3BPWD%3Dhunter2", "mssql+pyodbc://db/"),
-    ],
-)
-def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
-    assert server.tracking_uri(None, tmp_path) == safe
-    assert "hunter2" not in session.ui_command(safe, tmp_path)
-    assert credentials.restored(safe) == whole
-    if "?" not in whole:  # a server is one with a slash behind it, too
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{whole}/")
-        assert credentials.restored(safe) == f"{whole}/"
-    with pytest.raises(UserError) as caught:
-        server.tracking_uri(whole, tmp_path)
-    assert "hunter2" not in str(caught.value)
-    assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
-
-
-def test_an_address_that_nobody_can_read_is_not_shown(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
-    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
-        server.tracking_uri(None, tmp_path)
-
-
-@pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])
-def test_an_address_without_a_password_stays_as_it_is(plain):
-    assert credentials.removed(plain) == plain
-
-
 def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    uri = server.tracking_uri(None, tmp_path)
+    uri = tracking_uri.resolved(None, tmp_path)
     said: list[str] = []
     tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=said.append)
     session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
@@ -367,7 +281,7 @@ def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_p
 def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_projects_own(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
-    assert session.ui_command(server.tracking_uri(None, tmp_path), tmp_path) == "python -m frostline ui"
+    assert session.ui_command(tracking_uri.resolved(None, tmp_path), tmp_path) == "python -m frostline ui"
     assert session.ui_command("http://server:5000", tmp_path) == "http://server:5000"
 
 
@@ -394,7 +308,7 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = server.tracking_uri(f"sqlite:///{tmp_path}/broken.db", tmp_path)
+    uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db", tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
         open_sweep(uri, root=tmp_path, folder=tmp_path)
     assert "\n" not in str(caught.value)
@@ -408,7 +322,7 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        uri = server.tracking_uri(away, tmp_path)
+        uri = tracking_uri.resolved(away, tmp_path)
         (sweep := tmp_path / "sweep").mkdir()
         said: list[str] = []
         tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)

@@ -6,7 +6,7 @@ from frostline.commands import Parser
 from frostline.core import project
 from frostline.core.errors import user_error
 from frostline.sweeps import resume
-from frostline.tracking import query, server
+from frostline.tracking import query, tracking_uri
 
 
 def main(arguments: list[str]) -> int:
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", help="a machine that is gone: its runs end once silent for 150 seconds, not 600")
     parser.add_argument("--uri", help="tracking URI; else MLFLOW_TRACKING_URI, else the project's own store")
     options = parser.parse_args(arguments)
-    uri = server.tracking_uri(options.uri, project.project_root())
+    uri = tracking_uri.resolved(options.uri, project.project_root())
     known = query.experiments(uri)
     for name in options.experiments:
         if name not in known:

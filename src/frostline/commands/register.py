@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
     from frostline.sweeps.find_weights import found
-    from frostline.tracking import registry, server
+    from frostline.tracking import registry, tracking_uri
 
     with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
         if run.note:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
         names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
-        uri = run.uri or server.tracking_uri(network.config.tracking.uri, project.project_root())
+        uri = run.uri or tracking_uri.resolved(network.config.tracking.uri, project.project_root())
         version = registry.register(
             uri,
             result.run_id,

@@ -20,7 +20,7 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
-from frostline.tracking import server
+from frostline.tracking import tracking_uri
 
 T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
     folder = Path(named).absolute() if named else project.new_sweep()
-    uri = server.tracking_uri(given.get("tracking.uri"), project.project_root())
+    uri = tracking_uri.resolved(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))

@@ -7,7 +7,7 @@ from pathlib import Path
 from frostline.commands import Parser
 from frostline.core import project
 from frostline.records import sweep_record
-from frostline.tracking import pending_sweeps, server, sync
+from frostline.tracking import pending_sweeps, server, sync, tracking_uri
 from frostline.tracking.sync import SweepMirror
 
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
     options = parser.parse_args(arguments)
     root = project.project_root()
-    folders = options.folder or pending_sweeps.remembered(server.tracking_uri(options.uri, root), root)
+    folders = options.folder or pending_sweeps.remembered(tracking_uri.resolved(options.uri, root), root)
     if not folders:
         print("Nothing is pending.")
     return max([_sync(folder.resolve(), root, options.uri) for folder in folders], default=0)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from frostline.commands import Parser
 from frostline.core import credentials, project
 from frostline.core.errors import UserError, user_error
-from frostline.tracking import server
+from frostline.tracking import server, tracking_uri
 
 _VIEW = "frostline"
 _TAG = f"mlflow.sharedViewState.{_VIEW}"  # where MLflow's UI finds what `viewStateShareKey` in its address names
@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=5000, help="on this machine; 0 takes a free one (default: 5000)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     options = parser.parse_args(arguments)
-    uri = server.tracking_uri(options.uri, project.project_root())
+    uri = tracking_uri.resolved(options.uri, project.project_root())
     experiment = _newest_experiment(uri, options.experiment)
     _set_columns(uri, experiment)
-    with contextlib.nullcontext(uri) if server.is_server(uri) else _pages(uri, options.port) as base:
+    with contextlib.nullcontext(uri) if tracking_uri.is_server(uri) else _pages(uri, options.port) as base:
         where = _address(base, experiment)
         print(where, flush=True)
         if not options.no_browser:

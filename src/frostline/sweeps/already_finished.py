@@ -20,7 +20,7 @@ from frostline.sweeps import data_index, resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.resume import Past
 from frostline.sweeps.skip_or_resume import NAMED
-from frostline.tracking import pending_sweeps, query, server
+from frostline.tracking import pending_sweeps, query, tracking_uri
 
 _NEWEST = 50  # sweeps that are looked into
 
@@ -100,7 +100,7 @@ class Earlier:
 def _recorded(tracker: Tracker, config: Config) -> bool:
     """Return whether it was recorded where the new one would be, and no sweep waits there to be passed on."""
     root = project.project_root()
-    place = (server.tracking_uri(config.tracking.uri, root), config.experiment_name)
+    place = (tracking_uri.resolved(config.tracking.uri, root), config.experiment_name)
     return (tracker.uri, tracker.experiment) == place and not pending_sweeps.remembered(tracker.uri, root)
 
 

@@ -16,7 +16,7 @@ from frostline.core.files import expanded
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID, RUN_PREFIX
 from frostline.records.sweep_record import Sweep
-from frostline.tracking import download, query, server
+from frostline.tracking import download, query, tracking_uri
 
 _EXPECTED = "a folder, an MLflow run id or its beginning, or the name of a sweep or an experiment"
 
@@ -49,7 +49,7 @@ def meant(name: Name, uri: str | None = None) -> Meant:
 
     UserError where it stands for nothing, or for several things.
     """
-    uri = uri or server.tracking_uri(None, project.project_root())
+    uri = uri or tracking_uri.resolved(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = expanded(name.text), project.multirun() / called.replace(" ", "/")
     if name.text and here.is_dir():

@@ -20,7 +20,7 @@ from frostline.report.cells import cells, finalists
 from frostline.report.contest import contests
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
-from frostline.tracking import download, query, server
+from frostline.tracking import download, query, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def weights(config: Config, folder: Path) -> Path:
     """
     name = Name(str(config.model.weights), "model.weights")
     with tempfile.TemporaryDirectory() as fetched:
-        run = find(name, Path(fetched), server.tracking_uri(config.tracking.uri, project.project_root()))
+        run = find(name, Path(fetched), tracking_uri.resolved(config.tracking.uri, project.project_root()))
         if run.chosen:
             one = f"{RUN_PREFIX}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")

@@ -27,7 +27,7 @@ from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.skip_or_resume import NAMED, Takeover
 from frostline.sweeps.sweep_runs import Rounds, SweepRuns
-from frostline.tracking import artifact_root, server, session
+from frostline.tracking import artifact_root, server, session, tracking_uri
 
 
 def run_sweep(
@@ -96,7 +96,7 @@ def run_planned(
     """
     config = planned[0].config
     root = project.project_root()
-    uri, artifacts = server.tracking_uri(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
+    uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])

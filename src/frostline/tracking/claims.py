@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from frostline.records import layout, liveness
 from frostline.records.liveness import Owner
-from frostline.tracking import pending_sweeps, server
+from frostline.tracking import pending_sweeps, server, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +45,7 @@ def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[st
 @contextmanager
 def _alone(uri: str, root: Path) -> Iterator[float | None]:
     """Yield how long to wait for others; None where these wait for the end of the block."""
-    if server.file_of(uri) is None:
+    if tracking_uri.file_of(uri) is None:
         yield _WAIT
         return
     with pending_sweeps.planning(uri, root):

@@ -12,7 +12,7 @@ from frostline.core import files, locks
 from frostline.core.errors import user_error
 from frostline.records import journal, run_folders
 from frostline.records.layout import SWEEP
-from frostline.tracking import server
+from frostline.tracking import tracking_uri
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def remember(folder: Path, place: Place) -> None:
     file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     where = folder.resolve()
-    if any(where.is_relative_to(top.resolve()) for top in (place.root, server.beside(place.uri, place.root))):
+    if any(where.is_relative_to(top.resolve()) for top in (place.root, tracking_uri.beside(place.uri, place.root))):
         where = Path(os.path.relpath(where, file.parent))  # if they are moved, then both
-    files.write(file, json.dumps({"store": server.name(place.uri), "folder": str(where)}))
+    files.write(file, json.dumps({"store": tracking_uri.name(place.uri), "folder": str(where)}))
 
 
 def forget(folder: Path, place: Place) -> None:
@@ -55,7 +55,7 @@ def planning(uri: str, root: Path) -> AbstractContextManager[None]:
 
 def remembered(uri: str, root: Path) -> list[Path]:
     """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found."""
-    register, name = _register(uri, root), server.name(uri)
+    register, name = _register(uri, root), tracking_uri.name(uri)
     found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
     entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
     told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
@@ -75,7 +75,7 @@ def _entry(file: Path) -> dict[str, str] | None:
 
 
 def _register(uri: str, root: Path) -> Path:
-    return server.beside(uri, root) / "pending"
+    return tracking_uri.beside(uri, root) / "pending"
 
 
 def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
@@ -84,7 +84,7 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
     for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
-                own = server.tracking_uri(uri, root) if uri else server.tracking_uri(recorded, root, start=root)
+                own = tracking_uri.resolved(uri, root) if uri else tracking_uri.resolved(recorded, root, start=root)
                 return Place(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 

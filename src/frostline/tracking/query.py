@@ -13,7 +13,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.result import Result
-from frostline.tracking import server
+from frostline.tracking import server, tracking_uri
 from frostline.tracking.server import client_of, problems
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def has_finished(uri: str, run_ids: Collection[str]) -> bool:
 
     False where that cannot be told so.
     """
-    file = server.file_of(uri)
+    file = tracking_uri.file_of(uri)
     if file is None or not file.is_file():
         return False
     wanted = "select run_uuid from runs where lifecycle_stage = 'active' and status = 'FINISHED'"
@@ -177,7 +177,7 @@ def results(uri: str, run_id: str) -> list[Result]:
 @contextmanager
 def open_client(uri: str) -> Iterator[MlflowClient]:
     """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
-    if server.is_missing(uri):
+    if (file := tracking_uri.file_of(uri)) is not None and not file.is_file():
         raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
     try:
         with server.problems(uri):

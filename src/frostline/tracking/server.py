@@ -14,18 +14,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from frostline.core import credentials, locks
 from frostline.core.errors import UserError, user_error
 from frostline.tracking import artifact_root, database, relocation
+from frostline.tracking.tracking_uri import beside, file_of, is_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SERVERS = ("http", "https")
-_SQLITE = "sqlite:///"
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; 120 by default
@@ -42,45 +39,6 @@ _LATER = (404, 408, 425, 429)  # said of all requests, by what stands before a s
 
 class Unreachable(Exception):
     """MLflow does not answer now, and may later."""
-
-
-def tracking_uri(configured: str | None, root: Path, *, start: Path | None = None) -> str:
-    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
-
-    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default where the
-    command was typed. A password in `configured` is refused (it would be copied into every run's config), as is what
-    MLflow cannot track to or would take for another file than it looks like; all raise UserError.
-    """
-    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve()}"
-    safe = credentials.removed(uri)
-    if configured and safe != configured:
-        raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
-    parts = urlsplit(safe)
-    key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
-    if parts.scheme.split("+")[0] not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
-        raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
-    if is_server(safe):
-        return safe.rstrip("/")  # one server, and one name of it, whose path may be a prefix
-    if not _is_sqlite(safe):
-        return safe
-    file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)
-    if not safe.startswith(_SQLITE) or parts.query or file.is_dir() or file.name == ":memory:":
-        expected = f"three slashes and a file, {_SQLITE}here.db or {_SQLITE}/from/the/top.db"
-        raise user_error(key, safe, expected, [f"{_SQLITE}{_after(safe)}"])
-    return f"{_SQLITE}{file.resolve()}"
-
-
-def _after(uri: str) -> str:
-    """Return the file that somebody may have meant by an SQLite address with other slashes, or with options."""
-    rest = uri.partition(":")[2].partition("?")[0]
-    return rest.removeprefix("//") if rest.startswith("//") and not rest.startswith("///") else rest.removeprefix("///")
-
-
-def is_server(uri: str) -> bool:
-    """Return whether the record is kept by a tracking server, not in a database that is opened here."""
-    return urlsplit(uri).scheme in _SERVERS
 
 
 def load(*, models: bool = True) -> None:
@@ -130,11 +88,11 @@ def client_of(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     with problems(uri):
-        if _is_sqlite(uri):
-            _probe(_file(uri))
-            if _file(uri).stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
+        if (file := file_of(uri)) is not None:
+            _probe(file)
+            if file.stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
                 raise Unreachable(f"{uri}: nothing has been recorded there")
-            relocation.follow(_file(uri))
+            relocation.follow(file)
         elif not is_server(uri):
             database.probe(credentials.restored(uri))
         opened = MlflowClient(credentials.restored(uri))
@@ -151,8 +109,8 @@ def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *,
     perhaps be later.
     """
     with problems(uri), _creation_lock(uri, root):
-        if _is_sqlite(uri):
-            _create(_file(uri))
+        if (file := file_of(uri)) is not None:
+            _create(file)
         opened = client_of(uri)
         found = opened.get_experiment_by_name(name)
         if found is None:
@@ -170,22 +128,6 @@ def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *,
     if insist and artifacts and found.artifact_location.rstrip("/") != artifact_root.location(artifacts, name):
         raise artifact_root.differs(artifacts, found.artifact_location, name)
     return found.experiment_id
-
-
-def name(uri: str) -> str:
-    """Return what the store is called among those that are kept beside each other, wherever they are moved."""
-    return _file(uri).name if _is_sqlite(uri) else uri
-
-
-def portable(uri: str, root: Path) -> str:
-    """Return the URI as `tracking_uri` understands it wherever `root` is moved: of a file in it relative to it."""
-    inside = _is_sqlite(uri) and _file(uri).is_relative_to(root.resolve())
-    return f"sqlite:///{_file(uri).relative_to(root.resolve())}" if inside else uri
-
-
-def beside(uri: str, root: Path) -> Path:
-    """Return the folder for what belongs to the store: that of an SQLite file, else the project's `mlruns`."""
-    return _file(uri).parent.resolve() if _is_sqlite(uri) else (root / "mlruns").resolve()
 
 
 @contextmanager
@@ -263,7 +205,7 @@ def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
     """Return the lock under which a store is created; a server looks after itself."""
     if is_server(uri):
         return nullcontext()
-    file = _file(uri) if _is_sqlite(uri) else root / "mlruns" / "store"
+    file = file_of(uri) or root / "mlruns" / "store"
     file.parent.mkdir(parents=True, exist_ok=True)
     return locks.held(file.with_name(f"{file.name}.lock"))
 
@@ -273,21 +215,3 @@ def _artifact_location(uri: str, root: Path, experiment: str, chosen: str | None
     if chosen is None and is_server(uri):
         return None
     return artifact_root.location(chosen or (beside(uri, root) / "artifacts").as_uri(), experiment)
-
-
-def is_missing(uri: str) -> bool:
-    """Return whether the store at `uri` is a file that is not there."""
-    return _is_sqlite(uri) and not _file(uri).is_file()
-
-
-def file_of(uri: str) -> Path | None:
-    """Return the file in which the store at `uri` lies, None for one that is no file."""
-    return _file(uri) if _is_sqlite(uri) else None
-
-
-def _is_sqlite(uri: str) -> bool:
-    return urlsplit(uri).scheme.split("+")[0] == "sqlite"
-
-
-def _file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///"))

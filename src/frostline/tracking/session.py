@@ -17,7 +17,7 @@ from frostline.records import journal, layout, sweep_record
 from frostline.records.recording import Record, begin, end
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
-from frostline.tracking import pending_sweeps, server
+from frostline.tracking import pending_sweeps, tracking_uri
 from frostline.tracking.follower import Follower
 from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
@@ -49,7 +49,7 @@ def open_sweep(
     """
     place = Place(uri, root, experiment_name, artifacts)
     facts = {
-        "uri": server.portable(uri, root),
+        "uri": tracking_uri.portable(uri, root),
         "experiment": experiment_name,
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -60,7 +60,7 @@ def open_sweep(
     _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
-    limit = _OPEN if server.is_server(uri) else _CREATE
+    limit = _OPEN if tracking_uri.is_server(uri) else _CREATE
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
         follower.stop(patience=1.0)
@@ -139,9 +139,9 @@ def close_sweep(
 
 def ui_command(uri: str, root: Path) -> str:
     """Return the shell command that shows the record at `uri`; for a tracking server its address."""
-    if server.is_server(uri):
+    if tracking_uri.is_server(uri):
         return uri
-    own = server.tracking_uri(None, root) == uri  # what the command opens by itself
+    own = tracking_uri.resolved(None, root) == uri  # what the command opens by itself
     return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")
 
 

@@ -27,6 +27,7 @@ DECIDE_NONE = {
     "core.plugins": "the code of a plugin stands in the key",
     "data.duplicates": "which pictures are alike, of those that stand in the key",
     "data.hub": "which bytes there are; the files that hold them stand in the key",
+    "data.hub_pictures": "which bytes there are; the files that hold them stand in the key",
     "data.shards": "which bytes there are; their places and files stand in the key",
     "data.numbered_classes": "which class has which number",
     "data.findings": "what people should know",

@@ -6,7 +6,7 @@ parted by a separator, or where each class is a column of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from frostline.core.errors import user_error
 from frostline.data.names import printable, some
@@ -21,11 +21,15 @@ Cell = str | Sequence[str] | None
 """What stands in a row of a column: text, empty where there is nothing, or a list."""
 
 
-def check_options(label: object, separator: object, one: str, several: str) -> None:
-    """Raise `UserError` for what cannot say where labels stand: `label` is `one`, `several` or null."""
+def check_options(options: Mapping[str, object], known: Collection[str], one: str = "the name of a column") -> None:
+    """Raise `UserError` for what is not `known`, or cannot say where labels stand; `one` is what `label` may be."""
+    for key, value in options.items():
+        if key not in known:
+            raise user_error(f"data.options.{key}", value, f"one of {', '.join(known)}", known)
+    label, separator = options.get("label"), options.get("separator")
     names = isinstance(label, list) and all(isinstance(name, str) and name for name in label)
     if isinstance(label, list) and not (names and len(set(label)) == len(label) > 1):
-        raise user_error("data.options.label", label, f"{one}, {several}, or null")
+        raise user_error("data.options.label", label, f"{one}, two or more of them, or null")
     if separator is not None and (separator == "" or not isinstance(separator, str)):
         raise user_error("data.options.separator", separator, "what stands between the labels of a cell, or null")
     if isinstance(label, list) and separator is not None:

@@ -147,9 +147,8 @@ def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteF
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    label_columns.check_options(options, _OPTIONS, "a field, as cls, or a key of the JSON")
     for key, value in options.items():
-        if key not in _OPTIONS:
-            raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
         names = key == "classes" and isinstance(value, Sequence) and all(isinstance(name, str | int) for name in value)
         several = key == "label" and isinstance(value, list)
         if value is not None and not isinstance(value, str) and not names and not several:
@@ -157,9 +156,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
                 key, "a pattern of shards" if key in SPLITS else "a field, as cls, or a key of the JSON"
             )
             raise user_error(f"data.options.{key}", value, f"{expected}, or null")
-    label, separator = options.get("label"), options.get("separator")
-    label_columns.check_options(label, separator, "a field, as cls, or a key of the JSON", "two or more of them")
-    if isinstance(label, list) and options.get("classes") is not None:
+    if isinstance(options.get("label"), list) and options.get("classes") is not None:
         raise user_error("data.options.classes", options["classes"], "null, since each class has its own field")
 
 

@@ -22,7 +22,16 @@ from frostline.core import codehash, plugins
 from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
-from frostline.data import duplicates, hub, numbered_classes, shards, split_names, tables, torchvision_data
+from frostline.data import (
+    duplicates,
+    hub,
+    hub_pictures,
+    numbered_classes,
+    shards,
+    split_names,
+    tables,
+    torchvision_data,
+)
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
@@ -190,7 +199,7 @@ def _hub(root: str, options: Mapping[str, Any], missing: str) -> dict[str, Sourc
     found = hub.read(root, options)
     said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
 
-    def source(split: str, own: hub.Pictures) -> Source:
+    def source(split: str, own: hub_pictures.Pictures) -> Source:
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
         return replace(plain, twins=own.twins, groups=said.groups[split])
 

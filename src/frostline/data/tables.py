@@ -169,17 +169,13 @@ def _labelled(rows: Sequence[_Row], split: str) -> Labelled:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    label_columns.check_options(options, _OPTIONS)
     for key, value in options.items():
-        if key not in _OPTIONS:
-            raise user_error(f"data.options.{key}", value, f"one of {', '.join(_OPTIONS)}", _OPTIONS)
         several = key == "label" and isinstance(value, list)
         if value == "" or not (value is None or isinstance(value, str) or several):
             raise user_error(f"data.options.{key}", value, _OPTIONS[key])
     if options.get("rows") not in (None, "labels"):
         raise user_error("data.options.rows", options["rows"], _OPTIONS["rows"], ["labels"])
-    label_columns.check_options(
-        options.get("label"), options.get("separator"), "the name of a column", "two or more of them"
-    )
 
 
 def root_of(file: Path, key: str, given: str | None) -> Path:

@@ -29,7 +29,7 @@ from frostline.data import augment
 from frostline.data.augment import Policy
 from frostline.data.decode_all import reduced
 from frostline.data.resize import CenterCrop, center_crop, resized_crop
-from frostline.models import build
+from frostline.models import lookup
 from table import Row, figures
 
 _ENTRIES = {
@@ -68,7 +68,7 @@ def photographs() -> list[Tensor]:
 def views(bench: Bench) -> Iterator[Row]:
     """Compare what is seen without randomness with the transforms of the weights."""
     for size, (name, key) in _ENTRIES.items():
-        how = CenterCrop.of(build.input_of(name, weights=key, image_size=None))
+        how = CenterCrop.of(lookup.input_of(name, weights=key, image_size=None))
         transforms = get_model_weights(name)[key].transforms()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.mean, transforms.std))
         kept, apart, worst = [], [], []

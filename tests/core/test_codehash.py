@@ -26,6 +26,8 @@ DECIDING = {
             "models.fuse",
             "models.onednn",
             "models.build",
+            "models.lookup",
+            "models.meta_device",
             "models.architecture",
             "models.torchvision_models",
             "models.timm_models",

@@ -21,11 +21,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from frostline.data import resize_by_matrices
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
-from frostline.models import build
+from frostline.models import lookup
 from frostline.models.input_spec import CROPS, InputSpec
 
 CENTERS = {
-    CenterCrop.of(build.input_of(name, weights=key, image_size=None)): (name, key)
+    CenterCrop.of(lookup.input_of(name, weights=key, image_size=None)): (name, key)
     for name in list_models(module=torchvision.models)
     for key, entry in get_model_weights(name).__members__.items()
     if entry.meta["categories"]
@@ -60,7 +60,7 @@ def tensor(image: Image.Image) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), CENTERS.values(), ids=map(str, CENTERS))
 def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str) -> None:
-    spec = build.input_of(name, weights=key, image_size=None)
+    spec = lookup.input_of(name, weights=key, image_size=None)
     transforms = get_model_weights(name)[key].transforms()
     for kind, photo in photos().items():
         ours = center_crop(tensor(photo)[None], CenterCrop.of(spec))[0].float() / 255
@@ -81,7 +81,7 @@ TAGS = (
 
 @pytest.mark.parametrize("name", TAGS)
 def test_the_centre_is_what_timms_own_transforms_show(name: str) -> None:
-    spec = build.input_of(name, library="timm", weights="DEFAULT", image_size=None)
+    spec = lookup.input_of(name, library="timm", weights="DEFAULT", image_size=None)
     transforms = create_transform(**resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict()))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     for kind, photo in photos().items():

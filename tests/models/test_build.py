@@ -83,8 +83,8 @@ def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Pa
 
 
 def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frostline.models.build.GLYPHS", saved)
-    monkeypatch.setattr("frostline.models.build.GLYPHS_SHA256", hashing.of_file(saved))
+    monkeypatch.setattr("frostline.models.lookup.GLYPHS", saved)
+    monkeypatch.setattr("frostline.models.lookup.GLYPHS_SHA256", hashing.of_file(saved))
     config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())["model"]
     model = build(**config, num_classes=10, seed=0)
     assert model.input.size == 64
@@ -192,6 +192,6 @@ def test_the_embedded_weights_are_the_shipped_ones() -> None:
 def test_embedded_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "glyphs.safetensors"
     changed.write_bytes(weights.GLYPHS.read_bytes()[:-1] + b"!")
-    monkeypatch.setattr("frostline.models.build.GLYPHS", changed)
+    monkeypatch.setattr("frostline.models.lookup.GLYPHS", changed)
     with pytest.raises(UserError, match="expected the sha256 of"):
         build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0)

@@ -1,39 +1,29 @@
-"""Build classifiers: the network, its stages, its checked weights and the input that they expect."""
+"""Build classifiers: the network that `lookup` finds by its name, its stages, its checked weights, a head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from frostline.core import plugins
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import user_error
-from frostline.core.files import expanded
 from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
-from frostline.models import adapters, pooling, torchvision_models
-from frostline.models.architecture import Architecture, Pretrained, Tensors
+from frostline.models import adapters, pooling
+from frostline.models.architecture import Architecture, Pretrained
 from frostline.models.input_spec import InputSpec
+from frostline.models.lookup import architecture_of, file_of, input_spec, source_of
+from frostline.models.meta_device import Weightless, empty, skeleton
 from frostline.models.stages import Family, Structure, structure_of
 from frostline.models.state_dicts import within
-from frostline.models.weights import (
-    GLYPHS,
-    GLYPHS_SHA256,
-    SUFFIXES,
-    Loaded,
-    content,
-    is_file_name,
-    load_into,
-    metadata_of,
-    of_hub,
-)
+from frostline.models.weights import Loaded, content, load_into, metadata_of
 from frostline.store import hashing
 
 
@@ -82,21 +72,22 @@ def build(
     anything unknown or unfitting, as is a network with adapters of its own that is to learn once more.
     """
     found = architecture_of(name, library)
-    source = _source(found, weights)
-    spec = _input_spec(name, library, found, source, image_size)
+    source = source_of(found, weights)
+    spec = input_spec(name, library, found, source, image_size)
+    network = partial(_network, name, found, spec.size)
     if meta or source:
-        module = _skeleton(name, found, spec.size)
+        module = skeleton(network)
     else:
         with _seeded(seed, "init"):
-            module = _network(name, found, spec.size)
+            module = network()
     family = found.family
     structure = structure_of(module, family) if isinstance(family, Family) else family(module, spec.size)
     module.to(memory_format=memory_format)
     if meta:
-        _forget(module)
+        empty(module)
     elif source:
         module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
-    with _Weightless() if meta else _seeded(seed, "init", "head"):
+    with Weightless() if meta else _seeded(seed, "init", "head"):
         found.new_heads(module, structure.heads, num_classes)
     for head in structure.heads:
         module.get_submodule(head).to(memory_format=memory_format)
@@ -131,70 +122,6 @@ def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     return {**said, **asdict(model.input), **({"adapter": asdict(model.kept)} if model.kept else {})}
 
 
-def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
-    """Return the picture that `build` with the same arguments makes its network for; UserError as there."""
-    found = architecture_of(name, library)
-    return _input_spec(name, library, found, _source(found, weights), image_size)
-
-
-def architecture_of(name: str, library: str) -> Architecture:
-    """Return the network called `name`, of timm, of torchvision or of a plugin."""
-    if library == "timm":
-        return _of_timm(name)
-    if name in torchvision_models.NAMES:
-        return torchvision_models.architecture(name)
-    plugin: Architecture | None = plugins.load(plugins.MODELS, name)
-    if plugin is None:
-        theirs = torchvision_models.NAMES
-        expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
-        raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
-    return plugin
-
-
-def _of_timm(name: str) -> Architecture:
-    try:
-        from frostline.models import timm_models
-    except ImportError as error:
-        way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
-        raise user_error("model.library", "timm", way) from None
-    return timm_models.architecture(name)
-
-
-def _source(found: Architecture, weights: str | None) -> Pretrained | Path | None:
-    """Return the library's weights or the existing file that `weights` names."""
-    if weights is None:
-        return None
-    entries = dict(zip(("default",), found.weights.values(), strict=False)) | dict(found.weights)
-    if weights.lower() in entries:
-        return entries[weights.lower()]
-    path = GLYPHS if weights == "glyphs" else expanded(weights)
-    if found.folder is not None and of_hub(path):
-        return found.folder(path)
-    if not is_file_name(path.name):
-        expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
-        raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
-    if not path.is_file():
-        raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
-    return path
-
-
-def _input_spec(
-    name: str, library: str, found: Architecture, source: Pretrained | Path | None, image_size: int | None
-) -> InputSpec:
-    """Return what the weights expect; where they do not say it, what the architecture does."""
-    saved = metadata_of(source) if isinstance(source, Path) else {}
-    if saved and (saved["model"], saved.get("library", "torchvision")) != (name, library):
-        theirs = f"{saved['model']} of {saved.get('library', 'torchvision')}"
-        raise user_error("model.weights", source, f"weights of {name} of {library}, and these are of {theirs}")
-    said = source.input if isinstance(source, Pretrained) else found.input
-    spec = InputSpec.of(saved) if saved else said
-    if image_size is None:
-        return spec
-    if image_size < found.smallest:
-        raise user_error("model.image_size", image_size, f"at least {found.smallest} pixels for {name}")
-    return replace(spec, size=image_size, resize=round(spec.resize * image_size / spec.size))
-
-
 def _network(name: str, found: Architecture, size: int) -> nn.Module:
     """Return the network for squares of `size` pixels, whose gradient is the same in every run."""
     try:
@@ -217,28 +144,6 @@ def new_head(model: Model, num_classes: int, seed: int) -> nn.Module:
     return found
 
 
-def weights_sha256(name: str, *, library: str, weights: str | None) -> str | None:
-    """Return the sha256 of the file that `build` would read, None for from scratch."""
-    found = weights_file(name, library=library, weights=weights)
-    return None if found is None else found[1]
-
-
-def weights_file(name: str, *, library: str, weights: str | None, sha256: str | None = None) -> tuple[Path, str] | None:
-    """Return the file that `build` would read, fetched if need be, and its sha256; None for from scratch.
-
-    UserError where it has another `sha256`.
-    """
-    source = _source(architecture_of(name, library), weights)
-    return None if source is None else _file_of(source, sha256)
-
-
-def _file_of(source: Pretrained | Path, sha256: str | None) -> tuple[Path, str]:
-    path, digest = source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
-    if sha256 is not None and sha256.lower() != digest:
-        raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
-    return path, digest
-
-
 def _load(
     module: nn.Module,
     found: Architecture,
@@ -248,18 +153,14 @@ def _load(
     classes: Sequence[str] | None,
 ) -> tuple[str, Loaded]:
     """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
-    path, digest = _file_of(source, GLYPHS_SHA256 if source == GLYPHS and sha256 is None else sha256)
-
-    def adapt(tensors: Tensors) -> Tensors:
-        return found.adapt(module, tensors)
-
+    path, digest = file_of(source, sha256)
     said = metadata_of(path)
     if said.get("adapter"):
         kind = adapter_config(said["adapter"]).kind
         told = f"weights of a plain network, and these are of one that keeps what was put into it ({kind})"
         raise user_error("model.weights", path, f"{told}: predict, export and register take it as it is")
-    known = said.get("classes") if classes is not None else None
-    ours = known is None or known == list(classes or ())
+    ours = classes is None or said.get("classes") in (None, list(classes))
+    adapt = partial(found.adapt, module)
     loaded = load_into(module, content(path), heads, source=str(path), take_head=ours, adapt=adapt)
     hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
     return digest, loaded
@@ -271,61 +172,3 @@ def _seeded(*parts: int | str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(address(*parts))
         yield
-
-
-_FILLING = {
-    *(Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_),
-    *(Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_),  # of which timm makes a normal distribution that is cut
-}
-
-
-def _skeleton(name: str, found: Architecture, size: int) -> nn.Module:
-    """Return the network before its state has values: on the meta device, unless it computes with more than its state.
-
-    What else there is, such as positions that are computed, has its values.
-    """
-    with _Weightless():
-        module = _network(name, found, size)
-    if any(part._non_persistent_buffers_set for part in module.modules()):
-        with _Unfilled():
-            module = _network(name, found, size)
-    return module
-
-
-def _forget(module: nn.Module) -> None:
-    """Move the state of a network to the meta device."""
-    state = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
-    module._apply(lambda tensor: tensor.to("meta") if id(tensor) in state else tensor)
-
-
-class _Unfilled(TorchFunctionMode):
-    """New parameters get no values, which takes most of the time of building a large network."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        target = args[0] if args else given.get("tensor")
-        name = getattr(func, "__name__", "")
-        if isinstance(target, nn.Parameter) and name.endswith("_") and not name.endswith(("__", "requires_grad_")):
-            return target
-        return func(*args, **given)
-
-
-class _Weightless(TorchFunctionMode):
-    """New parameters and buffers lie on the meta device: no memory, no time for initial values.
-
-    `torch.device("meta")` would do the same to tensors that RegNet only computes its widths with.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.empty, torch.zeros, torch.ones):
-            return func(*args, **kwargs | {"device": "meta"})
-        if func in _FILLING:
-            tensor: Tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:  # where torch goes through all of it in Python, to no effect
-                return tensor
-        return func(*args, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from frostline.core import plugins
-from frostline.models import build, torchvision_models
+from frostline.models import build, lookup, torchvision_models
 from frostline.models.architecture import Architecture
 
 
@@ -30,7 +30,7 @@ def offered(library: str | None = None) -> tuple[list[Offer], str]:
     if library != "timm":
         names = [*torchvision_models.NAMES, *plugins.names(plugins.MODELS)]
         found += [
-            Offer(name, "torchvision", tuple(_named(build.architecture_of(name, "torchvision")))) for name in names
+            Offer(name, "torchvision", tuple(_named(lookup.architecture_of(name, "torchvision")))) for name in names
         ]
     if library != "torchvision":
         try:
@@ -48,7 +48,7 @@ def _named(found: Architecture) -> list[str]:
 
 def size_of(name: str, library: str, *, counted: bool) -> tuple[int, int | None]:
     """Return the side of a network's input in pixels and, if `counted`, its parameters with 1,000 classes."""
-    size = build.architecture_of(name, library).input.size
+    size = lookup.architecture_of(name, library).input.size
     if not counted:
         return size, None
     module = build.build(name, library=library, weights=None, num_classes=1000, seed=0, meta=True).module

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from frostline.core.config import Config
-from frostline.models import build
+from frostline.models import build, lookup
 from frostline.models.build import Model
 from frostline.runs.setup import Setup
 from frostline.training.state import Learner
@@ -42,10 +42,8 @@ class NetworkCache:
         key, model, self._key, self._model = self._key, self._model, None, None
         if model is None or key != _key(config, source, classes):
             return None
-        if (
-            build.weights_sha256(config.model.name, library=config.model.library, weights=source)
-            != model.weights_sha256
-        ):
+        file = lookup.weights_file(config.model.name, library=config.model.library, weights=source)
+        if file is None or file[1] != model.weights_sha256:
             return None
         head = model.module.get_submodule(model.structure.heads[0])
         fresh = build.new_head(model, len(classes), config.seed)

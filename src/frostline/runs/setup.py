@@ -25,7 +25,7 @@ from frostline.data.loading import Data
 from frostline.data.names import some
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
-from frostline.models import build, freezing
+from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.models.input_spec import InputSpec
@@ -271,7 +271,7 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
 def input_of(config: Config, source: str | None) -> InputSpec:
     """Return the picture that the network of `config` with the weights `source` expects."""
     model = config.model
-    return build.input_of(model.name, library=model.library, weights=source, image_size=model.image_size)
+    return lookup.input_of(model.name, library=model.library, weights=source, image_size=model.image_size)
 
 
 def build_model(config: Config, source: str | None, classes: Sequence[str], *, meta: bool) -> Model:

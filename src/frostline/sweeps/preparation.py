@@ -50,14 +50,16 @@ def prepare(runs: Sequence[PlannedRun]) -> Iterator[Found]:
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
     """Yield the files of weights; those of runs, or in files of the person's own, are looked into with the data."""
-    from frostline.models import build  # imports torch
+    from frostline.models import (
+        lookup,
+    )
     from frostline.runs import setup
 
     for model in models.values():
         source, began = model.weights, time.time()
         if source in (None, "glyphs") or setup.on_disk(source):
             continue
-        found = build.weights_file(model.name, library=model.library, weights=source, sha256=model.sha256)
+        found = lookup.weights_file(model.name, library=model.library, weights=source, sha256=model.sha256)
         assert found is not None
         path, _ = found
         state = path.stat()

@@ -1,0 +1,98 @@
+"""A network and its weights, found by their names: whose it is, the file, and the input that it expects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from frostline.core import plugins
+from frostline.core.errors import user_error
+from frostline.core.files import expanded
+from frostline.models import torchvision_models
+from frostline.models.architecture import Architecture, Pretrained
+from frostline.models.input_spec import InputSpec
+from frostline.models.weights import GLYPHS, GLYPHS_SHA256, SUFFIXES, is_file_name, metadata_of, of_hub
+from frostline.store import hashing
+
+
+def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
+    """Return the picture that `build.build` with the same arguments makes its network for; UserError as there."""
+    found = architecture_of(name, library)
+    return input_spec(name, library, found, source_of(found, weights), image_size)
+
+
+def architecture_of(name: str, library: str) -> Architecture:
+    """Return the network called `name`, of timm, of torchvision or of a plugin."""
+    if library == "timm":
+        return _of_timm(name)
+    if name in torchvision_models.NAMES:
+        return torchvision_models.architecture(name)
+    plugin: Architecture | None = plugins.load(plugins.MODELS, name)
+    if plugin is None:
+        theirs = torchvision_models.NAMES
+        expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
+        raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
+    return plugin
+
+
+def _of_timm(name: str) -> Architecture:
+    try:
+        from frostline.models import timm_models
+    except ImportError as error:
+        way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
+        raise user_error("model.library", "timm", way) from None
+    return timm_models.architecture(name)
+
+
+def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | None:
+    """Return the library's weights or the existing file that `weights` names."""
+    if weights is None:
+        return None
+    entries = dict(zip(("default",), found.weights.values(), strict=False)) | dict(found.weights)
+    if weights.lower() in entries:
+        return entries[weights.lower()]
+    path = GLYPHS if weights == "glyphs" else expanded(weights)
+    if found.folder is not None and of_hub(path):
+        return found.folder(path)
+    if not is_file_name(path.name):
+        expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
+        raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
+    if not path.is_file():
+        raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
+    return path
+
+
+def input_spec(
+    name: str, library: str, found: Architecture, source: Pretrained | Path | None, image_size: int | None
+) -> InputSpec:
+    """Return what the weights expect; where they do not say it, what the architecture does."""
+    saved = metadata_of(source) if isinstance(source, Path) else {}
+    if saved and (saved["model"], saved.get("library", "torchvision")) != (name, library):
+        theirs = f"{saved['model']} of {saved.get('library', 'torchvision')}"
+        raise user_error("model.weights", source, f"weights of {name} of {library}, and these are of {theirs}")
+    said = source.input if isinstance(source, Pretrained) else found.input
+    spec = InputSpec.of(saved) if saved else said
+    if image_size is None:
+        return spec
+    if image_size < found.smallest:
+        raise user_error("model.image_size", image_size, f"at least {found.smallest} pixels for {name}")
+    return replace(spec, size=image_size, resize=round(spec.resize * image_size / spec.size))
+
+
+def weights_file(name: str, *, library: str, weights: str | None, sha256: str | None = None) -> tuple[Path, str] | None:
+    """Return the file that `build.build` would read, fetched if need be, and its sha256; None for from scratch.
+
+    UserError where it has another `sha256`.
+    """
+    source = source_of(architecture_of(name, library), weights)
+    return None if source is None else file_of(source, sha256)
+
+
+def file_of(source: Pretrained | Path, sha256: str | None) -> tuple[Path, str]:
+    """Return the file of a source, fetched if need be, and its sha256; UserError where it has another `sha256`."""
+    path, digest = source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
+    if sha256 is None and source == GLYPHS:
+        sha256 = GLYPHS_SHA256
+    if sha256 is not None and sha256.lower() != digest:
+        raise user_error("model.sha256", sha256, f"the sha256 of {path}, which is {digest}")
+    return path, digest

@@ -25,7 +25,8 @@ import frostline
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, semantic
-from frostline.data.decode_image import open_image, tensor_of
+from frostline.data.decode_image import tensor_of
+from frostline.data.open_image import open_image
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
 from frostline.records.recording import Record, recording

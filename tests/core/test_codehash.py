@@ -51,6 +51,7 @@ DECIDING = {
             "data.bit_depth",
             "data.perceptual_hash",
             "data.decode_image",
+            "data.open_image",
             "data.reduction",
             "data.resize",
             "data.resize_by_matrices",

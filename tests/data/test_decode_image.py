@@ -12,9 +12,10 @@ from PIL import EpsImagePlugin, Image
 
 from frostline.data import decode_image
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, open_image, tensor_of
+from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, tensor_of
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import survey
+from frostline.data.open_image import open_image
 from small import image_in, shown
 
 RED = (250, 20, 10)

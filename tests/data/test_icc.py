@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import profiles
-from frostline.data import decode_image, icc
+from frostline.data import decode_image, icc, open_image
 from frostline.data.decode_image import CONVERSIONS, convert, tensor_of
 from small import shown
 
@@ -37,7 +37,7 @@ def named(done: int) -> set[str]:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_colours_of_a_wide_gamut_become_those_that_image_cms_computes(tmp_path: Path, name: str, suffix: str):
     Image.fromarray(noise()).save(file := tmp_path / f"a.{suffix}", icc_profile=WIDE[name], lossless=True)
-    with decode_image.open_image(file) as opened, Image.open(file) as known:
+    with open_image.open_image(file) as opened, Image.open(file) as known:
         found, facts = tensor_of(opened)
         before, expected = np.asarray(known), plainly(known, WIDE[name])
     assert (found.permute(1, 2, 0).numpy() == expected).all() and named(facts.done) == {"profile"}

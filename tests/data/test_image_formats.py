@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from frostline.data import image_formats
-from frostline.data.decode_image import open_image
 from frostline.data.image_formats import FORMATS, SUFFIXES, candidates, readable_with
 from frostline.data.listing import survey
+from frostline.data.open_image import open_image
 from small import image_in, shown
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from frostline import commands
 from frostline.core import validation
 from frostline.core.errors import UserError
-from frostline.data.decode_image import open_image
+from frostline.data.open_image import open_image
 from frostline.data.resize import center_crop
 from frostline.models import weights
 from frostline.records.result import Result

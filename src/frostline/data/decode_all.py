@@ -20,7 +20,8 @@ from torch import Tensor
 from frostline.core import machine
 from frostline.data import perceptual_hash
 from frostline.data.bit_depth import FULL, Levels
-from frostline.data.decode_image import at_most, convert, is_passing, tensor_of, why
+from frostline.data.decode_image import convert, tensor_of
+from frostline.data.open_image import at_most, is_passing, why
 from frostline.data.reduction import reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.writer import Writer

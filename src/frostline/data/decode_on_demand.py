@@ -15,7 +15,8 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_image import lift_limits, tensor_of, why
+from frostline.data.decode_image import tensor_of
+from frostline.data.open_image import lift_limits, why
 from frostline.data.reduction import reduce
 
 See = Callable[[int, Tensor], Tensor]

@@ -19,12 +19,12 @@ from torch import Tensor
 from frostline.core.errors import user_error
 from frostline.core.files import expanded, facts
 from frostline.data import label_columns
-from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
 from frostline.data.hub_columns import Columns, class_names
 from frostline.data.label_columns import Cell, Labels
 from frostline.data.names import printable
+from frostline.data.open_image import open_bytes, open_image
 
 if TYPE_CHECKING:
     import pyarrow as pa

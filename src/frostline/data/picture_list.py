@@ -18,9 +18,9 @@ from frostline.core.errors import user_error
 from frostline.core.files import expanded
 from frostline.data import leftovers, remote_files, shard_index, shards, table_files, tables
 from frostline.data.decode_all import unseen
-from frostline.data.decode_image import open_bytes, open_image
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
+from frostline.data.open_image import open_bytes, open_image
 from frostline.data.shard_headers import Wanted
 from frostline.data.shard_index import Index
 from frostline.store import hashing

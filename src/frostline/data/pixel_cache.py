@@ -25,8 +25,8 @@ from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
 from frostline.data.decode_all import Differing, Keep, Progress, decode_all, header_sizes
-from frostline.data.decode_image import at_most
 from frostline.data.decode_on_demand import Undecoded
+from frostline.data.open_image import at_most
 from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop
 from frostline.data.source import Source

@@ -22,10 +22,10 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, remote_files
 from frostline.data.decode_all import Progress
-from frostline.data.decode_image import open_bytes
 from frostline.data.duplicates import TAIL, first_alike
 from frostline.data.label_columns import Cell
 from frostline.data.names import printable
+from frostline.data.open_image import open_bytes
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import SHOWN_KEYS, Wanted, scan_all
 from frostline.store.store import Store

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from frostline.core.files import facts
 from frostline.data import duplicates
-from frostline.data.decode_image import open_image
 from frostline.data.findings import Finding
 from frostline.data.names import printable
+from frostline.data.open_image import open_image
 from frostline.data.times import Times
 
 

@@ -20,7 +20,7 @@ from frostline.core import plugins
 from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
 from frostline.data import duplicates
-from frostline.data.decode_image import open_image
+from frostline.data.open_image import open_image
 from frostline.data.source import Source, identity_of, manifest
 
 

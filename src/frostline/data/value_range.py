@@ -11,7 +11,8 @@ from PIL import Image
 
 from frostline.data.bit_depth import of_set, summary
 from frostline.data.decode_all import threads
-from frostline.data.decode_image import at_most, is_passing, values_of
+from frostline.data.decode_image import values_of
+from frostline.data.open_image import at_most, is_passing
 from frostline.store.writer import Writer
 
 

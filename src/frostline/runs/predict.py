@@ -24,7 +24,8 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
-from frostline.data.decode_image import at_most, tensor_of, why
+from frostline.data.decode_image import tensor_of
+from frostline.data.open_image import at_most, why
 from frostline.data.picture_list import opened
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, cut, weights

@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.labels import class_names
-from frostline.data.decode_image import at_most, tensor_of, why
+from frostline.data.decode_image import tensor_of
 from frostline.data.image_formats import candidates
+from frostline.data.open_image import at_most, why
 from frostline.runs import predict
 
 

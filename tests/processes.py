@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from frostline.training import ranks
+from frostline.training import process_group
 
 T = TypeVar("T")
 
@@ -38,6 +38,6 @@ def together(count: int, function: Callable[[], T]) -> list[T]:
 
 def _member(function: Callable[[], T], meeting: str, rank: int, count: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    ranks.meet(meeting, rank=rank, ranks=count, device=torch.device("cpu"))
+    process_group.meet(meeting, rank=rank, ranks=count, device=torch.device("cpu"))
     pipe.send_bytes(pickle.dumps(function()))  # whole, as a tensor's memory goes with its process
     signal.pause()  # until all have what they need of each other

@@ -26,7 +26,7 @@ from frostline.runs.setup import Setup, assemble, groups_of
 from frostline.runs.split_views import Images, look
 from frostline.runs.train import learner_of
 from frostline.store import hashing
-from frostline.training import averaging, data_parallel, ranks, schedule, sharding, state
+from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
@@ -134,7 +134,7 @@ class Follower:
     def obey(self, order: Order, rank: int) -> None:
         """Do what the first process says."""
         if isinstance(order, Join):
-            ranks.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
+            process_group.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
             self.setup = sharded(self.setup, self._images)
             self._learner = learner_of(self.setup)
             self._shared = sharding.any_shared(self.setup.model.module)
@@ -145,12 +145,12 @@ class Follower:
                 state.copy(self._learner.scored, self._learner.moving)
         elif isinstance(order, TakeOver):
             self._guard.check()
-            state.restore(self._learner, ranks.received(order, self.setup.device), order.facts)
+            state.restore(self._learner, process_group.received(order.tensors, self.setup.device), order.facts)
             self._guard, self._part = Guard(self.setup.model.module), None
         elif isinstance(order, TakeBest):
             if order.merges:
                 adapters.merge(self.setup.model.module)
-            state.put(self.setup.model.module, ranks.received(order, self.setup.device))
+            state.put(self.setup.model.module, process_group.received(order.tensors, self.setup.device))
         elif isinstance(order, MakeSteps):
             self._make(order)
         elif isinstance(order, Evaluate):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from frostline.training.process_group import Described
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Join:
 class TakeOver:
     """Receive a state, of which this is said beforehand."""
 
-    tensors: Mapping[str, tuple[torch.Size, torch.dtype, str]]
-    """Shape, type and kind of device of each tensor by name, in the order in which they come."""
+    tensors: Described
     facts: Mapping[str, Any]
 
 
@@ -61,7 +60,7 @@ class Evaluate:
 class TakeBest:
     """Receive the tensors of the best epoch, with adapters merged into the network before where it `merges`."""
 
-    tensors: Mapping[str, tuple[torch.Size, torch.dtype, str]]
+    tensors: Described
     """See `TakeOver`."""
     merges: bool
 

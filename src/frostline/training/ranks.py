@@ -9,33 +9,28 @@ one does.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from frostline.core import background
 from frostline.data.views import Views
-from frostline.training import data_parallel, gradient, sharding, state
+from frostline.training import data_parallel, gradient, process_group, sharding, state
 from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Part
+from frostline.training.process_group import lost_connection
 from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, Recipe, Step, TrainedPart
 
-_PATIENCE = timedelta(minutes=10)
-"""For the others in the middle of what all do: an epoch's first step may have to decode, say."""
 _PARTING = 5.0  # seconds within which a process that is gone is noticed
 
 
@@ -102,7 +97,7 @@ class Ranks:
         meeting = str(Path(self._folder.name) / "meeting")
         self._send(Join(meeting, len(self)))
         with self.heard():
-            meet(meeting, rank=0, ranks=len(self), device=device)
+            process_group.meet(meeting, rank=0, ranks=len(self), device=device)
         if device.type == "cuda":
             background.start(self._watch, name="ranks", died=lambda error: None)
 
@@ -113,8 +108,9 @@ class Ranks:
     def order(self, order: Order) -> None:
         """Tell the others what to do next; they are brought to where this one is first, if it went on without them."""
         if self._stale:
+            assert self._learner is not None
             self._stale = False
-            self._bring()
+            self._hand_over(*state.capture(self._learner, Progress()))
         self._send(order)
 
     def went_on(self) -> None:
@@ -165,13 +161,8 @@ class Ranks:
             process.join()
         for pipe in self._pipes:
             pipe.close()
-        _leave()
+        process_group.leave()
         self._folder.cleanup()
-
-    def _bring(self) -> None:
-        """Have the others take over what this process has learned so far."""
-        assert self._learner is not None
-        self._hand_over(*state.capture(self._learner, Progress()))
 
     def restored(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Have the others take over a checkpoint that this process has taken over."""
@@ -179,19 +170,18 @@ class Ranks:
             self._hand_over({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
 
     def _hand_over(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self._send(TakeOver(_told(tensors), facts))
+        self._send(TakeOver(process_group.described(tensors), facts))
         self._broadcast(tensors)
 
     def take_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
         """Have the others hold the tensors of the best epoch, which this process holds; nobody learns after that."""
         self._stale = False
-        self._send(TakeBest(_told(tensors), merges))
+        self._send(TakeBest(process_group.described(tensors), merges))
         self._broadcast(tensors)
 
     def _broadcast(self, tensors: Mapping[str, Tensor]) -> None:
         with self.heard():
-            for tensor in tensors.values():
-                dist.broadcast(tensor.detach().contiguous(), 0)
+            process_group.send(tensors.values())
 
     def _send(self, order: Order) -> None:
         for pipe in self._pipes:
@@ -214,10 +204,10 @@ class Ranks:
         """
         failures: list[BaseException] = []
         waiting = dict(zip(self._pipes, range(1, len(self)), strict=True))
-        while waiting and all(map(_is_of_another, failures)) and (ready := wait(list(waiting), _PARTING)):
+        while waiting and all(map(lost_connection, failures)) and (ready := wait(list(waiting), _PARTING)):
             said = [self._heard(waiting.pop(pipe)) for pipe in ready]  # type: ignore[call-overload]
             failures += [one for one in said if isinstance(one, BaseException)]
-        return min(failures, key=_is_of_another, default=None)
+        return min(failures, key=lost_connection, default=None)
 
     def _epitaph(self, rank: int) -> str:
         process = self._processes[rank - 1]
@@ -229,30 +219,10 @@ class Ranks:
         return f"{who} was killed by signal {-code}{hint}"
 
     def _watch(self) -> None:
-        """End what waits for a process that is gone, which NCCL would do in ten minutes."""
+        """End what waits for a process that is gone."""
         wait([process.sentinel for process in self._processes])
         if not self._closed:
-            dist.group.WORLD.abort()  # type: ignore[union-attr]
-
-
-def _leave() -> None:
-    """Leave the group, whose others are gone."""
-    if dist.is_initialized():
-        if dist.get_backend(dist.group.WORLD) != "gloo":
-            dist.group.WORLD.abort()  # type: ignore[union-attr]
-        dist.destroy_process_group()
-
-
-def _is_of_another(error: BaseException) -> bool:
-    """Return whether an error says no more than that a connection to another process is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def meet(meeting: str, *, rank: int, ranks: int, device: torch.device) -> None:
-    """Make this process part of the group of `ranks` that meets in a file: NCCL on cards, gloo elsewhere."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine, whose name may lead nowhere
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=FileStore(meeting, ranks), rank=rank, world_size=ranks, timeout=_PATIENCE)
+            process_group.abort()
 
 
 class Shared:
@@ -289,16 +259,3 @@ class Shared:
                 if not part.train.known:
                     self._views.seen = seen
                 yield step
-
-
-def _told(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype, str]]:
-    return {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
-
-
-def received(order: TakeOver | TakeBest, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors that the first process sends."""
-    found = {}
-    for name, (shape, dtype, kind) in order.tensors.items():
-        found[name] = torch.empty(shape, dtype=dtype, device=device if kind == device.type else kind)
-        dist.broadcast(found[name], 0)
-    return found

@@ -1,122 +1,28 @@
-"""The checks that Hydra does not make: values that have the right type but that no run can have, and unknown keys."""
+"""The checks that Hydra does not make: of types (`typed_values`), of each value (`limits`), and of them together."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import inf, isfinite
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from frostline.core import untrusted
-from frostline.core.config import KEPT, LEARNED, WHOLE, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
+from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
 from frostline.core.config_keys import SOLVERS, flat, trains_head_alone, value_of, with_values
-from frostline.core.errors import UserError, means_null, unknown_key, user_error
+from frostline.core.errors import UserError, user_error
+from frostline.core.limits import LIMITS, NAMES
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.core.objectives import OBJECTIVES
+from frostline.core.typed_values import fits, section
 
-_Check = Callable[[Any], bool]
-_CHECKS: tuple[tuple[str, _Check, str], ...] = (
-    ("seed", lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1"),
-    ("experiment_name", lambda v: 0 < len(v) <= 250 and v.isprintable(), "1 to 250 printable characters"),
-    ("epochs", lambda v: v >= 1, "a whole number of at least 1"),
-    ("lr", lambda v: 0 < v < inf, "a finite number above 0"),
-    ("batch_size", lambda v: v >= 1, "a whole number of at least 1"),
-    ("eval_batch_size", lambda v: v >= 1, "a whole number of at least 1"),
-    ("devices", lambda v: v >= 1, "a whole number of at least 1"),
-    ("trials", lambda v: v >= 1, "a whole number of at least 1"),
-    ("search.seed", lambda v: 0 <= v < 2**15, "a whole number from 0 to 2**15 - 1"),
-    ("search.batch", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("search.confirm", lambda v: v >= 0, "a whole number from 0"),
-    ("search.amount", lambda v: 0 < v < inf, "a number above 0"),
-    ("threads", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("model.image_size", lambda v: 8 <= v <= 4096, "a whole number of pixels from 8 to 4096"),
-    ("model.sha256", lambda v: len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"), "64 hexadecimal digits"),
-    ("optimizer.weight_decay", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("schedule.warmup", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("schedule.final", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
-    ("schedule.gamma", lambda v: 0 < v <= 1, "a factor above 0, at most 1"),
-    (
-        "schedule.milestones",
-        lambda v: all(0 < m < 1 for m in v) and v == sorted(set(v)),
-        "rising fractions between 0 and 1",
-    ),
-    ("augment.scale", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, 0 < smallest <= largest <= 1"),
-    ("augment.ratio", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < inf, "two ratios, 0 < smallest <= largest"),
-    ("augment.padding", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("augment.color", lambda v: 0 <= v <= 1, "a strength from 0 to 1"),
-    ("data.val_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("data.test_fraction", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("data.folds", lambda v: v >= 2, "a whole number of at least 2, or null"),
-    ("data.fold", lambda v: v >= 0, "a whole number from 0"),
-    ("data.split_seed", lambda v: v >= 0, "a whole number from 0"),
-    ("data.fraction", lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
-    ("data.limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("data.eval_limit", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    (
-        "data.pixels",
-        lambda v: v in ("auto", "exact", "stored") or (v.isdecimal() and 8 <= int(v) <= 8192),
-        "auto, exact, stored or a whole number of pixels from 8 to 8192",
-    ),
-    ("train.focal_gamma", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("train.label_smoothing", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("train.clip_norm", lambda v: 0 < v < inf, "a finite number above 0, or null"),
-    ("train.mixup", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("train.cutmix", lambda v: 0 <= v < inf, "a finite number from 0"),
-    ("train.ema_decay", lambda v: 0 < v < 1, "a fraction between 0 and 1, or null"),
-    ("train.patience", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("features.views", lambda v: v >= 1, "a whole number of at least 1, or null"),
-    ("checkpoint.every_seconds", lambda v: 0 < v < inf, "a finite number of seconds above 0, or null"),
-    ("cluster.gpus", lambda v: v >= 0, "a whole number from 0"),
-    ("cluster.hours", lambda v: 1 / 60 <= v < inf, "a number of hours, at least a minute"),
-    ("cluster.cpus", lambda v: v >= 1, "a whole number of at least 1"),
-    ("cluster.memory_gb", lambda v: v >= 1, "a whole number of GB of at least 1, or null"),
-    ("cluster.at_once", lambda v: v >= 1, "a whole number of at least 1"),
-    ("cluster.requeues", lambda v: v >= 0, "a whole number from 0"),
-    ("cluster.pack", lambda v: v == "auto" or (type(v) is int and v >= 1), "auto, or a whole number of at least 1"),
-    ("store.budget_gb", lambda v: 0 < v < inf, "a finite number above 0"),
-    ("store.memory_gb", lambda v: 0 < v < inf, "a finite number above 0, or null"),
-    ("data.max_pixels", lambda v: v >= 64, "a whole number of at least 64"),
-    ("freeze_mode.adapter.rank", lambda v: v >= 1, "a whole number of at least 1"),
-    ("freeze_mode.adapter.alpha", lambda v: 0 < v < inf, "a finite number above 0"),
-    ("freeze_mode.adapter.dropout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-    ("freeze_mode.adapter.scale", lambda v: 0 < v < inf, "a finite number above 0"),
-    ("freeze_mode.adapter.tokens", lambda v: v >= 1, "a whole number of at least 1"),
-    ("freeze_mode.phases", lambda v: len(v) >= 1, "at least one phase"),
-    ("freeze_mode.l2", lambda v: all(0 < one < inf for one in v), "finite strengths above 0"),
-    ("freeze_mode.k", lambda v: all(one >= 1 for one in v), "whole numbers of at least 1"),
-    ("freeze_mode.temperature", lambda v: 0 < v < inf, "a finite number above 0"),
-)
 _RANGES = ("full", "minmax", "percentile")
-_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("model.library", ("torchvision", "timm")),
-    ("select", tuple(METRICS)),
-    ("search.name", ("grid", "random", "qmc", "tpe", "gp", "cmaes")),
-    ("search.budget", ("trials", "epochs", "seconds")),
-    ("search.prune", ("none", "median", "hyperband", "wilcoxon")),
-    ("cluster.name", ("local", "slurm", "ray")),
-    ("cluster.check", ("job", "here")),
-    ("precision", ("auto", "fp32", "bf16")),
-    ("compile", ("auto", "on", "off")),
-    ("save_weights", (WHOLE, LEARNED)),
-    ("schedule.name", ("constant", "cosine", "onecycle", "step")),
-    ("schedule.span", ("phase", "run")),
-    ("train.loss", ("cross_entropy", "focal", "bce")),
-    ("train.sampling", ("shuffled", "balanced")),
-    ("data.range_of", ("set", "picture")),
-    ("augment.crop", ("none", "random_resized", "pad")),
-    ("data.layout", ("auto", "classes", "splits")),
-    ("data.missing_classes", ("refuse", "ok")),
-    ("freeze_mode.norm_stats", ("learn", "frozen")),
-    ("freeze_mode.adapter.kind", ("none", "lora", "dora", "ia3", "ssf", "bottleneck", "prompt")),
-)
 
 
 def parse(values: Mapping[str, Any]) -> Config:
     """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
-    config: Config = _section(Config, values, "")
+    config: Config = section(Config, values, "")
     config = replace(config, train=replace(config.train, class_weights=_by_name(config.train.class_weights)))
     return _checked(config)
 
@@ -130,15 +36,13 @@ def changed(config: Config, values: Mapping[str, float | str | bool]) -> Config:
 
 def _checked(config: Config, given: Collection[str] | None = None) -> Config:
     """Return the config, unless what is `given`, None for all, is what none can have, or contradicts another."""
-    for key, check, expected in _CHECKS:
-        if given is not None and key not in given:
-            continue
-        value = value_of(config, key)
-        if value is not None and not check(value):
-            raise user_error(key, value, expected)
-    for key, names in _NAMES:
-        if (given is None or key in given) and value_of(config, key) not in names:
-            raise user_error(key, value_of(config, key), "one of " + ", ".join(names), names)
+    for key in LIMITS if given is None else filter(LIMITS.__contains__, given):
+        limit, value = LIMITS[key], value_of(config, key)
+        if value is not None and not limit.allows(value):
+            raise user_error(key, value, limit.expected)
+    for key in NAMES if given is None else filter(NAMES.__contains__, given):
+        if (value := value_of(config, key)) not in NAMES[key]:
+            raise user_error(key, value, "one of " + ", ".join(NAMES[key]), NAMES[key])
     if config.data.folds is not None and config.data.fold >= config.data.folds:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
     if config.devices > 1:
@@ -161,10 +65,10 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
 def adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
     """Return the checked config of adapters that stands in a file; UserError for anything else."""
     prefix = "freeze_mode.adapter."
-    how: AdapterConfig = _section(AdapterConfig, values, prefix)
-    for key, check, expected in _CHECKS:
-        if key.startswith(prefix) and not check(value := getattr(how, key.removeprefix(prefix))):
-            raise user_error(key, value, expected)
+    how: AdapterConfig = section(AdapterConfig, values, prefix)
+    for key, limit in LIMITS.items():
+        if key.startswith(prefix) and not limit.allows(value := getattr(how, key.removeprefix(prefix))):
+            raise user_error(key, value, limit.expected)
     if how.kind not in KEPT:
         raise user_error(f"{prefix}kind", how.kind, "one of " + ", ".join(KEPT), KEPT)
     return how
@@ -202,7 +106,7 @@ def _check_fsdp(config: Config) -> None:
 
 def _check_range(chosen: Any) -> None:
     if isinstance(chosen, list):
-        fits = len(chosen) == 2 and all(_fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
+        fits = len(chosen) == 2 and all(fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
     else:
         fits = chosen in _RANGES
     if not fits:
@@ -218,7 +122,7 @@ def _by_name(weights: Any) -> Any:
 
 def _check_class_weights(chosen: Any) -> None:
     weights = chosen.values() if isinstance(chosen, dict) else ()
-    named = bool(weights) and all(_fits(float, weight) and 0 < weight < inf for weight in weights)
+    named = bool(weights) and all(fits(float, weight) and 0 < weight < inf for weight in weights)
     named = named and all(isinstance(name, str) for name in chosen)
     if not (chosen is None or chosen == "balanced" or named):
         expected = "null, balanced, or finite weights above 0 by name of class, as {cat:2,dog:1}"
@@ -306,51 +210,6 @@ def _solved_at_once(config: Config) -> Config:
     """
     plain = replace(config.augment, name="none", crop="none", flip=False, color=0.0, trivial=False)
     return replace(config, epochs=1, augment=plain, train=replace(config.train, ema_decay=None))
-
-
-def _section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
-    if not isinstance(values, Mapping):
-        raise user_error(prefix.rstrip(".") or "config", values, "keys with values")
-    hints = _hints(cls)
-    for key in values:
-        if key not in hints:
-            raise unknown_key(f"{prefix}{key}", values[key])
-    for item in fields(cls):
-        if item.name not in values and item.default is MISSING:
-            raise user_error(f"{prefix}{item.name}", "(nothing)", "a value; it must not be deleted")
-    return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of a dataclass's fields, which are written as text: it takes as long as all else of a config."""
-    return get_type_hints(cls)
-
-
-def _value(hint: Any, value: Any, key: str) -> Any:
-    if is_dataclass(hint):
-        return _section(hint, value, f"{key}.")  # type: ignore[arg-type]
-    items = get_args(hint)
-    if isinstance(value, list) and items and is_dataclass(items[0]):
-        return [_section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
-    if not _fits(hint, value) or (type(None) in items and means_null(value)):
-        raise user_error(key, value, f"a value of type {getattr(hint, '__name__', hint)}")
-    return value
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Return whether `value` has the type `hint`: Hydra sees to it on the command line, but not in a record."""
-    kind, items = get_origin(hint) or hint, get_args(hint)
-    if kind in (Any, Union, UnionType):
-        return kind is Any or any(_fits(item, value) for item in items)
-    if isinstance(value, list) and kind is list:
-        return all(_fits(items[0], item) for item in value)
-    if isinstance(value, dict) and kind is dict:
-        return all(_fits(items[0], key) and _fits(items[1], item) for key, item in value.items())
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
 
 
 def read_config(path: Path) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from frostline.data.loading import Data, Split
+from frostline.data.splits import Data, Split
 
 
 def numbers(split: Split) -> list[int]:

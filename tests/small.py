@@ -26,10 +26,11 @@ from frostline.core.config import KEPT, AdapterConfig, Config, DataConfig, Freez
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
-from frostline.data.decode_image import convert, open_image, tensor_of
-from frostline.data.loading import Data
+from frostline.data.decode_image import convert, tensor_of
+from frostline.data.open_image import open_image
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
+from frostline.data.splits import Data
 from frostline.models import freezing
 from frostline.models.build import Model, build
 from frostline.models.freezing import Guard, Phase

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.errors import UserError
-from frostline.data import broken_pictures, loading, pixel_cache
+from frostline.data import broken_pictures, loading, pixel_cache, splits
 from frostline.data import decode_all as decoder
 from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
@@ -192,7 +192,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("own") / "store", budget=10**8, say=print)
 
 
-def load(root: Path, store: Store, **changes: Any) -> loading.Data:
+def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     loading._last.clear()
     sight = Sight(changes.pop("center", SMALL), changes.pop("side", None))
     return loading.load(data_config(**request(root, **changes)), sight=sight, store=store, progress=silently)

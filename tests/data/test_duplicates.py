@@ -15,7 +15,7 @@ from test_layouts import load, pictures
 from frostline.core.errors import UserError
 from frostline.data import duplicates
 from frostline.data.findings import of_weights
-from frostline.data.loading import Data
+from frostline.data.splits import Data
 from frostline.records.result import SHARED, WITHOUT, Result
 from frostline.report.verdict import answer
 

@@ -23,7 +23,7 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import hub_library, loading
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data
+from frostline.data.splits import Data
 from frostline.store.store import Store
 from numbered import numbers, pairs, told
 from small import data_config, load_data, silently

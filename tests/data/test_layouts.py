@@ -15,7 +15,7 @@ from frostline.core.errors import UserError
 from frostline.data import leftovers, loading, picture_list
 from frostline.data.layouts import Layout, lay_out, roles_of
 from frostline.data.listing import survey
-from frostline.data.loading import Data
+from frostline.data.splits import Data
 from frostline.runs import checks
 from frostline.sweeps import preflight
 from small import compose, load_data

@@ -13,13 +13,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from frostline.core.errors import UserError
-from frostline.data import duplicates, loading
+from frostline.data import duplicates, loading, splits
 from frostline.data.resize import CenterCrop
 from frostline.store.store import Store
 from small import data_config, load_data, silently
 
 
-def load(**changes: Any) -> loading.Data:
+def load(**changes: Any) -> splits.Data:
     return load_data(**{"source": "digits", **changes})
 
 
@@ -58,7 +58,7 @@ def test_the_split_seed_and_nothing_else_moves_images_between_splits():
 
 
 @pytest.fixture(scope="module")
-def whole() -> loading.Data:
+def whole() -> splits.Data:
     return load()
 
 
@@ -66,7 +66,7 @@ def whole() -> loading.Data:
 @settings(max_examples=10, deadline=None)
 @given(limit=st.integers(10, 1200), fraction=st.floats(0.001, 1))
 def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
-    whole: loading.Data, limit: int, fraction: float
+    whole: splits.Data, limit: int, fraction: float
 ):
     small = load(limit=limit, fraction=fraction)
     assert len(small.train) == min(limit, max(10, round(fraction * len(whole.train))))
@@ -84,7 +84,7 @@ def test_growing_the_limit_in_even_steps_only_adds_images():
     assert set(few.ids.tolist()) <= set(many.ids.tolist())
 
 
-def test_validation_and_test_can_be_made_smaller_too_and_are_not_decoded_then(whole: loading.Data):
+def test_validation_and_test_can_be_made_smaller_too_and_are_not_decoded_then(whole: splits.Data):
     few = load(eval_limit=30)
     assert (len(few.train), len(few.val), len(few.test)) == (len(whole.train), 30, 30)
     for name in ("val", "test"):

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from frostline.core.errors import UserError
 from frostline.data import stratification, tables
-from frostline.data.loading import Data
 from frostline.data.source import Source
+from frostline.data.splits import Data
 from frostline.data.splitting import Selection, divide
 from small import load_data
 

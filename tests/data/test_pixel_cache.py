@@ -21,9 +21,9 @@ from frostline.core import machine
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.loading import Data, Split
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop, center_crop
+from frostline.data.splits import Data, Split
 from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.device_budget import DeviceBudget

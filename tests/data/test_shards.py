@@ -24,9 +24,9 @@ import object_store
 from frostline.core.errors import UserError
 from frostline.data import loading, remote_files, shard_headers, shard_index
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data
 from frostline.data.pixel_cache import Sight
 from frostline.data.shard_headers import Wanted
+from frostline.data.splits import Data
 from frostline.store.store import Store
 from numbered import numbers, pairs, told
 from small import CENTER, data_config, load_data, silently

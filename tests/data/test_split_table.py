@@ -17,7 +17,7 @@ from test_tables import NONE, as_csv, picture, rows
 
 from frostline.core.errors import UserError
 from frostline.data import loading, split_table
-from frostline.data.loading import Data
+from frostline.data.splits import Data
 from frostline.store.store import Store
 from small import data_config, load_data
 

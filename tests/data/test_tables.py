@@ -18,8 +18,8 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import splitting, tables
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data
 from frostline.data.source import Source
+from frostline.data.splits import Data
 from numbered import numbers, pairs
 from small import load_data
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from frostline.data.augment import Crop
 from frostline.data.bit_depth import FULL
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop
+from frostline.data.splits import Split
 from frostline.data.views import View, Views
 from frostline.store import mapped
 from frostline.store.device_budget import DeviceBudget

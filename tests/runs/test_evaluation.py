@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 import warm
-from frostline.data.loading import Split
+from frostline.data.splits import Split
 from frostline.report import predictions
 from frostline.runs import evaluation
 from frostline.store.rows import Rows
@@ -98,7 +98,7 @@ def split(labels: torch.Tensor, *, first: int) -> Split:
 _MANY = """
 import resource, sys, torch
 from pathlib import Path
-from frostline.data.loading import Split
+from frostline.data.splits import Split
 from frostline.records.result import Result
 from frostline.report import image_details
 from frostline.report.cells import Cell

@@ -34,6 +34,7 @@ DECIDE_NONE = {
     "data.listing": "which files there are; they stand in the key",
     "data.label_columns": "which pictures have labels; they stand in the key",
     "data.layouts": "which folder is which; the files stand in the key",
+    "data.splits": "the digest of a split's pixels, sizes and ids stands in the key",
     "data.split_names": "which pictures are of which split; their files stand in the key",
     "data.tables": "which files there are and what they are called; the files stand in the key",
     "data.times": "which pictures are of which split; their files stand in the key",

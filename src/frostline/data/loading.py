@@ -5,100 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import torch
-from torch import Tensor
 
 from frostline.core import codehash
 from frostline.core.config import DataConfig
 from frostline.core.files import expanded
-from frostline.core.labels import multi_label
-from frostline.data import duplicates, findings, leftovers, near_duplicates, times
-from frostline.data.bit_depth import Levels, of_range
+from frostline.data import findings
+from frostline.data.bit_depth import of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
 from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
-from frostline.data.decode_on_demand import Undecoded
-from frostline.data.findings import Finding
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
+from frostline.data.split_findings import of_pictures, of_sources, of_times
+from frostline.data.splits import Data, Split
 from frostline.data.splitting import Selection, divide
-from frostline.store.ragged import Ragged
-from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import Writer
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images of one purpose, row by row."""
-
-    pixels: Rows | Ragged | Undecoded
-    """`(N, 3, H, W)` uint8, mapped from the store or in memory; or pictures of several sizes; or files."""
-    centred: bool
-    """Whether the pixels are what is seen of the pictures where nothing is random, not whole pictures."""
-    sizes: Tensor
-    """`(N, 2)` int32: width and height of the original picture."""
-    labels: Tensor
-    """`(N,)` int64, or multi-label `(N, classes)` bool."""
-    ids: Tensor
-    """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
-    digests: Tensor
-    """`(N, 32)` uint8: sha256 of the pixels of each picture, all of them, decoded and upright."""
-    digest: str
-    """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
-    weights: Tensor | None = None
-    """`(N,)` float32: what each image counts in the loss; None for all alike."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run learns from, is selected on, and is tested on."""
-
-    train: Split
-    val: Split
-    test: Split
-    whole: Split | None
-    """All of them together, in the order of their ids, where they are folds of each other and seen alike."""
-    classes: tuple[str, ...]
-    fingerprint: str
-    """sha256 (hex) over all splits, their labels included, and the class names."""
-    counts: dict[str, int]
-    """Pictures of all splits that were converted, by `decode_image.CONVERSIONS`; `skipped` as broken; and files left
-    out since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
-    crops: bool
-    """Whether random crops of the training images are shown."""
-    pixels: str
-    """What of `data.pixels` these are cut from: `exact`, `stored`, or `auto` where that is the same."""
-    reduced_to: int | None
-    """The shorter side in pixels of what these are cut from, where the originals have more."""
-    levels: Levels
-    """How values of more than 8 bits were shown."""
-    findings: tuple[Finding, ...]
-    """What a person should know before anything trains."""
-    broken: tuple[tuple[str, str], ...]
-    """The pictures that are `skipped`, by name, and what is wrong with each."""
-    suffixes: Mapping[str, int]
-    """The `other` files, by suffix."""
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a picture may be of several classes, or of none."""
-        return multi_label(self.train.labels)
-
-    @property
-    def cut_from(self) -> str:
-        """What random crops are cut from, for people; empty where there are none."""
-        reduced = f"pictures reduced to a shorter side of {self.reduced_to} pixels"
-        return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
-
 
 _last: dict[str, Data] = {}
 
@@ -203,9 +130,10 @@ def _assemble(
     splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
     alike = config.folds is not None and sight.side is None and len(sources) == 1
     whole = _split(_joined(good.values()), decoded["train"]) if alike else None
-    counts = _conversions(pairs) | _left_out(sources.values())
-    broken = broken_of(parts, decoded)
-    if broken:
+    counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
+    suffixes = _summed(source.suffixes for source in sources.values())
+    told = of_sources(sources.values(), suffixes)
+    if broken := broken_of(parts, decoded):
         counts["skipped"] = len(broken)
     shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
     return Data(
@@ -218,9 +146,9 @@ def _assemble(
         pixels=_cut_from(decoded["train"].keep) if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*_found(sources.values()), *_of_times(parts), *_findings(good, splits, decoded), *shown),
+        findings=(*told, *of_times(parts), *of_pictures(good, splits, decoded), *shown),
         broken=broken,
-        suffixes=_suffixes(sources.values()),
+        suffixes=suffixes,
     )
 
 
@@ -268,56 +196,8 @@ def _span(pairs: Sequence[tuple[Selection, Decoded]]) -> tuple[float, float] | N
     return (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else None
 
 
-def _left_out(sources: Iterable[Source]) -> dict[str, int]:
-    counts = Counter[str]()
-    for source in sources:
-        counts.update(source.left_out)
-    return {name: count for name, count in counts.items() if count}
-
-
-def _suffixes(sources: Iterable[Source]) -> Counter[str]:
-    return sum((Counter(source.suffixes) for source in sources), Counter[str]())
-
-
-def _found(sources: Collection[Source]) -> Iterator[Finding]:
-    """Yield what is told of whole sources: what they left out."""
-    for source in sources:
-        yield from source.findings
-    suffixes = _suffixes(sources)
-    if (told := leftovers.told(suffixes)) is not None:
-        yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
-
-
-def _of_times(parts: Mapping[str, Selection]) -> list[Finding]:
-    """Return what is told of the times of splits, as far as they are made by them."""
-    known = parts["train"].source.times
-    return [] if known is None else [times.told(known, {name: part.ids for name, part in parts.items()})]
-
-
-def _findings(
-    parts: Mapping[str, Selection], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
-) -> Iterator[Finding]:
-    """Yield what is told of pictures and classes in the splits."""
-    labels = {name: split.labels for name, split in splits.items()}
-    classes = parts["train"].source.classes
-    yield from findings.of_classes(labels, classes)
-    shown = {
-        name: duplicates.Shown(
-            name,
-            split.ids,
-            split.digests,
-            decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
-            split.labels,
-            partial(_name, parts[name]),
-        )
-        for name, split in splits.items()
-    }
-    yield from duplicates.find(shown, classes)
-    yield from near_duplicates.find(shown)
-
-
-def _name(part: Selection, row: int) -> str:
-    return part.source.name(int(part.ids[row]))
+def _summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    return sum(map(Counter, counts), Counter[str]())
 
 
 def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:

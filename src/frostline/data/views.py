@@ -12,8 +12,8 @@ from torch import Tensor
 from frostline.core import machine
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
+from frostline.data.splits import Split
 from frostline.store import ragged
 from frostline.store.device_budget import DeviceBudget, Held, expect, rows, streamed
 from frostline.store.prefetch import Prefetch

@@ -14,7 +14,7 @@ from frostline.core import machine
 from frostline.core.config import FreezeModeConfig
 from frostline.core.errors import user_error
 from frostline.core.labels import class_counts
-from frostline.data.loading import Data, Split
+from frostline.data.splits import Data, Split
 from frostline.data.stratification import stratified
 from frostline.data.views import Views
 from frostline.models import cut

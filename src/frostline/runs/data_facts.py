@@ -16,8 +16,8 @@ from frostline.core.config import EMBEDDED, Config
 from frostline.core.labels import class_counts
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
-from frostline.data.loading import Data, Split
 from frostline.data.resize import CenterCrop
+from frostline.data.splits import Data, Split
 from frostline.data.views import Views
 from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen

@@ -11,7 +11,7 @@ from torch import Tensor
 from frostline.core import files
 from frostline.core.labels import cross_entropies, multi_label, right
 from frostline.data import duplicates
-from frostline.data.loading import Split
+from frostline.data.splits import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
 from frostline.report import confusion_matrix, confusion_plot, label_scores, mistakes

@@ -21,10 +21,10 @@ from frostline.core.metrics import AUROC, BALANCED_ACCURACY
 from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
-from frostline.data.loading import Data
 from frostline.data.names import some
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
+from frostline.data.splits import Data
 from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase

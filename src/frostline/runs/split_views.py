@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frostline.data import augment
 from frostline.data.augment import Crop
-from frostline.data.loading import Split
 from frostline.data.resize import CenterCrop
+from frostline.data.splits import Split
 from frostline.data.views import View, Views
 from frostline.models.input_spec import InputSpec
 from frostline.runs.setup import Setup, augment_policy

@@ -33,7 +33,7 @@ from frostline.records.recording import Record, recording
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, setup, split_views
+from frostline.runs import frost_line, run_data, setup, split_views
 from frostline.runs.run import execute
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
@@ -204,8 +204,8 @@ def decode_rate(chosen: Choices) -> float:
 def counts(chosen: Choices) -> dict[str, int]:
     """Return the pictures of each split, decoded and checked."""
     parsed = config(chosen)
-    store = setup.store_of(parsed, silent().say)
-    data = setup.load_data(parsed, setup.input_of(parsed, parsed.model.weights), store, silent())
+    store = run_data.store_of(parsed, silent().say)
+    data = run_data.load_data(parsed, setup.input_of(parsed, parsed.model.weights), store, silent())
     return {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
 
 

@@ -17,7 +17,7 @@ from frostline.data import resize
 from frostline.models.weights import GLYPHS
 from frostline.records import provenance
 from frostline.records.recording import Record
-from frostline.runs import checks, setup
+from frostline.runs import checks, run_data
 from frostline.runs.run import execute
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.training.loop import Diverged
@@ -61,7 +61,7 @@ def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: st
     plain = compose(f"freeze={mode}")
     assert digest(more) == digest(plain)
     assert choices(more) == choices(plain) and "lr" not in choices(more)
-    assert not setup.augment_policy(more).random and more.epochs == 1
+    assert not run_data.augment_policy(more).random and more.epochs == 1
     assert shared_by(more) is None
     for key, value in {"seed": 1, "data.limit": 50, "model.image_size": 32, "precision": "bf16"}.items():
         assert digest(with_values(plain, {key: value})) != digest(plain)

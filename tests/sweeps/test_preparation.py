@@ -12,7 +12,7 @@ from frostline.commands import prepare
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.models import build, weights
-from frostline.runs import checks, setup
+from frostline.runs import checks, run_data
 from frostline.sweeps import preparation
 
 
@@ -64,11 +64,11 @@ def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_
     for line in first[:-1]:
         assert Path(line.rpartition(", ")[2]).exists()
     runs = preparation.planned([one for one in asked if one != "-m"])
-    there = {item.place for item in setup.store_of(runs[0].config, print).items()}
+    there = {item.place for item in run_data.store_of(runs[0].config, print).items()}
     assert len(there) == 3
     for run in runs:
         checks.check(run.config)  # as the sweep's first job does
-    assert {item.place for item in setup.store_of(runs[0].config, print).items()} == there
+    assert {item.place for item in run_data.store_of(runs[0].config, print).items()} == there
 
 
 def test_a_search_is_prepared_for_by_its_cells(pictures, capsys):

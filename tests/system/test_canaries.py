@@ -27,7 +27,7 @@ from frostline.core.errors import UserError
 from frostline.models.build import build
 from frostline.report import predictions
 from frostline.report.terminal import Screen
-from frostline.runs import checks, predict, setup
+from frostline.runs import checks, predict, run_data, setup
 from frostline.store.store import Store
 from frostline.sweeps import recorded_runs
 from frostline.sweeps.find_weights import found
@@ -260,7 +260,9 @@ def a_poisoned_hub_cache(nest: Nest) -> None:
 def _data_refused(nest: Nest, *overrides: str) -> None:
     config = compose(*overrides, f"data.root={nest.folder}", "data.download=false", "store.enabled=false")
     with pytest.raises((UserError, RuntimeError)):
-        setup.load_data(config, setup.input_of(config, config.model.weights), setup.store_of(config, print), Screen())
+        run_data.load_data(
+            config, setup.input_of(config, config.model.weights), run_data.store_of(config, print), Screen()
+        )
 
 
 @canary

@@ -45,6 +45,7 @@ DECIDE_NONE = {
     "models.weights": "the bytes of the weights stand in the key",
     "records.layout": "what files are called",
     "records.result": "what people are shown",
+    "runs.run_data": "puts together what others make of settings that stand in the key",
     "runs.setup": "puts together what others make of settings that stand in the key",
     "store.entries": "what is read is what was written, by its checksums",
     "store.hashing": "makes keys",

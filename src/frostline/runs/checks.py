@@ -16,7 +16,9 @@ from frostline.models import freezing, shapes
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
-from frostline.runs.setup import Fetch, input_of, load_data, no_runs, on_disk, parts, store_of, weights_of
+from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
+from frostline.runs.run_data import load_data, store_of
+from frostline.runs.setup import input_of, parts
 from frostline.training import optim
 
 

@@ -22,7 +22,9 @@ from frostline.data.views import Views
 from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
 from frostline.runs import split_views
-from frostline.runs.setup import Fetch, Setup, assemble, augment_policy, no_runs
+from frostline.runs.initial_weights import Fetch, no_runs
+from frostline.runs.run_data import augment_policy
+from frostline.runs.setup import Setup, assemble
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import dataset
 

@@ -17,7 +17,7 @@ from frostline.data.findings import Place
 from frostline.data.views import Views
 from frostline.models.input_spec import InputSpec
 from frostline.runs.data_facts import AT_ONCE, Opened, splits_of
-from frostline.runs.setup import augment_policy
+from frostline.runs.run_data import augment_policy
 
 CLASSES = 24
 """Classes of which pictures are shown: a page that can be looked through, and that does not grow with the data."""

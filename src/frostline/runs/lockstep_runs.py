@@ -17,6 +17,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.models import build
 from frostline.runs import setup as setups
+from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup
 from frostline.training import gradient, loop, optim
 from frostline.training.gradient import Head
@@ -185,7 +186,7 @@ def _others(runs: int) -> str:
 
 def _shares_features(setup: Setup, config: Config) -> bool:
     """Return whether the run of `config`, which differs in what steps alone read, has the features of `setup`."""
-    seeds = setup.config.model.weights is not None and not setups.augment_policy(config).random
+    seeds = setup.config.model.weights is not None and not augment_policy(config).random
     return seeds or config.seed == setup.config.seed
 
 

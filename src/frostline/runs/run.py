@@ -36,9 +36,10 @@ from frostline.report.terminal import Screen
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import conclude, draft_of
+from frostline.runs.initial_weights import Fetch, no_runs
 from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan
-from frostline.runs.setup import Fetch, Setup, assemble, no_runs
+from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
 from frostline.runs.split_views import Images, look
 from frostline.runs.train import Judge, handing_over, learn

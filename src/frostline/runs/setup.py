@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,34 +14,25 @@ from torch import Tensor, nn
 from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
-from frostline.core.files import expanded
 from frostline.core.labels import class_counts
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY
-from frostline.data import loading
-from frostline.data.augment import Policy, stored_side
-from frostline.data.broken_pictures import BadPictures
 from frostline.data.names import some
-from frostline.data.pixel_cache import Sight
-from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
 from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.models.input_spec import InputSpec
-from frostline.models.weights import is_file_name, of_hub
-from frostline.records.layout import RUN_PREFIX
 from frostline.report.terminal import Screen
+from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
+from frostline.runs.run_data import load_data, store_of
 from frostline.store.device_budget import DeviceBudget
-from frostline.store.store import Store, open_store
+from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
 from frostline.training.criterion import Criterion
 from frostline.training.ranks import Ranks
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
-_SHOWN = 20  # broken pictures on the screen
-Fetch = Callable[[Config, Path], Path]
-"""Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
 AtHand = Callable[[Config, str | None, Sequence[str]], Model | None]
 """Returns the network of a config with weights from there and a head for these classes, if it is built already."""
 
@@ -92,11 +82,6 @@ class Setup:
 def none_at_hand(config: Config, source: str | None, classes: Sequence[str]) -> Model | None:
     """Return no network: each is built."""
     return None
-
-
-def no_runs(config: Config, folder: Path) -> Path:
-    """Fetch nothing: for whoever has no records at hand."""
-    raise user_error("model.weights", config.model.weights, "a file or a name of weights: no records are at hand")
 
 
 def assemble(
@@ -205,69 +190,6 @@ def _require_linear_head(config: Config, model: Model) -> None:
         raise not_linear(config)
 
 
-def store_of(config: Config, say: Callable[[str], None]) -> Store:
-    """Return the store of shared work; `say` shows a line to the person."""
-    options = config.store
-    return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
-
-
-def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> Data:
-    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the `store`.
-
-    What cannot be read is listed on `screen`.
-    """
-    sight = Sight(CenterCrop.of(spec), _side(config, spec))
-    try:
-        return loading.load(config.data, sight=sight, store=store, progress=screen.progress)
-    except PermissionError as error:
-        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
-    except BadPictures as error:
-        _list(error.reasons, screen)
-        raise
-
-
-def _side(config: Config, spec: InputSpec) -> int | None:
-    """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
-    policy = augment_policy(config)
-    if policy.crop == "none":
-        return None
-    return int(config.data.pixels) if config.data.pixels.isdecimal() else stored_side(policy, CenterCrop.of(spec))
-
-
-def augment_policy(config: Config) -> Policy:
-    """Return how training views differ; images are mirrored only where the data allows it."""
-    options = config.augment
-    return Policy(
-        crop=options.crop,
-        scale=(options.scale[0], options.scale[1]),
-        ratio=(options.ratio[0], options.ratio[1]),
-        padding=options.padding,
-        flip=options.flip and config.data.flip,
-        color=options.color,
-        trivial=options.trivial,
-    )
-
-
-def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
-    """Say which pictures are broken: the first ones on the screen, all in a file."""
-    lines = [f"{name}: {reason}" for name, reason in reasons]
-    for line in lines[:_SHOWN]:
-        screen.say(f"  {line}")
-    if len(lines) > _SHOWN:
-        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-pictures-", suffix=".txt", delete=False) as file:
-            file.write("\n".join(lines) + "\n")
-        screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")
-
-
-def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
-    """Return `config.model.weights`; those of a run are fetched into `folder`, and are a file from then on."""
-    source = config.model.weights
-    if not source or not _is_run(source):
-        return source
-    (initial := folder / "initial").mkdir(exist_ok=True)
-    return str(fetch(config, initial))
-
-
 def input_of(config: Config, source: str | None) -> InputSpec:
     """Return the picture that the network of `config` with the weights `source` expects."""
     model = config.model
@@ -327,14 +249,3 @@ def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
         if name not in data.classes:
             raise user_error(f"train.class_weights.{name}", chosen[name], f"one of {some(data.classes)}", data.classes)
     return tuple(float(chosen.get(name, 1.0)) for name in data.classes)
-
-
-def on_disk(weights: str | None) -> bool:
-    """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (is_file_name(weights) or expanded(weights).is_dir() or _is_run(weights))
-
-
-def _is_run(weights: str) -> bool:
-    """Return whether the weights are those of a run."""
-    folder = expanded(weights)
-    return weights.startswith(RUN_PREFIX) or (folder.is_dir() and of_hub(folder) is None)

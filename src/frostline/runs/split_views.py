@@ -15,7 +15,8 @@ from frostline.data.resize import CenterCrop
 from frostline.data.splits import Split
 from frostline.data.views import View, Views
 from frostline.models.input_spec import InputSpec
-from frostline.runs.setup import Setup, augment_policy
+from frostline.runs.run_data import augment_policy
+from frostline.runs.setup import Setup
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
     from frostline.models import (
         lookup,
     )
-    from frostline.runs import setup
+    from frostline.runs import initial_weights
 
     for model in models.values():
         source, began = model.weights, time.time()
-        if source in (None, "glyphs") or setup.on_disk(source):
+        if source in (None, "glyphs") or initial_weights.on_disk(source):
             continue
         found = lookup.weights_file(model.name, library=model.library, weights=source, sha256=model.sha256)
         assert found is not None
@@ -69,9 +69,9 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
 
 def _data(configs: Mapping[str, Config]) -> Iterator[Found]:
     """Yield what the store has of the data of these configs, once all are looked at."""
-    from frostline.runs import setup  # imports torch
+    from frostline.runs import run_data  # imports torch
 
-    stores = {repr(config.store): setup.store_of(config, job.screen().say) for config in configs.values()}
+    stores = {repr(config.store): run_data.store_of(config, job.screen().say) for config in configs.values()}
     before = {item.place: item.used for store in stores.values() for item in store.items()}
     preflight.check(configs)
     for item in (item for store in stores.values() for item in store.items()):

@@ -1,0 +1,40 @@
+"""Which weights a run begins with: a library's, those of a file, or those of another run, which are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from frostline.core.config import Config
+from frostline.core.errors import user_error
+from frostline.core.files import expanded
+from frostline.models.weights import is_file_name, of_hub
+from frostline.records.layout import RUN_PREFIX
+
+Fetch = Callable[[Config, Path], Path]
+"""Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
+
+
+def no_runs(config: Config, folder: Path) -> Path:
+    """Fetch nothing: for whoever has no records at hand."""
+    raise user_error("model.weights", config.model.weights, "a file or a name of weights: no records are at hand")
+
+
+def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
+    """Return `config.model.weights`; those of a run are fetched into `folder`, and are a file from then on."""
+    source = config.model.weights
+    if not source or not _is_run(source):
+        return source
+    (initial := folder / "initial").mkdir(exist_ok=True)
+    return str(fetch(config, initial))
+
+
+def on_disk(weights: str | None) -> bool:
+    """Return whether the weights can be tried on the network at once, with nothing to download."""
+    return weights is not None and (is_file_name(weights) or expanded(weights).is_dir() or _is_run(weights))
+
+
+def _is_run(weights: str) -> bool:
+    """Return whether the weights are those of a run."""
+    folder = expanded(weights)
+    return weights.startswith(RUN_PREFIX) or (folder.is_dir() and of_hub(folder) is None)

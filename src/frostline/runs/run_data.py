@@ -1,0 +1,74 @@
+"""The data of a run's config, decoded through the store as its network sees it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+
+from frostline.core.config import Config
+from frostline.core.errors import user_error
+from frostline.data import loading
+from frostline.data.augment import Policy, stored_side
+from frostline.data.broken_pictures import BadPictures
+from frostline.data.pixel_cache import Sight
+from frostline.data.resize import CenterCrop
+from frostline.data.splits import Data
+from frostline.models.input_spec import InputSpec
+from frostline.report.terminal import Screen
+from frostline.store.store import Store, open_store
+
+_SHOWN = 20  # broken pictures on the screen
+
+
+def store_of(config: Config, say: Callable[[str], None]) -> Store:
+    """Return the store of shared work; `say` shows a line to the person."""
+    options = config.store
+    return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
+
+
+def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> Data:
+    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the `store`.
+
+    What cannot be read is listed on `screen`.
+    """
+    sight = Sight(CenterCrop.of(spec), _side(config, spec))
+    try:
+        return loading.load(config.data, sight=sight, store=store, progress=screen.progress)
+    except PermissionError as error:
+        raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
+    except BadPictures as error:
+        _list(error.reasons, screen)
+        raise
+
+
+def _side(config: Config, spec: InputSpec) -> int | None:
+    """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
+    policy = augment_policy(config)
+    if policy.crop == "none":
+        return None
+    return int(config.data.pixels) if config.data.pixels.isdecimal() else stored_side(policy, CenterCrop.of(spec))
+
+
+def augment_policy(config: Config) -> Policy:
+    """Return how training views differ; images are mirrored only where the data allows it."""
+    options = config.augment
+    return Policy(
+        crop=options.crop,
+        scale=(options.scale[0], options.scale[1]),
+        ratio=(options.ratio[0], options.ratio[1]),
+        padding=options.padding,
+        flip=options.flip and config.data.flip,
+        color=options.color,
+        trivial=options.trivial,
+    )
+
+
+def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
+    """Say which pictures are broken: the first ones on the screen, all in a file."""
+    lines = [f"{name}: {reason}" for name, reason in reasons]
+    for line in lines[:_SHOWN]:
+        screen.say(f"  {line}")
+    if len(lines) > _SHOWN:
+        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-pictures-", suffix=".txt", delete=False) as file:
+            file.write("\n".join(lines) + "\n")
+        screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")

@@ -204,12 +204,7 @@ class PixelCache:
         def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
             with self._progress("decoding", len(ids)) as advance:
                 return decode_all(
-                    writer,
-                    ids.tolist(),
-                    source.read,
-                    keep=keep,
-                    max_pixels=self._max_pixels,
-                    progress=advance,
+                    writer, ids.tolist(), source.read, keep=keep, max_pixels=self._max_pixels, progress=advance
                 )
 
         entry, ids = self._get(source, ids, keep, make, f"{{count:,}} images of {{about}}, {_about(keep)}")

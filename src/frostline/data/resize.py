@@ -124,13 +124,7 @@ def _cut(pictures: Tensor, top: int, left: int, size: tuple[int, int], fill: Fil
 
 
 def resized_crop(
-    pictures: Pictures,
-    boxes: Tensor,
-    size: int,
-    flip: Tensor | None = None,
-    *,
-    interpolation: str,
-    fill: Fill = BLACK,
+    pictures: Pictures, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str, fill: Fill = BLACK
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32 in levels 0..255: the box of each picture, as torchvision's `resized_crop`.
 

@@ -62,12 +62,7 @@ class Record:
 
 @contextmanager
 def recording(
-    folder: Path,
-    *,
-    name: str,
-    tags: Mapping[str, str],
-    params: Mapping[str, Any],
-    resume_run_id: str | None = None,
+    folder: Path, *, name: str, tags: Mapping[str, str], params: Mapping[str, Any], resume_run_id: str | None = None
 ) -> Iterator[Record]:
     """Yield the record of a run of the sweep, in `folder` below the sweep's; when the block ends, so does the run.
 

@@ -29,12 +29,7 @@ DIVERGED = "Diverged"
 """In the reason of a run that failed by its own values."""
 STATES = COMPLETE, STOPPED, FAILED = "complete", "pruned", "failed"
 """How a trial ended, in Optuna's words."""
-_TAGS = {
-    SEARCH: layout.SEARCH_TAG,
-    STUDY: layout.STUDY_TAG,
-    TRIAL: layout.TRIAL_TAG,
-    CONFIRMS: layout.CONFIRMS_TAG,
-}
+_TAGS = {SEARCH: layout.SEARCH_TAG, STUDY: layout.STUDY_TAG, TRIAL: layout.TRIAL_TAG, CONFIRMS: layout.CONFIRMS_TAG}
 
 
 class Decision(Enum):

@@ -30,16 +30,7 @@ from frostline.training import averaging, data_parallel, process_group, schedule
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import filled
-from frostline.training.rank_orders import (
-    Compute,
-    Evaluate,
-    Join,
-    MakeSteps,
-    Order,
-    PutTogether,
-    TakeBest,
-    TakeOver,
-)
+from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
 from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner, Progress

@@ -85,13 +85,7 @@ def none_at_hand(config: Config, source: str | None, classes: Sequence[str]) -> 
 
 
 def assemble(
-    config: Config,
-    folder: Path,
-    *,
-    meta: bool,
-    screen: Screen,
-    fetch: Fetch = no_runs,
-    at_hand: AtHand = none_at_hand,
+    config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs, at_hand: AtHand = none_at_hand
 ) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism.
 
@@ -135,13 +129,7 @@ def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dic
 
 
 def parts(
-    config: Config,
-    source: str | None,
-    store: Store,
-    *,
-    meta: bool,
-    screen: Screen,
-    at_hand: AtHand = none_at_hand,
+    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen, at_hand: AtHand = none_at_hand
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 

@@ -95,9 +95,7 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
         composed.hydra.job.id = composed.hydra.job.num = number
     with _current(composed):
         return Composed(
-            job.config_of(composed),
-            str(composed.hydra.sweep.dir),
-            str(PurePosixPath(str(composed.hydra.sweep.subdir))),
+            job.config_of(composed), str(composed.hydra.sweep.dir), str(PurePosixPath(str(composed.hydra.sweep.subdir)))
         )
 
 

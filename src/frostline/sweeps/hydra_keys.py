@@ -19,10 +19,7 @@ _ONE = "since a single run is a sweep of one"
 _TYPED = {  # what must be seen before Hydra does it, and what else may be said there
     "hydra.mode": ("MULTIRUN", f"MULTIRUN, {_ONE}"),
     "hydra/sweeper": ("frostline", "frostline, which checks every run before the first starts"),
-    "hydra.run.dir": (
-        None,
-        f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies",
-    ),
+    "hydra.run.dir": (None, f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies"),
 }
 _SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
 _FOLD = "data.fold"

@@ -50,9 +50,7 @@ def prepare(runs: Sequence[PlannedRun]) -> Iterator[Found]:
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
     """Yield the files of weights; those of runs, or in files of the person's own, are looked into with the data."""
-    from frostline.models import (
-        lookup,
-    )
+    from frostline.models import lookup
     from frostline.runs import initial_weights
 
     for model in models.values():

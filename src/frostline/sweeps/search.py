@@ -45,12 +45,7 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     folder = composing.sweep_folder(compose, _overrides(cells[0].setting))
     planned = [run for cell in cells for run in rounds.corners(cell)]
     return sweep.run_planned(
-        planned,
-        executor=executor,
-        folder=folder,
-        folder_named=folder_named,
-        earlier=config.resume,
-        rounds=rounds,
+        planned, executor=executor, folder=folder, folder_named=folder_named, earlier=config.resume, rounds=rounds
     )
 
 

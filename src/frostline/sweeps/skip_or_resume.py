@@ -25,11 +25,7 @@ from frostline.sweeps.resume import Earlier, Past
 from frostline.tracking import claims, download, pending_sweeps, server
 
 # large, or what only the process that runs it writes
-_NOT_FETCHED = (
-    layout.BEST,
-    *layout.OF_RECORD,
-    *layout.OF_OWNER,
-)
+_NOT_FETCHED = (layout.BEST, *layout.OF_RECORD, *layout.OF_OWNER)
 NAMED = 20
 """Runs up to which each has a line of its own that says why it is skipped, or is not."""
 

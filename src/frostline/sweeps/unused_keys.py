@@ -147,9 +147,7 @@ _RULES = (
         "optimizer.weight_decay",
     ),
     _of_adapters(
-        ("where",),
-        ("lora", "dora", "ia3", "ssf", "bottleneck", "prompt"),
-        "freeze=lora or another mode with adapters",
+        ("where",), ("lora", "dora", "ia3", "ssf", "bottleneck", "prompt"), "freeze=lora or another mode with adapters"
     ),
     _of_adapters(("rank",), ("lora", "dora", "bottleneck"), "freeze=lora, freeze=dora or freeze=adapter"),
     _of_adapters(("alpha",), ("lora", "dora"), "freeze=lora or freeze=dora"),

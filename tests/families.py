@@ -27,9 +27,9 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 from torchvision.models.vgg import make_layers
 
+from frostline.core.input_spec import InputSpec
 from frostline.models import pooling
 from frostline.models.build import Model
-from frostline.models.input_spec import InputSpec
 from frostline.models.stages import structure_of
 
 CLASSES = 7

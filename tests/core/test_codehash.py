@@ -35,7 +35,7 @@ DECIDING = {
             "models.timm_weights",
             "models.state_dicts",
             "core.files",
-            "models.input_spec",
+            "core.input_spec",
             "models.pooling",
             "models.adapters",
             "models.adapter_kinds",
@@ -57,7 +57,7 @@ DECIDING = {
             "data.resize_by_matrices",
         ),
         *("data.source", "data.sources", "data.torchvision_data", "data.glyphs"),
-        *("core.randomness", "core.files", "data.value_range"),
+        *("core.randomness", "core.files", "core.input_spec", "data.value_range"),
     },
 }
 """A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""

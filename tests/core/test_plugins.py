@@ -34,7 +34,7 @@ from torch import nn
 
 from frostline.data.source import Source
 from frostline.models.architecture import Architecture
-from frostline.models.input_spec import InputSpec
+from frostline.core.input_spec import InputSpec
 from frostline.models.stages import Family, each
 
 

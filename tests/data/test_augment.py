@@ -17,10 +17,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from frostline.core.config import AugmentConfig
+from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import uniform
 from frostline.data.augment import Policy, jitter, random_boxes, stored_side
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
-from frostline.models.input_spec import InputSpec
 from frostline.runs.split_views import random_view
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"

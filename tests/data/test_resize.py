@@ -19,10 +19,10 @@ from torchvision.models import get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from frostline.core.input_spec import CROPS, InputSpec
 from frostline.data import resize_by_matrices
 from frostline.data.resize import CenterCrop, center_boxes, center_crop, resized_crop
 from frostline.models import lookup
-from frostline.models.input_spec import CROPS, InputSpec
 
 CENTERS = {
     CenterCrop.of(lookup.input_of(name, weights=key, image_size=None)): (name, key)

@@ -14,9 +14,9 @@ from torchvision.models import get_model_weights
 
 from frostline.core.config import ModelConfig
 from frostline.core.errors import UserError
+from frostline.core.input_spec import InputSpec
 from frostline.models import weights
 from frostline.models.build import Model, build, metadata
-from frostline.models.input_spec import InputSpec
 from frostline.store import hashing, tensorfile
 from small import BASE
 

@@ -18,10 +18,10 @@ from torchvision.models import VisionTransformer
 
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import UserError
+from frostline.core.input_spec import InputSpec
 from frostline.core.validation import adapter_config
 from frostline.models import build, cut, freezing, fuse, timm_stages
 from frostline.models.build import Model
-from frostline.models.input_spec import InputSpec
 from frostline.models.kept_adapters import KeptAdapter
 from frostline.models.stages import structure_of
 from frostline.records import layout, provenance

@@ -15,9 +15,9 @@ from torchvision.models import resnet50
 import small
 from frostline.commands import models as command
 from frostline.core.errors import UserError
+from frostline.core.input_spec import InputSpec
 from frostline.models import adapters, cut, freezing, fuse, timm_models, weights
 from frostline.models.build import Model, build, metadata
-from frostline.models.input_spec import InputSpec
 from frostline.store import tensorfile
 from frostline.training.evaluation import evaluating
 

@@ -14,8 +14,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from safetensors.torch import save_file
 
 from frostline.core.errors import UserError
+from frostline.core.input_spec import InputSpec
 from frostline.models.build import Model, build
-from frostline.models.input_spec import InputSpec
 from frostline.store import hashing
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from frostline.core.input_spec import CROPS, InputSpec
 from frostline.data.resize import CenterCrop, center_crop
-from frostline.models.input_spec import CROPS, InputSpec
 from frostline.runs import predict
 from frostline.runs.portable import Portable
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core.input_spec import InputSpec
 from frostline.data.resize_by_matrices import BLACK, Fill, by_matrices, padded
 
 Pictures = Tensor | Sequence[Tensor]
@@ -20,30 +20,6 @@ Pictures = Tensor | Sequence[Tensor]
 
 
 _LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
-
-
-class Input(Protocol):
-    """The picture that a network expects, as `build.InputSpec` says it."""
-
-    @property
-    def size(self) -> int:
-        """Side of the square that it sees, in pixels."""
-
-    @property
-    def resize(self) -> int:
-        """What the shorter side of a picture becomes before, in pixels."""
-
-    @property
-    def interpolation(self) -> str:
-        """`bilinear` or `bicubic`."""
-
-    @property
-    def crop(self) -> str:
-        """`squash` where the longer side becomes as long as the shorter one, `border` where it alone is given."""
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Of red, green and blue in 0..1: what the network takes for nothing, and a border has."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ class CenterCrop:
     """Where it is the longer side that becomes `resize`: what is shown beside the picture."""
 
     @classmethod
-    def of(cls, spec: Input) -> CenterCrop:
+    def of(cls, spec: InputSpec) -> CenterCrop:
         """Return what the network of that input sees."""
         red, green, blue = (round(255 * level) for level in spec.mean)
         border = (red, green, blue) if spec.crop == "border" else None

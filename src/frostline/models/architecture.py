@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from frostline.models.input_spec import InputSpec
+from frostline.core.input_spec import InputSpec
 from frostline.models.stages import Family, Structure
 
 Tensors = Mapping[str, Tensor]

@@ -14,11 +14,11 @@ from torch import nn
 
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import user_error
+from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
 from frostline.models import adapters, pooling
 from frostline.models.architecture import Architecture, Pretrained
-from frostline.models.input_spec import InputSpec
 from frostline.models.lookup import architecture_of, file_of, input_spec, source_of
 from frostline.models.meta_device import Weightless, empty, skeleton
 from frostline.models.stages import Family, Structure, structure_of

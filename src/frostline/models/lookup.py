@@ -8,9 +8,9 @@ from pathlib import Path
 from frostline.core import plugins
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
+from frostline.core.input_spec import InputSpec
 from frostline.models import torchvision_models
 from frostline.models.architecture import Architecture, Pretrained
-from frostline.models.input_spec import InputSpec
 from frostline.models.weights import GLYPHS, GLYPHS_SHA256, SUFFIXES, is_file_name, metadata_of, of_hub
 from frostline.store import hashing
 

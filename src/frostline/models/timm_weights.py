@@ -12,9 +12,9 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from frostline.core import files
 from frostline.core.errors import user_error
+from frostline.core.input_spec import InputSpec
 from frostline.models import weights
 from frostline.models.architecture import Pretrained
-from frostline.models.input_spec import InputSpec
 from frostline.models.weights import HUB_FILES
 from frostline.store import hashing
 

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from frostline.core.input_spec import InputSpec
 from frostline.models.architecture import Architecture, Pretrained, Tensors
-from frostline.models.input_spec import InputSpec
 from frostline.models.stages import Structure, structure_of
 from frostline.models.weights import fetch
 

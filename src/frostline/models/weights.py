@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.input_spec import CROPS
 from frostline.models import base_weights, state_dicts
-from frostline.models.input_spec import CROPS
 from frostline.store import hashing, tensorfile
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")

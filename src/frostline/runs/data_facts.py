@@ -13,13 +13,13 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.core.config import EMBEDDED, Config
+from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data, Split
 from frostline.data.views import Views
-from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
 from frostline.runs import split_views
 from frostline.runs.initial_weights import Fetch, no_runs

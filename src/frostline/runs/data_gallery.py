@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts, label_text, of_class
 from frostline.data import loading
 from frostline.data.findings import Place
 from frostline.data.views import Views
-from frostline.models.input_spec import InputSpec
 from frostline.runs.data_facts import AT_ONCE, Opened, splits_of
 from frostline.runs.run_data import augment_policy
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.errors import user_error
+from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import generator
 from frostline.models import build, weights
-from frostline.models.input_spec import InputSpec
 from frostline.runs import predict
 from frostline.runs.portable import Portable
 from frostline.runs.predict import Predictor

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_probabilities
-from frostline.models.input_spec import InputSpec
 
 _ENDS = 64  # places at each end of a line among which the largest weight is looked for
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
+from frostline.core.input_spec import InputSpec
 from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
-from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
 from frostline.store.store import Store, open_store
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from frostline.core import machine
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY
 from frostline.data.names import some
@@ -21,7 +22,6 @@ from frostline.data.splits import Data
 from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
-from frostline.models.input_spec import InputSpec
 from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frostline.core.input_spec import InputSpec
 from frostline.data import augment
 from frostline.data.augment import Crop
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Split
 from frostline.data.views import View, Views
-from frostline.models.input_spec import InputSpec
 from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup
 

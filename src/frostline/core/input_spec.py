@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CROPS = ("center", "squash", "border")
 """How timm makes a square of a picture (`crop_mode` of `timm.data.create_transform`)."""

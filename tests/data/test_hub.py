@@ -23,6 +23,7 @@ from PIL import Image
 from frostline.core.errors import UserError
 from frostline.data import hub_library, loading
 from frostline.data.broken_pictures import BadPictures
+from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
 from numbered import numbers, pairs, told
@@ -141,9 +142,7 @@ def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None
 def test_what_is_saved_anew_is_known_and_what_changed_is_not(tmp_path: Path) -> None:
     def of(folder: Path) -> tuple[str, str | None]:
         loading._last.clear()
-        source = loading._open(data_config(source="hub", root=str(folder), options=dict(NONE)), STORE, silently)[
-            "train"
-        ]
+        source = open_splits(data_config(source="hub", root=str(folder), options=dict(NONE)), STORE, silently)["train"]
         return load(folder).fingerprint, source.identity
 
     one, two = saved(tmp_path / "one", rows(20)), saved(tmp_path / "two", rows(20))

@@ -26,6 +26,7 @@ from frostline.data import loading, remote_files, shard_headers, shard_index
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.pixel_cache import Sight
 from frostline.data.shard_headers import Wanted
+from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
 from numbered import numbers, pairs, told
@@ -366,7 +367,7 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
         loading._last.clear()
         found = loading.load(config(tmp_path / "data"), sight=Sight(CENTER, None), store=store, progress=silently)
         identities = {
-            name: source.identity for name, source in loading._open(config(tmp_path / "data"), store, silently).items()
+            name: source.identity for name, source in open_splits(config(tmp_path / "data"), store, silently).items()
         }
         return found.fingerprint, identities
 

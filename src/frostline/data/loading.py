@@ -58,7 +58,7 @@ def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int],
 
     The source is listed again for it: to remember all names would take memory in every run.
     """
-    found = _open(config, store, unseen)
+    found = open_splits(config, store, unseen)
     return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
 
 
@@ -67,23 +67,9 @@ def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
     return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, unseen)
 
 
-def _open(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:
-    return open_splits(
-        source=config.source,
-        root=config.root,
-        layout=config.layout,
-        missing_classes=config.missing_classes,
-        download=config.download,
-        splits=config.splits,
-        options=config.options,
-        store=store,
-        progress=progress,
-    )
-
-
 def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, Selection]:
     return divide(
-        {name: _remembering(source, store, config) for name, source in _open(config, store, progress).items()},
+        {name: _remembering(source, store, config) for name, source in open_splits(config, store, progress).items()},
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         folds=config.folds,

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core import codehash, plugins
-from frostline.core.config import EMBEDDED, OWN_FILES
+from frostline.core.config import EMBEDDED, OWN_FILES, DataConfig
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
 from frostline.data import (
@@ -42,52 +42,37 @@ from frostline.data.source import Source, identity_of, of_files
 from frostline.store.store import Store
 
 
-def open_splits(
-    *,
-    source: str,
-    root: str,
-    layout: str,
-    missing_classes: str,
-    download: bool,
-    splits: Mapping[str, Mapping[str, Any]],
-    options: Mapping[str, Any],
-    store: Store,
-    progress: Progress,
-) -> dict[str, Source]:
-    """Return the splits that the source has of its own, at least `train`, without decoding any picture.
+def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:
+    """Return the splits that `config.source` has of its own, at least `train`, without decoding any picture.
 
-    `source` is `digits`, `glyphs`, `folder`, `table`, `hub`, `shards`, a plugin's name or that of a dataset class of
-    `torchvision.datasets`; `splits` and `options` are keyword arguments for the last, `options` for a plugin, a table
-    and the like, `layout` and `missing_classes` are for folders. What takes long to find out of many files is kept in
-    `store`. Raises `UserError` where files are missing or do not fit.
+    `splits` and `options` are keyword arguments for a dataset class of `torchvision.datasets`, `options` for a plugin,
+    a table and the like, `layout` and `missing_classes` are for folders. What takes long to find out of many files is
+    kept in `store`. Raises `UserError` where files are missing or do not fit.
     """
-    place = expanded(root).absolute()
+    source, root, splits, options = config.source, config.root, config.splits, config.options
+    place, missing = expanded(root).absolute(), config.missing_classes
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
             return _plugged(source, plugin(root=place, **options))
         kind = torchvision_data.data_set_class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
-            raise user_error(
-                "data.splits", dict(splits), "arguments for train, and for val and test where there are any"
-            )
-        return {name: torchvision_data.source(kind, place, download, {**options, **splits[name]}) for name in splits}
+            expected = "arguments for train, and for val and test where there are any"
+            raise user_error("data.splits", dict(splits), expected)
+        given = {name: {**options, **own} for name, own in splits.items()}
+        return {name: torchvision_data.source(kind, place, config.download, own) for name, own in given.items()}
     if splits:
         raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
     if source == "table":
-        return _table(place, options, missing_classes)
+        return _table(place, options, missing)
     if source in ("hub", "shards"):
-        found = (
-            _hub(root, options, missing_classes)
-            if source == "hub"
-            else _shards(root, options, missing_classes, store, progress)
-        )
+        found = _hub(root, options, missing) if source == "hub" else _shards(root, options, missing, store, progress)
         file = options.get("splits")
         return found if file is None else split_names.applied(found, expanded(file).absolute())
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
-    return _folder(place, layout, missing_classes) if source == "folder" else {"train": _digits()}
+    return _folder(place, config.layout, missing) if source == "folder" else {"train": _digits()}
 
 
 def _plugged(name: str, splits: Mapping[str, Source]) -> dict[str, Source]:

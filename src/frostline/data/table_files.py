@@ -109,7 +109,8 @@ def _format(file: Path) -> dict[str, Any]:
     with file.open(encoding=encoding) as stream:
         head = stream.readline()
     told = _TOLD.fullmatch(head)
-    separator = told[1] if told else _SEPARATORS.get(file.suffix.lower()) or _separator(head)
+    often = max(",;\t|", key=_QUOTED.sub("", head).count)  # what stands most often between the names of columns
+    separator = told[1] if told else _SEPARATORS.get(file.suffix.lower(), often)
     how = {"sep": separator, "encoding": encoding, "skiprows": 1 if told else 0}
     return {**how, "dtype": str, "na_filter": False, "index_col": False}
 
@@ -118,11 +119,6 @@ def _encoding(file: Path) -> str:
     """Return UTF-8, with the mark that spreadsheets put before it or not, or UTF-16 where its mark says so."""
     with file.open("rb") as stream:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-def _separator(head: str) -> str:
-    """Return what stands most often between the names of the columns."""
-    return max(",;\t|", key=_QUOTED.sub("", head).count)
 
 
 def _without_empty(rows: pd.DataFrame) -> pd.DataFrame:

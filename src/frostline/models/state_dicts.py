@@ -80,11 +80,12 @@ def find(
     """
     below = {name: t for name, t in own.items() if not within(name, heads) and not name.endswith(_COUNTED)}
     readings = [reading for place, table in content.items() for reading in _readings(place, table, below, adapt)]
-    fitting = [one for one in readings if all(name in one.tensors for name in below) and _fits(one, below)]
+    shapes = {name: tensor.shape for name, tensor in below.items()}
+    fitting = [one for one in readings if shapes.items() <= {n: t.shape for n, t in one.tensors.items()}.items()]
     if not fitting:
         return max(readings, key=lambda one: sum(name in one.tensors for name in below))
     first = fitting[0]
-    if all(_same(first, other, below) for other in fitting[1:]):
+    if all(torch.equal(first.tensors[name], other.tensors[name]) for other in fitting[1:] for name in below):
         return first
     ways = "; ".join(map(str, fitting))
     raise user_error(
@@ -112,14 +113,6 @@ def _current(name: str) -> str:
     for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)
     return name
-
-
-def _fits(reading: Reading, below: Tensors) -> bool:
-    return all(reading.tensors[name].shape == tensor.shape for name, tensor in below.items())
-
-
-def _same(one: Reading, other: Reading, below: Tensors) -> bool:
-    return all(torch.equal(one.tensors[name], other.tensors[name]) for name in below)
 
 
 def within(name: str, places: Sequence[str]) -> bool:

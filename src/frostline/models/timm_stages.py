@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -24,7 +25,7 @@ def structure_of(module: nn.Module, side: int) -> Structure:
     body = [name for name in tensors if not within(name, heads)]
     groups = _groups(module, body)
     ends = _ends(module, groups)
-    levels = {name: _level(group, ends) for name, group in groups.items()}
+    levels = {name: 1 + bisect_left(ends, group) if group else 0 for name, group in groups.items()}
     top = dict.fromkeys((name for name in tensors if name not in levels), len(ends) + 1)
     return stages.of_levels(module, levels | top, heads, side=side)
 
@@ -103,7 +104,3 @@ def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
     last = len(places) + 1
     inside = {name: [n for n, place in enumerate(places, 1) if name.startswith(f"{place}.")] for name in names}
     return {name: max(numbers, default=last) for name, numbers in inside.items()}, last
-
-
-def _level(group: int, ends: Sequence[int]) -> int:
-    return 0 if group == 0 else 1 + next(place for place, end in enumerate(ends) if group <= end)

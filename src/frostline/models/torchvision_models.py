@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from frostline.core.input_spec import InputSpec
 from frostline.models.architecture import Architecture, Pretrained, Tensors
-from frostline.models.stages import Structure, structure_of
+from frostline.models.stages import structure_of
 from frostline.models.weights import fetch
 
 NAMES = tuple(list_models(module=torchvision.models))
@@ -43,16 +43,12 @@ def architecture(name: str) -> Architecture:
     default = entries.DEFAULT
     return Architecture(
         network=partial(_network, name),
-        family=_structure,
+        family=lambda module, side: structure_of(module),
         input=_input(name, default),
         weights={key: Pretrained(partial(_fetch, entry), _input(name, entry)) for key, entry in whole.items()},
         smallest=1 if name.startswith(tuple(_SIZED)) else default.meta["min_size"][0],
         adapt=_adapt,
     )
-
-
-def _structure(module: nn.Module, side: int) -> Structure:
-    return structure_of(module)
 
 
 def _input(name: str, entry: WeightsEnum) -> InputSpec:

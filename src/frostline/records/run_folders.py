@@ -54,7 +54,8 @@ def require_distinct(names: Sequence[str]) -> None:
     taken: dict[str, int] = {}
     for number, name in enumerate(names):
         parts = PurePosixPath(name).parts
-        if _outside(name) or parts[0] in OF_SWEEP or parts[0].startswith(".") or max(map(_bytes, parts)) > _LONGEST:
+        long = any(len(os.fsencode(part)) > _LONGEST for part in parts)
+        if _outside(name) or parts[0] in OF_SWEEP or parts[0].startswith(".") or long:
             expected = f"a folder within the sweep's, under a name of its own (no dot first, at most {_LONGEST} bytes)"
             raise user_error(_KEY, name, expected)
         if (twin := taken.setdefault(str(PurePosixPath(name)), number)) != number:
@@ -93,13 +94,10 @@ def _outside(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name
 
 
-def _bytes(name: str) -> int:
-    return len(os.fsencode(name))
-
-
 def by_uid(tops: Iterable[Path]) -> dict[str, Path]:
     """Return where runs lie, by the uid of their record: all in sweeps in one of the `tops`, or two folders deeper."""
-    return {uid: folder for folder in sorted(_records(tops), key=_age) if (uid := journal.uid(folder))}
+    by_age = sorted(_records(tops), key=lambda folder: (folder / layout.RECORD).stat().st_mtime)
+    return {uid: folder for folder in by_age if (uid := journal.uid(folder))}
 
 
 def _records(tops: Iterable[Path]) -> Iterator[Path]:
@@ -108,7 +106,3 @@ def _records(tops: Iterable[Path]) -> Iterator[Path]:
         yield from (run for sweep in sweeps for run in of(sweep) if (run / layout.RECORD).exists())
         for depth in ("*", "*/*", "*/*/*"):
             yield from (path.parent for path in top.glob(f"{depth}/{layout.RECORD}"))
-
-
-def _age(folder: Path) -> float:
-    return (folder / layout.RECORD).stat().st_mtime

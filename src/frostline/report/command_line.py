@@ -26,7 +26,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
         given.pop("data.fold", None)  # a sweep has them all
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
-    swept = {_short(key): ",".join(map(_exact, values)) for key, values in changes.items()}
+    swept = {"freeze" if key == "freeze_mode" else key: ",".join(map(_exact, of)) for key, of in changes.items()}
     return of_sweep(given | swept)
 
 
@@ -58,10 +58,6 @@ def _exact(value: object) -> str:
 def _program() -> str:
     """Return what is typed to start the program; an installed package has no train.py."""
     return "python train.py" if (project.project_root() / "train.py").is_file() else "python -m frostline"
-
-
-def _short(key: str) -> str:
-    return "freeze" if key == "freeze_mode" else key
 
 
 def _overrides(result: Result) -> list[str]:

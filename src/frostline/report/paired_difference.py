@@ -118,13 +118,9 @@ def _over_folds(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> 
     return Difference(scores[0] - scores[1], scores, within, how, len(first), True, folds=True)
 
 
-def _noun(trial: Trial) -> str:
-    return "seed" if trial.overlap is None else "fold"
-
-
 def _which(first: Trial, second: Trial) -> str:
     """Return in words which seed, or fold, was compared where not all could be."""
-    one, two = (f"{_noun(trial)} {trial.seed}" for trial in (first, second))
+    one, two = (f"{'seed' if trial.overlap is None else 'fold'} {trial.seed}" for trial in (first, second))
     return f"{one} alone" if one == two else f"{one} against {two}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,7 +108,9 @@ def phase_plans(
     parameters: dict[str, list[nn.Parameter]] = {stage: [] for stage in structure.stages}
     for name, parameter in module.named_parameters():
         parameters[structure.stage_of(name)].append(parameter)
-    norms = [(path, part) for path, part in module.named_modules() if _keeps_statistics(part)]
+    norms = [
+        (path, one) for path, one in module.named_modules() if freezing.is_norm(one) and hasattr(one, "running_mean")
+    ]
     norms_of = {stage: [part for path, part in norms if structure.stage_of(path) == stage] for stage in parameters}
     plans = []
     for span in timeline:
@@ -119,10 +120,6 @@ def phase_plans(
         )
         plans.append(PhasePlan(span.start // steps_per_epoch + 1, (span.end - 1) // steps_per_epoch + 1, stages))
     return tuple(plans)
-
-
-def _keeps_statistics(part: nn.Module) -> bool:
-    return freezing.is_norm(part) and hasattr(part, "running_mean")
 
 
 def _stage_plan(
@@ -204,18 +201,14 @@ def _device(setup: Setup) -> str:
 
 def _loss(config: Config) -> str:
     """Return in words what is not the plain cross-entropy over images that come once each."""
-    how, read = config.train, functools.partial(_is_read, config)
+    how, solver = config.train, config.freeze_mode.solver
     weights = how.class_weights if isinstance(how.class_weights, str) else "by name"
     told = [
-        how.loss if how.loss != "cross_entropy" and read("loss") else "",
-        f"class weights {weights}" if how.class_weights is not None and read("class_weights") else "",
-        f"{how.sampling} sampling" if how.sampling != "shuffled" and read("sampling") else "",
+        how.loss if how.loss != "cross_entropy" and is_read("train.loss", solver) else "",
+        f"class weights {weights}" if how.class_weights is not None and is_read("train.class_weights", solver) else "",
+        f"{how.sampling} sampling" if how.sampling != "shuffled" and is_read("train.sampling", solver) else "",
     ]
     return ", ".join(filter(None, told))
-
-
-def _is_read(config: Config, name: str) -> bool:
-    return is_read(f"train.{name}", config.freeze_mode.solver)
 
 
 def _adapter(setup: Setup) -> str:

@@ -120,8 +120,8 @@ def compose_trial(
 def _name(config: Config, extras: Mapping[str, Any]) -> str:
     """Return what people call a run: its freeze mode, lr, seed, and `extras`, which differ within the sweep."""
     short = choices(config)
-    stated = {key: value for key, value in short.items() if key in ("lr", "seed")}
-    return " ".join([short["freeze_mode"], *_assignments({**stated, **extras})])
+    stated = {**{key: value for key, value in short.items() if key in ("lr", "seed")}, **extras}
+    return " ".join([short["freeze_mode"], *(f"{key}={value_text(value)}" for key, value in stated.items())])
 
 
 def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Overrides) -> Path:
@@ -195,10 +195,6 @@ def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return what was typed for some keys, numbers as the config has them: `1e-1` and 0.1 are one choice."""
     values = flat(config) if typed else {}
     return {key: value if isinstance(value := values.get(key), int | float) else text for key, text in typed.items()}
-
-
-def _assignments(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
 def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:

@@ -49,7 +49,8 @@ def visible_cards() -> list[str]:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return list(itertools.takewhile(_is_card, (name.strip() for name in visible.split(","))))
+        names = (name.strip() for name in visible.split(","))
+        return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -61,7 +62,3 @@ def visible_cards() -> list[str]:
         elif cards and (part := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
             cards[-1].append(part[1])
     return [name for whole, *parts in cards for name in parts or [whole]]
-
-
-def _is_card(name: str) -> bool:
-    return re.fullmatch(r"\d+|(GPU|MIG)-.+", name) is not None

@@ -27,7 +27,7 @@ from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
 from frostline.data.decode_image import convert, tensor_of
-from frostline.data.open_image import open_image
+from frostline.data.open_image import open_image, why
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
@@ -152,9 +152,12 @@ def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
 
 
 def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
-    """Return `(3, H, W)` uint8 of the picture in a file."""
-    with open_image(file) as image:
-        return tensor_of(image, levels)[0]
+    """Return `(3, H, W)` uint8 of the picture in a file; `OSError` says why there is none, and where."""
+    try:
+        with open_image(file) as image:
+            return tensor_of(image, levels)[0]
+    except Exception as error:
+        raise OSError(f"{file}: {why(error)}") from error
 
 
 def image_in(file: Path, levels: Levels = FULL) -> Image.Image:

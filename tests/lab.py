@@ -180,19 +180,18 @@ class Lab:
 def preload() -> None:
     """Load what every sweep needs, once."""
     import matplotlib.backends.backend_agg  # noqa: F401
-    import scipy.stats  # noqa: F401
     import torch
-    from sklearn.datasets import load_digits
 
     torch.set_num_threads(1)
     import frostline.runs.run  # noqa: F401
     from frostline.core import machine
+    from frostline.data import sources
     from frostline.report import html, plots  # noqa: F401
     from frostline.tracking import server
 
     machine._default_threads()
     server.load()
-    load_digits()
+    sources._read_digits()
     gc.collect()
     gc.freeze()  # what the collector does not look at is not copied for each who is forked
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LOADED = (
-    *("sklearn.datasets", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
     *(
         "mlflow.tracking.client",
         "mlflow.store.tracking.sqlalchemy_store",

@@ -14,6 +14,8 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+import warm
+from frostline.sweeps import pool as pools
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Foreign, Workers
 from frostline.sweeps.pool import Pool, WorkerDied
@@ -52,7 +54,10 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_what_is_done_aside_a_worker_does_or_where_none_lives_this_process(dies: bool) -> None:
+def test_what_is_done_aside_a_worker_does_or_where_none_lives_this_process(
+    dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "subprocess", warm.module())
     pool = Pool([{}], limit=None)
     workers = Workers(SimpleNamespace(pool=pool, compose=compose))
     here = os.getpid()

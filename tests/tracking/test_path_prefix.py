@@ -1,4 +1,4 @@
-"""A tracking server below a path, which a proxy hands to it: `mlflow server --static-prefix /team`."""
+"""A tracking server below a path, which a proxy hands to it: what `mlflow server --static-prefix /team` carries out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
+import stores
 import warm
 
 CHECKOUT = Path(__file__).parents[2]
@@ -38,15 +39,22 @@ def team(tmp_path_factory):
     """Yield the address below the path; whatever lies beside it is not there."""
     folder, port, behind = tmp_path_factory.mktemp("server"), free_port(), free_port()
     (folder / "manner").write_text("well")
-    quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    quiet.pop("MLFLOW_TRACKING_URI", None)
-    store = ("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept"))
-    place = ("--host", "127.0.0.1", "--port", str(behind), "--workers", "1", "--static-prefix", PREFIX)
+    told = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    told.pop("MLFLOW_TRACKING_URI", None)
+    for key, value in {
+        "FILE_STORE": f"sqlite:///{stores.put(folder / 'mlflow.db')}",
+        "ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "ARTIFACT_DESTINATION": str(folder / "kept"),
+        "SERVE_ARTIFACTS": "true",
+    }.items():
+        told[f"_MLFLOW_SERVER_{key}"] = value
+    told["_MLFLOW_STATIC_PREFIX"] = PREFIX
+    place = ("--host", "127.0.0.1", "--port", str(behind))
     proxy = [sys.executable, CHECKOUT / "tests" / "proxy.py", str(port), str(behind), folder / "manner", PREFIX]
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *store, *place], env=quiet, stdout=log, stderr=log
+        warm.Popen(
+            [sys.executable, "-m", "uvicorn", *place, "mlflow.server.fastapi_app:app"], env=told, stdout=log, stderr=log
         ) as server,
         subprocess.Popen(proxy) as between,
     ):
@@ -59,7 +67,7 @@ def team(tmp_path_factory):
             yield f"http://127.0.0.1:{port}{PREFIX}"
         finally:
             between.kill()
-            server.terminate()
+            server.kill()
 
 
 def typed(*arguments, cwd, uri):

@@ -204,6 +204,7 @@ def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_tol
     picture(tmp_path / "pics" / "more.png", 99)
     for ours in ("mlruns/1/artifacts", "multirun/2026-11-29/plots"):
         picture(tmp_path / ours / "drawn.png", 99)
+    (tmp_path / "a link").symlink_to("pics")
     as_csv(tmp_path / "t.csv", [*found, {"file": "pics/gone.png", "label": "cat"}, found[0]])
     with pytest.raises(BadPictures) as caught:
         load(tmp_path / "t.csv")
@@ -211,7 +212,7 @@ def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_tol
     data = load(tmp_path / "t.csv", skip_bad=True)
     assert data.counts["skipped"] == 1
     said = [finding.about for finding in data.findings]
-    assert f"1 pictures below {tmp_path} are in no row of the table: pics/more.png" in said
+    assert f"1 pictures below {tmp_path} are in no row of the table: a link/more.png" in said
     assert "1 rows name a picture again and count once" in said
 
 

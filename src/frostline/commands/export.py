@@ -40,5 +40,7 @@ def _parser() -> Parser:
     parser = Parser("export", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
     parser.add_argument("--format", choices=("onnx", "torchscript", "safetensors"), required=True)
-    parser.add_argument("--output", metavar="PATH", help="file, or folder for model.<suffix> (the working directory)")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="file, or folder for model.<suffix> (the working directory)"
+    )
     return parser

@@ -42,7 +42,9 @@ def _parser() -> Parser:
     parser = Parser("predict", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
     parser.add_argument("pictures", nargs="+", help="a table, shards (.tar), files, folders, or - for a list on stdin")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write .parquet, .csv or .jsonl, and go on with it")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write .parquet, .csv or .jsonl, and go on with it"
+    )
     parser.add_argument("--features", metavar="LAYER", help="vectors too: of a stage, or head for what enters it")
     parser.add_argument("--path", metavar="COLUMN", help="of a table, that of the paths (path, file, image, ...)")
     parser.add_argument("--root", metavar="DIR", help="that the paths of a table are relative to (its own folder)")

@@ -6,6 +6,7 @@ where a cell holds a list, or text that is parted by `separator`, or where each 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -301,7 +302,10 @@ def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -
 def _without_row(root: Path, named: set[str]) -> list[Finding]:
     """Return what is told of pictures below `root` that the table does not name, as far as it is soon found out."""
     left = LeftOut(most=_LOOKED_AT + 2 * len(named))
-    listed = [printable(os.path.relpath(path, root)) for path in walk(root, left) if str(path) not in named]
+    real = functools.cache(os.path.realpath)  # of folders, which others may have linked to
+    rows = {(real(os.path.dirname(file)), os.path.basename(file)) for file in named}  # noqa: PTH119, PTH120
+    found = (path for path in walk(root, left) if (real(path.parent), path.name) not in rows)
+    listed = [printable(os.path.relpath(path, root)) for path in found]
     listed = [path for path in listed if not path.startswith(_OURS)]
     if not listed:
         return []

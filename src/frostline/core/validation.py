@@ -54,7 +54,6 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
     _check_phases(config.freeze_mode.phases)
     _check_solver(config.freeze_mode)
     _check_objective(config)
-    _check_budget(config)
     _check_search(config)
     for key, value in flat(config).items():
         if not _finite(value):  # in options, which have no checks of their own
@@ -184,16 +183,12 @@ def _check_objective(config: Config) -> None:
 
 
 def _check_search(config: Config) -> None:
-    """Raise `UserError` for settings of a search that contradict each other."""
+    """Raise `UserError` for settings of a search that contradict each other, or leave open how much each cell gets."""
     if config.search.past and not config.resume:
         raise user_error("search.past", "true", "false with resume=false, with which nothing of earlier sweeps counts")
     if config.search.prune == "hyperband" and config.epochs < 3:
         expected = f"none with epochs={config.epochs}: its first rung is a third of all epochs"
         raise user_error("search.prune", "hyperband", expected)
-
-
-def _check_budget(config: Config) -> None:
-    """Raise `UserError` unless it is known how much each cell of a search gets."""
     unit, amount = config.search.budget, config.search.amount
     if unit == "seconds" and amount is None:
         raise user_error(

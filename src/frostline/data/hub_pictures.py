@@ -6,8 +6,7 @@ The bytes of a picture are read as they stand there, so that one decoder sees wh
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -25,6 +24,7 @@ from frostline.data.hub_columns import Columns, class_names
 from frostline.data.label_columns import Cell, Labels
 from frostline.data.names import printable
 from frostline.data.open_image import open_bytes, open_image
+from frostline.store import hashing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ class Pictures:
         """
         outside = set(self.rows) if self.content is None else set(self.rows) & set(_nulls(self.content))
         known = [self.files, self.rows, [(path, *facts(path)) for path in map(self._path_in, sorted(outside))]]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        return hashing.of_facts(known)
 
     def twins(self) -> Tensor:
         """Return `(N,)` int64: for each picture the first one of the same bytes."""
@@ -106,7 +106,7 @@ def pictures_of(
     cells = {
         name: _cells(root, split, table.column(name).to_pylist(), class_names(rows, name)) for name in columns.labels
     }
-    labels = _labels(cells, columns.separator, several=several)
+    labels = label_columns.of_columns(cells, separator=columns.separator, several=several)
     nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
     known = [row not in nowhere for row in range(len(labels))]
     for what, lost in (
@@ -125,14 +125,6 @@ def pictures_of(
     files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
     folder = expanded(root).absolute()
     return Pictures(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
-
-
-def _labels(cells: Mapping[str, list[Cell]], separator: str | None, *, several: bool) -> list[Labels | None]:
-    """Return the labels of each row, None where it has none, by what stands in one column, or in one for each class."""
-    if len(cells) > 1:
-        return label_columns.of_classes({name: [str(cell or "") for cell in own] for name, own in cells.items()})
-    [(name, own)] = cells.items()
-    return label_columns.of_cells(own, name, separator=separator, several=several)
 
 
 def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[Cell]:

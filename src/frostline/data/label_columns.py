@@ -58,6 +58,19 @@ def of_cells(cells: Iterable[Cell], name: str, *, separator: str | None, several
     return [*map(labels, cells)]
 
 
+def of_columns(cells: Mapping[str, Sequence[Cell]], *, separator: str | None, several: bool) -> list[Labels | None]:
+    """Return the labels of each row, None where none is told, by one column, or by one for each class."""
+    if len(cells) > 1:
+        return of_classes({name: [*map(one_text, own)] for name, own in cells.items()})
+    [(name, own)] = cells.items()
+    return of_cells(own, name, separator=separator, several=several)
+
+
+def one_text(cell: Cell) -> str:
+    """Return what stands in a cell as one text."""
+    return cell if isinstance(cell, str) else ", ".join(cell or ())
+
+
 def of_classes(columns: Mapping[str, Sequence[str]]) -> list[Labels | None]:
     """Return the labels of each row where classes have `columns` of their own, of 1 and 0; None where all are empty."""
     rows = [*zip(*columns.values(), strict=True)]

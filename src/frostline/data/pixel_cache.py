@@ -10,7 +10,6 @@ alone, and only where that lies on the room there is.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -30,6 +29,7 @@ from frostline.data.open_image import at_most
 from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop
 from frostline.data.source import Source
+from frostline.store import hashing
 from frostline.store.entries import Entry
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
@@ -249,7 +249,7 @@ class PixelCache:
             ],
             "code": codehash.of(*_CODE),
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return hashing.of_facts(facts)
 
 
 def _union(parts: Iterable[Tensor]) -> Tensor:

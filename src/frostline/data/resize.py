@@ -17,8 +17,6 @@ from frostline.data.resize_by_matrices import BLACK, Fill, by_matrices, padded
 
 Pictures = Tensor | Sequence[Tensor]
 """A batch `(B, 3, H, W)` uint8, or pictures `(3, H, W)` uint8 of any sizes."""
-
-
 _LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
 
 

@@ -21,7 +21,7 @@ from frostline.core.errors import user_error
 from frostline.data import label_columns, remote_files
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, first_few
-from frostline.data.label_columns import LABELS, Cell, Labels
+from frostline.data.label_columns import LABELS, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import some
 from frostline.data.remote_files import RemoteFile
@@ -105,8 +105,11 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
     splits = {}
     for split, own in found.items():
         findings += _told(own)
-        cells = {name: own.texts.get(text, (None,) * len(own)) for name, text in zip(given, label_in, strict=True)}
-        labels = _labels(root, own, cells, names, separator, several=several)
+        texts = [own.texts.get(text, (None,) * len(own)) for text in label_in]
+        cells = dict(zip([name or "null" for name in given], texts, strict=True))
+        labels = label_columns.of_columns(cells, separator=separator, several=several)
+        if len(cells) == 1:
+            labels = [said and _named(root, own, row, said, names) for row, said in enumerate(labels)]
         splits[split] = _labelled(own, labels, group_in, findings)
     if not len(splits["train"].rows):
         raise user_error("data.root", root, f"samples of train, with a picture and a label ({some(label_in)}) each")
@@ -213,23 +216,6 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _labels(
-    root: str,
-    own: Index,
-    cells: Mapping[str | None, Sequence[Cell]],
-    names: Sequence[str],
-    separator: str | None,
-    *,
-    several: bool,
-) -> list[Labels | None]:
-    """Return the labels of each picture, None where it has none, by one field, or by one for each class."""
-    if len(cells) > 1:
-        return label_columns.of_classes({str(name): [_one_text(cell) for cell in said] for name, said in cells.items()})
-    [(name, said)] = cells.items()
-    found = label_columns.of_cells(said, name or "null", separator=separator, several=several)
-    return [None if labels is None else _named(root, own, row, labels, names) for row, labels in enumerate(found)]
-
-
 def _named(root: str, own: Index, row: int, labels: Labels, names: Sequence[str]) -> Labels | None:
     """Return the classes of a picture by name; None where it has none, which numbers below zero say, too."""
     known = [text for text in labels if not re.fullmatch(r"-\d+", text)]
@@ -247,11 +233,6 @@ def _class_name(root: str, own: Index, row: int, text: str, names: Sequence[str]
     raise user_error("data.root", root, f"labels among the names of classes, and {own.name(row)} has {text}", names)
 
 
-def _one_text(cell: Cell) -> str:
-    """Return what stands in a field of 1 and 0."""
-    return cell if isinstance(cell, str) else ", ".join(cell or ())
-
-
 def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None, findings: list[Finding]) -> Sharded:
     """Return the pictures with a label; `findings` gets what is told of the others."""
     some_labels = next((said for said in labels if said), None)
@@ -263,13 +244,11 @@ def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None,
     if without := [own.name(row) for row in range(len(own)) if row not in kept]:
         told = f"{len(without):,} pictures without a label are left out: {first_few(without)}"
         findings.append(Finding(told, True, tuple(without)))
-    groups = None if group_in is None else [_one_text(cell) for cell in own.texts.get(group_in, ("",) * len(own))]
-    return Sharded(
-        own,
-        torch.tensor([*kept], dtype=torch.int64),
-        tuple(kept.values()),
-        tuple(groups[row] for row in kept) if groups is not None else None,
-    )
+    groups = None
+    if group_in is not None:
+        every = own.texts.get(group_in, ("",) * len(own))
+        groups = tuple(label_columns.one_text(every[row]) for row in kept)
+    return Sharded(own, torch.tensor([*kept], dtype=torch.int64), tuple(kept.values()), groups)
 
 
 def _told(own: Index) -> list[Finding]:

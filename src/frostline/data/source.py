@@ -7,8 +7,6 @@ system sets the time of the last change itself) is not noticed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from frostline.data.findings import Finding
 from frostline.data.names import printable
 from frostline.data.open_image import open_image
 from frostline.data.times import Times
+from frostline.store import hashing
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequenc
         read=lambda index: open_image(files[index]),
         name=lambda index: printable(str(files[index].relative_to(root))),
         files=files,
-        identity=identity_of(manifest(files, root)),
+        identity=hashing.of_facts(manifest(files, root)),
         twins=lambda: duplicates.of_files(files),
     )
 
@@ -82,8 +81,3 @@ def manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
         name = os.fsencode(path[len(above) :] if inside else os.path.relpath(path, root)).hex()
         found.append((name, *facts(path)))
     return found
-
-
-def identity_of(known: object) -> str:
-    """Return the sha256 (hex) of plain values."""
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -39,7 +39,8 @@ from frostline.data.findings import Finding
 from frostline.data.layouts import lay_out
 from frostline.data.listing import Listing, survey
 from frostline.data.names import some
-from frostline.data.source import Source, identity_of, of_files
+from frostline.data.source import Source, of_files
+from frostline.store import hashing
 from frostline.store.store import Store
 
 
@@ -123,7 +124,7 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
         classes=glyphs.LETTERS,
         read=read,
         name="glyph {}".format,
-        identity=identity_of({"glyphs": dict(options), "code": codehash.of("data.glyphs")}),
+        identity=hashing.of_facts({"glyphs": dict(options), "code": codehash.of("data.glyphs")}),
     )
 
 

@@ -21,7 +21,8 @@ from frostline.core.config import EMBEDDED, OWN_FILES
 from frostline.core.errors import user_error
 from frostline.data import duplicates
 from frostline.data.open_image import open_image
-from frostline.data.source import Source, identity_of, manifest
+from frostline.data.source import Source, manifest
+from frostline.store import hashing
 
 
 def data_set_class(name: str) -> type[Any]:
@@ -59,7 +60,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
         name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
         files=files or None,
         header=(lambda index: open_image(files[index])) if files else None,
-        identity=identity_of([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+        identity=hashing.of_facts([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
         twins=_twins(rows, files),
     )
 

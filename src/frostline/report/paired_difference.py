@@ -90,7 +90,8 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
         (first, second) = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
         return _one_seed(first[0], second[0], by, which=_which(first[0], second[0]))
     if fewer == 1:
-        pair = _same_seed(first, second)
+        of_one_seed = ((one, other) for one in first for other in second if one.seed == other.seed)
+        pair = next(of_one_seed, (first[0], second[0]))
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
     mine, theirs = ({trial.seed: trial.value for trial in trials} for trials in (first, second))
     least = max(_step(first, by), _step(second, by))
@@ -140,11 +141,6 @@ def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Differe
         within = statistics.unpaired(_counts(first), _counts(second))
         return Difference(gap, scores, within, f"{which}, {first.images:,} test images each, not paired", 1, False)
     return Difference(gap, scores, None, which, 1, False)
-
-
-def _same_seed(first: Sequence[Trial], second: Sequence[Trial]) -> tuple[Trial, Trial]:
-    """Return a trial of each side, of a seed that both have if there is one."""
-    return next(((a, b) for a in first for b in second if a.seed == b.seed), (first[0], second[0]))
 
 
 def _mean(trials: Sequence[Trial]) -> float:

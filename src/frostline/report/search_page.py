@@ -174,9 +174,9 @@ def _columns(
         ("trials", True, lambda one: str(len(one["state"]))),
         *((name, True, partial(_count, state)) for name, state in counted),
         ("best trial", False, _settings),
-        ("on validation", True, lambda one: _score(by, one["then"])),
+        ("on validation", True, lambda one: "-" if one["then"] is None else by.text(one["then"])),
         ("its fresh seeds", True, partial(_seeds, by)),
-        ("by chance", True, partial(_chance, by)),
+        ("by chance", True, lambda one: "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])),
         ("as good", False, _as_good),
     ]
 
@@ -199,20 +199,12 @@ def _settings(one: Mapping[str, Any]) -> str:
     return "<br>".join(escape(f"{key}={short_text(values[one['best']])}") for key, values in one["at"].items())
 
 
-def _score(by: Metric, value: float | None) -> str:
-    return "-" if value is None else by.text(value)
-
-
 def _seeds(by: Metric, one: Mapping[str, Any]) -> str:
     """Return the mean of the fresh seeds with its interval."""
     if one["fresh"] is None:
         return "-"
     mean, low, high, _ = one["fresh"]
     return by.text(mean) + ("" if low is None else f"<br>{by.span(low, high)}")
-
-
-def _chance(by: Metric, one: Mapping[str, Any]) -> str:
-    return "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])
 
 
 def _as_good(one: Mapping[str, Any]) -> str:

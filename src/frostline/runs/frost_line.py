@@ -136,11 +136,6 @@ def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
     return Backbone(fast, setup.device, setup.autocast)
 
 
-def _holds_adapters(lower: nn.Module) -> bool:
-    """Return whether the stages below the line compute more than their tensors say, as where adapters are frozen."""
-    return any(freezing.ADAPTER in part._modules for part in lower.modules())
-
-
 @torch.inference_mode()
 def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
     """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
@@ -155,12 +150,13 @@ def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:
     """Return what features depend on beside the views, as JSON-able facts."""
+    adapted = any(freezing.ADAPTER in part._modules for part in lower.modules())  # frozen, which no tensor tells
     return {
         "model": setup.model.name,
         "plugin": plugins.identity(plugins.MODELS, setup.model.name),
         "input": asdict(setup.model.input),
         "below": below,
-        "adapter": asdict(setup.config.freeze_mode.adapter) if _holds_adapters(lower) else None,
+        "adapter": asdict(setup.config.freeze_mode.adapter) if adapted else None,
         "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,

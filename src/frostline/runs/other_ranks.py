@@ -97,7 +97,8 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
             os._exit(1)
 
     try:
-        follower = Follower(_own(config, rank), folder)
+        own = config if config.device == "cpu" else replace(config, device=f"cuda:{rank}")
+        follower = Follower(own, folder)
         pipe.send(origin(follower.setup))
         background.start(listen, name="orders", died=lambda error: os._exit(1))
         while True:
@@ -105,11 +106,6 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
     except Exception as error:
         pipe.send(error)
     os._exit(1)
-
-
-def _own(config: Config, rank: int) -> Config:
-    """Return the config with the device of this process."""
-    return config if config.device == "cpu" else replace(config, device=f"cuda:{rank}")
 
 
 class Follower:

@@ -79,13 +79,8 @@ class Setup:
         freezing.freeze(self.model.module, self.model.structure, self.phases[phase], norm_stats=norm_stats)
 
 
-def none_at_hand(config: Config, source: str | None, classes: Sequence[str]) -> Model | None:
-    """Return no network: each is built."""
-    return None
-
-
 def assemble(
-    config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs, at_hand: AtHand = none_at_hand
+    config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs, at_hand: AtHand | None = None
 ) -> Setup:
     """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism.
 
@@ -99,7 +94,7 @@ def assemble(
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
     data, model, phases, batches = parts(
-        config, source, store, meta=meta, screen=screen, at_hand=none_at_hand if meta else at_hand
+        config, source, store, meta=meta, screen=screen, at_hand=None if meta else at_hand
     )
     if not meta:
         model.module.to(device)
@@ -129,14 +124,14 @@ def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dic
 
 
 def parts(
-    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen, at_hand: AtHand = none_at_hand
+    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen, at_hand: AtHand | None = None
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
     With `meta` weights that are not on this disk are not read.
     """
     data = load_data(config, input_of(config, source), store, screen)
-    model = at_hand(config, source, data.classes)
+    model = at_hand(config, source, data.classes) if at_hand else None
     if model is None:
         model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":

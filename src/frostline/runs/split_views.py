@@ -46,11 +46,6 @@ class Images:
         return sum(views.seen for views in (self.train, self.val, self.test, self.whole) if views is not None)
 
 
-def _always(epoch: int) -> int:
-    """Return the number of the only view."""
-    return 0
-
-
 def look(setup: Setup) -> Images:
     """Return the splits as the network sees them, on its device."""
     config, data = setup.config, setup.data
@@ -71,7 +66,7 @@ def centred(setup: Setup, name: str, split: Split) -> Views:
 
 
 def _views(
-    setup: Setup, name: str, split: Split, view: View, *, view_of: Callable[[int], int] = _always, **facts: Any
+    setup: Setup, name: str, split: Split, view: View, *, view_of: Callable[[int], int] = lambda epoch: 0, **facts: Any
 ) -> Views:
     identity = {"split": name, **facts}
     return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,11 @@ _origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Version and origin of parameters that a file gave: its sha256, and their name and shape."""
 _given: dict[tuple[str, str, torch.Size], bytes] = {}
 """The sha256 of what files give, by its origin."""
+
+
+def of_facts(facts: object) -> str:
+    """Return the sha256 (hex) of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -71,9 +71,9 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     decides the metrics. What was taken from the environment must be said again.
     """
     for override in overrides:
-        key = override.partition("=")[0]
+        key, _, value = override.partition("=")
         if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
-            raise user_error(*_pair(override), f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
+            raise user_error(key, value, f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed: Any = hydra.compose("config", overrides=["resume=false", *overrides])
     given = {override.partition("=")[0] for override in overrides}
@@ -107,11 +107,6 @@ def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _nested(key: str, value: Any) -> dict[str, Any]:
     section, _, name = key.rpartition(".")
     return {section: {name: value}} if section else {name: value}
-
-
-def _pair(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key, value
 
 
 def _in_folder(here: Path, uri: str, fetched: Path) -> list[Recorded]:
@@ -191,12 +186,13 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     epochs = {"MLflow": query.history(uri, own.run_id)}
     if METRICS in sizes:
         epochs[METRICS] = _epochs(place / METRICS)
+    once = {key: value for key, value in own.metrics.items() if not key.startswith(("train/", "val/"))}
     mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
     return Recorded(
         own.name,
         own.run_id,
         untrusted.mapping_of(place / CONFIG),
-        Comparable(epochs, _once(own.metrics), _weights(place), environment(place)),
+        Comparable(epochs, once, _weights(place), environment(place)),
         _seeds(mates),
     )
 
@@ -204,11 +200,6 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
 def _seeds(mates: Iterable[Result]) -> dict[str, list[float]]:
     """Return the accuracies of the runs of a cell, by metric."""
     return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
-
-
-def _once(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that a run has once, of all that MLflow has."""
-    return {key: value for key, value in metrics.items() if not key.startswith(("train/", "val/"))}
 
 
 def _but_seed(choices: Mapping[str, Any]) -> dict[str, Any]:

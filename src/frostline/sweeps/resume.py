@@ -22,8 +22,6 @@ from frostline.tracking import pending_sweeps, query, server, sync
 from frostline.tracking.sync import SweepMirror
 
 _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
-
-
 WAITS = "SCHEDULED"
 """How MLflow calls a run that waits at a rung."""
 

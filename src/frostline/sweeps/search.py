@@ -42,7 +42,7 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, compose, _storage(config))
     for line in [*lines, *said(cells)]:
         job.screen().say(line)
-    folder = composing.sweep_folder(compose, _overrides(cells[0].setting))
+    folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
     planned = [run for cell in cells for run in rounds.corners(cell)]
     return sweep.run_planned(
         planned, executor=executor, folder=folder, folder_named=folder_named, earlier=config.resume, rounds=rounds
@@ -56,10 +56,6 @@ def _storage(config: Config) -> Storage | None:
     from frostline.sweeps.study_storage import storage_of
 
     return storage_of(config.search, None)
-
-
-def _overrides(setting: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in setting.items()]
 
 
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:

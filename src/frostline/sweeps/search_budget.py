@@ -62,10 +62,8 @@ class Budget:
 
         What goes on (None) and what begins is taken to need all of a trial, or as much as any needed before.
         """
-        over = [self._cost(one) for one in trials if one is not None]
+        known = [one for one in trials if one is not None]
+        over = [{"trials": 1.0, "epochs": one.epochs, "seconds": one.seconds}[self.unit] for one in known]
         each = self.whole or max(over, default=0.0)
         left = self.amount - sum(over) - each * (len(trials) - len(over))
         return 0 if left <= 0 else math.ceil(left / each) if each else math.inf
-
-    def _cost(self, one: Spent) -> float:
-        return {"trials": 1.0, "epochs": one.epochs, "seconds": one.seconds}[self.unit]

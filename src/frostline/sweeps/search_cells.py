@@ -74,7 +74,8 @@ def cells_of(
         if number == 0:
             start(config)
             groups = [str(group) for group in composed.hydra.runtime.choices]
-            search_space.check_keys(ranges, _modes(jobs, compose), groups)
+            modes = dict.fromkeys(str(compose(one).freeze_mode.name) for one in jobs)
+            search_space.check_keys(ranges, [*modes], groups)
         fixed = {key.lstrip("+"): value for key, value in setting.items()}
         space = search_space.of_cell(config, fixed, ranges)
         if not space and config.freeze_mode.solver is None:
@@ -98,10 +99,6 @@ def _numbers(space: Mapping[str, BaseDistribution]) -> list[str]:
 def is_shown(key: str) -> bool:
     """Return whether a key that differs between cells is no freeze mode, which names them anyway."""
     return key.lstrip("+") not in ("freeze", "freeze_mode")
-
-
-def _modes(jobs: Sequence[Overrides], compose: Compose) -> list[str]:
-    return list(dict.fromkeys(str(compose(overrides).freeze_mode.name) for overrides in jobs))
 
 
 def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:

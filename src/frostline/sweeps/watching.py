@@ -12,7 +12,7 @@ from frostline.core import interrupts
 from frostline.core.errors import UserError
 from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
-from frostline.records.result import Result, percent, read_result
+from frostline.records.result import percent, read_result
 from frostline.records.sweep_record import RunFacts, Shared
 from frostline.sweeps import closing, job
 
@@ -56,7 +56,7 @@ def follow(sweep: Path) -> int:
     if checks and checks.came_to_nothing:
         ((it, state),) = cluster_jobs.states([checks.job])
         say(f"{it} queued no run: {state}; its log is {it.log}. The same command goes on.", "red")
-    return _status(results)
+    return 0 if all(map(closing.as_planned, results)) else 1
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,6 @@ def wait(sweep: Path) -> None:
     while cluster_jobs.alive(sweep):
         shown.look()
         time.sleep(_LOOK)
-
-
-def _status(results: list[Result]) -> int:
-    return 0 if all(map(closing.as_planned, results)) else 1
 
 
 class _Shown:

@@ -10,8 +10,6 @@ whether they are kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from frostline.core import interrupts
 from frostline.data.views import Views
-from frostline.store import mapped
+from frostline.store import hashing, mapped
 from frostline.store.device_budget import DeviceBudget, expect, rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.rows import Rows
@@ -149,8 +147,8 @@ class Features:
         Those of other views are asked for in turn by every run: they stay, and what does not fit beside them is
         computed by each.
         """
-        family = _digest(self._identity)
-        key = _digest({**self._identity, "view": self._views.view_of(epoch)})
+        family = hashing.of_facts(self._identity)
+        key = hashing.of_facts({**self._identity, "view": self._views.view_of(epoch)})
 
         def make(writer: Writer) -> dict[str, Any]:
             return self._compute(writer, epoch)
@@ -209,10 +207,6 @@ class Part:
         """Return the features `(B, ...)` of the samples at `index`, on their device."""
         found = self._coming.take(index)
         return self._features.inputs(self._rows[index] if found is None else found, epoch)
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def batch_size(device: torch.device) -> int:

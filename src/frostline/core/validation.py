@@ -191,9 +191,8 @@ def _check_search(config: Config) -> None:
         raise user_error("search.prune", "hyperband", expected)
     unit, amount = config.search.budget, config.search.amount
     if unit == "seconds" and amount is None:
-        raise user_error(
-            "search.amount", "null", "the seconds of training that each cell gets, with search.budget=seconds"
-        )
+        expected = "the seconds of training that each cell gets, with search.budget=seconds"
+        raise user_error("search.amount", "null", expected)
     if unit == "trials" and amount is not None:
         raise user_error("search.amount", amount, "null with search.budget=trials, of which trials=12 says how many")
 

@@ -52,9 +52,8 @@ def require_readable(
         lost = ((part.counts > 0) & (good[name].counts == 0)).nonzero()[:, 0].tolist()
         if skip and (lost if name == "train" else not len(good[name].ids)):
             classes = ", ".join(part.source.classes[label] for label in lost[:5])
-            raise user_error(
-                "data.skip_bad", "true", f"pictures that can be read in {name} of {classes}, but all are broken"
-            )
+            expected = f"pictures that can be read in {name} of {classes}, but all are broken"
+            raise user_error("data.skip_bad", "true", expected)
     reasons = broken_of(parts, decoded)
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())

@@ -138,9 +138,8 @@ def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
             if role in SPLITS:
                 found[role][folder.name] = top
     if not found["train"]:
-        raise user_error(
-            "data.layout", "splits", f"a folder train with a folder per class, or in each class, in {root}"
-        )
+        expected = f"a folder train with a folder per class, or in each class, in {root}"
+        raise user_error("data.layout", "splits", expected)
     return Layout({split: classes for split, classes in found.items() if classes})
 
 

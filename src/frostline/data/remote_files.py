@@ -81,9 +81,8 @@ def find(key: str, pattern: str, suffix: str) -> list[RemoteFile]:
     except UserError:
         raise
     except ImportError as error:  # fsspec says what to install
-        raise user_error(
-            key, pattern, f"what reads {pattern.partition(':')[0]}:// to be installed ({error})"
-        ) from error
+        expected = f"what reads {pattern.partition(':')[0]}:// to be installed ({error})"
+        raise user_error(key, pattern, expected) from error
     except Exception as error:  # of the network, of whoever keeps the files, of a protocol that nobody knows
         raise unreachable(key, pattern, error) from error
     lost = [url for url, file in zip(dict.fromkeys(urls), found, strict=True) if file is None]

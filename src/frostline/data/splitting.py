@@ -163,9 +163,8 @@ def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> Use
     if int(of_each.max()) > 1:
         return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")
     singles = [part.source.classes[label] for label in of_each.nonzero()[:, 0].tolist()]
-    return user_error(
-        key, fraction, f"at least two pictures of some class, one of them for {name}, but {some(singles)} have one"
-    )
+    expected = f"at least two pictures of some class, one of them for {name}, but {some(singles)} have one"
+    return user_error(key, fraction, expected)
 
 
 def _shrink(part: Selection, seed: int, fraction: float, limit: int | None, key: str) -> Selection:

@@ -128,9 +128,8 @@ def _scales(
     for rule in phase.rules:
         if not any(fnmatchcase(address, rule.match) for address in every):
             parts = sorted({part for address in every for part in address.split("/")[:3]})
-            raise user_error(
-                "freeze_mode", mode, f"its pattern {rule.match} to match a parameter of this model ({', '.join(parts)})"
-            )
+            expected = f"its pattern {rule.match} to match a parameter of this model ({', '.join(parts)})"
+            raise user_error("freeze_mode", mode, expected)
     return {name: phase.lr_scale * _scale(name, pair, phase.rules, stages, mode) for name, pair in addresses.items()}
 
 

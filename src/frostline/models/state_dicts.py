@@ -88,9 +88,8 @@ def find(
     if all(torch.equal(first.tensors[name], other.tensors[name]) for other in fitting[1:] for name in below):
         return first
     ways = "; ".join(map(str, fitting))
-    raise user_error(
-        "model.weights", source, f"one state dict of this network, and {len(fitting)} differ in it: {ways}"
-    )
+    expected = f"one state dict of this network, and {len(fitting)} differ in it: {ways}"
+    raise user_error("model.weights", source, expected)
 
 
 def _readings(place: str, table: Tensors, below: Tensors, adapt: Callable[[Tensors], Tensors]) -> Iterator[Reading]:

@@ -115,9 +115,8 @@ def metadata_of(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):
-        raise user_error(
-            "model.weights", path, "a file whose header says model, classes and input as a run writes them"
-        )
+        expected = "a file whose header says model, classes and input as a run writes them"
+        raise user_error("model.weights", path, expected)
     metadata.pop(base_weights.KEY, None)
     return metadata
 

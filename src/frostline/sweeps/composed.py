@@ -88,9 +88,8 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
     """Return what the job `number` is to do, given its config; UserError for values that no run can have."""
     chosen = composed.hydra.runtime.choices
     if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
-        raise user_error(
-            "freeze", chosen.freeze, f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
-        )
+        expected = f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
+        raise user_error("freeze", chosen.freeze, expected)
     with read_write(composed), open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     with _current(composed):

@@ -34,9 +34,8 @@ def check_typed(arguments: Iterable[str]) -> None:
         if key in _TYPED and value != _TYPED[key][0]:
             raise user_error(key, value, _TYPED[key][1])
         if key == "hydra.launcher":
-            raise user_error(
-                key, value, f"a slash, hydra/launcher={value}, or keys within it, as hydra.launcher.workers"
-            )
+            expected = f"a slash, hydra/launcher={value}, or keys within it, as hydra.launcher.workers"
+            raise user_error(key, value, expected)
 
 
 def as_read(argument: str) -> str:

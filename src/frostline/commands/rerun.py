@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -120,7 +119,8 @@ class _Again(Executor):
             return
         report = rerun.compare(old.comparable, recorded_runs.comparable(own, result.metrics), old.seeds)
         self.reports[number] = report
-        files.write_json(own / layout.RERUN, {"rerun_of": old.identity, **_plain(report)})
+        told = {"rerun_of": old.identity, **asdict(report), "verdict": report.verdict.text}
+        files.write_json(own / layout.RERUN, told)
         record.artifact(own / layout.RERUN)
         record.tag(layout.VERDICT_TAG, report.verdict.text)
         for line in report.lines(shown):
@@ -136,8 +136,3 @@ def _here(config: Config) -> dict[str, object]:
         processes=config.devices if device.type == "cpu" else 1,
     )
     return flatten({**provenance.software([]), **provenance.hardware(device, config.devices)})
-
-
-def _plain(report: Report) -> dict[str, object]:
-    values = asdict(report)
-    return json.loads(json.dumps({**values, "verdict": report.verdict.text}))

@@ -76,7 +76,8 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Pic
     span = (nan, nan)
     if deep is not None:
         values = deep.values(image)
-        span = _span(values)
+        known = finite(values)
+        span = float(known.min()), float(known.max())
         image = _eight_bits(values, image.info.get("transparency"), levels, inverted=deep.inverted)
     if done["alpha"] or image.mode not in _COLOURS:
         image = image.convert("RGBA" if done["alpha"] else "L" if done["grayscale"] else "RGB")
@@ -149,11 +150,6 @@ def values_of(image: Image.Image) -> Values | None:
     """Return the values `(H, W)` of a grey picture of more than 8 bits; None, and nothing decoded, for any other."""
     deep = _Deep.of(image)
     return None if deep is None else deep.values(image)
-
-
-def _span(values: Values) -> tuple[float, float]:
-    known = finite(values)
-    return float(known.min()), float(known.max())
 
 
 def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool) -> Image.Image:

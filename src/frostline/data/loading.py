@@ -114,8 +114,10 @@ def _assemble(
     names = ("train", "val", "test")
     pairs = [(good[name], decoded[name]) for name in names]
     splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
-    alike = config.folds is not None and sight.side is None and len(sources) == 1
-    whole = _split(_joined(good.values()), decoded["train"]) if alike else None
+    whole = None
+    if config.folds is not None and sight.side is None and len(sources) == 1:
+        ids = torch.cat([part.ids for part in good.values()]).sort().values
+        whole = _split(Selection(train.source, ids), decoded["train"])
     counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
     suffixes = _summed(source.suffixes for source in sources.values())
     told = of_sources(sources.values(), suffixes)
@@ -141,12 +143,6 @@ def _assemble(
 def _cut_from(keep: Keep) -> str:
     """Return what of `data.pixels` random crops are cut from."""
     return "exact" if keep.kind == "nothing" else "auto" if keep.side is None else "stored"
-
-
-def _joined(parts: Iterable[Selection]) -> Selection:
-    """Return the pictures of several parts of one source, in the order of their ids."""
-    several = list(parts)
-    return Selection(several[0].source, torch.cat([part.ids for part in several]).sort().values)
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:

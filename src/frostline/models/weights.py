@@ -212,7 +212,8 @@ def load_into(
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
-    _check_finite({name: given[name] for name in own}, source)
+    if wrong := [name for name in own if not _is_finite(given[name])]:
+        raise user_error("model.weights", source, f"finite numbers, and nan or infinity is in {_some(wrong)}")
     return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
 
 
@@ -229,15 +230,9 @@ def _said(
     return "; ".join(filter(None, ["" if plain else str(reading), told, beside]))
 
 
-def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise UserError where a number is nan or infinite."""
-    wrong = [n for n, t in tensors.items() if t.is_floating_point() and t.numel() and not _finite(t)]
-    if wrong:
-        raise user_error("model.weights", source, f"finite numbers, and nan or infinity is in {_some(wrong)}")
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+def _is_finite(tensor: Tensor) -> bool:
+    empty = not (tensor.is_floating_point() and tensor.numel())
+    return empty or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

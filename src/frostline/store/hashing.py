@@ -62,7 +62,9 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     unknown = {name: tensor for name, tensor in tensors.items() if name not in found}
     for (name, tensor), hashed in zip(unknown.items(), _hash_all(list(unknown.values())), strict=True):
         found[name] = hashed
-        _remember(tensor, hashed)
+        _hashed[tensor] = (tensor._version, hashed)
+        if (origin := _origin(tensor)) is not None:
+            _given[origin] = hashed
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + found[name])
     return digest.hexdigest()
@@ -83,12 +85,6 @@ def _known(tensor: Tensor) -> bytes | None:
         return known
     origin = _origin(tensor)
     return None if origin is None else _given.get(origin)
-
-
-def _remember(tensor: Tensor, found: bytes) -> None:
-    _hashed[tensor] = (tensor._version, found)
-    if (origin := _origin(tensor)) is not None:
-        _given[origin] = found
 
 
 def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:

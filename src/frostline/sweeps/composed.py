@@ -62,7 +62,8 @@ class Jobs:
         composed = self._compose(overrides)
         found = read(composed, overrides, number)
         if isinstance(self._compose, Composer):
-            if _subdir(composed) == _NUMBERED:
+            place: Any = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
+            if str(place["subdir"]) == _NUMBERED:
                 self._first.setdefault(self._compose.kind(overrides), found)
             self._compose.forget(overrides)
         return found
@@ -77,11 +78,6 @@ def _as_typed(value: Any, config: Config, key: str) -> Any:
     if type(before) is float and type(value) is int and not isinstance(value_of(config, section), Mapping):
         return float(value)
     return value if type(value) is type(before) else None
-
-
-def _subdir(composed: DictConfig) -> str:
-    place: Any = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
-    return str(place["subdir"])
 
 
 def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Composed:

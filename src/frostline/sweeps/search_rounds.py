@@ -234,7 +234,8 @@ class Search:
     ) -> PlannedRun:
         from optuna.distributions import distribution_to_json
 
-        shown = [*(key for key in self._varied() if is_shown(key)), *cell.space]
+        varied = (key for key in self.cells[0].setting if len({one.setting[key] for one in self.cells}) > 1)
+        shown = [*filter(is_shown, varied), *cell.space]
         ours = {
             trial_tags.SEARCH: cell.config.search.name,
             trial_tags.STUDY: cell.study.name,
@@ -245,10 +246,6 @@ class Search:
         }
         run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
         return replace(composing.settled_as(run, self._auto[id(cell)]), elsewhere=where and where / folder)
-
-    def _varied(self) -> list[str]:
-        keys = self.cells[0].setting
-        return [key for key in keys if len({cell.setting[key] for cell in self.cells}) > 1]
 
     def _confirmations(self) -> list[PlannedRun]:
         found = [] if self._dry else confirmations(self.cells, self._of)

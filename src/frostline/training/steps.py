@@ -102,7 +102,8 @@ def steps(
         else:
             optimizer.zero_grad(set_to_none=True)
             weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
-            loss, logits = _by_autograd(part, inputs, labels, weights, recipe, step)
+            mixed, targets = mix(inputs, labels, weights, recipe, step)
+            loss, logits = gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
             update(part.network, optimizer, recipe)
         yield Step(logits, labels, loss)
 
@@ -133,13 +134,6 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
         inputs = data.inputs(index, epoch)
         sizes = [len(batch) for batch in group]
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
-
-
-def _by_autograd(
-    part: TrainedPart, inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int
-) -> tuple[Tensor, Tensor]:
-    mixed, targets = mix(inputs, labels, weights, recipe, step)
-    return gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
 
 
 def mix(inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int) -> tuple[Tensor, Targets]:

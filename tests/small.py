@@ -33,7 +33,8 @@ from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
 from frostline.models import freezing
 from frostline.models.build import Model, build
-from frostline.models.freezing import Guard, Phase
+from frostline.models.freeze_guard import Guard
+from frostline.models.freezing import Phase
 from frostline.records.layout import CHECKPOINT
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule

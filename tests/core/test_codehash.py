@@ -40,6 +40,7 @@ DECIDING = {
             "models.adapters",
             "models.adapter_kinds",
             "models.kept_adapters",
+            "models.kept_adapter_kinds",
         ),
         *("data.augment", "data.trivial_augment", "data.resize", "data.resize_by_matrices", "core.randomness"),
     },

@@ -22,7 +22,7 @@ from frostline.core.input_spec import InputSpec
 from frostline.core.validation import adapter_config
 from frostline.models import build, cut, freezing, fuse, timm_stages
 from frostline.models.build import Model
-from frostline.models.kept_adapters import KeptAdapter
+from frostline.models.kept_adapter_kinds import KeptAdapter
 from frostline.models.stages import structure_of
 from frostline.records import layout, provenance
 from frostline.records.recording import Record

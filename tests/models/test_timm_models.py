@@ -16,7 +16,7 @@ import small
 from frostline.commands import models as command
 from frostline.core.errors import UserError
 from frostline.core.input_spec import InputSpec
-from frostline.models import adapters, cut, freezing, fuse, timm_models, weights
+from frostline.models import adapters, cut, freeze_guard, fuse, timm_models, weights
 from frostline.models.build import Model, build, metadata
 from frostline.store import tensorfile
 from frostline.training.evaluation import evaluating
@@ -219,7 +219,7 @@ def test_layers_that_a_network_has_under_several_names_are_one_in_all_that_is_do
     adapters.insert(module, model.structure, small.mode("ssf").adapter, seed=0, side=32)
     assert torch.equal(module(images), plain.module.eval()(images))
     module.get_submodule("cpe1.proj.adapter").get_parameter("scale").mul_(2)
-    expected, still = module(images), freezing.frozen_tensors(module.requires_grad_(False)).keys()
+    expected, still = module(images), freeze_guard.frozen_tensors(module.requires_grad_(False)).keys()
     assert still == module.state_dict().keys() and {*twice} <= adapters.touched(module)
     assert adapters.without(module).keys() == plain.module.state_dict().keys()
     assert {*twice} <= adapters.merge(module).keys()

@@ -16,7 +16,7 @@ from torch import nn
 from emulated_card import MEMORY, EmulatedMachine, MixedDevices
 from frostline.core import machine
 from frostline.data import resize
-from frostline.models import freezing
+from frostline.models import freeze_guard
 from frostline.report.terminal import Screen
 from frostline.runs import robustness, setup, split_views, train
 from frostline.runs.final_weights import score
@@ -103,7 +103,7 @@ def run(
     """Return what a run's epochs, its test and, with `shift`, corrupted tests came to, and how many images it saw."""
     whole = setup.assemble(compose(*QUICK, f"device={device}", *overrides), folder, meta=False, screen=Screen())
     whole = replace(whole, store=Store(folder / f"store-{device[:4]}", budget=1 << 30, say=print))
-    images, learner, guard = split_views.look(whole), train.learner_of(whole), freezing.Guard(whole.model.module)
+    images, learner, guard = split_views.look(whole), train.learner_of(whole), freeze_guard.Guard(whole.model.module)
     silent = cast(Screen, Silent())
     events = train.fit_phases(whole, learner, images, guard, silent, progress=Progress(), pause=lambda: False)
     epochs = []

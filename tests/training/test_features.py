@@ -13,7 +13,7 @@ from rich.console import Console
 
 from frostline.core import machine
 from frostline.core.config import Config
-from frostline.models import cut, freezing
+from frostline.models import cut, freeze_guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
@@ -67,7 +67,7 @@ class Silent:
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
     run = replace(setup.assemble(chosen(*overrides), folder, meta=False, screen=Screen()), store=store)
-    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
     events = train.fit_phases(
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
     )
@@ -136,7 +136,7 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
     run = replace(run, data=replace(run.data, val=few, test=few))
-    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
     events = train.fit_phases(
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
     )
@@ -183,7 +183,7 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     """Those below the line still differ from the others when these are frozen."""
     options = (*REFROZEN, "train.ema_decay=0.9")
     run = setup.assemble(chosen(*options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
-    images, learner, guard = split_views.look(run), train.learner_of(run), freezing.Guard(run.model.module)
+    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
     events = train.fit_phases(
         run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
     )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frostline.core.errors import UserError
-from frostline.models import freezing
+from frostline.models import freeze_guard
 from frostline.models.build import Model
 from frostline.report.terminal import Screen
 from frostline.runs import checks
@@ -211,7 +211,7 @@ def fit_linear(
             before_step=lower,
             after_step=lambda: None,
             recipe=recipe,
-            guard=freezing.Guard(layer),
+            guard=freeze_guard.Guard(layer),
         )
     )
 
@@ -420,7 +420,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
         def say(self, text: str, style: str = "") -> None:
             pass
 
-    guard = freezing.Guard(setup.model.module)
+    guard = freeze_guard.Guard(setup.model.module)
     learner, silent = learner_of(setup), cast(Screen, Silent())
     list(fit_phases(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
     whole = [schedule.factor(config.schedule, step, 12) for step in range(12)]

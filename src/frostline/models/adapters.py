@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -119,11 +118,8 @@ def _fits(layer: nn.Module, how: AdapterConfig) -> bool:
 
 
 def _adapter_for(layer: nn.Module, path: str, addresses: Sequence[str], how: AdapterConfig) -> Adapter | None:
-    def named_by(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(address, pattern) for address in addresses for pattern in patterns)
-
-    frozen, of_inputs = layer.get_parameter(_tensors(layer)[0]), named_by(how.where_inputs)
-    if not of_inputs and not named_by(how.where):
+    frozen, of_inputs = layer.get_parameter(_tensors(layer)[0]), freezing.is_named(addresses, how.where_inputs)
+    if not of_inputs and not freezing.is_named(addresses, how.where):
         return None
     if how.kind == "ia3":
         fused = isinstance(layer, nn.MultiheadAttention) or path.rpartition(".")[2] == "qkv"

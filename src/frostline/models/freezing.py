@@ -7,15 +7,13 @@ that matches decides, every parameter must be covered, and a rule that can match
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import chain
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frostline.core.config import PhaseConfig, RuleConfig
 from frostline.core.errors import user_error
@@ -26,8 +24,6 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 ADAPTER = "adapter"
 """What a layer calls what it was given to learn in its place, and the layer kind of that."""
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers of so many bytes, as which the bits of other types can be compared."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,6 @@ class Phase:
     def learning(self) -> frozenset[str]:
         """The names of the parameters that learn in this phase."""
         return frozenset(name for name, scale in self.scales.items() if scale > 0)
-
-
-class FrozenDrift(RuntimeError):
-    """A parameter or buffer that was to stay as it was has changed."""
 
 
 def resolve(module: nn.Module, structure: Structure, phases: Sequence[PhaseConfig], mode: str) -> tuple[Phase, ...]:
@@ -71,6 +63,11 @@ def addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, .
         rest = f"{_kind(owner, module.get_submodule(owner))}/{_leaf(leaf)}/{name}"
         found[name] = tuple(f"{stage}/{rest}" for stage in _names_of_stage(structure, name))
     return found
+
+
+def is_named(addresses: Iterable[str], patterns: Sequence[str]) -> bool:
+    """Return whether one of the addresses of a parameter or module is matched by one of the globs."""
+    return any(fnmatchcase(address, pattern) for address in addresses for pattern in patterns)
 
 
 def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
@@ -126,7 +123,7 @@ def _scales(
 ) -> dict[str, float]:
     every = [address for pair in addresses.values() for address in pair]
     for rule in phase.rules:
-        if not any(fnmatchcase(address, rule.match) for address in every):
+        if not is_named(every, [rule.match]):
             parts = sorted({part for address in every for part in address.split("/")[:3]})
             expected = f"its pattern {rule.match} to match a parameter of this model ({', '.join(parts)})"
             raise user_error("freeze_mode", mode, expected)
@@ -137,7 +134,7 @@ def _scale(name: str, pair: tuple[str, ...], rules: Sequence[RuleConfig], stages
     """Return the scale that the first matching rule gives to one parameter."""
     below_head = len(stages) - 1 - stages.index(pair[0].split("/")[0])
     for rule in rules:
-        if any(fnmatchcase(address, rule.match) for address in pair):
+        if is_named(pair, [rule.match]):
             return rule.lr_scale * rule.lr_decay**below_head
     raise user_error("freeze_mode", mode, f"a rule that covers {name} ({pair[0]}); end the rules with match: '*'")
 
@@ -170,93 +167,3 @@ def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, acti
         own = {f"{path}.{name}" for name, _ in part.named_parameters(recurse=False)}
         return norm_stats == "learn" and (bool(own & phase.learning) if own else stage in active)
     return stage in active
-
-
-def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that do not learn and the buffers that no layer in train mode updates, by name."""
-    moving = {path for path, part in module.named_modules(remove_duplicate=False) if is_norm(part) and part.training}
-    return {
-        name: tensor
-        for name, tensor in _every_tensor(module).items()
-        if not (tensor.requires_grad if isinstance(tensor, nn.Parameter) else name.rpartition(".")[0] in moving)
-    }
-
-
-def _every_tensor(module: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, by all names where one has several, as that of a layer used twice."""
-    every = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
-    return dict(chain(*every))
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """A frozen tensor, its bits, and how often torch had written to it by then."""
-
-    tensor: Tensor
-    copy: Tensor
-    version: int
-
-    def written(self, now: Tensor) -> bool:
-        """Return whether torch knows of any write since: cheap, but blind to what goes around its bookkeeping."""
-        return now is not self.tensor or now._version != self.version
-
-
-class Guard:
-    """Owns copies of the tensors that are frozen, and compares them bit for bit at the end of every phase."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._watched: dict[str, _Watched] = {}
-        self.compared = 0
-        """Number of tensors that were found unchanged, in the phase that froze the most."""
-
-    def watch(self) -> None:
-        """Keep watching what is still frozen, let go of what now learns, and copy what is newly frozen."""
-        self._watched = {
-            name: self._watched.get(name) or _Watched(tensor, tensor.detach().clone(), tensor._version)
-            for name, tensor in frozen_tensors(self._module).items()
-        }
-
-    def glance(self) -> None:
-        """Check if torch wrote to any frozen tensor; running statistics that move without that wait for `check`."""
-        now = _every_tensor(self._module)
-        if any(one.written(now[name]) for name, one in self._watched.items()):
-            self.check()
-        self.compared = max(self.compared, len(self._watched))
-
-    def check(self) -> None:
-        """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
-        now = _every_tensor(self._module)
-        drifted = _different({name: (now[name], one.copy) for name, one in self._watched.items()})
-        if drifted:
-            some = ", ".join(drifted[:3])
-            raise FrozenDrift(f"{len(drifted)} of {len(self._watched)} frozen tensors changed: {some}")
-        self.compared = max(self.compared, len(self._watched))
-
-    def verdict(self) -> str:
-        """Return in words what the checks found; drift has raised by then."""
-        return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
-
-
-def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
-    """Return which pairs of tensors do not hold the same bytes: unlike to `==`, nan is itself and -0.0 is not 0.0.
-
-    On a card all are compared before the host waits for what came of it.
-    """
-    asked: dict[str, Tensor | bool] = {}
-    for name, (now, before) in pairs.items():
-        if now.shape != before.shape or now.dtype != before.dtype:
-            asked[name] = True
-        elif now.device.type == "cpu":
-            asked[name] = not torch.equal(_bits(now), _bits(before))
-        else:
-            asked[name] = (_bits(now) != _bits(before)).any()
-    there = [one for one in asked.values() if isinstance(one, Tensor)]
-    answers = iter(torch.stack(there).tolist() if there else ())
-    return [name for name, one in asked.items() if (next(answers) if isinstance(one, Tensor) else one)]
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """Return a tensor as whole numbers with the same bytes."""
-    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    return plain.view(_INTEGERS[plain.itemsize]) if plain.is_floating_point() else plain

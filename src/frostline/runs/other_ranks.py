@@ -19,7 +19,7 @@ from frostline.core import background
 from frostline.core.config import Config
 from frostline.data.views import Views
 from frostline.models import adapters
-from frostline.models.freezing import Guard
+from frostline.models.freeze_guard import Guard
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble, groups_of

@@ -16,7 +16,7 @@ from frostline.core.errors import user_error
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.data import loading
 from frostline.models import adapters
-from frostline.models.freezing import Guard
+from frostline.models.freeze_guard import Guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import (

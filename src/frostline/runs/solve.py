@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from frostline.core.metrics import METRICS
-from frostline.models.freezing import Guard
+from frostline.models.freeze_guard import Guard
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection

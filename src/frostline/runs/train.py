@@ -13,7 +13,7 @@ from frostline.core import interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.metrics import METRICS
-from frostline.models.freezing import Guard
+from frostline.models.freeze_guard import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Paused, Record
 from frostline.records.trial_tags import Decision

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from frostline.models import freezing
+from frostline.models import freeze_guard
 from frostline.training.dataset import batches, sampled
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.lockstep import EpochMade
@@ -87,7 +87,7 @@ def fit(
     before_step: Callable[[int, Span], None],
     after_step: Callable[[], None],
     recipe: Recipe,
-    guard: freezing.Guard,
+    guard: freeze_guard.Guard,
     start: TrainingPosition = BEGINNING,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult | TrainingPosition]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from frostline.core.metrics import Metric
-from frostline.models import freezing
+from frostline.models import freeze_guard
 from frostline.training import sharding
 from frostline.training.loop import EpochResult, TrainingPosition
 
@@ -113,7 +113,7 @@ def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[obj
     found: set[str] = set()
     for phase in range(len(phases)):
         enter(phase)
-        found |= module.state_dict().keys() - freezing.frozen_tensors(module).keys()
+        found |= module.state_dict().keys() - freeze_guard.frozen_tensors(module).keys()
     return frozenset(found)
 
 

@@ -1,0 +1,109 @@
+"""What is frozen stays as it is, bit for bit: copies of frozen tensors, compared at the end of every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from frostline.models.freezing import is_norm
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers of so many bytes, as which the bits of other types can be compared."""
+
+
+class FrozenDrift(RuntimeError):
+    """A parameter or buffer that was to stay as it was has changed."""
+
+
+def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that do not learn and the buffers that no layer in train mode updates, by name."""
+    moving = {path for path, part in module.named_modules(remove_duplicate=False) if is_norm(part) and part.training}
+    return {
+        name: tensor
+        for name, tensor in _every_tensor(module).items()
+        if not (tensor.requires_grad if isinstance(tensor, nn.Parameter) else name.rpartition(".")[0] in moving)
+    }
+
+
+def _every_tensor(module: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, by all names where one has several, as that of a layer used twice."""
+    every = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    return dict(chain(*every))
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A frozen tensor, its bits, and how often torch had written to it by then."""
+
+    tensor: Tensor
+    copy: Tensor
+    version: int
+
+    def written(self, now: Tensor) -> bool:
+        """Return whether torch knows of any write since: cheap, but blind to what goes around its bookkeeping."""
+        return now is not self.tensor or now._version != self.version
+
+
+class Guard:
+    """Owns copies of the tensors that are frozen, and compares them bit for bit at the end of every phase."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._watched: dict[str, _Watched] = {}
+        self.compared = 0
+        """Number of tensors that were found unchanged, in the phase that froze the most."""
+
+    def watch(self) -> None:
+        """Keep watching what is still frozen, let go of what now learns, and copy what is newly frozen."""
+        self._watched = {
+            name: self._watched.get(name) or _Watched(tensor, tensor.detach().clone(), tensor._version)
+            for name, tensor in frozen_tensors(self._module).items()
+        }
+
+    def glance(self) -> None:
+        """Check if torch wrote to any frozen tensor; running statistics that move without that wait for `check`."""
+        now = _every_tensor(self._module)
+        if any(one.written(now[name]) for name, one in self._watched.items()):
+            self.check()
+        self.compared = max(self.compared, len(self._watched))
+
+    def check(self) -> None:
+        """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
+        now = _every_tensor(self._module)
+        drifted = _different({name: (now[name], one.copy) for name, one in self._watched.items()})
+        if drifted:
+            some = ", ".join(drifted[:3])
+            raise FrozenDrift(f"{len(drifted)} of {len(self._watched)} frozen tensors changed: {some}")
+        self.compared = max(self.compared, len(self._watched))
+
+    def verdict(self) -> str:
+        """Return in words what the checks found; drift has raised by then."""
+        return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
+
+
+def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
+    """Return which pairs of tensors do not hold the same bytes: unlike to `==`, nan is itself and -0.0 is not 0.0.
+
+    On a card all are compared before the host waits for what came of it.
+    """
+    asked: dict[str, Tensor | bool] = {}
+    for name, (now, before) in pairs.items():
+        if now.shape != before.shape or now.dtype != before.dtype:
+            asked[name] = True
+        elif now.device.type == "cpu":
+            asked[name] = not torch.equal(_bits(now), _bits(before))
+        else:
+            asked[name] = (_bits(now) != _bits(before)).any()
+    there = [one for one in asked.values() if isinstance(one, Tensor)]
+    answers = iter(torch.stack(there).tolist() if there else ())
+    return [name for name, one in asked.items() if (next(answers) if isinstance(one, Tensor) else one)]
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return a tensor as whole numbers with the same bytes."""
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    return plain.view(_INTEGERS[plain.itemsize]) if plain.is_floating_point() else plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from frostline.core.errors import UserError
-from frostline.data import duplicates, loading, splits
+from frostline.data import duplicates, loading, sources, splits
 from frostline.data.resize import CenterCrop
 from frostline.store.store import Store
 from small import data_config, load_data, silently
@@ -39,6 +40,14 @@ def test_embedded_digits_are_those_of_scikit_learn():
         expected = (torch.from_numpy(original.images)[split.ids] * 255 / 16).round().to(torch.uint8)
         assert torch.equal(split.pixels[:], expected[:, None].expand(-1, 3, -1, -1))
         assert torch.equal(split.labels, torch.from_numpy(original.target)[split.ids])
+
+
+def test_they_are_asked_of_scikit_learn_where_its_file_lies_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    pixels, labels = sources._read_digits()
+    elsewhere = SimpleNamespace(locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: elsewhere)
+    asked = sources._read_digits.__wrapped__()
+    assert (asked[0] == pixels).all() and torch.equal(asked[1], labels)
 
 
 def test_splits_share_no_image_leave_none_out_and_have_the_classes_in_proportion():

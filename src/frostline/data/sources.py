@@ -99,11 +99,17 @@ def _digits() -> Source:
 
 @functools.cache
 def _read_digits() -> tuple[NDArray[np.uint8], Tensor]:
-    """Return the pictures `(1797, 8, 8)` and their labels, from the file of scikit-learn, a second to import."""
-    file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
-    table = torch.from_numpy(np.loadtxt(str(file), np.uint8, delimiter=","))
-    grey = table[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
-    return grey, table[:, -1].long()
+    """Return the pictures `(1797, 8, 8)` and their labels, from scikit-learn's file: to import it takes a second."""
+    file = Path(str(metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
+    if file.is_file():
+        table = np.loadtxt(file, np.uint8, delimiter=",")
+        pixels, labels = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(pixels).mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8).numpy()
+    return grey, torch.from_numpy(labels).long()
 
 
 def _glyphs(options: Mapping[str, Any]) -> Source:

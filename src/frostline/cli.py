@@ -32,7 +32,7 @@ def main() -> None:
     sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
     sys.argv[1:] = ["cluster.detach=true" if argument == "--detach" else argument for argument in sys.argv[1:]]
     with _one_line():
-        if len(sys.argv) > 1 and sys.argv[1] in commands.names():
+        if len(sys.argv) > 1 and commands.is_one(sys.argv[1]):
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
         if {"-q", "--quiet"} & {*sys.argv[1:]}:
             sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("-q", "--quiet")]

@@ -158,8 +158,14 @@ def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):
     assert model.structure.stages == ("stem", "stage1", "stage2", "head")
     assert model.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3) and model.input.size == 16
     assert [plugins.distribution(plugins.MODELS, name) for name in ("tiny", "resnet18")] == ["squares", None]
-    assert "hello" in commands.names() and commands.run("hello", ["you"]) == 3
+    assert commands.is_one("hello") and commands.run("hello", ["you"]) == 3
     assert capsys.readouterr().out == "hello you\n"
+
+
+@pytest.mark.parametrize("word", ["-m", "--help", "lr=1e-2"])
+def test_what_is_installed_is_not_looked_through_for_what_is_no_command(word, monkeypatch):
+    monkeypatch.setattr(commands, "names", lambda: pytest.fail("looked"))
+    assert not commands.is_one(word)
 
 
 def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package):

@@ -44,6 +44,11 @@ def names() -> list[str]:
     return sorted({*(module.name for module in pkgutil.iter_modules(__path__)), *plugins.names(plugins.COMMANDS)})
 
 
+def is_one(word: str) -> bool:
+    """Return whether a word of the command line is a command; all that is installed is read for it where it may be."""
+    return "=" not in word and not word.startswith("-") and word in names()
+
+
 def run(name: str, arguments: Sequence[str]) -> int:
     """Carry out the command called `name` and return its exit status; raises `UserError` for a person's mistake."""
     own = importlib.util.find_spec(f"{__name__}.{name}") is not None

@@ -257,7 +257,7 @@ def _become(told: dict[str, Any]) -> None:
         setattr(sys, name, stream)
     sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))
     sys.modules["frostline.sweeps.pool"].subprocess = module()
-    if Path("conf").is_dir():  # with options of a person's own, which the plugin looks for when it is imported
+    if sys.modules["frostline.core.project"].own_configs([]):  # which the plugin looks for when it is imported
         importlib.reload(sys.modules["hydra_plugins.frostline_sweeper"])
     _know_mode()
     arguments = [one for one in told["arguments"] if one != "-P"]

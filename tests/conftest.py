@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from hypothesis import settings
 
@@ -20,7 +19,6 @@ import stores
 import warm
 
 preload.read_once()
-torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
@@ -34,7 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a card where none is seen."""
+    """Skip what needs a card where none is seen; torch is for who runs tests, not for who hands them to workers."""
+    import torch
+
+    torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
@@ -92,6 +93,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """Let torch use two threads, which changes the order in which it adds."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

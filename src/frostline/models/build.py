@@ -86,7 +86,7 @@ def build(
     if meta:
         empty(module)
     elif source:
-        module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
+        module._apply(lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype) if one.is_meta else one)
     with Weightless() if meta else _seeded(seed, "init", "head"):
         found.new_heads(module, structure.heads, num_classes)
     for head in structure.heads:

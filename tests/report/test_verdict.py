@@ -212,6 +212,20 @@ def test_less_than_one_image_is_a_tie_and_the_cheaper_is_named(gap):
     assert "Feature extraction (head) is the cheaper." in text and "To decide" not in text
 
 
+def test_folds_are_no_tie_where_they_differ_by_less_than_an_image_of_each_but_surely():
+    folds = [[{"data.fold": fold} for fold in range(20)]] * 2
+    runs = [
+        replace(
+            result(20 * m + f, mode, 0.9 - m / 10, 0.9 - 0.009 * m * (f > 1), **fold),
+            images={"test": 100, "train": 1900},
+        )
+        for m, mode in enumerate(("head", "full"))
+        for f, fold in enumerate(folds[m])
+    ]
+    text = answer(runs)
+    assert text.startswith("Feature extraction (head) wins: 90.0% against 89.2%") and "20 folds" in text
+
+
 def seeds(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) -> list[Result]:
     return [result(first + s, mode, val, a, seed=first + s) for s, a in enumerate(accuracies)]
 

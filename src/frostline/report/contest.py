@@ -215,8 +215,9 @@ def _name(key: str, value: object) -> str:
 
 
 def _outcome(difference: Difference, winner: Cell) -> str:
-    within, images, gap = difference.interval, winner.finished[0].images.get("test", 0), abs(difference.gap)
-    counted = images if winner.by == ACCURACY else 0
+    within, gap = difference.interval, abs(difference.gap)
+    images = [trial.images for trial in trials(winner)]  # all of them in folds, the same ones for every seed
+    counted = (sum(images) if winner.folds else images[0]) if winner.by == ACCURACY else 0
     if gap * counted < 1 - 1e-9 if counted else gap < 1e-9:  # less than one image
         return "tie"
     if within is None:

@@ -103,7 +103,7 @@ def test_a_run_on_record_is_read_whole(store):
 
 
 def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
-    sweep = frostline.open(str(store.folder))
+    sweep = frostline.open(store.folder)
     assert repr(sweep) == f"<{sweep.name}: 2 runs, 2 finished, in {store.folder}>"
     assert repr(sweep.best) == f"<Run {sweep.best.name}: FINISHED, in {sweep.best.folder}>"
     shown = sweep._repr_html_()
@@ -127,6 +127,9 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
     assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
     with pytest.raises(frostline.UserError, match=r"none\.png: not there"):
         network.predict(tmp_path / "none.png")
+    for wrong in ({"top": 0}, {"batch": 0}, {"batch": -3}):
+        with pytest.raises(frostline.UserError, match=r"^(top|batch)=.*: expected a whole number of at least 1"):
+            network.predict_table(tmp_path / "picture.png", tmp_path / "said.csv", **wrong)
     with pytest.raises(frostline.UserError, match=r"^top=0: expected a whole number of at least 1"):
         network.predict(levels, top=0)
     with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
@@ -136,6 +139,11 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
             network.predict(odd)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
+
+
+def test_where_a_sweep_lies_is_said_once():
+    with pytest.raises(frostline.UserError, match=r"^hydra\.sweep\.dir=x: expected to be given as `folder`"):
+        frostline.sweep("freeze=head", "hydra.sweep.dir=x")
 
 
 @pytest.mark.slow

@@ -90,6 +90,8 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
     KeyboardInterrupt where it was interrupted; the same call then goes on from there.
     """
+    if told := [one for one in overrides if one.startswith("hydra.sweep.dir=")]:
+        raise UserError(f"{told[0]}: expected to be given as `folder`")
     place = _place(folder or project.new_sweep())
     quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
@@ -114,7 +116,7 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     raise UserError(said.splitlines()[-1].removeprefix("frostline: ") if said else f"the sweep ended with {status}")
 
 
-def open(*names: str) -> Sweep:
+def open(*names: str | Path) -> Sweep:
     """Return the sweep that a name stands for; several are put together, and what differs between them is a choice.
 
     A name is that of a folder, MLflow's id of a run or sweep or its beginning, or the name of a sweep or an experiment.
@@ -125,7 +127,7 @@ def open(*names: str) -> Sweep:
 
     scratch = Path(tempfile.mkdtemp(prefix="frostline-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    found = catalog.sweeps(names, scratch)
+    found = catalog.sweeps([str(name) for name in names], scratch)
     if not found:
         raise user_error("sweep", "", "the name of a sweep")
     alone = found[0] if len(found) == 1 else None
@@ -371,14 +373,14 @@ class Classifier:
         """Return `(N, classes)` float32; UserError names a file that is no picture. `batch` pictures at once."""
         from frostline.runs import predict
 
+        _require_positive(batch=batch)
         return predict.probabilities(self.network, _listed(pictures), batch=batch)
 
     def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 1) -> list[dict[str, float]]:
         """Return for each picture its `top` classes with their probabilities, the most probable first."""
         from frostline.runs.predict import ranked
 
-        if top < 1:
-            raise user_error("top", top, "a whole number of at least 1")
+        _require_positive(top=top)
         return [ranked(self.classes, row, top) for row in self.probabilities(pictures)]
 
     def predict_table(
@@ -405,6 +407,7 @@ class Classifier:
         from frostline.report.terminal import Screen
         from frostline.runs import prediction_file
 
+        _require_positive(top=top, batch=batch)
         given = [pictures] if isinstance(pictures, Path | str) else pictures
         return prediction_file.write(
             self.network,
@@ -435,6 +438,12 @@ class Classifier:
 def _place(path: Path | str) -> Path:
     """Return where a path leads, absolute and with the home that `~` stands for."""
     return files.expanded(str(path)).absolute()
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not (isinstance(number, int) and number >= 1):
+            raise user_error(name, number, "a whole number of at least 1")
 
 
 def _listed(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:

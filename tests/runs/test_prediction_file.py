@@ -174,6 +174,9 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, pict
     assert again.before and (again.rows, again.unread, len(again.examples)) == (COUNT, 2, 2)
     assert not computed and output.stat().st_mtime_ns == before and not beside.exists()
     output.write_bytes(output.read_bytes()[:-1])
+    with pytest.raises(UserError, match="changed since, by somebody else: remove it"):
+        write(network, output, pictures, features=features)
+    output.unlink()
     assert not write(network, output, pictures, features=features).before
     assert computed and output.read_bytes() == whole.read_bytes()
 
@@ -357,3 +360,17 @@ def test_a_tilde_is_the_home_folder(network, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(pictures.parent))
     assert write(network, tmp_path / "said.csv", f"~/{pictures.name}").rows == COUNT
     assert write(network, tmp_path / "one.csv", [f"~/{pictures.name}/00 ü.png"]).rows == 1
+
+
+def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said_of_it(network, pictures, tmp_path):
+    file, table = tmp_path / "said.csv", tmp_path / "labels.csv"
+    write(network, file, pictures)
+    write(network, file, pictures, top=3)  # as it was left, it may be made anew
+    file.write_text(file.read_text() + "a note of mine\n")
+    table.write_text(f"path\n{readable(pictures)[0]}\n")
+    for own, given in ((file, pictures), (table, table)):
+        before = own.read_text()
+        with pytest.raises(UserError, match=r"^--output=.*csv: expected a new file; this one was written, or changed"):
+            write(network, own, given)
+        assert own.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"said.csv", ".said.csv.json", "labels.csv"}

@@ -71,7 +71,7 @@ def write(
     """
     check(output, features)
     layer = None if features is None else predict.layer(predictor, features)
-    beside = output.with_name(f"{output.name}.parts")
+    beside = _parts_of(output)
     with _owned(beside, output):
         pictures = gather(beside / _LIST)
         if not len(pictures):
@@ -91,28 +91,46 @@ def write(
     return written
 
 
+def _parts_of(output: Path) -> Path:
+    """Return where the parts of a file lie until all are there."""
+    return output.with_name(f"{output.name}.parts")
+
+
 def _note(output: Path) -> Path:
     """Return where it is kept what a finished file is of."""
     return output.with_name(f".{output.name}.json")
 
 
-def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
-    """Return what is to be said of a file that is there as an earlier call for the same job left it; else None."""
+def _told(output: Path) -> dict[str, Any]:
+    """Return what is kept of a finished file; nothing where there is none."""
     try:
         note = files.read_json(_note(output))
-        if note["job"] != job or note["output"] != [*facts(str(output))]:
-            return None
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
+    """Return what is to be said of a file that is there as an earlier call for the same job left it; else None."""
+    note = _told(output)
+    if note.get("job") != job or not output.exists():
+        return None
+    try:
         return Written(output, note["rows"], note["unread"], tuple(note["examples"]), before=True)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 
 def check(output: Path, features: str | None) -> None:
-    """Raise `UserError` for an output that cannot be, or cannot hold features."""
+    """Raise `UserError` for an output that cannot be, that is somebody's own, or that cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
         raise user_error("--output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise user_error("--output", output, "a file in a folder that is there")
+    ours = (_parts_of(output) / _JOB).exists() or _told(output).get("output") == [*facts(str(output))]
+    if output.exists() and not ours:
+        whose = "this one was written, or changed since, by somebody else: remove it to have it made anew"
+        raise user_error("--output", output, f"a new file; {whose}")
     if features is not None and output.suffix.lower() == ".csv":
         raise user_error("--features", features, "an --output of .parquet or .jsonl, which can hold vectors")
 

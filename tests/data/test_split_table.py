@@ -128,6 +128,20 @@ def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -
         assert len(str(caught.value).splitlines()) == 1 and not (root / "splits.csv").exists()
 
 
+def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_path: Path) -> None:
+    as_csv(table := tmp_path / "t.csv", [row | {"age": number} for number, row in enumerate(rows(tmp_path, 40))])
+    before = table.read_bytes()
+    given = {"source": "table", "root": str(table), "options": NONE}
+    written(tmp_path / "splits.csv", **given)
+    written(tmp_path / "splits.csv", **given)
+    for file, seed in ((table, 0), (tmp_path / "splits.csv", 1)):
+        with pytest.raises(
+            UserError, match=r"^--write-splits=.*: expected a new file, as this one says something else"
+        ):
+            written(file, **given, split_seed=seed)
+    assert table.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_a_run_on_the_table_says_the_same_of_the_test_pictures_bit_for_bit(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     root = folder(tmp_path / "birds", "b", "a", each=30)

@@ -47,10 +47,15 @@ def write(file: Path, parts: Mapping[str, Selection]) -> None:
 
 
 def write_rows(file: Path, rows: Iterable[Sequence[object]], what: str) -> None:
-    """Write rows as CSV; UserError where that cannot be, as where a name of `what` or of a class is no text."""
+    """Write rows as CSV; UserError where that cannot be, as where a name of `what` or of a class is no text.
+
+    A file that says anything else is somebody's labels, or splits that a run was told: it stays.
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     try:
+        if file.exists() and file.read_bytes() != text.getvalue().encode():
+            raise user_error("--write-splits", file, "a new file, as this one says something else; remove it first")
         files.write(file, text.getvalue())
     except UnicodeError:
         raise user_error("--write-splits", file, f"{what} and classes whose names are text in UTF-8") from None

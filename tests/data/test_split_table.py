@@ -135,9 +135,7 @@ def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_
     written(tmp_path / "splits.csv", **given)
     written(tmp_path / "splits.csv", **given)
     for file, seed in ((table, 0), (tmp_path / "splits.csv", 1)):
-        with pytest.raises(
-            UserError, match=r"^--write-splits=.*: expected a new file, as this one says something else"
-        ):
+        with pytest.raises(UserError, match=r"^--write-splits=.*: expected a new file, as this one says"):
             written(file, **given, split_seed=seed)
     assert table.read_bytes() == before
 

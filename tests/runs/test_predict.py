@@ -259,3 +259,14 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, messag
     with pytest.raises(UserError) as error:
         commands.run("predict", arguments)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_views_are_not_written_over_the_pictures(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (80, 80)).save(tmp_path / "one.png")
+    before = (tmp_path / "one.png").read_bytes()
+    (tmp_path / "here").symlink_to(tmp_path)
+    for given in (".", "one.png", tmp_path):
+        with pytest.raises(UserError, match=r"^--save-views=here: expected a folder that has none of the pictures"):
+            commands.run("predict", [str(trained.folder / "0"), str(given), "--save-views", "here"])
+    assert (tmp_path / "one.png").read_bytes() == before

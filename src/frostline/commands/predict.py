@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -136,6 +137,9 @@ def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor]
         return None
     from PIL import Image
 
+    theirs = {os.path.dirname(pictures.place(row)) for row in range(len(pictures))}  # noqa: PTH120 - a Path takes long
+    if folder.resolve() in {Path(one).resolve() for one in theirs}:
+        raise user_error("--save-views", folder, "a folder that has none of the pictures, which would be written over")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,7 +19,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
 from frostline.records.recording import Paused, recording
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import resume
+from frostline.sweeps import past_runs, resume
 from frostline.sweeps.ownership import claim
 
 
@@ -139,7 +139,7 @@ def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gi
 
 
 def past(status="FINISHED", source="s", owner=None, **tags):
-    return resume.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
+    return past_runs.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 
 
 def of(fingerprint, status="FINISHED", source="s", **more):
@@ -251,11 +251,11 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
     journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
     journal.note(tmp_path, "end", status="FINISHED", time=1)
     (tmp_path / "result.json").write_text(content)
-    assert resume.of_folder(tmp_path) is None
+    assert past_runs.of_folder(tmp_path) is None
     (tmp_path / "result.json").write_text(
         '{"status": "FINISHED", "metrics": {"test/accuracy": 1.0}, "images": {"test": 3}}'
     )
-    found = resume.of_folder(tmp_path)
+    found = past_runs.of_folder(tmp_path)
     assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}
 
 
@@ -267,7 +267,7 @@ def test_a_trial_that_waits_is_its_searchs_while_that_lives(tmp_path, process):
     (trial := folder / "head-0").mkdir()
     with pytest.raises(Paused), recording(trial, name="head", tags={}, params={}):
         raise Paused(1, 0.5)
-    waits = resume.of_folder(trial)
+    waits = past_runs.of_folder(trial)
     assert waits is not None and waits.status == "PAUSED" and str(process.pid) in str(waits.holder)
     assert resume.judge([waits], waits.source, None).busy is waits
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.me())))

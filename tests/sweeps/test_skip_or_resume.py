@@ -18,8 +18,8 @@ from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.past_runs import Past
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.resume import Past
 from frostline.sweeps.skip_or_resume import Takeover
 from frostline.tracking import claims, pending_sweeps, server
 from small import compose

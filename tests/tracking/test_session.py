@@ -29,7 +29,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
-from frostline.sweeps.resume import Past
+from frostline.sweeps.past_runs import Past
 from frostline.tracking import download, pending_sweeps, query, server, session, sync, tracking_uri
 from frostline.tracking.sync import SweepMirror
 

@@ -16,9 +16,9 @@ from frostline.core.config_keys import digest, value_of, with_values
 from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records.result import Result, read_result
 from frostline.records.sweep_record import RunFacts, Tracker
-from frostline.sweeps import data_index, resume
+from frostline.sweeps import data_index, past_runs
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.resume import Past
+from frostline.sweeps.past_runs import Past
 from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, tracking_uri
 
@@ -118,7 +118,7 @@ def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Ite
     source = project.source_sha256()
     for number, (run, facts) in enumerate(pairs):
         own = Path(facts.finished["folder"]) if facts.finished else folder / facts.folder
-        past, result = resume.of_folder(own), read_result(own)
+        past, result = past_runs.of_folder(own), read_result(own)
         if past is None or result is None or past.status != "FINISHED" or past.source != source:
             return
         yield replace(result, job=number, name=run.name, choices=facts.choices), past

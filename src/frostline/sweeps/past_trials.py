@@ -10,7 +10,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import semantic
 from frostline.records.result import PRUNED
 from frostline.sweeps import search_space
-from frostline.sweeps.resume import Past
+from frostline.sweeps.past_runs import Past
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

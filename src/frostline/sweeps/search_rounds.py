@@ -25,8 +25,8 @@ from frostline.records.result import Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import job, search_space, trial_outcomes
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.past_runs import Past
 from frostline.sweeps.past_trials import observations
-from frostline.sweeps.resume import Past
 from frostline.sweeps.search_cells import Cell, Compose, is_shown
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 

@@ -17,11 +17,12 @@ from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heart
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
-from frostline.sweeps import job, resume
+from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.past_runs import Past
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import fingerprints
-from frostline.sweeps.resume import Earlier, Past
+from frostline.sweeps.resume import Earlier
 from frostline.tracking import claims, download, pending_sweeps, server
 
 # large, or what only the process that runs it writes
@@ -70,7 +71,7 @@ class Takeover:
         """Return what each job, numbered from `first`, has to know; says what is left out or goes on."""
         keys = [digest(run.config) for run in planned]
         for run in planned:
-            if run.elsewhere is not None and (past := resume.of_folder(run.elsewhere)) is not None:
+            if run.elsewhere is not None and (past := past_runs.of_folder(run.elsewhere)) is not None:
                 self._add_given(past)
         known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
         prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
@@ -96,7 +97,7 @@ class Takeover:
         others = [
             one for one in self._before.get(key, ()) if one.tags.get(layout.FOLDER_TAG) != past.tags[layout.FOLDER_TAG]
         ]
-        self._before[key] = [*others, replace(past, status=resume.WAITS) if past.status == "PAUSED" else past]
+        self._before[key] = [*others, replace(past, status=past_runs.WAITS) if past.status == "PAUSED" else past]
 
     @contextmanager
     def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:

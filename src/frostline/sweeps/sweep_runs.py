@@ -16,7 +16,7 @@ from frostline.sweeps import closing
 from frostline.sweeps.compose import PlannedRun, in_order
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.lockstep_groups import stacked
-from frostline.sweeps.resume import Past
+from frostline.sweeps.past_runs import Past
 from frostline.sweeps.skip_or_resume import Takeover, facts_of
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
-from frostline.data import leftovers, remote_files, shard_index, shards, table_files, tables
+from frostline.data import leftovers, remote_files, shard_index, shards, table_files, table_rows, tables
 from frostline.data.decode_all import unseen
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
@@ -183,7 +183,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
 
 
 def _place_of(folder: Path, text: str) -> str:
-    return text if remote_files.is_elsewhere(text) else tables.normal(folder, text)
+    return text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text)
 
 
 def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:

@@ -7,22 +7,21 @@ where a cell holds a list, or text that is parted by `separator`, or where each 
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.core.files import expanded
-from frostline.core.labels import NONE
 from frostline.data import label_columns, table_columns, table_files, times
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Cell, Labels
-from frostline.data.layouts import SPLITS, roles_of
+from frostline.data.layouts import SPLITS
 from frostline.data.listing import LeftOut, walk
-from frostline.data.names import printable, some
+from frostline.data.names import printable
+from frostline.data.table_rows import Row, rows_of
 from frostline.data.times import Times
 
 if TYPE_CHECKING:
@@ -90,18 +89,6 @@ class Table:
     """Those that have columns of their own, in their order; None where they are what cells say."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    file: str
-    """Its path, absolute and normal."""
-    labels: Labels | None
-    """None where none is told."""
-    split: str
-    group: str | None
-    time: str | None
-    weight: float | None
-
-
 def read(file: Path, options: Mapping[str, Any]) -> Table:
     """Return what the table in `file` says of which pictures.
 
@@ -133,7 +120,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
     if long := options.get("rows") == "labels":
         labels, multi_label = [own or () for own in labels], True
-    rows, findings = _rows(file, root, texts, labels, str(columns["split"]), long=long)
+    rows, findings = rows_of(file, root, texts, labels, str(columns["split"]), long=long)
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
@@ -161,7 +148,7 @@ def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tupl
     return label_columns.of_cells(cells, name, separator=separator, several=several), several
 
 
-def _labelled(rows: Sequence[_Row], split: str) -> Labelled:
+def _labelled(rows: Sequence[Row], split: str) -> Labelled:
     own = {place: row for place, row in enumerate(rows) if row.split == split}
     groups = tuple(row.group or "" for row in own.values()) if rows[0].group is not None else None
     files, labels = tuple(Path(row.file) for row in own.values()), tuple(row.labels or () for row in own.values())
@@ -190,101 +177,6 @@ def root_of(file: Path, key: str, given: str | None) -> Path:
 def path_column(columns: Sequence[str], key: str, given: str | None) -> str:
     """Return which of the `columns` holds the paths of pictures; UserError, which says it of `key`, where none does."""
     return str(table_columns.find(columns, key, given, _PATHS))
-
-
-def _rows(
-    file: Path,
-    root: Path,
-    texts: Mapping[str, list[str] | None],
-    labels: Sequence[Labels | None],
-    split_column: str,
-    *,
-    long: bool,
-) -> tuple[list[_Row], list[Finding]]:
-    """Return the rows that say something, each once, and what is to be told of the others.
-
-    Those of one picture become one with all of their labels where the table is `long`.
-    """
-    paths = texts["path"] or []
-    if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
-        raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
-    files = [normal(root, path) for path in paths]
-    below = os.path.join(root, "")  # noqa: PTH118 - with the sign behind it, which `/` has already
-    if outside := [path for path, found in zip(paths, files, strict=True) if not found.startswith(below)]:
-        expected = f"paths below {root} (data.options.root), not {some(outside)}"
-        raise user_error("data.root", file, expected)
-    split_of = _split_of(texts["split"], split_column)
-    groups: Sequence[str | None] = texts["group"] or [None] * len(paths)
-    moments: Sequence[str | None] = texts["time"] or [None] * len(paths)
-    splits = [split_of[text] for text in texts["split"]] if texts["split"] else ["train"] * len(paths)
-    weights: Sequence[float | None] = _weights(texts["weight"]) if texts["weight"] else [None] * len(paths)
-    every = [_Row(*values) for values in zip(files, labels, splits, groups, moments, weights, strict=True)]
-    rows = [row for row in every if row.labels is not None]
-    if not long:
-        _check_each(file, root, "label", [(row.file, " + ".join(row.labels or [NONE])) for row in rows])
-    _check_each(file, root, "group", [(row.file, row.group) for row in rows if row.group])
-    _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
-    _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
-    once = _together(rows) if long else list({(row.file, row.split): row for row in rows}.values())
-    for what in ("group", "time"):  # which may stand in one of a picture's rows alone
-        known = {row.file: said for row in rows if (said := getattr(row, what))}
-        once = [
-            replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
-            for row in once
-        ]
-    findings = []
-    if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
-        told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"
-        findings.append(Finding(told, True, tuple(unlabelled)))
-    if (again := len(rows) - len(once)) and not long:
-        findings.append(Finding(f"{again:,} rows name a picture again and count once"))
-    return once, findings
-
-
-def _together(rows: Sequence[_Row]) -> list[_Row]:
-    """Return the rows of each picture as one, with the labels of all of them, each once."""
-    of: dict[tuple[str, str], _Row] = {}
-    labels: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        place = (row.file, row.split)
-        of.setdefault(place, row)
-        labels.setdefault(place, {}).update(dict.fromkeys(row.labels or ()))
-    return [replace(row, labels=tuple(labels[place])) for place, row in of.items()]
-
-
-def _weights(texts: Sequence[str]) -> list[float]:
-    """Return what pictures count; UserError for what is no finite number above 0."""
-    import pandas as pd
-
-    found = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").astype(float)
-    if odd := [text or "(nothing)" for text, value in zip(texts, found, strict=True) if not 0 < value < math.inf]:
-        raise user_error("data.options.weight", some(odd), "a column of finite numbers above 0")
-    return [*found]
-
-
-def normal(root: Path, path: str) -> str:
-    """Return where a path leads, without a look at the disk; those of Windows are turned."""
-    return os.path.normpath(os.path.join(root, path.replace("\\", "/")))  # noqa: PTH118 - a Path for each takes seconds
-
-
-def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:
-    """Return which split each value of a column means."""
-    values = list(dict.fromkeys(texts or ()))
-    roles = dict(zip(values, roles_of(values), strict=True))
-    if odd := [value or "(nothing)" for value, role in roles.items() if role not in SPLITS]:
-        expected = f"a column of train, val and test, not of {some(odd)}"
-        raise user_error("data.options.split", column, expected)
-    return {value: str(role) for value, role in roles.items()}
-
-
-def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Raise `UserError` where a picture has two of `what`, labels say; a row is its file and that."""
-    known: dict[str, str] = {}
-    odd = {path: text for path, text in rows if known.setdefault(path, text) != text}
-    if odd:
-        each = some(f"{os.path.relpath(path, root)} is {known[path]} and {text}" for path, text in odd.items())
-        hint = "; data.options.rows=labels takes them for pictures of several classes" if what == "label" else ""
-        raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}{hint}")
 
 
 def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:

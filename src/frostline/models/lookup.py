@@ -24,7 +24,12 @@ def input_of(name: str, *, library: str = "torchvision", weights: str | None, im
 def architecture_of(name: str, library: str) -> Architecture:
     """Return the network called `name`, of timm, of torchvision or of a plugin."""
     if library == "timm":
-        return _of_timm(name)
+        try:
+            from frostline.models import timm_models
+        except ImportError as error:
+            way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
+            raise user_error("model.library", "timm", way) from None
+        return timm_models.architecture(name)
     if name in torchvision_models.NAMES:
         return torchvision_models.architecture(name)
     plugin: Architecture | None = plugins.load(plugins.MODELS, name)
@@ -33,15 +38,6 @@ def architecture_of(name: str, library: str) -> Architecture:
         expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
         raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
     return plugin
-
-
-def _of_timm(name: str) -> Architecture:
-    try:
-        from frostline.models import timm_models
-    except ImportError as error:
-        way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
-        raise user_error("model.library", "timm", way) from None
-    return timm_models.architecture(name)
 
 
 def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | None:

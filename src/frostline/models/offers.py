@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from frostline.core import plugins
 from frostline.models import build, lookup, torchvision_models
-from frostline.models.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,8 @@ def offered(library: str | None = None) -> tuple[list[Offer], str]:
     missing = ""
     if library != "timm":
         names = [*torchvision_models.NAMES, *plugins.names(plugins.MODELS)]
-        found += [
-            Offer(name, "torchvision", tuple(_named(lookup.architecture_of(name, "torchvision")))) for name in names
-        ]
+        own = {name: lookup.architecture_of(name, "torchvision").weights for name in names}
+        found += [Offer(name, "torchvision", tuple(one for one in own[name] if one != "default")) for name in names]
     if library != "torchvision":
         try:
             from frostline.models import timm_models
@@ -40,10 +38,6 @@ def offered(library: str | None = None) -> tuple[list[Offer], str]:
         else:
             found += [Offer(name, "timm", tags) for name, tags in timm_models.names().items()]
     return found, missing
-
-
-def _named(found: Architecture) -> list[str]:
-    return [name for name in found.weights if name != "default"]
 
 
 def size_of(name: str, library: str, *, counted: bool) -> tuple[int, int | None]:

@@ -15,7 +15,7 @@ import timm
 from timm.models import get_pretrained_cfg, model_entrypoint
 from torch import nn
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.models import shapes
 from frostline.models.architecture import Architecture, Tensors, new_layer
 from frostline.models.timm_stages import structure_of
@@ -32,7 +32,9 @@ def architecture(name: str) -> Architecture:
         raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
     if not timm.is_model(base) or (tag and tag not in tags(base)):
-        raise _unknown(name)
+        known = [f"{one}.{tag}" for one, tags in names().items() for tag in tags]
+        expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags behind a dot"
+        raise user_error("model.name", name, expected, [*names(), *known])
     given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags(base)}
     config = get_pretrained_cfg(name)
     return Architecture(
@@ -60,12 +62,6 @@ def names() -> dict[str, tuple[str, ...]]:
         base, _, tag = name.partition(".")
         found.setdefault(base, []).append(tag)
     return {base: tuple(sorted(tags, key=get_pretrained_cfg(base).tag.__ne__)) for base, tags in found.items()}
-
-
-def _unknown(name: str) -> UserError:
-    known = [f"{base}.{tag}" for base, tags in names().items() for tag in tags]
-    expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags behind a dot"
-    return user_error("model.name", name, expected, [*names(), *known])
 
 
 def _network(name: str, size: int) -> nn.Module:

@@ -74,16 +74,19 @@ def plan_table(plan: Plan) -> Table:
 
 def stages_unlike(plan: Plan, other: Plan) -> list[str] | None:
     """Return in a line each how few stages learn otherwise than in another plan; None where most do, or other ones."""
-    mine, theirs = ([row for phase in each.phases for row in _rows(phase)] for each in (plan, other))
+    mine, theirs = (
+        [
+            (_epochs(phase), *(cell.plain for cell in _stage_row(stage)))
+            for phase in each.phases
+            for stage in phase.stages
+        ]
+        for each in (plan, other)
+    )
     pairs = [*zip(mine, theirs, strict=False)]
     if len(mine) != len(theirs) or any(one[:4] != before[:4] or one[6] != before[6] for one, before in pairs):
         return None
     found = [f"{one[1]}: lr {one[4]}, weight decay {one[5]}" for one, before in pairs if one != before]
     return None if 2 * len(found) > len(mine) else found
-
-
-def _rows(phase: PhasePlan) -> list[tuple[str, ...]]:
-    return [(_epochs(phase), *(cell.plain for cell in _stage_row(stage))) for stage in phase.stages]
 
 
 def _epochs(phase: PhasePlan) -> str:

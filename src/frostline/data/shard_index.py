@@ -27,7 +27,7 @@ from frostline.data.label_columns import Cell
 from frostline.data.names import printable
 from frostline.data.open_image import open_bytes
 from frostline.data.remote_files import RemoteFile
-from frostline.data.shard_headers import SHOWN_KEYS, Wanted, scan_all
+from frostline.data.shard_headers import SHOWN_KEYS, Scanned, Wanted, scan_all
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 
@@ -125,23 +125,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
     def make(writer: Writer) -> dict[str, Any]:
         with progress("reading what is in shards", len(shards)) as advance:
             found = scan_all(key, shards, wanted, advance)
-        rows = [row for one in found for row in one.rows]
-        places = [(number, row.start, row.size) for number, one in enumerate(found) for row in one.rows]
-        writer.tensor("places", (len(rows), 3), torch.int64).copy_(torch.tensor(places).reshape(-1, 3))
-        known = sorted({text for row in rows for text in row.texts})
-        fields = (what for one in found for sample in one.samples.values() for what in sample.fields)
-        columns = [[row.name for row in rows], *([row.texts.get(text) for row in rows] for text in known)]
-        content = json.dumps(columns).encode()
-        writer.tensor("columns", (len(content),), torch.uint8).numpy()[:] = bytearray(content)
-        return {
-            "texts": known,
-            "reasons": [(number, row.reason) for number, row in enumerate(rows) if row.reason],
-            "fields": Counter(sorted(fields)),
-            "keys": list(dict.fromkeys(name for one in found for name in one.keys))[:SHOWN_KEYS],
-            "told": [line for one in found for line in one.told],
-            "hidden": sum(one.hidden for one in found),
-            "pictureless": sum(one.pictureless for one in found),
-        }
+        return _written(found, writer)
 
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     entry = store.get(
@@ -161,3 +145,24 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
         hidden=said["hidden"],
         pictureless=said["pictureless"],
     )
+
+
+def _written(found: Sequence[Scanned], writer: Writer) -> dict[str, Any]:
+    """Write where pictures are and what lies beside them, and return what else there is to say of the shards."""
+    rows = [row for one in found for row in one.rows]
+    places = [(number, row.start, row.size) for number, one in enumerate(found) for row in one.rows]
+    writer.tensor("places", (len(rows), 3), torch.int64).copy_(torch.tensor(places).reshape(-1, 3))
+    known = sorted({text for row in rows for text in row.texts})
+    fields = (what for one in found for sample in one.samples.values() for what in sample.fields)
+    columns = [[row.name for row in rows], *([row.texts.get(text) for row in rows] for text in known)]
+    content = json.dumps(columns).encode()
+    writer.tensor("columns", (len(content),), torch.uint8).numpy()[:] = bytearray(content)
+    return {
+        "texts": known,
+        "reasons": [(number, row.reason) for number, row in enumerate(rows) if row.reason],
+        "fields": Counter(sorted(fields)),
+        "keys": list(dict.fromkeys(name for one in found for name in one.keys))[:SHOWN_KEYS],
+        "told": [line for one in found for line in one.told],
+        "hidden": sum(one.hidden for one in found),
+        "pictureless": sum(one.pictureless for one in found),
+    }

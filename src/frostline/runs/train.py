@@ -105,14 +105,20 @@ def learn(
         guard.check()
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
+    _end_early(decision, progress, setup.config.search.prune, record, screen)
+    return progress
+
+
+def _end_early(decision: Decision, progress: Progress, prune: str, record: Record, screen: Screen) -> None:
+    """Say and record how a trial ended that was not let go on; raises `Paused` for one that waits."""
+    epochs = len(progress.epochs)
     if decision is Decision.PAUSE:
-        screen.say(f"  waits after epoch {len(progress.epochs)} (search.prune={setup.config.search.prune})")
-        raise Paused(len(progress.epochs), progress.seconds)
+        screen.say(f"  waits after epoch {epochs} (search.prune={prune})")
+        raise Paused(epochs, progress.seconds)
     progress.pruned = decision is Decision.STOP
     if progress.pruned:
-        screen.say(f"  stopped early by search.prune={setup.config.search.prune}")
-        record.tag(layout.PRUNED_TAG, f"after epoch {len(progress.epochs)} by {setup.config.search.prune}")
-    return progress
+        screen.say(f"  stopped early by search.prune={prune}")
+        record.tag(layout.PRUNED_TAG, f"after epoch {epochs} by {prune}")
 
 
 def _alone(setup: Setup, learner: Learner, images: Images) -> loop.Stepper:

@@ -121,17 +121,7 @@ def run_planned(
     if not config.dry_run:
         data_index.write(folder, index)
     tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
-    with (
-        heartbeat.beating(folder / layout.OWNER) as heart,
-        heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
-    ):
-        takeover = None
-        if tracker and (earlier or rounds):
-            of_grid = {digest(run.config) for run in planned} if rounds is None else None
-            digests = of_grid if earlier else ()  # what others do in one study counts in any case
-            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
-        runs = SweepRuns(executor, folder, tracker, takeover, identity)
-        interrupt = runs.carry_out(planned) if rounds is None else runs.carry_out_rounds(rounds)
+    runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity, earlier=earlier)
     if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
         return status
     if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
@@ -158,6 +148,31 @@ def _checked(
     if rounds is None:
         return auto, None
     return auto, rounds.settle(auto, lambda configs: executor.ask(partial(fingerprints, configs)))
+
+
+def _carried_out(
+    planned: Sequence[PlannedRun],
+    executor: Executor,
+    folder: Path,
+    tracker: Tracker | None,
+    rounds: Rounds | None,
+    identity: str | None,
+    *,
+    earlier: bool,
+) -> tuple[SweepRuns, KeyboardInterrupt | None]:
+    """Have the runs carried out while the sweep gives signs of life; return them, and what interrupted that, if so."""
+    with (
+        heartbeat.beating(folder / layout.OWNER) as heart,
+        heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
+    ):
+        takeover = None
+        if tracker and (earlier or rounds):
+            of_grid = {digest(run.config) for run in planned} if rounds is None else None
+            digests = of_grid if earlier else ()  # what others do in one study counts in any case
+            root = project.project_root()
+            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
+        runs = SweepRuns(executor, folder, tracker, takeover, identity)
+        return runs, runs.carry_out(planned) if rounds is None else runs.carry_out_rounds(rounds)
 
 
 def _tell(folder: Path, rounds: Rounds | None, sign: str) -> None:

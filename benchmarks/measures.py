@@ -34,7 +34,7 @@ import search
 import streaming
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
-from frostline.core import machine
+from frostline.core.memory import keep_freed, reset_peak
 from pictures import CIFAR, PHOTO, Kind
 from table import Row, figures
 
@@ -149,14 +149,14 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
 def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours.Sweep) -> Iterator[Row]:
     batch, images = bench.scale.forward_batch, sum(bench.scale.counts)
     defaults(benchmark=True)
-    machine.reset_peak_memory(bench.device)  # malloc is as usual
+    reset_peak(bench.device)  # malloc is as usual
     each = {
         dtype: median_seconds(bench, limit.forward_pass(network, batch, bench.side, bench.device, dtype)) / batch
         for dtype in (torch.bfloat16, torch.float32)
     }
     once = each[bench.precision] * images
     in_fp32 = cold.seconds / (each[torch.float32] * images)
-    machine.keep_freed_memory(bench.device)
+    keep_freed(bench.device)
     work = limit.forward_pass(network, batch, bench.side, bench.device, bench.precision)
     kept = cold.seconds / (median_seconds(bench, work) / batch * images)
     yield bench.row(

@@ -7,16 +7,13 @@ import subprocess
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 
-from frostline.core import cgroups, machine, project
+from frostline.core import machine, project
 from frostline.core.errors import UserError
 from frostline.records import provenance
-from frostline.sweeps.visible_gpus import places
 
 CPU = torch.device("cpu")
 
@@ -207,22 +204,6 @@ def test_determinism_is_switched_on_and_off(deterministic: bool, monkeypatch: py
         machine.prepare_torch(deterministic=before, threads=None)
 
 
-def test_the_peak_counts_what_was_used_since_the_reset() -> None:
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("only Linux can reset the peak of resident memory")
-    size = 300_000_000
-    machine.reset_peak_memory(CPU)
-    machine.keep_freed_memory(CPU)
-    torch.ones(size, dtype=torch.uint8)
-    high = machine.peak_memory(CPU)
-    assert high > size
-    machine.reset_peak_memory(CPU)
-    low = machine.peak_memory(CPU)
-    assert low < high - size // 2
-    torch.ones(size, dtype=torch.uint8)
-    assert machine.peak_memory(CPU) > low + size // 2
-
-
 def test_the_source_in_folders_of_the_package_is_the_source_too(checkout: Path) -> None:
     (checkout / "inner").mkdir()
     found = {_source()}
@@ -259,62 +240,6 @@ def test_bits_are_known_by_card_library_and_tf32(monkeypatch: pytest.MonkeyPatch
         found.add(machine.platform(torch.device("cuda")))
     torch.backends.cudnn.allow_tf32 = False
     assert len(found) == 4
-
-
-def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in malloc on a CPU nor in torch's cache on a GPU."""
-    gigabyte = 1 << 30
-    for held in (0, 3 * gigabyte):
-        memory = SimpleNamespace(available=12 * gigabyte - held)
-        own = SimpleNamespace(rss=gigabyte + held, shared=gigabyte)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
-        monkeypatch.setattr(cgroups, "free_memory", lambda: None)
-        monkeypatch.setattr(psutil, "Process", lambda own=own: SimpleNamespace(memory_info=lambda: own))
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))
-        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
-        for device in (CPU, torch.device("cuda:1")):
-            assert machine.memory_budget(device, None) == 4 * gigabyte
-    monkeypatch.setenv(machine.SHARING, "2")
-    assert machine.memory_budget(CPU, None) == 2 * gigabyte
-    assert machine.memory_budget(CPU, 7.5) == 7_500_000_000
-
-
-def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 << 30))
-    own = SimpleNamespace(rss=1 << 30, shared=1 << 29)
-    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: own))
-    for allowed, expected in ((1 << 30, (1 << 30) + (1 << 29)), (40 << 30, (20 << 30) + (1 << 29))):
-        monkeypatch.setattr(cgroups, "free_memory", lambda allowed=allowed: allowed)
-        assert machine.free_memory() == expected
-        assert machine.memory_budget(CPU, None) == expected // 3
-
-
-@pytest.mark.parametrize(
-    ("visible", "workers", "expected"),
-    [
-        ("0,1", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", machine.SHARING: "2"}] * 2),
-        ("", 2, [{machine.SHARING: "2"}] * 2),
-        ("", None, [{}]),
-    ],
-)
-def test_workers_are_told_with_how_many_they_share_a_device(
-    visible: str, workers: int | None, expected: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert places(workers, gpus=True) == expected
-
-
-@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
-def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
-    name: str, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called: list[tuple[object, ...]] = []
-    for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
-    machine.reset_peak_memory(torch.device(name))
-    assert called[:2] == [("set_device", number), ("init",)]
-    assert called[2:] == [("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]
 
 
 @pytest.mark.parametrize(

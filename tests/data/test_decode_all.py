@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.core import machine
+from frostline.core import memory
 from frostline.core.errors import UserError
 from frostline.data import broken_pictures, loading, pixel_cache, splits
 from frostline.data import decode_all as decoder
@@ -457,14 +457,14 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
         return decode_all(writer, range(count), lambda index: Image.new("RGB", (8, 8), (index % 256, 0, 0)), **options)
 
     room = Store(store.folder, budget=10**9, say=print)
-    machine.reset_peak_memory(cpu)
-    before = machine.peak_memory(cpu)
+    memory.reset_peak(cpu)
+    before = memory.peak(cpu)
     pixels = room.get("pixels", "0" * 64, make, about="much").tensors["pixels"]
     rows = Rows(pixels, torch.arange(count)).streamed()
     for start in range(0, count, 50):
         assert (rows[start : start + 50][:, 0, 0, 0] == torch.arange(start, start + 50) % 256).all()
     assert pixels.nbytes > 230_000_000
-    assert machine.peak_memory(cpu) - before < 90_000_000
+    assert memory.peak(cpu) - before < 90_000_000
 
 
 def test_what_macos_adds_to_an_archive_is_no_class(tmp_path: Path, store: Store):

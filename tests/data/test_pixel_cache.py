@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from emulated_card import UNNOTICED, EmulatedMachine
-from frostline.core import machine
+from frostline.core import memory
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
@@ -172,7 +172,7 @@ def test_a_disk_that_fills_up_meanwhile_changes_nothing_that_is_seen(
 ) -> None:
     expected = seen(load(photos, tmp_path / "one").test)
     monkeypatch.setattr(Store, "half", 10**9)  # as it was thought to be
-    monkeypatch.setattr(machine, "memory_budget", lambda device, gigabytes: LITTLE)
+    monkeypatch.setattr(memory, "budget", lambda device, gigabytes: LITTLE)
     found = load(photos, tmp_path / "two", budget=LITTLE)
     assert isinstance(found.test.pixels, Undecoded) and torch.equal(seen(found.test), expected)
 

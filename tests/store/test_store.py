@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from frostline.commands.store import main as command
-from frostline.core import machine
+from frostline.core import memory
 from frostline.core.errors import UserError
 from frostline.store import checksums, entries, mapped
 from frostline.store.checksums import DamagedEntry
@@ -393,7 +393,7 @@ def test_the_budget_holds_while_entries_are_made_too(tmp_path: Path, said: list[
 def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ):
-    monkeypatch.setattr(machine, "memory_budget", lambda device, gigabytes: 20_000)
+    monkeypatch.setattr(memory, "budget", lambda device, gigabytes: 20_000)
     for folder in (tmp_path / "store", None):
         store = Store(folder, budget=30_000, say=said.append)
         assert store.half == (15_000 if folder else 10_000)

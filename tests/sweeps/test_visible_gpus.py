@@ -13,7 +13,7 @@ import pytest
 
 from frostline.core import driver
 from frostline.core.errors import UserError
-from frostline.core.machine import SHARING
+from frostline.core.memory import SHARING
 from frostline.sweeps import visible_gpus
 from frostline.sweeps.executor import Workers
 from small import compose
@@ -130,3 +130,19 @@ def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest
         UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
     ):
         visible_gpus.places(2, gpus=True, each=2)
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "expected"),
+    [
+        ("0,1", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", SHARING: "2"}] * 2),
+        ("", 2, [{SHARING: "2"}] * 2),
+        ("", None, [{}]),
+    ],
+)
+def test_workers_are_told_with_how_many_they_share_a_device(
+    visible: str, workers: int | None, expected: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus.places(workers, gpus=True) == expected

@@ -21,6 +21,7 @@ _REASONS = {
     "what people are told": ("core.errors",),
     "when something stops, not what it gives": ("core.interrupts",),
     "threads, determinism, precision, device and libraries stand in the key": ("core.machine",),
+    "how much room there is": ("core.memory",),
     "which settings are refused": ("core.validation",),
     "what classes are called": ("data.class_names",),
     "the code of a plugin stands in the key": ("core.plugins",),

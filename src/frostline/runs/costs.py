@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from frostline.core import machine
+from frostline.core import machine, memory
 from frostline.runs import frost_line
 from frostline.runs.frost_line import Line
 from frostline.runs.setup import Setup
@@ -73,7 +73,7 @@ def measure(setup: Setup, seconds: float) -> Cost:
             phase, each = _on_features(setup, learner.optimizer, images, passing, kept=line.kept)
             phases.append(phase)
             kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.kept else 0)
-    peak = machine.peak_memory(setup.device) + (kept if kept <= setup.room.budget else 0)
+    peak = memory.peak(setup.device) + (kept if kept <= setup.room.budget else 0)
     return _summed(setup, images, phases, peak)
 
 

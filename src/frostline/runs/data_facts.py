@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.core import machine
+from frostline.core import memory
 from frostline.core.config import EMBEDDED, Config
 from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts
@@ -137,7 +137,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
-    setup = replace(made, device=cpu, room=DeviceBudget(cpu, machine.memory_budget(cpu, config.store.memory_gb)))
+    setup = replace(made, device=cpu, room=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in splits_of(setup.data).items()}
     return Opened(setup, plain, split_views.look(setup).train)
 

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from frostline.core import codehash, machine, plugins
+from frostline.core import codehash, machine, memory, plugins
 from frostline.data.views import Views
 from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
@@ -122,14 +122,14 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
 
 
 def _none(setup: Setup, phase: int) -> Line:
-    machine.keep_freed_memory(setup.device)
+    memory.keep_freed(setup.device)
     by = _who_scores(setup, phase, True)
     return Line(lambda network: network, lambda views: views, setup.autocast, False, by)
 
 
 def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
     """Return frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
-    machine.keep_freed_memory(setup.device)
+    memory.keep_freed(setup.device)
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
     fast = fuse.fast_copy(lower, setup.autocast, setup.device, setup.memory_format)

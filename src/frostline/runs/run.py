@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from frostline.core import files, machine
+from frostline.core import files, memory
 from frostline.core.config import Config
 from frostline.core.errors import user_error
 from frostline.core.metrics import ACCURACY, METRICS
@@ -175,7 +175,7 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, i
         SECONDS: progress.seconds,
         EPOCHS: float(len(progress.epochs)),
         "cost/images_per_second": progress.images / progress.seconds,
-        "cost/peak_memory_bytes": float(machine.peak_memory(setup.device)),
+        "cost/peak_memory_bytes": float(memory.peak(setup.device)),
         PARAMETERS: float(plan.trainable_parameters),
         IMAGES: float(images.seen),
     }

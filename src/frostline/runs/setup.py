@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core import machine
+from frostline.core import machine, memory
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.input_spec import InputSpec
@@ -89,7 +89,7 @@ def assemble(
     device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads, processes=processes)
-    machine.reset_peak_memory(device)
+    memory.reset_peak(device)
     machine.require_kernels(device)
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
@@ -110,7 +110,7 @@ def assemble(
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
-        room=DeviceBudget(device, machine.memory_budget(device, config.store.memory_gb, processes=processes)),
+        room=DeviceBudget(device, memory.budget(device, config.store.memory_gb, processes=processes)),
         store=store,
         weights=source,
     )

@@ -25,7 +25,7 @@ import torch
 from filelock import Timeout
 from platformdirs import user_cache_path
 
-from frostline.core import locks, machine
+from frostline.core import locks, memory
 from frostline.core.errors import user_error
 from frostline.store import entries, unfinished
 from frostline.store.checksums import DamagedEntry
@@ -232,7 +232,7 @@ def _free(folder: Path) -> int:
 
 def _memory() -> int:
     """Return the bytes that an entry may take in memory."""
-    return machine.memory_budget(torch.device("cpu"), None)
+    return memory.budget(torch.device("cpu"), None)
 
 
 @contextmanager

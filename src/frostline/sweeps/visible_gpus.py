@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from frostline.core import driver, notices
-from frostline.core.machine import SHARING, require_cards
+from frostline.core.machine import require_cards
+from frostline.core.memory import SHARING
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
 

@@ -1,0 +1,70 @@
+"""Memory is what a process may take of it, and its peak is that since the last look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from frostline.core import cgroups, memory
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_counts_what_was_used_since_the_reset() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux can reset the peak of resident memory")
+    size = 300_000_000
+    memory.reset_peak(CPU)
+    memory.keep_freed(CPU)
+    torch.ones(size, dtype=torch.uint8)
+    high = memory.peak(CPU)
+    assert high > size
+    memory.reset_peak(CPU)
+    low = memory.peak(CPU)
+    assert low < high - size // 2
+    torch.ones(size, dtype=torch.uint8)
+    assert memory.peak(CPU) > low + size // 2
+
+
+def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in malloc on a CPU nor in torch's cache on a GPU."""
+    gigabyte = 1 << 30
+    for held in (0, 3 * gigabyte):
+        there = SimpleNamespace(available=12 * gigabyte - held)
+        own = SimpleNamespace(rss=gigabyte + held, shared=gigabyte)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda there=there: there)
+        monkeypatch.setattr(cgroups, "free_memory", lambda: None)
+        monkeypatch.setattr(psutil, "Process", lambda own=own: SimpleNamespace(memory_info=lambda: own))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
+        for device in (CPU, torch.device("cuda:1")):
+            assert memory.budget(device, None) == 4 * gigabyte
+    monkeypatch.setenv(memory.SHARING, "2")
+    assert memory.budget(CPU, None) == 2 * gigabyte
+    assert memory.budget(CPU, 7.5) == 7_500_000_000
+
+
+def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 << 30))
+    own = SimpleNamespace(rss=1 << 30, shared=1 << 29)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: own))
+    for allowed, expected in ((1 << 30, (1 << 30) + (1 << 29)), (40 << 30, (20 << 30) + (1 << 29))):
+        monkeypatch.setattr(cgroups, "free_memory", lambda allowed=allowed: allowed)
+        assert memory.free() == expected
+        assert memory.budget(CPU, None) == expected // 3
+
+
+@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[object, ...]] = []
+    for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
+    memory.reset_peak(torch.device(name))
+    assert called[:2] == [("set_device", number), ("init",)]
+    assert called[2:] == [("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]

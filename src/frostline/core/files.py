@@ -80,6 +80,13 @@ def read_json(path: Path) -> Any:
     return parsed(path.read_text(encoding="utf-8"))
 
 
+def json_or_none(path: Path) -> Any:
+    """Return what a JSON file says; None where it cannot be read, or is none."""
+    with suppress(OSError, ValueError):
+        return read_json(path)
+    return None
+
+
 def parsed(text: str | bytes) -> Any:
     """Return what a JSON text says; ValueError where it is none, or nested so deeply that Python gives it up."""
     try:

@@ -39,10 +39,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
-    try:
-        facts = files.read_json(folder / PROVENANCE)
-    except (OSError, ValueError):
-        return {}
+    facts = files.json_or_none(folder / PROVENANCE)
     return facts if isinstance(facts, dict) else {}
 
 

@@ -46,7 +46,7 @@ def of_cell(cell: Cell) -> dict[str, Any]:
             metric.words: shortened(fmean(measured.value for one in said if (measured := one.measured(metric))))
             for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
-    shifts = [value for folder in folders if (value := _json(folder / SHIFT))]
+    shifts = [value for folder in folders if (value := files.json_or_none(folder / SHIFT))]
     if shifts:
         names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
         found["shift"] = {name: [*map(shortened, np.mean([shift[name] for shift in shifts], axis=0))] for name in names}
@@ -88,7 +88,7 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
 
 def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return how each class did that is one of several of an image: its recall as accuracy, its precision and F1."""
-    per_class = _json(folder / PER_CLASS)
+    per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
     labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
@@ -156,10 +156,3 @@ def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, shortened(confidence), shortened(right)] for count, confidence, right in bins if count]
     return {"ece": shortened(found.ece), "bins": filled}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except (OSError, ValueError):
-        return None

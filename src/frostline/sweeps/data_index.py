@@ -60,7 +60,4 @@ def write(folder: Path, found: dict[str, str] | None) -> None:
 
 def is_same(folder: Path, found: dict[str, str] | None) -> bool:
     """Return whether that is what was found for the sweep in `folder`."""
-    try:
-        return found is not None and bool(files.read_json(folder / layout.DATA) == found)
-    except (OSError, ValueError):
-        return False
+    return found is not None and bool(files.json_or_none(folder / layout.DATA) == found)

@@ -67,10 +67,7 @@ def remembered(uri: str, root: Path) -> list[Path]:
 
 def _entry(file: Path) -> dict[str, str] | None:
     """Return what `remember` wrote; None while another process is writing or has just removed it."""
-    try:
-        entry = files.read_json(file)
-    except (OSError, ValueError):
-        return None
+    entry = files.json_or_none(file)
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
 
 

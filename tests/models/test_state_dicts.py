@@ -132,14 +132,14 @@ def test_numbers_that_are_none_are_named_before_anything_trains(tmp_path):
 
 
 def test_torchscript_is_refused_with_the_way_to_export_it(tmp_path):
-    with pytest.warns(FutureWarning):
+    with pytest.warns((FutureWarning, DeprecationWarning)):
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "w.pt")
     with pytest.raises(UserError) as caught:
         build("resnet18", weights=str(tmp_path / "w.pt"), num_classes=2, seed=0)
     message = str(caught.value)
     assert "TorchScript" in message and "weights_only" not in message
     way = message.partition("by ")[2].replace("w.pt'", f"{tmp_path}/w.pt'").replace("weights.pth", f"{tmp_path}/w.pth")
-    with pytest.warns(FutureWarning):
+    with pytest.warns((FutureWarning, DeprecationWarning)):
         exec(way, {"torch": torch})
     assert torch.load(tmp_path / "w.pth", weights_only=True).keys() == {"weight", "bias"}
 

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -122,9 +123,8 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
         (RuntimeError("x" * 9000), "FAILED", f"RuntimeError: {'x' * 486}"),
     ],
 )
-def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, tmp_path_factory, error, status, why):
-    folder = tmp_path_factory.mktemp("run")
-    folder = folder.rename(Path(tracker.folder) / folder.name)
+def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, error, status, why):
+    folder = Path(tempfile.mkdtemp(dir=tracker.folder))
     with pytest.raises(type(error)), recording(folder, name="run", tags={}, params={}):
         raise error
     run = client.get_run(mirrored(tracker, folder))
@@ -157,7 +157,7 @@ JOB = """
 import logging, os, sys
 from pathlib import Path
 from frostline.records.recording import recording
-from frostline.tracking import server, session
+from frostline.tracking import server, session, tracking_uri
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]

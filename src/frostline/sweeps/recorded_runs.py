@@ -85,7 +85,7 @@ def config_of(values: Mapping[str, Any], overrides: Sequence[str]) -> Config:
                     # what the defaults have is not added to what is on record
                     OmegaConf.update(composed, key, {}, merge=False)
                     OmegaConf.set_struct(OmegaConf.select(composed, key), False)
-                composed = OmegaConf.merge(composed, _nested(key, value))
+                composed.merge_with(_nested(key, value))
         return parse(OmegaConf.to_container(composed, throw_on_missing=True))  # type: ignore[arg-type]
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
         if isinstance(problem, UserError):

@@ -19,6 +19,7 @@ import stores
 import warm
 
 preload.read_once()
+preload.compose_once()
 settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent

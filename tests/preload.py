@@ -93,10 +93,10 @@ def compose_once() -> None:
 
     def create_defaults_list(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> DefaultsList:
         own = Overrides(repo, overrides_list)
-        values, own.config_overrides = own.config_overrides, []
+        chosen = (sorted(own.override_choices.items()), own.append_group_defaults, own.deletions)
         whole = functools.partial(listed, repo, config_name, overrides_list, **how)
-        found: DefaultsList = once(whole, repo, config_name, own, how)
-        found.config_overrides = values
+        found: DefaultsList = once(whole, repo, config_name, chosen, how)
+        found.config_overrides = own.config_overrides
         return found
 
     def compose(loader: Any, defaults: Any, repo: Any) -> Any:
@@ -145,9 +145,12 @@ def _use() -> None:
     OmegaConf.register_new_resolver("project_root", str)
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         typed = ["lr=1e-2", "hydra.sweep.dir=/a/b", "tracking.uri=sqlite:////a/b.db"]
-        for more in ([], ["freeze=head"], ["freeze=full"], ["hydra/launcher=basic"]):
+        loader = GlobalHydra.instance().config_loader()
+        some = [(), ("freeze=head",), ("freeze=full",), ("search=tpe",), ("search=random", "freeze=head")]
+        some += [("freeze=head", "search=tpe"), ("freeze=full", "search=tpe")]
+        some += [(*more, "hydra/launcher=basic") for more in ((), some[1], some[-2])]
+        for more in some:
             for mode in (RunMode.RUN, RunMode.MULTIRUN):
-                loader = GlobalHydra.instance().config_loader()
                 loader.load_configuration("config", [*typed, *more], mode)
     OmegaConf.clear_resolver("project_root")
     provenance.packages()

@@ -18,6 +18,7 @@ from PIL import Image
 from test_again import until
 from test_sweep import Done, command, environment, sweep, where
 
+import answers
 import stores
 import warm
 from frostline.records import journal, layout, sweep_record, trial_tags
@@ -292,35 +293,45 @@ def test_a_password_of_a_storage_stays_in_the_environment(tmp_path: Path) -> Non
     assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize(
-    ("typed", "line"),
-    [
-        (("search=tpe", "lr=interval(1,0)"), r"lr=interval(1,0): expected a lower end below the upper one"),
-        (("search=tpe", "lr=interval(0,1)"), "lr=interval(0,1): expected a lower end above 0"),
-        (("search=tpo", "lr=interval(0.1,1)"), "search=tpo: expected one of cmaes, gp, grid, qmc, random, tpe"),
-        (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
-        (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
-        (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, as a grid has no ranges"),
-        (("lr=auto",), "lr=auto: expected numbers with commas between in a grid; search=tpe searches a range"),
-        (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
-        (
-            ("search=tpe", "lr=auto", "search.prune=asha"),
-            "search.prune=asha: expected one of none, median, hyperband, wilcoxon; did you mean hyperband?",
-        ),
-        (("search=tpe", "lr=auto", "search.confirm=-1"), "search.confirm=-1: expected a whole number from 0"),
-        (("search=tpe", "lr=interval(1e-3,1)", "seed=0,1"), "seed=several values: expected one value in a search"),
-        (("search=cmaes", "lr=interval(1e-3,1)"), "search=cmaes: expected two or more ranges"),
-        (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),
-        (("trials=5",), "trials=5: expected to be given with search=tpe"),
-        (("search=tpe", "lr=auto", "hydra.sweep.subdir=x"), "hydra.sweep.subdir=x: expected nothing in a search"),
-        (("search=tpe", "lr=auto", "search.budget=seconds"), "search.amount=null: expected the seconds of training"),
-        (("search=tpe", "lr=auto", "search.past=true"), "search.past=true: expected false with resume=false"),
-    ],
-)
+BAD: list[tuple[tuple[str, ...], str]] = [
+    (("search=tpe", "lr=interval(1,0)"), r"lr=interval(1,0): expected a lower end below the upper one"),
+    (("search=tpe", "lr=interval(0,1)"), "lr=interval(0,1): expected a lower end above 0"),
+    (("search=tpo", "lr=interval(0.1,1)"), "search=tpo: expected one of cmaes, gp, grid, qmc, random, tpe"),
+    (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
+    (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
+    (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, as a grid has no ranges"),
+    (("lr=auto",), "lr=auto: expected numbers with commas between in a grid; search=tpe searches a range"),
+    (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
+    (
+        ("search=tpe", "lr=auto", "search.prune=asha"),
+        "search.prune=asha: expected one of none, median, hyperband, wilcoxon; did you mean hyperband?",
+    ),
+    (("search=tpe", "lr=auto", "search.confirm=-1"), "search.confirm=-1: expected a whole number from 0"),
+    (("search=tpe", "lr=interval(1e-3,1)", "seed=0,1"), "seed=several values: expected one value in a search"),
+    (("search=cmaes", "lr=interval(1e-3,1)"), "search=cmaes: expected two or more ranges"),
+    (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),
+    (("trials=5",), "trials=5: expected to be given with search=tpe"),
+    (("search=tpe", "lr=auto", "hydra.sweep.subdir=x"), "hydra.sweep.subdir=x: expected nothing in a search"),
+    (("search=tpe", "lr=auto", "search.budget=seconds"), "search.amount=null: expected the seconds of training"),
+    (("search=tpe", "lr=auto", "search.past=true"), "search.past=true: expected false with resume=false"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """Return what is answered to each of the mistakes, and the folder where its sweep was to lie."""
+    folders = [tmp_path_factory.mktemp("refused") for _ in BAD]
+    how = ("-m", "dry_run=true", *TINY[:-1])
+    places = [where(folder / "sweep", folder / "none.db") for folder in folders]
+    typed = [command(*how, *said, *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
+    return dict(zip(BAD, zip(answers.to(typed, environment()), folders, strict=True), strict=True))
+
+
+@pytest.mark.parametrize(("typed", "line"), BAD)
 def test_a_mistake_is_answered_in_one_line_before_anything_starts(
-    typed: tuple[str, ...], line: str, tmp_path: Path
+    typed: tuple[str, ...], line: str, refused: dict[Any, Any]
 ) -> None:
-    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY[:-1], *typed, "dry_run=true", expect=2)
-    (said,) = done.err.splitlines()
-    assert said.startswith(f"frostline: {line}")
-    assert not (tmp_path / "refused").exists()
+    (status, out, err), folder = refused[typed, line]
+    (said,) = err.splitlines()
+    assert (status, out) == (2, "") and said.startswith(f"frostline: {line}")
+    assert not list(folder.iterdir())

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import answers
 import small
 import stores
 import warm
@@ -27,7 +28,7 @@ from frostline.sweeps import closing
 from frostline.sweeps.pool import WorkerDied
 
 CHECKOUT = Path(__file__).parents[2]
-QUICK = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32")
+QUICK = ("data.limit=100", "epochs=2", "batch_size=50", "model.image_size=32")
 INJECT = """
 import sys
 from frostline.training import loop
@@ -273,7 +274,7 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 @pytest.mark.parametrize(("number", "status", "reason"), INTERRUPTS)
 def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
-    arguments = command("-m", "seed=0,1", "freeze=full", "epochs=1000", "data.limit=200", *where(folder, store))
+    arguments = command("-m", *QUICK, "seed=0,1", "freeze=full", "epochs=1000", *where(folder, store))
     said = tmp_path / "said"
     with said.open("w") as file, warm.Popen(arguments, env=environment(), stdout=file, stderr=file) as process:
         try:
@@ -450,14 +451,22 @@ def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_p
     assert done.returncode == 2 and f"data.root={first}: expected a folder that exists" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """What is answered to each of the mistakes, and the folder where its sweep was to lie."""
+    folders = [tmp_path_factory.mktemp("refused") for _ in BAD]
+    places = [where(folder / "sweep", folder / "mlflow.db") for folder in folders]
+    typed = [command("-m", *said.split(), *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
+    return dict(zip(BAD, zip(answers.to(typed, environment()), folders, strict=True), strict=True))
+
+
 @pytest.mark.parametrize(("overrides", "line"), BAD)
-def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, tmp_path):
-    arguments = command("-m", *overrides.split(), *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
-    done = warm.run(arguments, env=environment())
-    assert done.returncode == 2
-    assert done.stdout == "" and done.stderr.startswith("frostline: ") and done.stderr.count("\n") == 1
-    assert line in done.stderr
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, refused):
+    (status, out, err), folder = refused[overrides, line]
+    assert status == 2
+    assert out == "" and err.startswith("frostline: ") and err.count("\n") == 1
+    assert line in err
+    assert not list(folder.iterdir())
 
 
 def test_of_several_values_and_a_mistake_the_mistake_is_told_without_m_too(tmp_path):

@@ -150,9 +150,15 @@ class EmulatedMachine(TorchDispatchMode):
         return CardTensor(aten._to_copy.default(self._inside(source), **kwargs), place)
 
     def _inside(self, value: Any) -> Any:
-        if isinstance(value, CardTensor):
+        """Return lists, tuples and dicts as they are, with the numbers of the tensors that lie in them."""
+        kind = type(value)
+        if kind is CardTensor:
             return value.inner
-        if isinstance(value, Tensor) and not self.numbers:
+        if kind is tuple or kind is list:
+            return kind([self._inside(one) for one in value])
+        if kind is dict:
+            return {key: self._inside(one) for key, one in value.items()}
+        if not self.numbers and isinstance(value, Tensor):
             return aten._to_copy.default(value, device=self.inside)
         return value
 
@@ -162,7 +168,8 @@ class EmulatedMachine(TorchDispatchMode):
     def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Do an operation where its tensors lie."""
         name = func.__name__.partition(".")[0]
-        cards = [one for one in _leaves(args, kwargs) if isinstance(one, CardTensor)]
+        leaves = _leaves(args, kwargs)
+        cards = [one for one in leaves if type(one) is CardTensor]
         if func is aten.is_pinned.default:
             return False
         if name in ("_pin_memory", "pin_memory"):
@@ -182,9 +189,11 @@ class EmulatedMachine(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if kwargs.get("device") == torch.device("meta"):  # what C++ takes a card for
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
-        return self._on_card(func, name, cards, args, kwargs)
+        return self._on_card(func, name, leaves, cards, args, kwargs)
 
-    def _on_card(self, func: Any, name: str, cards: list[CardTensor], args: Any, kwargs: dict[str, Any]) -> Any:
+    def _on_card(
+        self, func: Any, name: str, leaves: list[Any], cards: list[CardTensor], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         self.kinds.add(func.name())
         if name == "_to_copy" and kwargs.get("device") is not None:
             self.waits[f"to the host: {_here()}"] += 1
@@ -196,14 +205,14 @@ class EmulatedMachine(TorchDispatchMode):
                 self.waits[f"a copy between devices: {_here()}"] += 1
             func(*map(self._inside, args[:2]))
             return args[0]
-        self._require_possible(func, name, cards, args, kwargs)
+        self._require_possible(func, name, leaves, cards, args)
         if name in WAITING:
             self.waits[f"{name}: {_here()}"] += 1
             if not self.numbers:
                 return True if name == "equal" else 0.5 if args[0].dtype.is_floating_point else 1
         self.launches[name] += not (_is_view(func) or (name in NO_LAUNCH and not kwargs.get("dtype")))
         own = {id(card.inner): card for card in cards}
-        made = func(*_changed(self._inside, args), **_changed(self._inside, kwargs))
+        made = func(*self._inside(args), **self._inside(kwargs))
 
         def placed(one: Any) -> Any:
             if not isinstance(one, Tensor):
@@ -214,15 +223,9 @@ class EmulatedMachine(TorchDispatchMode):
         with torch.inference_mode(False) if outside else nullcontext():  # a view is of the kind of what it shows
             return _changed(placed, made)
 
-    def _require_possible(
-        self, func: Any, name: str, cards: list[CardTensor], args: Any, kwargs: dict[str, Any]
-    ) -> None:
+    def _require_possible(self, func: Any, name: str, leaves: list[Any], cards: list[CardTensor], args: Any) -> None:
         """Refuse what a card refuses; a number without dimensions may come from the host."""
-        others = [
-            one
-            for one in _leaves(args, kwargs)
-            if isinstance(one, Tensor) and not isinstance(one, CardTensor) and one.dim()
-        ]
+        others = [one for one in leaves if type(one) is not CardTensor and isinstance(one, Tensor) and one.dim()]
         indexes = name in ("index", "index_put", "index_put_", "_index_put_impl_")  # which torch copies by itself
         if indexes and all(one.dtype in (torch.int64, torch.bool) for one in others):
             for one in others:
@@ -379,16 +382,16 @@ def move(network: nn.Module) -> None:
 
 def _leaves(*values: Any) -> list[Any]:
     """Return what lies in lists, tuples and dicts: what operations are given, in a tenth of the time of a pytree."""
-    found, waiting = [], [*values]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list | tuple):
-            waiting.extend(one)
-        elif isinstance(one, dict):
-            waiting.extend(one.values())
+    found = []
+    for one in values:
+        kind = type(one)
+        if kind is tuple or kind is list:
+            found += _leaves(*one)
+        elif kind is dict:
+            found += _leaves(*one.values())
         else:
             found.append(one)
-    return found[::-1]
+    return found
 
 
 def _changed(change: Callable[[Any], Any], value: Any) -> Any:

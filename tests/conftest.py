@@ -135,6 +135,7 @@ def trained(shared, _store):
 
 
 def _train(sweep, folder):
-    quick = ("data.limit=200", "epochs=2", "batch_size=50", "model.image_size=32", "lr=1e-2", "eval.shift=true")
+    quick = ("data.limit=200", "data.test_fraction=0.05", "epochs=2", "batch_size=50", "model.image_size=32")
+    quick = (*quick, "lr=1e-2", "eval.shift=true")
     where = (f"hydra.sweep.dir={sweep.folder}", f"tracking.uri={sweep.uri}", 'experiment_name="Vögel & 100%"')
     sweep.command("-m", "freeze=head,full", *quick, *where, cwd=folder)

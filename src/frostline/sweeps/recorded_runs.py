@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,7 +20,7 @@ from frostline.core.errors import UserError, unknown_key, user_error
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
-from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
+from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID, SWEEP
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
@@ -144,10 +145,21 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
     return Recorded(
         own.name,
         journal.run_id(where) or own.run_id or str(where),
-        untrusted.mapping_of(where / CONFIG),
+        _with_place(untrusted.mapping_of(where / CONFIG), where),
         comparable(where, own.metrics),
         _seeds(mates),
     )
+
+
+def _with_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the recorded values with where the data lay, which may have been typed as seen from somewhere else."""
+    sweep = run_folders.sweep_of(folder)
+    with suppress(UserError, KeyError, TypeError, AttributeError, StopIteration):  # of a record that says it otherwise
+        runs = untrusted.mapping(sweep / SWEEP)["runs"] if sweep else ()
+        place = next(run["data"] for run in runs if sweep / run["folder"] == folder.absolute())
+        if not Path(values["data"]["root"]).is_absolute() and Path(place).exists():
+            return {**values, "data": {**values["data"], "root": place}}
+    return values
 
 
 def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:

@@ -19,9 +19,11 @@ from torchvision import transforms
 
 import frostline
 from frostline import commands
+from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.data import loading
+from frostline.report import command_line
 from frostline.runs import data_facts, data_gallery, setup, split_views
 from frostline.runs.data_facts import DataFacts, Opened
 from frostline.runs.data_gallery import Gallery, Shown
@@ -253,6 +255,19 @@ def test_the_command_prints_facts_and_writes_a_page(
     said = json.loads(capsys.readouterr().out)
     assert said["counts"]["train"] == [15, 10] and not (tmp_path / "data.html").exists()
     assert ["train/flower/empty.png", "empty"] in said["broken"]
+
+
+def test_options_of_ones_own_are_found_as_for_a_sweep_and_stand_in_what_is_to_be_typed_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(project, "further_configs", [])
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "birds.yaml").write_text(f"name: birds\nsource: folder\nroot: {folder}\nflip: true\n")
+    assert commands.run("data", ["data=birds", "--json", "--config-dir", str(tmp_path / "own"), *CHOSEN]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["train"] == [15, 10]
+    assert f" -m --config-dir={tmp_path}/own data=birds" in command_line.of_sweep({"data": "birds"})
+    with pytest.raises(UserError, match=r"^--config-dir=nowhere: expected a folder that exists"):
+        commands.run("data", ["data=birds", "--config-dir", "nowhere"])
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def main_job(tmp_path_factory, store):
         return subprocess.run([arguments[0], "-X", "importtime", *arguments[1:]], **pipes, **how)
 
     typed = ("freeze=head,full", "lr=1e-2,1e-3", "hydra.launcher.workers=1")
-    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, run=begun)
+    (own := tmp_path_factory.mktemp("options")).joinpath("augment").mkdir()
+    flags = ("-m", f"--config-dir={own}")
+    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, flags=flags, run=begun)
 
 
 def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
@@ -175,6 +177,7 @@ def test_what_was_typed_stands_in_a_file_of_the_run(main_job):
     folder = Path(main_job.results()[0]["folder"])
     typed = json.loads((folder / "provenance.json").read_text())["command"]
     assert {"freeze=head", "lr=0.01", "hydra.launcher.workers=1"} <= set(typed)
+    assert typed[0].startswith("--config-dir=/") and typed[0] in main_job.out, "what comes next finds the same options"
     assert not any(one.startswith("hydra.sweep.dir") for one in typed)
 
 

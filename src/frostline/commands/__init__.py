@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from frostline.core import plugins
+from frostline.core import plugins, project
 from frostline.core.errors import UserError
 
 CALLED = "its folder, MLflow's id or the beginning of that, a sweep's name, or an experiment's"
@@ -30,6 +30,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `message`, which names the argument."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def with_overrides(parser: Parser, arguments: Sequence[str], kind: str) -> argparse.Namespace:
+    """Return the arguments of a command that takes what is typed for `kind`, with options of one's own."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"what would be typed for {kind}")
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="where there are more options, as for a sweep")
+    asked = parser.parse_intermixed_args(arguments)
+    if asked.config_dir is not None:
+        project.look_into(asked.config_dir)
+    return asked
 
 
 def positive(text: str) -> int:

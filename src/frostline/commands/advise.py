@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from frostline.commands import Parser, positive
+from frostline.commands import Parser, positive, with_overrides
 from frostline.report import advice as said
 from frostline.report.terminal import Screen
 from frostline.sweeps import advice
@@ -13,10 +13,9 @@ from frostline.sweeps import advice
 def main(arguments: list[str]) -> int:
     """Print the advice; nothing is trained, and no record is written."""
     parser = Parser("advise", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what would be typed for the sweep")
     parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="how many are looked at (2000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    asked = parser.parse_intermixed_args(arguments)
+    asked = with_overrides(parser, arguments, "the sweep")
     from rich.console import Console
 
     beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.commands import Parser
+from frostline.commands import Parser, with_overrides
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Print what a run would be trained on, and write the page; 0."""
     parser = Parser("data", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what would be typed for a run")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--page", type=Path, default=Path("data.html"), metavar="FILE", help="of the page (data.html)")
     shape.add_argument("--json", action="store_true", help="print one JSON object instead, and write no page")
     parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write which picture is in which split: .csv")
-    asked = parser.parse_intermixed_args(arguments)
+    asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
     typed = dict(override.lstrip("+").split("=", 1) for override in asked.overrides if "=" in override)
     unread = unused_keys.check(typed, [config])

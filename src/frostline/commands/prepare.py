@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frostline.commands import Parser
+from frostline.commands import Parser, with_overrides
 from frostline.records.result import size
 from frostline.sweeps import preparation
 
@@ -10,9 +10,8 @@ from frostline.sweeps import preparation
 def main(arguments: list[str]) -> int:
     """Print a line for each thing that was prepared, or was there; 0."""
     parser = Parser("prepare", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what would be typed for the sweep")
     parser.add_argument("-m", "--multirun", action="store_true", help="may stand here as it does for a sweep")
-    asked = parser.parse_intermixed_args(arguments)
+    asked = with_overrides(parser, arguments, "the sweep")
     runs = preparation.planned(asked.overrides)
     for found in preparation.prepare(runs):
         print(f"{'prepared' if found.made else 'there'}: {found.what}, {size(found.size)}, {found.place}", flush=True)

@@ -16,7 +16,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from frostline.core import files
+from frostline.core.errors import user_error
+
 PACKAGE = Path(__file__).parents[1]
+further_configs: list[Path] = []
+"""Folders that hold options, too, as `look_into` was told."""
 _SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
 
 
@@ -54,12 +59,22 @@ def at_home(argument: str) -> str:
 
 
 def own_configs(arguments: Sequence[str]) -> list[Path]:
-    """Return where a person has options: in `conf/` where the command is typed, and in Hydra's `--config-dir`."""
+    """Return where a person has options: in `conf/` where the command is typed, and in Hydra's `--config-dir`.
+
+    To commands that are not Hydra's the latter is told by `look_into`.
+    """
     told = [value for key, value in pairwise(arguments) if key in ("--config-dir", "-cd")]
     told += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
     here = Path("conf").absolute()
     own = [here] if here.is_dir() and here.resolve() != config_folder().resolve() else []
-    return [*own, *map(Path, told)]
+    return [*own, *further_configs, *map(Path, told)]
+
+
+def look_into(folder: str) -> None:
+    """Have Hydra look into a folder, too, for options; UserError where there is none."""
+    if not files.expanded(folder).is_dir():
+        raise user_error("--config-dir", folder, "a folder that exists")
+    further_configs.append(files.expanded(folder).absolute())
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
 
 def of_sweep(values: Mapping[str, str]) -> str:
     """Return the command of a sweep over what is typed for each key."""
-    return " ".join([f"{_program()} -m", *(shlex.quote(f"{key}={value}") for key, value in values.items())])
+    told = [("--config-dir", folder) for folder in project.further_configs]
+    given = (shlex.quote(f"{key}={value}") for key, value in (*told, *values.items()))
+    return " ".join([f"{_program()} -m", *given])
 
 
 def typed(key: str, value: object) -> str:

@@ -64,7 +64,8 @@ def run_job(composed: DictConfig) -> Result:
 
     def order() -> Order:
         config = config_of(composed)
-        typed = [*hydra.overrides.task, *hydra_keys.of_launcher(hydra.overrides.hydra)]
+        own = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
+        typed = [*own, *hydra.overrides.task, *hydra_keys.of_launcher(hydra.overrides.hydra)]
         return Order(config, recordable(composed, config), typed)
 
     return carry_out(order, number=hydra.job.num, sweep=sweep, folder=folder)

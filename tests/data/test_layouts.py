@@ -204,6 +204,16 @@ def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path
     assert said == [f"{tmp_path}: {told}"]
 
 
+def test_pictures_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Path):
+    pictures(tmp_path / "one", "a", "b", ".", each=6)
+    pictures(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
+    for root, place in (("one", "one"), ("two", "test")):
+        told = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
+        assert told == [
+            f"6 pictures in {place} are left out, since they lie in no folder of a class: 0.png, 1.png, 2.png, ..."
+        ]
+
+
 def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pictures(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")

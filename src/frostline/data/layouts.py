@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
-from frostline.data.findings import Finding
+from frostline.data.findings import Finding, first_few
+from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import is_folder, is_hidden, survey
 from frostline.data.names import printable, some
 
@@ -53,6 +54,24 @@ def lay_out(root: Path, layout: str) -> Layout:
 
     Raises `UserError` where nothing or more than one thing can be read.
     """
+    found = _read(root, layout)
+    tops = {root, *(folder.parent for folders in found.classes.values() for folder in folders.values())}
+    strays = [finding for top in sorted(tops) for finding in _strays(top)]
+    return replace(found, findings=(*found.findings, *strays))
+
+
+def _strays(top: Path) -> list[Finding]:
+    """Return what is told of pictures that lie beside the folders of classes or splits in `top`."""
+    with os.scandir(top) as entries:
+        files = sorted(entry.name for entry in entries if not is_hidden(entry.name) and not is_folder(entry))
+    if not (lying := [printable(name) for name in files if name.lower().endswith(SUFFIXES)]):
+        return []
+    told = f"{len(lying):,} pictures in {printable(top.name)} are left out, since they lie in no folder of a class"
+    return [Finding(f"{told}: {first_few(lying)}", True)]
+
+
+def _read(root: Path, layout: str) -> Layout:
+    """Return what `lay_out` does, but for pictures that lie beside folders."""
     below = subfolders(root)
     roles = dict(zip(below, roles_of([folder.name for folder in below]), strict=True))
     tops = {split: [top for top in below if roles[top] == split] for split in SPLITS}

@@ -133,6 +133,7 @@ def test_plots_over_backbones_have_a_shape_for_each(tmp_path):
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
     shipped = sorted(path.stem for path in project.config_folder().glob("freeze_mode/*.yaml"))
     every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
+    assert plots.write(tmp_path / "plots", every), "a marker that cannot be drawn"
     numbers = style.numbers(every, "freeze_mode")
     assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(style.COLOURS)
     for name in shipped:

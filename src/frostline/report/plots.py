@@ -17,7 +17,7 @@ from frostline.report.style import COLOURS, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", "$#$", "$=$", "$/$")
+_MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", r"$\#$", "$=$", "$/$")
 _LINES: tuple[Any, ...] = (
     *("-", "--", ":", "-."),
     *(

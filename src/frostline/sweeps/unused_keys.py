@@ -17,14 +17,13 @@ from frostline.core.errors import user_error
 class _Rule:
     """Who reads some keys."""
 
-    keys: tuple[str, ...]
+    keys: str
+    """With blanks between."""
+    group: str
+    """The key that decides."""
     read: Callable[[Config], bool]
     wanted: str
     """What would have them read."""
-    group: str
-    """The key that decides."""
-    mistake: bool = False
-    """Whether the run would be another one than the person believes."""
 
 
 def _mirrors(config: Config) -> bool:
@@ -36,147 +35,115 @@ def _random(config: Config) -> bool:
     return how.crop != "none" or _mirrors(config) or how.color > 0 or how.trivial
 
 
-def _of_adapters(keys: Sequence[str], kinds: Sequence[str], wanted: str) -> _Rule:
+def _within(section: str, names: str) -> str:
+    """Return the keys of a section."""
+    return " ".join(f"{section}.{name}" for name in names.split())
+
+
+def _of_adapters(names: str, kinds: Sequence[str], wanted: str) -> _Rule:
     """Return the rule of keys of an adapter that some kinds read."""
-    names = tuple(f"freeze_mode.adapter.{key}" for key in keys)
-    return _Rule(names, lambda c: c.freeze_mode.adapter.kind in kinds, wanted, "freeze_mode.name", mistake=True)
+    keys = _within("freeze_mode.adapter", names)
+    return _Rule(keys, "freeze_mode.name", lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
 
 
-_RULES = (
+_OF_SEARCH = "trials " + _within("search", "seed batch prune confirm budget amount storage objective past")
+_MISTAKES = (
     _Rule(
-        ("data.root",),
+        "data.root",
+        "data.name",
         lambda c: c.data.source not in EMBEDDED,
         "data=image_folder or another data set that lies in a folder",
-        "data.name",
-        mistake=True,
     ),
     _Rule(
-        ("data.layout",),
-        lambda c: c.data.source == "folder",
-        "data=image_folder, whose folders it is about",
-        "data.name",
-        mistake=True,
+        "data.layout", "data.name", lambda c: c.data.source == "folder", "data=image_folder, whose folders it is about"
     ),
     _Rule(
-        ("data.missing_classes",),
-        lambda c: c.data.source in OWN_FILES,
-        f"a data set of your own, data={', '.join(('image_folder', *OWN_FILES[1:]))}",
+        "data.download",
         "data.name",
-    ),
-    _Rule(
-        ("data.download",),
         lambda c: c.data.source not in (*EMBEDDED, *OWN_FILES),
         "a data set of torchvision, as data=cifar10",
-        "data.name",
-        mistake=True,
     ),
+    _Rule("data.fold", "data.folds", lambda c: c.data.folds is not None, "data.folds=5"),
     _Rule(
-        ("data.skip_bad", "data.max_pixels", "data.range", "data.range_of"),
-        lambda c: c.data.source not in EMBEDDED,
-        "a data set of picture files, as data=image_folder",
-        "data.name",
-    ),
-    _Rule(("data.fold",), lambda c: c.data.folds is not None, "data.folds=5", "data.folds", mistake=True),
-    _Rule(
-        ("data.test_fraction",),
+        "data.test_fraction",
+        "data.folds",
         lambda c: c.data.folds is None,
         "data.folds=null, as each fold is the test split of a run",
-        "data.folds",
-        mistake=True,
     ),
     _Rule(
-        ("data.pixels",),
-        lambda c: c.augment.crop != "none",
-        "an augmentation that crops at random, as augment=standard: other views are exact in any case",
+        "augment.scale augment.ratio",
         "augment.name",
-    ),
-    _Rule(
-        ("augment.scale", "augment.ratio"),
         lambda c: c.augment.crop == "random_resized",
         "augment=standard, augment=trivial or augment.crop=random_resized",
-        "augment.name",
-        mistake=True,
     ),
     _Rule(
-        ("augment.padding",),
-        lambda c: c.augment.crop == "pad",
-        "augment=crop_flip or augment.crop=pad",
-        "augment.name",
-        mistake=True,
+        "augment.padding", "augment.name", lambda c: c.augment.crop == "pad", "augment=crop_flip or augment.crop=pad"
     ),
+    _Rule("augment.flip", "data.name", _mirrors, "data.flip=true, which says that a mirrored image keeps its class"),
     _Rule(
-        ("augment.flip",),
-        _mirrors,
-        "data.flip=true, which says that a mirrored image keeps its class",
-        "data.name",
-        mistake=True,
-    ),
-    _Rule(("data.flip",), _mirrors, "augment.flip=true", "augment.name"),
-    _Rule(("features.views",), _random, "an augmentation with something random, as augment=standard", "augment.name"),
-    _Rule(
-        ("schedule.final",),
+        "schedule.final",
+        "schedule.name",
         lambda c: c.schedule.name in ("cosine", "onecycle"),
         "schedule=cosine or schedule=onecycle",
-        "schedule.name",
-        mistake=True,
     ),
-    _Rule(
-        ("schedule.milestones", "schedule.gamma"),
-        lambda c: c.schedule.name == "step",
-        "schedule=step",
-        "schedule.name",
-        mistake=True,
-    ),
-    _Rule(
-        ("schedule.span",),
-        lambda c: c.schedule.name != "constant" or c.schedule.warmup > 0,
-        "a schedule that moves, as schedule=cosine",
-        "schedule.name",
-    ),
-    _Rule(
-        ("model.sha256",),
-        lambda c: c.model.weights is not None,
-        "model.weights=<file or name>",
-        "model.weights",
-        mistake=True,
-    ),
-    _Rule(
-        ("optimizer.decay_norm_and_bias",),
-        lambda c: c.optimizer.weight_decay > 0,
-        "an optimizer.weight_decay above 0",
-        "optimizer.weight_decay",
-    ),
+    _Rule("schedule.milestones schedule.gamma", "schedule.name", lambda c: c.schedule.name == "step", "schedule=step"),
+    _Rule("model.sha256", "model.weights", lambda c: c.model.weights is not None, "model.weights=<file or name>"),
     _of_adapters(
-        ("where",), ("lora", "dora", "ia3", "ssf", "bottleneck", "prompt"), "freeze=lora or another mode with adapters"
+        "where", ("lora", "dora", "ia3", "ssf", "bottleneck", "prompt"), "freeze=lora or another mode with adapters"
     ),
-    _of_adapters(("rank",), ("lora", "dora", "bottleneck"), "freeze=lora, freeze=dora or freeze=adapter"),
-    _of_adapters(("alpha",), ("lora", "dora"), "freeze=lora or freeze=dora"),
-    _of_adapters(("dropout",), ("lora", "bottleneck", "prompt"), "freeze=lora, freeze=adapter or freeze=prompt"),
-    _of_adapters(("parallel", "scale"), ("bottleneck",), "freeze=adapter"),
-    _of_adapters(("tokens", "deep"), ("prompt",), "freeze=prompt"),
-    _of_adapters(("where_inputs",), ("ia3",), "freeze=ia3"),
-    _Rule(("train.focal_gamma",), lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss", mistake=True),
-    _Rule(("train.patience",), lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
+    _of_adapters("rank", ("lora", "dora", "bottleneck"), "freeze=lora, freeze=dora or freeze=adapter"),
+    _of_adapters("alpha", ("lora", "dora"), "freeze=lora or freeze=dora"),
+    _of_adapters("dropout", ("lora", "bottleneck", "prompt"), "freeze=lora, freeze=adapter or freeze=prompt"),
+    _of_adapters("parallel scale", ("bottleneck",), "freeze=adapter"),
+    _of_adapters("tokens deep", ("prompt",), "freeze=prompt"),
+    _of_adapters("where_inputs", ("ia3",), "freeze=ia3"),
+    _Rule("train.focal_gamma", "train.loss", lambda c: c.train.loss == "focal", "train.loss=focal"),
+    _Rule(_OF_SEARCH, "search.name", lambda c: c.search.name != "grid", "search=tpe or another way to search"),
     _Rule(
-        (
-            "trials",
-            *(f"search.{key}" for key in ("seed", "batch", "prune", "confirm", "budget", "amount", "storage")),
-            *("search.objective", "search.past"),
-        ),
-        lambda c: c.search.name != "grid",
-        "search=tpe or another way to search",
-        "search.name",
-        mistake=True,
-    ),
-    _Rule(
-        ("trials",),
+        "trials",
+        "search.budget",
         lambda c: c.search.budget == "trials" or (c.search.budget == "epochs" and c.search.amount is None),
         "search.budget=trials",
-        "search.budget",
-        mistake=True,
     ),
-    _Rule(("store.path", "store.budget_gb"), lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )
+"""With which the run would be another one than the person believes."""
+_NOTES = (
+    _Rule(
+        "data.missing_classes",
+        "data.name",
+        lambda c: c.data.source in OWN_FILES,
+        f"a data set of your own, data={', '.join(('image_folder', *OWN_FILES[1:]))}",
+    ),
+    _Rule(
+        "data.skip_bad data.max_pixels data.range data.range_of",
+        "data.name",
+        lambda c: c.data.source not in EMBEDDED,
+        "a data set of picture files, as data=image_folder",
+    ),
+    _Rule(
+        "data.pixels",
+        "augment.name",
+        lambda c: c.augment.crop != "none",
+        "an augmentation that crops at random, as augment=standard: other views are exact in any case",
+    ),
+    _Rule("data.flip", "augment.name", _mirrors, "augment.flip=true"),
+    _Rule("features.views", "augment.name", _random, "an augmentation with something random, as augment=standard"),
+    _Rule(
+        "schedule.span",
+        "schedule.name",
+        lambda c: c.schedule.name != "constant" or c.schedule.warmup > 0,
+        "a schedule that moves, as schedule=cosine",
+    ),
+    _Rule(
+        "optimizer.decay_norm_and_bias",
+        "optimizer.weight_decay",
+        lambda c: c.optimizer.weight_decay > 0,
+        "an optimizer.weight_decay above 0",
+    ),
+    _Rule("train.patience", "epochs", lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that"),
+    _Rule("store.path store.budget_gb", "store.enabled", lambda c: c.store.enabled, "store.enabled=true"),
+)
+"""Which are worth a word."""
 
 
 def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
@@ -186,14 +153,14 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
     is no mistake anywhere.
     """
     lines = _of_solvers(typed, configs)
-    for rule in _RULES:
-        for key in rule.keys:
+    for rule in (*_MISTAKES, *_NOTES):
+        for key in rule.keys.split():
             value = typed.get(key)
             if value is None or value.lower() in ("false", "null") or any(map(rule.read, configs)):
                 continue
             chosen = " and ".join(sorted({str(value_of(config, rule.group)) for config in configs}))
             why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
-            if rule.mistake:
+            if rule in _MISTAKES:
                 raise user_error(key, value, f"to be given with {why}")
             lines.append(f"{key}={value} has no effect: it wants {why}")
     return lines

@@ -15,19 +15,9 @@ from typing import Any
 from frostline.core.config import Config, FreezeModeConfig
 
 NOT_SEMANTIC = (
-    *(
-        "experiment_name",
-        "device",
-        "devices",
-        "fsdp",
-        "resume",
-        "dry_run",
-        "checkpoint",
-        "store",
-        "cluster",
-        "tracking",
-    ),
-    *("save_weights", "data.root", "data.download", "features.lockstep", "trials", "freeze_mode.space"),
+    *("experiment_name", "device", "devices", "fsdp", "resume", "dry_run"),
+    *("checkpoint", "store", "cluster", "tracking", "save_weights", "data.root", "data.download"),
+    *("features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
     *("search.objective", "search.past", "search.space"),
 )

@@ -146,23 +146,14 @@ def _cut_from(keep: Keep) -> str:
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:
-    rows = decoded.rows(part.ids)
+    ids, weights, rows = part.ids, part.source.weights, decoded.rows(part.ids)
     sizes, digests = (decoded.entry.tensors[name][rows] for name in ("sizes", "digests"))
     digest = hashlib.sha256()
-    for tensor in (digests, sizes, part.ids):
+    for tensor in (digests, sizes, ids):
         digest.update(tensor.numpy().data)
-    centred = decoded.keep.kind == "view"
-    of_source = part.source.weights
-    return Split(
-        decoded.pixels(part.ids),
-        centred,
-        sizes,
-        part.labels,
-        part.ids,
-        digests,
-        digest.hexdigest(),
-        None if of_source is None else of_source[part.ids],
-    )
+    pixels, centred = decoded.pixels(ids), decoded.keep.kind == "view"
+    counted = None if weights is None else weights[ids]
+    return Split(pixels, centred, sizes, part.labels, ids, digests, digest.hexdigest(), counted)
 
 
 def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:

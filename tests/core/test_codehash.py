@@ -27,6 +27,7 @@ DECIDING = {
             "models.onednn",
             "models.build",
             "models.lookup",
+            "models.load_weights",
             "models.meta_device",
             "models.architecture",
             "models.torchvision_models",

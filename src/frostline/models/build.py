@@ -19,11 +19,12 @@ from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
 from frostline.models import adapters, pooling
 from frostline.models.architecture import Architecture, Pretrained
+from frostline.models.load_weights import Loaded, load_into
 from frostline.models.lookup import architecture_of, file_of, input_spec, source_of
 from frostline.models.meta_device import Weightless, empty, skeleton
 from frostline.models.stages import Family, Structure, structure_of
 from frostline.models.state_dicts import within
-from frostline.models.weights import Loaded, content, load_into, metadata_of
+from frostline.models.weights import content, metadata_of
 from frostline.store import hashing
 
 

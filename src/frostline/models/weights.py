@@ -1,4 +1,4 @@
-"""Weights on disk: read without running anything, checked against their sha256, loaded strictly."""
+"""Weights on disk: fetched, read without running anything, checked against their sha256."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.input_spec import CROPS
-from frostline.models import base_weights, state_dicts
+from frostline.models import base_weights
 from frostline.store import hashing, tensorfile
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
@@ -29,19 +27,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 GLYPHS = Path(__file__).parents[1] / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
 GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
-
 _LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
-_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What was taken from a file, and what was not."""
-
-    names: Collection[str]
-    """Parameters and buffers of the network that were written."""
-    said: str
-    """The same for people, in a line: where the tensors were, whether the head is new, what was left out."""
 
 
 def is_file_name(text: str) -> bool:
@@ -175,84 +161,6 @@ def fetch(url: str) -> tuple[Path, str]:
     if not digest.startswith(prefix):
         raise user_error("model.weights", path, f"a file whose sha256 begins with {prefix}, not {digest}; delete it")
     return path, digest
-
-
-def load_into(
-    module: nn.Module,
-    state: Mapping[str, Any],
-    heads: Sequence[str],
-    *,
-    source: str,
-    take_head: bool = True,
-    adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
-) -> Loaded:
-    """Copy what `state` holds of `module` into it, whatever other programs put around it, and return what that was.
-
-    Heads that are missing, shaped otherwise or not to be taken leave the module's own as they are. `adapt` makes
-    tensors those of the network's input size.
-
-    UserError with a report when anything else is missing, unexpected or of another shape, when different tensors
-    would fit, and when a number is nan or infinite. `source` names the weights in it.
-    """
-    own, found = module.state_dict(), state_dicts.tables(state)
-    if not found:
-        raise user_error("model.weights", source, "a state dict: tensors by parameter name")
-    reading = state_dicts.find(found, own, heads, adapt=adapt, source=source)
-    given = {name: tensor for name, tensor in reading.tensors.items() if not _AUXILIARY.match(name)}
-    taken, theirs = state_dicts.heads_in(heads, own, given)
-    taken = taken if take_head else {}
-    given = {name: tensor for name, tensor in given.items() if name not in theirs} | taken
-    if not taken:
-        own = {name: tensor for name, tensor in own.items() if not state_dicts.within(name, heads)}
-    for name in own.keys() - given.keys():
-        if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
-            given[name] = torch.zeros_like(own[name])
-    plain = str(reading) == str(state_dicts.Reading("", "", {}, ()))
-    _check(own, given, source if plain else f"{source} ({reading})")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
-    if wrong := [name for name in own if not _is_finite(given[name])]:
-        raise user_error("model.weights", source, f"finite numbers, and nan or infinity is in {_some(wrong)}")
-    return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
-
-
-def _said(
-    reading: state_dicts.Reading, head: str, theirs: Sequence[str], taken: Mapping[str, Tensor], *, plain: bool
-) -> str:
-    """Return in a line what was read of a file."""
-    if taken:
-        told = f"head {head} taken" + ("" if set(theirs) == taken.keys() else f" from {theirs[0].rpartition('.')[0]}")
-    else:
-        left = [f"{name} {_shape(reading.tensors[name])}" for name in theirs]
-        told = f"head {head} new" + (f" (not {_some(left)})" if left else "")
-    beside = f"left out {len(reading.left_out):,}: {_some(list(reading.left_out))}" if reading.left_out else ""
-    return "; ".join(filter(None, ["" if plain else str(reading), told, beside]))
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    empty = not (tensor.is_floating_point() and tensor.numel())
-    return empty or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
-
-
-def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    shapes = [n for n in own if n in given and own[n].shape != given[n].shape]
-    problems = {
-        "missing": [n for n in own if n not in given],
-        "unexpected": [n for n in given if n not in own],
-        "of another shape": [f"{n} {_shape(given[n])} instead of {_shape(own[n])}" for n in shapes],
-    }
-    report = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
-    if report:
-        raise UserError(f"model.weights={source}: do not fit the network outside its head: {report}")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _first_line(problem: Exception) -> str:

@@ -225,3 +225,8 @@ def _outcome(difference: Difference, winner: Cell) -> str:
     if 0 in within:
         return "tie" if max(-within.low, within.high) < _TIE else "undecided"
     return "win" if winner.by.better(difference.gap, 0) else "contradiction"
+
+
+def capital(name: str) -> str:
+    """Return the name of a contender at the beginning of a sentence."""
+    return name[0].upper() + name[1:] if name.split(" (")[0] in PLAIN.values() else name

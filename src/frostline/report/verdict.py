@@ -11,8 +11,9 @@ from frostline.records.trial_tags import tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
-from frostline.report.contest import PLAIN, Contender, Contest, contests
-from frostline.report.next_lrs import both, edges
+from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
+from frostline.report.next_lrs import edges
+from frostline.report.next_step import ALIKE, next_step
 from frostline.report.studies import short_text
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from frostline.report.statistics import Interval
 
 _NAMES = 3  # of classes in a sentence
-_MANY_SEEDS = 20  # more than that is no advice
-_ALIKE = 1.1  # training times within a tenth differ by what else the machine does
 
 
 def answer(results: Sequence[Result]) -> str:
@@ -54,7 +53,7 @@ def verdict(contest: Contest) -> str:
     coming, is_search = _coming(results), search_words.is_search(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
-        *([] if coming else _next_step(contest, contest.difference, tuned)),
+        *([] if coming else next_step(contest, contest.difference, tuned)),
         *_without_shared(found[:2]),
         *(
             []
@@ -102,7 +101,7 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
     one, two = first.name, second.name
     if outcome == "win":
         cost = _cost(first, second, ", for", ", and trains")
-        return f"{_capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
+        return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
     if outcome == "contradiction":
         return (
@@ -143,9 +142,9 @@ def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
     mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
-    if mine >= yours * _ALIKE:
+    if mine >= yours * ALIKE:
         return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
-    if yours >= mine * _ALIKE:
+    if yours >= mine * ALIKE:
         return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
     return ", for about the same training time"
 
@@ -159,43 +158,6 @@ def _stored(faster: Contender) -> str:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
-
-
-def _next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
-    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
-    if contest.outcome in ("win", "majority"):
-        return []
-    first, second = contest.contenders[:2]
-    if contest.outcome == "tie":
-        return _cheaper(first, second)
-    if difference.folds:
-        return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
-    if not any(one.cell.draws for one in (first, second)):
-        return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
-    seeds = _seeds_needed(difference)
-    if seeds > _MANY_SEEDS:
-        return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
-    changes = {contest.key: [first.value, second.value]}
-    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
-    return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
-
-
-def _cheaper(first: Contender, second: Contender) -> list[str]:
-    one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
-    clear = other.cell.mean(SECONDS) >= _ALIKE * one.cell.mean(SECONDS) > 0
-    return [f"{_capital(one.name)} is the cheaper."] if clear else []
-
-
-def _seeds_needed(difference: Difference) -> int:
-    """Return how many seeds to try: those that would shrink the interval to the gap, or twice as many; at least 5."""
-    if difference.seeds == 1 or difference.interval is None:
-        return 5
-    from frostline.report.statistics import seeds_to_resolve
-
-    if 0 not in difference.interval:
-        return max(5, 2 * difference.seeds)
-    gap, within = difference.gap, difference.interval
-    return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))
 
 
 def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Callable[[object], str]) -> list[str]:
@@ -254,7 +216,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     how = f"({sure}{_count(count, 'run') if only.cell.folds else of})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
-    name = only.name if missing or _coming(results) else _capital(only.name)
+    name = only.name if missing or _coming(results) else capital(only.name)
     what = "" if by == ACCURACY else f" {by.words}"
     score = f"{name} reached {by.text(only.cell.mean(by.test), digits)}{what} on the test split{settings} {how}"
     if _coming(results):
@@ -271,14 +233,10 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     return f"{score}; nothing was there to compare it with.{aside}{rival}"
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:] if text.split(" (")[0] in PLAIN.values() else text
-
-
 def _small(sentence: str) -> str:
     """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
-    capital = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
-    return sentence[0].lower() + sentence[1:] if capital else sentence
+    ours = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
+    return sentence[0].lower() + sentence[1:] if ours else sentence
 
 
 def _count(number: int, noun: str) -> str:

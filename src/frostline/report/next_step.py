@@ -1,0 +1,54 @@
+"""What to do where two were not told apart: take the cheaper, or run more seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from frostline.records.result import SECONDS
+from frostline.report.command_line import command
+from frostline.report.contest import Contender, Contest, capital
+from frostline.report.next_lrs import both
+
+if TYPE_CHECKING:
+    from frostline.report.paired_difference import Difference
+
+_MANY_SEEDS = 20  # more than that is no advice
+ALIKE = 1.1  # training times within a tenth differ by what else the machine does
+
+
+def next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
+    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
+    if contest.outcome in ("win", "majority"):
+        return []
+    first, second = contest.contenders[:2]
+    if contest.outcome == "tie":
+        return _cheaper(first, second)
+    if difference.folds:
+        return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
+    if not any(one.cell.draws for one in (first, second)):
+        return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
+    seeds = _seeds_needed(difference)
+    if seeds > _MANY_SEEDS:
+        return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
+    changes = {contest.key: [first.value, second.value]}
+    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
+    return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
+
+
+def _cheaper(first: Contender, second: Contender) -> list[str]:
+    one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
+    clear = other.cell.mean(SECONDS) >= ALIKE * one.cell.mean(SECONDS) > 0
+    return [f"{capital(one.name)} is the cheaper."] if clear else []
+
+
+def _seeds_needed(difference: Difference) -> int:
+    """Return how many seeds to try: those that would shrink the interval to the gap, or twice as many; at least 5."""
+    if difference.seeds == 1 or difference.interval is None:
+        return 5
+    from frostline.report.statistics import seeds_to_resolve
+
+    if 0 not in difference.interval:
+        return max(5, 2 * difference.seeds)
+    gap, within = difference.gap, difference.interval
+    return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))

@@ -15,7 +15,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _HASHING = 4  # threads ...
 _LARGE = 1 << 18  # ... for tensors of more bytes; to hand a smaller one over takes longer than to hash it
-
 _SETTLED = 2.0  # seconds
 _sources: dict[tuple[int, ...], str] = {}
 """The sha256 of files by what the system says of them."""

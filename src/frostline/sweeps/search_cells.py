@@ -87,13 +87,10 @@ def cells_of(
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
         known = composing.compose_trial(lowest, compose, folder=name)
         cells.append(Cell(name, setting, space, config, known))
-    if config.search.name == "cmaes" and any(len(_numbers(cell.space)) < 2 for cell in cells if cell.space):
+    numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
+    if config.search.name == "cmaes" and min(numbers, default=2) < 2:
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
     return cells
-
-
-def _numbers(space: Mapping[str, BaseDistribution]) -> list[str]:
-    return [key for key, one in space.items() if hasattr(one, "low")]
 
 
 def is_shown(key: str) -> bool:

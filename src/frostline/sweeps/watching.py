@@ -143,9 +143,9 @@ class _Shown:
         """Show a run: that it began, how far it is, how it ended."""
         folder, name = self._sweep / facts.folder, f"[{number + 1}/{count}] {facts.name}"
         epochs = journal.epochs(folder)
-        if number not in self._begun and (epochs or liveness.read(folder / layout.BEAT)):
+        if number not in self._begun and ((owner := liveness.read(folder / layout.BEAT)) or epochs):
             self._begun.add(number)
-            job.screen().say(f"{name}: begins" + _at(folder), "bold")
+            job.screen().say(f"{name}: begins" + (f" on {owner.host}" if owner else ""), "bold")
         result = read_result(folder)
         if len(epochs) > self._epochs[number] and (result or self._due(number)):
             self._epochs[number], last = len(epochs), epochs[-1]
@@ -164,9 +164,3 @@ class _Shown:
             return False
         self._told[number] = now
         return True
-
-
-def _at(folder: Path) -> str:
-    """Return where a run is carried out, as far as that is known."""
-    owner = liveness.read(folder / layout.BEAT)
-    return f" on {owner.host}" if owner else ""

@@ -156,9 +156,8 @@ def _facts(run: Any) -> dict[str, Any]:
             images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
     once = {key: value for key, value in run.data.metrics.items() if key.startswith(_ONCE)}
     tags = dict(run.data.tags)
-    params = dict(run.data.params)
     facts = {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
-    return {**facts, "params": params}
+    return {**facts, "params": dict(run.data.params)}
 
 
 def results(uri: str, run_id: str) -> list[Result]:

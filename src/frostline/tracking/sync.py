@@ -118,7 +118,8 @@ def complete(sweep: SweepMirror) -> bool:
     """
     try:
         with locks.held(sweep.folder / MIRROR_LOCK, timeout=0):
-            if _host(sweep.folder) == socket.gethostname():
+            hosts = (entry.get("host") for entry, _ in journal.notes(sweep.folder) if entry["op"] == "run")
+            if next(hosts, None) == socket.gethostname():
                 end_the_dead(with_record(sweep.folder))
             sweep.bring()
     except Timeout:
@@ -138,7 +139,3 @@ def others(sweep: SweepMirror) -> Iterator[bool]:
             except (UserError, server.Unreachable, OSError):
                 log.debug("%s stays pending", folder, exc_info=True)
             yield True
-
-
-def _host(folder: Path) -> str | None:
-    return next((entry.get("host") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)

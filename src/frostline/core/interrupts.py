@@ -44,6 +44,15 @@ def status(interrupt: KeyboardInterrupt) -> int:
     return 128 + (signal.Signals[str(interrupt)] if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
+def how_ended(status: int) -> str:
+    """Return how another process ended, by its exit status, which is less than 0 for a signal."""
+    if status >= 0:
+        return f"exited with status {status}"
+    names = {one.value: one.name for one in signal.Signals} | {signal.SIGKILL: "out of memory?"}
+    hint = f" ({names[-status]})" if -status in names else ""
+    return f"was killed by signal {-status}{hint}"
+
+
 @contextmanager
 def deferred() -> Iterator[None]:
     """Keep a first interrupt waiting within the block, for `requested` to tell; a second one is raised at once.

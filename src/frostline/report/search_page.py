@@ -172,7 +172,7 @@ def _columns(
     return [
         ("", False, _name),
         ("trials", True, lambda one: str(len(one["state"]))),
-        *((name, True, partial(_count, state)) for name, state in counted),
+        *((name, True, lambda one, state=state: str(one["state"].count(state))) for name, state in counted),
         ("best trial", False, _settings),
         ("on validation", True, lambda one: "-" if one["then"] is None else by.text(one["then"])),
         ("its fresh seeds", True, partial(_seeds, by)),
@@ -187,10 +187,6 @@ def _number(is_one: bool) -> str:
 
 def _name(one: Mapping[str, Any]) -> str:
     return f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
-
-
-def _count(state: int, one: Mapping[str, Any]) -> str:
-    return str(one["state"].count(state))
 
 
 def _settings(one: Mapping[str, Any]) -> str:

@@ -98,12 +98,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.end()
             return "its worker hung up"
-        if status >= 0:
-            return f"its worker exited with status {status}"
-        with contextlib.suppress(ValueError):
-            hint = " (out of memory?)" if status == -signal.SIGKILL else f" ({signal.Signals(-status).name})"
-            return f"its worker was killed by signal {-status}{hint}"
-        return f"its worker was killed by signal {-status}"
+        return f"its worker {interrupts.how_ended(status)}"
 
     def end(self, grace: float = 0) -> None:
         """Wait for the end of the process, which is killed after `grace` seconds."""

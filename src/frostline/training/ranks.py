@@ -9,7 +9,6 @@ one does.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.core import background
+from frostline.core import background, interrupts
 from frostline.data.views import Views
 from frostline.training import data_parallel, gradient, process_group, sharding, state
 from frostline.training.dataset import Dataset, Outputs
@@ -213,10 +212,7 @@ class Ranks:
         process = self._processes[rank - 1]
         process.join(_PARTING)
         who, code = f"process {rank + 1} of {len(self)}", process.exitcode
-        if code is None or code >= 0:
-            return f"{who} hung up" if code is None else f"{who} exited with status {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return f"{who} was killed by signal {-code}{hint}"
+        return f"{who} hung up" if code is None else f"{who} {interrupts.how_ended(code)}"
 
     def _watch(self) -> None:
         """End what waits for a process that is gone."""

@@ -27,7 +27,7 @@ _REASONS = {
     "the code of a plugin stands in the key": ("core.plugins",),
     "which pictures are alike, of those that stand in the key": ("data.duplicates",),
     "which bytes there are; the files that hold them stand in the key": ("data.hub", "data.hub_pictures"),
-    "which bytes there are; their places and files stand in the key": ("data.shards",),
+    "which bytes there are; their places and files stand in the key": ("data.remote_files", "data.shards"),
     "which class has which number": ("data.numbered_classes",),
     "what people should know": ("data.findings",),
     "which files there are; they stand in the key": ("data.listing",),

@@ -10,10 +10,13 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from frostline.core.files import expanded
+from frostline.data import remote_files
 from frostline.data.image_formats import candidates
 
 _JPEG_END = b"\xff\xd9"  # nothing else behind the header reads like this
@@ -45,6 +48,13 @@ def open_bytes(content: bytes, name: str) -> Image.Image:
     if not content:
         raise OSError("empty")
     return _opened(io.BytesIO(content), Path(name))
+
+
+def open_anywhere(place: str) -> Image.Image:
+    """Return the picture at a path or URL, as `open_image` does; raises anything where that is missing or broken."""
+    if remote_files.is_elsewhere(place):
+        return open_bytes(remote_files.content(place), PurePosixPath(urlsplit(place).path).name)
+    return open_image(expanded(place))
 
 
 def _opened(source: Path | io.BytesIO, name: Path) -> Image.Image:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
@@ -20,7 +19,7 @@ from frostline.data import leftovers, remote_files, shard_index, shards, table_f
 from frostline.data.decode_all import unseen
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
-from frostline.data.open_image import open_bytes, open_image
+from frostline.data.open_image import open_anywhere
 from frostline.data.shard_headers import Wanted
 from frostline.data.shard_index import Index
 from frostline.store import hashing
@@ -212,11 +211,4 @@ def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> Pictur
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
             writer.write_table(part)
-    return PictureList(file, lambda row, place: opened(place))
-
-
-def opened(place: str) -> Image.Image:
-    """Return the picture at a path or URL, not decoded yet; raises anything where that is missing or broken."""
-    if remote_files.is_elsewhere(place):
-        return open_bytes(remote_files.content(place), PurePosixPath(urlsplit(place).path).name)
-    return open_image(expanded(place))
+    return PictureList(file, lambda row, place: open_anywhere(place))

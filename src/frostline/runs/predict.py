@@ -25,8 +25,7 @@ from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
 from frostline.data.decode_image import tensor_of
-from frostline.data.open_image import at_most, why
-from frostline.data.picture_list import opened
+from frostline.data.open_image import at_most, open_anywhere, why
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, cut, weights
 from frostline.models.build import Model
@@ -254,7 +253,7 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
         return tensor_of(picture, predictor.levels)[0]
     if isinstance(picture, str | Path):
         try:
-            with opened(str(picture)) as image:
+            with open_anywhere(str(picture)) as image:
                 return tensor_of(image, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
             raise UserError(f"{picture}: {why(error)}") from None

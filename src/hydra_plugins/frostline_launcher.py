@@ -13,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.sweeps.hydra_task import call, in_common
+from frostline.sweeps.hydra_task import call, in_common, packed
 from frostline.sweeps.pool import NotStarted, Pool, Task
 from frostline.sweeps.visible_gpus import places
 from frostline.sweeps.worker import Errand
@@ -134,7 +134,7 @@ class FrostlineLauncher(Launcher):
         config = self.compose(overrides)
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        return (call, common, config, whole)
+        return (call, common, packed(config), whole)
 
 
 def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, Inte
 from hydra.version import _UNSPECIFIED_, VersionBase
 
 import warm
-from frostline.sweeps import worker
+from frostline.sweeps import pool, worker
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
@@ -29,24 +30,27 @@ def _anywhere(monkeypatch):
 
 @pytest.fixture
 def _forked(monkeypatch):
-    """Hydra's suites start a program for each test; it begins with nothing in the tests of this file below."""
+    """Hydra's suites start a program or a worker for each test; both begin with nothing in a test below."""
 
     def check_call(command, env):
         done = warm.run(command, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
 
     monkeypatch.setattr(test_utils, "subprocess", SimpleNamespace(check_call=check_call))
+    monkeypatch.setattr(pool, "subprocess", warm.module())
 
 
 def test_it_is_discovered():
     assert FrostlineLauncher.__name__ in [found.__name__ for found in Plugins.instance().discover(Launcher)]
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("frostline", [])])
 class TestLauncher(LauncherTestSuite):
     """Hydra's suite."""
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"), [("frostline", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])]
 )
@@ -60,6 +64,30 @@ class TestBatches(BatchedSweeperTestSuite):
 )
 class TestIntegration(IntegrationTestSuite):
     """Hydra's suite."""
+
+
+WHOLE = """
+import sys
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import HydraContext
+from omegaconf import OmegaConf
+from frostline.sweeps.hydra_task import call, in_common, packed
+typed = ["hydra/launcher=frostline", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=0", "hydra.mode=MULTIRUN"]
+with hydra.initialize(version_base="1.3", config_path=None):
+    config = hydra.compose(overrides=[*typed, "hydra.job.num=0", "hydra.job.id=0"], return_hydra_config=True)
+    context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+    done = call(in_common(context, lambda config: None), packed(config), True)
+for node in (done.hydra_cfg.hydra.launcher, done.hydra_cfg.hydra.sweeper):
+    found = OmegaConf.get_type(node)
+    assert found is getattr(sys.modules[found.__module__], found.__name__), found
+"""
+
+
+def test_what_comes_back_is_made_of_the_classes_that_there_are_so_that_their_names_will_do(tmp_path):
+    done = warm.run([sys.executable, "-c", WHOLE], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 APP = """
@@ -107,11 +135,11 @@ task()
 """
 
 
-def run(folder, *overrides, always=False):
+def run(folder, *overrides, always=False, start=warm.run):
     (folder / "app.py").write_text(APP)
     given = [f"+here={folder}", f"+always={always}", f"hydra.sweep.dir={folder}/sweep", "hydra/launcher=frostline"]
     arguments = [sys.executable, str(folder / "app.py"), "-m", *given, *overrides]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    return start(arguments)
 
 
 def test_a_task_that_cannot_be_read_costs_itself_and_not_the_worker():
@@ -125,7 +153,9 @@ def attempts(folder, how):
 
 def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tmp_path):
     ways = ("fine", "kill", "term", "exit", "segfault", "hang", "stop", "lose")
-    done = run(tmp_path, f"+how={','.join(ways)}", "hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
+    begun = partial(subprocess.run, capture_output=True, text=True, timeout=120, check=False)
+    how = ("hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
+    done = run(tmp_path, f"+how={','.join(ways)}", *how, start=begun)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {way: attempts(tmp_path, way) for way in ways} == {"fine": 1} | dict.fromkeys(ways[1:], 2)
     assert all((tmp_path / f"done-{way}").exists() for way in ways)

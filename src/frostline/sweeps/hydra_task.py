@@ -22,9 +22,17 @@ _HELP = ("help.header", "help.footer", "help.template", "hydra_help.template")
 
 def in_common(context: HydraContext, function: TaskFunction) -> bytes:
     """Return what `call` has to know of all jobs of a sweep: how Hydra is here, and what carries a job out."""
+    return packed((context, function, Singleton.get_state()))
+
+
+def packed(value: object) -> bytes:
+    """Return a value for `call` to read once Hydra there is as it is here.
+
+    Hydra runs the modules of plugins anew. What was made of the classes of before comes back with their whole code.
+    """
     import cloudpickle
 
-    return bytes(cloudpickle.dumps((context, function, Singleton.get_state())))
+    return bytes(cloudpickle.dumps(value))
 
 
 @functools.lru_cache(1)
@@ -38,7 +46,7 @@ def _known(common: bytes) -> tuple[HydraContext, TaskFunction]:
     return context, function
 
 
-def call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
+def call(common: bytes, own: bytes, whole: bool) -> JobReturn:
     """Run one job, as Hydra's own launchers do in their processes, and return what came of it.
 
     Its configs, and of a result what lies in its folder too, come along only if it is wanted `whole`: a thousand would
@@ -46,6 +54,7 @@ def call(common: bytes, config: DictConfig, whole: bool) -> JobReturn:
     """
     setup_globals()
     context, function = _known(common)
+    config: DictConfig = pickle.loads(own)
     for text in _HELP:
         OmegaConf.update(config, f"hydra.{text}", "")
     done = run_job(

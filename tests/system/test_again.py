@@ -163,17 +163,30 @@ def test_the_very_same_command_goes_on_in_its_own_folder(tmp_path, undisturbed):
     same(done, undisturbed, [folder])
 
 
+MANY = """
+from frostline.cli import main
+from frostline.sweeps import already_finished, skip_or_resume, sweep
+already_finished.NAMED = skip_or_resume.NAMED = sweep.NAMED = 4
+main()
+"""
+"""A command to which five runs are many."""
+
+
 def test_many_finished_runs_are_answered_from_where_they_are_unless_somebody_deleted_one(tmp_path):
     few = ("data.limit=40", "data.test_fraction=0.05", "data.val_fraction=0.05")
-    store, typed = tmp_path / "mlflow.db", ("freeze=knn", "seed=range(21)", *few)
-    first = again(tmp_path / "first", store, *typed)
+    store, typed = tmp_path / "mlflow.db", ("freeze=knn", "seed=range(5)", *few, "resume=true")
+
+    def run(arguments, **how):
+        return warm.run([arguments[0], "-c", MANY, *arguments[2:]], **how)
+
+    first = sweep(tmp_path / "first", store, *typed, run=run)
     written = (first.folder / "record.jsonl").read_bytes()
-    second = again(tmp_path / "first", store, *typed)
-    assert f"\n21 runs: skipped, finished in {first.folder}\n\n" in second.out and second.out.count("skipped") == 1
+    second = sweep(tmp_path / "first", store, *typed, run=run)
+    assert f"\n5 runs: skipped, finished in {first.folder}\n\n" in second.out and second.out.count("skipped") == 1
     assert answer(second) == answer(first)
     assert (first.folder / "record.jsonl").read_bytes() == written
     first.client().delete_run(first.results()[3]["run_id"])
-    again(tmp_path / "first", store, *typed)  # is looked into
+    sweep(tmp_path / "first", store, *typed, run=run)  # is looked into
     assert (first.folder / "record.jsonl").read_bytes() != written
 
 

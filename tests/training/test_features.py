@@ -34,10 +34,10 @@ from frostline.training.state import Progress
 from small import TINY, compose
 
 QUICK = (
-    *("epochs=2", "batch_size=32", "threads=1"),
-    *("data.limit=64", "data.val_fraction=0.02", "data.test_fraction=0.01"),
+    *("epochs=2", "batch_size=16", "threads=1"),
+    *("data.limit=32", "data.val_fraction=0.01", "data.test_fraction=0.01"),
 )
-TRAIN, VAL, TEST = 64, 36, 18
+TRAIN, VAL, TEST = 32, 18, 18
 """Images in the splits."""
 EVERY = TRAIN + VAL + TEST
 SCRATCH = ("model.weights=null", "model.image_size=32")

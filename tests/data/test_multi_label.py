@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import UserError
-from frostline.data import stratification, tables
+from frostline.data import label_columns, stratification, tables
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from frostline.data.splitting import Selection, divide
@@ -360,3 +360,8 @@ def test_numbers_in_lists_have_no_decimals_and_a_text_among_lists_is_a_label(tmp
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     read = tables.read(tmp_path / "t.jsonl", {}).splits["train"]
     assert read.labels[:3] == (("cat",), ("cat", "dog"), ("dog",)) and len(read.files) == 9
+
+
+def test_columns_of_classes_may_say_it_in_words_or_as_numbers_with_a_point() -> None:
+    columns = {"cat": ["1", "1.0", "True", "yes", ""], "dog": ["0", "0.0", "FALSE", "no", ""]}
+    assert label_columns.of_classes(columns) == [("cat",)] * 4 + [None]

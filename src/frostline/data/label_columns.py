@@ -13,7 +13,8 @@ from frostline.data.names import printable, some
 
 LABELS = ("label", "labels", "class", "category", "species", "target", "class_name", "classname")
 """By which a column of labels is found that is not named."""
-_SAID = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_SAID = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+"""What a column of a class says, numbers as pandas writes them beside empty rows among them."""
 
 Labels = tuple[str, ...]
 """The classes of a picture: one, or any number where it is multi-label."""

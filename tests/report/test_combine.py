@@ -104,6 +104,36 @@ def test_runs_on_pictures_that_changed_in_between_are_not_compared(tmp_path):
     ]
 
 
+def described(folder, config, fingerprint):
+    """Say of the runs of a written sweep what their data were."""
+    for number, run in enumerate(sorted(folder.glob("[0-9]*"), key=lambda run: int(run.name))):
+        data = {"data": {"folds": None, "fold": 0, **config, **({"fold": number % 3} if config.get("folds") else {})}}
+        values = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(values | data))
+        (run / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint.format(number % 3) * 8}}))
+    return folder
+
+
+def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_them(tmp_path):
+    folds = {"freeze_mode": ["head", "full"], "data.fold": [0, 1, 2]}
+    modes, digits, birds = {"freeze_mode": ["head", "full"]}, {"name": "digits"}, {"name": "birds"}
+    three = {**digits, "folds": 3}
+    sweeps = [
+        described(sweep(tmp_path / "folds", {**folds, "data": ["digits"]}), three, "a{}"),
+        described(sweep(tmp_path / "others", {**folds, "data": ["digits"]}), three, "b{}"),  # pictures have changed
+        described(sweep(tmp_path / "whole", {**modes, "data": ["digits"]}, seeds=3), digits, "cc"),
+        described(sweep(tmp_path / "birds", {**modes, "data": ["birds"]}, seeds=3), birds, "dd"),
+    ]
+    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
+    told = {one.where: (one.difference.seeds, one.difference.folds) for one in found}
+    assert told == {
+        "data.folds=3 data=digits data.fingerprint=a0a0a0a0": (3, True),
+        "data.folds=3 data=digits data.fingerprint=b0b0b0b0": (3, True),
+        "data.folds=null data=digits": (3, False),
+        "data.folds=null data=birds": (3, False),
+    }
+
+
 def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):
     folder = sweep(tmp_path / "s", GRID, states=dict.fromkeys(range(4), "FAILED"))
     assert compare.main([str(folder)]) == 1

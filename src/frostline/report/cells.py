@@ -15,7 +15,7 @@ from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import trial_tags
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
-FOLD = "data.fold"
+FOLD, FOLDS = "data.fold", "data.folds"
 REPEATS = ("seed", FOLD)
 """What a cell has several runs by, and is no choice."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
@@ -37,7 +37,7 @@ class Cell:
     def folds(self) -> bool:
         """Whether it was cross-validated, which beside runs that were `data.folds=null` was not."""
         choices = self.results[0].choices
-        return FOLD in choices and choices.get("data.folds") != "null"
+        return FOLD in choices and choices.get(FOLDS) != "null"
 
     @property
     def draws(self) -> bool:

@@ -13,7 +13,7 @@ from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
 from frostline.records.sweep_record import Sweep
-from frostline.report.cells import varying
+from frostline.report.cells import FOLD, FOLDS, varying
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
@@ -31,7 +31,7 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
     full = [
-        replace(result, choices={**{key: config[key] for key in keys if key in config}, **result.choices})
+        replace(result, choices={**_choices(config, keys), **result.choices})
         for result, config in zip(results, configs, strict=True)
     ]
     origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
@@ -41,28 +41,41 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
     return [replace(result, job=number) for number, result in enumerate(last.values())]
 
 
+def _choices(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return those of the keys that a run's config has, as a sweep has them; a run without folds is none of them."""
+    found = {key: "null" if config[key] is None else config[key] for key in keys if key in config}
+    if config.get(FOLDS) is None:
+        found.pop(FOLD, None)
+    return found
+
+
 def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
     """Return the runs, told apart by `data.fingerprint` too where the same settings stood for other pictures.
 
-    A folder's pictures may change between sweeps; within one of them, numbered by `origins`, they do not.
+    A folder's pictures may change between sweeps; within one of them, numbered by `origins`, they do not. Folds of a
+    sweep are of the same pictures, divided otherwise, and have the fingerprint of the first of them.
     """
-    prints: dict[tuple[int, str], str] = {}
-    found: dict[str, set[str]] = {}
+    prints: dict[tuple[int, str], dict[str, str]] = {}
+    found: dict[tuple[str, str], set[str]] = {}
     places = [(origin, _data_settings(result)) for origin, result in zip(origins, results, strict=True)]
     for place, result in zip(places, results, strict=True):
         if fingerprint := _fingerprint(Path(result.folder)):
-            prints[place] = fingerprint[:8]
-            found.setdefault(place[1], set()).add(fingerprint)
-    if all(len(several) == 1 for several in found.values()):
-        return results
+            fold = repr(result.choices.get(FOLD))
+            prints.setdefault(place, {})[fold] = fingerprint[:8]
+            found.setdefault((place[1], fold), set()).add(fingerprint)
+    changed = {settings for (settings, _), several in found.items() if len(several) > 1}
+    told = {place: own[min(own)] for place, own in prints.items()}
     return [
-        replace(result, choices={**result.choices, "data.fingerprint": prints.get(place, "unknown")})
+        replace(result, choices={**result.choices, "data.fingerprint": told.get(place, "unknown")})
+        if place[1] in changed
+        else result
         for place, result in zip(places, results, strict=True)
     ]
 
 
 def _data_settings(result: Result) -> str:
-    return repr(sorted((key, value) for key, value in result.choices.items() if key.partition(".")[0] == "data"))
+    of_data = ((key, value) for key, value in result.choices.items() if key.partition(".")[0] == "data")
+    return repr(sorted((key, value) for key, value in of_data if key != FOLD))
 
 
 def _fingerprint(folder: Path) -> str | None:
@@ -96,6 +109,8 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 def _told_by_name(key: str, results: Sequence[Result]) -> bool:
     """Return whether a choice by its short name tells `key` already, as `model` does `model.name`."""
     group, _, rest = key.partition(".")
+    if key == FOLDS:
+        return False
     if not is_semantic(key) and group != "data":  # other pictures may lie in another place
         return True
     return group in _GROUPS and (rest == "name" or group in varying(results))

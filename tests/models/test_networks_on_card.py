@@ -27,10 +27,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def walk(name: str, autocast: torch.dtype | None) -> None:
-    """Take a step with the head of a network, one with its last stage, each on features, and one with all of it.
-
-    The last stage learns in bfloat16 alone: what it does in float32, it does in the step with all.
-    """
+    """Take a step with the head of a network, one with its last stage, each on features, and one with all of it."""
     channels_last = torch.channels_last
     model = member(name)
     side, structure = model.input.size, model.structure
@@ -39,7 +36,7 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
         images = CardTensor(torch.rand(2, 3, side, side).contiguous(memory_format=channels_last))
         labels = CardTensor(torch.arange(2))
         there.waits.clear()
-        for chosen in map(mode, ("head", "last_stage", "full") if autocast else ("head", "full")):
+        for chosen in (mode("head"), mode("last_stage"), mode("full")):
             (phase,) = freezing.resolve(model.module, structure, chosen.phases, chosen.name)
             freezing.freeze(model.module, structure, phase, norm_stats=chosen.norm_stats)
             network, seen = model.module, images

@@ -2,10 +2,11 @@
 PYTHON ?= python3
 SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
+PINS := requirements.txt
 BIN := $(VENV)/bin
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest # what is compiled serves all processes that tests start
 
-.PHONY: sweep test gpu check docs faults bench ui lint format weights clean help
+.PHONY: sweep test gpu check oldest docs faults bench ui lint format weights clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +24,10 @@ gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benc
 
 check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the quick tests of single modules
 	$(PYTEST) -n 2 --dist loadfile --ignore tests/system -m 'not slow'
+
+oldest: ## The tests with the oldest libraries that pyproject.toml allows, in an environment of their own
+	$(MAKE) .venv-oldest/.installed-dev VENV=.venv-oldest PINS=requirements-oldest.txt
+	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -56,14 +61,14 @@ clean: ## Remove the environment; records stay
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml requirements.txt | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[timm]'
+$(VENV)/.installed: pyproject.toml $(PINS) | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -q -c $(PINS) -e '.[timm]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -q -c $(PINS) -e '.[dev]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check -q -c requirements.txt -e '.[docs]'
+	$(BIN)/pip install --disable-pip-version-check -q -c $(PINS) -e '.[docs]'
 	touch $@

@@ -218,11 +218,11 @@ def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: 
     folder = tmp_path / "elsewhere"
     shutil.copytree(whole.folder / "0", folder)
     packages = json.loads((folder / "packages.json").read_text())
-    (folder / "packages.json").write_text(json.dumps({**packages, "torch": "2.10.0"}))
+    (folder / "packages.json").write_text(json.dumps({**packages, "torch": "2.9.0"}))
     text = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(text.replace('"val/loss": ', '"val/loss": 1'))
     said = again(store, folder, expect=3)
-    assert "differs now: packages.torch: 2.10.0, now" in said
+    assert "differs now: packages.torch: 2.9.0, now" in said
     assert "verdict: environment differs, within tolerance (" in said
 
 

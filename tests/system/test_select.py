@@ -131,5 +131,5 @@ def test_a_class_that_is_none_is_named_before_anything_trains(pictures: Path, tm
         env=environment(),
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "train.class_weights.rair=2: expected one of often, rare" in done.stderr
+    assert "train.class_weights=rair: expected classes of the data, often, rare" in done.stderr
     assert "did you mean rare" in done.stderr

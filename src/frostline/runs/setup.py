@@ -230,5 +230,5 @@ def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
         return tuple(shares.where((counts > 0) & (shares > 0), 1.0).tolist())
     for name in chosen:
         if name not in data.classes:
-            raise user_error(f"train.class_weights.{name}", chosen[name], f"one of {some(data.classes)}", data.classes)
+            raise user_error("train.class_weights", name, f"classes of the data, {some(data.classes)}", data.classes)
     return tuple(float(chosen.get(name, 1.0)) for name in data.classes)

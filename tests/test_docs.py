@@ -39,6 +39,7 @@ def typed() -> Iterator[str]:
 COMMANDS = sorted(set(typed()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_what_is_typed_in_the_pages_can_be_typed(line: str) -> None:
     arguments = [part for part in shlex.split(line, comments=True) if not part.startswith(("-", "hydra"))]

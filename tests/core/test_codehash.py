@@ -97,6 +97,7 @@ def test_what_decides_nothing_is_there() -> None:
     assert all(codehash.DECIDE_NONE.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DECIDING)
 def test_the_hash_changes_with_what_decides_and_with_nothing_else(package: Path, kind: str) -> None:
     before = {hash_of(kind)}
@@ -124,6 +125,7 @@ def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> No
     assert "data.inner.deep" in codehash.deciding("data.decode_image")
 
 
+@pytest.mark.slow
 def test_every_import_of_every_module_is_found() -> None:
     for path in project.PACKAGE.rglob("*.py"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]

@@ -14,6 +14,7 @@ from frostline.core import cgroups, memory
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_peak_counts_what_was_used_since_the_reset() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux can reset the peak of resident memory")
@@ -58,6 +59,7 @@ def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkey
         assert memory.budget(CPU, None) == expected // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
 def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
     name: str, number: int, monkeypatch: pytest.MonkeyPatch

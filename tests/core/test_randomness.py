@@ -51,6 +51,7 @@ def test_order_and_batch_change_nothing(seed: int, permutation: list[int], cut: 
     assert torch.equal(torch.cat([uniform(seed, ids[:cut], 3), uniform(seed, ids[cut:], 3)]), whole)
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_more_draws_leave_the_first_ones_alone(seed: int) -> None:
     ids = torch.arange(10)

@@ -448,6 +448,7 @@ def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Sto
     assert "is damaged (entry.jsonl is missing) and is made again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
     count, size, cpu = 1200, 256, torch.device("cpu")
 

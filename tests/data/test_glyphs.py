@@ -20,6 +20,7 @@ def _outlines_once():
         yield
 
 
+@pytest.mark.slow
 def test_pixels_labels_and_letters_fit_together():
     pixels, labels, letters = glyphs.render(images_per_class=3, seed=0, size=8), glyphs.labels(3), glyphs.LETTERS
     assert pixels.shape == (3 * len(letters), 3, 8, 8) and pixels.dtype == torch.uint8

@@ -353,6 +353,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_hub_out_of_reach_is_one_line_soon(
     silent: bool, nobody: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -112,6 +112,7 @@ def test_too_few_images_are_answered_with_what_is_needed():
         load(**{"test_fraction": 0.0001})
 
 
+@pytest.mark.slow
 def test_what_is_larger_than_its_view_is_kept_as_the_view_and_remembers_its_size():
     found = load(center=CenterCrop(size=6, resize=7, interpolation="bilinear"))
     for split in (found.train, found.val, found.test):
@@ -130,11 +131,13 @@ def test_the_fingerprint_follows_the_content():
     assert load(root="elsewhere").fingerprint == fingerprint
 
 
+@pytest.mark.slow
 def test_a_sweep_that_asks_again_gets_the_same_tensors():
     assert load() is load()
     assert load(limit=20) is not load()
 
 
+@pytest.mark.slow
 def test_glyphs_are_loaded_like_any_other_data():
     options = {"images_per_class": 10, "seed": 0, "size": 8}
     found = load(source="glyphs", options=options)

@@ -88,6 +88,7 @@ def test_other_parts_of_a_photograph_are_not_taken_for_alike(side: int):
     assert (closest(found[::2], found[1::2]) < 0).all()
 
 
+@pytest.mark.slow
 def test_other_letters_are_not_taken_for_alike():
     drawn = glyphs.render(images_per_class=12, seed=0, size=32).permute(0, 2, 3, 1).numpy()
     found = hashes([Image.fromarray(image) for image in drawn])

@@ -129,6 +129,7 @@ def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None
     assert one.fingerprint == two.fingerprint
 
 
+@pytest.mark.slow
 def test_shards_are_found_by_braces_patterns_and_folders(tmp_path: Path) -> None:
     for shard in range(12):
         write(tmp_path / f"a-{shard:03d}.tar", samples(4, first=4 * shard))
@@ -441,6 +442,7 @@ def bucket() -> Iterator[Any]:
 AT_S3 = f"s3://{object_store.BUCKET}/train-{{0..2}}.tar"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", [AT_S3, AT_S3.replace("{0..2}", "*"), f"s3://{object_store.BUCKET}/"])
 def test_shards_at_s3_are_read(bucket: Any, root: str) -> None:
     assert pairs(load(root)) == in_turn(30)
@@ -556,6 +558,7 @@ def test_a_forked_process_reads_from_a_server_that_was_asked_before(served: tupl
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.slow
 def test_identity_is_that_of_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(6))
     shards = remote_files.find("data.root", str(tmp_path), ".tar")

@@ -48,6 +48,7 @@ def test_test_is_newest_val_is_before_it_and_train_is_oldest() -> None:
     assert sorted(of(parts["train"], moments)) == list(range(64))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), min_size=12, max_size=60), st.booleans())
 def test_nothing_is_learnt_from_what_is_as_new_as_what_is_tested(pairs: list[tuple[int, int]], grouped: bool) -> None:

@@ -161,6 +161,7 @@ def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> No
     assert torch.allclose(layer.eval()(x), F.linear(x, layer.weight, layer.bias), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
     model = network("shufflenet_v2_x0_5")
     how = compose("freeze=lora", "freeze_mode.adapter.where=[stage-1/*]").freeze_mode.adapter

@@ -42,6 +42,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_every_option_fits_the_schema() -> None:
     for path in CONF.glob("*.yaml"):
         given = OmegaConf.merge({"name": "asked for"} if path.stem == "timm" else {}, OmegaConf.load(path))

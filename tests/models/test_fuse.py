@@ -32,6 +32,7 @@ def family(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
     return backbone(request.param)
 
 
+@pytest.mark.slow
 def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = family[0].double(), family[1].double()  # some of these networks make much of float32's rounding
     with torch.inference_mode():
@@ -124,6 +125,7 @@ def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() -> None:
     gc.collect()
     gc.disable()

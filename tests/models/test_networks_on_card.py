@@ -54,6 +54,7 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
         assert not there.waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [torch.bfloat16, pytest.param(None, marks=pytest.mark.slow)], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_network_of_every_family_learns_deterministically(name: str, autocast: torch.dtype | None) -> None:

@@ -86,6 +86,7 @@ def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -
     assert cut.reach(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
 def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
     model = of_timm(name)
@@ -125,6 +126,7 @@ def test_input_is_what_the_tag_says() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "vit_small_patch16_dinov3"])
 def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: str, tmp_path: Path) -> None:
     first, path, classes = of_timm(name, image_size=224), tmp_path / "w.safetensors", list("abcdefg")
@@ -161,6 +163,7 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
     assert large.module.eval()(picture(large)).shape == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

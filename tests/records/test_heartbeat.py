@@ -88,6 +88,7 @@ def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_tha
     assert not (run / BEAT).exists()
 
 
+@pytest.mark.slow
 def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
     living = liveness.living
     monkeypatch.setattr(liveness, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all look at once

@@ -55,6 +55,7 @@ def test_the_probe_under_the_head_has_a_first_of_its_own_and_keeps_it_in_the_nex
     assert "model=resnet34,resnet50 " in advice.next_sweep(advised(GOOD, deep))
 
 
+@pytest.mark.slow
 def test_the_next_sweep_has_what_is_not_clearly_worse_and_can_be_typed() -> None:
     command = advice.next_sweep(advised(WORSE, NEAR, GOOD, **{"experiment_name": "a b"}))
     program, *typed = shlex.split(command)[1:]

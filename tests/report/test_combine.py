@@ -140,6 +140,7 @@ def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path,
     assert "No answer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
     folder = sweep(tmp_path / "s", GRID, seeds=2)
     files = plots.write(tmp_path / "plots", sweep_record.read(folder).results)
@@ -160,6 +161,7 @@ def test_plots_over_backbones_have_a_shape_for_each(tmp_path):
     assert "full, net_a" in text and "full, net_b" in text
 
 
+@pytest.mark.slow
 def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
     shipped = sorted(path.stem for path in project.config_folder().glob("freeze_mode/*.yaml"))
     every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results

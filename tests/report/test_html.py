@@ -148,6 +148,7 @@ def test_the_page_needs_no_network_and_carries_whole_libraries(tmp_path):
     assert "Plotly" in libraries[0] and "DataTable" in libraries[1]
 
 
+@pytest.mark.slow
 def test_a_folder_is_reported_on_without_what_only_sweeps_and_notebooks_need(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     heavy = {"itables", "matplotlib", "mlflow", "pandas", "plotly", "pyarrow", "torch"}
@@ -172,6 +173,7 @@ def test_a_sweep_of_which_nothing_finished_has_a_page(tmp_path, status):
     assert "No answer: none of 2 runs finished." in page(folder).text
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_fit_into_five_megabytes(tmp_path):
     grid = {"freeze_mode": ["head", "full", "lp_ft", "gradual"], "lr": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]}
     folder = sweep(tmp_path / "s", {**grid, "weight_decay": [0.0, 1e-3]}, seeds=5, epochs=60)

@@ -125,6 +125,7 @@ def test_a_class_without_an_image_is_left_out_and_one_alone_has_no_auroc(drawn: 
     assert measure(ACCURACY, said(labels, logits)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_intervals_of_differences_hold_the_truth_95_times_in_100(metric: Metric) -> None:
     random = np.random.default_rng(1)

@@ -47,6 +47,7 @@ def test_intervals_over_seeds_hold_a_true_difference_and_none(truth, seeds):
     assert 0.93 <= coverage([welch(a, b) for a, b in zip(first, unlike, strict=True)], truth) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "spread"), [(2, 3.0), (3, 0.8), (3, 2.0), (5, 0.5), (5, 2.0)])
 def test_intervals_over_few_seeds_hold_although_accuracies_move_in_whole_images(seeds, spread):
     random, images = rng(6), 359

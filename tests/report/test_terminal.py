@@ -160,6 +160,7 @@ def test_a_file_gets_plain_lines_and_no_bars():
     ]
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
     out = Terminal()
     shown = screen(80, out)

@@ -94,6 +94,7 @@ def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Pa
     assert found.gradients == {} and found.borders[-1].dimensions == 512
 
 
+@pytest.mark.slow
 def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_one_graph_serves_every_batch_and_the_runs_of_one_network_but_not_for_ev
         assert graphs == [8] * math.ceil(number / compiling._TOGETHER)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_runs_that_learn_something_else(graphs: list[int]) -> None:
     for number in range(1, 20):
         one = part()

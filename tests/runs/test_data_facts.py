@@ -128,6 +128,7 @@ def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path)
     assert given.measured_std == pytest.approx(tuple(values.std(0)), rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["exact", "auto"])
 def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")

@@ -130,6 +130,7 @@ def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Seq
         assert f"  in lockstep: its steps were made with those of {others}" in one.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
     alone: CarryOut, optimizer: str, tmp_path: Path
@@ -153,6 +154,7 @@ def test_on_a_card_too_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOu
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
 
 
+@pytest.mark.slow
 def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = dict.fromkeys((Stack, Alone), 0)
 
@@ -173,6 +175,7 @@ def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, Alone: 0}
 
 
+@pytest.mark.slow
 def test_each_has_its_part_of_the_time_that_features_and_steps_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +193,7 @@ def test_each_has_its_part_of_the_time_that_features_and_steps_took(
     assert all(one.seconds >= 0.05 / len(TOGETHER) for one in ran)
 
 
+@pytest.mark.slow
 def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_path: Path) -> None:
     lines = [("lr=1e-9", "train.patience=1"), *TOGETHER]
     several = configs("epochs=3", lines=lines)
@@ -200,6 +204,7 @@ def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_
     assert "  in lockstep with 3 other runs on the same features" in ran[1].said
 
 
+@pytest.mark.slow
 def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> None:
     several = configs("optimizer=sgd", lines=[("lr=1e38",), ("lr=1e-2",), ("lr=1e37",), ("lr=1e-3",)])
     apart = alone(several[1::2])
@@ -213,6 +218,7 @@ def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> N
     assert all(a.same(b) for a, b in zip(found, apart, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [TOGETHER, SEEDS], ids=["of several rates", "of one"])
 def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Sequence[str]]
@@ -237,6 +243,7 @@ def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
     assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == str(len(several) - 1)
 
 
+@pytest.mark.slow
 def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_whole(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +265,7 @@ def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_who
     assert all(one.tags[layout.LOCKSTEP_TAG] == str(len(several)) for one in ran)  # in the first epoch
 
 
+@pytest.mark.slow
 def test_where_batched_products_have_other_bits_each_run_is_alone(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +279,7 @@ def test_where_batched_products_have_other_bits_each_run_is_alone(
     assert "  note: not in lockstep, since here a batched product has other last bits than a single one" in ran[0].said
 
 
+@pytest.mark.slow
 def test_other_features_are_nobody_elses(alone: CarryOut, tmp_path: Path) -> None:
     several = configs("model.weights=null", lines=[("seed=0",), ("seed=1",)])
     ran = together(tmp_path, several)

@@ -48,6 +48,7 @@ def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
     return (folder / "best.safetensors").read_bytes(), provenance.read(folder)["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [(), ("features.enabled=false",), ("train.ema_decay=0.9", "optimizer=sgd"), ("freeze=probe",)]
 )
@@ -61,6 +62,7 @@ def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_
     assert len(built) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["model.image_size=48", "channels_last=false"])
 def test_another_network_is_built(tmp_path, built, other):
     for number, mode in enumerate((other, "freeze=head", other)):
@@ -74,6 +76,7 @@ def test_one_that_learned_is_built_anew(tmp_path, built):
     assert len(built) == 2
 
 
+@pytest.mark.slow
 def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):
     file = tmp_path / "own.safetensors"
     shutil.copyfile(GLYPHS, file)

@@ -53,6 +53,7 @@ def pictures(trained, tmp_path_factory):
     return folder, test.labels
 
 
+@pytest.mark.slow
 def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, pictures, tmp_path):
     folder, labels = pictures
     options = ("--top", 10, "--format", "json", "--save-views", tmp_path / "views")
@@ -81,6 +82,7 @@ def test_what_is_said_does_not_depend_on_the_batch(trained, pictures):
         assert torch.allclose(torch.cat([row.probabilities for row in rows]), recorded.softmax(1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     results = [json.loads(path.read_text()) for path in sorted(trained.folder.glob("*/result.json"))]

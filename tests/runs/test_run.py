@@ -35,6 +35,7 @@ def run(folder: Path) -> tuple[dict[str, float], list[str]]:
     return metrics, screen.lines
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_th
     }
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -64,6 +66,7 @@ def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatc
         run(tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_comes_to_the_same(tmp_path: Path) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ def bases(sweep: Path) -> list[Path]:
     return sorted((sweep / "weights").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -76,6 +77,7 @@ def test_neighbours_keep_no_weights_at_all(tmp_path: Path) -> None:
     assert not execute(tmp_path, "0", *TINY, "freeze=knn", "save_weights=learned").exists() and not bases(tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path: Path) -> None:
     kinds = ("freeze=head", "freeze=head seed=1", "freeze=bias", "freeze=lora", "freeze=adapter")
     for number, overrides in enumerate(kinds):

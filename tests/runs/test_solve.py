@@ -90,6 +90,7 @@ def run(folder: Path, *overrides: str) -> list[Any]:
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["probe", "centroid"])
 def test_a_moving_average_of_weights_takes_no_solved_head_s_place(mode: str, tmp_path: Path) -> None:
     both = (

@@ -32,6 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
     return found
 
 
+@pytest.mark.slow
 def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: Any) -> None:
     of_head, of_full, of_lora, of_knn = (runs[mode][1][BYTES] for mode in MODES)
     assert of_head == 4 * runs["head"][1][PARAMETERS]

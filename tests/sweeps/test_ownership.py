@@ -79,6 +79,7 @@ def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
     assert not dataclasses.replace(liveness.me(), machine=f"{installed} {boot} another").gone(time.time())
 
 
+@pytest.mark.slow
 def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     from mlflow import MlflowClient
 
@@ -106,6 +107,7 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     assert "2 runs mended" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gives_signs(tmp_path, capsys):
     from mlflow import MlflowClient
 

@@ -51,6 +51,7 @@ def said(capsys, *overrides: str) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  note")]
 
 
+@pytest.mark.slow
 def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_finds_it(
     pictures, hub, capsys, tmp_path
 ):

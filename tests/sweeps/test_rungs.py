@@ -163,6 +163,7 @@ def test_less_is_better_where_a_loss_is_selected_by() -> None:
     assert [number for number, _ in study.rungs.promote(2)] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "trials"),
     [

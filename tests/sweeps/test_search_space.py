@@ -73,6 +73,7 @@ def test_a_key_that_stands_with_a_mode_is_searched_there_unless_it_is_given() ->
     assert search_space.of_cell(config, {"freeze_mode.adapter.rank": "4"}, {}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_auto_is_the_range_of_each_mode_for_the_optimizer(optimizer: str) -> None:
     _, ranges = parsed("lr=auto")

@@ -130,6 +130,7 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
     assert len(kept) == 1 and len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_by_one_of_two_that_share_no_folder(
     tmp_path: Path, said: list[str], monkeypatch: Any
 ) -> None:

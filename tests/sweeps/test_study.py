@@ -59,6 +59,7 @@ def told(study: Study) -> list[tuple[dict[str, Any], float | None]]:
     return [(trial.params, trial.value) for trial in study.trials()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_suggestions_are_those_of_optuna_with_the_same_sampler_and_the_study_is_one_of_optunas(
     name: str, tmp_path: Path
@@ -320,6 +321,7 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
     assert [trial.params for trial in read.trials] == [values for values, _ in told(opened(config, None))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "qmc", "tpe", "gp"])
 def test_with_several_objectives_suggestions_are_optunas_and_the_best_is_on_the_front(
     name: str, tmp_path: Path

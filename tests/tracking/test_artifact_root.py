@@ -100,6 +100,7 @@ def test_an_experiment_keeps_the_folder_that_it_was_created_with(tmp_path: Path)
         assert (f"{root}/demo",) in database.execute("select artifact_location from experiments").fetchall()
 
 
+@pytest.mark.slow
 def test_artifacts_at_s3_are_written_and_come_back(tmp_path: Path, bucket: Any) -> None:
     tracker = opened(tmp_path, artifacts=artifact_root.chosen(f"{S3}/"))
     run_id = closed(tracker)
@@ -121,6 +122,7 @@ def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_recorded(tmp_
         assert database.execute("select count(*) from runs").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_store_was_away_gets_its_root_later(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

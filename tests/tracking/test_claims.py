@@ -45,6 +45,7 @@ def own_tags(uri, run_id):
     return {key.removeprefix(layout.CLAIM_TAG) for key in tags if key.startswith(layout.CLAIM_TAG)}
 
 
+@pytest.mark.slow
 def test_of_eight_sweeps_that_want_a_run_at_once_one_has_it(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 1.0)
     wanted, sweeps, together = (
@@ -65,6 +66,7 @@ def test_of_eight_sweeps_that_want_a_run_at_once_one_has_it(uri, runs, tmp_path,
     assert all(who.host == "far" for told in theirs.values() for who in told.values())
 
 
+@pytest.mark.slow
 def test_who_comes_later_is_told_who_has_it_and_a_claim_ends_with_its_sweep(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     wanted, first, second = runs(status="KILLED"), runs(FAR), runs(FAR)
@@ -100,6 +102,7 @@ def test_who_takes_too_long_between_look_and_tag_takes_that_back_and_begins_anew
     assert late and own_tags(uri, wanted) == {quick}
 
 
+@pytest.mark.slow
 def test_a_store_that_is_a_file_is_locked_and_nobody_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(claims.time, "sleep", lambda seconds: pytest.fail("waits") if seconds else None)
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"

@@ -293,6 +293,7 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
     check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
+@pytest.mark.slow
 def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_replaced_with_the_runs(tmp_path, request):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     experiment = server.experiment(uri, tmp_path, request.node.name)

@@ -77,6 +77,7 @@ def typed(*arguments, cwd, uri):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_is_recorded_with_its_files_and_read_from_there_and_every_link_has_the_path(team, tmp_path):
     from mlflow import MlflowClient
 

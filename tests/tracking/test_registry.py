@@ -42,6 +42,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_version_belongs_to_its_run_and_says_how_good_it_is(trained, registered):
     result = json.loads((trained.folder / "0" / "result.json").read_text())
     assert registered.run_id == result["run_id"]

@@ -255,6 +255,7 @@ import pandas
 """
 
 
+@pytest.mark.slow
 def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models(tmp_path):
     stores.put(tmp_path / "mlflow.db")
     done = subprocess.run([sys.executable, "-c", LEAN, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -404,6 +405,7 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
     ]
 
 
+@pytest.mark.slow
 def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
     (tmp_path / "mlflow.db").touch()
     (tmp_path / "mlflow.db.new").write_bytes(b"half of a database")

@@ -178,6 +178,7 @@ def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path / "checkpoint", some(), {"number": 1})
     draw, write = random.Random(0), checkpoint.save_file

@@ -66,6 +66,7 @@ def trained(make: Callable[..., Any]) -> dict[str, Trained]:
     return {case: train(make, **options) for case, options in CASES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_weights_statistics_and_sums_are_those_of_one_process(count: int) -> None:
     first, *others = together(count, lambda: trained(data_parallel.steps))

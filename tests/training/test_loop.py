@@ -216,6 +216,7 @@ def fit_linear(
     )
 
 
+@pytest.mark.slow
 def test_training_a_head_is_training_a_linear_layer_on_features() -> None:
     model = network(classes=10)
     data, val, features, val_features = digits(model, 300)

@@ -70,6 +70,7 @@ def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: 
         assert (answers(one, data).numpy() == theirs.predict(features)).mean() >= (1 if one.l2 < 30 else 0.99)
 
 
+@pytest.mark.slow
 def test_weights_of_classes_are_those_of_sklearn() -> None:
     data = digits()
     features, labels = standard(data), data.labels.numpy()

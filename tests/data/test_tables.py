@@ -170,8 +170,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     with_rows({"file": "", "label": "cat"})
     assert "expected a path in every row, but there is none in row 21" in refused(table)
     with_rows({"file": "pics/\0.png", "label": "cat"})
-    no_path = ("expected a path in every row, but there is none in row 21", "pics: a folder")  # pandas 2 ends at NUL
-    assert any(words in refused(table) for words in no_path)
+    no_path = "expected a path in every row, but there is none in row 21"
+    assert (no_path if int(pd.__version__.split(".")[0]) >= 3 else "pics: a folder") in refused(table)  # 2 ends at NUL
     with_rows()
     assert "data.options.root=~nobody/x: expected a folder that exists" in refused(table, root="~nobody/x")
     assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(

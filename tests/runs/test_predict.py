@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from frostline import commands
 from frostline.core import validation
 from frostline.core.errors import UserError
+from frostline.data.bit_depth import FULL
 from frostline.data.open_image import open_image
 from frostline.data.resize import center_crop
 from frostline.models import weights
@@ -144,6 +146,18 @@ def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_pat
         Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
     (found,) = answered(small, sorted(tmp_path.iterdir()), batch=2)
     assert len(found.probabilities) == 1 and found.errors == {1: "121 pixels, more than data.max_pixels"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_an_unreadable_file_is_named(tmp_path, content):
+    file = tmp_path / "broken.png"
+    if content is None:  # cut off in the middle
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+        content = file.read_bytes()[:5000]
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.png: "):
+        predict._pixels(SimpleNamespace(levels=FULL), file)
 
 
 def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_first_seed():

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from frostline.core.interrupts import Terminated
 from frostline.records import cluster_jobs, layout, liveness
 from frostline.records import slurm as engine
 from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts
-from frostline.sweeps import closing
+from frostline.sweeps import closing, cluster
 
 QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
 ACCOUNTS = "8_0|PENDING|None\n8_2|CANCELLED by 1000|None\n6|OUT_OF_MEMORY|None"
@@ -142,3 +143,13 @@ def test_a_job_that_failed_by_itself_is_told_in_its_own_words_where_slurm_has_no
     cluster_jobs.end(tmp_path, "9", stopped="RuntimeError: CUDA error")
     ((_, state),) = cluster_jobs.states(cluster_jobs.of(tmp_path))
     assert str(state) == "FAILED (RuntimeError: CUDA error)"
+
+
+def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(slurm, monkeypatch):
+    job, preempted = Job("slurm", "7", ("0",), "its.log"), Terminated("SIGTERM")
+    slurm("scontrol", "JobId=7 JobName=frostline\n   Requeue=1 Restarts=2 BatchFlag=1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(SystemExit):
+        cluster.ended_by(preempted, job, lambda: pytest.fail("queued twice"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert cluster.ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"

@@ -92,6 +92,13 @@ def _parsed(text: str) -> dict[str, State]:
     return {number: State(word, reason, word.partition(" ")[0] in _ALIVE) for number, word, reason in rows}
 
 
+def restarts(id: str) -> int:
+    """Return how often Slurm has queued a job again, the time just begun included; 0 where it does not say."""
+    done = _asked(["scontrol", "show", "job", id])
+    found = None if done is None else re.search(r"\bRestarts=(\d+)", done.stdout)
+    return 0 if found is None else int(found[1])
+
+
 def last_words(log: str) -> str:
     """Return what Slurm wrote into a job's log when it killed that, such as its memory limit; empty for nothing."""
     with suppress(OSError), Path(log).open("rb") as file:

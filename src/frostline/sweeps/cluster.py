@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from frostline.core import interrupts, project
 from frostline.core.config import ClusterConfig, Config
 from frostline.core.errors import user_error
-from frostline.records import cluster_jobs
+from frostline.records import cluster_jobs, slurm
 from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
 from frostline.sweeps import closing, watching
@@ -203,9 +203,16 @@ def _preempted(job: cluster_jobs.Job) -> bool:
     return job.engine == "slurm" and state.word in ("RUNNING", "PREEMPTED")
 
 
+def _queued_again(job: cluster_jobs.Job) -> bool:
+    """Return whether Slurm has queued this process's job again by itself, as it does with what it preempts."""
+    return job.engine == "slurm" and slurm.restarts(job.id) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
 def ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
     """Return what ended this process's `own` job, unless the engine takes that back: the process ends here then."""
     stopped = interrupts.name(interrupt)
+    if own is not None and _queued_again(own):
+        raise SystemExit(1)
     if stopped == _WARNING or (own is not None and _preempted(own)):
         return f"{stopped} ({queue_again()})"
     return stopped

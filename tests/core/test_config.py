@@ -290,6 +290,8 @@ def test_no_number_that_is_not_finite_and_positive_gets_through_as_lr(value: flo
         ("schedule.warm_up", "schedule.warmup"),
         ("train.labelsmoothing", "train.label_smoothing"),
         ("data.Limit", "data.limit"),
+        ("search.trials", "trials"),
+        ("train.lr", "lr"),
     ],
 )
 def test_an_unknown_key_is_one_line_with_the_nearest_one(key: str, nearest: str) -> None:

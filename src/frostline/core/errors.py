@@ -31,7 +31,9 @@ def user_error(key: str, value: object, expected: str, choices: Iterable[str] = 
 
 def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserError:
     """Return the error for a key that the schema does not have, with the nearest one that it or `options` have."""
-    near = _hint(key, [*_keys(Config), *_GROUPS, *options])
+    known = [*_keys(Config), *_GROUPS, *options]
+    elsewhere = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as search.trials
+    near = _hint(key, elsewhere, cutoff=0.0) if elsewhere else _hint(key, known)
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
 
 
@@ -65,10 +67,10 @@ def _shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _hint(typed: str, choices: Iterable[str]) -> str:
+def _hint(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
     """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
     by_lower = {choice.lower(): choice for choice in choices}
     typed = _OTHERWISE.get(typed.lower(), typed.lower())
     longer = [choice for choice in by_lower if choice.startswith(typed)]
-    near = difflib.get_close_matches(typed, longer or by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(typed, longer or by_lower, n=1, cutoff=cutoff)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""

@@ -33,7 +33,7 @@ from frostline.records.recording import Record, recording
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, run_data, setup, split_views
+from frostline.runs import frost_line, run_data, setup
 from frostline.runs.run import execute
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
@@ -182,8 +182,7 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     """
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
-    images = split_views.look(assembled)
-    line = frost_line.draw(assembled, 0, images)
+    line, images = frost_line.draw(assembled, 0), assembled.images
     line.read(images.val).inputs(torch.arange(1), 0)
     images.train.inputs(torch.arange(1), 1)
     train = line.read(images.train)

@@ -24,7 +24,7 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.report import command_line
-from frostline.runs import data_facts, data_gallery, setup, split_views
+from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts, Opened
 from frostline.runs.data_gallery import Gallery, Shown
 from small import Told
@@ -134,7 +134,7 @@ def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, p
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
     found = opened(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
-    views, train = split_views.look(run).train, run.data.train
+    views, train = run.images.train, run.data.train
     names = loading.picture_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     see = seen_by(found)

@@ -18,7 +18,7 @@ from frostline.core import machine
 from frostline.data import resize
 from frostline.models import freeze_guard
 from frostline.report.terminal import Screen
-from frostline.runs import robustness, setup, split_views, train
+from frostline.runs import robustness, setup, train
 from frostline.runs.final_weights import score
 from frostline.store.store import Store
 from frostline.training import features, gradient, steps
@@ -103,19 +103,19 @@ def run(
     """Return what a run's epochs, its test and, with `shift`, corrupted tests came to, and how many images it saw."""
     whole = setup.assemble(compose(*QUICK, f"device={device}", *overrides), folder, meta=False, screen=Screen())
     whole = replace(whole, store=Store(folder / f"store-{device[:4]}", budget=1 << 30, say=print))
-    images, learner, guard = split_views.look(whole), train.learner_of(whole), freeze_guard.Guard(whole.model.module)
+    learner, guard = train.learner_of(whole), freeze_guard.Guard(whole.model.module)
     silent = cast(Screen, Silent())
-    events = train.fit_phases(whole, learner, images, guard, silent, progress=Progress(), pause=lambda: False)
+    events = train.fit_phases(whole, learner, guard, silent, progress=Progress(), pause=lambda: False)
     epochs = []
     for event in events:
         if isinstance(event, EpochResult):
             epochs.append(event)
             after_epoch()
     found: list[Any] = [(e.phase, e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy) for e in epochs]
-    found.append(score(whole, epochs[-1].phase, images).loss)
+    found.append(score(whole, epochs[-1].phase).loss)
     if shift:
-        found.append(robustness.measure(whole, epochs[-1].phase, images, lambda text: None))
-    return found, images.seen
+        found.append(robustness.measure(whole, epochs[-1].phase, lambda text: None))
+    return found, whole.images.seen
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from frostline.models import cut, freeze_guard
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, robustness, setup, split_views, train
+from frostline.runs import frost_line, robustness, setup, train
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import score
 from frostline.runs.frost_line import Line
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images
 from frostline.store import store as store_module
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.rows import Rows
@@ -67,18 +66,16 @@ class Silent:
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
     """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
     run = replace(setup.assemble(chosen(*overrides), folder, meta=False, screen=Screen()), store=store)
-    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(
-        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
-    )
+    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
+    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    return epochs, score(run, epochs[-1].phase, images).logits, images.seen
+    return epochs, score(run, epochs[-1].phase).logits, run.images.seen
 
 
 def whole_network(patch: pytest.MonkeyPatch) -> None:
     """Let runs put images through the whole network, as if nothing were below the frost line."""
 
-    def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
+    def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
         setup.enter(phase)
         return frost_line._none(setup, 0)
 
@@ -136,16 +133,14 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
     run = replace(run, data=replace(run.data, val=few, test=few))
-    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(
-        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
-    )
+    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
+    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    line = frost_line.draw(run, epochs[-1].phase, images, keep=robustness._keeps(run, epochs[-1].phase))
+    line = frost_line.draw(run, epochs[-1].phase, keep=robustness._keeps(run, epochs[-1].phase))
     blurred = line.read(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
     numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]
-    logits = [epochs[-1].val.logits, score(run, epochs[-1].phase, images).logits, under.logits]
+    logits = [epochs[-1].val.logits, score(run, epochs[-1].phase).logits, under.logits]
     return numbers, [*logits, *run.model.module.state_dict().values()]
 
 
@@ -183,13 +178,11 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     """Those below the line still differ from the others when these are frozen."""
     options = (*REFROZEN, "train.ema_decay=0.9")
     run = setup.assemble(chosen(*options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
-    images, learner, guard = split_views.look(run), train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(
-        run, learner, images, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False
-    )
+    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
+    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     *_, last = (event for event in events if isinstance(event, EpochResult))
     assert learner.ema is not None
-    expected = evaluate(learner.ema.module, images.val, batch_size=64, autocast=None)
+    expected = evaluate(learner.ema.module, run.images.val, batch_size=64, autocast=None)
     assert last.val.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
@@ -356,10 +349,10 @@ def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_t
 
 def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     run = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
-    images, sizes = split_views.look(run), list[int]()
+    images, sizes = run.images, list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    passing = frost_line.draw(run, 0, images, keep=False).read(images.train)
+    passing = frost_line.draw(run, 0, keep=False).read(images.train)
     sizes.clear()
     every = passing.inputs(torch.arange(TRAIN), 1)
     for index in torch.arange(TRAIN).flip(0).split(7):
@@ -387,8 +380,7 @@ def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
 def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
     config = chosen("freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
-    images = split_views.look(run)
-    part = frost_line.part(run, 0, images, None)
+    part = frost_line.part(run, 0, None)
     inputs = part.train.inputs(torch.arange(4), 1)
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, inputs.bfloat16().float())
@@ -404,8 +396,7 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
         """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, room=DeviceBudget(torch.device("cpu"), budget))
-        images = split_views.look(run)
-        part = frost_line.part(run, 0, images, None)
+        part = frost_line.part(run, 0, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
         return run.room, torch.cat(inputs), run.room.free
 

@@ -24,7 +24,6 @@ from frostline.models.build import Model
 from frostline.report.terminal import Screen
 from frostline.runs import checks
 from frostline.runs.setup import assemble
-from frostline.runs.split_views import look
 from frostline.runs.train import fit_phases, learner_of
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
@@ -423,7 +422,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
 
     guard = freeze_guard.Guard(setup.model.module)
     learner, silent = learner_of(setup), cast(Screen, Silent())
-    list(fit_phases(setup, learner, look(setup), guard, silent, progress=Progress(), pause=lambda: False))
+    list(fit_phases(setup, learner, guard, silent, progress=Progress(), pause=lambda: False))
     whole = [schedule.factor(config.schedule, step, 12) for step in range(12)]
     half = [schedule.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

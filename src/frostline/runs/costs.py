@@ -12,7 +12,6 @@ from frostline.core import machine, memory
 from frostline.runs import frost_line
 from frostline.runs.frost_line import Line
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images, look
 from frostline.runs.train import learner_of
 from frostline.training.dataset import Dataset, InMemory, batches, shuffled
 from frostline.training.evaluation import evaluate
@@ -61,28 +60,28 @@ def measure(setup: Setup, seconds: float) -> Cost:
     `seconds` are those that a picture takes through all but the head of the network. Compiling is left out. Raises
     torch.OutOfMemoryError where a step does not fit into a GPU.
     """
-    images, learner, mixes = look(setup), learner_of(setup), setup.config.train
+    images, learner, mixes = setup.images, learner_of(setup), setup.config.train
     kept = 0
     phases: list[_Phase] = []
     for number in range(len(setup.phases)):
-        line = frost_line.draw(setup, number, images)
+        line = frost_line.draw(setup, number)
         if mixes.mixup or mixes.cutmix or line.read(images.train) is images.train:  # see `frost_line.part`
-            phases.append(_on_images(setup, learner.optimizer, images, seconds))
+            phases.append(_on_images(setup, learner.optimizer, seconds))
         else:
-            passing = frost_line.draw(setup, number, images, keep=False)
-            phase, each = _on_features(setup, learner.optimizer, images, passing, kept=line.kept)
+            passing = frost_line.draw(setup, number, keep=False)
+            phase, each = _on_features(setup, learner.optimizer, passing, kept=line.kept)
             phases.append(phase)
             kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.kept else 0)
     peak = memory.peak(setup.device) + (kept if kept <= setup.room.budget else 0)
-    return _summed(setup, images, phases, peak)
+    return _summed(setup, phases, peak)
 
 
-def _summed(setup: Setup, images: Images, phases: list[_Phase], peak: int) -> Cost:
+def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
     train, val, epochs = len(setup.data.train), len(setup.data.val), setup.config.epochs
     once = every = 0.0
     for span in setup.timeline:
         phase, share = phases[span.phase], (span.end - span.start) / setup.steps_per_epoch
-        views = {images.train.view_of(epoch) for epoch in range(1, max(1, round(share)) + 1)}
+        views = {setup.images.train.view_of(epoch) for epoch in range(1, max(1, round(share)) + 1)}
         if phase.kept:
             once += phase.below * (train * len(views) + val)
         passed = 0.0 if phase.kept else phase.below
@@ -90,25 +89,24 @@ def _summed(setup: Setup, images: Images, phases: list[_Phase], peak: int) -> Co
     return Cost(setup.config.freeze_mode.name, machine.device_name(setup.device), epochs, once, every / epochs, peak)
 
 
-def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, images: Images, seconds: float) -> _Phase:
+def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
     """Measure steps of a network of which nothing is computed once."""
     rows = _batches(setup, 1 + _STEPS)
-    step = _step(setup, optimizer, setup.model.module, images.train, rows, setup.autocast)
+    step = _step(setup, optimizer, setup.model.module, setup.images.train, rows, setup.autocast)
     return _Phase(0.0, False, step, seconds)
 
 
-def _on_features(
-    setup: Setup, optimizer: torch.optim.Optimizer, images: Images, line: Line, *, kept: bool
-) -> tuple[_Phase, int]:
+def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, kept: bool) -> tuple[_Phase, int]:
     """Measure what lies above a line that keeps nothing, and below; and return the bytes of a picture's features."""
     size = batch_size(setup.device)
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
-    read = line.read(images.train)
+    train = setup.images.train
+    read = line.read(train)
     read.inputs(first, 1)
     machine.wait(setup.device)
     below, inputs = machine.timed(setup.device, lambda: read.inputs(rest, 1))
-    data = InMemory(inputs, images.train.labels[rest.to(setup.device)])
+    data = InMemory(inputs, train.labels[rest.to(setup.device)])
     network = line.above(setup.model.module)
     parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]
     indices = [parts[number % len(parts)] for number in range(1 + _STEPS)]

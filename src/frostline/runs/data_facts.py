@@ -139,7 +139,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     cpu = torch.device("cpu")
     setup = replace(made, device=cpu, room=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in splits_of(setup.data).items()}
-    return Opened(setup, plain, split_views.look(setup).train)
+    return Opened(setup, plain, setup.images.train)
 
 
 def facts(opened: Opened) -> DataFacts:

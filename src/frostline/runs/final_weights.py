@@ -15,7 +15,6 @@ from frostline.records import layout
 from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, MERGE_ERROR
 from frostline.runs import evaluation, frost_line
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images
 from frostline.store import tensorfile
 from frostline.store.tensorfile import Draft
 from frostline.training import sharding, state
@@ -44,7 +43,7 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
 
 
 def conclude(
-    setup: Setup, progress: Progress, images: Images, folder: Path, draft: Draft, voters: nn.Module | None = None
+    setup: Setup, progress: Progress, folder: Path, draft: Draft, voters: nn.Module | None = None
 ) -> tuple[Evaluation, str | None, dict[str, float]]:
     """Leave the best weights and how they do on the test split in `folder`.
 
@@ -52,19 +51,19 @@ def conclude(
     are no weights that do, and so no file.
     """
     state.put(setup.model.module, progress.best)
-    merged, metrics = leave_adapters(setup, images, folder)
+    merged, metrics = leave_adapters(setup, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}
     best = {**kept, **merged}
     saved = draft.finish(best) if voters is None else None
     if setup.ranks is not None and voters is None:
         setup.ranks.take_best(best, merges=bool(merged))
-    scored = score(setup, progress.best_phase, images, voters)
-    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, images.test.pictures)
+    scored = score(setup, progress.best_phase, voters)
+    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.pictures)
     return scored, saved.result() if saved else None, metrics
 
 
-def leave_adapters(setup: Setup, images: Images, folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+def leave_adapters(setup: Setup, folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Leave adapters alone in `folder`.
 
     Return by name the network's tensors that they were merged into, if any, and what they are in numbers.
@@ -81,7 +80,7 @@ def leave_adapters(setup: Setup, images: Images, folder: Path) -> tuple[dict[str
         facts |= {"model": setup.model.name, "library": setup.model.library, "classes": list(setup.data.classes)}
     else:
         tensors, facts = peft_layout.adapters_alone(module, how, heads=heads)
-        merged, said["error"] = merge(setup, images)
+        merged, said["error"] = merge(setup)
         metrics[MERGE_ERROR] = said["error"]
     (place := folder / layout.ADAPTER).mkdir(exist_ok=True)
     tensorfile.save(place / "adapter_model.safetensors", tensors, said)
@@ -90,13 +89,13 @@ def leave_adapters(setup: Setup, images: Images, folder: Path) -> tuple[dict[str
 
 
 @torch.no_grad()
-def merge(setup: Setup, images: Images) -> tuple[dict[str, Tensor], float]:
+def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
     """Make adapters part of the network's own tensors; return these by name, and how much that changed of 1.
 
     RuntimeError if the network's answers to some pictures of the validation split are others after that.
     """
-    module = setup.model.module
-    views = images.val.inputs(torch.arange(min(len(images.val.labels), setup.config.batch_size)), 1)
+    module, val = setup.model.module, setup.images.val
+    views = val.inputs(torch.arange(min(len(val.labels), setup.config.batch_size)), 1)
     with evaluating(module):
         before, merged, after = module(views), adapters.merge(module), module(views)
     error = float((after - before).abs().max() / before.abs().max())
@@ -106,12 +105,12 @@ def merge(setup: Setup, images: Images) -> tuple[dict[str, Tensor], float]:
     return {name: tensor.cpu() for name, tensor in merged.items()}, error
 
 
-def score(setup: Setup, phase: int, images: Images, instead: nn.Module | None = None) -> Evaluation:
+def score(setup: Setup, phase: int, instead: nn.Module | None = None) -> Evaluation:
     """Return how the model, as it is and with the line of `phase`, does on the test split.
 
     `instead` classifies in place of what lies above the line.
     """
-    line = frost_line.draw(setup, phase, images)
-    network, test = instead or line.above(setup.model.module), line.read(images.test)
-    by = outputs if instead else line.by(images.test)
-    return evaluate(network, test, batch_size=setup.recipe.eval_batch_size, autocast=line.autocast, by=by)
+    line, test = frost_line.draw(setup, phase), setup.images.test
+    network = instead or line.above(setup.model.module)
+    by = outputs if instead else line.by(test)
+    return evaluate(network, line.read(test), batch_size=setup.recipe.eval_batch_size, autocast=line.autocast, by=by)

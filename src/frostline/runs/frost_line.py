@@ -16,7 +16,6 @@ from frostline.core import codehash, machine, memory, plugins
 from frostline.data.views import Views
 from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training.dataset import Dataset, Outputs, outputs
 from frostline.training.evaluation import evaluating
@@ -45,19 +44,19 @@ class Line:
     """Returns what lies below; None where nothing does."""
 
 
-def draw(setup: Setup, phase: int, images: Images, *, keep: bool = True) -> Line:
+def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
     """Put the model into the state of a phase, and return the line that this draws through it.
 
     Whether features are kept, which they are with `keep` and where there is room, makes no difference to a bit.
     """
     setup.enter(phase)
-    module, structure = setup.model.module, setup.model.structure
+    module, structure, images = setup.model.module, setup.model.structure, setup.images
     below = cut.reach(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
         return _none(setup, phase)
     head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
-    kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower, images))
+    kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower))
     backbone = functools.cache(functools.partial(for_inference, setup, lower))
     identity = _identity(setup, below, lower) if kept else {}
 
@@ -91,13 +90,13 @@ def _who_scores(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outpu
     return _alone if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, keep)
 
 
-def part(setup: Setup, phase: int, images: Images, averaged: nn.Module | None) -> TrainedPart:
+def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
     """Enter a phase and return what is trained there; `averaged` is evaluated if there is one.
 
     Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
     """
-    line = draw(setup, phase, images)
-    module, options = setup.model.module, setup.config.train
+    line = draw(setup, phase)
+    module, images, options = setup.model.module, setup.images, setup.config.train
     train = _none(setup, phase) if options.mixup or options.cutmix else line
     scored = module if averaged is None else averaged
     val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup, phase)
@@ -137,9 +136,9 @@ def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
 
 
 @torch.inference_mode()
-def _fits(setup: Setup, lower: nn.Module, images: Images) -> bool:
+def _fits(setup: Setup, lower: nn.Module) -> bool:
     """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
-    side = setup.model.input.size
+    side, images = setup.model.input.size, setup.images
     with evaluating(lower):
         one = lower(torch.zeros(1, 3, side, side, device=setup.device))
     samples = len(images.train.labels) + len(images.val.labels)

@@ -23,7 +23,6 @@ from frostline.models.freeze_guard import Guard
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble, groups_of
-from frostline.runs.split_views import Images, look
 from frostline.runs.train import learner_of
 from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
@@ -38,7 +37,7 @@ from frostline.training.steps import TrainedPart
 
 
 @contextmanager
-def others(setup: Setup, images: Images, folder: Path) -> Iterator[tuple[Setup, Learner]]:
+def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
     """Give the block what learns, and a setup that has the other processes of a run, which are there that long."""
     config = setup.config
     if config.devices == 1:
@@ -49,7 +48,7 @@ def others(setup: Setup, images: Images, folder: Path) -> Iterator[tuple[Setup, 
     found = Ranks(functools.partial(follow, config, folder), config.devices, load=__name__)
     try:
         found.join(setup.device, origin(setup))
-        setup = sharded(replace(setup, ranks=found), images)
+        setup = sharded(replace(setup, ranks=found))
         learner = replace(learner_of(setup), together=found.put_together)
         found.lead(learner)
         yield setup, learner
@@ -62,7 +61,7 @@ def origin(setup: Setup) -> Origin:
     return Origin(setup.data.fingerprint, hashing.of_tensors(setup.model.module.state_dict(keep_vars=True)))
 
 
-def sharded(setup: Setup, images: Images) -> Setup:
+def sharded(setup: Setup) -> Setup:
     """Return the setup with what learns in shares on all devices, where the config says so.
 
     Units are the largest modules that lie in one stage each. What adapters learn is little, as is the head.
@@ -70,7 +69,7 @@ def sharded(setup: Setup, images: Images) -> Setup:
     structure, module = setup.model.structure, setup.model.module
     if not setup.config.fsdp or setup.config.freeze_mode.adapter.kind != "none":
         return setup
-    frost_line.draw(setup, 0, images)  # cut before: shares cannot be traced
+    frost_line.draw(setup, 0)  # cut before: shares cannot be traced
     (phase,), top = setup.phases, structure.stages[-1]
     learning = {name for name in phase.learning if structure.stage_of(name) != top}
     units: list[str] = []
@@ -115,14 +114,14 @@ class Follower:
         """Be where the first process is before its first step."""
         self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
         self._learner: Learner
-        self._images, self._guard = look(self.setup), Guard(self.setup.model.module)
+        self._guard = Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
     def obey(self, order: Order, rank: int) -> None:
         """Do what the first process says."""
         if isinstance(order, Join):
             process_group.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
-            self.setup = sharded(self.setup, self._images)
+            self.setup = sharded(self.setup)
             self._learner = learner_of(self.setup)
             self._shared = sharding.any_shared(self.setup.model.module)
         elif isinstance(order, PutTogether):
@@ -166,13 +165,13 @@ class Follower:
         if self._part is None or self._part[0] != phase:
             self._guard.check()
             ema = self._learner.ema
-            self._part = phase, frost_line.part(self.setup, phase, self._images, ema and ema.module)
+            self._part = phase, frost_line.part(self.setup, phase, ema and ema.module)
             self._guard.watch()
         self.setup.enter(phase)  # features may have been computed below the line of another one
         return self._part[1]
 
     def _views(self, split: str) -> Views:
-        return self._images.called(split) or robustness.corrupted(self.setup, split)
+        return self.setup.images.called(split) or robustness.corrupted(self.setup, split)
 
     @torch.inference_mode()
     def _evaluate(self, order: Evaluate) -> None:
@@ -181,7 +180,7 @@ class Follower:
             part = self._entered(order.phase)
             network, data, autocast = part.scored, part.val, part.val_autocast
         else:
-            line = frost_line.draw(setup, order.phase, self._images, keep=order.keep)
+            line = frost_line.draw(setup, order.phase, keep=order.keep)
             network, data = line.above(setup.model.module), line.read(self._views(order.split))
             autocast = line.autocast
         with evaluating(network):
@@ -192,7 +191,7 @@ class Follower:
 
     def _compute(self, order: Compute) -> None:
         views = self._views(order.split)
-        backbone = frost_line.draw(self.setup, order.phase, self._images).below
+        backbone = frost_line.draw(self.setup, order.phase).below
         every = torch.arange(len(views.labels))
         assert backbone is not None
         data_parallel.send(views, backbone(), filled(every, self.setup.device), order.epoch)

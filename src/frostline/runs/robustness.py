@@ -16,20 +16,20 @@ from frostline.models import cut
 from frostline.records.result import percent
 from frostline.runs import frost_line
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images, centre_view
+from frostline.runs.split_views import centre_view
 from frostline.training.dataset import outputs
 from frostline.training.evaluation import evaluate
 
 
 def measure(
-    setup: Setup, phase: int, images: Images, say: Callable[[str], None], instead: nn.Module | None = None
+    setup: Setup, phase: int, say: Callable[[str], None], instead: nn.Module | None = None
 ) -> dict[str, list[float]]:
     """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.
 
     Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
     as others are. What this costs is no part of the run's costs. `instead` classifies in place of what lies above.
     """
-    line = frost_line.draw(setup, phase, images, keep=_keeps(setup, phase))
+    line = frost_line.draw(setup, phase, keep=_keeps(setup, phase))
     network = instead or line.above(setup.model.module)
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():

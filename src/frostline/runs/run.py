@@ -41,7 +41,6 @@ from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
-from frostline.runs.split_views import Images, look
 from frostline.runs.train import Judge, handing_over, learn
 from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
@@ -119,23 +118,23 @@ def _attempt(
     if record is None:
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
-    images, guard = look(setup), Guard(setup.model.module)
+    guard = Guard(setup.model.module)
     with (
         handing_over(folder, record),
-        others(setup, images, folder) as (setup, learner),
+        others(setup, folder) as (setup, learner),
         draft_of(setup, learner, folder, sweep) as draft,
     ):
         merged = adapters.touched(setup.model.module)  # of what stays, nothing
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         if config.freeze_mode.solver is None:
-            progress = learn(setup, learner, images, guard, folder, previous, record, screen, siblings, judge)
+            progress = learn(setup, learner, guard, folder, previous, record, screen, siblings, judge)
             voters = None
         else:
-            progress, voters = solve(setup, learner, images, guard, folder, record, screen)
-        scored, final, of_adapters = conclude(setup, progress, images, folder, draft, voters)
-        shifted = _shifted(setup, progress, images, folder, screen, voters) if config.eval.shift else {}
-    metrics = _metrics(setup, plan, progress, scored, images) | of_adapters | shifted
+            progress, voters = solve(setup, learner, guard, folder, record, screen)
+        scored, final, of_adapters = conclude(setup, progress, folder, draft, voters)
+        shifted = _shifted(setup, progress, folder, screen, voters) if config.eval.shift else {}
+    metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None and not sharding.any_shared(setup.model.module):  # nobody else is there any more
         metrics[SPEED] = speed.images_per_second(setup)
@@ -153,15 +152,15 @@ def _attempt(
 
 
 def _shifted(
-    setup: Setup, progress: Progress, images: Images, folder: Path, screen: Screen, voters: nn.Module | None
+    setup: Setup, progress: Progress, folder: Path, screen: Screen, voters: nn.Module | None
 ) -> dict[str, float]:
     """Return the metrics of corrupted test pictures, and leave all of them in `folder`."""
-    under = robustness.measure(setup, progress.best_phase, images, screen.say, voters)
+    under = robustness.measure(setup, progress.best_phase, screen.say, voters)
     files.write_json(folder / layout.SHIFT, under)
     return robustness.metrics(under)
 
 
-def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, images: Images) -> dict[str, float]:
+def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -> dict[str, float]:
     """Return what a run came to and what it cost."""
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     by, best = METRICS[setup.config.select], progress.best_epoch_line
@@ -177,7 +176,7 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation, i
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(memory.peak(setup.device)),
         PARAMETERS: float(plan.trainable_parameters),
-        IMAGES: float(images.seen),
+        IMAGES: float(setup.images.seen),
     }
     if progress.pruned:
         metrics[PRUNED] = float(len(progress.epochs))

@@ -25,6 +25,7 @@ from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
+from frostline.runs.split_views import Images, look
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
@@ -66,6 +67,11 @@ class Setup:
     def memory_format(self) -> torch.memory_format:
         """How images lie in memory."""
         return machine.memory_format(channels_last=self.config.channels_last)
+
+    @functools.cached_property
+    def images(self) -> Images:
+        """The splits as the network sees them, on the device; another setup counts anew what they hand out."""
+        return look(self)
 
     @functools.cached_property
     def image_weights(self) -> Tensor | None:

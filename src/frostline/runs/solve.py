@@ -20,7 +20,6 @@ from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.setup import Setup, not_linear
-from frostline.runs.split_views import Images
 from frostline.runs.train import catch_up, keep
 from frostline.training import gradient, lbfgs, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
@@ -35,7 +34,7 @@ _OWN = 4096
 
 
 def solve(
-    setup: Setup, learner: Learner, images: Images, guard: Guard, folder: Path, record: Record, screen: Screen
+    setup: Setup, learner: Learner, guard: Guard, folder: Path, record: Record, screen: Screen
 ) -> tuple[Progress, Neighbours | None]:
     """Solve the head as the freeze mode says, and return what it came to.
 
@@ -44,14 +43,14 @@ def solve(
     """
     progress = Progress()
     catch_up(progress, folder, record)
-    line = frost_line.draw(setup, 0, images)
+    line = frost_line.draw(setup, 0)
     guard.watch()
     network = line.above(setup.model.module)
     head = gradient.linear_of(network)
     if head is None:
         raise not_linear(setup.config)
     began = time.perf_counter()
-    train, val = HeadInputs(line.read(images.train), head), HeadInputs(line.read(images.val), head)
+    train, val = (HeadInputs(line.read(views), head) for views in (setup.images.train, setup.images.val))
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, screen.say)
     seconds = time.perf_counter() - began
     record.metrics(chosen)

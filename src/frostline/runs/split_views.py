@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from frostline.data.resize import CenterCrop
 from frostline.data.splits import Split
 from frostline.data.views import View, Views
 from frostline.runs.run_data import augment_policy
-from frostline.runs.setup import Setup
+
+if TYPE_CHECKING:
+    from frostline.runs.setup import Setup
 
 
 @dataclass(frozen=True)

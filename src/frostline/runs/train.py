@@ -22,11 +22,10 @@ from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
 from frostline.runs.lockstep_runs import Stepper, of_process
 from frostline.runs.setup import Setup
-from frostline.runs.split_views import Images
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
-from frostline.training.ranks import Ranks, Shared
+from frostline.training.ranks import Shared
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
@@ -53,7 +52,6 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
 def learn(
     setup: Setup,
     learner: Learner,
-    images: Images,
     guard: Guard,
     folder: Path,
     previous: Path | None,
@@ -73,9 +71,9 @@ def learn(
         "still": hashing.of_tensors(learner.still),
     }
     whose = {"config": digest(setup.config), **origin}
-    progress = go_on(learner, whose, images, guard, [folder, *([previous] if previous else [])], screen, setup.ranks)
+    progress = go_on(setup, learner, whose, guard, [folder, *([previous] if previous else [])], screen)
     catch_up(progress, folder, record)
-    alone = _alone(setup, learner, images)
+    alone = _alone(setup, learner)
     stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say, alone)
     every = setup.config.checkpoint.every_seconds
     keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
@@ -83,10 +81,10 @@ def learn(
 
         def save() -> None:
             tensors, facts = state.capture(learner, progress)
-            counts = [*(views.seen for views in images.learnt_from), guard.compared]
+            counts = [*(views.seen for views in setup.images.learnt_from), guard.compared]
             keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
 
-        events = fit_phases(setup, learner, images, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
+        events = fit_phases(setup, learner, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
         decision = _decision(progress, judge, setup.config)  # where it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
@@ -121,11 +119,11 @@ def _end_early(decision: Decision, progress: Progress, prune: str, record: Recor
         record.tag(layout.PRUNED_TAG, f"after epoch {epochs} by {prune}")
 
 
-def _alone(setup: Setup, learner: Learner, images: Images) -> loop.Stepper:
+def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
     """Return who makes the steps of a run where no others are made with them."""
     if setup.ranks is None:
         return Alone(learner.optimizer, setup.recipe)
-    return Shared(setup.ranks, learner.optimizer, setup.recipe, images.train)
+    return Shared(setup.ranks, learner.optimizer, setup.recipe, setup.images.train)
 
 
 def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:
@@ -137,13 +135,12 @@ def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decisi
 
 
 def go_on(
+    setup: Setup,
     learner: Learner,
     whose: Mapping[str, str],
-    images: Images,
     guard: Guard,
     places: Sequence[Path],
     screen: Screen,
-    ranks: Ranks | None = None,
 ) -> Progress:
     """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
     for place in places:
@@ -153,13 +150,13 @@ def go_on(
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
                     raise state.Unfit(f"it was made with another {' and '.join(other)}")
                 progress = state.restore(learner, tensors, facts)
-                if ranks is not None:
-                    ranks.restored(tensors, facts)
+                if setup.ranks is not None:
+                    setup.ranks.restored(tensors, facts)
             except state.Unfit as problem:
                 screen.say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue
             *seen, guard.compared = facts["counts"]
-            for views, count in zip(images.learnt_from, seen, strict=True):
+            for views, count in zip(setup.images.learnt_from, seen, strict=True):
                 views.seen = count
             at = progress.position
             screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
@@ -185,7 +182,6 @@ def learner_of(setup: Setup) -> Learner:
 def fit_phases(
     setup: Setup,
     learner: Learner,
-    images: Images,
     guard: Guard,
     screen: Screen,
     *,
@@ -197,19 +193,19 @@ def fit_phases(
 
     The steps are made alone without a `stepper`.
     """
-    config = setup.config
+    config, train = setup.config, setup.images.train
     total = config.epochs * setup.steps_per_epoch
 
     def enter(phase: int) -> TrainedPart:
-        part = frost_line.part(setup, phase, images, learner.ema and learner.ema.module)
+        part = frost_line.part(setup, phase, learner.ema and learner.ema.module)
         span = next(span for span in setup.timeline if span.phase == phase)
         seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
-        counted = images.train.seen
+        counted = train.seen
         how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
         choice = config.compile if config.devices == 1 else "off"
         part = compiled(part, choice, **how, say=screen.say)
         if not part.train.known:  # what was only tried on is no image of the run
-            images.train.seen = counted
+            train.seen = counted
         return part
 
     def before_step(step: int, span: Span) -> None:

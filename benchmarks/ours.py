@@ -35,6 +35,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, run_data, setup
 from frostline.runs.run import execute
+from frostline.runs.run_context import RunContext
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
 
@@ -104,7 +105,7 @@ def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, numbe
 
     name, jobs = f"{parsed.freeze_mode.name} lr={parsed.lr}", number + len(waiting)
     with screen.run(name, job=number, jobs=jobs, epochs=parsed.epochs), _record(parsed, folder, tracker) as record:
-        return execute(parsed, name=name, folder=folder, record=record, screen=screen, siblings=siblings)[0]
+        return execute(parsed, RunContext(name, folder, screen, siblings=siblings), record)[0]
 
 
 def silent() -> Screen:

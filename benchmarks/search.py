@@ -35,6 +35,7 @@ from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result,
 from frostline.records.sweep_record import Shared
 from frostline.records.trial_tags import Decision
 from frostline.runs import run
+from frostline.runs.run_context import Judge, RunContext
 from frostline.sweeps import job, study
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.executor import Further, Workers
@@ -42,7 +43,6 @@ from frostline.sweeps.search import run_search
 from frostline.tracking.mirror import Mirror
 from table import Row
 
-Judge = Callable[[int, float], Decision]
 _PART = 100
 """So many trials at the beginning are compared with as many at the end."""
 _SEARCHES = (
@@ -93,20 +93,18 @@ def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
     return worker
 
 
-def _trained(
-    config: Config, folder: Path, judge: Judge | None = None, **_: Any
-) -> tuple[dict[str, float], dict[str, int]]:
+def _trained(config: Config, run: RunContext, record: object) -> tuple[dict[str, float], dict[str, int]]:
     """Stand for `execute`: a run is as good as its learning rate is near 0.01, and a bit better with each epoch."""
     accuracy = math.exp(-((math.log10(config.lr) + 2) ** 2))
     found = {VAL: accuracy, TEST: accuracy, SECONDS: 1.0, EPOCHS: float(config.epochs)}
-    if judge is not None:
-        epoch, decision = len(journal.epochs(folder)), Decision.CONTINUE
+    if run.judge is not None:
+        epoch, decision = len(journal.epochs(run.folder)), Decision.CONTINUE
         while decision is Decision.CONTINUE and epoch < config.epochs:
             epoch += 1
             value = accuracy * (1 - 0.5**epoch)
-            journal.append_epoch(folder, {"epoch": epoch, ACCURACY.epoch: value})
+            journal.append_epoch(run.folder, {"epoch": epoch, ACCURACY.epoch: value})
             if epoch < config.epochs:
-                decision = judge(epoch, value)
+                decision = run.judge(epoch, value)
         if decision is Decision.PAUSE:
             raise Paused(epoch, epoch / config.epochs)
         if decision is Decision.STOP:

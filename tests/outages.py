@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -95,11 +96,11 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
 
         keep = train.keep
 
-        def kept(epoch: object, line: object, setup: object, folder: Path, *rest: object) -> None:
+        def kept(epoch: object, line: object, setup: object, run: Any, record: object) -> None:
             with (root / EPOCHS).open("a") as file:
-                file.write(f"{folder} {time.monotonic()}\n")
+                file.write(f"{run.folder} {time.monotonic()}\n")
             time.sleep(pause)
-            keep(epoch, line, setup, folder, *rest)  # type: ignore[arg-type]
+            keep(epoch, line, setup, run, record)  # type: ignore[arg-type]
 
         train.keep = kept  # type: ignore[assignment]
 

@@ -35,7 +35,12 @@ from frostline.models import freezing
 from frostline.models.build import Model, build
 from frostline.models.freeze_guard import Guard
 from frostline.models.freezing import Phase
+from frostline.records import provenance
 from frostline.records.layout import CHECKPOINT
+from frostline.records.recording import Record
+from frostline.report.terminal import Screen
+from frostline.runs.run import execute
+from frostline.runs.run_context import RunContext
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
 from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
@@ -134,6 +139,16 @@ class Memory:
         self.files.append(f"{folder or '.'}/{path.name}")
 
     def dataset(self, **facts: object) -> None: ...
+
+
+def carry_out(
+    config: Config, folder: Path, record: Memory | None = None, screen: Told | None = None, **around: Any
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Return what `execute` does of a run in `folder`, made if need be; `around` is the rest of its `RunContext`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    provenance.write(folder, provenance.software([]))  # as a job does
+    run = RunContext("a run", folder, cast(Screen, screen or Told()), **around)
+    return execute(config, run, cast(Record, record or Memory()))
 
 
 def data_config(**fields: Any) -> DataConfig:

@@ -24,12 +24,10 @@ from frostline.models import build, cut, freezing, fuse, timm_stages
 from frostline.models.build import Model
 from frostline.models.kept_adapter_kinds import KeptAdapter
 from frostline.models.stages import structure_of
-from frostline.records import layout, provenance
-from frostline.records.recording import Record
+from frostline.records import layout
 from frostline.runs import export, predict
-from frostline.runs.run import execute
 from frostline.store import hashing
-from small import KEPT_MODES, SMALL, Memory, Told, compose, mode, network, plain, resolve
+from small import KEPT_MODES, SMALL, Memory, carry_out, compose, mode, network, plain, resolve
 
 SIDE = 32
 RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01")
@@ -257,11 +255,8 @@ class Stopping(Memory):
 
 
 def run(folder: Path, *options: str, record: Memory | None = None) -> Memory:
-    folder.mkdir(exist_ok=True)
-    provenance.write(folder, provenance.software([]))  # as a job does
     record = record or Memory()
-    common: dict[str, Any] = {"record": cast(Record, record), "screen": cast(Any, Told())}
-    execute(compose(*RUN, *options), name="a run", folder=folder, **common)
+    carry_out(compose(*RUN, *options), folder, record)
     return record
 
 

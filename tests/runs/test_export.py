@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from frostline import commands
 from frostline.core.errors import UserError
 from frostline.models import build
-from frostline.records import layout, provenance
+from frostline.records import layout
 from frostline.records.result import Result, write_result
 from frostline.runs import export, predict
-from frostline.runs.run import execute
-from small import SMALL, TINY, Memory, Told, compose, plain
+from small import SMALL, TINY, carry_out, compose, plain
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
@@ -25,8 +24,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 def tiny(tmp_path_factory):
     """Return the folder of a run with a network of few layers: to write a graph takes as long as there are some."""
     folder, options = tmp_path_factory.mktemp("tiny"), (*SMALL, *TINY, "freeze=full", "epochs=1")
-    provenance.write(folder, provenance.software([]))  # as a job does
-    metrics, images = execute(compose(*options), name="a run", folder=folder, record=Memory(), screen=Told())
+    metrics, images = carry_out(compose(*options), folder)
     (folder / layout.CONFIG).write_text(json.dumps(plain(*options)))
     write_result(folder, Result(0, "tiny", str(folder), None, "FINISHED", None, {}, metrics, images))
     return folder

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -18,17 +18,15 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.interrupts import Terminated
 from frostline.models.build import build
-from frostline.records import layout, provenance
-from frostline.records.recording import Record
+from frostline.records import layout
 from frostline.records.result import SECONDS
 from frostline.runs import lockstep_runs
-from frostline.runs.run import execute
 from frostline.training import checkpoint, checkpoint_timing
 from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
 from frostline.training.steps import Alone, Step
-from small import SMALL, TINY, Memory, Told, compose
+from small import SMALL, TINY, Memory, Told, carry_out, compose
 
 TOGETHER = (
     ("lr=1e-2",),
@@ -70,17 +68,8 @@ def _nobody_before() -> Iterator[None]:
 
 
 def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
-    folder.mkdir(exist_ok=True)
-    provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Told()
-    metrics, _ = execute(
-        config,
-        name="a run",
-        folder=folder,
-        record=cast(Record, record),
-        screen=cast(Any, screen),
-        siblings=lambda: siblings,
-    )
+    metrics, _ = carry_out(config, folder, record, screen, siblings=lambda: siblings)
     journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -17,11 +17,9 @@ from frostline.models import torchvision_models
 from frostline.models.architecture import new_layer
 from frostline.models.weights import GLYPHS, metadata_of
 from frostline.records import provenance
-from frostline.records.recording import Record
 from frostline.runs import network_cache, setup
-from frostline.runs.run import execute
 from frostline.store import tensorfile
-from small import SMALL, Memory, Told, compose
+from small import SMALL, carry_out, compose
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +39,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
 
 
 def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
-    folder.mkdir()
-    provenance.write(folder, provenance.software([]))  # as a job does
-    screen = cast(Any, Told())
-    execute(config, name="a run", folder=folder, record=cast(Record, Memory()), screen=screen)
+    carry_out(config, folder)
     return (folder / "best.safetensors").read_bytes(), provenance.read(folder)["weights"]
 
 

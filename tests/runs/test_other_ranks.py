@@ -20,15 +20,13 @@ from torch import Tensor, nn
 
 from frostline.core.errors import UserError
 from frostline.data import loading
-from frostline.records import layout, provenance
-from frostline.records.recording import Record
+from frostline.records import layout
 from frostline.records.result import SPEED
 from frostline.runs import other_ranks
-from frostline.runs.run import execute
 from frostline.training import checkpoint_timing, evaluation
 from frostline.training.features import Backbone
 from frostline.training.ranks import Origin, RankDied, Ranks
-from small import SMALL, Memory, Told, compose
+from small import SMALL, Memory, Told, carry_out, compose
 
 BACKBONE = "cost/backbone_images"
 STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
@@ -78,7 +76,6 @@ def run(
     """Carry out a run with a store of its own."""
     folder.mkdir(exist_ok=True)
     loading.forget()
-    provenance.write(folder, provenance.software([]))  # as a job does
     record, screen, computed, scored = Memory(), Watched(before_step), 0, 0
     call, answering = Backbone.__call__, evaluation.answering
 
@@ -102,7 +99,7 @@ def run(
         patch.setattr(Backbone, "__call__", counted)
         patch.setattr(evaluation, "answering", answers)
         config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
-        metrics, _ = execute(config, name="a run", folder=folder, record=cast(Record, record), screen=cast(Any, screen))
+        metrics, _ = carry_out(config, folder, record, screen)
     epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     logits = load_file(folder / layout.PREDICTIONS)["logits"]
     return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed, scored, logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -12,26 +12,18 @@ from PIL import Image
 from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
 from frostline.data import loading
-from frostline.records import provenance
-from frostline.records.recording import Record
 from frostline.records.result import VAL
-from frostline.runs.run import execute
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
-from small import SMALL, TINY, Memory, Told, compose
+from small import SMALL, TINY, Told, carry_out, compose
 
 
 def run(folder: Path) -> tuple[dict[str, float], list[str]]:
     """Return the metrics of a run on a card, and what it said."""
-    folder.mkdir()
-    provenance.write(folder, provenance.software([]))  # as a job does
     screen = Told()
-    options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": screen, "record": cast(Record, Memory())}
     with EmulatedMachine().running():
-        metrics, _ = execute(
-            compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1", "data.limit=16"),
-            **options,
-        )
+        config = compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1", "data.limit=16")
+        metrics, _ = carry_out(config, folder, screen=screen)
     return metrics, screen.lines
 
 
@@ -76,11 +68,8 @@ def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_com
 
     def trained(name: str) -> tuple[dict[str, float], list[str]]:
         loading.forget()
-        (folder := tmp_path / name).mkdir()
-        provenance.write(folder, provenance.software([]))
-        screen = Told()
-        options: dict[str, Any] = {"name": name, "folder": folder, "screen": screen, "record": cast(Record, Memory())}
-        return execute(compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), **options)[0], screen.lines
+        config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), Told()
+        return carry_out(config, tmp_path / name, screen=screen)[0], screen.lines
 
     whole, said = trained("whole")
     loading.forget()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file
@@ -12,10 +11,9 @@ from safetensors.torch import load_file
 from frostline.models import base_weights, weights
 from frostline.records import provenance
 from frostline.records.layout import BEST
-from frostline.records.recording import Record
 from frostline.runs import network_cache, run
 from frostline.store import hashing
-from small import SMALL, TINY, Memory, Told, compose
+from small import SMALL, TINY, carry_out, compose
 
 VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=32", "data.limit=16")
 
@@ -23,11 +21,8 @@ VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_s
 def execute(sweep: Path, name: str, *overrides: str) -> Path:
     """Return the file of the weights of a run, in a process of its own as far as networks are kept."""
     network_cache.of_process.cache_clear()
-    (folder := sweep / name).mkdir(parents=True, exist_ok=True)
-    provenance.write(folder, provenance.software([]))
-    common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told()), "sweep": sweep}
-    run.execute(compose(*SMALL, *overrides), name=name, folder=folder, **common)
-    return folder / BEST
+    carry_out(compose(*SMALL, *overrides), sweep / name, sweep=sweep)
+    return sweep / name / BEST
 
 
 def bases(sweep: Path) -> list[Path]:
@@ -89,11 +84,8 @@ def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path
 
 
 def test_a_run_alone_has_it_in_its_own_folder(tmp_path: Path) -> None:
-    (folder := tmp_path / "alone").mkdir()
-    provenance.write(folder, provenance.software([]))
-    common: dict[str, Any] = {"record": cast(Record, Memory()), "screen": cast(Any, Told())}
-    run.execute(compose(*SMALL, *TINY, "save_weights=learned"), name="a run", folder=folder, **common)
-    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    carry_out(compose(*SMALL, *TINY, "save_weights=learned"), tmp_path / "alone")
+    moved = Path(shutil.move(tmp_path / "alone", tmp_path / "moved"))
     assert len(bases(moved)) == 1 and len(weights.read(moved / BEST)) > len(load_file(moved / BEST))
 
 

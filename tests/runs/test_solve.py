@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -15,13 +15,10 @@ from frostline.core.config_keys import choices, digest, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.models.weights import GLYPHS
-from frostline.records import provenance
-from frostline.records.recording import Record
 from frostline.runs import checks, run_data
-from frostline.runs.run import execute
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.training.loop import Diverged
-from small import SMALL, TINY, Memory, Told, compose
+from small import SMALL, TINY, Memory, carry_out, compose
 
 
 @pytest.mark.parametrize(
@@ -82,11 +79,8 @@ def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
 
 def run(folder: Path, *overrides: str) -> list[Any]:
     """Return all that a run recorded but for what it cost."""
-    folder.mkdir()
-    provenance.write(folder, provenance.software([]))  # as a job does
     record = Memory()
-    options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": Told(), "record": cast(Record, record)}
-    metrics, _ = execute(compose(*SMALL, *TINY, *overrides), **options)
+    metrics, _ = carry_out(compose(*SMALL, *TINY, *overrides), folder, record)
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 

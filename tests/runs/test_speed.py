@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from frostline.records import provenance
-from frostline.records.recording import Record
 from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, BYTES, MERGE_ERROR, PARAMETERS, SPEED
 from frostline.runs import speed
-from frostline.runs.run import execute
 from frostline.runs.setup import assemble
-from small import SMALL, Memory, Told, compose
+from small import SMALL, Told, carry_out, compose
 
 MODES = ("head", "full", "lora", "knn")
 CLASSES, IMAGES = 10, 24
@@ -26,9 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
     found = {}
     for mode in MODES:
         folder = tmp_path_factory.mktemp(mode)
-        provenance.write(folder, provenance.software([]))
-        options: dict[str, Any] = {"name": mode, "folder": folder, "screen": Told(), "record": cast(Record, Memory())}
-        found[mode] = folder, execute(compose(*SMALL, f"freeze={mode}", "epochs=1"), **options)[0]
+        found[mode] = folder, carry_out(compose(*SMALL, f"freeze={mode}", "epochs=1"), folder)[0]
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +13,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from test_sweep import Done, command, environment, sweep, where
 
 import warm
-from frostline.records import provenance, sweep_record
-from frostline.records.recording import Record
+from frostline.records import sweep_record
 from frostline.report import predictions
 from frostline.report.verdict import answer
-from frostline.runs.run import execute
-from small import Memory, Told, compose
+from small import carry_out, compose
 
 RARE, OFTEN = 12, 228
 SELECT = ("accuracy", "macro_f1", "balanced_accuracy", "auroc")
@@ -100,10 +98,7 @@ LOSSES = {
 
 def recall_of_rare(folder: Path, *how: str) -> float:
     """Return the share of rare pictures of the test split that a run, with nothing around it, finds."""
-    folder.mkdir()
-    provenance.write(folder, provenance.software([]))  # as a job does
-    options: dict[str, Any] = {"name": "a run", "folder": folder, "screen": Told(), "record": cast(Record, Memory())}
-    execute(compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), **options)
+    carry_out(compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), folder)
     said = predictions.read(str(folder))
     assert said is not None
     return float((said.said == said.labels)[said.labels == 1].mean())

@@ -21,6 +21,7 @@ from frostline.runs import frost_line, robustness, setup, train
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import score
 from frostline.runs.frost_line import Line
+from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.store import store as store_module
 from frostline.store.device_budget import DeviceBudget
@@ -269,7 +270,7 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
     tmp_path: Path, overrides: tuple[str, ...], said: bool
 ) -> None:
     run = setup.assemble(chosen("freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
-    plan = announce(run, "run", tmp_path, screen := Screen(Console(file=StringIO())))
+    plan = announce(run, RunContext("run", tmp_path, screen := Screen(Console(file=StringIO()))))
     provenance.write(tmp_path, provenance.software([]))
     write_origin(run, plan, tmp_path, Record(tmp_path))
     assert ("an approximation, features.views=2" in screen.console.file.getvalue()) == said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +14,10 @@ from torch import nn
 
 from emulated_card import EmulatedMachine
 from frostline.core import interrupts
-from frostline.records import provenance
-from frostline.records.recording import Record
-from frostline.runs.run import execute
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.state import Learner, Progress
-from small import SMALL, TINY, Memory, Told, compose, last_checkpoint
+from small import SMALL, TINY, Memory, Told, carry_out, compose, last_checkpoint
 
 TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes", "cost/backbone_images")
 
@@ -31,8 +28,6 @@ class Killed(BaseException):
 
 def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
     """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
-    folder.mkdir(exist_ok=True)
-    provenance.write(folder, provenance.software([]))  # as a job does
     record, screen = Memory(), Told()
     saves, save = 0, checkpoint.save
 
@@ -48,14 +43,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(checkpoint_timing, "_WORTH", 0)
         try:
-            metrics, _ = execute(
-                compose(*SMALL, *TINY, *overrides),
-                name="a run",
-                folder=folder,
-                record=cast(Record, record),
-                screen=cast(Any, screen),
-                **options,
-            )
+            metrics, _ = carry_out(compose(*SMALL, *TINY, *overrides), folder, record, screen, **options)
         except (Killed, KeyboardInterrupt):
             return None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -11,8 +11,8 @@ from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
-from frostline.report.terminal import Screen
 from frostline.runs.plan import Plan, describe
+from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import approximations
 from frostline.store import hashing
@@ -21,9 +21,9 @@ _MOST = 0.8
 """Share of one class in train from which on accuracy hides how the others do."""
 
 
-def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
-    """Return what the run is about to do, shown on `screen` and written to `plan.json`."""
-    plan = describe(setup, name)
+def announce(setup: Setup, run: RunContext) -> Plan:
+    """Return what the run is about to do, shown on its screen and written to `plan.json`."""
+    plan, screen = describe(setup, run.name), run.screen
     screen.plan(plan, whole=setup.config.dry_run)
     if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
         screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
@@ -36,7 +36,7 @@ def announce(setup: Setup, name: str, folder: Path, screen: Screen) -> Plan:
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
         screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
-    files.write_json(folder / layout.PLAN, asdict(plan))
+    files.write_json(run.folder / layout.PLAN, asdict(plan))
     return plan
 
 

@@ -8,7 +8,7 @@ next one leads on; what was interrupted goes on alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.models import build
 from frostline.runs import setup as setups
+from frostline.runs.run_context import RunContext
 from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup
 from frostline.training import gradient, loop, optim
@@ -75,20 +76,17 @@ class Stepper:
         setup: Setup,
         learner: Learner,
         origin: Mapping[str, str],
-        siblings: Callable[[], Sequence[Config]],
-        lockstep: Lockstep,
-        say: Callable[[str], object],
+        run: RunContext,
         alone: loop.Stepper,
     ) -> None:
         """Make those of `learner`, which began from `origin`.
 
-        `siblings` come after it, in this process; they are asked for where it leads. `alone` makes the steps where none
-        are made with theirs.
+        The siblings of the run are asked for where it leads. `alone` makes the steps where none are made with theirs.
         """
-        self._setup, self._learner, self._origin, self._say = setup, learner, origin, say
-        self._siblings = siblings
-        self._lockstep, self._key = lockstep, digest(setup.config)
-        self._member = lockstep.member(self._key, origin)
+        self._setup, self._learner, self._origin, self._say = setup, learner, origin, run.screen.say
+        self._siblings = run.siblings
+        self._lockstep, self._key = of_process(), digest(setup.config)
+        self._member = self._lockstep.member(self._key, origin)
         self._alone = alone
         self._stack: Stack | None = None
         self._undecided = True

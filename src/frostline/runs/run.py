@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,16 +31,15 @@ from frostline.records.result import (
     VAL,
     WITHOUT,
 )
-from frostline.report.terminal import Screen
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import conclude, draft_of
-from frostline.runs.initial_weights import Fetch, no_runs
 from frostline.runs.other_ranks import others
 from frostline.runs.plan import Plan
+from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
-from frostline.runs.train import Judge, handing_over, learn
+from frostline.runs.train import handing_over, learn
 from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation
@@ -51,70 +49,39 @@ _Made = tuple[dict[str, float], dict[str, int]]
 """The final metrics of a run, and its number of images per split."""
 
 
-def execute(
-    config: Config,
-    *,
-    name: str,
-    folder: Path,
-    record: Record | None,
-    screen: Screen,
-    previous: Path | None = None,
-    fetch: Fetch = no_runs,
-    siblings: Callable[[], Sequence[Config]] = tuple,
-    judge: Judge | None = None,
-    sweep: Path | None = None,
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Carry out one run in `folder` and return its final metrics and its number of images per split.
+def execute(config: Config, run: RunContext, record: Record | None) -> _Made:
+    """Carry out one run and return its final metrics and its number of images per split.
 
-    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`. It goes on from the checkpoint in
-    `folder`, else in the folder `previous`, if one is there. `siblings` are runs that this process carries out next and
-    that differ from it in what steps alone read: their heads may be trained in lockstep with its own. A `judge` may end
-    it before its last epoch: it is finished then, with what it has. In the folder of its `sweep`, else in its own, lies
-    what runs with `save_weights=learned` share.
+    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`.
 
     What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
     changes no bit; UserError if it does not fit so either. What turns out to be damaged in the store is made again.
     """
-
-    def attempt(config: Config) -> _Made:
-        return _attempt(config, name, folder, record, screen, previous, fetch, siblings, judge, sweep or folder)
-
     try:
-        return _within_memory(config, attempt, screen)
+        return _within_memory(config, run, record)
     except DamagedEntry as error:
         damage = str(error)
-    screen.say(f"  store: {damage}: it is made again, and the run goes on from its last checkpoint", "yellow")
+    run.screen.say(f"  store: {damage}: it is made again, and the run goes on from its last checkpoint", "yellow")
     loading.forget()
-    return _within_memory(config, attempt, screen)
+    return _within_memory(config, run, record)
 
 
-def _within_memory(config: Config, attempt: Callable[[Config], _Made], screen: Screen) -> _Made:
+def _within_memory(config: Config, run: RunContext, record: Record | None) -> _Made:
     """Attempt a run, once more with nothing kept on the device if a GPU has no memory for it."""
     with suppress(torch.OutOfMemoryError):
-        return attempt(config)
-    screen.say("  out of memory: tried once more with pixels and features kept by the host", "yellow")
+        return _attempt(config, run, record)
+    run.screen.say("  out of memory: tried once more with pixels and features kept by the host", "yellow")
     try:
-        return attempt(replace(config, store=replace(config.store, memory_gb=0.0)))
+        return _attempt(replace(config, store=replace(config.store, memory_gb=0.0)), run, record)
     except torch.OutOfMemoryError as error:
         told = "so few that a step fits into the GPU's memory; precision=bf16 and a smaller model.image_size need less"
         raise user_error("batch_size", config.batch_size, told) from error
 
 
-def _attempt(
-    config: Config,
-    name: str,
-    folder: Path,
-    record: Record | None,
-    screen: Screen,
-    previous: Path | None,
-    fetch: Fetch,
-    siblings: Callable[[], Sequence[Config]],
-    judge: Judge | None,
-    sweep: Path,
-) -> tuple[dict[str, float], dict[str, int]]:
-    at_hand = network_cache.of_process().take
-    setup = assemble(config, folder, meta=record is None, screen=screen, fetch=fetch, at_hand=at_hand)
-    plan = announce(setup, name, folder, screen)
+def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
+    at_hand, folder = network_cache.of_process().take, run.folder
+    setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, at_hand=at_hand)
+    plan = announce(setup, run)
     if record is None:
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
@@ -122,18 +89,17 @@ def _attempt(
     with (
         handing_over(folder, record),
         others(setup, folder) as (setup, learner),
-        draft_of(setup, learner, folder, sweep) as draft,
+        draft_of(setup, learner, folder, run.sweep or folder) as draft,
     ):
         merged = adapters.touched(setup.model.module)  # of what stays, nothing
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         if config.freeze_mode.solver is None:
-            progress = learn(setup, learner, guard, folder, previous, record, screen, siblings, judge)
-            voters = None
+            progress, voters = learn(setup, learner, guard, run, record), None
         else:
-            progress, voters = solve(setup, learner, guard, folder, record, screen)
+            progress, voters = solve(setup, learner, guard, run, record)
         scored, final, of_adapters = conclude(setup, progress, folder, draft, voters)
-        shifted = _shifted(setup, progress, folder, screen, voters) if config.eval.shift else {}
+        shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
     metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None and not sharding.any_shared(setup.model.module):  # nobody else is there any more
@@ -151,12 +117,10 @@ def _attempt(
     return metrics, plan.images
 
 
-def _shifted(
-    setup: Setup, progress: Progress, folder: Path, screen: Screen, voters: nn.Module | None
-) -> dict[str, float]:
-    """Return the metrics of corrupted test pictures, and leave all of them in `folder`."""
-    under = robustness.measure(setup, progress.best_phase, screen.say, voters)
-    files.write_json(folder / layout.SHIFT, under)
+def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: nn.Module | None) -> dict[str, float]:
+    """Return the metrics of corrupted test pictures, and leave all of them in the run's folder."""
+    under = robustness.measure(setup, progress.best_phase, run.screen.say, voters)
+    files.write_json(run.folder / layout.SHIFT, under)
     return robustness.metrics(under)
 
 

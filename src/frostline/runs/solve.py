@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,8 +16,8 @@ from torch import nn
 from frostline.core.metrics import METRICS
 from frostline.models.freeze_guard import Guard
 from frostline.records.recording import Record
-from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
+from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, not_linear
 from frostline.runs.train import catch_up, keep
 from frostline.training import gradient, lbfgs, neighbours, probe
@@ -34,7 +33,7 @@ _OWN = 4096
 
 
 def solve(
-    setup: Setup, learner: Learner, guard: Guard, folder: Path, record: Record, screen: Screen
+    setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record
 ) -> tuple[Progress, Neighbours | None]:
     """Solve the head as the freeze mode says, and return what it came to.
 
@@ -42,7 +41,7 @@ def solve(
     validation is part of what is solved, so that its time is part of the seconds.
     """
     progress = Progress()
-    catch_up(progress, folder, record)
+    catch_up(progress, run.folder, record)
     line = frost_line.draw(setup, 0)
     guard.watch()
     network = line.above(setup.model.module)
@@ -51,7 +50,7 @@ def solve(
         raise not_linear(setup.config)
     began = time.perf_counter()
     train, val = (HeadInputs(line.read(views), head) for views in (setup.images.train, setup.images.val))
-    chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, screen.say)
+    chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, run.screen.say)
     seconds = time.perf_counter() - began
     record.metrics(chosen)
     of_train = neighbours.leave_one_out(voters, train, _OWN) if voters else _score(setup, head.linear, train)
@@ -63,7 +62,7 @@ def solve(
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
     progress.add(epoch, learner, by, selection.value(by, epoch.val, setup.data.val.labels))
-    keep(epoch, progress.epochs[-1], setup, folder, record, screen)
+    keep(epoch, progress.epochs[-1], setup, run, record)
     return progress, voters
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
-from frostline.runs.lockstep_runs import Stepper, of_process
+from frostline.runs.lockstep_runs import Stepper
+from frostline.runs.run_context import Judge, RunContext
 from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
@@ -29,9 +30,6 @@ from frostline.training.ranks import Shared
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, TrainedPart
-
-Judge = Callable[[int, float], Decision]
-"""Is told an epoch, from 1, with its value of what is selected by, and says whether a trial goes on there."""
 
 
 @contextmanager
@@ -49,21 +47,10 @@ def handing_over(folder: Path, record: Record) -> Iterator[None]:
         raise
 
 
-def learn(
-    setup: Setup,
-    learner: Learner,
-    guard: Guard,
-    folder: Path,
-    previous: Path | None,
-    record: Record,
-    screen: Screen,
-    siblings: Callable[[], Sequence[Config]],
-    judge: Judge | None,
-) -> Progress:
-    """Train, from the newest checkpoint in `folder` or `previous` if there is one, and return what it came to.
+def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record) -> Progress:
+    """Train, from the run's newest checkpoint if there is one, and return what it came to.
 
-    `siblings` are runs that this process carries out next and that may share its steps. Where the `judge` says so it
-    ends before its last epoch, or is `Paused` with a checkpoint there.
+    Where its judge says so it ends before its last epoch, or is `Paused` with a checkpoint there.
     """
     origin = {
         "data": setup.data.fingerprint,
@@ -71,12 +58,13 @@ def learn(
         "still": hashing.of_tensors(learner.still),
     }
     whose = {"config": digest(setup.config), **origin}
-    progress = go_on(setup, learner, whose, guard, [folder, *([previous] if previous else [])], screen)
-    catch_up(progress, folder, record)
+    progress = go_on(setup, learner, whose, guard, run)
+    catch_up(progress, run.folder, record)
     alone = _alone(setup, learner)
-    stepper = Stepper(setup, learner, origin, siblings, of_process(), screen.say, alone)
+    stepper = Stepper(setup, learner, origin, run, alone)
     every = setup.config.checkpoint.every_seconds
-    keeping = checkpoint_timing.Keeper(folder / layout.CHECKPOINT, size=learner.size, every=every, say=screen.say)
+    place, say = run.folder / layout.CHECKPOINT, run.screen.say
+    keeping = checkpoint_timing.Keeper(place, size=learner.size, every=every, say=say)
     with keeping as keeper, interrupts.deferred():
 
         def save() -> None:
@@ -84,14 +72,14 @@ def learn(
             counts = [*(views.seen for views in setup.images.learnt_from), guard.compared]
             keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
 
-        events = fit_phases(setup, learner, guard, screen, progress=progress, pause=keeper.due, stepper=stepper)
-        decision = _decision(progress, judge, setup.config)  # where it was killed before it could end
+        events = fit_phases(setup, learner, guard, run.screen, progress=progress, pause=keeper.due, stepper=stepper)
+        decision = _decision(progress, run.judge, setup.config)  # where it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 by = METRICS[setup.config.select]
                 progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
-                keep(event, progress.epochs[-1], setup, folder, record, screen)
-                decision = _decision(progress, judge, setup.config)
+                keep(event, progress.epochs[-1], setup, run, record)
+                decision = _decision(progress, run.judge, setup.config)
             else:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
@@ -103,7 +91,7 @@ def learn(
         guard.check()
     if stepper.most > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
-    _end_early(decision, progress, setup.config.search.prune, record, screen)
+    _end_early(decision, progress, setup.config.search.prune, record, run.screen)
     return progress
 
 
@@ -134,17 +122,11 @@ def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decisi
     return judge(epoch, progress.epochs[-1][config.select])
 
 
-def go_on(
-    setup: Setup,
-    learner: Learner,
-    whose: Mapping[str, str],
-    guard: Guard,
-    places: Sequence[Path],
-    screen: Screen,
-) -> Progress:
-    """Return the progress of the first checkpoint in `places` that is intact and this run's, put back; else none."""
-    for place in places:
-        for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, screen.say):
+def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard, run: RunContext) -> Progress:
+    """Return the progress of the first checkpoint that is intact and this run's, put back; else none."""
+    say = run.screen.say
+    for place in filter(None, (run.folder, run.previous)):
+        for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, say):
             try:
                 then = facts.get("whose") or {}
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
@@ -153,13 +135,13 @@ def go_on(
                 if setup.ranks is not None:
                     setup.ranks.restored(tensors, facts)
             except state.Unfit as problem:
-                screen.say(f"  passed over: the checkpoint in {place}: {problem}")
+                say(f"  passed over: the checkpoint in {place}: {problem}")
                 continue
             *seen, guard.compared = facts["counts"]
             for views, count in zip(setup.images.learnt_from, seen, strict=True):
                 views.seen = count
             at = progress.position
-            screen.say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
+            say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
             return progress
     return Progress()
 
@@ -238,14 +220,12 @@ def fit_phases(
         )
 
 
-def keep(
-    epoch: EpochResult, line: Mapping[str, Any], setup: Setup, folder: Path, record: Record, screen: Screen
-) -> None:
+def keep(epoch: EpochResult, line: Mapping[str, Any], setup: Setup, run: RunContext, record: Record) -> None:
     """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
     by = METRICS[setup.config.select]
-    journal.append_epoch(folder, line)
+    journal.append_epoch(run.folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
-    screen.epoch(
+    run.screen.epoch(
         epoch=epoch.epoch,
         epochs=setup.config.epochs,
         phase=f"phase {epoch.phase + 1}/{len(setup.phases)}" if len(setup.phases) > 1 else "",

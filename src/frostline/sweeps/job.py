@@ -112,6 +112,7 @@ def _carry_out(
 ) -> Result:
     """Carry out a run whose folder `heart` has taken."""
     from frostline.runs.run import execute  # imports torch
+    from frostline.runs.run_context import RunContext
 
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
@@ -130,11 +131,9 @@ def _carry_out(
             heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
             _failure_told(record, result) as spent,
         ):
-            metrics, images = execute(
-                order.config,
+            run = RunContext(
                 name=facts.name,
                 folder=folder,
-                record=record,
                 screen=screen(),
                 previous=before,
                 fetch=find_weights.weights,
@@ -142,6 +141,7 @@ def _carry_out(
                 judge=_judge(order.config, facts, sweep),
                 sweep=sweep,
             )
+            metrics, images = execute(order.config, run, record)
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
             _tell_state(record, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +25,7 @@ import warm
 from frostline import api
 from frostline.core import project
 from frostline.records.result import Result
+from frostline.runs import predict
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 
@@ -134,11 +138,104 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.predict(levels, top=0)
     with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
         network.predict(torch.zeros(3, 4, 4))
-    for odd in (5, None, b"GIF", [[1, 2]], np.array(["a.png"])):
-        with pytest.raises(frostline.UserError, match=r"^pictures=.*: expected files"):
+    for odd in (5, None, b"GIF", [[1, 2]], io.BytesIO(b"GIF"), {"a.png"}, pd.DataFrame({"path": ["a.png"]})):
+        with pytest.raises(frostline.UserError, match=r"(?s)^pictures=.*: expected files"):
+            network.predict(odd)
+    for odd, line in (
+        (Image.new("F", (4, 4)), r"^pictures=<PIL.*: expected a picture that can be read \(floating point numbers"),
+        (Image.new("RGB", (0, 3)), "^pictures=<PIL.*: expected pictures with pixels"),
+        (np.zeros((0, 3, 3), np.uint8), r"^pictures=uint8 of shape \(0, 3, 3\): expected pictures with pixels"),
+    ):
+        with pytest.raises(frostline.UserError, match=line):
             network.predict(odd)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
+    with pytest.raises(frostline.UserError, match=r"^output=.*network\.onnx: expected a file called \.safetensors"):
+        network.export(tmp_path / "network.onnx", "safetensors")
+    with pytest.raises(frostline.UserError, match=r"^path=.*none/network\.pt: expected a place that can be written to"):
+        network.export(tmp_path / "none" / "network.pt")
+
+
+def test_pictures_come_as_a_column_or_one_after_the_other(store, tmp_path):
+    for number in range(3):
+        Image.new("RGB", (9, 9), (90 * number,) * 3).save(tmp_path / f"{number}.png")
+    network = frostline.load(store.folder / "1", device=torch.device("cpu"))
+    assert repr(network) == "<Classifier shufflenet_v2_x0_5: 10 classes, on cpu>"
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    expected = network.predict(paths, top=np.int64(2))
+    for given in (pd.Series(paths, index=[5, 6, 7]), np.array(paths), sorted(tmp_path.glob("*.png")).__iter__()):
+        assert network.predict(given, top=2) == expected
+    assert network.predict_table(pd.Series(paths), tmp_path / "said.csv", root=None).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: frostline.compose(["freeze=head"]), r"^overrides=\['freeze=head'\]: expected texts, an argument each"),
+        (lambda: frostline.advise({"lr": 1}), r"^overrides=\{'lr': 1\}: expected texts"),
+        (lambda: frostline.advise(pictures="all"), "^pictures=all: expected a whole number of at least 1$"),
+        (lambda: frostline.sweep(None), "^overrides=None: expected texts"),
+        (lambda: frostline.sweep("lr=1", folder=5), "^folder=5: expected a path$"),
+        (
+            lambda: frostline.sweep("rerun=a1b2"),
+            "^rerun=a1b2: expected on the command line, as python -m frostline rer",
+        ),
+        (
+            lambda: frostline.plan("freeze=head"),
+            r"""^config='freeze=head': expected what compose\("freeze=head"\) ret""",
+        ),
+    ],
+)
+def test_what_is_no_argument_is_one_line(call, line):
+    with pytest.raises(frostline.UserError, match=line):
+        call()
+
+
+@pytest.mark.parametrize(("method", "name"), [("report", "path"), ("plots", "folder")])
+def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
+    (tmp_path / "file").write_text("")
+    write = getattr(frostline.open(store.folder), method)
+    with pytest.raises(
+        frostline.UserError, match=f"^{name}={tmp_path}/file.*: expected a place that can be written to"
+    ):
+        write(tmp_path / "file" / "below" if method == "report" else tmp_path / "file")
+    with pytest.raises(frostline.UserError, match=f"^{name}=5: expected a path"):
+        write(5)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "line"),
+    [
+        ("", 0, "^overrides=--help: expected what runs a sweep, and this ended without one$"),
+        ("frostline: hydra.sweep.dir=/a: expected a new folder\n", 2, "^folder=/a: expected a new folder$"),
+        ("frostline: lr=-1: expected more\nWarning: of a library\n", 2, "^lr=-1: expected more$"),
+    ],
+)
+def test_what_the_command_line_complains_of_is_said_as_python_has_it(said, status, line, monkeypatch, tmp_path):
+    code = f"import sys; sys.stderr.write({said!r}); sys.exit({status})"
+    popen = subprocess.Popen
+    of = SimpleNamespace(
+        PIPE=subprocess.PIPE, Popen=lambda command, **streams: popen(["python", "-c", code], **streams)
+    )
+    monkeypatch.setattr(api, "subprocess", of)
+    with pytest.raises(frostline.UserError, match=line):
+        frostline.sweep("--help", folder=tmp_path / "sweep")
+
+
+def test_torch_is_told_of_determinism_and_threads_for_as_long_as_a_network_computes(store, two_threads, monkeypatch):
+    network, told = frostline.load(store.folder / "1", device="cpu"), []
+    assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
+    run = network.network.config
+
+    def logits(predictor, views):
+        told.append((torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
+        return torch.zeros(len(views), 10)
+
+    monkeypatch.setattr(predict, "logits", logits)
+    network.predict(np.zeros((8, 8, 3), np.uint8))
+    assert told == [(True, 1)] == [(run.deterministic, run.threads)]
+    frostline.plan(frostline.compose("freeze=head", "threads=1", "model.image_size=32", "data.limit=200"))
+    assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
 
 
 def test_where_a_sweep_lies_is_said_once():

@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 import atexit
+import io
+import operator
+import re
+import reprlib
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import files, notices, project
+from frostline.core import files, machine, notices, project
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.validation import read_config
@@ -28,6 +33,7 @@ from frostline.records.result import Result
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import torch
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
     """A file; or a picture as Pillow has it, `(H, W, 3)` uint8, or as a tensor `(3, H, W)` uint8."""
 
 
+_OURS = "frostline: "  # what a complaint of the command line begins with
+
+
 def compose(*overrides: str) -> Config:
     """Return the checked config of one run, as `python train.py` composes it: `compose("freeze=head", "lr=1e-3")`.
 
@@ -51,11 +60,13 @@ def compose(*overrides: str) -> Config:
     """
     from frostline.sweeps.compose import compose_one
 
-    return compose_one(overrides)
+    return compose_one(_texts(overrides))
 
 
 def plan(config: Config) -> Plan:
     """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
+    if not isinstance(config, Config):
+        raise user_error("config", reprlib.repr(config), 'what compose("freeze=head") returns')
     from rich.console import Console
 
     from frostline.report.terminal import Screen
@@ -63,7 +74,7 @@ def plan(config: Config) -> Plan:
     from frostline.runs.setup import assemble
     from frostline.sweeps import find_weights
 
-    with tempfile.TemporaryDirectory() as folder:
+    with machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
         screen = Screen(Console(quiet=True))
         setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, config.freeze_mode.name)
@@ -80,7 +91,9 @@ def advise(*overrides: str, pictures: int = 2000) -> Advice:
     from frostline.report.terminal import Screen
     from frostline.sweeps import advice
 
-    return Advice(advice.advise(overrides, pictures=pictures, screen=Screen(Console(quiet=True))))
+    count = _whole("pictures", pictures)
+    with machine.torch_as_it_was():
+        return Advice(advice.advise(_texts(overrides), pictures=count, screen=Screen(Console(quiet=True))))
 
 
 def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
@@ -90,9 +103,11 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
     KeyboardInterrupt where it was interrupted; the same call then goes on from there.
     """
-    if told := [one for one in overrides if one.startswith("hydra.sweep.dir=")]:
+    if told := [one for one in _texts(overrides) if one.startswith("hydra.sweep.dir=")]:
         raise UserError(f"{told[0]}: expected to be given as `folder`")
-    place = _place(folder or project.new_sweep())
+    if told := [one for one in overrides if one.startswith("rerun=")]:
+        raise UserError(f"{told[0]}: expected on the command line, as python -m frostline rerun")
+    place = project.new_sweep() if folder is None else _place("folder", folder)
     quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
     with (
@@ -113,7 +128,11 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
         return open(str(place))
     if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    raise UserError(said.splitlines()[-1].removeprefix("frostline: ") if said else f"the sweep ended with {status}")
+    if status == 0:
+        raise user_error("overrides", " ".join(overrides), "what runs a sweep, and this ended without one")
+    lines = said.splitlines() or [f"the sweep ended with {status}"]
+    line = next((one for one in reversed(lines) if one.startswith(_OURS)), lines[-1])
+    raise UserError(re.sub("^hydra.sweep.dir=", "folder=", line.removeprefix(_OURS)))
 
 
 def open(*names: str | Path) -> Sweep:
@@ -136,10 +155,11 @@ def open(*names: str | Path) -> Sweep:
     return Sweep(name, tuple(combine.together(found)), own, found[0].tracker, scratch)
 
 
-def load(name: str | Path | Run | Sweep, *, device: str = "auto") -> Classifier:
+def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto") -> Classifier:
     """Return the trained network of a run; a sweep stands for its best cell by validation, first seed.
 
-    Names are those of `open`. UserError where there is none, or none that kept its weights.
+    Names are those of `open`. Torch is told of the run's threads and determinism for as long as the network
+    computes, and is then as it was. UserError where there is none, or none that kept its weights.
     """
     from frostline.runs import predict
     from frostline.sweeps import find_weights
@@ -148,8 +168,8 @@ def load(name: str | Path | Run | Sweep, *, device: str = "auto") -> Classifier:
         name = name.best
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
-    with find_weights.found(str(name)) as run:
-        return Classifier(predict.load(run.folder, device=device), run.note)
+    with machine.torch_as_it_was(), find_weights.found(str(name)) as run:
+        return Classifier(predict.load(run.folder, device=str(device)), run.note)
 
 
 @dataclass(frozen=True, repr=False)
@@ -270,16 +290,19 @@ class Sweep:
         """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""
         from frostline.report import html
 
-        file = _place(path or (self.folder or Path()) / layout.REPORT)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
+        file = _place("path", (self.folder or Path()) / layout.REPORT if path is None else path)
+        with _writing("path", file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
         return Report(page)
 
     def plots(self, folder: Path | str | None = None) -> list[Path]:
         """Draw plots as PNG and SVG and return the files."""
         from frostline.report import plots
 
-        return plots.write(_place(folder or (self.folder or Path()) / layout.PLOTS), self.results)
+        place = _place("folder", (self.folder or Path()) / layout.PLOTS if folder is None else folder)
+        with _writing("folder", place):
+            return plots.write(place, self.results)
 
     def _repr_html_(self) -> str:
         """Return the verdict, the table of runs and the plots, for a notebook."""
@@ -356,7 +379,7 @@ class Report:
         return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0"></iframe>'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier:
     """A trained network, and how pictures are shown to it."""
 
@@ -364,35 +387,40 @@ class Classifier:
     note: str = ""
     """What is to be known of the choice of it; empty where there was none."""
 
+    def __repr__(self) -> str:
+        return f"<Classifier {self.network.model.name}: {len(self.classes)} classes, on {self.network.device}>"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of its classes."""
         return self.network.classes
 
-    def probabilities(self, pictures: Picture | Sequence[Picture], *, batch: int | None = None) -> Tensor:
+    def probabilities(self, pictures: Picture | Iterable[Picture], *, batch: int | None = None) -> Tensor:
         """Return `(N, classes)` float32; UserError names a file that is no picture. `batch` pictures at once."""
         from frostline.runs import predict
 
-        _require_positive(batch=batch)
-        return predict.probabilities(self.network, _listed(pictures), batch=batch)
+        size = None if batch is None else _whole("batch", batch)
+        with machine.torch_as_it_was():
+            self.network.prepare()
+            return predict.probabilities(self.network, _listed(pictures), batch=size)
 
-    def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 1) -> list[dict[str, float]]:
+    def predict(self, pictures: Picture | Iterable[Picture], *, top: int = 1) -> list[dict[str, float]]:
         """Return for each picture its `top` classes with their probabilities, the most probable first."""
         from frostline.runs.predict import ranked
 
-        _require_positive(top=top)
-        return [ranked(self.classes, row, top) for row in self.probabilities(pictures)]
+        count = _whole("top", top)
+        return [ranked(self.classes, row, count) for row in self.probabilities(pictures)]
 
     def predict_table(
         self,
-        pictures: Path | str | Sequence[Path | str],
+        pictures: Path | str | Iterable[Path | str],
         output: Path | str,
         *,
         top: int = 1,
         features: str | None = None,
         batch: int | None = None,
         path: str | None = None,
-        root: str | None = None,
+        root: Path | str | None = None,
     ) -> Written:
         """Write what any number of pictures show into `output`, .parquet, .csv or .jsonl, and return what came of it.
 
@@ -407,17 +435,25 @@ class Classifier:
         from frostline.report.terminal import Screen
         from frostline.runs import prediction_file
 
-        _require_positive(top=top, batch=batch)
-        given = [pictures] if isinstance(pictures, Path | str) else pictures
-        return prediction_file.write(
-            self.network,
-            _place(output),
-            lambda file: gather(file, given, say=notices.tell, path=path, root=root),
-            top=top,
-            features=features,
-            batch=batch or self.network.config.eval_batch_size,
-            progress=Screen(Console(stderr=True)).progress,
-        )
+        file, count = _place("output", output), _whole("top", top)
+        size = self.network.config.eval_batch_size if batch is None else _whole("batch", batch)
+        given = _listed(pictures)
+        if not given or not all(isinstance(one, Path | str) for one in given):
+            raise user_error(
+                "pictures", reprlib.repr(pictures), "a table, a folder, or files and folders, by their paths"
+            )
+        below = None if root is None else str(_place("root", root))
+        with machine.torch_as_it_was():
+            self.network.prepare()
+            return prediction_file.write(
+                self.network,
+                file,
+                lambda file: gather(file, given, say=notices.tell, path=path, root=below),
+                top=count,
+                features=features,
+                batch=size,
+                progress=Screen(Console(stderr=True)).progress,
+            )
 
     def export(self, path: Path | str, kind: str | None = None) -> float:
         """Write it for other programs and return the largest difference of a probability to the original.
@@ -427,24 +463,53 @@ class Classifier:
         """
         from frostline.runs import export
 
-        file = _place(path)
+        file = _place("path", path)
         kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
-        chosen = kind or kinds.get(file.suffix)
+        chosen = kinds.get(file.suffix) if kind is None else kind
         if chosen not in export.SUFFIXES:
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
-        return export.export(self.network, chosen, file)
+        with machine.torch_as_it_was(), _writing("path", file):
+            self.network.prepare()
+            return export.export(self.network, chosen, file)
 
 
-def _place(path: Path | str) -> Path:
-    """Return where a path leads, absolute and with the home that `~` stands for."""
+def _texts(overrides: Sequence[str]) -> Sequence[str]:
+    """Return what was told of a run or sweep; UserError where one of it is no text."""
+    if odd := [one for one in overrides if not isinstance(one, str)]:
+        raise user_error("overrides", reprlib.repr(odd[0]), 'texts, an argument each, as in "freeze=head", "lr=1e-3"')
+    return overrides
+
+
+def _place(name: str, path: Path | str) -> Path:
+    """Return where a path leads, absolute and with the home that `~` stands for; UserError for what is none."""
+    if not isinstance(path, Path | str):
+        raise user_error(name, reprlib.repr(path), "a path")
     return files.expanded(str(path)).absolute()
 
 
-def _require_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and not (isinstance(number, int) and number >= 1):
-            raise user_error(name, number, "a whole number of at least 1")
+@contextmanager
+def _writing(name: str, file: Path) -> Iterator[None]:
+    """Raise `UserError` where the system does not let the block write."""
+    try:
+        yield
+    except OSError as error:
+        raise user_error(name, file, f"a place that can be written to ({error.strerror or error})") from None
 
 
-def _listed(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
-    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
+def _whole(name: str, number: int) -> int:
+    """Return a number of things, NumPy's too; UserError for any other."""
+    try:
+        count = operator.index(number)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(number, bool):
+        raise user_error(name, number, "a whole number of at least 1")
+    return count
+
+
+def _listed(pictures: Any) -> list[Any]:
+    """Return pictures one by one: of a list, a column of a table or whatever yields them, else the one."""
+    if getattr(pictures, "ndim", None) == 1:
+        return list(pictures.tolist())
+    several = isinstance(pictures, list | tuple | Iterator) and not isinstance(pictures, io.IOBase)
+    return list(pictures) if several else [pictures]

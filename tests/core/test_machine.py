@@ -173,6 +173,20 @@ def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
     assert torch.get_num_threads() == own
 
 
+def test_torch_is_as_it_was_once_no_thread_computes_any_more(two_threads: None) -> None:
+    machine.prepare_torch(deterministic=False, threads=2)
+    torch.backends.cudnn.allow_tf32 = True
+    first, second = machine.torch_as_it_was(), machine.torch_as_it_was()
+    with first:
+        machine.prepare_torch(deterministic=True, threads=1)
+        second.__enter__()
+    assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1  # for who is in it still
+    second.__exit__(None, None, None)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
 def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -90,7 +90,7 @@ def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsy
     wrong = {**export._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
     monkeypatch.setattr(export, "_READ", wrong)
     status = commands.run(
-        "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x")]
+        "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x.safetensors")]
     )
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and "nothing was written" in captured.err

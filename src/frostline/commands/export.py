@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
     found = api.load(options.run, device="cpu")
     network = found.network
+    network.prepare()
     if found.note:
         print(f"frostline: {found.note}", file=sys.stderr)
     try:

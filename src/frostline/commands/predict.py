@@ -122,6 +122,7 @@ def _print(pictures: PictureList, options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> api.Classifier:
     found = api.load(options.run, device=options.device)
+    found.network.prepare()
     if found.note:
         _tell(found.note)
     return found

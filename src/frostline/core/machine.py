@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from frostline.core import driver
 from frostline.core.errors import user_error
@@ -153,6 +154,55 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
     torch.backends.cuda.matmul.allow_tf32 = False
     # On by default with the above; a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+_told = threading.Lock()
+_blocks: list[
+    Callable[[], None]
+] = []  # one for each block of `torch_as_it_was`, of which the first is called at the end
+
+
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Take back what the block has told torch of threads and algorithms, once no thread is in such a block any more.
+
+    A notebook that predicts with a network goes on to train its own, which may have no deterministic algorithm.
+    """
+    with _told:
+        _blocks.append(_blocks[0] if _blocks else _restoring())
+    try:
+        yield
+    finally:
+        with _told:
+            restore = _blocks.pop()
+            if not _blocks:
+                restore()
+
+
+def _restoring() -> Callable[[], None]:
+    """Return what sets all that `prepare_torch` sets in torch to what it is now."""
+    import torch
+
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    places: list[tuple[Any, str]] = [
+        *((torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+    ]
+    before = []
+    for place, name in places:
+        try:
+            before.append((place, name, getattr(place, name)))
+        except RuntimeError:  # it was set by its new name alone
+            before.append((place, "fp32_precision", place.fp32_precision))
+
+    def restore() -> None:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        for place, name, value in before:
+            setattr(place, name, value)
+
+    return restore
 
 
 @contextlib.contextmanager

@@ -41,9 +41,12 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     """Write `network` (on the CPU) to `output` as `onnx`, `torchscript` or `safetensors`.
 
     Return the largest difference between a probability of the original and of the file, read again, over `SAMPLES`;
-    raises `Disagreement` where it is above `TOLERANCE`, and leaves no file then. UserError where a package is missing
-    or the format cannot hold the network.
+    raises `Disagreement` where it is above `TOLERANCE`, and leaves no file then. UserError where a package is missing,
+    the format cannot hold the network, or the name is that of a file of another format.
     """
+    others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
+    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # as what it is read
+        raise user_error("output", output, f"a file called {SUFFIXES[kind]}")
     network = replace(network, config=replace(network.config, precision="fp32"))
     portable = Portable(network.model.module, network.model.input, several=network.multi_label).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():

@@ -52,6 +52,10 @@ class Predictor:
     multi_label: bool = False
     """Whether a picture may be of several classes, or of none."""
 
+    def prepare(self) -> None:
+        """Have torch compute as in the run, with its threads and its determinism, in this process from now on."""
+        machine.prepare_torch(deterministic=self.config.deterministic, threads=self.config.threads)
+
     @property
     def center(self) -> CenterCrop:
         """What of a picture is shown to it."""
@@ -249,22 +253,27 @@ def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int |
 
 def _pixels(predictor: Predictor, picture: Any) -> Tensor:
     """Return `(3, H, W)` uint8 of a picture in any of the forms that `probabilities` takes."""
-    if isinstance(picture, Image.Image):
-        return tensor_of(picture, predictor.levels)[0]
     if isinstance(picture, str | Path):
         try:
             with open_anywhere(str(picture)) as image:
                 return tensor_of(image, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
             raise UserError(f"{picture}: {why(error)}") from None
-    pixels = picture
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
+    pixels, found = picture, reprlib.repr(picture)
+    if isinstance(picture, Image.Image):
+        try:
+            pixels = tensor_of(picture, predictor.levels)[0]
+        except Exception as error:
+            raise user_error("pictures", found, f"a picture that can be read ({why(error)})") from None
+    elif isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
         pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
+    if isinstance(picture, np.ndarray | Tensor):
+        found = f"{picture.dtype} of shape {tuple(picture.shape)}"
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        shape = getattr(picture, "shape", None)
-        found = reprlib.repr(picture) if shape is None else f"{picture.dtype} of shape {tuple(shape)}"
         raise user_error("pictures", found, "files, pictures of Pillow, (H, W, 3) arrays or (3, H, W) tensors of uint8")
-    return pixels
+    if 0 in pixels.shape:
+        raise user_error("pictures", found, "pictures with pixels")
+    return pixels.cpu()
 
 
 def ranked(classes: Sequence[str], row: Tensor, top: int) -> dict[str, float]:

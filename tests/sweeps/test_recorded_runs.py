@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from frostline.core.config_keys import digest
+from frostline.core.config_keys import digest, flatten
 from frostline.sweeps import recorded_runs
 from frostline.sweeps.recorded_runs import config_of
 from small import compose
@@ -21,18 +20,34 @@ def test_a_section_of_a_record_replaces_that_of_the_defaults(chosen: str) -> Non
     assert digest(config_of(asdict(recorded), ["device=cpu"])) == digest(recorded)
 
 
-def test_data_lie_where_the_sweep_found_them_wherever_the_rerun_is_typed(tmp_path: Path) -> None:
-    (run := tmp_path / "sweep" / "0").mkdir(parents=True)
-    (tmp_path / "labels.csv").write_text("path,label\n")
-    recorded = asdict(compose("data=table", "data.root=labels.csv"))
-    facts: dict[str, Any] = {"name": "head", "choices": {}, "folder": "0"}
-    for place, expected in (
-        (str(tmp_path / "labels.csv"), str(tmp_path / "labels.csv")),
-        (str(tmp_path / "gone.csv"), "labels.csv"),
-        (None, "labels.csv"),
-    ):
-        (tmp_path / "sweep" / "sweep.json").write_text(
-            json.dumps({"tracker": None, "runs": [{**facts, "data": place}]})
-        )
-        assert recorded_runs._with_place(recorded, run)["data"]["root"] == expected
-    assert recorded_runs._with_place(recorded, tmp_path) == recorded
+@pytest.mark.parametrize(
+    ("typed", "key", "found"),
+    [
+        (["data=table", "data.root=labels.csv"], "root", True),
+        (["data=image_folder", "data.root=gone"], "root", False),
+        (["data=shards", "data.root='sets/train-{0..9}.tar'"], "root", True),
+        (["data=shards", "data.root='gone/train-{0..9}.tar'"], "root", False),
+        (["data=hub", "data.root=owner/name"], "root", False),
+        (["data=shards", "data.root='s3://bucket/*.tar'"], "root", False),
+        (["data=hub", "data.root=owner/name", "data.options.splits=labels.csv"], "splits", True),
+        (["model.weights=sets/best.safetensors"], "weights", True),
+        (["model.weights=sets"], "weights", True),
+        (["model.weights=runs:/sets"], "weights", False),
+        (["model.weights=glyphs"], "weights", False),
+    ],
+)
+def test_what_was_named_by_a_relative_path_is_found_wherever_the_rerun_is_typed(
+    tmp_path: Path, typed: list[str], key: str, found: bool
+) -> None:
+    (run := tmp_path / "run").mkdir()
+    (tmp_path / "sets").mkdir()
+    for name in ("labels.csv", "glyphs", "sets/best.safetensors"):  # glyphs is a name of weights, and no file of them
+        (tmp_path / name).write_text("")
+    recorded = asdict(compose(*typed))
+    (run / "provenance.json").write_text(json.dumps({"directory": str(tmp_path)}))
+    before, after = flatten(recorded), flatten(recorded_runs._in_place(recorded, run))
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    assert {name.rpartition(".")[2] for name in changed} == ({key} if found else set())
+    assert all(value == f"{tmp_path}/{before[name]}" for name, value in changed.items())
+    (run / "provenance.json").write_text("{}")
+    assert recorded_runs._in_place(recorded, run) == recorded  # which was not kept before

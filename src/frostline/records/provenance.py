@@ -66,7 +66,7 @@ def untracked() -> dict[str, dict[str, str | None]]:
 
 
 def software(command: Sequence[str]) -> dict[str, Any]:
-    """Return topics `source`, `python`, `system` and `command` (the overrides, without passwords)."""
+    """Return topics `source`, `python`, `system`, `command` (the overrides, without passwords), `directory`."""
     code, files = source(), {name: file["sha256"] for name, file in untracked().items()}
     return {
         "source": {
@@ -78,6 +78,7 @@ def software(command: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "command": [credentials.scrubbed(argument) for argument in command],
+        "directory": str(Path.cwd()),
     }
 
 

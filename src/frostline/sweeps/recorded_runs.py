@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,10 +18,11 @@ from frostline.core import untrusted
 from frostline.core.config import Config
 from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
 from frostline.core.errors import UserError, unknown_key, user_error
+from frostline.core.files import expanded
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
-from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID, SWEEP
+from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
@@ -31,6 +33,8 @@ from frostline.tracking import download, query
 _FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run", "save_weights"))
 """A rerun is a whole one, and writes the file that the run wrote: its bytes are proof."""
 _FROM_RECORD = ("device", "data.root", "data.download", "save_weights")
+_PLACES = ("data.root", "data.options.splits", "model.weights")
+"""What may be a path as seen from where the command is typed."""
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
 
 
@@ -145,21 +149,35 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
     return Recorded(
         own.name,
         journal.run_id(where) or own.run_id or str(where),
-        _with_place(untrusted.mapping_of(where / CONFIG), where),
+        _in_place(untrusted.mapping_of(where / CONFIG), where),
         comparable(where, own.metrics),
         _seeds(mates),
     )
 
 
-def _with_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the recorded values with where the data lay, which may have been typed as seen from somewhere else."""
-    sweep = run_folders.sweep_of(folder)
-    with suppress(UserError, KeyError, TypeError, AttributeError, StopIteration):  # of a record that says it otherwise
-        runs = untrusted.mapping(sweep / SWEEP)["runs"] if sweep else ()
-        place = next(run["data"] for run in runs if sweep / run["folder"] == folder.absolute())
-        if not Path(values["data"]["root"]).is_absolute() and Path(place).exists():
-            return {**values, "data": {**values["data"], "root": place}}
+def _in_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a record, each path that was typed relative as it is seen from anywhere.
+
+    What is not there any more, or no path but a name of weights, stays as it stands. `folder` has the record's files.
+    """
+    typed_in = untrusted.mapping(folder / PROVENANCE).get("directory") if (folder / PROVENANCE).exists() else None
+    if isinstance(typed_in, str):
+        for key in _PLACES:
+            values = _placed(values, key.split("."), typed_in)
     return values
+
+
+def _placed(value: Any, names: Sequence[str], typed_in: str) -> Any:
+    """Return `value`, in which the path that the `names` lead to, one within the other, begins with `typed_in`."""
+    if names:
+        there = isinstance(value, Mapping) and names[0] in value
+        return {**value, names[0]: _placed(value[names[0]], names[1:], typed_in)} if there else value
+    if not isinstance(value, str) or "://" in value or expanded(value).is_absolute():
+        return value
+    place = os.path.join(typed_in, value)  # noqa: PTH118 - a pattern of shards is no path
+    known = re.split(r"[*?{\[]", place)[0]
+    found = Path(place if known == place else os.path.dirname(known))  # noqa: PTH120
+    return place if found.is_dir() or (found.suffix and found.is_file()) else value
 
 
 def _in_mlflow(uri: str, run_id: str, folder: Path) -> list[Recorded]:
@@ -203,7 +221,7 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     return Recorded(
         own.name,
         own.run_id,
-        untrusted.mapping_of(place / CONFIG),
+        _in_place(untrusted.mapping_of(place / CONFIG), place),
         Comparable(epochs, once, _weights(place), environment(place)),
         _seeds(mates),
     )

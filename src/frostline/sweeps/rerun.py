@@ -15,7 +15,7 @@ from frostline.records.result import TEST, VAL, percent
 TOLERANCE = 0.01
 """How far accuracies may be apart, as a fraction, where no seeds say more: one point, as 3 images of 359 digits."""
 
-_OWN = ("command", "weights.final")  # said of every run, and no part of what it stands on
+_OWN = ("command", "directory", "weights.final")  # said of every run, and no part of what it stands on
 _SHOWN = ("source.commit", "source.dirty", "source.untracked")  # beside the hash of the code that ran
 Line = Mapping[str, Any]
 """The metrics of one epoch, with its number as `epoch`."""

@@ -68,6 +68,14 @@ def test_a_folder_has_its_splits_again_from_a_table_within_it_or_elsewhere(tmp_p
     apart = written(tmp_path / "far" / "splits.csv", source="folder", root=str(root), split_seed=3)
     assert apart.options["data.options.root"] == str(root)
     same(again(apart), first)
+    above = written(
+        tmp_path / "far" / "too.csv", source="folder", root=str(tmp_path / "far" / ".." / "birds"), split_seed=3
+    )
+    assert above.options["data.options.root"] == str(root)
+    same(again(above), first)
+    (tmp_path / "far" / "link").symlink_to(root)
+    with pytest.raises(UserError, match=r"names of files and classes that a table gives back|cannot be read back"):
+        written(tmp_path / "odd.csv", source="folder", root=str(tmp_path / "far" / "link" / ".." / "birds"))
     with (tmp_path / "splits.csv").open(newline="") as stream:
         line = next(csv.DictReader(stream))
     assert line == {"path": "birds/a/0, ü.png", "label": "a", "split": line["split"]}

@@ -109,6 +109,12 @@ def _missing(parts: Mapping[str, Selection]) -> dict[str, object]:
     return {"data.missing_classes": "ok"} if any(other != first for other in others) else {}
 
 
+def _plain(folder: Path) -> Path:
+    """Return a folder without `..` in its path, as a table names it, where that is the same one in spite of links."""
+    plain = os.path.abspath(folder)  # noqa: PTH100 - resolve() would follow links
+    return Path(plain) if os.path.realpath(plain) == os.path.realpath(folder) else folder
+
+
 def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> None:
     """Raise `UserError`, and leave no file, where the table does not say what was written into it."""
     try:
@@ -116,8 +122,9 @@ def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> N
     except UserError as error:
         file.unlink()
         raise UserError(f"--write-splits={file}: cannot be read back ({error})") from None
+    plain = {folder: _plain(folder) for folder in {row.file.parent for row in rows}}
     for name in SPLITS:
-        mine = [(row.file, row.labels) for row in rows if row.split == name]
+        mine = [(plain[row.file.parent] / row.file.name, row.labels) for row in rows if row.split == name]
         back = list(zip(found[name].files, found[name].labels, strict=True)) if name in found else []
         if mine != back:
             file.unlink()

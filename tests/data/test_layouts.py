@@ -221,3 +221,18 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     preflight.check(dict(enumerate(configs)))
     assert capsys.readouterr().out.count("1 .nef") == 1
     assert len(checks.check(configs[0]).findings) == 1
+
+
+def test_folders_within_those_of_classes_are_told_where_a_class_is_made_of_several(tmp_path: Path) -> None:
+    pictures(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
+    (found,) = (finding for finding in load(tmp_path / "apart").findings if "within" in finding.about)
+    assert found.about == (
+        "6 pictures lie in folders within those of classes, and are of the class that these are in: "
+        "cat/siamese, cat/wild/lynx"
+    )
+    assert found.alarming and found.pictures == ("cat/siamese", "cat/wild/lynx")
+    pictures(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
+    (told,) = (finding.about for finding in load(tmp_path / "split").findings if "within" in finding.about)
+    assert told.startswith("12 pictures") and told.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
+    pictures(tmp_path / "one", "cat/images", "dog/images/more")  # each in the one folder within its own
+    assert not [finding for finding in load(tmp_path / "one").findings if "within" in finding.about]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def _strays(top: Path) -> list[Finding]:
         return []
     told = f"{len(lying):,} pictures in {printable(top.name)} are left out, since they lie in no folder of a class"
     return [Finding(f"{told}: {first_few(lying)}", True)]
+
+
+def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Finding]:
+    """Return what is told of classes whose pictures lie in several folders, given each class's own and its pictures."""
+    inner, count = [], 0
+    for own, files in found:
+        places = Counter(os.path.dirname(file) for file in files)  # noqa: PTH120 - a Path for each of many takes seconds
+        if len(places) > 1:
+            below = {place: number for place, number in places.items() if place != str(own)}
+            inner += [printable(os.path.relpath(place, root)) for place in below]
+            count += sum(below.values())
+    if not inner:
+        return []
+    told = f"{count:,} pictures lie in folders within those of classes, and are of the class that these are in"
+    return [Finding(f"{told}: {first_few(inner)}", True, tuple(inner))]
 
 
 def _read(root: Path, layout: str) -> Layout:

@@ -36,7 +36,7 @@ from frostline.data import (
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
-from frostline.data.layouts import lay_out
+from frostline.data.layouts import lay_out, merged
 from frostline.data.listing import Listing, survey
 from frostline.data.names import some
 from frostline.data.source import Source, of_files
@@ -155,7 +155,8 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
         full = [name for name, listing in listings.items() if listing.files]
         check_classes(split, full, classes, root, missing)
         sources[split] = _labelled(listings, classes, root)
-    return _telling(sources, found.findings)
+    own = ((found.classes[split][name], one.files) for split, named in listed.items() for name, one in named.items())
+    return _telling(sources, found.findings, merged(root, own))
 
 
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:

@@ -263,6 +263,34 @@ def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -
     assert told[0].alarming
 
 
+def test_a_split_knows_which_of_its_pictures_are_of_one_group_whatever_that_is_called(tmp_path: Path) -> None:
+    found = rows(tmp_path, 40)
+
+    def grouped(file: str, name: Callable[[int], str], **options: Any) -> Data:
+        as_csv(tmp_path / file, [row | {"group": name(number)} for number, row in enumerate(found)])
+        return load(tmp_path / file, test_fraction=0.5, **options)
+
+    data = grouped("four.csv", lambda number: str(number // 4), group="group")
+    test = data.test
+    assert test.groups is not None and len(set(test.groups.tolist())) > 1
+    first = {number // 4: number for number in sorted(test.ids.tolist(), reverse=True)}
+    assert test.groups.tolist() == [first[number // 4] for number in test.ids.tolist()]
+    named = grouped("named.csv", lambda number: f"p{40 - number // 4}", group="group")
+    assert named.fingerprint == data.fingerprint
+    alone, plain = grouped("alone.csv", str, group="group"), grouped("plain.csv", str)
+    assert alone.test.groups is None and alone.fingerprint == plain.fingerprint != data.fingerprint
+
+
+def test_who_is_of_which_group_is_part_of_the_data(tmp_path: Path) -> None:
+    found = [row | {"split": ("train", "val", "test")[number % 3]} for number, row in enumerate(rows(tmp_path, 30))]
+    prints = []
+    for size in (2, 3):
+        table = tmp_path / f"{size}.csv"
+        as_csv(table, [row | {"group": str(number // 3 // size)} for number, row in enumerate(found)])
+        prints.append(load(table, group="group").fingerprint)
+    assert prints[0] != prints[1]
+
+
 def source(labels: list[int], groups: list[int]) -> Source:
     names = tuple(map(str, range(max(labels) + 1)))
     return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=torch.tensor(groups))

@@ -40,7 +40,7 @@ def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
     random = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(60, classes, generator=random)
     labels = torch.randint(classes, (60,), generator=random)
-    test = dataclasses.replace(split(labels, first=0), ids=torch.arange(60) * 700)
+    test = dataclasses.replace(split(labels, first=0), ids=torch.arange(60) * 700, groups=torch.arange(60) // 7 * 4900)
     evaluation.write(tmp_path, logits, test, [str(number) for number in range(classes)], test.pixels.__getitem__)
     found = predictions.read(str(tmp_path))
     assert found is not None and (found.logits is not None) == kept
@@ -49,11 +49,11 @@ def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
     for numbers, those in ((found.loss, -chances[range(60), labels]), (found.confidence, chances.max(1).values.exp())):
         assert numbers.dtype == np.float32
         np.testing.assert_allclose(numbers, those.numpy(), rtol=1e-5, atol=1e-6)
-    for numbers, those in ((found.labels, labels), (found.ids, test.ids)):
+    for numbers, those in ((found.labels, labels), (found.ids, test.ids), (found.groups, test.groups)):
         assert numbers.dtype == np.int64 and (numbers == those.numpy()).all()
     if kept:
         assert found.logits is not None and (found.logits == logits.numpy()).all()
-        assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 8 + 4) + 300
+        assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 8 + 4 + 4) + 400
     else:
         assert load_file(tmp_path / "test_predictions.safetensors")["top_log_probabilities"].shape == (60, 5)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
+from torch import Tensor
 
 from frostline.core import codehash
 from frostline.core.config import DataConfig
@@ -153,7 +154,16 @@ def _split(part: Selection, decoded: Decoded) -> Split:
         digest.update(tensor.numpy().data)
     pixels, centred = decoded.pixels(ids), decoded.keep.kind == "view"
     counted = None if weights is None else weights[ids]
-    return Split(pixels, centred, sizes, part.labels, ids, digests, digest.hexdigest(), counted)
+    return Split(pixels, centred, sizes, part.labels, ids, digests, digest.hexdigest(), counted, _grouped(part))
+
+
+def _grouped(part: Selection) -> Tensor | None:
+    """Return `(N,)` int64: the id of the first image of the split that is of the same group; None where no two are."""
+    if part.source.groups is None:
+        return None
+    found, group = part.source.groups[part.ids].unique(return_inverse=True)
+    first = torch.full_like(found, len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
+    return part.ids[first[group]] if len(found) < len(group) else None
 
 
 def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:
@@ -178,6 +188,7 @@ def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
     for split in splits:
         digest.update(split.digest.encode())
         digest.update(split.labels.numpy().data)
-        if split.weights is not None:
-            digest.update(split.weights.numpy().data)
+        for own in (split.weights, split.groups):
+            if own is not None:
+                digest.update(own.numpy().data)
     return digest.hexdigest()

@@ -100,7 +100,8 @@ def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
     """Return what of `data.options` says how the table is to be read."""
     source = parts["train"].source
     several = {"separator": _SEPARATOR} if multi_label(source.labels) else {}
-    return several | ({"weight": "weight"} if source.weights is not None else {})
+    grouped = {"group": "group"} if any(part.source.groups is not None for part in parts.values()) else {}
+    return several | grouped | ({"weight": "weight"} if source.weights is not None else {})
 
 
 def _missing(parts: Mapping[str, Selection]) -> dict[str, object]:

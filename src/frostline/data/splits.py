@@ -35,6 +35,8 @@ class Split:
     """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
     weights: Tensor | None = None
     """`(N,)` float32: what each image counts in the loss; None for all alike."""
+    groups: Tensor | None = None
+    """`(N,)` int64: of each image the id of the first one of its group (a patient, a plate); None where no two are."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +53,7 @@ class Data:
     """All of them together, in the order of their ids, where they are folds of each other and seen alike."""
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 (hex) over all splits, their labels included, and the class names."""
+    """sha256 (hex) over all splits, their labels and groups included, and the class names."""
     counts: dict[str, int]
     """Pictures of all splits that were converted, by `decode_image.CONVERSIONS`; `skipped` as broken; and files left
     out since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""

@@ -31,6 +31,8 @@ class Predictions:
     """The true classes, in the form of the predicted ones."""
     ids: Ints
     """`(N,)`: which image of the split's source each row is."""
+    groups: Ints | None
+    """`(N,)`: of each image the id of the first one of its group (a patient, a plate); None where no two are."""
 
     @property
     def multi_label(self) -> bool:
@@ -56,28 +58,29 @@ def read(folder: str) -> Predictions | None:
     try:
         found = load_file(Path(folder) / PREDICTIONS)
         ids = found["ids"].astype(np.int64)  # in the file they may be narrower
-        if found["labels"].ndim == 2:
-            return _of_several(found["logits"], found["labels"], ids)
+        labels, groups = found["labels"], found["groups"].astype(np.int64) if "groups" in found else None
+        if labels.ndim == 2:
+            return _of_several(found["logits"], labels, ids, groups)
         if "logits" in found:
-            return _of_one(found["logits"], found["labels"], ids)
+            return _of_one(found["logits"], labels, ids, groups)
         said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
-        return Predictions(said, np.exp(chances), -found["label_log_probabilities"], None, found["labels"], ids)
+        return Predictions(said, np.exp(chances), -found["label_log_probabilities"], None, labels, ids, groups)
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
 
 
-def _of_one(logits: Floats, labels: Array, ids: Ints) -> Predictions:
+def _of_one(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:
     """Return the predictions of images of one class each, all of which follows from the logits, too."""
     said, rows = logits.argmax(1), np.arange(len(logits))
     with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
         below = logits.astype(np.float64) - logits[rows, said][:, None]  # no exponential of them is too large
         total = np.log(np.exp(below).sum(1))
         confidence, loss = np.exp(-total).astype(np.float32), (total - below[rows, labels]).astype(np.float32)
-    return Predictions(said, confidence, loss, logits, labels, ids)
+    return Predictions(said, confidence, loss, logits, labels, ids, groups)
 
 
-def _of_several(logits: Floats, labels: Array, ids: Ints) -> Predictions:
+def _of_several(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:
     """Return the predictions of multi-label images, all of which follows from the logits."""
     every = np.logaddexp(0, np.where(labels, -logits, logits))  # minus the log-probability of what holds
     confidence = 1 / (1 + np.exp(-np.abs(logits)))
-    return Predictions(logits > 0, confidence, every.mean(1), logits, labels, ids)
+    return Predictions(logits > 0, confidence, every.mean(1), logits, labels, ids, groups)

@@ -37,7 +37,7 @@ def write(
 
 def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
     """Write all logits, and precision, recall and F1 of each class; return which mistakes are to be shown."""
-    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": _narrow(test.ids), "logits": logits}, {})
+    tensorfile.save(folder / PREDICTIONS, {**_images(test), "logits": logits}, {})
     files.write_json(folder / layout.PER_CLASS, label_scores.rows(test.labels.numpy(), logits.numpy(), classes))
     loss = cross_entropies(logits, test.labels).where(~right(logits, test.labels), -1.0)
     return loss.argsort(descending=True, stable=True)[: min(mistakes.MOST, int((loss >= 0).sum()))]
@@ -54,7 +54,7 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     if logits.numel() > _LOGITS:
         said = {"top_classes": first, "top_log_probabilities": chances}
         said["label_log_probabilities"] = _of_labels(logits, test.labels)
-    tensorfile.save(folder / PREDICTIONS, {"labels": test.labels, "ids": _narrow(test.ids), **said}, {})
+    tensorfile.save(folder / PREDICTIONS, {**_images(test), **said}, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
     rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
@@ -63,6 +63,12 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".svg"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))
+
+
+def _images(test: Split) -> dict[str, Tensor]:
+    """Return what images were tested: their labels and numbers, and where several are of one group that of each."""
+    groups = {} if test.groups is None else {"groups": _narrow(test.groups)}
+    return {"labels": test.labels, "ids": _narrow(test.ids), **groups}
 
 
 def _narrow(ids: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -24,7 +25,7 @@ def border(right: int, *, stage: str = "stage1", shift: int = 0) -> Border:
 def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple[str, ...] = ()) -> Backbone:
     modes = [mode for mode in ("head", "full") if mode not in too_large]
     costs = tuple(Cost(mode, "cpu", 5, 3.0 * (mode == "head"), 2.0, 10**9) for mode in modes)
-    return Backbone(name, {"model": name}, Appraisal(parameters, borders, {"stem": 0.5}, 0.01), costs, too_large)
+    return Backbone(name, {"model": name}, Appraisal(parameters, borders, {"stem": 0.5}, None, 0.01), costs, too_large)
 
 
 def advised(*backbones: Backbone, **typed: str) -> Advice:
@@ -46,6 +47,27 @@ def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie()
     assert ranked[0].best.interval.low < 0.9 < ranked[0].best.interval.high
     equal = [backbone("large", border(180), parameters=20), backbone("small", border(180))]
     assert [one.backbone.name for one in advice.standings(equal)] == ["small", "large"]
+
+
+def test_pictures_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
+    ranked = advice.standings([GOOD, WORSE])
+    alike = [of_groups(one, PICTURES // 10) for one in (GOOD, WORSE)]
+    grouped = advice.standings(alike)
+    assert [one.backbone.name for one in grouped] == ["resnet34", "resnet18"] and not grouped[1].best.tied
+    spans = [
+        within.high - within.low
+        for one in (ranked[1], grouped[1])
+        for within in (one.best.interval, one.best.behind_interval)
+    ]
+    assert spans[2] > 2 * spans[0] and spans[3] > 2 * spans[1]
+    (little,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("How little")]
+    assert little.endswith("; intervals are those of the 20 groups of pictures alone.")
+    assert advice.standings([of_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
+
+
+def of_groups(one: Backbone, count: int) -> Backbone:
+    groups = tuple(number * count // PICTURES for number in range(PICTURES))
+    return replace(one, appraisal=replace(one.appraisal, groups=groups))
 
 
 def test_the_probe_under_the_head_has_a_first_of_its_own_and_keeps_it_in_the_next_sweep() -> None:

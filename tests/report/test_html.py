@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import f1_score
 
 from frostline.records import journal, sweep_record
@@ -80,6 +81,22 @@ def test_numbers_are_those_of_the_runs(tmp_path):
         assert (low, high) == pytest.approx((within.low, within.high), abs=1e-4)
     macro = [f1_score(one.labels, one.said, average="macro") for one in said]
     assert best["over_classes"]["macro F1"] == pytest.approx(np.mean(macro), abs=1e-4)
+
+
+def test_a_class_is_as_sure_as_its_groups_say(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": ["full"]}, seeds=2)
+    for run in "01":
+        found = load_file(folder / run / "test_predictions.safetensors")
+        found["groups"] = np.where(found["labels"] == 3, 0, found["ids"] // 30)  # all of one class are of one group
+        save_file(found, folder / run / "test_predictions.safetensors")
+    (best,) = page(folder).data["groups"][0]["contenders"]
+    said = [predictions.read(str(folder / run)) for run in "01"]
+    for kind, ends in enumerate(best["within"]):
+        right = np.concatenate([(one.said == kind)[one.labels == kind] for one in said])
+        worth = statistics.effective_images(right, np.concatenate([one.groups[one.labels == kind] for one in said]), 2)
+        within = statistics.wilson(right.mean() * worth, worth) if worth else None
+        assert (worth == 0) == (kind == 3)
+        assert ends == ([None, None] if within is None else pytest.approx([within.low, within.high], abs=1e-6))
 
 
 def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry(tmp_path):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.special import softmax
+from sklearn.metrics import f1_score
 
+from frostline.core.metrics import MACRO_F1
 from frostline.report import statistics
 from frostline.report.calibration import calibration
+from frostline.report.metric_scores import Said, measure
 from frostline.report.statistics import Interval, paired_bootstrap, t_interval, unpaired, welch, wilson
 
 SIMULATIONS = 1500  # the share of 95% intervals that hold is then known to +-1.1 points
@@ -171,3 +176,96 @@ def test_corrected_intervals_over_folds_hold_the_truth_where_plain_ones_do_not()
             found.append(truth in statistics.t_interval(gaps, 0.0, overlap))
     plain, corrected = (np.mean(found) for found in held.values())
     assert corrected >= 0.94 and plain < corrected - 0.03
+
+
+def in_groups(random, count, *, right=0.85, alike=0.5, apart=0.2):
+    """Return what two networks get right of images in `count` groups of 1 to 20, as `(N,)` bool each, and the groups.
+
+    Images of a group are `alike` hard, and the networks differ by `apart` of that, mostly by whole groups.
+    """
+    groups = np.repeat(np.arange(count), random.integers(1, 21, count))
+
+    def drawn(by_group):
+        one, each = random.normal(size=count)[groups], random.normal(size=len(groups))
+        return np.sqrt(by_group) * one + np.sqrt(1 - by_group) * each
+
+    hard, limit = drawn(alike), stats.norm.ppf(right) * np.sqrt(1 + apart)
+    return *(hard + np.sqrt(apart) * drawn(0.7) < limit for _ in range(2)), groups
+
+
+def leaving_out(value, groups):
+    """Return the interval of `value`, a function of the images that are kept, by leaving out a group at a time."""
+    found, names = value(np.full(len(groups), True)), np.unique(groups)
+    without = np.array([value(groups != name) for name in names])
+    error = np.sqrt((len(names) - 1) / len(names) * ((without - found) ** 2).sum())
+    return found, error, stats.t.ppf(0.975, len(names) - 1)
+
+
+def test_images_in_groups_are_compared_by_leaving_out_a_group_at_a_time():
+    first, second, groups = in_groups(rng(0), 15)
+    gap, error, quantile = leaving_out(lambda kept: first[kept].mean() - second[kept].mean(), groups)
+    found, half = statistics.paired_jackknife(first, second, groups), quantile * np.hypot(error, 1 / len(groups))
+    assert found is not None and (found.low, found.high) == pytest.approx((gap - half, gap + half))
+    labels = np.arange(len(groups)) % 3
+    said = np.where(first, labels, (labels + 1) % 3)
+    f1 = partial(f1_score, average="macro")
+    value, error, quantile = leaving_out(lambda kept: f1(labels[kept], said[kept]), groups)
+    measured = measure(MACRO_F1, Said(labels, said))
+    within = statistics.by_influence(measured.value, measured.influence, groups=groups)
+    assert within.high - value == pytest.approx(quantile * error, rel=0.1)  # of what is no mean, to first order
+
+
+def test_of_many_groups_the_interval_is_that_of_the_cluster_bootstrap():
+    first, second, groups = in_groups(rng(1), 300)
+    sums, sizes = np.bincount(groups, first.astype(float) - second), np.bincount(groups)
+    drawn = rng(2).multinomial(300, np.full(300, 1 / 300), 4000)
+    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), (0.025, 0.975))
+    found = statistics.paired_jackknife(first, second, groups)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+    images = paired_bootstrap(first, second)
+    assert high - low > 1.3 * (images.high - images.low)
+
+
+@pytest.mark.parametrize("count", [12, 60])
+def test_intervals_over_groups_hold_the_truth_where_those_over_images_do_not(count):
+    random, held = rng(3), {"groups": [], "images": [], "one": [], "one by images": []}
+    for _ in range(400):
+        first, second, groups = in_groups(random, count)
+        held["groups"].append(0 in statistics.paired_jackknife(first, second, groups))
+        apart = first.astype(float) - second
+        held["images"].append(0 in statistics.by_influence(apart.mean(), apart - apart.mean(), 1 / len(apart)))
+        worth = statistics.effective_images(first, groups)
+        held["one"].append(0.85 in wilson(first.mean() * worth, worth))
+        held["one by images"].append(0.85 in wilson(int(first.sum()), len(first)))
+    share = {name: np.mean(found) for name, found in held.items()}
+    assert 0.92 <= share["groups"] <= 0.99 and 0.89 <= share["one"] <= 0.99, share
+    assert share["images"] < 0.85 and share["one by images"] < 0.75, share
+
+
+def test_images_in_groups_are_worth_as_many_as_are_independent():
+    random = rng(4)
+    right = random.random(40) < 0.8
+    student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
+    copies = statistics.effective_images(np.repeat(right, 7), np.repeat(np.arange(40), 7))
+    assert copies == pytest.approx(39 * student)  # each group says one thing alone
+    first, _, groups = in_groups(random, 25)
+    _, error, quantile = leaving_out(lambda kept: first[kept].mean(), groups)
+    expected = first.mean() * (1 - first.mean()) / error**2 * (stats.norm.ppf(0.975) / quantile) ** 2
+    assert statistics.effective_images(first, groups) == pytest.approx(expected)
+    twice = statistics.effective_images(np.tile(first, 2), np.tile(groups, 2), 2)  # by two seeds
+    assert twice == pytest.approx(expected)
+    alternating = np.arange(200) % 2 == 0  # every group has its share: no better than images that are independent
+    known = statistics.effective_images(alternating, np.arange(200) // 10)
+    assert known == pytest.approx(200 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)) ** 2)
+
+
+def test_where_all_is_right_each_group_counts_once_and_one_group_tells_nothing():
+    right, groups = np.full(60, True), np.arange(60) // 6
+    student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    assert statistics.effective_images(right, groups) == pytest.approx(10 * student)
+    found = statistics.paired_jackknife(right, right, groups)
+    assert 0 in found and found.high == -found.low == pytest.approx(stats.t.ppf(0.975, 9) / 60)
+    assert statistics.effective_images(right, groups * 0) == 0
+    assert statistics.paired_jackknife(right, ~right, groups * 0) is None
+    two = statistics.paired_jackknife(right, groups > 4, (groups > 4).astype(int))
+    assert (two.low, two.high) == (-1.0, 1.0)

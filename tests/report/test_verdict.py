@@ -23,13 +23,14 @@ from scipy import stats
 
 import written_sweeps
 from frostline.core import project
-from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
-from frostline.report import backbones
+from frostline.report import backbones, baseline, contest, predictions, statistics
 from frostline.report.cells import cells, varying
 from frostline.report.contest import contests, validation_interval
 from frostline.report.outcome import cells_table, pairs_table, rows
+from frostline.report.studies import standard_error
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
@@ -113,13 +114,14 @@ def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
     )
 
 
-def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None) -> str:
+def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None, groups: np.ndarray | None = None) -> str:
     """Write the predictions of a run that got `right` of the images, and return its folder."""
     folder.mkdir()
     said, labels = (~right).astype(np.int32)[:, None], np.zeros(len(right), np.int64)
     tensors = {"top_classes": said, "top_log_probabilities": np.zeros_like(said, np.float32), "labels": labels}
     tensors["label_log_probabilities"] = np.zeros(len(right), np.float32)
     tensors["ids"] = np.arange(len(right)) if ids is None else ids
+    tensors |= {} if groups is None else {"groups": groups}
     save_file(tensors, folder / "test_predictions.safetensors")
     return str(folder)
 
@@ -135,6 +137,85 @@ def test_one_seed_is_compared_image_by_image(tmp_path):
     assert 1.9 <= low <= 2.1 and 3.9 <= high <= 4.2  # binomial: 3.0 +- 1.96 * 0.54
     other = replace(runs[1], folder=predicted(tmp_path / "3", right[1], ids=np.arange(1000) + 7))
     assert "1,000 test images each, not paired" in answer([runs[0], other])
+
+
+def grouped(run: Result, folder: Path, right: np.ndarray, groups: np.ndarray) -> Result:
+    """Return the result of a run that got `right` of the images, of which those of a group are not independent."""
+    worth = statistics.effective_images(right, groups)
+    metrics = {"test/groups": float(len(set(groups))), "test/effective_images": worth, "best/val_effective_images": 9.0}
+    return replace(run, folder=predicted(folder, right, groups=groups), metrics=run.metrics | metrics)
+
+
+def test_images_in_groups_are_compared_group_by_group(tmp_path):
+    right, patients = np.ones((2, 1000), bool), np.arange(1000) // 50 * 50
+    right[0, :20], right[1, :50] = False, False  # what only the second gets wrong is of one patient of 20
+    runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.95)]
+    runs = [grouped(run, tmp_path / str(run.job), row, patients) for run, row in zip(runs, right, strict=True)]
+    within = statistics.paired_jackknife(*right, patients)
+    assert answer(runs).startswith(
+        "Undecided: fine-tuning (full) 98.0%, feature extraction (head) 95.0% on the test split (+3.0 points, 95% "
+        f"interval {100 * within.low:.1f} to {100 * within.high:.1f}; one seed, paired jackknife over 20 groups "
+        "(1,000 test images))"
+    )
+    worth = runs[0].metrics["test/effective_images"]
+    alone = statistics.wilson(0.98 * worth, worth)
+    assert (
+        f"(95% interval {100 * alone.low:.1f} to {100 * alone.high:.1f}; one seed, over 20 groups (1,000 test images))"
+    ) in answer(runs[:1])
+    found = validation_interval(cells(runs[:1])[0])
+    assert found == statistics.wilson(0.9 * 9, 9)
+    assert standard_error(ACCURACY, runs[:1]) == pytest.approx(0.1)
+    moved = [replace(run, folder="") for run in runs]
+    assert "one seed, 1,000 test images in 20 groups each, not paired)" in answer(moved)
+    one, two = contests(moved)[0].contenders
+    apart = statistics.unpaired((0.98 * worth, worth), (0.95 * (n := runs[1].metrics["test/effective_images"]), n))
+    assert contests(moved)[0].difference.interval == apart and one.interval == alone and two.interval.low < 0.9
+
+
+def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_path):
+    runs, patients = [], np.arange(400) // 20 * 20
+    for job, mode in enumerate(("full", "head")):
+        wrong = np.random.default_rng(job).random(20).repeat(20) < 0.1 + 0.05 * job  # by whole patients
+        run = result(job, mode, 0.9 - job / 10, 1 - wrong.mean(), select="val/macro_f1")
+        run = grouped(replace(run, metrics=run.metrics | {"best/val_macro_f1": 0.9}), tmp_path / mode, ~wrong, patients)
+        found = load_file(Path(run.folder) / "test_predictions.safetensors")
+        found["labels"] = (np.arange(400) % 20 < 6).astype(np.int64)
+        found["top_classes"] = np.where(wrong, 1 - found["labels"], found["labels"]).astype(np.int32)[:, None]
+        save_file(found, Path(run.folder) / "test_predictions.safetensors")
+        (Path(run.folder) / "per_class.json").write_text('[{"class":"a","images":280},{"class":"b","images":120}]')
+        score = predictions.read(run.folder).measured(MACRO_F1)
+        runs.append(replace(run, metrics=run.metrics | {"test/macro_f1": score.value}))
+    one, two = (predictions.read(run.folder).measured(MACRO_F1) for run in runs)
+    found = contests(runs)[0].difference
+    assert found.how == "one seed, paired jackknife over 20 groups (400 test images)"
+    within = statistics.by_influence(found.gap, one.influence - two.influence, one.least, patients)
+    assert found.interval == within and within.high - within.low > 3 * (
+        statistics.by_influence(found.gap, one.influence - two.influence, one.least).high - found.gap
+    )
+    alone = statistics.by_influence(one.value, one.influence, one.least, patients)
+    assert contests(runs)[0].contenders[0].interval == statistics.clamped(alone)
+    largest = baseline.of(runs[0].folder)
+    trials = contest.trials(cells(runs)[0])
+    ahead = baseline.lead(trials, largest)
+    right = predictions.read(runs[0].folder).right
+    first = predictions.read(runs[0].folder).labels == 0
+    assert ahead.interval == statistics.paired_jackknife(right, first, patients)
+    assert ahead.how == "paired jackknife over 20 groups (400 test images)"
+    several = [trials[0], replace(trials[0], seed=1, folder=runs[1].folder)]
+    both = np.mean([right, predictions.read(runs[1].folder).right], axis=0)
+    assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
+
+
+def test_one_group_of_images_says_nothing_of_others(tmp_path):
+    right, patient = np.arange(2000).reshape(2, 1000) % 1000 >= [[20], [500]], np.zeros(1000, np.int64)
+    runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.5)]
+    runs = [grouped(run, tmp_path / str(run.job), row, patient) for run, row in zip(runs, right, strict=True)]
+    told = "(+48.0 points, one seed, paired jackknife over 1,000 test images, all of one group)"
+    assert answer(runs).startswith(
+        f"Undecided: fine-tuning (full) 98.0%, feature extraction (head) 50.0% on the test split {told}"
+    )
+    assert "full) reached 98.0% on the test split (one seed, over 1 group (1,000 test images))" in answer(runs[:1])
+    assert contests([replace(run, folder="") for run in runs])[0].difference.interval is None
 
 
 def rare(folder: Path, said: list[int], job: int = 0, mode: str = "full", **choices: Any) -> Result:

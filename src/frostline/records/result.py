@@ -16,6 +16,12 @@ from frostline.records.layout import RESULT
 VAL, TEST = ACCURACY.val, ACCURACY.test
 SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
 """How many test images are in train, too, and the accuracy on the others."""
+GROUPS, EFFECTIVE, VAL_EFFECTIVE = "test/groups", "test/effective_images", "best/val_effective_images"
+"""Where images come in groups (patients, plates, videos): of how many groups those of test are, and how many
+independent images they, and those of validation in the best epoch, are worth for an interval of accuracy.
+
+See `report.statistics.effective_images`. There are no such metrics where each image is its own.
+"""
 PRUNED = "search/pruned_after"
 """Of a trial that was stopped early: the epoch after which."""
 SECONDS = "cost/train_seconds"

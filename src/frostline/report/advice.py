@@ -12,7 +12,8 @@ from rich.table import Table
 
 from frostline.records.result import percent, size
 from frostline.report import command_line, statistics
-from frostline.report.statistics import Interval
+from frostline.report.paired_difference import paired
+from frostline.report.statistics import Interval, Ints
 from frostline.report.tables import duration
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ class Place:
 
     border: Border
     interval: Interval
-    """The 95% interval of the probe's accuracy (Wilson)."""
+    """The 95% interval of the probe's accuracy (Wilson, of pictures in groups as many as they are worth)."""
     behind: float
     """By how much the first one's is higher."""
     behind_interval: Interval | None
-    """The 95% interval of that, a paired bootstrap over the same pictures; None for the first."""
+    """The 95% interval of that over the same pictures, or their groups; None for the first."""
 
     @property
     def tied(self) -> bool:
@@ -65,21 +66,32 @@ class Standing:
 
 def standings(backbones: Sequence[Backbone]) -> list[Standing]:
     """Return all of them, the best linear probe first; of equals the one with fewer parameters."""
-    best = _places([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones])
-    top = _places([one.appraisal.borders[-1] for one in backbones])
+    groups = _groups(backbones)
+    best = _places([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones], groups)
+    top = _places([one.appraisal.borders[-1] for one in backbones], groups)
     found = [Standing(*each) for each in zip(backbones, best, top, strict=True)]
     return sorted(found, key=lambda one: (-one.best.border.probe, one.backbone.appraisal.parameters))
 
 
-def _places(borders: Sequence[Border]) -> list[Place]:
+def _groups(backbones: Sequence[Backbone]) -> Ints | None:
+    """Return the groups of the validation pictures, which are the same for all; None where each picture is its own."""
+    found = backbones[0].appraisal.groups
+    return None if found is None or len({*found}) == len(found) else np.array(found)
+
+
+def _places(borders: Sequence[Border], groups: Ints | None) -> list[Place]:
     first = max(borders, key=lambda border: border.probe)
-    return [_place(border, first) for border in borders]
+    return [_place(border, first, groups) for border in borders]
 
 
-def _place(border: Border, first: Border) -> Place:
-    within = statistics.wilson(sum(border.right), len(border.right))
+def _place(border: Border, first: Border, groups: Ints | None) -> Place:
     one, other = (np.array(each.right, dtype=np.bool_) for each in (first, border))
-    difference = None if border is first else statistics.paired_bootstrap(one, other)
+    right, total = float(other.sum()), float(len(other))
+    if groups is not None:
+        total = statistics.effective_images(other, groups)
+        right = float(other.mean()) * total
+    within = statistics.wilson(right, total) if total else Interval(0.0, 1.0)
+    difference = None if border is first else paired(one, other, groups)[0] or Interval(-1.0, 1.0)
     return Place(border, within, first.probe - border.probe, difference)
 
 
@@ -194,9 +206,11 @@ def sentences(advice: Advice) -> Iterator[str]:
         yield _first("the probe under the head", [(one.backbone.name, one.top) for one in ranked])
     runs = f"about {duration(seconds_of_next(advice))} on this machine, one run after the other"
     yield f"Next ({runs}): `{next_sweep(advice)}`."
+    groups = _groups(advice.backbones)
+    over = "the pictures" if groups is None else f"the {len(np.unique(groups)):,} groups of pictures"
     yield (
         "How little this is: stage, k and L2 strength are the best of several on these very validation pictures, so "
-        "accuracies are a little too high; intervals are those of the pictures alone."
+        f"accuracies are a little too high; intervals are those of {over} alone."
     )
     yield (
         "A probe says what frozen features are worth, and nothing of what training makes of them; "

@@ -13,7 +13,9 @@ from frostline.core import files
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, MACRO_F1, Metric
 from frostline.records.layout import PER_CLASS
 from frostline.report import predictions, statistics
-from frostline.report.paired_difference import Difference, Trial
+from frostline.report.paired_difference import Difference, Trial, over, paired
+from frostline.report.predictions import Predictions
+from frostline.report.statistics import Ints
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,22 @@ def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:
         return None
     if trials[0].overlap is not None:  # folds, of which each has test images of its own
         said = [np.concatenate([found.said for found in every])]
-        labels = np.concatenate([found.labels for found in every])
+        labels, groups = np.concatenate([found.labels for found in every]), _of_folds(every)
     else:
         alike = [found for found in every if np.array_equal(found.ids, every[0].ids)]
-        said, labels = [found.said for found in alike], every[0].labels
+        said, labels, groups = [found.said for found in alike], every[0].labels, every[0].groups
     largest = labels == baseline.label
     right = [one == labels for one in said]
-    if len(right) == 1:
-        within = statistics.paired_bootstrap(right[0], largest)
+    if len(right) == 1 or groups is not None:
+        within, how = paired(right[0] if len(right) == 1 else np.mean(right, axis=0), largest, groups)
     else:
-        within = statistics.bootstrap(np.mean(right, axis=0) - largest)
+        within, how = statistics.bootstrap(np.mean(right, axis=0) - largest), "paired bootstrap"
     scores = (float(np.mean(right)), float(largest.mean()))
-    how = f"paired bootstrap over {len(largest):,} test images"
-    return Difference(scores[0] - scores[1], scores, within, how, len(right), True)
+    return Difference(scores[0] - scores[1], scores, within, f"{how} {over(labels, groups)}", len(right), True)
+
+
+def _of_folds(every: Sequence[Predictions]) -> Ints | None:
+    """Return the groups of the images of folds, one after the other, none of which is in two folds."""
+    if all(found.groups is None for found in every):
+        return None
+    return np.concatenate([found.ids if found.groups is None else found.groups for found in every])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records import trial_tags
-from frostline.records.result import Result, choices_text, value_text
+from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, Result, choices_text, value_text
 from frostline.report.cells import FOLD, Cell, cells, finalists, varying
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def trials(cell: Cell) -> list[Trial]:
             runs[0].folder,
             overlap=_overlap(runs[0]) if cell.folds else None,
             draws=cell.draws,
+            groups=round(runs[0].metrics.get(GROUPS, 0)),
+            effective=runs[0].metrics.get(EFFECTIVE, 0.0),
         )
         for runs in _repeats(cell, cell.by.test)
     ]
@@ -140,7 +142,7 @@ def _overlap(run: Result) -> float:
 def validation_interval(cell: Cell) -> Interval | None:
     """Return the interval of what a cell came to on validation: over seeds, else over images; None if unknown.
 
-    Over images accuracy alone is known.
+    Over images accuracy alone is known; of images in groups as many are counted as they are worth.
     """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
@@ -154,7 +156,12 @@ def validation_interval(cell: Cell) -> Interval | None:
         overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
         found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
         return found if cell.by == LOSS else clamped(found)
-    return wilson(round(values[0] * images), images) if images and cell.by == ACCURACY else None
+    if cell.by != ACCURACY:
+        return None
+    worth = cell.finished[0].metrics.get(VAL_EFFECTIVE)
+    if worth is not None:
+        return wilson(values[0] * worth, worth) if worth else None
+    return wilson(round(values[0] * images), images) if images else None
 
 
 def _contest(where: str, results: Sequence[Result]) -> Contest:

@@ -19,9 +19,10 @@ from frostline.report import confusion_matrix, label_scores, mistakes, predictio
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
+from frostline.report.metric_scores import Array
 from frostline.report.page_numbers import ends, shortened
 from frostline.report.predictions import Predictions
-from frostline.report.statistics import wilson
+from frostline.report.statistics import Ints, effective_images, wilson
 
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
@@ -33,11 +34,11 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     folders = [Path(result.folder) for result in cell.finished]
     found: dict[str, Any] = {}
     repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
+    said = [value for folder in folders if (value := predictions.read(str(folder)))]
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
-        found |= _classes(whole, repeats) | {"pairs": _pairs(folders, whole)}
-    said = [value for folder in folders if (value := predictions.read(str(folder)))]
+        found |= _classes(whole, said, repeats) | {"pairs": _pairs(folders, whole)}
     if said:
         if said[0].multi_label:
             found |= _several_classes(folders[0], said, repeats)
@@ -97,7 +98,7 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
     return {
         "classes": [str(row["class"]) for row in per_class],
         "accuracy": shares["recall"],
-        "within": _all_within(found.right, found.images, repeats),
+        "within": _all_within(found.right, found.images, said, repeats),
         "images": found.images.tolist(),
         "precision": shares["precision"],
         "f1": shares["f1"],
@@ -110,27 +111,43 @@ def _numbers(label: Any) -> int | list[int]:
     return np.flatnonzero(label).tolist() if np.ndim(label) else int(label)
 
 
-def _classes(matrix: Confusions, repeats: float) -> dict[str, Any]:
+def _classes(matrix: Confusions, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered.
 
     Images that were counted `repeats` times, once for each seed, are no more certain for that.
     """
     images = matrix.images
     accuracy = [shortened(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
-    within = _all_within(matrix.right, images, repeats)
+    within = _all_within(matrix.right, images, said, repeats)
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
     facts = {"classes": list(matrix.classes), "accuracy": accuracy, "within": within, "images": images.tolist()}
     return {**facts, "shown": shown, "confusion": cells}
 
 
-def _all_within(right: Iterable[int], images: Iterable[int], repeats: float) -> list[list[float | None]]:
-    """Return these ends for each class, of images that were counted `repeats` times."""
+def _all_within(
+    right: Iterable[int], images: Iterable[int], said: Sequence[Predictions], repeats: float
+) -> list[list[float | None]]:
+    """Return the ends of the 95% interval of each class's accuracy, of images that were counted `repeats` times."""
+    if any(one.groups is not None for one in said):
+        labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
+        groups = np.concatenate([one.ids if one.groups is None else one.groups for one in said])
+        kinds = range(len([*images]))
+        return [_within_groups(told, labels, kind, groups, repeats) for kind in kinds]
     return [_within(round(hits / repeats), round(count / repeats)) for hits, count in zip(right, images, strict=True)]
 
 
-def _within(right: int, total: int) -> list[float | None]:
-    """Return the ends of the 95% interval of a class's accuracy."""
+def _within_groups(told: Array, labels: Array, kind: int, groups: Ints, repeats: float) -> list[float | None]:
+    """Return them of a class whose images are in groups; None where these are not several."""
+    mine = labels[:, kind] if labels.ndim == 2 else labels == kind
+    right = (told[:, kind] if labels.ndim == 2 else told == kind)[mine]
+    if not len(right):
+        return _within(0, 0)
+    worth = effective_images(right, groups[mine], repeats)
+    return _within(float(right.mean()) * worth, worth)
+
+
+def _within(right: float, total: float) -> list[float | None]:
     return ends(wilson(right, total) if total else None)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.report import predictions, statistics
-from frostline.report.metric_scores import Measured
+from frostline.report.metric_scores import Array, Measured
 from frostline.report.predictions import Predictions
-from frostline.report.statistics import Interval
+from frostline.report.statistics import Interval, Ints
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,17 @@ class Trial:
     """Of a fold: see `statistics.t_interval`; None for a seed."""
     draws: bool = True
     """Whether its seed had any part in it."""
+    groups: int = 0
+    """Number of groups that its test images are of; 0 where each is its own."""
+    effective: float = 0.0
+    """How many independent images they are then worth: see `statistics.effective_images`."""
+
+    @property
+    def counts(self) -> tuple[float, float]:
+        """How many of the test images were right, and of how many, for an interval; of groups what they are worth."""
+        if self.groups:
+            return self.value * self.effective, self.effective
+        return round(self.value * self.images), self.images
 
 
 @dataclass(frozen=True)
@@ -55,18 +66,19 @@ def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
     trials = _distinct(trials)
     if len(trials) > 1:
         overlap = trials[0].overlap or 0.0
-        found = statistics.t_interval([trial.value for trial in trials], _step(trials, by), overlap)
+        found: Interval | None = statistics.t_interval([one.value for one in trials], _step(trials, by), overlap)
     elif by == ACCURACY:
-        return statistics.wilson(*_counts(trials[0])) if trials[0].images else None
-    elif measured := _measured(predictions.read(trials[0].folder), by):
-        found = statistics.by_influence(measured.value, measured.influence, measured.least)
+        right, total = trials[0].counts
+        return statistics.wilson(right, total) if total else None
+    elif (said := predictions.read(trials[0].folder)) and (measured := _measured(said, by)):
+        found = statistics.by_influence(measured.value, measured.influence, measured.least, said.groups)
     else:
         return None
-    return statistics.clamped(found) if by != LOSS else found
+    return statistics.clamped(found) if found and by != LOSS else found
 
 
-def _measured(said: Predictions | None, by: Metric) -> Measured | None:
-    return said.measured(by) if said is not None and len(said.ids) else None
+def _measured(said: Predictions, by: Metric) -> Measured | None:
+    return said.measured(by) if len(said.ids) else None
 
 
 def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:
@@ -130,17 +142,38 @@ def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Differe
     gap = scores[0] - scores[1]
     one, two = predictions.read(first.folder), predictions.read(second.folder)
     if one is not None and two is not None and np.array_equal(one.ids, two.ids):
-        images = f"over {len(one.ids):,} test images"
+        images, groups = over(one.ids, one.groups), one.groups
         if by == ACCURACY:
-            how = f"{which}, paired bootstrap {images}"
-            return Difference(gap, scores, statistics.paired_bootstrap(one.right, two.right), how, 1, True)
+            within, how = paired(one.right, two.right, groups)
+            return Difference(gap, scores, within, f"{which}, {how} {images}", 1, True)
         if (mine := _measured(one, by)) and (other := _measured(two, by)):
-            within = statistics.by_influence(gap, mine.influence - other.influence, mine.least)
+            within = statistics.by_influence(gap, mine.influence - other.influence, mine.least, groups)
             return Difference(gap, scores, within, f"{which}, paired jackknife {images}", 1, True)
     if by == ACCURACY and first.images and second.images:
-        within = statistics.unpaired(_counts(first), _counts(second))
-        return Difference(gap, scores, within, f"{which}, {first.images:,} test images each, not paired", 1, False)
+        (right, total), (others, of) = first.counts, second.counts
+        within = statistics.unpaired((right, total), (others, of)) if total and of else None
+        images = f"{first.images:,} test images{f' in {first.groups:,} groups' if first.groups else ''} each"
+        return Difference(gap, scores, within, f"{which}, {images}, not paired", 1, False)
     return Difference(gap, scores, None, which, 1, False)
+
+
+def paired(first: Array, second: Array, groups: Ints | None) -> tuple[Interval | None, str]:
+    """Return the interval of the difference of two accuracies, image by image, and how it was found, in words.
+
+    `first` and `second` are as `statistics.paired_jackknife` takes them, or of images without groups both `(N,)` bool.
+    """
+    if groups is not None:
+        return statistics.paired_jackknife(first, second, groups), "paired jackknife"
+    return statistics.paired_bootstrap(first, second), "paired bootstrap"
+
+
+def over(ids: Ints, groups: Ints | None) -> str:
+    """Return in words what an interval is over, e.g. `over 359 test images` or `over 24 groups (359 test images)`."""
+    images = f"{len(ids):,} test images"
+    if groups is None:
+        return f"over {images}"
+    count = len(np.unique(groups))
+    return f"over {count:,} groups ({images})" if count > 1 else f"over {images}, all of one group"
 
 
 def _mean(trials: Sequence[Trial]) -> float:
@@ -150,7 +183,3 @@ def _mean(trials: Sequence[Trial]) -> float:
 def _step(trials: Sequence[Trial], by: Metric) -> float:
     """Return the smallest spread to believe in, that of counting whole test images; a loss counts none."""
     return 0.0 if by == LOSS else max((statistics.step(trial.images) for trial in trials), default=0.0)
-
-
-def _counts(trial: Trial) -> tuple[int, int]:
-    return round(trial.value * trial.images), trial.images

@@ -1,6 +1,13 @@
 """How sure an accuracy is: 95% intervals of accuracies and of differences, and calibration.
 
 Accuracies and intervals are fractions in 0..1. Pure functions of arrays; scipy gives the quantiles of Student's t.
+
+Images that come in groups (patients, plates, videos) are not independent of each other, groups are. `groups` is `(N,)`,
+the same number for images of one group. A group is left out at a time (the delete-one-group jackknife, cluster-robust:
+CV3 of R. Bell and D. McCaffrey 2002, Survey Methodology 28, p. 169), and the quantile is Student's, with one degree of
+freedom less than there are groups. To draw groups anew instead (the cluster bootstrap) is too sure of itself where they
+are few, or few of them tell two networks apart: of 12 groups, with 97 of 100 images right, its intervals of a
+difference hold the truth 44 to 90 times in 100, these 97 to 100 times; of 30 to 100 groups 69 to 96 and 86 to 98 times.
 """
 
 from __future__ import annotations
@@ -34,8 +41,11 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def wilson(right: int, total: int) -> Interval:
-    """Return the score interval of `right` of `total` images (Wilson 1927), which holds near 0 and 1 too."""
+def wilson(right: float, total: float) -> Interval:
+    """Return the score interval of `right` of `total` images (Wilson 1927), which holds near 0 and 1 too.
+
+    Of images in groups as many are counted as they are worth: see `effective_images`.
+    """
     share, spread = right / total, _Z**2 / total
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
@@ -129,20 +139,61 @@ def bootstrap(values: Floats, seed: int = 0) -> Interval:
     return Interval(float(low), float(high))
 
 
-def by_influence(value: float, influence: Floats, least: float = 0.0) -> Interval:
+def paired_jackknife(first: Floats | Bools, second: Floats | Bools, groups: Ints) -> Interval | None:
+    """Return the interval of the difference of two accuracies on the same images in groups, first minus second.
+
+    `first` and `second` are `(N,)`: what share of several networks got each image right, or whether one did. As in
+    `paired_bootstrap` half an image is added to either side. None where there is one group.
+    """
+    apart = first.astype(np.float64) - second
+    gap = float(apart.mean())
+    found = by_influence(gap, apart - gap, 1 / len(apart), groups)
+    return found and Interval(max(-1.0, found.low), min(1.0, found.high))
+
+
+def effective_images(right: Bools, groups: Ints, times: float = 1.0) -> float:
+    """Return how many independent images tell as much of an accuracy as `right`, `(N,)` images in groups; 0 for one.
+
+    The effective sample size of a survey, adjusted for its degrees of freedom (E. Korn and B. Graubard 1998, Survey
+    Methodology 24, p. 193); where all images are right, or none, each group counts as if its images were one. Never
+    more than there are images, each of which was counted so many `times`.
+    """
+    share, sizes = float(right.mean()), np.unique(groups, return_counts=True)[1]
+    if len(sizes) < 2:
+        return 0.0
+    most = len(right) / times
+    if share in (0.0, 1.0):
+        found = float(len(right) ** 2 / (sizes**2).sum())
+    else:
+        spread = _error_over_groups(right - share, groups)
+        found = share * (1 - share) / spread**2 if spread else most
+    return min(most, found) * (_Z / _quantile(len(sizes) - 1)) ** 2
+
+
+def _error_over_groups(influence: Floats, groups: Ints) -> float:
+    """Return the standard error of a measure, given the influence `(N,)` of each image, by leaving out groups."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    moved = np.bincount(group, influence) / (len(group) - sizes)
+    return math.sqrt(float(moved @ moved) * (1 - 1 / len(sizes)))
+
+
+def by_influence(value: float, influence: Floats, least: float = 0.0, groups: Ints | None = None) -> Interval | None:
     """Return the interval of a measure, or a difference of two, given the influence `(N,)` of each image on it.
 
     Its variance is that of the influences over their number (see `measures`). Where few images move it that is too
     sure of itself, so the square of `least`, in units of the measure, is added: with half an image of the rarest class
     intervals of 150 images, 10% of them of the rarest of three classes, hold the truth 95 (balanced accuracy), 96
     (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times, with none 94, 94 and 95 times, and
-    then they have no width at all where two networks say the same.
+    then they have no width at all where two networks say the same. None where all images are of one of the `groups`.
     """
-    half = _Z * math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
-    return Interval(value - half, value + half)
+    if groups is None:
+        half = _Z * math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
+        return Interval(value - half, value + half)
+    count = len(np.unique(groups))
+    return _student(value, math.hypot(_error_over_groups(influence, groups), least), count - 1) if count > 1 else None
 
 
-def unpaired(first: tuple[int, int], second: tuple[int, int]) -> Interval:
+def unpaired(first: tuple[float, float], second: tuple[float, float]) -> Interval:
     """Return the interval of the difference of two accuracies, each `(right, total)`, on images that are not the same.
 
     Newcombe's hybrid of the two score intervals (1998, method 10).

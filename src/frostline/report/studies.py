@@ -18,7 +18,7 @@ import yaml
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import trial_tags
-from frostline.records.result import Result, value_text
+from frostline.records.result import VAL_EFFECTIVE, Result, value_text
 from frostline.report.cells import Cell, cells, study_of
 from frostline.report.contest import validation_interval
 
@@ -231,9 +231,9 @@ def _spanned(values: Sequence[Any], distribution: Any) -> tuple[float, float] | 
 def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
     """Return the standard error of what one of these runs comes to on validation; None where it is not known.
 
-    Of an accuracy it is that of counting images, else how far they are apart.
+    Of an accuracy it is that of counting images, of those in groups what they are worth, else how far they are apart.
     """
-    images = finished[0].images.get("val", 0)
+    images = finished[0].metrics.get(VAL_EFFECTIVE, finished[0].images.get("val", 0))
     if by == ACCURACY and images:
         share = fmean(run.metrics[by.val] for run in finished)
         return math.sqrt(max(share * (1 - share), 0.0) / images)

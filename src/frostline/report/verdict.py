@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
+from frostline.records.result import GROUPS, IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
 from frostline.records.trial_tags import tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
@@ -213,6 +213,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
     of = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
+    of += _over_groups(only.cell) if of == "one seed" else ""
     how = f"({sure}{_count(count, 'run') if only.cell.folds else of})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
@@ -231,6 +232,12 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     rival = "" if " rerun=" in again else f" Try: `{again}`."  # a rerun takes no other keys
     aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
     return f"{score}; nothing was there to compare it with.{aside}{rival}"
+
+
+def _over_groups(cell: Cell) -> str:
+    """Return in words what the interval of one seed is over, where images come in groups; else nothing."""
+    groups, images = round(cell.finished[0].metrics.get(GROUPS, 0)), cell.finished[0].images.get("test", 0)
+    return f", over {_count(groups, 'group')} ({_count(images, 'test image')})" if groups else ""
 
 
 def _small(sentence: str) -> str:

@@ -68,6 +68,8 @@ class Appraisal:
     """Bottom to top, the last one being what the head is given."""
     gradients: Mapping[str, float]
     """Relative gradient norm of each stage, the head solved; empty where no solved head fits into the network."""
+    groups: tuple[int, ...] | None
+    """Of each validation picture the first one of its group; None where each is its own."""
     seconds: float
     """That a picture took to be made a view of, and to pass through all but the head."""
 
@@ -111,6 +113,7 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
         parameters=sum(parameter.numel() for parameter in setup.model.module.parameters()),
         borders=tuple(_border(stage, train[stage], told) for stage, told in found.items()),
         gradients=_gradients(setup, sample.train, train[top].tensor, found[top].head),
+        groups=None if data.val.groups is None else tuple(data.val.groups[sample.val].tolist()),
         seconds=seconds / (len(sample.train) + len(sample.val)),
     )
 

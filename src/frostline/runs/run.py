@@ -20,7 +20,9 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.records.result import (
     BYTES,
+    EFFECTIVE,
     EPOCHS,
+    GROUPS,
     IMAGES,
     PARAMETERS,
     PRUNED,
@@ -29,6 +31,7 @@ from frostline.records.result import (
     SPEED,
     TEST,
     VAL,
+    VAL_EFFECTIVE,
     WITHOUT,
 )
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
@@ -142,6 +145,11 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
         PARAMETERS: float(plan.trainable_parameters),
         IMAGES: float(setup.images.seen),
     }
+    if selection.EFFECTIVE in best:
+        metrics[VAL_EFFECTIVE] = best[selection.EFFECTIVE]
+    if (test := setup.data.test).groups is not None:
+        metrics[GROUPS] = float(len(test.groups.unique()))
+        metrics[EFFECTIVE] = selection.effective_images(scored, test)
     if progress.pruned:
         metrics[PRUNED] = float(len(progress.epochs))
     if shared:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from frostline.core.labels import predicted
+from frostline.core.labels import predicted, right
 from frostline.core.metrics import ACCURACY, AUROC, LOSS, MAP, Metric
+from frostline.data.splits import Split
 from frostline.report.metric_scores import Said, measure, scores_of
 from frostline.training.evaluation import Evaluation
+
+EFFECTIVE = "val/effective_images"
+"""Of an epoch: how many independent images those of validation are worth, where they come in groups."""
 
 
 def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
@@ -18,6 +22,20 @@ def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
     found = measure(by, Said(labels.numpy(), predicted(scored.logits, labels).numpy(), scores=scores))
     assert found is not None
     return found.value
+
+
+def of_epoch(by: Metric, scored: Evaluation, val: Split) -> dict[str, float]:
+    """Return what an epoch's line has of the validation split beside loss and accuracy, by name."""
+    worth = {} if val.groups is None else {EFFECTIVE: effective_images(scored, val)}
+    return {by.epoch: value(by, scored, val.labels), **worth}
+
+
+def effective_images(scored: Evaluation, split: Split) -> float:
+    """Return how many independent images a split in groups is worth for an interval of the accuracy that was scored."""
+    from frostline.report import statistics  # brings SciPy, for groups alone
+
+    assert split.groups is not None
+    return statistics.effective_images(right(scored.logits, split.labels).numpy(), split.groups.numpy())
 
 
 def rank(by: Metric, scored: Evaluation, labels: Tensor) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def solve(
         )
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
-    progress.add(epoch, learner, by, selection.value(by, epoch.val, setup.data.val.labels))
+    progress.add(epoch, learner, by, selection.of_epoch(by, epoch.val, setup.data.val))
     keep(epoch, progress.epochs[-1], setup, run, record)
     return progress, voters
 

@@ -77,7 +77,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 by = METRICS[setup.config.select]
-                progress.add(event, learner, by, selection.value(by, event.val, setup.data.val.labels))
+                progress.add(event, learner, by, selection.of_epoch(by, event.val, setup.data.val))
                 keep(event, progress.epochs[-1], setup, run, record)
                 decision = _decision(progress, run.judge, setup.config)
             else:

@@ -82,11 +82,12 @@ class Progress:
         """The metrics of the best epoch."""
         return self.epochs[self.best_epoch - 1]
 
-    def add(self, epoch: EpochResult, learner: Learner, by: Metric, value: float) -> None:
-        """Count an epoch that is done, and keep its weights if its `value` of `by` is the best so far."""
+    def add(self, epoch: EpochResult, learner: Learner, by: Metric, scores: Mapping[str, float]) -> None:
+        """Count an epoch that is done with its `scores`, and keep its weights if that of `by` is the best so far."""
         self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
-        self.epochs.append({**_line(epoch), by.epoch: value})
+        self.epochs.append({**_line(epoch), **scores})
+        value = scores[by.epoch]
         if self.best_value is None or by.better(value, self.best_value):
             self.best_epoch, self.best_value = epoch.epoch, value
             learner.together(False)

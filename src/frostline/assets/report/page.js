@@ -278,7 +278,7 @@ function classesSection() {
   const shown = () => state.most >= names.length ? names.map((_, i) => i) : worst().slice(0, state.most);
   $(".controls", root).replaceChildren(...(names.length > 40 ? [select("classes", [["40", "the 40 that are hardest"], [String(names.length), `all ${names.length}`]], "40", value => { state.most = +value; paint(node); })] : []));
   chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
-    error_y: { type: "data", symmetric: false, thickness: 1, width: 2, color: ink("--quiet"), array: shown().map(i => one.within[i][1] - one.accuracy[i]), arrayminus: shown().map(i => one.accuracy[i] - one.within[i][0]), visible: shown().length <= 40 },
+    error_y: { type: "data", symmetric: false, thickness: 1, width: 2, color: ink("--quiet"), array: shown().map(i => (one.within[i][1] ?? one.accuracy[i]) - one.accuracy[i]), arrayminus: shown().map(i => one.accuracy[i] - (one.within[i][0] ?? one.accuracy[i])), visible: shown().length <= 40 },
     customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images` + (one.f1 ? `<br>precision ${pct(one.precision[i])}, F1 ${pct(one.f1[i])}` : "")), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: known[0].f1 ? "recall" : "test accuracy", range: [0, 1], ...percents } }]);
   const scored = known.filter(one => one.over_classes), over = measure => scored.map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");

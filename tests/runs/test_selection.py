@@ -1,0 +1,44 @@
+"""What a run says of splits whose images come in groups: how many there are, and what their images are worth."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.records import provenance
+from frostline.records.recording import Record
+from frostline.report import predictions, statistics
+from frostline.runs.run import execute
+from small import SMALL, TINY, Memory, Told, compose
+
+
+@pytest.mark.parametrize("mode", ["head", "centroid"])
+def test_a_run_records_its_groups_and_what_their_images_are_worth(tmp_path: Path, mode: str) -> None:
+    random = np.random.default_rng(0)
+    lines = [("path", "label", "split", "patient")]
+    for number in range(60):
+        pixels = (random.normal(120, 40, (8, 8, 3)) + 20 * (number % 2)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        split = ("train", "val", "test")[number // 20]
+        lines.append((f"{number}.png", "ab"[number % 2], split, f"p{number // (5 if split == 'val' else 4)}"))
+    with (tmp_path / "t.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(lines)
+    data = ("data=table", f"data.root={tmp_path / 't.csv'}", "data.options.group=patient", "data.limit=null")
+    config = compose(*SMALL, *TINY, f"freeze={mode}", *data)
+    (folder := tmp_path / "run").mkdir()
+    provenance.write(folder, provenance.software([]))  # as a job does
+    metrics, _ = execute(config, name="a run", folder=folder, screen=Told(), record=cast(Record, Memory()))
+    found = predictions.read(str(folder))
+    assert found is not None and found.groups is not None and len({*found.groups.tolist()}) == 5
+    assert metrics["test/groups"] == 5
+    assert metrics["test/effective_images"] == statistics.effective_images(found.right, found.groups)
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = epochs[int(metrics["best/epoch"]) - 1]
+    assert metrics["best/val_effective_images"] == best["val/effective_images"]
+    assert all(0 < line["val/effective_images"] < 20 for line in epochs)

@@ -10,14 +10,16 @@ import pytest
 
 from frostline.core.config_keys import digest, flatten
 from frostline.sweeps import recorded_runs
-from frostline.sweeps.recorded_runs import config_of
+from frostline.sweeps.recorded_runs import configs_of
 from small import compose
 
 
-@pytest.mark.parametrize("chosen", ["optimizer=sgd", "freeze=lora", "freeze=probe", "data=glyphs"])
-def test_a_section_of_a_record_replaces_that_of_the_defaults(chosen: str) -> None:
-    recorded = compose(chosen, "lr=0.123")
-    assert digest(config_of(asdict(recorded), ["device=cpu"])) == digest(recorded)
+def test_a_section_of_a_record_replaces_that_of_the_defaults_and_of_other_records() -> None:
+    options = ("optimizer=sgd", "freeze=lora", "freeze=probe", "data=glyphs", "optimizer=adamw")
+    recorded = [compose(chosen, "lr=0.123") for chosen in options]
+    older = {key: value for key, value in asdict(compose()).items() if key != "lr"}  # has the default, as ever
+    found = configs_of([*map(asdict, recorded), older], ["device=cpu"])
+    assert [*map(digest, found)] == [*map(digest, recorded), digest(compose())]
 
 
 @pytest.mark.parametrize(

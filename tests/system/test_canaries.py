@@ -314,7 +314,7 @@ OPTIONS = {
 def _config_refused(nest: Nest, *lines: str, **replaced: str) -> None:
     path = nest.config(*(line.replace("RAN", str(nest.ran)) for line in lines), **replaced)
     refused(lambda: validation.read_config(path))
-    refused(lambda: recorded_runs.config_of(untrusted.config(path), []))
+    refused(lambda: recorded_runs.configs_of([untrusted.config(path)], [])[0])
 
 
 for _name, _line in CODE.items():
@@ -484,7 +484,7 @@ def test_a_record_never_runs(name: str, tmp_path: Path) -> None:
 def test_a_record_without_a_canary_is_taken(tmp_path: Path) -> None:
     path = Nest(tmp_path).config()
     assert validation.read_config(path) == compose("epochs=1")
-    assert digest(recorded_runs.config_of(untrusted.config(path), [])) == digest(compose("epochs=1"))
+    assert digest(recorded_runs.configs_of([untrusted.config(path)], [])[0]) == digest(compose("epochs=1"))
 
 
 def test_a_canary_would_be_heard(tmp_path: Path) -> None:

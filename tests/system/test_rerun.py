@@ -167,11 +167,11 @@ def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> N
 def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: Any) -> None:
     values = dict(recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
-    recorded_runs.config_of(values, [])
+    recorded_runs.configs_of([values], [])[0]
     values["data"] = {**values["data"], "root": "${oc.env:PICTURES}/birds"}
     with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:PICTURES}/birds\)"):
-        recorded_runs.config_of(values, [])
-    assert recorded_runs.config_of(values, ["data.root=/pictures/birds"]).data.root == "/pictures/birds"
+        recorded_runs.configs_of([values], [])[0]
+    assert recorded_runs.configs_of([values], ["data.root=/pictures/birds"])[0].data.root == "/pictures/birds"
 
 
 def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:
@@ -248,7 +248,7 @@ def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
 
     (first, second) = recorded_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
     for run, seed in ((first, 0), (second, 1)):
-        config = recorded_runs.config_of(run.config, [])
+        config = recorded_runs.configs_of([run.config], [])[0]
         settled = ("precision=fp32", "compile=off")  # what auto was
         expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *where(whole.folder, "none")[1:])
         assert digest(config) == digest(expected)

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
-        planned = _planned(found, [recorded_runs.config_of(run.config, overrides) for run in found])
+        planned = _planned(found, recorded_runs.configs_of([run.config for run in found], overrides))
         again = _Again(found, planned)
         status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():

@@ -48,6 +48,9 @@ def test_a_driver_of_an_older_major_version_is_too_old_and_any_other_is_not(inst
     assert installed(Library(12040)) == f"NVIDIA's driver knows CUDA up to 12.4, and {needed}"
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\n")
     assert str(installed(Library(12040))).startswith("NVIDIA's driver 550.54.15 knows CUDA up to 12.4, and")
+    open_module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\n"
+    (tmp_path / "version").write_text(open_module)
+    assert driver.version() == "570.86.15"
     for library in (Library(13000), Library(13020), Library(14000), Library(0), Library(12040, status=999), None):
         assert installed(library) is None
 

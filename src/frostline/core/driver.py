@@ -24,9 +24,15 @@ def too_old() -> str | None:
     needed, known = _of_torch(), _of_driver()
     if needed is None or known is None or known[0] >= needed[0]:
         return None
-    name = f"driver {found[1]}" if (found := re.search(r"Module\s+([\d.]+)", _text(_VERSION))) else "driver"
-    its, own = (".".join(map(str, version)) for version in (known, needed))
+    name = f"driver {found}" if (found := version()) else "driver"
+    its, own = (".".join(map(str, each)) for each in (known, needed))
     return f"NVIDIA's {name} knows CUDA up to {its}, and torch {metadata.version('torch')} needs one for CUDA {own}"
+
+
+def version() -> str | None:
+    """Return the version of NVIDIA's kernel module (Linux), e.g. `570.86.15`; None where there is none."""
+    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _text(_VERSION))  # the open one says for what it is
+    return found[1] if found else None
 
 
 def _of_torch() -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import credentials, files, project
+from frostline.core import credentials, driver, files, project
 from frostline.records import layout
 from frostline.records.layout import PROVENANCE
 
@@ -67,13 +67,13 @@ def untracked() -> dict[str, dict[str, str | None]]:
 
 def software(command: Sequence[str]) -> dict[str, Any]:
     """Return topics `source`, `python`, `system`, `command` (the overrides, without passwords), `directory`."""
-    code, files = source(), {name: file["sha256"] for name, file in untracked().items()}
+    code, unknown = source(), {name: file["sha256"] for name, file in untracked().items()}
     return {
         "source": {
             "sha256": code.sha256,
             "commit": code.commit,
-            "dirty": bool(code.patch or files),
-            "untracked": files,
+            "dirty": bool(code.patch or unknown),
+            "untracked": unknown,
         },
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -109,7 +109,7 @@ def hardware(device: torch.device, devices: int = 1) -> dict[str, Any]:
         "hardware": {
             "device": name if devices == 1 else f"{devices} x {name}",
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))) if gpu else None,
-            "driver": _driver() if gpu else None,
+            "driver": driver.version() if gpu else None,
             "cuda": torch.version.cuda if gpu else None,
             "cudnn": torch.backends.cudnn.version() if gpu else None,
             "cpu": _cpu(),
@@ -143,15 +143,15 @@ def settings(autocast: torch.dtype | None) -> dict[str, Any]:
 
 def tags(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return what people filter runs by, of the facts in `provenance.json` of a run of this process."""
-    hardware = facts["hardware"]
+    machine = facts["hardware"]
     listing = json.dumps(packages(), sort_keys=True)
     return {
         layout.DIRTY_TAG: str(facts["source"]["dirty"]).lower(),
         layout.COMMAND_TAG: " ".join(facts["command"]),
         layout.PACKAGES_TAG: hashlib.sha256(listing.encode()).hexdigest(),
         layout.TORCH_TAG: packages().get("torch", "?"),
-        layout.DEVICE_TAG: hardware["device"],
-        layout.CPU_TAG: f"{hardware['cpu']}, {hardware['instructions']}, {hardware['threads']} threads",
+        layout.DEVICE_TAG: machine["device"],
+        layout.CPU_TAG: f"{machine['cpu']}, {machine['instructions']}, {machine['threads']} threads",
         layout.INITIAL_TAG: facts["weights"]["initial"],
     }
 
@@ -163,13 +163,6 @@ def _kept(path: Path) -> dict[str, str | None]:
     except UnicodeDecodeError:
         text = None
     return {"sha256": hashlib.sha256(content).hexdigest(), "text": text}
-
-
-def _driver() -> str | None:
-    """Return the version of NVIDIA's kernel module (Linux), e.g. `570.86.15`."""
-    path = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
-    return found[1] if found else None
 
 
 @functools.cache

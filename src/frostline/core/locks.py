@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease
 
 from frostline.core import notices
 
@@ -43,10 +43,8 @@ def acquire(path: Path, *, timeout: float = NEVER) -> BaseFileLock:
     lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout)
-    except Timeout:
-        raise
     except OSError as error:
-        if error.errno not in _MISSING:
+        if error.errno not in _MISSING:  # a Timeout has no number
             raise
         notices.tell(f"{_top(path)} has no locks ({error.strerror}): files that are refreshed stand for them there")
         lease = SoftFileLease(f"{path}.lease", lease_duration=_SILENT, on_compromise=lambda loss: _lost(path, loss))

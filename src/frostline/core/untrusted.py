@@ -43,10 +43,9 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 def plain(path: Path) -> Any:
     """Return what a small YAML file says, interpolations as the text that they are; UserError for tags and aliases."""
+    text = _text(path, _SMALL)
     try:
-        return yaml.load(_text(path, _SMALL), _Plain)
-    except UserError:
-        raise
+        return yaml.load(text, _Plain)
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
         raise _refused(path, f"plain YAML ({_first_line(problem)})") from None
 
@@ -94,10 +93,9 @@ def _text(path: Path, limit: int) -> str:
 
 def _json(text: str, path: Path) -> Any:
     try:
-        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
         raise _refused(path, f"JSON ({_first_line(problem)})") from None
-    return found
 
 
 def _finite(number: str) -> float:

@@ -112,6 +112,13 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
         return None
 
 
+def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> Owner | None:
+    """Return who carries out a run that has this status and these tags; None where nobody does any more."""
+    owner, sign = of_tags(tags), tags.get(SIGN_TAG)
+    gone = status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent)
+    return None if gone else owner
+
+
 def write(path: Path) -> None:
     """Write this process as the owner into the file at `path`."""
     files.write(path, json.dumps(asdict(me())))

@@ -80,7 +80,7 @@ class Seal:
         piecemeal: Container[str],
     ) -> Seal:
         """Return the seal of the files of `tensors` in the folder `part`; some are read `piecemeal`."""
-        files = {
+        told = {
             name: {
                 "dtype": str(tensor.dtype).removeprefix("torch."),
                 "shape": list(tensor.shape),
@@ -89,7 +89,7 @@ class Seal:
             }
             for name, tensor in tensors.items()
         }
-        return cls(_sealed(json.dumps({"key": key, "about": about, "family": family, "meta": meta, "tensors": files})))
+        return cls(_sealed(json.dumps({"key": key, "about": about, "family": family, "meta": meta, "tensors": told})))
 
     @property
     def size(self) -> int:
@@ -102,10 +102,9 @@ class Seal:
         Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
         """
         (part / _SEAL).write_bytes(self.content)
-        files = json.loads(self.content.splitlines()[0])["tensors"]
-        _verified[_digest(self.content), _state(part, files)] = {
-            name: checks.close() for name, checks in _checks(part, "", files).items()
-        }
+        told = json.loads(self.content.splitlines()[0])["tensors"]
+        checked = {name: checks.close() for name, checks in _checks(part, "", told).items()}
+        _verified[_digest(self.content), _state(part, told)] = checked
 
 
 def exists(place: Path) -> bool:

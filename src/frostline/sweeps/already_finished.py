@@ -61,9 +61,8 @@ class Earlier:
         if not (folder / layout.DATA).is_file() or not sweep_record.Shared.there(folder):
             return False
         owner, told = liveness.read(folder / layout.OWNER), sweep_record.Shared.read(folder)
-        here = owner is not None and (owner.host, owner.machine) == (liveness.me().host, liveness.me().machine)
         whole = told.search is None and told.tracker is not None and len(told.runs) > 0
-        return bool(here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
+        return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
     def answer(self, planned: Sequence[PlannedRun]) -> Answered | None:
         """Return what the newest of them came to that has all that is `planned`; None where none has."""

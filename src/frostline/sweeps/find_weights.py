@@ -156,10 +156,7 @@ def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
 
 def _read(folder: Path) -> Result | None:
     """Return the result of the run in `folder`, None where there is none or only a part of one."""
-    try:
-        result = read_result(folder)
-    except (ValueError, TypeError, OSError):
-        return None
+    result = read_result(folder)
     here = result is not None and ((folder / BEST).exists() or not Path(result.folder).is_dir())
     return replace(result, folder=str(folder)) if result is not None and here else result
 

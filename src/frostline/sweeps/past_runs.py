@@ -61,10 +61,7 @@ class Past:
         if self.status == "PAUSED" and self.place is not None:  # whether it goes on its search decides
             search = liveness.living((run_folders.sweep_of(self.place) or self.place) / layout.OWNER, silent=silent)
             return None if search == liveness.me() else search
-        owner, sign = liveness.of_tags(self.tags), self.tags.get(layout.SIGN_TAG)
-        if self.status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent):
-            return None
-        return owner
+        return liveness.of_run(self.status, self.tags, silent=silent)
 
     @property
     def waited(self) -> bool:

@@ -179,11 +179,7 @@ class Takeover:
         at, kept = past.folder, self._folder / facts.folder / layout.PREVIOUS
         if at is not None and (who := self._heart.take(at)) is not None:
             return _left(number, facts, at, who)
-        if (
-            at is None
-            and past.run_id
-            and download.fetch_checkpoint(self._tracker.uri, past.run_id, layout.CHECKPOINT, kept)
-        ):
+        if at is None and past.run_id and download.fetch_checkpoint(self._tracker.uri, past.run_id, kept):
             at = kept
         how, why = "goes on" if at else "again", "having waited" if past.waited else "interrupted"
         job.screen().say(f"{facts.name}: {how}, {why} in {past}")

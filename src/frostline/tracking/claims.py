@@ -107,7 +107,7 @@ class _Claims:
             self._sweeps[sweep] = None
             with _missing_is_fine():
                 run = self._client.get_run(sweep)
-                self._sweeps[sweep] = _running(run.info.status, run.data.tags)
+                self._sweeps[sweep] = liveness.of_run(run.info.status, run.data.tags)
         return self._sweeps[sweep]
 
 
@@ -125,10 +125,4 @@ def _missing_is_fine() -> Iterator[None]:
 
 def _at_it(status: str, tags: Mapping[str, str]) -> Owner | None:
     """Return who carries out a run, or has finished it."""
-    return liveness.of_tags(tags) or _UNKNOWN if status == "FINISHED" else _running(status, tags)
-
-
-def _running(status: str, tags: Mapping[str, str]) -> Owner | None:
-    owner, sign = liveness.of_tags(tags), tags.get(layout.SIGN_TAG)
-    gone = status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None)
-    return None if gone else owner
+    return liveness.of_tags(tags) or _UNKNOWN if status == "FINISHED" else liveness.of_run(status, tags)

@@ -91,14 +91,15 @@ def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) ->
                 fetch_artifact(uri, run_id, name, folder)
 
 
-def fetch_checkpoint(uri: str, run_id: str, name: str, into: Path) -> bool:
-    """Return whether the run's artifacts had the folder `name`, which was then put `into` a folder."""
+def fetch_checkpoint(uri: str, run_id: str, into: Path) -> bool:
+    """Return whether the run's artifacts had a checkpoint, which was then put `into` a folder."""
     try:
         with problems(uri):
             client = client_of(uri)
-            if not client.list_artifacts(run_id, name):
+            if not client.list_artifacts(run_id, layout.CHECKPOINT):
                 return False
             into.mkdir(parents=True, exist_ok=True)
-            return Path(client.download_artifacts(run_id, name, str(into))).resolve().is_relative_to(into.resolve())
+            found = Path(client.download_artifacts(run_id, layout.CHECKPOINT, str(into)))
+            return found.resolve().is_relative_to(into.resolve())
     except (Unreachable, UserError, OSError):
         return False

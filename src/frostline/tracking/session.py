@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -57,7 +58,8 @@ def open_sweep(
     }
     fresh = journal.uid(folder) is None
     begin(folder, name, tags, **facts)
-    _remember(folder, place)  # first: for a folder that was moved or copied the old one is forgotten with this
+    with suppress(OSError):  # then `sync` must be told the folder
+        pending_sweeps.remember(folder, place)  # first: of a folder that was moved the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
     limit = _OPEN if tracking_uri.is_server(uri) else _CREATE
@@ -143,10 +145,3 @@ def ui_command(uri: str, root: Path) -> str:
         return uri
     own = tracking_uri.resolved(None, root) == uri  # what the command opens by itself
     return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")
-
-
-def _remember(folder: Path, place: Place) -> None:
-    try:
-        pending_sweeps.remember(folder, place)
-    except OSError:  # then `sync` must be told the folder
-        return

@@ -9,7 +9,7 @@ import torch
 
 from frostline.core.errors import UserError, user_error
 from frostline.data.pixel_cache import Decoded
-from frostline.data.splitting import Selection
+from frostline.data.splitting import Selection, lost_classes
 
 
 class BadPictures(UserError):
@@ -49,7 +49,7 @@ def require_readable(
     With `skip` it is left out, as it is in `good`: then `UserError` where a class of train or a split is lost with it.
     """
     for name, part in parts.items():
-        lost = ((part.counts > 0) & (good[name].counts == 0)).nonzero()[:, 0].tolist()
+        lost = lost_classes(part, good[name])
         if skip and (lost if name == "train" else not len(good[name].ids)):
             classes = ", ".join(part.source.classes[label] for label in lost[:5])
             expected = f"pictures that can be read in {name} of {classes}, but all are broken"

@@ -78,7 +78,6 @@ class _Job:
 
     read: Callable[[int], Image.Image]
     keep: _Keeper
-    """Returns what is kept of the picture of a row."""
     levels: Levels
     columns: _Columns
     writer: Writer

@@ -80,11 +80,7 @@ def libraries() -> list[str]:
 
 def candidates(file: Path | None = None) -> list[str]:
     """Return the formats that a file may have whatever it is called, and PostScript, which is then refused by name."""
+    Image.init()
     suffix = file.suffix.lower() if file else ""
     known = [name for name, suffixes in FORMATS.items() if name not in _NO_SIGNATURE or suffix in suffixes]
-    return [name for name in (*known, "EPS") if name in _registered()]
-
-
-def _registered() -> set[str]:
-    Image.init()
-    return set(Image.OPEN)
+    return [name for name in (*known, "EPS") if name in Image.OPEN]

@@ -19,6 +19,7 @@ from frostline.data.bit_depth import of_range
 from frostline.data.broken_pictures import broken_of, leave_out, require_readable
 from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
+from frostline.data.layouts import SPLITS
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
@@ -39,9 +40,8 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     result is kept, since the runs of a sweep ask for the same images again and again. Raises `UserError` where images
     are missing or cannot be split so, `BadPictures` where some are broken and `skip_bad` is not set.
     """
-    decisive = replace(
-        config, root=str(expanded(config.root).absolute()), name="", flip=False
-    )  # the last two change nothing here
+    root = str(expanded(config.root).absolute())
+    decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
     key = json.dumps([asdict(decisive), asdict(sight), str(store.folder), store.budget], sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
@@ -60,7 +60,7 @@ def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int],
     The source is listed again for it: to remember all names would take memory in every run.
     """
     found = open_splits(config, store, unseen)
-    return {split: found.get(split, found["train"]).name for split in ("train", "val", "test")}
+    return {split: found.get(split, found["train"]).name for split in SPLITS}
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
@@ -112,9 +112,8 @@ def _assemble(
         decoded |= cache.decode(source, own, sight, levels)
     good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
     require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
-    names = ("train", "val", "test")
-    pairs = [(good[name], decoded[name]) for name in names]
-    splits = {name: _split(*pair) for name, pair in zip(names, pairs, strict=True)}
+    pairs = [(good[name], decoded[name]) for name in SPLITS]
+    splits = {name: _split(*pair) for name, pair in zip(SPLITS, pairs, strict=True)}
     whole = None
     if config.folds is not None and sight.side is None and len(sources) == 1:
         ids = torch.cat([part.ids for part in good.values()]).sort().values

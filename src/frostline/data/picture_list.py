@@ -125,17 +125,15 @@ def _is_shards(name: Path | str) -> bool:
 
 
 def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path | str]:
+    """Yield the pictures that a name stands for, of `-` those that `more` names, of a folder all below it."""
     if str(name) == "-":
-        for line in more:
-            if path := line.rstrip("\r\n"):
-                found = _somewhere(path)
-                yield from _in_folder(found, say) if isinstance(found, Path) and found.is_dir() else [found]
-    elif isinstance(name, str):
-        yield name
-    elif not name.exists():
-        raise user_error("pictures", name, "a file or folder, and there is none")
+        named: Iterable[Path | str] = (_somewhere(path) for line in more if (path := line.rstrip("\r\n")))
+    elif isinstance(name, str) or name.exists():
+        named = [name]
     else:
-        yield from _in_folder(name, say) if name.is_dir() else [name]
+        raise user_error("pictures", name, "a file or folder, and there is none")
+    for one in named:
+        yield from _in_folder(one, say) if isinstance(one, Path) and one.is_dir() else [one]
 
 
 def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
@@ -159,7 +157,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
     parts = table_files.parts(table, "pictures")
     if (first := next(parts, None)) is None:
         raise user_error("pictures", table, "a table with rows")
-    column = tables.path_column(first.column_names, "--path", path)
+    column = tables.path_column(first.column_names, path)
     folder = tables.root_of(table, "--root", root)
 
     def placed(part: pa.Table, before: int) -> pa.Table:
@@ -169,7 +167,9 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
             raise user_error("--path", column, "a column of texts") from None
         if bad := [row for row, text in enumerate(texts, before + 1) if not (text or "").strip() or "\0" in text]:
             raise user_error("pictures", table, f"a path in every row, but there is none in row {bad[0]}")
-        places = [os.fsencode(_place_of(folder, text.strip())) for text in texts]
+        bare = map(str.strip, texts)
+        found = (text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text) for text in bare)
+        places = [*map(os.fsencode, found)]
         return part.append_column(_PLACE, pa.array(places, _PLACE.type))
 
     def every() -> Iterator[pa.Table]:
@@ -179,10 +179,6 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
             row += part.num_rows
 
     return replace(_written(file, every(), first.schema.append(_PLACE)), named=column)
-
-
-def _place_of(folder: Path, text: str) -> str:
-    return text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text)
 
 
 def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:

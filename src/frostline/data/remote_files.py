@@ -111,7 +111,7 @@ def part(file: RemoteFile, start: int, size: int) -> bytes:
     """
     for pause in (*_PAUSES, None):
         try:
-            content = _part(file, start, size)
+            return _part(file, start, size)
         except FileNotFoundError:
             raise
         except Exception as error:  # of the network, or of whoever keeps the files
@@ -120,8 +120,6 @@ def part(file: RemoteFile, start: int, size: int) -> bytes:
                     raise
                 raise OSError(errno.EIO, " ".join(str(error).split())[:200] or type(error).__name__) from error
             time.sleep(pause)
-        else:
-            return content
     raise AssertionError
 
 

@@ -67,8 +67,8 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     if source == "table":
         return _table(place, options, missing)
     if source in ("hub", "shards"):
-        found = _hub(root, options, missing) if source == "hub" else _shards(root, options, missing, store, progress)
-        file = options.get("splits")
+        read = hub.read(root, options) if source == "hub" else shards.read(root, options, store, progress)
+        found, file = _without_files(read, root, missing), options.get("splits")
         return found if file is None else split_names.applied(found, expanded(file).absolute())
     if source == "glyphs":
         return {"train": _glyphs(options)}
@@ -166,8 +166,8 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     """
     found = tables.read(file, options)
     ids = {split: torch.tensor(own.rows) for split, own in found.splits.items()}
-    order, own_classes = torch.cat([*ids.values()]).argsort(), found.classes or ()
-    said = numbered_classes.number(file, found.splits, own_classes, missing, multi_label=found.multi_label, ids=ids)
+    order = torch.cat([*ids.values()]).argsort()
+    said = numbered_classes.number(file, found.splits, found.classes, missing, multi_label=found.multi_label, ids=ids)
 
     def joined(parts: Iterable[Tensor | None]) -> Tensor | None:
         there = [part for part in parts if part is not None]
@@ -187,26 +187,17 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     return {"train": whole}
 
 
-def _hub(root: str, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
-    """Return the splits of a data set of the hub, or `train` alone; a split may lack classes if that is `ok`."""
-    found = hub.read(root, options)
+def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) -> dict[str, Source]:
+    """Return the splits of rows of the hub or samples in shards, or `train` alone.
+
+    A split may lack classes if `missing` is `ok`.
+    """
     said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
 
-    def source(split: str, own: hub_pictures.Pictures) -> Source:
+    def source(split: str, own: hub_pictures.Pictures | shards.Sharded) -> Source:
+        hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
-        return replace(plain, twins=own.twins, groups=said.groups[split])
-
-    return _telling({split: source(split, own) for split, own in found.splits.items()}, found.findings, said.findings)
-
-
-def _shards(root: str, options: Mapping[str, Any], missing: str, store: Store, progress: Progress) -> dict[str, Source]:
-    """Return the splits that shards are of, or `train` alone; a split may lack classes if that is `ok`."""
-    found = shards.read(root, options, store, progress)
-    said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
-
-    def source(split: str, own: shards.Sharded) -> Source:
-        plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
-        return replace(plain, twins=own.twins, groups=said.groups[split], left_out={"hidden": own.index.hidden})
+        return replace(plain, twins=own.twins, groups=said.groups[split], left_out=hidden)
 
     return _telling({split: source(split, own) for split, own in found.splits.items()}, found.findings, said.findings)
 

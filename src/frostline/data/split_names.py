@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 KEY = "data.options.splits"
 _COLUMNS = ("picture", "label", "split")
-_SEPARATOR = "|"  # between the labels of a picture, for people and to compare
+SEPARATOR = "|"
+"""Between the labels of a picture, for people and to compare."""
 
 
 def write(file: Path, parts: Mapping[str, Selection]) -> None:
@@ -104,7 +105,7 @@ def _compare(file: Path, said: Mapping[str, tuple[str, str]], sources: Mapping[s
 
 
 def _label(source: Source, number: int) -> str:
-    return _SEPARATOR.join(class_names(source.labels[number], source.classes))
+    return SEPARATOR.join(class_names(source.labels[number], source.classes))
 
 
 def _read(file: Path, key: str) -> dict[str, tuple[str, str]]:

@@ -20,8 +20,6 @@ from frostline.data.layouts import SPLITS
 from frostline.data.names import some
 from frostline.data.splitting import Selection
 
-_SEPARATOR = "|"  # between the labels of a picture
-
 
 @dataclass(frozen=True)
 class SplitTable:
@@ -71,7 +69,7 @@ def _write_table(file: Path, parts: Mapping[str, Selection], source: str) -> dic
     more = [name for name in ("group", "weight") if any(getattr(row, name) is not None for row in rows)]
     lines: list[list[object]] = [["path", "label", "split", *more]]
     for row in rows:
-        place, label = os.path.relpath(row.file, root), _SEPARATOR.join(row.labels)
+        place, label = os.path.relpath(row.file, root), split_names.SEPARATOR.join(row.labels)
         lines.append([place, label, row.split, *(getattr(row, name) for name in more)])
     split_names.write_rows(file, lines, "files")
     own = Path(os.path.abspath(file.parent))  # noqa: PTH100 - resolve() would follow links
@@ -99,7 +97,7 @@ def _root(file: Path, pictures: Sequence[Path]) -> Path:
 def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
     """Return what of `data.options` says how the table is to be read."""
     source = parts["train"].source
-    several = {"separator": _SEPARATOR} if multi_label(source.labels) else {}
+    several = {"separator": split_names.SEPARATOR} if multi_label(source.labels) else {}
     grouped = {"group": "group"} if any(part.source.groups is not None for part in parts.values()) else {}
     return several | grouped | ({"weight": "weight"} if source.weights is not None else {})
 

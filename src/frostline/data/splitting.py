@@ -121,7 +121,7 @@ def _latest(
     since = counts.flip(0).cumsum(0).flip(0)  # how many there are from each moment on
     start = moments[1:][(since[1:] - wanted).abs().argmin()]
     older = Selection(part.source, part.ids[ranks < start])
-    if lost := _lost(part, older):
+    if lost := lost_classes(part, older):
         names = some(part.source.classes[label] for label in lost)
         expected = f"pictures of every class before {times.texts[start]}, where {name} begins, but none is of {names}"
         raise user_error("data.options.time", times.column, expected)
@@ -142,14 +142,14 @@ def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor
 def _parted(part: Selection, chosen: Tensor, name: str, key: str, value: object) -> tuple[Selection, Selection]:
     """Return what was chosen, and the rest; UserError where a class is not in that."""
     rest = Selection(part.source, part.ids[~chosen])
-    if lost := _lost(part, rest):
+    if lost := lost_classes(part, rest):
         names = ", ".join(part.source.classes[label] for label in lost[:5])
         expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
         raise user_error(key, value, expected)
     return Selection(part.source, part.ids[chosen]), rest
 
 
-def _lost(part: Selection, rest: Selection) -> list[int]:
+def lost_classes(part: Selection, rest: Selection) -> list[int]:
     """Return the classes of which a picture is in `part`, and none in the `rest` of it."""
     return [*((part.counts > 0) & (rest.counts == 0)).nonzero()[:, 0].tolist()]
 

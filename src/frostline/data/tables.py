@@ -85,8 +85,8 @@ class Table:
     findings: tuple[Finding, ...]
     multi_label: bool
     """Whether pictures may be of several classes, or of none."""
-    classes: tuple[str, ...] | None
-    """Those that have columns of their own, in their order; None where they are what cells say."""
+    classes: tuple[str, ...]
+    """Those that have columns of their own, in their order; empty where they are what cells say."""
 
 
 def read(file: Path, options: Mapping[str, Any]) -> Table:
@@ -131,7 +131,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     findings += _without_row(root, {row.file for row in rows})
     moments = times.read(columns["time"], [row.time or "" for row in rows]) if columns["time"] is not None else None
     labelled = {split: _labelled(rows, split) for split in SPLITS if splits[split]}
-    classes = tuple(options["label"]) if isinstance(options.get("label"), list) else None
+    classes = tuple(options["label"]) if isinstance(options.get("label"), list) else ()
     return Table(root, labelled, moments, tuple(findings), multi_label, classes)
 
 
@@ -174,9 +174,9 @@ def root_of(file: Path, key: str, given: str | None) -> Path:
     return root
 
 
-def path_column(columns: Sequence[str], key: str, given: str | None) -> str:
-    """Return which of the `columns` holds the paths of pictures; UserError, which says it of `key`, where none does."""
-    return str(table_columns.find(columns, key, given, _PATHS))
+def path_column(columns: Sequence[str], given: str | None) -> str:
+    """Return which of the `columns` holds the paths of pictures, perhaps `given` as --path; UserError for none."""
+    return str(table_columns.find(columns, "--path", given, _PATHS))
 
 
 def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:

@@ -76,9 +76,7 @@ def signals(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
 
 def _arrive(lab: Lab, pid: int, draw: random.Random) -> str:
     """Wait for a moment of the sweep, and return which."""
-    moment = draw.choice(
-        ("owner.json", "sweep.json", "0/config.yaml", "1/metrics.jsonl", "2/result.json", "3/plan.json")
-    )
+    moment = draw.choice(MOMENTS)
     deadline = time.monotonic() + LIMIT
     while not (lab.root / "sweep" / moment).exists() and time.monotonic() < deadline:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

@@ -355,9 +355,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_hub_out_of_reach_is_one_line_soon(
-    silent: bool, nobody: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_out_of_reach_is_one_line_soon(silent: bool, nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     address = f"http://127.0.0.1:{nobody if silent else 1}"

@@ -640,7 +640,7 @@ def test_over_backbones_the_best_pair_and_what_each_is_worth_with_the_other_are_
     assert [str(cell) for cell in table.columns[0].cells] == [*pairs.models, " - ".join(pairs.models)]
 
 
-def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones, tmp_path):
+def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones):
     for name, value in (("model", "net_a"), ("freeze_mode", "head")):
         some = [run for run in of_backbones if run.choices[name] == value]
         assert [backbones.grid(contest) for contest in contests(some)] == [None]

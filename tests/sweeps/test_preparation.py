@@ -77,9 +77,7 @@ def test_a_search_is_prepared_for_by_its_cells(pictures, capsys):
     assert said(capsys, *ranges, "data=image_folder", pictures)[-1] == "checked: 2 runs can begin"
 
 
-def test_what_a_sweep_refuses_is_refused_and_weights_that_cannot_be_fetched_are_one_line(
-    pictures, hub, monkeypatch, tmp_path
-):
+def test_what_a_sweep_refuses_is_refused_and_weights_that_cannot_be_fetched_are_one_line(pictures, hub, tmp_path):
     with pytest.raises(UserError, match=r"^data\.root="):
         prepare.main(["data=image_folder", f"data.root={tmp_path / 'none'}"])
     with pytest.raises(UserError, match=r"^model\.sha256=0+: expected the sha256 of"):

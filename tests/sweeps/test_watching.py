@@ -79,7 +79,7 @@ def test_a_mistake_that_shows_when_some_runs_are_queued_hides_none_of_them(sweep
     assert "head lr=0.01: local job" in said
 
 
-def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(sweep, monkeypatch):
+def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(sweep):
     recording.begin(sweep, "sweep", {})
     recording.end(sweep, "FAILED", None)
     shown = watching._Shown(sweep)

@@ -238,7 +238,7 @@ def test_how_much_memory_is_free_makes_no_difference_to_a_bit(
     assert emulated(*HALF).found == emulate(tmp_path, *HALF, free=100 << 10).found
 
 
-def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so(tmp_path: Path) -> None:
+def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so() -> None:
     for there, expected in ((True, "bf16"), (False, "fp32")):
         with EmulatedMachine(bf16=there).running():
             assert machine.meaning_of_auto("cuda")["precision"] == expected

@@ -24,7 +24,6 @@ from small import read_picture
 
 CLASSES = ("bright", "red", "striped")
 PICTURES = 160
-L2 = ("freeze_mode.l2=[0.3,0.03]",)
 GRID = ("data=table", "data.limit=null", "data.options.label=[bright,red,striped]", "select=val/map")
 
 

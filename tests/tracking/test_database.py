@@ -38,7 +38,7 @@ def test_what_a_database_says_tells_whether_to_wait_helps(said: str, refused: bo
     assert not database.refused(ConnectionError(said))
 
 
-def test_a_database_that_is_away_is_noticed_at_once(tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_noticed_at_once() -> None:
     pytest.importorskip("psycopg2", reason="needs psycopg2, of the extra postgresql")
     began = time.monotonic()
     with pytest.raises(server.Unreachable, match="Connection refused"):

@@ -432,7 +432,7 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     assert [one.info.run_id for one in found] == [named.run_id]
 
 
-def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path, capsys):
+def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path):
     """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
     folder = tmp_path / "0"
     folder.mkdir()

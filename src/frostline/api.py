@@ -67,15 +67,13 @@ def plan(config: Config) -> Plan:
     """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
     if not isinstance(config, Config):
         raise user_error("config", reprlib.repr(config), 'what compose("freeze=head") returns')
-    from rich.console import Console
-
     from frostline.report.terminal import Screen
     from frostline.runs.plan import describe
     from frostline.runs.setup import assemble
     from frostline.sweeps import find_weights
 
     with machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
-        screen = Screen(Console(quiet=True))
+        screen = Screen.silent()
         setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, config.freeze_mode.name)
 
@@ -86,14 +84,12 @@ def advise(*overrides: str, pictures: int = 2000) -> Advice:
     At most so many `pictures` are looked at, and a few steps of each freeze mode are timed in this process; nothing is
     trained or recorded. UserError for what a sweep refuses.
     """
-    from rich.console import Console
-
     from frostline.report.terminal import Screen
     from frostline.sweeps import advice
 
     count = _whole("pictures", pictures)
     with machine.torch_as_it_was():
-        return Advice(advice.advise(_texts(overrides), pictures=count, screen=Screen(Console(quiet=True))))
+        return Advice(advice.advise(_texts(overrides), pictures=count, screen=Screen.silent()))
 
 
 def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
@@ -429,8 +425,6 @@ class Classifier:
         the layer whose vectors are written too: `head` for what the head is given, or a stage. The same call goes on
         where an earlier one was interrupted. UserError for what cannot be done; a picture that cannot be read is a row.
         """
-        from rich.console import Console
-
         from frostline.data.picture_list import gather
         from frostline.report.terminal import Screen
         from frostline.runs import prediction_file
@@ -452,7 +446,7 @@ class Classifier:
                 top=count,
                 features=features,
                 batch=size,
-                progress=Screen(Console(stderr=True)).progress,
+                progress=Screen.beside().progress,
             )
 
     def export(self, path: Path | str, kind: str | None = None) -> float:

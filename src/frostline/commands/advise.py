@@ -16,10 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="how many are looked at (2000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = with_overrides(parser, arguments, "the sweep")
-    from rich.console import Console
-
-    beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
-    found = advice.advise(asked.overrides, pictures=asked.pictures, screen=beside)
+    found = advice.advise(asked.overrides, pictures=asked.pictures, screen=Screen.beside())
     if asked.json:
         print(json.dumps(said.facts(found), indent=1, ensure_ascii=False))
     else:

@@ -12,7 +12,7 @@ from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
 from frostline.runs import data_gallery
-from frostline.sweeps import find_weights, unused_keys
+from frostline.sweeps import find_weights, hydra_keys, unused_keys
 from frostline.sweeps.compose import compose_one
 
 if TYPE_CHECKING:
@@ -28,20 +28,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write which picture is in which split: .csv")
     asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
-    typed = dict(override.lstrip("+").split("=", 1) for override in asked.overrides if "=" in override)
-    unread = unused_keys.check(typed, [config])
+    unread = unused_keys.check(hydra_keys.typed_values(asked.overrides), [config])
     if (table := asked.write_splits) is not None and (table.suffix != ".csv" or not table.absolute().parent.is_dir()):
         raise user_error("--write-splits", table, "a file called .csv in a folder that is there")
     if not asked.json and (asked.page.is_dir() or not asked.page.absolute().parent.is_dir()):
         raise user_error("--page", asked.page, "a file in a folder that is there")
-    from rich.console import Console
-
     from frostline.data import loading, split_table
     from frostline.report import data_page, data_words
     from frostline.report.terminal import Screen
     from frostline.runs import data_facts  # imports torch
 
-    beside = Screen(Console(stderr=True, markup=False, highlight=False, emoji=False))
+    beside = Screen.beside()
     for line in unread:
         beside.say(line)
     opened = data_facts.open_data(config, beside, find_weights.weights)

@@ -69,8 +69,6 @@ def _check(options: argparse.Namespace) -> None:
 
 def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -> int:
     """Write the file, and say what could not be read."""
-    from rich.console import Console
-
     from frostline.report.terminal import Screen
     from frostline.runs import prediction_file
 
@@ -83,7 +81,7 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
         top=options.top,
         features=options.features,
         batch=options.batch or network.network.config.eval_batch_size,
-        progress=Screen(Console(stderr=True)).progress,
+        progress=Screen.beside().progress,
     )
     more = f", complete as it is; remove {written.path} to have them classified anew" if written.before else ""
     print(f"{written.path}: {written.rows:,} pictures{more}")

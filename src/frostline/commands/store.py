@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from frostline.commands import Parser
 from frostline.core import project
 from frostline.core.errors import user_error
+from frostline.records.result import size
 
 if TYPE_CHECKING:
     from frostline.store.entries import Item
@@ -62,7 +64,7 @@ def _list(store: Store) -> int:
     if items:
         screen.show(store_table(items[::-1]))
     total = sum(item.size for item in items)
-    screen.say(f"{_count(items)} in {store.folder}: {_size(total)} of {_size(store.budget)} (store.budget_gb)")
+    screen.say(f"{_count(items)} in {store.folder}: {size(total)} of {size(store.budget)} (store.budget_gb)")
     return 0
 
 
@@ -81,22 +83,14 @@ def _verify(store: Store) -> int:
 
 
 def _clear(store: Store, kind: str | None, age: float) -> int:
-    import time
-
     freed = store.tidy()
     chosen = [item for item in store.items() if kind in (None, item.kind) and time.time() - item.used >= age]
     removed = [item for item in chosen if store.remove(item)]
     freed += sum(item.size for item in removed)
     busy = f"; {len(chosen) - len(removed)} in use or not ours stay" if len(removed) < len(chosen) else ""
-    print(f"{_count(removed)} removed, {_size(freed)} freed in {store.folder}{busy}")
+    print(f"{_count(removed)} removed, {size(freed)} freed in {store.folder}{busy}")
     return 0
 
 
 def _count(items: list[Item]) -> str:
     return f"{len(items)} {'entry' if len(items) == 1 else 'entries'}"
-
-
-def _size(count: int) -> str:
-    from frostline.records.result import size
-
-    return size(count)

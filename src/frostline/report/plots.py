@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.metrics import Metric
-from frostline.records import journal, trial_tags
+from frostline.records import journal
 from frostline.records.result import SECONDS, Result, value_text
+from frostline.records.trial_tags import is_trial
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests, trials, validation_interval
 from frostline.report.style import COLOURS, numbers
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
 _MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", r"$\#$", "$=$", "$/$")
 _LINES: tuple[Any, ...] = (
     *("-", "--", ":", "-."),
-    *(
-        (0, dashes)
-        for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2), (1, 1), (6, 3), (4, 1, 1, 1))
-    ),
-    *((0, dashes) for dashes in ((2, 2), (10, 3), (7, 1, 2, 1), (2, 4), (4, 4), (9, 1, 1, 1))),
+    *((0, dashes) for dashes in ((3, 1, 1, 1, 1, 1), (1, 3), (8, 2), (5, 1), (3, 3), (8, 2, 1, 2), (1, 1), (6, 3))),
+    *((0, dashes) for dashes in ((4, 1, 1, 1), (2, 2), (10, 3), (7, 1, 2, 1), (2, 4), (4, 4), (9, 1, 1, 1))),
 )
 _SCATTERED = {"linestyle": "none", "markersize": 4, "alpha": 0.7}
 """How the trials of a search look, which may differ in more than what is drawn."""
@@ -104,7 +102,9 @@ def _response(axes: Axes, contest: Contest) -> bool:
     styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
     for name, group in _cells(contest).items():
         best = lines.setdefault(name, {})
-        for cell in sorted(group, key=_is_trial):  # they come best first, and fresh seeds before their trial
+        for cell in sorted(
+            group, key=lambda cell: is_trial(cell.choices)
+        ):  # they come best first, and fresh seeds before their trial
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
     rates = sorted({rate for best in lines.values() for rate in best})
@@ -112,7 +112,7 @@ def _response(axes: Axes, contest: Contest) -> bool:
         step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
         beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
         drawn = [best[rate] for rate in sorted(best)]
-        look = _look(styles[name]) | (_SCATTERED if any(map(_is_trial, drawn)) else {})
+        look = _look(styles[name]) | (_SCATTERED if any(is_trial(cell.choices) for cell in drawn) else {})
         _bars(axes, contest.by, beside, drawn, label=name, **look)
     axes.set_xlabel("learning rate")
     if rates:
@@ -120,16 +120,12 @@ def _response(axes: Axes, contest: Contest) -> bool:
     return len(rates) > 1
 
 
-def _is_trial(cell: Cell) -> bool:
-    return trial_tags.TRIAL in cell.choices
-
-
 def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
     """Draw the cells with their 95% intervals; a trial of a search has none."""
     from matplotlib.ticker import PercentFormatter
 
     means = [cell.mean(by.val) for cell in group]
-    within = [None if _is_trial(cell) else validation_interval(cell) for cell in group]
+    within = [None if is_trial(cell.choices) else validation_interval(cell) for cell in group]
     # At 0% and 100% the mean is an end of the interval, but for rounding.
     down = [max(0.0, mean - one.low) if one else math.nan for mean, one in zip(means, within, strict=True)]
     up = [max(0.0, one.high - mean) if one else math.nan for mean, one in zip(means, within, strict=True)]

@@ -46,7 +46,7 @@ class Predictions:
         return found.all(1) if self.multi_label else found
 
     def measured(self, metric: Metric) -> Measured | None:
-        """Return what `metric` is of them, as `measures.measure` does."""
+        """Return what `metric` is of them, as `metric_scores.measure` does."""
         scores = None
         if self.logits is not None and metric in RANKED:  # they take longer than what needs none
             scores = scores_of(self.logits, self.labels)

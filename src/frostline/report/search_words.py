@@ -19,7 +19,7 @@ from frostline.report.tables import duration
 
 def is_search(results: Sequence[Result]) -> bool:
     """Return whether the runs are those of a search."""
-    return any(trial_tags.TRIAL in result.choices for result in results)
+    return any(trial_tags.is_trial(result.choices) for result in results)
 
 
 def sentences(contest: Contest, digits: int) -> list[str]:
@@ -62,7 +62,7 @@ def _of(one: Contender, results: Sequence[Result]) -> list[Study]:
 def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
     """Return the trials of the study that a contender is of, finished or not, in the order of their numbers."""
     study = one.cell.choices.get(trial_tags.STUDY)
-    found = [run for run in results if trial_tags.TRIAL in run.choices and run.choices[trial_tags.STUDY] == study]
+    found = [run for run in results if trial_tags.is_trial(run.choices) and run.choices[trial_tags.STUDY] == study]
     return sorted(found, key=lambda run: int(run.choices[trial_tags.TRIAL]))
 
 
@@ -74,7 +74,7 @@ def _budget(contest: Contest) -> list[str]:
     found = contest.contenders
     drawn = [one for one in found if "lr" in one.cell.choices] or found
     counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in drawn}
-    some = next(run.choices for run in contest.results if trial_tags.TRIAL in run.choices)
+    some = next(run.choices for run in contest.results if trial_tags.is_trial(run.choices))
     sampler, each = some[trial_tags.SEARCH], "each" if len(counts) > 1 else "in all"
     amount, unit = str(some.get(trial_tags.BUDGET, "0 trials")).split()
     took = {value_text(one.value): _took(trials_of(one, contest.results), unit) for one in drawn}

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: 95% intervals of accuracies and of differences, and calibration.
+"""How sure an accuracy is: 95% intervals of accuracies and of differences.
 
 Accuracies and intervals are fractions in 0..1. Pure functions of arrays; scipy gives the quantiles of Student's t.
 
@@ -128,13 +128,13 @@ def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
     return Interval(float(low), float(high))
 
 
-def bootstrap(values: Floats, seed: int = 0) -> Interval:
+def bootstrap(values: Floats) -> Interval:
     """Return the percentile interval of the mean of `(N,)` values of which few differ, such as accuracies per image.
 
     To resample is to draw how often each value comes: one multinomial per resample.
     """
     found, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_DRAWS)
+    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=_DRAWS)
     low, high = np.quantile(drawn @ found / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
@@ -180,7 +180,7 @@ def _error_over_groups(influence: Floats, groups: Ints) -> float:
 def by_influence(value: float, influence: Floats, least: float = 0.0, groups: Ints | None = None) -> Interval | None:
     """Return the interval of a measure, or a difference of two, given the influence `(N,)` of each image on it.
 
-    Its variance is that of the influences over their number (see `measures`). Where few images move it that is too
+    Its variance is that of the influences over their number (see `metric_scores`). Where few images move it that is too
     sure of itself, so the square of `least`, in units of the measure, is added: with half an image of the rarest class
     intervals of 150 images, 10% of them of the rarest of three classes, hold the truth 95 (balanced accuracy), 96
     (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times, with none 94, 94 and 95 times, and

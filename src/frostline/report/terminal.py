@@ -64,6 +64,11 @@ class Screen:
         """Return one on which nothing is shown, for a process that has nothing to say."""
         return cls(Console(quiet=True))
 
+    @classmethod
+    def beside(cls) -> Screen:
+        """Return one on stderr, beside what is printed for programs."""
+        return cls(Console(stderr=True, markup=False, highlight=False, emoji=False))
+
     def answer(self) -> None:
         """Show what comes from now on in any case: it is what was asked for."""
         self.console.quiet = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from frostline.core.config import Config, FreezeModeConfig
 from frostline.core.errors import user_error
 from frostline.report.terminal import Screen
-from frostline.sweeps import find_weights, unused_keys
+from frostline.sweeps import find_weights, hydra_keys, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compose_one, to_check
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
     asked = any(_key(one) in ("freeze", "freeze_mode") for one in overrides)
     given = [*overrides, *([] if asked else [_MODES])]
     planned = compose_grid(given)
-    values = {_key(one): one.partition("=")[2] for one in given}
+    values = hydra_keys.typed_values(given)
     _require_one_data_set(planned, values)
     notes = unused_keys.check(values, [run.config for run in planned]) + _check(planned)
     modes = _modes_of(planned[0].overrides)

@@ -38,6 +38,11 @@ def check_typed(arguments: Iterable[str]) -> None:
             raise user_error(key, value, expected)
 
 
+def typed_values(overrides: Iterable[str]) -> dict[str, str]:
+    """Return what is typed for each key, by its name alone; of a key that is given twice the last counts."""
+    return {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in overrides)}
+
+
 def as_read(argument: str) -> str:
     """Return an argument of the command line as Hydra is to read it.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.core.config import Config, ModelConfig
-from frostline.sweeps import job, preflight, unused_keys
+from frostline.sweeps import hydra_keys, job, preflight, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_check
 
 
@@ -31,8 +31,7 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     UserError for what none can be.
     """
     runs = compose_grid(overrides, searched=True)
-    typed = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in overrides)}
-    for line in unused_keys.check(typed, [run.config for run in runs]):
+    for line in unused_keys.check(hydra_keys.typed_values(overrides), [run.config for run in runs]):
         job.screen().say(line, "yellow")
     return runs
 

@@ -97,7 +97,7 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
         if sweep_record.Shared.there(sweep) and (own := of_folder(sweep)) is not None:
             for facts in sweep_record.Shared.read(sweep).runs:
                 if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():
-                    tags = {layout.DIGEST_TAG: facts.digest, layout.FOLDER_TAG: str(sweep / facts.folder)}
+                    tags = {layout.DIGEST_TAG: facts.digest, FOLDER_TAG: str(sweep / facts.folder)}
                     same = {key: own.tags[key] for key in (layout.SOURCE_TAG, *layout.OWNER_TAGS) if key in own.tags}
                     yield Past(None, "RUNNING", {**same, **tags}), facts.data
 

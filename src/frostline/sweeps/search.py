@@ -7,6 +7,7 @@ rounds (`search_rounds`), which a sweep carries out like those of a grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
@@ -60,6 +61,6 @@ def _storage(config: Config) -> Storage | None:
 
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:
     """Return what was typed by key, but for ranges of one freeze mode, which has its own check."""
-    fixed = {key.lstrip("+"): value for one in jobs for key, _, value in (given.partition("=") for given in one)}
+    fixed = hydra_keys.typed_values(chain.from_iterable(jobs))
     wide = {key: str(one.input_line).partition("=")[2] for key, one in ranges.items()}
     return fixed | {key: value for key, value in wide.items() if not key.startswith("search.space.")}

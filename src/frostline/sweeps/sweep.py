@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,7 +17,7 @@ from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
 from frostline.records.recording import Record
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import already_finished, closing, data_index, job, unused_keys
+from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
 from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, settled, sweep_folder, to_check
@@ -49,9 +50,7 @@ def run_sweep(
         len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None
     )
     folder, planned = compose_all(jobs, compose, partial(_start, executor, earlier))
-    typed = {
-        key.lstrip("+"): value for overrides in jobs for key, _, value in (one.partition("=") for one in overrides)
-    }
+    typed = hydra_keys.typed_values(chain.from_iterable(jobs))
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_once(planned)]:
         job.screen().say(line, "yellow")
     if earlier.found:

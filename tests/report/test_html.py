@@ -132,7 +132,7 @@ def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
     labels = predictions.read(str(tmp_path / "s" / "0")).labels
     share = np.bincount(labels).max() / len(labels)
     assert found.data["groups"][0]["baseline"] == [CLASSES[0], pytest.approx(share)]
-    assert f'always {CLASSES[0]}, the largest class</td><td class="number">{share:.2%}' in found.text
+    assert f'always {CLASSES[0]}, the largest class</span></td><td class="number">{share:.2%}' in found.text
 
 
 def test_of_many_classes_the_most_confused_are_drawn_as_shares_of_all_their_images(tmp_path):

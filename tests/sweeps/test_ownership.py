@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -24,17 +23,15 @@ from frostline.sweeps.ownership import claim
 
 
 def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
-    told: list[Path] = []
     with ThreadPoolExecutor(20) as threads:
-        folders = list(
-            threads.map(lambda _: claim(tmp_path / "s", ["d"], again=True, elsewhere=told.append), range(20))
-        )
-    assert len(set(folders)) == 20 and set(told) == set(folders) - {tmp_path / "s"}
+        folders = list(threads.map(lambda _: claim(tmp_path / "s", ["d"], again=True, named=False), range(20)))
+    assert len(set(folders)) == 20 and tmp_path / "s" in folders
+    assert {folder.parent for folder in folders} == {tmp_path}
 
 
 def another(tmp_path, **changes):
     """Return the owner of a folder that is in use by another process."""
-    folder = claim(tmp_path / "sweep", ["d"], again=True, elsewhere=None)
+    folder = claim(tmp_path / "sweep", ["d"], again=True, named=True)
     owner = dataclasses.replace(liveness.me(), **changes)
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
     return folder
@@ -53,15 +50,15 @@ def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
     started = psutil.Process(process.pid).create_time()
     folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.me().host)
     with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
-        claim(folder, ["d"], again=True, elsewhere=None)
+        claim(folder, ["d"], again=True, named=True)
 
 
 def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, process):
     folder = another(tmp_path, pid=process.pid, started=1.0)  # the number is another process's now
     (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "0"}]}))
     with pytest.raises(UserError, match="another sweep's"):
-        claim(folder, ["e"], again=True, elsewhere=None)
-    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
+        claim(folder, ["e"], again=True, named=True)
+    assert claim(folder, ["d"], again=True, named=True) == folder
     assert liveness.read(folder / OWNER) == liveness.me()
 
 
@@ -203,25 +200,25 @@ def ended(tmp_path, process, *, tracker=(), runs=1):
 
 def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes_on_in_its_folder(tmp_path, process):
     folder = ended(tmp_path, process)
-    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
+    assert claim(folder, ["d"], again=True, named=True) == folder
     early = another(tmp_path / "early", pid=process.pid, started=1.0)
-    assert claim(early, ["d"], again=True, elsewhere=None) == early
+    assert claim(early, ["d"], again=True, named=True) == early
 
 
 def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
     with pytest.raises(UserError, match="a new folder; in this one is what the sweep of"):
-        claim(ended(tmp_path, process), ["d"], again=False, elsewhere=None)
+        claim(ended(tmp_path, process), ["d"], again=False, named=True)
     with pytest.raises(UserError, match="another sweep's"):  # and a dry run is not gone on with
-        claim(ended(tmp_path / "dry", process, tracker=None), ["d"], again=True, elsewhere=None)
+        claim(ended(tmp_path / "dry", process, tracker=None), ["d"], again=True, named=True)
 
 
 def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="another sweep's, of somebody"):
-        claim(tmp_path / "mine", ["d"], again=True, elsewhere=None)
+        claim(tmp_path / "mine", ["d"], again=True, named=True)
     (tmp_path / "empty").mkdir()
-    assert claim(tmp_path / "empty", ["d"], again=True, elsewhere=None) == tmp_path / "empty"
+    assert claim(tmp_path / "empty", ["d"], again=True, named=True) == tmp_path / "empty"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
 
 
@@ -230,8 +227,8 @@ def test_a_sweep_that_no_longer_says_what_it_does_is_known_by_its_runs(tmp_path,
     (folder / "sweep.json").write_text("{")
     journal.note(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
-        claim(folder, ["e"], again=True, elsewhere=None)
-    assert claim(folder, ["d"], again=True, elsewhere=None) == folder
+        claim(folder, ["e"], again=True, named=True)
+    assert claim(folder, ["d"], again=True, named=True) == folder
 
 
 def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def sweep(tmp_path, monkeypatch):
     """Return a sweep of two runs that was typed, and whose first job is a process that was killed."""
     monkeypatch.setattr(watching, "_GONE", 0.0)
     monkeypatch.setattr(watching, "_LOOK", 0.01)
-    folder = claim(tmp_path / "sweep", ["a", "b"], again=True, elsewhere=None)
+    folder = claim(tmp_path / "sweep", ["a", "b"], again=True, named=True)
     facts = [RunFacts(name, {"freeze_mode": "head"}, str(n), "ab"[n]) for n, name in enumerate(NAMES)]
     SweepFile(folder, None).add(facts)
     cluster_jobs.note(folder, [Job("local", of_the_dead(), (), "its.log")])
@@ -90,9 +90,9 @@ def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(s
 
 def test_a_folder_whose_first_job_queued_nothing_is_the_same_sweeps_again_and_no_others(sweep, monkeypatch):
     monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)
-    assert claim(sweep, ["a", "b"], again=True, elsewhere=None) == sweep
+    assert claim(sweep, ["a", "b"], again=True, named=True) == sweep
     with pytest.raises(UserError, match="another sweep's"):
-        claim(sweep, ["a", "c"], again=True, elsewhere=None)
+        claim(sweep, ["a", "c"], again=True, named=True)
     (sweep / layout.JOBS).unlink()  # what a dry run leaves
     with pytest.raises(UserError, match="another sweep's"):
-        claim(sweep, ["a", "b"], again=True, elsewhere=None)
+        claim(sweep, ["a", "b"], again=True, named=True)

@@ -82,13 +82,8 @@ def _jpeg(picture: Pixels, quality: int) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
     """Return a table; with a `head` the first column is a name and the others are numbers."""
-    number = ' class="number"' if head else ""
-    top = "".join(f"<th{number if place else ''}>{escape(name)}</th>" for place, name in enumerate(head))
-    body = "\n".join(
-        f"<tr><td>{escape(row[0])}</td>" + "".join(f"<td{number}>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    heads = [(escape(name), bool(place)) for place, name in enumerate(head)]
+    return page_assets.table(heads, ([*map(escape, row)] for row in rows))
 
 
 def _finding(finding: Finding, groups: Sequence[Sequence[Shown]], address: Callable[[Pixels], str]) -> str:

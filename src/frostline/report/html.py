@@ -95,16 +95,14 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         "trials" if "search" in group else "cells tried",
         *(["adapter"] if any(one["adapter"] for one in found) else []),
     ]
-    names = "<th></th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in head)
     text = short_text if "search" in group else value_text
-    rows = "\n".join(_row(one, keys, by, text, adapter="adapter" in head) for one in found)
+    rows = [_row(one, keys, by, text, adapter="adapter" in head) for one in found]
     if group["baseline"] and group["baseline"][1] is not None:
         name, value = group["baseline"]
-        empty = '<td class="number"></td>' * (len(head) - 1)
-        always = f"always {escape(name)}, the largest class"
-        rows += f'\n<tr><td class="quiet">{always}</td><td class="number">{by.text(value)}</td>{empty}</tr>'
-    table = f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="scroll" data-group="{number}">{table}</div>'
+        always = f'<span class="quiet">always {escape(name)}, the largest class</span>'
+        rows.append([always, by.text(value), *[""] * (len(head) - 1)])
+    heads = [("", False), *((escape(name), True) for name in head)]
+    return page_assets.of_group(number, page_assets.table(heads, rows))
 
 
 def _pairs(number: int, group: Mapping[str, Any]) -> str:
@@ -122,14 +120,8 @@ def _pairs(number: int, group: Mapping[str, Any]) -> str:
         rows.append([escape(model), *cells, _gap(gap, by)])
     against = escape(f"{models[0]} against {models[1]}")
     rows.append([f'<span class="quiet">{against}</span>', *(_gap(gap, by) for gap in found["of_models"]), ""])
-    head = "<th></th>" + "".join(f'<th class="number">{name}</th>' for name in heads)
-    body = "\n".join(
-        f"<tr><td>{first}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    table = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    title = f"<h3>Backbones and freeze modes, test {by.words}</h3>"
-    return f'<div class="scroll" data-group="{number}">{title}{table}</div>'
+    table = page_assets.table([("", False), *((name, True) for name in heads)], rows)
+    return page_assets.of_group(number, f"<h3>Backbones and freeze modes, test {by.words}</h3>{table}")
 
 
 def _pair(score: Sequence[float | None] | None, by: Metric, *, best: bool) -> str:
@@ -150,12 +142,14 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
 
 def _row(
     one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
-) -> str:
+) -> list[str]:
+    """Return the cells of a contender."""
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
     seconds = one["cost"][0]
-    cells = [
+    return [
+        name,
         by.text(test),
         "-" if low is None else by.span(low, high),
         "" if gap is None else _gap(gap, by),
@@ -166,7 +160,6 @@ def _row(
         str(one["tried"]),
         *([escape(one["adapter"]) or "-"] if adapter else []),
     ]
-    return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
 
 
 @functools.cache

@@ -153,13 +153,10 @@ def _table(number: int, group: Mapping[str, Any]) -> str:
     """Return a row per cell: its trials, the best one, what its fresh seeds came to, and what is as good."""
     found, by = group["search"]["studies"], Metric(**group["by"])
     columns = _columns(found, by)
-    head = "".join(f"<th{_number(number)}>{name}</th>" for name, number, _ in columns)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td{_number(number)}>{text(one)}</td>" for _, number, text in columns) + "</tr>"
-        for one in found
+    heads = [(name, is_number) for name, is_number, _ in columns]
+    return page_assets.of_group(
+        number, page_assets.table(heads, ([text(one) for *_, text in columns] for one in found))
     )
-    table = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="scroll" data-group="{number}">{table}</div>'
 
 
 def _columns(
@@ -179,10 +176,6 @@ def _columns(
         ("by chance", True, lambda one: "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])),
         ("as good", False, _as_good),
     ]
-
-
-def _number(is_one: bool) -> str:
-    return ' class="number"' if is_one else ""
 
 
 def _name(one: Mapping[str, Any]) -> str:

@@ -73,11 +73,12 @@ def _budget(contest: Contest) -> list[str]:
     """
     found = contest.contenders
     drawn = [one for one in found if "lr" in one.cell.choices] or found
-    counts = {value_text(one.value): _tried(trials_of(one, contest.results)) for one in drawn}
+    trials = {value_text(one.value): trials_of(one, contest.results) for one in drawn}
+    counts = {name: _tried(runs) for name, runs in trials.items()}
     some = next(run.choices for run in contest.results if trial_tags.is_trial(run.choices))
     sampler, each = some[trial_tags.SEARCH], "each" if len(counts) > 1 else "in all"
     amount, unit = str(some.get(trial_tags.BUDGET, "0 trials")).split()
-    took = {value_text(one.value): _took(trials_of(one, contest.results), unit) for one in drawn}
+    took = {name: _took(runs, unit) for name, runs in trials.items()}
     if unit == "trials" and len(set(counts.values())) == 1:
         count = next(iter(counts.values()))
         first = f"The budget was {count} trial{'s' if count != 1 else ''} {each} (search={sampler})"
@@ -97,7 +98,7 @@ def _budget(contest: Contest) -> list[str]:
         said = f"{first}; {compared} {fresh} of {whose} by validation."
     else:
         said = f"{first}; without fresh seeds the best of several trials looks better than it is."
-    return [said, *_used({value_text(one.value): trials_of(one, contest.results) for one in drawn})]
+    return [said, *_used(trials)]
 
 
 def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:

@@ -54,7 +54,7 @@ def send(
     if not executor.checks_in_job:
         return None
     own = _as_there(planned, folder) if named else digests
-    folder = claim(folder, own, again=config.resume, elsewhere=None if named else lambda own: None)
+    folder = claim(folder, own, again=config.resume, named=named)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
     head = Head(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
     if fresh := not Shared.there(folder):  # what is planned is known from now on, whatever becomes of that job

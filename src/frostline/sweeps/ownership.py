@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.core import files, locks
@@ -17,19 +17,11 @@ _TRIES = 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
-def claim(
-    folder: Path,
-    digests: Sequence[str],
-    *,
-    again: bool,
-    elsewhere: Callable[[Path], object] | None,
-    search: str | None = None,
-) -> Path:
-    """Return the folder, which is this process's from now on.
+def claim(folder: Path, digests: Sequence[str], *, again: bool, named: bool, search: str | None = None) -> Path:
+    """Return the folder, or a new one beside it unless it was `named`, which is this process's from now on.
 
     One that is there is another sweep's, unless that is gone, was to do the same (`digests`, or where runs are not
-    known yet what is `search`ed), and may be gone on with `again`. Instead of refusing it, `elsewhere` is told of a new
-    one beside it, if given. Raises `UserError`.
+    known yet what is `search`ed), and may be gone on with `again`. Raises `UserError`.
     """
     for number in range(_TRIES):
         own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
@@ -37,13 +29,10 @@ def claim(
             made = _make(own)
         except OSError as error:
             raise user_error("hydra.sweep.dir", own, f"a folder that can be created ({error.strerror})") from None
-        if not made and elsewhere is not None:
-            continue
-        if not made:
+        if named and not made:
             _take_over(own, digests, search, again=again)
-        if own != folder and elsewhere is not None:
-            elsewhere(own)
-        return own
+        if named or made:
+            return own
     raise user_error("hydra.sweep.dir", folder, "a new folder")
 
 

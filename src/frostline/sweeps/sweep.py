@@ -115,7 +115,7 @@ def run_planned(
             [digest(run.config) for run in planned],
             search=identity,
             again=earlier and not config.dry_run,
-            elsewhere=None if folder_named else lambda own: None,
+            named=folder_named,
         )
     if not config.dry_run:
         data_index.write(folder, index)

@@ -195,13 +195,13 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
     alone = statistics.by_influence(one.value, one.influence, one.least, patients)
     assert contests(runs)[0].contenders[0].interval == statistics.clamped(alone)
     largest = baseline.of(runs[0].folder)
-    trials = contest.trials(cells(runs)[0])
-    ahead = baseline.lead(trials, largest)
+    repeats = contest.repeats(cells(runs)[0])
+    ahead = baseline.lead(repeats, largest)
     right = predictions.read(runs[0].folder).right
     first = predictions.read(runs[0].folder).labels == 0
     assert ahead.interval == statistics.paired_jackknife(right, first, patients)
     assert ahead.how == "paired jackknife over 20 groups (400 test images)"
-    several = [trials[0], replace(trials[0], seed=1, folder=runs[1].folder)]
+    several = [repeats[0], replace(repeats[0], seed=1, folder=runs[1].folder)]
     both = np.mean([right, predictions.read(runs[1].folder).right], axis=0)
     assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.records import provenance
-from frostline.records.recording import Record
 from frostline.report import predictions, statistics
-from frostline.runs.run import execute
-from small import SMALL, TINY, Memory, Told, compose
+from small import SMALL, TINY, carry_out, compose
 
 
 @pytest.mark.parametrize("mode", ["head", "centroid"])
@@ -31,9 +27,7 @@ def test_a_run_records_its_groups_and_what_their_images_are_worth(tmp_path: Path
         csv.writer(stream).writerows(lines)
     data = ("data=table", f"data.root={tmp_path / 't.csv'}", "data.options.group=patient", "data.limit=null")
     config = compose(*SMALL, *TINY, f"freeze={mode}", *data)
-    (folder := tmp_path / "run").mkdir()
-    provenance.write(folder, provenance.software([]))  # as a job does
-    metrics, _ = execute(config, name="a run", folder=folder, screen=Told(), record=cast(Record, Memory()))
+    metrics, _ = carry_out(config, folder := tmp_path / "run")
     found = predictions.read(str(folder))
     assert found is not None and found.groups is not None and len({*found.groups.tolist()}) == 5
     assert metrics["test/groups"] == 5

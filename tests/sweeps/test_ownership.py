@@ -148,8 +148,8 @@ def of(fingerprint, status="FINISHED", source="s", **more):
 def test_a_trial_that_diverged_is_not_run_again():
     diverged = of("f", "FAILED", **{"frostline.reason": "Diverged: the training loss is nan in epoch 2"})
     assert resume.judge([diverged], "s", "f", trial=True).finished is diverged
-    assert resume.judge([diverged], "s", "f") == resume.Earlier()
-    assert resume.judge([of("f", "FAILED")], "s", "f", trial=True) == resume.Earlier()
+    assert resume.judge([diverged], "s", "f") == resume.Judgement()
+    assert resume.judge([of("f", "FAILED")], "s", "f", trial=True) == resume.Judgement()
 
 
 def test_only_the_same_source_and_data_are_skipped():
@@ -159,7 +159,7 @@ def test_only_the_same_source_and_data_are_skipped():
     other = resume.judge([of("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
     assert resume.judge([of("f", "KILLED")], "s", "g").interrupted is None
-    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Earlier()
+    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Judgement()
 
 
 def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
@@ -171,11 +171,11 @@ def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
 
 def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
     working = past("RUNNING", owner=liveness.me())
-    assert resume.judge([working], "s", "f") == resume.Earlier(busy=working)
+    assert resume.judge([working], "s", "f") == resume.Judgement(busy=working)
     ended = past("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # so somebody said who did not know better
-    assert resume.judge([ended], "s", "f") == resume.Earlier(interrupted=ended)
+    assert resume.judge([ended], "s", "f") == resume.Judgement(interrupted=ended)
     liveness.write(tmp_path / layout.BEAT)
-    assert resume.judge([ended], "s", "f") == resume.Earlier(busy=ended)
+    assert resume.judge([ended], "s", "f") == resume.Judgement(busy=ended)
 
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):

@@ -49,7 +49,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     return folder
 
 
-def look(root: Path, folder: Path) -> resume.Earlier:
+def look(root: Path, folder: Path) -> resume.Judgement:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = tracking_uri.resolved(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)

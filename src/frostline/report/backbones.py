@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from frostline.core.metrics import Metric
 from frostline.report.cells import Cell, cells, finalists
-from frostline.report.contest import Contest, trials
+from frostline.report.contest import Contest, repeats
 from frostline.report.paired_difference import Difference, compare
 
 _NAMES = 3  # of backbones or freeze modes in a sentence
@@ -36,7 +36,7 @@ class Grid:
         if first not in self.cells or second not in self.cells:
             return None
         one, two = self.cells[first], self.cells[second]
-        return compare(trials(one), trials(two), one.by)
+        return compare(repeats(one), repeats(two), one.by)
 
 
 def grid(contest: Contest) -> Grid | None:
@@ -45,7 +45,7 @@ def grid(contest: Contest) -> Grid | None:
         return None
     best: dict[tuple[str, str], Cell] = {}
     for cell in finalists(cells(contest.results)):  # best first
-        if trials(cell):
+        if repeats(cell):
             best.setdefault((str(cell.choices.get("model")), str(cell.choices.get("freeze_mode"))), cell)
     models, modes = (tuple(dict.fromkeys(pair[axis] for pair in best)) for axis in (0, 1))
     return Grid(models, modes, best) if len(models) > 1 and len(modes) > 1 else None

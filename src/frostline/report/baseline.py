@@ -13,7 +13,7 @@ from frostline.core import files
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, MACRO_F1, Metric
 from frostline.records.layout import PER_CLASS
 from frostline.report import predictions, statistics
-from frostline.report.paired_difference import Difference, Trial, over, paired
+from frostline.report.paired_difference import Difference, Repeat, over, paired
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import Ints
 
@@ -58,16 +58,16 @@ def of(folder: str) -> Baseline | None:
     return Baseline(classes[label][0], label, images[label] / sum(images), tested, untested)
 
 
-def lead(trials: Sequence[Trial], baseline: Baseline) -> Difference | None:
+def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:
     """Return by how much a cell is before the baseline, image by image; None where predictions are not there.
 
     Of several seeds each image counts with the share of them that got it right: the baseline has no seeds, so that
     chance is in the images alone.
     """
-    every = [found for trial in trials if (found := predictions.read(trial.folder))]
+    every = [found for repeat in repeats if (found := predictions.read(repeat.folder))]
     if not every or not len(every[0].ids):
         return None
-    if trials[0].overlap is not None:  # folds, of which each has test images of its own
+    if repeats[0].overlap is not None:  # folds, of which each has test images of its own
         said = [np.concatenate([found.said for found in every])]
         labels, groups = np.concatenate([found.labels for found in every]), _of_folds(every)
     else:

@@ -18,7 +18,7 @@ from frostline.report.cells import FOLD, Cell, cells, finalists, varying
 
 if TYPE_CHECKING:
     from frostline.report.baseline import Baseline
-    from frostline.report.paired_difference import Difference, Trial
+    from frostline.report.paired_difference import Difference, Repeat
     from frostline.report.statistics import Interval
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
@@ -101,15 +101,15 @@ def searched(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(name for group in studies.values() for name in varying(group)))
 
 
-def trials(cell: Cell) -> list[Trial]:
+def repeats(cell: Cell) -> list[Repeat]:
     """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one.
 
     Of a cell that was cross-validated, the folds, each with the mean over its seeds.
     """
-    from frostline.report.paired_difference import Trial
+    from frostline.report.paired_difference import Repeat
 
     return [
-        Trial(
+        Repeat(
             runs[0].choices.get(FOLD if cell.folds else "seed"),
             fmean(run.metrics[cell.by.test] for run in runs),
             runs[0].images.get("test", 0),
@@ -119,11 +119,11 @@ def trials(cell: Cell) -> list[Trial]:
             groups=round(runs[0].metrics.get(GROUPS, 0)),
             effective=runs[0].metrics.get(EFFECTIVE, 0.0),
         )
-        for runs in _repeats(cell, cell.by.test)
+        for runs in _runs_of_repeats(cell, cell.by.test)
     ]
 
 
-def _repeats(cell: Cell, metric: str) -> list[list[Result]]:
+def _runs_of_repeats(cell: Cell, metric: str) -> list[list[Result]]:
     """Return the finished runs that have a metric: one of each seed, or where it was cross-validated all of a fold."""
     found = {
         (run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in cell.finished if metric in run.metrics
@@ -146,7 +146,7 @@ def validation_interval(cell: Cell) -> Interval | None:
     """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
-    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in _repeats(cell, cell.by.val)]
+    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in _runs_of_repeats(cell, cell.by.val)]
     if not values or any(math.isnan(value) for value in values):
         return None
     if not (cell.draws or cell.folds):  # all seeds say the same
@@ -172,11 +172,11 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     from frostline.report import baseline
     from frostline.report.paired_difference import compare
 
-    largest = baseline.of(trials(found[0].cell)[0].folder)
+    largest = baseline.of(repeats(found[0].cell)[0].folder)
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
         return Contest(where, by, key, tuple(results), found, "alone", None, largest, lead)
-    difference = compare(trials(found[0].cell), trials(found[1].cell), by)
+    difference = compare(repeats(found[0].cell), repeats(found[1].cell), by)
     outcome = "majority" if lead else _outcome(difference, found[0].cell)
     return Contest(where, by, key, tuple(results), found, outcome, difference, largest, lead)
 
@@ -187,7 +187,7 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
     first = None
     for one in found:
-        ahead = baseline.lead(trials(one.cell), largest)
+        ahead = baseline.lead(repeats(one.cell), largest)
         if ahead is None or ahead.interval is None or ahead.interval.low > 0:
             return None
         first = first or ahead
@@ -206,10 +206,10 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
             tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
     for cell in finalists(found):
         value = repr(cell.choices.get(key))
-        if trials(cell) and not math.isnan(cell.mean(cell.by.val)):
+        if repeats(cell) and not math.isnan(cell.mean(cell.by.val)):
             best.setdefault(value, cell)
     return tuple(
-        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), interval(trials(cell), cell.by))
+        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), interval(repeats(cell), cell.by))
         for value, cell in best.items()
         for chosen in [cell.choices.get(key)]
     )
@@ -223,7 +223,7 @@ def _name(key: str, value: object) -> str:
 
 def _outcome(difference: Difference, winner: Cell) -> str:
     within, gap = difference.interval, abs(difference.gap)
-    images = [trial.images for trial in trials(winner)]  # all of them in folds, the same ones for every seed
+    images = [repeat.images for repeat in repeats(winner)]  # all of them in folds, the same ones for every seed
     counted = (sum(images) if winner.folds else images[0]) if winner.by == ACCURACY else 0
     if gap * counted < 1 - 1e-9 if counted else gap < 1e-9:  # less than one image
         return "tie"

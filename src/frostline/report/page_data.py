@@ -16,7 +16,7 @@ from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, 
 from frostline.report import adapter_words, backbones, image_details, search_page, style
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
-from frostline.report.contest import Contender, Contest, compared_key, contests, trials, validation_interval
+from frostline.report.contest import Contender, Contest, compared_key, contests, repeats, validation_interval
 from frostline.report.page_numbers import ends, shortened
 from frostline.report.paired_difference import Difference, compare, interval
 from frostline.report.pareto import front
@@ -94,8 +94,9 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
         return None
 
     def score(model: str, mode: str) -> list[float | None] | None:
-        cell = found.cells.get((model, mode))
-        return None if cell is None else [shortened(cell.mean(contest.by.test)), *ends(interval(trials(cell), cell.by))]
+        if (cell := found.cells.get((model, mode))) is None:
+            return None
+        return [shortened(cell.mean(contest.by.test)), *ends(interval(repeats(cell), cell.by))]
 
     return {
         "models": found.models,
@@ -115,7 +116,7 @@ def _gap(difference: Difference | None) -> list[Any] | None:
 def _contender(
     one: Contender, winner: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]
 ) -> dict[str, Any]:
-    against = compare(trials(winner.cell), trials(one.cell), one.cell.by) if one is not winner else None
+    against = compare(repeats(winner.cell), repeats(one.cell), one.cell.by) if one is not winner else None
     return {
         "name": one.name,
         "run": numbers[id(one.cell.finished[0])],
@@ -134,7 +135,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
         "val": [shortened(cell.mean(cell.by.val)), *ends(validation_interval(cell))],
         "test": [
             shortened(cell.mean(cell.by.test)),
-            *ends(interval(found, cell.by) if (found := trials(cell)) else None),
+            *ends(interval(found, cell.by) if (found := repeats(cell)) else None),
         ],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
         "adapter": adapter_words.full((cell.finished or cell.results)[0]),

@@ -15,7 +15,7 @@ from frostline.report.statistics import Interval, Ints
 
 
 @dataclass(frozen=True)
-class Trial:
+class Repeat:
     """How one seed did on the test split, or one fold of a cross-validation."""
 
     seed: object
@@ -61,16 +61,16 @@ class Difference:
     """Whether they were folds."""
 
 
-def interval(trials: Sequence[Trial], by: Metric) -> Interval | None:
+def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
     """Return the interval of the mean of `by`: over seeds, or over the test images of the only one."""
-    trials = _distinct(trials)
-    if len(trials) > 1:
-        overlap = trials[0].overlap or 0.0
-        found: Interval | None = statistics.t_interval([one.value for one in trials], _step(trials, by), overlap)
+    repeats = _distinct(repeats)
+    if len(repeats) > 1:
+        overlap = repeats[0].overlap or 0.0
+        found: Interval | None = statistics.t_interval([one.value for one in repeats], _step(repeats, by), overlap)
     elif by == ACCURACY:
-        right, total = trials[0].counts
+        right, total = repeats[0].counts
         return statistics.wilson(right, total) if total else None
-    elif (said := predictions.read(trials[0].folder)) and (measured := _measured(said, by)):
+    elif (said := predictions.read(repeats[0].folder)) and (measured := _measured(said, by)):
         found = statistics.by_influence(measured.value, measured.influence, measured.least, said.groups)
     else:
         return None
@@ -81,31 +81,31 @@ def _measured(said: Predictions, by: Metric) -> Measured | None:
     return said.measured(by) if len(said.ids) else None
 
 
-def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:
+def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
     """Return the difference of two cells in `by`, with the interval that their seeds allow.
 
     Seeds that are the same on both sides share splits, order and test images, and are compared one by one. Where a
     side has one seed only, or neither draws anything by them, one alone is compared, image by image. So are folds of a
     cross-validation.
     """
-    if not any(trial.draws for trial in (*first, *second)):
+    if not any(repeat.draws for repeat in (*first, *second)):
         first, second = _distinct(first), _distinct(second)
     scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if first[0].overlap is not None and second[0].overlap is not None:
-        both = {trial.seed for trial in first} & {trial.seed for trial in second}
+        both = {repeat.seed for repeat in first} & {repeat.seed for repeat in second}
         if len(both) > 1:
-            one, two = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
+            one, two = ([repeat for repeat in repeats if repeat.seed in both] for repeats in (first, second))
             return _over_folds(one, two, by)
         if not both:  # each side has other pictures, and how folds differ is no chance
             return Difference(gap, scores, None, "no fold that both have", fewer, False, folds=True)
-        (first, second) = ([trial for trial in trials if trial.seed in both] for trials in (first, second))
+        (first, second) = ([repeat for repeat in repeats if repeat.seed in both] for repeats in (first, second))
         return _one_seed(first[0], second[0], by, which=_which(first[0], second[0]))
     if fewer == 1:
         of_one_seed = ((one, other) for one in first for other in second if one.seed == other.seed)
         pair = next(of_one_seed, (first[0], second[0]))
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
-    mine, theirs = ({trial.seed: trial.value for trial in trials} for trials in (first, second))
+    mine, theirs = ({repeat.seed: repeat.value for repeat in repeats} for repeats in (first, second))
     least = max(_step(first, by), _step(second, by))
     if mine.keys() == theirs.keys():
         differences = [value - theirs[seed] for seed, value in mine.items()]
@@ -116,28 +116,28 @@ def compare(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Diff
     return Difference(gap, scores, within, how, fewer, False)
 
 
-def _distinct(trials: Sequence[Trial]) -> Sequence[Trial]:
-    """Return the trials that tell something new: of seeds that draw nothing the first, however many there are."""
-    return trials if trials[0].draws or trials[0].overlap is not None else trials[:1]
+def _distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
+    """Return the repeats that tell something new: of seeds that draw nothing the first, however many there are."""
+    return repeats if repeats[0].draws or repeats[0].overlap is not None else repeats[:1]
 
 
-def _over_folds(first: Sequence[Trial], second: Sequence[Trial], by: Metric) -> Difference:
+def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
     """Return the difference over folds that both sides have."""
-    two = {trial.seed: trial.value for trial in second}
-    differences = [trial.value - two[trial.seed] for trial in first]
+    two = {repeat.seed: repeat.value for repeat in second}
+    differences = [repeat.value - two[repeat.seed] for repeat in first]
     least = max(_step(first, by), _step(second, by))
     within = statistics.t_interval(differences, least, first[0].overlap or 0.0)
     scores, how = (_mean(first), _mean(second)), f"{len(first)} folds, paired t-interval corrected for their overlap"
     return Difference(scores[0] - scores[1], scores, within, how, len(first), True, folds=True)
 
 
-def _which(first: Trial, second: Trial) -> str:
+def _which(first: Repeat, second: Repeat) -> str:
     """Return in words which seed, or fold, was compared where not all could be."""
-    one, two = (f"{'seed' if trial.overlap is None else 'fold'} {trial.seed}" for trial in (first, second))
+    one, two = (f"{'seed' if repeat.overlap is None else 'fold'} {repeat.seed}" for repeat in (first, second))
     return f"{one} alone" if one == two else f"{one} against {two}"
 
 
-def _one_seed(first: Trial, second: Trial, by: Metric, *, which: str) -> Difference:
+def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Difference:
     scores = (first.value, second.value)
     gap = scores[0] - scores[1]
     one, two = predictions.read(first.folder), predictions.read(second.folder)
@@ -176,10 +176,10 @@ def over(ids: Ints, groups: Ints | None) -> str:
     return f"over {count:,} groups ({images})" if count > 1 else f"over {images}, all of one group"
 
 
-def _mean(trials: Sequence[Trial]) -> float:
-    return sum(trial.value for trial in trials) / len(trials)
+def _mean(repeats: Sequence[Repeat]) -> float:
+    return sum(repeat.value for repeat in repeats) / len(repeats)
 
 
-def _step(trials: Sequence[Trial], by: Metric) -> float:
+def _step(repeats: Sequence[Repeat], by: Metric) -> float:
     """Return the smallest spread to believe in, that of counting whole test images; a loss counts none."""
-    return 0.0 if by == LOSS else max((statistics.step(trial.images) for trial in trials), default=0.0)
+    return 0.0 if by == LOSS else max((statistics.step(repeat.images) for repeat in repeats), default=0.0)

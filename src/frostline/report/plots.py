@@ -12,7 +12,7 @@ from frostline.records import journal
 from frostline.records.result import SECONDS, Result, value_text
 from frostline.records.trial_tags import is_trial
 from frostline.report.cells import Cell, cells
-from frostline.report.contest import Contest, contests, trials, validation_interval
+from frostline.report.contest import Contest, contests, repeats, validation_interval
 from frostline.report.style import COLOURS, numbers
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _cells(contest: Contest) -> dict[str, list[Cell]]:
     """Return the cells that have a test accuracy, by what is compared."""
     groups: dict[str, list[Cell]] = {name: [] for name in numbers(contest.results, contest.key)}
     for cell in cells(contest.results):
-        if trials(cell):
+        if repeats(cell):
             groups[value_text(cell.choices.get(contest.key))].append(cell)
     return {name: group for name, group in groups.items() if group}
 

@@ -25,7 +25,7 @@ _PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
 
 
 @dataclass(frozen=True)
-class Earlier:
+class Judgement:
     """What to do about one run of the new sweep; all None: run it."""
 
     finished: Past | None = None
@@ -102,7 +102,7 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
                     yield Past(None, "RUNNING", {**same, **tags}), facts.data
 
 
-def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: bool = False) -> Earlier:
+def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: bool = False) -> Judgement:
     """Return what to do about a run of this `source`, given earlier `runs` of its config.
 
     `fingerprint` is that of its data, None where they cannot be read. A `trial` that diverged is finished: a search
@@ -112,15 +112,15 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: 
     own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
     finished = next((run for run in own if run.status == "FINISHED" or (trial and run.diverged)), None)
     if finished is not None:
-        return Earlier(finished=finished)
+        return Judgement(finished=finished)
     if (busy := next((run for run in own if run.holder is not None), None)) is not None:
-        return Earlier(busy=busy)
+        return Judgement(busy=busy)
     if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
-        return Earlier(interrupted=left)
+        return Judgement(interrupted=left)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
-        return Earlier(note=f"not skipped: the data changed since it ran in {past}")
+        return Judgement(note=f"not skipped: the data changed since it ran in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
-    return Earlier(note=f"not skipped: the source changed since it finished in {other}") if other else Earlier()
+    return Judgement(note=f"not skipped: the source changed since it finished in {other}") if other else Judgement()
 
 
 def _can_go_on(run: Past) -> bool:

@@ -22,7 +22,7 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import Past
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import fingerprints
-from frostline.sweeps.resume import Earlier
+from frostline.sweeps.resume import Judgement
 from frostline.tracking import claims, download, pending_sweeps, server
 
 # large, or what only the process that runs it writes
@@ -140,7 +140,7 @@ class Takeover:
                 return claims.claim(self._tracker.uri, self._root, ids, self._tracker.sweep_run_id)
         return {}
 
-    def _facts(self, number: int, run: PlannedRun, found: Earlier, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
+    def _facts(self, number: int, run: PlannedRun, found: Judgement, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
         """Return what one job has to know, given what was there before, and which interrupted runs others have."""
         facts, own = facts_of(run), self._folder / run.folder
         here = liveness.holder(own)

@@ -43,7 +43,7 @@ def main() -> None:
             named = [argument.removeprefix("rerun=") for argument in again]
             sys.exit(commands.run("rerun", [*named, *others]))
         if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
-            _refuse(unreadable(stray[0], commands.names()))  # Hydra takes the missing key for a group
+            raise unreadable(stray[0], commands.names())  # Hydra takes the missing key for a group
         hydra_keys.check_typed(sys.argv[1:])
         if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
             sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
@@ -61,11 +61,11 @@ def _one_line() -> Iterator[None]:
     except server.Unreachable as problem:
         _refuse(f"MLflow does not answer as it should: {problem}")
     except (HydraException, OmegaConfBaseException) as error:
-        _refuse(explain(error, sys.argv[1:], commands.names()))
+        _refuse(str(explain(error, sys.argv[1:], commands.names())))
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise
-        _refuse(explain(error, sys.argv[1:], commands.names()))
+        _refuse(str(explain(error, sys.argv[1:], commands.names())))
     except OSError as error:
         if error.errno is None:
             raise

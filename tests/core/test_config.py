@@ -302,7 +302,7 @@ def test_an_unknown_key_is_one_line_with_the_nearest_one(key: str, nearest: str)
 
 def test_an_unknown_option_of_a_source_is_answered_with_one_of_its_own() -> None:
     error = ConfigCompositionException("Could not override 'data.options.seperator'.")
-    line = hydra_errors.explain(error, ["data=table", "data.options.seperator=;"])
+    line = str(hydra_errors.explain(error, ["data=table", "data.options.seperator=;"]))
     assert line.startswith("data.options.seperator=;: expected") and line.endswith(
         "did you mean data.options.separator?"
     )

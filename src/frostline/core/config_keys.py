@@ -38,24 +38,14 @@ _ALSO_SOLVED = {"probe": "train.class_weights"}
 """What a solver reads of that which is otherwise read by steps."""
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `values` with nested mappings flattened to keys with dots; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Return what is in a mapping or in (a section of) a config, flat, by keys with dots; lists stay whole.
 
-
-def flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Return what `flatten` does of a config as plain values, in a tenth of the time, as next to nothing is copied."""
+    Of a config next to nothing is copied, which takes a tenth of the time that it takes to make plain values of it.
+    """
     found: dict[str, Any] = {}
-    for key, value in vars(section).items():
-        if is_dataclass(value):
-            found |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, Mapping) and value:
+    for key, value in (section if isinstance(section, Mapping) else vars(section)).items():
+        if is_dataclass(value) or (isinstance(value, Mapping) and value):
             found |= flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list):
             found[prefix + key] = [asdict(one) if is_dataclass(one) else one for one in value]  # type: ignore[arg-type]
@@ -90,7 +80,7 @@ def semantic(config: Config) -> dict[str, Any]:
 
     Left out is where it runs and is written, and what its freeze mode does not read.
     """
-    solver, values = config.freeze_mode.solver, flat(config)
+    solver, values = config.freeze_mode.solver, flatten(config)
     return {key: value for key, value in values.items() if is_semantic(key) and is_read(key, solver)}
 
 

@@ -11,61 +11,58 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 from frostline.core import project
-from frostline.core.errors import unknown_key, user_error
+from frostline.core.errors import UserError, unknown_key, user_error
 
 
-def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> str:
+def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
     """Return what Hydra or OmegaConf found wrong in `arguments`, where one of the `commands` may have been meant."""
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, OverrideParseException):
         return unreadable(error.override, commands)
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
-        return str(
-            user_error(
-                "freeze", _given("freeze", arguments), "one option, or several with commas between: freeze=head,full"
-            )
-        )
+        expected = "one option, or several with commas between: freeze=head,full"
+        return user_error("freeze", _given("freeze", arguments), expected)
     if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
-        return str(user_error("cluster", found[1], f"its launcher, which `pip install 'frostline[{found[1]}]'` brings"))
+        return user_error("cluster", found[1], f"its launcher, which `pip install 'frostline[{found[1]}]'` brings")
     if found := re.search(r"Could not find 'search/(median|hyperband|asha|wilcoxon)'", text):
         name = found[1].replace("asha", "hyperband")
         expected = f"a way to draw trials; what stops them early stands beside it: search=tpe search.prune={name}"
-        return str(user_error("search", found[1], expected))
+        return user_error("search", found[1], expected)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
-        return str(user_error(found[1], found[2], expected, options))
+        return user_error(found[1], found[2], expected, options)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
-        return str(user_error(found[1], found[2], "one value, as for one run; a list stands in brackets"))
+        return user_error(found[1], found[2], "one value, as for one run; a list stands in brackets")
     if found := re.search(r"Could not override '([^']+)'", text):
-        return str(unknown_key(found[1], _given(found[1], arguments), _data_options(arguments)))
+        return unknown_key(found[1], _given(found[1], arguments), _data_options(arguments))
     if found := re.search(r"field '([^']+)' is not Optional", text):
-        return str(user_error(found[1], "null", "a value"))
+        return user_error(found[1], "null", "a value")
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
     if "Missing mandatory value" in text:
-        return str(user_error(key, "???", f"a value, as in {key}=<value>"))
+        return user_error(key, "???", f"a value, as in {key}=<value>")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        return str(user_error(key, found[1], f"a value of type {found[2].lower()}"))
+        return user_error(key, found[1], f"a value of type {found[2].lower()}")
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
-        return str(user_error(key, found[1], "true or false"))
+        return user_error(key, found[1], "true or false")
     if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict", text):
-        return str(user_error(key, _given(key, arguments), f"keys within it, as in {key}.<key>=<value>"))
+        return user_error(key, _given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
     if "Config group override must be a string" in text:
         group = next((a.partition("=")[0] for a in arguments if a.lower().endswith("=null")), "?")
-        return str(user_error(group, "null", "one of the options of --help"))
-    return " ".join(text.split())
+        return user_error(group, "null", "one of the options of --help")
+    return UserError(" ".join(text.split()))
 
 
-def unreadable(override: str, commands: Sequence[str]) -> str:
+def unreadable(override: str, commands: Sequence[str]) -> UserError:
     """Return what to say of an argument that Hydra's grammar cannot read."""
     key, equals, value = override.partition("=")
     if equals and key:
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; as one with other signs: {quoted}"
-        return str(user_error(key, value, expected))
+        return user_error(key, value, expected)
     near = difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
-    return f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else "")
+    return UserError(f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _data_options(arguments: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from frostline.core import untrusted
 from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
-from frostline.core.config_keys import SOLVERS, flat, trains_head_alone, value_of, with_values
+from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.limits import LIMITS, NAMES
 from frostline.core.metrics import ACCURACY, METRICS
@@ -55,7 +55,7 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
     _check_solver(config.freeze_mode)
     _check_objective(config)
     _check_search(config)
-    for key, value in flat(config).items():
+    for key, value in flatten(config).items():
         if not _finite(value):  # in options, which have no checks of their own
             raise user_error(key, value, "finite numbers only")
     return config if config.freeze_mode.solver is None else _solved_at_once(config)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core.config import Config
-from frostline.core.config_keys import choices, digest, flat, is_read, with_values
+from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import explain
 from frostline.core.project import at_home, config_folder, register_resolver
@@ -137,7 +137,7 @@ def compose_one(overrides: Overrides) -> Config:
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
             return read(composed, overrides, 0).config
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, overrides)) from None
+        raise explain(error, overrides) from None
 
 
 def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[PlannedRun]:
@@ -155,7 +155,7 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
             jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
             return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, overrides)) from None
+        raise explain(error, overrides) from None
 
 
 def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
@@ -171,7 +171,7 @@ def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, An
 
 def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
     """Return the run with what `auto` means to it, by key, in its place, or in that of null."""
-    values = flat(run.config)
+    values = flatten(run.config)
     said = {key: value for key, value in meaning.items() if values[key] in ("auto", None)}
     shown = {key: value for key, value in said.items() if key in run.choices}
     return replace(run, config=with_values(run.config, said), choices={**run.choices, **shown})
@@ -193,7 +193,7 @@ def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
 
 def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return what was typed for some keys, numbers as the config has them: `1e-1` and 0.1 are one choice."""
-    values = flat(config) if typed else {}
+    values = flatten(config) if typed else {}
     return {key: value if isinstance(value := values.get(key), int | float) else text for key, text in typed.items()}
 
 

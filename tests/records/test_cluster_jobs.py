@@ -150,6 +150,6 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
     slurm("scontrol", "JobId=7 JobName=frostline\n   Requeue=1 Restarts=2 BatchFlag=1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(SystemExit):
-        cluster.ended_by(preempted, job, lambda: pytest.fail("queued twice"))
+        cluster._ended_by(preempted, job, lambda: pytest.fail("queued twice"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert cluster.ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"
+    assert cluster._ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"

@@ -207,8 +207,6 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
 class _Executor(Executor):
     """Carries out what it is asked to by writing results; `interrupted`, it sends jobs away and hears no more."""
 
-    workers = 0
-
     def __init__(self, folder: Path, *, interrupted: bool = False) -> None:
         self.folder, self.interrupted, self.ran = folder, interrupted, list[int]()
 
@@ -218,9 +216,6 @@ class _Executor(Executor):
 
     def settle(self, folder, planned):
         assert folder == self.folder
-
-    def leave(self, folder):
-        pass
 
     def run(self, numbers, further):
         self.ran += numbers

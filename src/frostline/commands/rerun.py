@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 from frostline.commands import CALLED, Parser
 from frostline.core import files, machine, project
@@ -21,7 +20,6 @@ from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import tracking_uri
 
-T = TypeVar("T")
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
 
 
@@ -74,18 +72,9 @@ class _Again(Executor):
     Each makes its steps alone, also where they were made in lockstep with others: that it gets the same bits is proof.
     """
 
-    workers = 0
-
     def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
         self._found, self._planned = found, planned
         self.reports: dict[int, Report] = {}
-
-    def start(self, config: Config) -> None:
-        """Nothing is needed."""
-
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Call the function in this process."""
-        return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Be told where the new sweep lies."""
@@ -97,12 +86,6 @@ class _Again(Executor):
             (own := self._folder / self._planned[number].folder).mkdir()
             self._one(number, self._found[number], self._planned[number].config, own)
         return {}
-
-    def leave(self, folder: Path) -> None:
-        """Nothing goes on without this process."""
-
-    def close(self, *, now: bool) -> None:
-        """Nothing is kept."""
 
     def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
         here, then = _here(config), old.comparable.environment

@@ -139,9 +139,6 @@ class Cluster(Executor):
         cluster_jobs.note(sweep, jobs)
         return [each.id for each in jobs]
 
-    def close(self, *, now: bool) -> None:
-        """Leave what is queued to the cluster."""
-
 
 class _Call:
     """Calls what it is given; where the time is over, submitit queues it again as it is."""
@@ -173,19 +170,7 @@ class Batch:
         """Carry them out, and draw the sweep's results if no other job of it is left."""
         setup_globals()
         project.register_resolver()
-        queue_again, own, stopped = listen(), cluster_jobs.here(self.sweep), None
-        try:
-            self._carry_out()
-        except KeyboardInterrupt as interrupt:
-            stopped = ended_by(interrupt, own, queue_again)
-        except Exception as error:
-            stopped = reason_of(error)
-            log.exception("a job came to nothing")
-        if own is not None:
-            cluster_jobs.end(self.sweep, own.id, stopped=stopped)
-        closing.close_if_over(self.sweep)
-        if stopped is not None:
-            raise SystemExit(1)
+        as_job(self.sweep, self._carry_out, fault="a job came to nothing")
 
     def _carry_out(self) -> None:
         tracker = Shared.read(self.sweep).tracker
@@ -195,6 +180,28 @@ class Batch:
             self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
         if tracker is not None:  # what an interrupt ends has no time to wait for MLflow
             session.leave(tracker)
+
+
+def as_job(sweep: Path, work: Callable[[], str | None], *, fault: str) -> None:
+    """Do the work of a job of the `sweep`, say in its folder how that ended, and draw the results if it was the last.
+
+    What `work` returns it found wrong before any run started. The process ends with status 1 where the work breaks off,
+    by a `fault`, which is logged, or by an interrupt.
+    """
+    queue_again, own = _listen(), cluster_jobs.here(sweep)
+    refused = stopped = None
+    try:
+        refused = work()
+    except KeyboardInterrupt as interrupt:
+        stopped = _ended_by(interrupt, own, queue_again)
+    except Exception as error:
+        stopped = reason_of(error)
+        log.exception(fault)
+    if own is not None:
+        cluster_jobs.end(sweep, own.id, stopped=stopped, refused=refused)
+    closing.close_if_over(sweep)
+    if stopped is not None:
+        raise SystemExit(1)
 
 
 def _preempted(job: cluster_jobs.Job) -> bool:
@@ -208,7 +215,7 @@ def _queued_again(job: cluster_jobs.Job) -> bool:
     return job.engine == "slurm" and slurm.restarts(job.id) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
+def _ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
     """Return what ended this process's `own` job, unless the engine takes that back: the process ends here then."""
     stopped = interrupts.name(interrupt)
     if own is not None and _queued_again(own):
@@ -218,7 +225,7 @@ def ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_a
     return stopped
 
 
-def listen() -> Callable[[], str]:
+def _listen() -> Callable[[], str]:
     """Have signals end a run of this process as Ctrl-C does, with a checkpoint, and not as submitit does.
 
     Returns what does that afterwards: it has the engine queue the job again and ends the process, or returns why not.

@@ -25,18 +25,20 @@ Further = Callable[[int], Mapping[int, int | None]]
 
 
 class Executor(Protocol):
-    """What a sweep asks of those who carry out its jobs."""
+    """What a sweep asks of those who carry out its jobs, and what is done where they need nothing."""
 
     @property
     def workers(self) -> int:
         """How many processes make the steps of several jobs together; 0 where each job makes its own."""
-        ...
+        return 0
 
     def start(self, config: Config) -> None:
         """Begin to get ready, given the config of the first job."""
+        return
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
+        return function()
 
     def aside(self, function: Callable[[], T]) -> T:
         """Return what the function does on this machine, where it does not fill the memory of this process for ever.
@@ -56,9 +58,11 @@ class Executor(Protocol):
 
     def leave(self, folder: Path) -> int | None:
         """Return the exit status where the runs go on without this process, and the last one draws the results."""
+        return None
 
     def close(self, *, now: bool) -> None:
         """Let go of what is still there, in good order or `now`."""
+        return
 
 
 class Workers(Executor):
@@ -122,9 +126,6 @@ class Workers(Executor):
 
         return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, stacks, further=more))
 
-    def leave(self, folder: Path) -> None:
-        """Without this process there are no workers."""
-
     def close(self, *, now: bool) -> None:
         """End the workers."""
         self._launcher.close(now=now)
@@ -139,19 +140,10 @@ class Foreign(Executor):
         self._jobs: list[list[str]] = []
         self._launched: set[int] = set()
 
-    def start(self, config: Config) -> None:
-        """Leave it to the launcher."""
-
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Call the function in this process."""
-        return function()
-
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Say it with every job, whose config the launcher composes itself."""
         pin(self._config, folder)
         self._jobs += [pinned(run.overrides, folder, run.folder) for run in planned]
-
-    workers = 0
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the others of a batch find out that they are done.
@@ -178,12 +170,6 @@ class Foreign(Executor):
         batches = [range(start, min(start + size, len(self._jobs))) for start in starts]
         again = [range(number, number + 1) for number in sorted(jobs & self._launched)]
         return again + [batch for batch in batches if not new.isdisjoint(batch)]
-
-    def leave(self, folder: Path) -> None:
-        """Launchers return when all is done."""
-
-    def close(self, *, now: bool) -> None:
-        """Leave it to the launcher."""
 
 
 def pinned(overrides: Overrides, folder: Path, run: str | None = None) -> list[str]:

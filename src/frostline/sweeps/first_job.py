@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,16 +18,16 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
-from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared, SweepFile
-from frostline.sweeps import closing, forecast, job, watching
+from frostline.sweeps import forecast, job, watching
 from frostline.sweeps.already_finished import settled_digest
-from frostline.sweeps.cluster import Cluster, ended_by, listen
+from frostline.sweeps.cluster import Cluster, as_job
 from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.executor import pin, pinned
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.skip_or_resume import facts_of
 
-log = logging.getLogger(__name__)
 Run = Callable[..., int]
 """`sweep.run_sweep`."""
 
@@ -109,28 +108,10 @@ class Head:
 
     def __call__(self) -> None:
         """Check the sweep and queue its runs; say in its folder what is wrong with it."""
-        queue_again, own = listen(), cluster_jobs.here(self.folder)
-        refused: str | None = None
-        stopped: str | None = None
-        try:
-            self._queue()
-        except UserError as error:
-            refused = str(error)
-        except KeyboardInterrupt as interrupt:
-            stopped = ended_by(interrupt, own, queue_again)
-        except Exception as error:
-            log.exception("the sweep could not be queued")
-            stopped = reason_of(error)
-        if own is not None:
-            cluster_jobs.end(self.folder, own.id, stopped=stopped, refused=refused)
-        closing.close_if_over(self.folder)
-        if stopped is not None:
-            raise SystemExit(1)
+        as_job(self.folder, self._queue, fault="the sweep could not be queued")
 
-    def _queue(self) -> None:
-        from frostline.sweeps.compose_cache import Composer
-        from frostline.sweeps.executor import pin, pinned
-
+    def _queue(self) -> str | None:
+        """Return what is wrong with the sweep; None where all is queued."""
         project.register_resolver()
         Singleton.set_state(self.state)
         setup_globals()
@@ -140,4 +121,8 @@ class Head:
         compose = Composer(lambda given: load(config, pinned(given, self.folder)))
         executor = Cluster(launcher, config, detached=True, in_job=True)
         executor.asked = self.asked
-        self.run(self.jobs, compose=compose, executor=executor, folder_named=True, claimed=True)
+        try:
+            self.run(self.jobs, compose=compose, executor=executor, folder_named=True, claimed=True)
+        except UserError as error:
+            return str(error)
+        return None

@@ -37,6 +37,11 @@ def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserErr
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line of at most 200 characters, its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def means_null(value: object) -> bool:
     """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
     return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")

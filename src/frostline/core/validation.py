@@ -11,7 +11,7 @@ from typing import Any
 from frostline.core import untrusted
 from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
 from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of, with_values
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.limits import LIMITS, NAMES
 from frostline.core.metrics import ACCURACY, METRICS
 from frostline.core.objectives import OBJECTIVES
@@ -213,4 +213,4 @@ def read_config(path: Path) -> Config:
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
     except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected the config of a run ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{path}: expected the config of a run ({one_line(error)})") from None

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.files import expanded
 from frostline.data.names import some
 
@@ -169,5 +169,4 @@ def _built(library: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, 
 
 def _reason(error: Exception) -> str:
     """Return in a few words what the library or the network found wrong."""
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
+    return one_line(error.__cause__ or error)

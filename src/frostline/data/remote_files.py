@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import fsspec
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.files import expanded
 from frostline.data.names import printable, some
 
@@ -94,8 +94,7 @@ def find(key: str, pattern: str, suffix: str) -> list[RemoteFile]:
 
 def unreachable(key: str, given: str, error: Exception) -> UserError:
     """Return the error for files that cannot be read."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return user_error(key, given, f"files that can be reached and read ({reason})")
+    return user_error(key, given, f"files that can be reached and read ({one_line(error)})")
 
 
 def opened(file: RemoteFile) -> AbstractContextManager[IO[bytes]]:
@@ -118,7 +117,7 @@ def part(file: RemoteFile, start: int, size: int) -> bytes:
             if pause is None or not is_elsewhere(file.url):
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
-                raise OSError(errno.EIO, " ".join(str(error).split())[:200] or type(error).__name__) from error
+                raise OSError(errno.EIO, one_line(error)) from error
             time.sleep(pause)
     raise AssertionError
 

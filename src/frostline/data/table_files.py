@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.data.names import some
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _reading(file: Path, key: str) -> Iterator[None]:
     except UnicodeError as error:
         raise user_error(key, file, f"a table in UTF-8, as which spreadsheets save it if asked to ({error})") from error
     except (OSError, ValueError, TypeError, ImportError) as error:  # pandas' own are ValueErrors, as are pyarrow's
-        reason = " ".join(str(error).split())[:200]
-        raise user_error(key, file, f"a table that can be read ({reason})") from error
+        raise user_error(key, file, f"a table that can be read ({one_line(error)})") from error
 
 
 def _format(file: Path) -> dict[str, Any]:

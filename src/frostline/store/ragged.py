@@ -11,8 +11,7 @@ from torch import Tensor
 from frostline.core import machine
 from frostline.store import mapped
 from frostline.store.prefetch import Prefetch
-
-_MOVED = 1 << 26  # bytes that go to a device at once
+from frostline.store.rows import MOVED
 
 
 class Ragged:
@@ -55,7 +54,7 @@ class Ragged:
         lengths = 3 * self._shapes.long().prod(1)
         starts = lengths.cumsum(0) - lengths
         moved, source = torch.empty(self.nbytes, dtype=torch.uint8, device=device), self.streamed()
-        for index in torch.arange(len(self)).split(max(1, _MOVED // max(1, int(lengths.max())))):
+        for index in torch.arange(len(self)).split(max(1, MOVED // max(1, int(lengths.max())))):
             dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in source[index]])
             first = int(starts[index[0]])
             moved[first : first + len(dense)] = dense.to(device)

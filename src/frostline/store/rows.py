@@ -11,7 +11,8 @@ from torch import Tensor
 from frostline.store.mapped import compare_rows, file_of
 from frostline.store.prefetch import Prefetch
 
-_MOVED = 1 << 26  # bytes that go to a device at once
+MOVED = 1 << 26
+"""Bytes that go to a device at once."""
 
 
 class Rows:
@@ -58,7 +59,7 @@ class Rows:
         if device == self.device:
             return self
         moved = torch.empty(self.shape, dtype=self.dtype, device=device)
-        step, parts = max(1, _MOVED // max(1, self.whole[:1].nbytes)), self.streamed()
+        step, parts = max(1, MOVED // max(1, self.whole[:1].nbytes)), self.streamed()
         for start in range(0, len(self), step):
             moved[start : start + step] = parts[start : start + step].to(device)
         return moved

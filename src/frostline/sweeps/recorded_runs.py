@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.core import untrusted
 from frostline.core.config import Config
 from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
-from frostline.core.errors import UserError, unknown_key, user_error
+from frostline.core.errors import UserError, one_line, unknown_key, user_error
 from frostline.core.files import expanded
 from frostline.core.project import config_folder
 from frostline.core.validation import parse
@@ -103,7 +103,7 @@ def _on_record(values: Mapping[str, Any], config: DictConfig, given: Collection[
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
         if isinstance(problem, UserError):
             raise
-        raise UserError(f"the recorded config: {' '.join(str(problem).split())[:200]}") from None
+        raise UserError(f"the recorded config: {one_line(problem)}") from None
 
 
 def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -142,18 +142,17 @@ def _result(path: Path) -> Result | None:
 def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Path) -> Recorded:
     """Return the run whose result is in `path`; a sweep that left a run out has only that of it, and says whose."""
     own = results[path]
-    mates = [other for other in results.values() if _but_seed(other.choices) == _but_seed(own.choices)]
     told = Path(own.folder)
     where = next((folder for folder in (path, told) if (folder / CONFIG).is_file()), None)
     if where is None and RUN_ID.fullmatch(own.run_id or ""):
-        return replace(_of_mlflow(uri, own, results.values(), fetched), seeds=_seeds(mates))
+        return _of_mlflow(uri, own, results.values(), fetched)
     where = where or path
     return Recorded(
         own.name,
         journal.run_id(where) or own.run_id or str(where),
         _in_place(untrusted.mapping_of(where / CONFIG), where),
         comparable(where, own.metrics),
-        _seeds(mates),
+        _seeds(own, results.values()),
     )
 
 
@@ -219,23 +218,19 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     if METRICS in sizes:
         epochs[METRICS] = _epochs(place / METRICS)
     once = {key: value for key, value in own.metrics.items() if not key.startswith(("train/", "val/"))}
-    mates = [other for other in family if _but_seed(other.choices) == _but_seed(own.choices)]
     return Recorded(
         own.name,
         own.run_id,
         _in_place(untrusted.mapping_of(place / CONFIG), place),
         Comparable(epochs, once, _weights(place), environment(place)),
-        _seeds(mates),
+        _seeds(own, family),
     )
 
 
-def _seeds(mates: Iterable[Result]) -> dict[str, list[float]]:
-    """Return the accuracies of the runs of a cell, by metric."""
+def _seeds(own: Result, family: Iterable[Result]) -> dict[str, list[float]]:
+    """Return the accuracies of the runs of a family that have the choices of `own` but for the seed, by metric."""
+    mates = [one for one in family if {**one.choices, "seed": None} == {**own.choices, "seed": None}]
     return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
-
-
-def _but_seed(choices: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in choices.items() if key != "seed"}
 
 
 def _weights(folder: Path) -> str | None:

@@ -44,7 +44,7 @@ class Follower:
         server.load(models=False)
         self._thread = background.start(self._run, name="mirror", died=self._died)
 
-    def complete(self, *, patience: float, limit: float) -> bool:
+    def complete(self, patience: float, limit: float) -> bool:
         """Return whether MLflow has all that was written before this call, as soon as that is known.
 
         Waits for one look at all journals: `limit` seconds at most, and `patience` while nothing moves.

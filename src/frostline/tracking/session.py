@@ -86,8 +86,7 @@ def take_up(tracker: Tracker, root: Path) -> None:
 def leave(tracker: Tracker) -> None:
     """Mirror no longer what was taken up, once what is written by now has reached MLflow, if that answers."""
     if (follower := _followers.pop(tracker.folder, None)) is not None:
-        patience, limit = _CLOSE
-        follower.complete(patience=patience, limit=limit)
+        follower.complete(*_CLOSE)
         follower.stop(patience=1.0)
 
 
@@ -126,8 +125,7 @@ def close_sweep(
     sweep.artifact(folder / layout.RESULTS)
     end(folder, status, None)
     follower = _followers.pop(tracker.folder)
-    patience, limit = _CLOSE
-    complete = follower.complete(patience=patience, limit=limit)
+    complete = follower.complete(*_CLOSE)
     follower.stop(patience=1.0)
     later = f"the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
     if not complete:

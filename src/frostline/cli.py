@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline import commands
-from frostline.core import interrupts, project, streams
+from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import explain, unreadable
 from frostline.sweeps import hydra_keys, torchrun
@@ -26,6 +27,7 @@ _PLACES = ("--config-dir", "-cd")  # Hydra's own flags that say nothing of what 
 def main() -> None:
     """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
     streams.prepare()
+    atexit.register(garbage.leave)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
     project.register_resolver()
     interrupts.install()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.core import machine
+from frostline.core import garbage, machine
 from frostline.core.config import Config
 from frostline.sweeps import job
 from frostline.sweeps.compose import Overrides, PlannedRun
@@ -80,7 +81,7 @@ class Workers(Executor):
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
         machine.require_driver(config.device)
         gpus = config.device in ("auto", "cuda")
-        errand = Errand(importlib.import_module, ("frostline.runs.run",))
+        errand = Errand(garbage.spared, (partial(importlib.import_module, "frostline.runs.run"),))
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:

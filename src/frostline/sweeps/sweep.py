@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from frostline.core import interrupts, project
+from frostline.core import garbage, interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
@@ -142,8 +142,8 @@ def _checked(
 
     MLflow is loaded meanwhile. UserError for what no run can have, `WorkerDied` where who looked at it died.
     """
-    meanwhile = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
-    auto = executor.ask(partial(check, to_check(planned)), meanwhile)
+    mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
+    auto = executor.ask(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
     if rounds is None:
         return auto, None
     return auto, rounds.settle(auto, lambda configs: executor.ask(partial(fingerprints, configs)))

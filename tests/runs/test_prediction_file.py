@@ -268,6 +268,24 @@ def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network
     assert list(found["n"]) == [row["n"] for row in rows] and list(found["late"].dropna()) == ["x"]
 
 
+def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are(network, pictures, tmp_path):
+    values = [{"cam": "x"}, {"cam": None, "n": [{"ü": 1}]}, {}, 10**30, "text", [1, {"a": 2}], None, True]
+    rows = [{"file": str(file), "meta": one} for file, one in zip(readable(pictures)[:8], values, strict=True)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for suffix in ("csv", "jsonl", "parquet"):
+        write(network, tmp_path / f"said.{suffix}", tmp_path / "t.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["meta"] for line in lines] == values
+    with (tmp_path / "said.csv").open(newline="") as stream:
+        cells = [row["meta"] for row in csv.DictReader(stream)]
+    shown = ('{"cam": "x"}', '{"cam": null, "n": [{"ü": 1}]}', "{}", str(10**30), "text", '[1, {"a": 2}]', "", "True")
+    assert cells == [*shown]
+    told = pd.read_parquet(tmp_path / "said.parquet")["meta"]
+    assert [json.loads(text) for text in told.dropna()] == [one for one in values if one is not None]
+    with pytest.raises(UserError, match=r"^--path=meta: expected a column of texts"):
+        write(network, tmp_path / "o.csv", tmp_path / "t.jsonl", path="meta")
+
+
 def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network, pictures, tmp_path):
     odd = tmp_path / os.fsdecode(b"na\xefve.png")
     shutil.copy(readable(pictures)[0], odd)

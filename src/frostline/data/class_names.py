@@ -13,7 +13,7 @@ def check_names(names: Iterable[str], top: object) -> None:
     """Raise `UserError` where a name is no text, or two differ in case, blanks or Unicode's form alone."""
     names = list(names)
     if odd := [name for name in names if not is_text(name)]:
-        raise user_error("data.root", top, f"classes whose names are text in UTF-8, not {some(odd)}")
+        raise user_error("data.root", top, f"classes whose names are a line of text in UTF-8, not {some(odd)}")
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(_meant(name), name)) != name:

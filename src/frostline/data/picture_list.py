@@ -158,6 +158,8 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
     if (first := next(parts, None)) is None:
         raise user_error("pictures", table, "a table with rows")
     column = tables.path_column(first.column_names, path)
+    if table_files.AS_JSON in (first.schema.field(column).metadata or {}):
+        raise user_error("--path", column, "a column of texts")
     folder = tables.root_of(table, "--root", root)
 
     def placed(part: pa.Table, before: int) -> pa.Table:

@@ -42,7 +42,7 @@ def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
     ):
         column = column.astype("Int64")
     elif holds_lists(column):
-        raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list")
+        raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list or an object")
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(object)
     return [text.strip() for text in column.astype("string").fillna("")]

@@ -28,6 +28,8 @@ SUFFIXES = (*_TEXT, *_PARQUET, *_LINES)
 _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
 _TOLD = re.compile("sep=(.)\\s*", re.IGNORECASE)  # a first line by which spreadsheets tell each other
 _QUOTED = re.compile('"[^"]*"')
+AS_JSON = b"json"
+"""Metadata of a column of JSON lines whose values have keys, or are of several kinds: here each is JSON, as text."""
 _ROWS = 16_384  # of a part: few enough for any memory, enough for their overhead to be nothing
 
 
@@ -65,7 +67,8 @@ def _whole_parquet(file: Path) -> pd.DataFrame:
 def parts(file: Path, key: str) -> Iterator[pa.Table]:
     """Yield the table in parts of some thousand rows, all of one schema: text as text, other values as they are.
 
-    UserError, which says it of `key`, where it cannot be read, if need be after some parts.
+    What no type holds is `AS_JSON`. UserError, which says it of `key`, where it cannot be read, if need be after some
+    parts.
     """
     suffix = file.suffix.lower()
     with _reading(file, key):
@@ -148,12 +151,32 @@ def _of_lines(file: Path) -> Iterator[pa.Table]:
     """Yield the rows of JSON lines, gone through twice: what type a column has, its last row may say."""
     import pyarrow as pa
 
-    schema = pa.schema([])
+    types: dict[str, pa.DataType | None] = {}
     for rows in _parsed(file):
-        found = pa.table({name: [row.get(name) for row in rows] for name in dict.fromkeys(k for r in rows for k in r)})
-        schema = pa.unify_schemas([schema, found.schema], promote_options="permissive")
+        for name in dict.fromkeys(key for row in rows for key in row):
+            types[name] = _wider(types.get(name, pa.null()), [row.get(name) for row in rows])
+    mixed = [name for name, one in types.items() if one is None]
+    fields = [
+        pa.field(name, one or pa.string(), metadata=None if one else {AS_JSON: b""}) for name, one in types.items()
+    ]
     for rows in _parsed(file):
-        yield pa.Table.from_pylist(rows, schema)
+        for row in rows:
+            row |= {name: json.dumps(row[name]) for name in mixed if row.get(name) is not None}
+        yield pa.Table.from_pylist(rows, pa.schema(fields))
+
+
+def _wider(known: pa.DataType | None, values: Sequence[Any]) -> pa.DataType | None:
+    """Return the type of a column that has `values`, too; None where no one type holds them, or they have keys."""
+    import pyarrow as pa
+
+    if known is None:
+        return None
+    try:
+        both = [pa.schema([("", known)]), pa.schema([("", pa.array(values).type)])]
+        found = pa.unify_schemas(both, promote_options="permissive").field(0).type
+    except (pa.ArrowException, OverflowError):
+        return None
+    return None if "struct<" in str(found) else found
 
 
 def _parsed(file: Path) -> Iterator[list[dict[str, Any]]]:

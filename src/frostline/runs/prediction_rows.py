@@ -19,6 +19,7 @@ from torch import Tensor
 from frostline.core.errors import user_error
 from frostline.data.names import printable
 from frostline.data.picture_list import PictureList
+from frostline.data.table_files import AS_JSON
 from frostline.runs.predict import Answers, Predictor
 
 
@@ -187,7 +188,9 @@ def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
 
 def _plain(rows: pa.Table) -> Iterator[Mapping[str, Any]]:
     """Yield rows as Python has them: names of files as text, whatever bytes they hold, and no number that is none."""
+    parsed = [field.name for field in rows.schema if AS_JSON in (field.metadata or {})]
     for row in rows.to_pylist():
+        row |= {name: json.loads(row[name]) for name in parsed if row[name] is not None}
         yield {name: _text(value) for name, value in row.items()}
 
 

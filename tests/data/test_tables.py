@@ -150,6 +150,15 @@ def refused(table: Path, **options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("label", [{"cat": 0, "dog": 1}, [["cat"], ["dog"]], [{"name": "cat"}]])
+def test_what_has_keys_is_no_label(tmp_path: Path, label: object) -> None:
+    lines = [{"path": "a.png", "label": "cat"}, {"path": "b.png", "label": label}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert refused(tmp_path / "t.jsonl").endswith(
+        f"expected a text or a list of texts per row in column label, not {json.dumps(label)}"
+    )
+
+
 def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     found = rows(tmp_path)
     table = tmp_path / "t.csv"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,19 @@ def is_list(cell: object) -> bool:
     return bool(pd.api.types.is_list_like(cell))
 
 
-def cells(column: pd.Series[Any]) -> list[list[str] | str | None]:
-    """Return what stands in a column of lists, each a list of texts; a value that is no list is a text, or nothing."""
+def cells(column: pd.Series[Any], name: str, file: Path) -> list[list[str] | str | None]:
+    """Return what stands in a column of lists, each a list of texts; a value that is no list is a text, or nothing.
+
+    UserError where a value has keys, or is a list of such or of lists.
+    """
     import pandas as pd
 
     def cell(value: Any) -> list[str] | str | None:
         if is_list(value):
+            if isinstance(value, Mapping) or any(map(is_list, value)):
+                found = json.dumps(value, default=str)[:100]
+                expected = f"a text or a list of texts per row in column {printable(name)}, not {found}"
+                raise user_error("data.root", file, expected)
             return [str(one) for one in value if one is not None]
         return None if pd.isna(value) else str(value).strip()
 

@@ -143,7 +143,9 @@ def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tupl
         return label_columns.of_classes({name: table_columns.texts(frame[name], name, file) for name in names}), True
     name = str(table_columns.find(columns, key, options.get("label"), LABELS))
     lists, separator = table_columns.holds_lists(frame[name]), options.get("separator")
-    cells: list[Cell] = [*(table_columns.cells(frame[name]) if lists else table_columns.texts(frame[name], name, file))]
+    cells: list[Cell] = [
+        *(table_columns.cells(frame[name], name, file) if lists else table_columns.texts(frame[name], name, file))
+    ]
     several = label_columns.holds_several(cells, separator)
     return label_columns.of_cells(cells, name, separator=separator, several=several), several
 

@@ -223,6 +223,7 @@ def test_what_the_command_line_complains_of_is_said_as_python_has_it(said, statu
 
 
 def test_torch_is_told_of_determinism_and_threads_for_as_long_as_a_network_computes(store, two_threads, monkeypatch):
+    torch.use_deterministic_algorithms(mode=False)  # whatever an earlier test left
     network, told = frostline.load(store.folder / "1", device="cpu"), []
     assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
     run = network.network.config

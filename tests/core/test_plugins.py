@@ -21,6 +21,7 @@ from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
 from frostline.models import build, cut
+from frostline.records import provenance
 from lab import Lab
 from small import load_data
 
@@ -145,6 +146,7 @@ def package(tmp_path, monkeypatch):
     yield tmp_path / "site"
     sys.modules.pop("squares", None)
     plugins._points.cache_clear()
+    provenance.packages.cache_clear()
 
 
 def request(source: str) -> dict:

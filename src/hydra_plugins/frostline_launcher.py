@@ -123,8 +123,8 @@ class FrostlineLauncher(Launcher):
                     waiting.clear()
                     self.say(f"Stopped: {hopeless}.")
         except KeyboardInterrupt as interrupt:
+            self.pool = None  # first: one more interrupt ends the workers, too
             pool.interrupt(interrupt)
-            self.pool = None
             raise
         left = NotStarted(str(hopeless))
         return {number: done.get(number) or _failed(jobs[number], left) for number in jobs}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import small
 import stores
@@ -246,10 +247,21 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, m
         interrupts._arrived(signal.SIGINT, None)
         return show(results, aside)
 
+    def twice_more(results, aside):
+        for _ in range(2):
+            interrupts._arrived(signal.SIGINT, None)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(closing, "show", once_more)
         again(interrupted=True)
     assert journal.ended(folder) and (folder / layout.RESULTS).exists(), "an impatient person costs the record its end"
+    (folder / layout.RESULTS).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(closing, "show", twice_more)
+        again(interrupted=True)
+    assert not (folder / layout.RESULTS).exists(), "two more do not wait for the answer"
+    run = MlflowClient(uri).get_run(journal.run_id(folder))
+    assert journal.ended(folder) and run.info.status == "KILLED", "and cost the record no end"
     assert again(interrupted=True)[:2] == (130, [0, 1])
     (folder / "0").mkdir()
     with held(folder / "0") as process:

@@ -15,9 +15,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils import test_utils
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra.version import _UNSPECIFIED_, VersionBase
+from omegaconf import OmegaConf
 
 import warm
 from frostline.sweeps import pool, worker
+from hydra_plugins import frostline_launcher
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
@@ -145,6 +147,42 @@ def run(folder, *overrides, always=False, start=warm.run):
 def test_a_task_that_cannot_be_read_costs_itself_and_not_the_worker():
     answer = worker._answer_to(b"nonsense")
     assert answer is not None and isinstance(answer.error, pickle.UnpicklingError) and not answer.last
+
+
+def test_one_more_interrupt_while_workers_end_leaves_none_that_are_asked_for_more(monkeypatch):
+    class Hasty:
+        def run(self, *_, **__):
+            raise KeyboardInterrupt
+
+        def interrupt(self, first):
+            raise KeyboardInterrupt from first
+
+    for name in ("setup_globals", "configure_log", "in_common"):
+        monkeypatch.setattr(frostline_launcher, name, lambda *_: None)
+    launcher = FrostlineLauncher(1, None, 0)
+    launcher.hydra_context = launcher.task_function = None
+    launcher.config = OmegaConf.create({"hydra": {"hydra_logging": None, "verbose": False}})
+    launcher.pool = Hasty()
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run({0: []})
+    assert launcher.pool is None
+
+
+def test_an_interrupt_while_the_first_worker_is_waited_for_leaves_no_other_one():
+    killed = []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def one(number):
+        process = SimpleNamespace(send_signal=interrupted, kill=lambda: killed.append(number))
+        return SimpleNamespace(process=process, end=interrupted)
+
+    workers = object.__new__(pool.Pool)
+    workers._workers = [one(0), one(1)]
+    with pytest.raises(KeyboardInterrupt):
+        workers.interrupt(KeyboardInterrupt())
+    assert killed == [0, 1]
 
 
 def attempts(folder, how):

@@ -228,6 +228,28 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     assert pending_sweeps.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
+def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client, root, tmp_path, monkeypatch):
+    for name, moment in (("open", "complete"), ("runs", None)):
+        (sweep := tmp_path / name).mkdir()
+        (sweep / "0").mkdir()
+
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(sweep), monkeypatch.context() as patch:
+            if moment:
+                patch.setattr(session.Follower, moment, interrupted)
+            open_sweep(tracker.uri, root=root, folder=sweep, experiment_name="hasty")
+            journal.note(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
+            interrupted()
+        assert journal.ended(sweep) and str(sweep) not in session._followers
+        assert client.get_run(journal.run_id(sweep)).info.status == "KILLED"
+    assert client.get_run(journal.run_id(sweep / "0")).info.status == "KILLED"
+    assert not {tmp_path / "open", tmp_path / "runs"} & {*pending_sweeps.remembered(tracker.uri, root)}
+    with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(tmp_path / "never"):
+        raise KeyboardInterrupt
+
+
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
     heavy = ("mlflow", "torch", "sqlalchemy")
     code = f"import sys, frostline.tracking.session; print([m for m in {heavy} if m in sys.modules])"

@@ -138,12 +138,9 @@ def close(
         return True
     page = _drawn("report", partial(outcome.write_page, folder, results, tracker=asdict(tracker)), aside)
     _drawn("plots", partial(outcome.draw_plots, folder, results), aside)
-    statuses = {result.status for result in results}
-    failed = interrupt is None and not statuses <= {"FINISHED", "RUNNING"}
-    status = "FINISHED" if all(map(as_planned, results)) else "FAILED" if failed else "KILLED"
     recorded = session.close_sweep(
         tracker,
-        status=status,
+        status=status_of(results, interrupt),
         description=sentence,
         results=results,
         metrics=best.metrics(results),
@@ -152,6 +149,14 @@ def close(
     )
     _point_to(page, tracker)
     return recorded
+
+
+def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> str:
+    """Return as what a sweep ends, given what its runs came to and what interrupted it, if anything did."""
+    if all(map(as_planned, results)):
+        return "FINISHED"
+    failed = interrupt is None and not {result.status for result in results} <= {"FINISHED", "RUNNING"}
+    return "FAILED" if failed else "KILLED"
 
 
 def repeat(answered: Answered) -> None:

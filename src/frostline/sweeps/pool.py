@@ -225,6 +225,8 @@ class Pool:
                 time.sleep(0.02)
         finally:
             for worker in self._workers:
+                worker.process.kill()  # all of them first: the next interrupt may fall into the wait
+            for worker in self._workers:
                 worker.end()
 
     def close(self, *, now: bool = False) -> None:

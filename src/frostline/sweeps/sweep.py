@@ -15,7 +15,7 @@ from frostline.core import garbage, interrupts, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
-from frostline.records.recording import Record
+from frostline.records.recording import Record, end
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
 from frostline.sweeps.closing import as_planned, close, repeat
@@ -119,17 +119,20 @@ def run_planned(
         )
     if not config.dry_run:
         data_index.write(folder, index)
-    tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
-    runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity, earlier=earlier)
-    if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
-        return status
-    if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
-        raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-    with interrupts.deferred():  # one more may wait for the few seconds that the end of a record takes
-        if tracker is not None:
-            session.bring(tracker)
-        results = runs.results()
-        recorded = close(folder, tracker, results, interrupt, executor.aside)
+    with session.ended_in_any_case(folder):
+        tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
+        runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity, earlier=earlier)
+        if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
+            return status
+        if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
+            raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
+        with interrupts.deferred():  # one more may wait for the few seconds that the end of a record takes
+            if tracker is not None:
+                if interrupt is not None:  # whoever kills us now finds that said
+                    end(folder, closing.status_of(runs.results(), interrupt), None)
+                session.bring(tracker)
+            results = runs.results()
+            recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(map(as_planned, results)) else 1

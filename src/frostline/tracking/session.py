@@ -6,13 +6,13 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
-from frostline.core import files
+from frostline.core import files, interrupts
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, sweep_record
 from frostline.records.recording import Record, begin, end
@@ -25,6 +25,7 @@ from frostline.tracking.sync import SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
 _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
+_MOMENT = 2.0  # seconds to wait where interrupts leave no time
 _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
 
 _followers: dict[str, Follower] = {}
@@ -62,16 +63,16 @@ def open_sweep(
         pending_sweeps.remember(folder, place)  # first: of a folder that was moved the old one is forgotten with this
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
+    _followers[str(folder)] = follower
     limit = _OPEN if tracking_uri.is_server(uri) else _CREATE
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
-        follower.stop(patience=1.0)
+        _followers.pop(str(folder)).stop(patience=1.0)
         pending_sweeps.forget(folder, place)
         raise follower.problem
     if not reached:
         why = follower.problem or f"no answer from {uri} in {limit:g} s"
         say(f"MLflow is away ({why}): the record is kept in {folder}, and passed on when it is back")
-    _followers[str(folder)] = follower
     return Tracker(uri, experiment_name, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 
@@ -135,6 +136,35 @@ def close_sweep(
     else:
         pending_sweeps.forget(folder, follower.sweep.place)
     return not follower.dead
+
+
+@contextmanager
+def ended_in_any_case(folder: Path) -> Iterator[None]:
+    """End the sweep's record in `folder`, KILLED and without an answer, where interrupts end the block before that.
+
+    It is in the journal at once, with runs of which nobody gives signs of life, and in MLflow if that answers in a
+    moment; else the next sweep passes it on. One more interrupt does not wait for that.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(OSError):  # a folder that is gone, or a disk that is full
+            _break_off(folder)
+        raise
+
+
+def _break_off(folder: Path) -> None:
+    if journal.uid(folder) is None:  # it never began
+        return
+    with interrupts.deferred():
+        sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
+        if not journal.ended(folder):
+            end(folder, "KILLED", None)
+    if (follower := _followers.pop(str(folder), None)) is not None:
+        complete = follower.complete(patience=_MOMENT, limit=_MOMENT)
+        follower.stop(patience=0.0)
+        if complete and not sweep_record.going_on(folder):
+            pending_sweeps.forget(folder, follower.sweep.place)
 
 
 def ui_command(uri: str, root: Path) -> str:

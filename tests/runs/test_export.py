@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import frostline
 from frostline import commands
 from frostline.core.errors import UserError
 from frostline.models import build
@@ -120,3 +122,18 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, messag
         commands.run("export", [str(trained.folder / "1"), *arguments])
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(tiny, tmp_path, kind):
+    network = predict.load(tiny, device="cpu")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=f"^path={tmp_path}/.*: expected a place that can be written"
+        ):
+            frostline.Classifier(network).export(tmp_path / f"model{export.SUFFIXES[kind]}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.iterdir()]

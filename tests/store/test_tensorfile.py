@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,14 @@ def test_what_is_frozen_is_on_the_disk_before_the_end_and_gone_when_there_is_non
         assert list(tmp_path.iterdir()) == [tmp_path / ".best.safetensors.part"]
         raise RuntimeError("the run failed")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_more_is_said_as_the_system_says_it(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            tensorfile.save(tmp_path / "best.safetensors", tensors(), FACTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value.filename).startswith(f"{tmp_path}/.best.safetensors.") and not [*tmp_path.iterdir()]

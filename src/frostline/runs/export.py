@@ -123,7 +123,8 @@ def _read_onnx(file: Path) -> _Run:
 
 def _write_torchscript(network: Predictor, portable: nn.Module, file: Path) -> None:
     traced = torch.jit.trace(portable, samples()[1], check_trace=False)  # it is compared on more than this below
-    torch.jit.save(traced, str(file), _extra_files={_FACTS: json.dumps(facts(network))})
+    with file.open("wb") as stream:  # to a name torch writes by itself, and aborts the process where a disk is full
+        torch.jit.save(traced, stream, _extra_files={_FACTS: json.dumps(facts(network))})
 
 
 def _read_torchscript(file: Path) -> _Run:

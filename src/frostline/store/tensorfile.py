@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,14 +38,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk.
 
-    What several names stand for is there under each of them.
+    What several names stand for is there under each of them. OSError where it cannot be written.
     """
     dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
     first = {tensor.data_ptr(): name for name, tensor in reversed(dense.items())}
     dense = {name: tensor if first[tensor.data_ptr()] == name else tensor.clone() for name, tensor in dense.items()}
     path.touch()
     mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
-    save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    try:
+        save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    except SafetensorError as problem:  # which hides what the system says, as of a full disk
+        number = re.search(r"\(os error (\d+)\)", str(problem))
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else problem from None
     path.chmod(mode)
     with path.open("rb") as file:
         os.fsync(file.fileno())

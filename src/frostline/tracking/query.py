@@ -13,8 +13,8 @@ from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.result import Result
-from frostline.tracking import server, tracking_uri
-from frostline.tracking.server import client_of, problems
+from frostline.tracking import tracking_uri
+from frostline.tracking.server import Unreachable, client_of, first_line, problems
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -179,10 +179,10 @@ def open_client(uri: str) -> Iterator[MlflowClient]:
     if (file := tracking_uri.file_of(uri)) is not None and not file.is_file():
         raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
     try:
-        with server.problems(uri):
-            yield server.client_of(uri)
-    except server.Unreachable as error:
-        raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({server.first_line(error)})") from error
+        with problems(uri):
+            yield client_of(uri)
+    except Unreachable as error:
+        raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({first_line(error)})") from error
 
 
 def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:

@@ -130,9 +130,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(tiny, tmp_path
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
-        with pytest.raises(
-            UserError, match=f"^path={tmp_path}/.*: expected a place that can be written"
-        ):
+        with pytest.raises(UserError, match=f"^path={tmp_path}/.*: expected a place that can be written"):
             frostline.Classifier(network).export(tmp_path / f"model{export.SUFFIXES[kind]}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

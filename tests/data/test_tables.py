@@ -143,6 +143,28 @@ def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> 
     assert numbers(data.train) == list(range(10))
 
 
+def test_a_column_of_splits_that_is_called_otherwise_is_told(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    table = [row | {"subset": "Test" if n < 6 else "Training", "n": n % 2} for n, row in enumerate(found)]
+    as_csv(tmp_path / "t.csv", table)
+    told = [finding for finding in load(tmp_path / "t.csv").findings if "not used" in finding.about]
+    assert [one.about for one in told] == ["column subset is not used: data.options.split=subset takes its splits"]
+    assert told[0].alarming
+    assert not [one for one in load(tmp_path / "t.csv", split="subset").findings if "not used" in one.about]
+    for values in (("Test", "other"), ("Training", "Training")):
+        as_csv(tmp_path / "u.csv", [row | {"subset": values[n % 2]} for n, row in enumerate(found)])
+        assert not [one for one in load(tmp_path / "u.csv").findings if "not used" in one.about]
+
+
+def test_pictures_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said_once(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    as_csv(tmp_path / "t.csv", [row | {"file": f"https://host/{row['file']}"} for row in found])
+    assert "expected paths of files, not https://host/pics/0.png, " in refused(tmp_path / "t.csv")
+    as_csv(tmp_path / "t.csv", [row | {"w": ("-1", "x")[n % 2], "t": "1 May"} for n, row in enumerate(found)])
+    assert "data.options.weight=-1, x: expected" in refused(tmp_path / "t.csv", weight="w")
+    assert refused(tmp_path / "t.csv", time="t").endswith(", not of 1 May")
+
+
 def refused(table: Path, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         load(table, **options)

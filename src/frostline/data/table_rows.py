@@ -10,6 +10,7 @@ from pathlib import Path
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import NONE
+from frostline.data import remote_files
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS, roles_of
@@ -73,6 +74,9 @@ def _read(
     paths = texts["path"] or []
     if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
         raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
+    if elsewhere := [path for path in paths if remote_files.is_elsewhere(path)]:
+        expected = f"paths of files, not {some(elsewhere)}: fetch these, or put them into tar files (data=shards)"
+        raise user_error("data.root", file, expected)
     files = [normal(root, path) for path in paths]
     below = os.path.join(root, "")  # noqa: PTH118 - with the sign behind it, which `/` has already
     if outside := [path for path, found in zip(paths, files, strict=True) if not found.startswith(below)]:
@@ -103,7 +107,7 @@ def _weights(texts: Sequence[str]) -> list[float]:
 
     found = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").astype(float)
     if odd := [text or "(nothing)" for text, value in zip(texts, found, strict=True) if not 0 < value < math.inf]:
-        raise user_error("data.options.weight", some(odd), "a column of finite numbers above 0")
+        raise user_error("data.options.weight", some(dict.fromkeys(odd)), "a column of finite numbers above 0")
     return [*found]
 
 

@@ -18,7 +18,7 @@ from frostline.core.files import expanded
 from frostline.data import label_columns, table_columns, table_files, times
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Cell, Labels
-from frostline.data.layouts import SPLITS
+from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import LeftOut, walk
 from frostline.data.names import printable
 from frostline.data.table_rows import Row, rows_of
@@ -122,6 +122,8 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
         labels, multi_label = [own or () for own in labels], True
     rows, findings = rows_of(file, root, texts, labels, str(columns["split"]), long=long)
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
+    if columns["split"] is None:
+        findings += _unused_splits(frame)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")
@@ -191,6 +193,20 @@ def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -
         for name in frame.columns
         if name.casefold() in names
     ][:1]
+
+
+def _unused_splits(frame: pd.DataFrame) -> list[Finding]:
+    """Return the hint that a column has splits in it, of which train, val and test are made anew without it."""
+
+    def says(cells: pd.Series[Any]) -> list[str]:
+        found = [*dict.fromkeys(cells)] if cells.map(lambda cell: isinstance(cell, str)).all() else []
+        return found if {*roles_of(found)} <= {*SPLITS} else []
+
+    for name in frame.columns:
+        if says(frame[name].head(2)) and len(says(frame[name])) > 1:
+            told = f"column {printable(name)} is not used: data.options.split={name} takes its splits"
+            return [Finding(told, True)]
+    return []
 
 
 def _without_row(root: Path, named: set[str]) -> list[Finding]:

@@ -44,7 +44,9 @@ def read(column: str, texts: Sequence[str]) -> Times:
     values = numbers if numbers.count() >= dates.count() else dates  # of years both, and in the same order
     if (odd := given[values.isna()]).size:
         expected = "a column of dates such as 2021-03-04 or 2021-03-04 10:30, or of numbers"
-        raise user_error("data.options.time", column, f"{expected}, not of {some(odd.map(lambda t: t or '(nothing)'))}")
+        raise user_error(
+            "data.options.time", column, f"{expected}, not of {some(t or '(nothing)' for t in odd.unique())}"
+        )
     _, first, ranks = np.unique(values.to_numpy(), return_index=True, return_inverse=True)
     return Times(column, torch.from_numpy(ranks), tuple(given[first]))
 

@@ -140,8 +140,10 @@ def test_who_wants_quiet_hears_the_answer_alone(monkeypatch, capsys):
     shown.say("a note")
     assert capsys.readouterr().out == ""
     shown.answer()
-    shown.verdict("head wins.")
-    assert capsys.readouterr().out == "head wins.\n"
+    shown.verdict("head wins. lr 0.1 is best.\nTry: `train.py data.root=. 'a. b'`. See `here`.")
+    assert capsys.readouterr().out.splitlines() == [
+        *("head wins.", "lr 0.1 is best.", "Try: `train.py data.root=. 'a. b'`.", "See `here`.")
+    ]
 
 
 def test_a_file_gets_plain_lines_and_no_bars():

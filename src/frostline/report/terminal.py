@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from frostline.runs.plan import Plan
 
 
+_END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # of a sentence, and of none within a command
 _INTERVAL = 0.1  # seconds between two drawings of a bar
 
 
@@ -84,7 +86,7 @@ class Screen:
 
     def verdict(self, text: str) -> None:
         """Print an answer, a sentence to a line, so that its commands can be copied."""
-        for sentence in text.replace(". ", ".\n").split("\n"):
+        for sentence in _END.split(text):
             self.say(sentence)
 
     def plan(self, plan: Plan, *, whole: bool = False) -> None:

@@ -8,14 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
@@ -58,6 +61,15 @@ def test_a_config_is_composed_as_on_the_command_line_and_hydra_is_left_as_it_was
     config = frostline.compose("freeze=last_stage", "lr=0.5", "model=resnet50")
     assert (config.freeze_mode.name, config.lr, config.model.name) == ("last_stage", 0.5, "resnet50")
     assert isinstance(config, frostline.Config) and not GlobalHydra.instance().is_initialized()
+
+
+def test_hydra_is_left_to_whom_it_belongs_and_threads_compose_one_after_the_other(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"), ThreadPoolExecutor(3) as threads:
+        found = threads.map(lambda seed: frostline.compose("freeze=head", f"seed={seed}").seed, range(4))
+        assert [*found] == [0, 1, 2, 3]
+        assert hydra.compose("mine").a == 1
+    assert not GlobalHydra.instance().is_initialized()
 
 
 @pytest.mark.parametrize(

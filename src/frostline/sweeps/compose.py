@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +29,7 @@ from frostline.sweeps import hydra_keys, search_space
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.composed import Jobs, read
 
+_ALONE = RLock()
 _NOWHERE = "hydra.sweep.dir=."  # the same folder for all, whatever the time
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
 Overrides = Sequence[str]
@@ -129,11 +132,26 @@ def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Override
     return Path(read(compose(overrides), overrides, 0).sweep).absolute()
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Have Hydra read our options in the block, which one thread at a time is in.
+
+    It is one for the whole process: what somebody else has initialised it with, a notebook or `hydra.main`, comes back.
+    """
+    with _ALONE:
+        theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = theirs
+
+
 def compose_one(overrides: Overrides) -> Config:
     """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
     register_resolver()
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with composing():
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
             return read(composed, overrides, 0).config
     except (HydraException, OmegaConfBaseException) as error:
@@ -149,7 +167,7 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
     register_resolver()
     hydra_keys.check_typed(overrides)
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with composing():
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
             parsed = parser.parse_overrides([*map(at_home, overrides)])
             jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
-from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,7 +19,6 @@ from frostline.core.config import Config
 from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
 from frostline.core.errors import UserError, one_line, unknown_key, user_error
 from frostline.core.files import expanded
-from frostline.core.project import config_folder
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
 from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
@@ -28,6 +26,7 @@ from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
+from frostline.sweeps.compose import composing
 from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
@@ -80,7 +79,7 @@ def configs_of(records: Iterable[Mapping[str, Any]], overrides: Sequence[str]) -
     for key, value in given.items():
         if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
             raise user_error(key, value, f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with composing():
         composed = hydra.compose("config", overrides=["resume=false", *overrides])
     return [_on_record(values, deepcopy(composed), given) for values in records]
 

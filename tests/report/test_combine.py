@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from xml.etree import ElementTree
@@ -132,6 +133,50 @@ def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_
         "data.folds=null data=digits": (3, False),
         "data.folds=null data=birds": (3, False),
     }
+
+
+def settled(folder, **config):
+    """Say of the runs of a written sweep what their configs were, by their data and optimizer."""
+    for run in folder.glob("[0-9]*"):
+        choices = json.loads((run / "result.json").read_text())["choices"]
+        values = yaml.safe_load((run / "config.yaml").read_text())
+        for group in ("data", "optimizer"):
+            values[group] = {"name": choices[group], **config.get(choices[group], {})}
+        (run / "config.yaml").write_text(yaml.safe_dump(values))
+        shown = {key: value for key, value in values["data"].items() if key != "download"}
+        fingerprint = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+        (run / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
+    return folder
+
+
+def test_data_of_one_name_are_told_apart_by_their_settings_whatever_other_data_there_are(tmp_path):
+    modes, digits, birds = {"freeze_mode": ["head", "full"]}, {"data": ["digits"]}, {"data": ["birds"]}
+    sweeps = [
+        settled(sweep(tmp_path / "few", modes | digits), digits={"limit": 100, "download": True}),
+        settled(sweep(tmp_path / "many", modes | digits), digits={"limit": 500, "download": False}),
+        settled(sweep(tmp_path / "birds", modes | birds), birds={"limit": None, "download": True}),
+    ]
+    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
+    assert {one.where for one in found} == {
+        "data.limit=100 data=digits",
+        "data.limit=500 data=digits",
+        "data.limit=null data=birds",
+    }
+    (alike,) = contests(combine.together([sweep_record.read(folder) for folder in sweeps[:1] * 2]))
+    assert alike.where == ""
+    told = settled(sweep(tmp_path / "again", modes | digits), digits={"limit": 100, "download": False})
+    runs = combine.together([sweep_record.read(sweeps[0]), sweep_record.read(told)])
+    assert not [name for run in runs for name in run.choices if name == "data.download"]
+
+
+def test_an_optimizer_with_other_settings_is_another_cell_beside_other_optimizers(tmp_path):
+    both = settled(sweep(tmp_path / "both", {"optimizer": ["adam", "sgd"]}), adam={"decay": 0.1}, sgd={"decay": 0.01})
+    more = settled(sweep(tmp_path / "more", {"optimizer": ["adam"]}), adam={"decay": 0.5})
+    found = cells(combine.together([sweep_record.read(both), sweep_record.read(more)]))
+    told = sorted((cell.choices["optimizer"], cell.choices["optimizer.decay"]) for cell in found)
+    assert told == [("adam", 0.1), ("adam", 0.5), ("sgd", 0.01)]
+    (alone, *others) = cells(combine.together([sweep_record.read(both), sweep_record.read(both)]))
+    assert len(others) == 1 and "optimizer.decay" not in alone.choices
 
 
 def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):

@@ -13,7 +13,7 @@ from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
 from frostline.records.sweep_record import Sweep
-from frostline.report.cells import FOLD, FOLDS, varying
+from frostline.report.cells import FOLD, FOLDS
 
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
@@ -27,7 +27,7 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
         return list(sweeps[0].results)
     results = [result for sweep in sweeps for result in sweep.results]
     configs = [_config(Path(result.folder)) for result in results]
-    keys = [key for key in _differing(configs) if not _told_by_name(key, results)]
+    keys = [key for key in _differing(configs) if not _told_by_name(key, results, configs)]
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
     full = [
@@ -106,11 +106,20 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key, values in seen.items() if len(values) > 1]
 
 
-def _told_by_name(key: str, results: Sequence[Result]) -> bool:
-    """Return whether a choice by its short name tells `key` already, as `model` does `model.name`."""
+def _told_by_name(key: str, results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a choice by its short name tells `key` already, as `model` does `model.name`.
+
+    So does `data` whatever is the same for all runs on data of one name, but not a `data.limit` of some of them.
+    """
     group, _, rest = key.partition(".")
     if key == FOLDS:
         return False
-    if not is_semantic(key) and group != "data":  # other pictures may lie in another place
+    if not is_semantic(key) and key != "data.root":  # other pictures may lie in another place
         return True
-    return group in _GROUPS and (rest == "name" or group in varying(results))
+    if group not in _GROUPS or rest == "name":
+        return group in _GROUPS
+    values: dict[str, set[str]] = {}
+    for result, config in zip(results, configs, strict=True):
+        if key in config:
+            values.setdefault(repr(result.choices.get(group)), set()).add(repr(config[key]))
+    return all(len(own) == 1 for own in values.values())

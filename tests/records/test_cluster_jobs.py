@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts
 from frostline.sweeps import closing, cluster
+from small import compose
 
 QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
 ACCOUNTS = "8_0|PENDING|None\n8_2|CANCELLED by 1000|None\n6|OUT_OF_MEMORY|None"
@@ -153,3 +155,17 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
         cluster._ended_by(preempted, job, lambda: pytest.fail("queued twice"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert cluster._ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Invalid generic resource (gres) specification", "cluster.gpus=1: expected what its queue takes ("),
+        ("invalid partition specified: gpu sbatch: error: Batch job submission failed", "cluster.partition=gpu: "),
+        ("Memory specification can not be satisfied", "cluster.memory_gb=None: "),
+        ("Requested node configuration is not available", "cluster=slurm: "),
+    ],
+)
+def test_what_slurm_refuses_is_told_by_the_key_that_it_is_about(said, told):
+    how = replace(compose().cluster, name="slurm", partition="gpu")
+    assert str(cluster._refusal(RuntimeError(f"sbatch: error: {said}"), how)).startswith(told)

@@ -6,11 +6,13 @@ and the last one draws the results.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ from omegaconf import DictConfig
 
 from frostline.core import interrupts, project
 from frostline.core.config import ClusterConfig, Config
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, user_error
 from frostline.records import cluster_jobs, slurm
 from frostline.records.recording import reason_of
 from frostline.records.sweep_record import Shared
@@ -35,6 +37,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LARGEST = 1000
 """Jobs of an array, at most: Slurm's `MaxArraySize`, if nothing else is configured, is 1001."""
+_ABOUT = {
+    "generic resource": "gpus",
+    "cpu count": "cpus",
+    "memory specification": "memory_gb",
+    "time limit": "hours",
+    "partition": "partition",
+}
+"""What Slurm's refusals say, and the key of `cluster` that each is about."""
 _WARNING = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
 """The signal that submitit asks for before the time limit."""
 
@@ -122,7 +132,7 @@ class Cluster(Executor):
         own |= {"stderr_to_stdout"}
         first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
         try:
-            with submitit.helpers.clean_env():
+            with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # it prints what it raises
                 executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)
                 executor.update_parameters(
                     **{key if key in own else f"{engine}_{key}": value for key, value in params.items()}
@@ -131,13 +141,21 @@ class Cluster(Executor):
                     cluster_jobs.announce(sweep, engine, runs, Path(folder), self.asked)
                 queued = executor.map_array(_call, calls)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise user_error("cluster", self.how.name, f"what its queue takes ({reason_of(error)})") from None
+            raise _refusal(error, self.how) from None
         jobs = [
             cluster_jobs.Job(engine, each.job_id, run, str(each.paths.stdout), self.asked)
             for each, run in zip(queued, runs, strict=True)
         ]
         cluster_jobs.note(sweep, jobs)
         return [each.id for each in jobs]
+
+
+def _refusal(error: Exception, how: ClusterConfig) -> UserError:
+    """Return what a queue found wrong, as the line of the key that it is about, if that can be told."""
+    said = reason_of(error)
+    about = next((key for words, key in _ABOUT.items() if words in said.lower()), None) if how.name == "slurm" else None
+    key, value = ("cluster", how.name) if about is None else (f"cluster.{about}", getattr(how, about))
+    return user_error(key, value, f"what its queue takes ({said})")
 
 
 class _Call:

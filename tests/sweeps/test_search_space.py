@@ -107,6 +107,13 @@ def test_what_cannot_be_searched_is_refused(typed: str, why: str) -> None:
         search_space.check_keys(parsed(typed)[1], ["head", "full"], ["optimizer", "freeze_mode"])
 
 
+def test_what_cannot_be_searched_is_refused_in_a_file_too() -> None:
+    config = compose("freeze=head")
+    config.search.space["head"] = {"data": {"fraction": "interval(0.1,1)"}}
+    with pytest.raises(UserError, match=r"^search\.space\.head\.data\.fraction=interval\(0\.1,1\): expected one value"):
+        search_space.of_cell(config, {}, {})
+
+
 def test_ends_hold_each_end_and_each_choice() -> None:
     space = {"lr": FloatDistribution(1e-4, 1.0), "k": CategoricalDistribution([4, 8, 16]), "n": IntDistribution(1, 3)}
     found = search_space.ends(space)

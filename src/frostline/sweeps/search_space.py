@@ -55,8 +55,11 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     mode = config.freeze_mode
     found = {key: one for key, one in _of_mode(config).items() if key not in listed}
     found |= {key: one for key, one in ranges.items() if not key.startswith(_OF_MODE)}
-    found |= _parsed(flatten(config.search.space.get(mode.name) or {}))
     mine = f"{_OF_MODE}{mode.name}."
+    in_file = _parsed(flatten(config.search.space.get(mode.name) or {}))
+    for key, one in in_file.items():
+        _require_trained(key, f"{mine}{key}", one)
+    found |= in_file
     found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
     found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
     if "lr" in found and _is_auto(found["lr"]):
@@ -101,8 +104,13 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
             rest = key
         if rest in (*groups, "freeze"):
             raise user_error(key, _typed(one), "options with commas between, as a group has no range")
-        if rest in _FIXED or rest.partition(".")[0] in _FIXED_GROUPS:
-            raise user_error(key, _typed(one), "one value: it is no setting of what is trained")
+        _require_trained(rest, key, one)
+
+
+def _require_trained(name: str, key: str, one: Override) -> None:
+    """Raise UserError, by the `key` that is given, where `name` is no setting of what is trained."""
+    if name in _FIXED or name.partition(".")[0] in _FIXED_GROUPS:
+        raise user_error(key, _typed(one), "one value: it is no setting of what is trained")
 
 
 def distribution(key: str, one: Override) -> BaseDistribution:

@@ -150,6 +150,8 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.predict(levels, top=0)
     with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
         network.predict(torch.zeros(3, 4, 4))
+    with pytest.raises(frostline.UserError, match=r"^a{300}"):
+        network.predict("a" * 300)
     for odd in (5, None, b"GIF", [[1, 2]], io.BytesIO(b"GIF"), {"a.png"}, pd.DataFrame({"path": ["a.png"]})):
         with pytest.raises(frostline.UserError, match=r"(?s)^pictures=.*: expected files"):
             network.predict(odd)
@@ -160,6 +162,8 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
     ):
         with pytest.raises(frostline.UserError, match=line):
             network.predict(odd)
+    with pytest.raises(frostline.UserError, match=r"^pictures=.*: expected files: predict_table goes through a folder"):
+        network.predict(tmp_path)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
     with pytest.raises(frostline.UserError, match=r"^output=.*network\.onnx: expected a file called \.safetensors"):
@@ -287,6 +291,20 @@ def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkey
     there = shutil.copytree(store.folder, tmp_path / "multirun" / "2026-01-01" / "01-02-03")
     for name in ("2026-01-01/01-02-03", "2026-01-01 01-02-03"):
         assert catalog.meant(Name(name)).folder == there
+
+
+@pytest.mark.parametrize(
+    ("lay", "named"),
+    [
+        ("multirun/2026-01-01/01-02-03", "2026-01-01/01-02-03"),
+        ("/gone/it's a sweep", "gone/it's a sweep"),
+        *((odd, "") for odd in (".", "/", "../..")),
+    ],
+)
+def test_a_sweep_that_is_fetched_has_its_own_name(lay, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog.query, "parent_sweep", lambda uri, run_id: ("a1b2", lay))
+    monkeypatch.setattr(catalog.download, "sweep", lambda uri, sweep, folder: folder)
+    assert catalog._folder("sqlite://", "c3d4", tmp_path) == tmp_path / "a1b2" / named
 
 
 @pytest.mark.parametrize("name", ["Vogel & 100%", "nothing'; drop", "0123456", "runs:/", "no/such/folder", ""])

@@ -5,6 +5,7 @@ Nothing that a run left can run code: its config is read as plain YAML, its weig
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import expanded
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
 from frostline.data.bit_depth import Levels, of_record
@@ -258,6 +260,8 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
             with open_anywhere(str(picture)) as image:
                 return tensor_of(image, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
+            if os.path.isdir(expanded(str(picture))):  # noqa: PTH112 - no name is too odd for it
+                raise user_error("pictures", picture, "files: predict_table goes through a folder") from None
             raise UserError(f"{picture}: {why(error)}") from None
     pixels, found = picture, reprlib.repr(picture)
     if isinstance(picture, Image.Image):

@@ -6,9 +6,10 @@ where no other begins so; the name of a sweep; or that of an experiment, which s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from frostline.core import project
 from frostline.core.errors import UserError, user_error
@@ -99,10 +100,16 @@ def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
     return [sweep_record.read(_folder(found.uri, run_id, scratch)) for run_id in found.ids]
 
 
+def _named_alike(told: str) -> Path:
+    """Return the last two names of where a sweep lay, after which it is called; what is no name is left out."""
+    names = [name for name in PurePath(told).parts[-2:] if name not in (os.sep, "..")]
+    return Path(*names)
+
+
 def _folder(uri: str, run_id: str, scratch: Path) -> Path:
     """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
     sweep, told = query.parent_sweep(uri, run_id)
-    here, fetched = project.project_root() / told, scratch / sweep
+    here, fetched = project.project_root() / told, scratch / sweep / _named_alike(told)
     if (here / layout.SWEEP).is_file():
         return here
     return fetched if fetched.is_dir() else download.sweep(uri, sweep, fetched)

@@ -208,7 +208,7 @@ def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes
 def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
     with pytest.raises(UserError, match="a new folder; in this one is what the sweep of"):
         claim(ended(tmp_path, process), ["d"], again=False, named=True)
-    with pytest.raises(UserError, match="another sweep's"):  # and a dry run is not gone on with
+    with pytest.raises(UserError, match="a new folder; this one is a dry run's, of "):  # which is not gone on with
         claim(ended(tmp_path / "dry", process, tracker=None), ["d"], again=True, named=True)
 
 

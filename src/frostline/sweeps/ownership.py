@@ -66,6 +66,7 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         if owner is None or not _does(folder, digests, search):
             other = "another search's (of other settings, data, weights or code)" if search else "another sweep's"
+            other = "a dry run's" if _is_dry(folder) else other
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is {other}, of {whose}")
         if not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
@@ -77,7 +78,12 @@ def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
     try:
         told = files.read_json(folder / SWEEP)
         same = told.get("search") == search and (search or [run["digest"] for run in told["runs"]] == list(digests))
-        dry = told["tracker"] is None and not (folder / layout.JOBS).exists()
-        return not dry and bool(same)
+        return bool(same) and not _is_dry(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)
+
+
+def _is_dry(folder: Path) -> bool:
+    """Return whether the folder has nothing but the plans of a sweep."""
+    told = files.json_or_none(folder / SWEEP)
+    return isinstance(told, dict) and told.get("tracker", ()) is None and not (folder / layout.JOBS).exists()

@@ -132,6 +132,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "picture.png")
     network = frostline.load(frostline.open(str(store.folder)), device="cpu")
+    assert "the best of 2 cells" in network.note == frostline.load(store.folder, device="cpu").note
     forms = [
         *(tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.fromarray(levels), levels),
         torch.from_numpy(levels).permute(2, 0, 1),

@@ -159,13 +159,16 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
     """
     from frostline.runs import predict
     from frostline.sweeps import find_weights
+    from frostline.sweeps.catalog import Name
 
+    note = ""
     if isinstance(name, Sweep):
-        name = name.best
+        result, note = find_weights.best(Name(name.name, "sweep"), name.results)
+        name = Run(result)
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
     with machine.torch_as_it_was(), find_weights.found(str(name)) as run:
-        return Classifier(predict.load(run.folder, device=str(device)), run.note)
+        return Classifier(predict.load(run.folder, device=str(device)), note or run.note)
 
 
 @dataclass(frozen=True, repr=False)

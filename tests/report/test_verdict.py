@@ -154,13 +154,13 @@ def test_images_in_groups_are_compared_group_by_group(tmp_path):
     within = statistics.paired_jackknife(*right, patients)
     assert answer(runs).startswith(
         "Undecided: fine-tuning (full) 98.0%, feature extraction (head) 95.0% on the test split (+3.0 points, 95% "
-        f"interval {100 * within.low:.1f} to {100 * within.high:.1f}; one seed, paired jackknife over 20 groups "
-        "(1,000 test images))"
+        f"interval {100 * within.low:.1f} to {100 * within.high:.1f}; one seed, paired jackknife over 1,000 test "
+        "images in 20 groups)"
     )
     worth = runs[0].metrics["test/effective_images"]
     alone = statistics.wilson(0.98 * worth, worth)
     assert (
-        f"(95% interval {100 * alone.low:.1f} to {100 * alone.high:.1f}; one seed, over 20 groups (1,000 test images))"
+        f"(95% interval {100 * alone.low:.1f} to {100 * alone.high:.1f}; one seed, over 1,000 test images in 20 groups)"
     ) in answer(runs[:1])
     found = validation_interval(cells(runs[:1])[0])
     assert found == statistics.wilson(0.9 * 9, 9)
@@ -187,7 +187,7 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
         runs.append(replace(run, metrics=run.metrics | {"test/macro_f1": score.value}))
     one, two = (predictions.read(run.folder).measured(MACRO_F1) for run in runs)
     found = contests(runs)[0].difference
-    assert found.how == "one seed, paired jackknife over 20 groups (400 test images)"
+    assert found.how == "one seed, paired jackknife over 400 test images in 20 groups"
     within = statistics.by_influence(found.gap, one.influence - two.influence, one.least, patients)
     assert found.interval == within and within.high - within.low > 3 * (
         statistics.by_influence(found.gap, one.influence - two.influence, one.least).high - found.gap
@@ -200,7 +200,7 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
     right = predictions.read(runs[0].folder).right
     first = predictions.read(runs[0].folder).labels == 0
     assert ahead.interval == statistics.paired_jackknife(right, first, patients)
-    assert ahead.how == "paired jackknife over 20 groups (400 test images)"
+    assert ahead.how == "paired jackknife over 400 test images in 20 groups"
     several = [repeats[0], replace(repeats[0], seed=1, folder=runs[1].folder)]
     both = np.mean([right, predictions.read(runs[1].folder).right], axis=0)
     assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
@@ -214,7 +214,8 @@ def test_one_group_of_images_says_nothing_of_others(tmp_path):
     assert answer(runs).startswith(
         f"Undecided: fine-tuning (full) 98.0%, feature extraction (head) 50.0% on the test split {told}"
     )
-    assert "full) reached 98.0% on the test split (one seed, over 1 group (1,000 test images))" in answer(runs[:1])
+    alone = "full) reached 98.0% on the test split (one seed, over 1,000 test images, all of one group)"
+    assert alone in answer(runs[:1])
     assert contests([replace(run, folder="") for run in runs])[0].difference.interval is None
 
 

@@ -168,12 +168,12 @@ def paired(first: Array, second: Array, groups: Ints | None) -> tuple[Interval |
 
 
 def over(ids: Ints, groups: Ints | None) -> str:
-    """Return in words what an interval is over, e.g. `over 359 test images` or `over 24 groups (359 test images)`."""
+    """Return in words what an interval is over, e.g. `over 359 test images` or `over 359 test images in 24 groups`."""
     images = f"{len(ids):,} test images"
     if groups is None:
         return f"over {images}"
     count = len(np.unique(groups))
-    return f"over {count:,} groups ({images})" if count > 1 else f"over {images}, all of one group"
+    return f"over {images} in {count:,} groups" if count > 1 else f"over {images}, all of one group"
 
 
 def _mean(repeats: Sequence[Repeat]) -> float:

@@ -237,7 +237,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
 def _over_groups(cell: Cell) -> str:
     """Return in words what the interval of one seed is over, where images come in groups; else nothing."""
     groups, images = round(cell.finished[0].metrics.get(GROUPS, 0)), cell.finished[0].images.get("test", 0)
-    return f", over {_count(groups, 'group')} ({_count(images, 'test image')})" if groups else ""
+    where = ", all of one group" if groups == 1 else f" in {groups:,} groups"
+    return f", over {_count(images, 'test image')}{where}" if groups else ""
 
 
 def _small(sentence: str) -> str:

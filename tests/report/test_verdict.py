@@ -194,8 +194,8 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
     )
     alone = statistics.by_influence(one.value, one.influence, one.least, patients)
     assert contests(runs)[0].contenders[0].interval == statistics.clamped(alone)
-    largest = baseline.of(runs[0].folder)
     repeats = contest.repeats(cells(runs)[0])
+    largest = baseline.of(repeats)
     ahead = baseline.lead(repeats, largest)
     right = predictions.read(runs[0].folder).right
     first = predictions.read(runs[0].folder).labels == 0
@@ -248,6 +248,18 @@ def test_a_majority_is_not_called_an_answer(tmp_path):
     assert answer([*several, runs[1]]).startswith("Nobody surely beats the largest class: big is 96.8%")
     waiting = result(9, "norm", 0, 0, status="WAITING")
     assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: nobody surely beats")
+
+
+def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
+    runs = [rare(tmp_path, [0] * 31, fold, **{"data.fold": fold}) for fold in range(3)]
+    whole = contest.repeats(cells(runs)[0])
+    counts = [{"class": name, "images": count} for name, count in (("big", 10), ("small", 21), ("none", 0))]
+    (Path(runs[0].folder) / "per_class.json").write_text(json.dumps(counts))
+    found = baseline.of(whole)
+    assert (found.name, found.label, found.share) == ("big", 0, 70 / 93)
+    assert baseline.of([replace(repeat, overlap=None) for repeat in whole]).name == "small"  # seeds have one test split
+    (Path(runs[2].folder) / "per_class.json").unlink()
+    assert baseline.of(whole) is None
 
 
 def test_who_beats_the_largest_class_is_compared_as_ever(tmp_path):

@@ -42,20 +42,29 @@ class Baseline:
         return found.get(by, math.nan)
 
 
-def of(folder: str) -> Baseline | None:
-    """Return the baseline of the test split of the run in `folder`; None where its run did not leave it."""
+def of(repeats: Sequence[Repeat]) -> Baseline | None:
+    """Return the baseline of the test split of a cell, of folds of all their splits; None where a run left none."""
+    every = repeats if repeats[0].overlap is not None else repeats[:1]
+    found = [_images(repeat.folder) for repeat in every]
+    names = [name for name, _ in found[0]]
+    if any([name for name, _ in one] != names for one in found):
+        return None
+    images = [sum(count for _, count in of_class) for of_class in zip(*found, strict=True)]
+    if not images or not sum(images):
+        return None
+    label = images.index(max(images))
+    untested = tuple(name for name, count in zip(names, images, strict=True) if not count)
+    return Baseline(names[label], label, images[label] / sum(images), len(images) - len(untested), untested)
+
+
+def _images(folder: str) -> list[tuple[str, int]]:
+    """Return how many test images of each class the run in `folder` had; nothing where it did not leave that."""
     try:
         told = files.read_json(Path(folder) / PER_CLASS)
         classes = [(str(row["class"]), int(row["images"])) for row in told if "recall" not in row]  # of multi-label
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
-    images = [count for _, count in classes]
-    if not images or min(images) < 0 or not sum(images):
-        return None
-    label = images.index(max(images))
-    untested = tuple(name for name, count in classes if not count)
-    tested = len(images) - len(untested)
-    return Baseline(classes[label][0], label, images[label] / sum(images), tested, untested)
+        return []
+    return [] if min((count for _, count in classes), default=0) < 0 else classes
 
 
 def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:

@@ -172,7 +172,7 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     from frostline.report import baseline
     from frostline.report.paired_difference import compare
 
-    largest = baseline.of(repeats(found[0].cell)[0].folder)
+    largest = baseline.of(repeats(found[0].cell))
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
         return Contest(where, by, key, tuple(results), found, "alone", None, largest, lead)

@@ -235,9 +235,18 @@ def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
         assert label in range(len(CLASSES))
 
 
+def test_which_fold_a_run_was_of_is_told_as_its_seed_is(tmp_path):
+    found = page(sweep(tmp_path / "s", {"freeze_mode": MODES, "data.fold": [0, 1]}, seeds=2)).data
+    assert found["repeated"] == ["seed", "data.fold"] and found["swept"] == ["freeze_mode"]
+    assert [run["repeat"] for run in found["runs"][:4]] == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert found["groups"][0]["disagreements"]["of"] == ["of fold 0", "with seed 0"]
+    alone = page(sweep(tmp_path / "t", {"freeze_mode": MODES})).data
+    assert alone["repeated"] == [] == alone["groups"][0]["disagreements"]["of"]
+
+
 def test_confusions_have_pictures_of_whichever_seed_made_them(tmp_path):
     (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES}, seeds=4)).data["groups"]
-    assert group["disagreements"]["seed"] == 0
+    assert group["disagreements"]["of"] == ["with seed 0"]
     for one in group["contenders"]:
         assert one["pairs"] and all(shown for _, _, _, shown in one["pairs"])
         assert all(len(shown) == len(set(shown)) <= 4 for _, _, _, shown in one["pairs"])

@@ -15,6 +15,7 @@ import numpy as np
 from frostline.core import files
 from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, MAP
 from frostline.records.layout import PER_CLASS, SHIFT
+from frostline.records.result import value_text
 from frostline.report import confusion_matrix, label_scores, mistakes, predictions
 from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
@@ -27,6 +28,7 @@ from frostline.report.statistics import Ints, effective_images, wilson
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
 _DISAGREEMENTS = 24
+_ONE_OF = {FOLD: "of fold", "seed": "with seed"}
 
 
 def of_cell(cell: Cell) -> dict[str, Any]:
@@ -55,12 +57,18 @@ def of_cell(cell: Cell) -> dict[str, Any]:
 
 
 def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
-    """Return the test images of which two cells say different things, of a seed that both have; None if unknown."""
+    """Return the test images of which two cells say different things, of a repeat that both have; None if unknown.
+
+    `of` names that one where there are several, e.g. `of fold 0`, `with seed 1`.
+    """
+    runs = [*first.finished, *second.finished]
+    several = [name for name in _ONE_OF if len({repr(run.choices.get(name)) for run in runs}) > 1]
     for one in first.finished:
         for two in second.finished:
             if all(one.choices.get(name) == two.choices.get(name) for name in REPEATS):
                 found = _disagreements(Path(one.folder), Path(two.folder))
-                return found and {**found, "seed": one.choices.get("seed")}
+                of = [f"{_ONE_OF[name]} {value_text(one.choices.get(name))}" for name in several]
+                return found and {**found, "of": of}
     return None
 
 

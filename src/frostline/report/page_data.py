@@ -38,6 +38,7 @@ def collect(
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
+    repeated = [name for name in REPEATS if len({repr(result.choices.get(name)) for result in results}) > 1]
     groups = [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in contests(results)]
     return {
         "key": key,
@@ -48,11 +49,15 @@ def collect(
         "models": list(style.numbers(results, "model")) if key != "model" and "model" in swept else [],
         "groups": groups,
         "runs": [
-            {**_run(result, swept, key, tracker), "folder": _link(Path(result.folder), page, scratch)}
+            {
+                **_run(result, swept, key, tracker),
+                "repeat": [_plain(result.choices.get(name)) for name in repeated],
+                "folder": _link(Path(result.folder), page, scratch),
+            }
             for result in results
         ],
         "curves": [_curve(result, points) for result in results],
-        "seeds": len({repr(result.choices.get("seed")) for result in results}) > 1,
+        "repeated": repeated,
     }
 
 
@@ -152,7 +157,6 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
         "status": "PRUNED" if trial_tags.state(result) == trial_tags.STOPPED else result.status,
         "reason": result.reason,
         "at": [_plain(result.choices.get(name)) for name in swept],
-        "seed": _plain(result.choices.get("seed")),
         "share": by.share,
         "val": shortened(result.metrics.get(by.val, math.nan)),
         "test": shortened(result.metrics.get(by.test, math.nan)),

@@ -93,11 +93,11 @@ const better = (a, b) => group.by.sign * a > group.by.sign * b;
 const bars = (found, name) => {
   const [mid, low, high] = [0, 1, 2].map(i => found.map(cell => cell[name][i]));
   return { type: "data", symmetric: false, thickness: 1, width: 3,
-    array: mid.map((m, i) => high[i] == null ? 0 : high[i] - m), arrayminus: mid.map((m, i) => low[i] == null ? 0 : m - low[i]) };
+    array: mid.map((m, i) => high[i] == null ? NaN : high[i] - m), arrayminus: mid.map((m, i) => low[i] == null ? NaN : m - low[i]) };  // null would be drawn as an interval of no width
 };
 const at = cell => SWEPT.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
-  `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} seeds` : "");
+  `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} ${group.folds ? "runs" : "seeds"}` : "");
 const title = words => /^[a-z]+\b/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;  // mAP as it is
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
 const done = () => group.cells.filter(cell => cell.val[0] != null);
@@ -183,7 +183,7 @@ function responseSection() {
       ...others.map(key => select(key, [["", "best of each"], ...valuesOf(key).map(v => [String(v), text(v)])], response.fixed[key] || "", value => { response.fixed[key] = value; paint(node); })));
   };
   controls();
-  $(".note", root).textContent = "Points of the same value of a logarithmic axis stand side by side, so that their 95% intervals can be seen." + (keys.length > 1 ? " “Best of each”: of the cells behind a point the one that is best on validation." : "");
+  $(".note", root).textContent = (keys.some(key => isNumber(key) && isLog(valuesOf(key))) ? "Points of the same value of a logarithmic axis stand side by side, so that their 95% intervals can be seen." : "") + (keys.length > 1 ? " “Best of each”: of the cells behind a point the one that is best on validation." : "");
   chart(node, drawResponse);
   heatSection($(".heat", root), [...keys, D.key].filter(key => valuesOf(key).length > 1));
 }
@@ -278,12 +278,12 @@ function classesSection() {
   const shown = () => state.most >= names.length ? names.map((_, i) => i) : worst().slice(0, state.most);
   $(".controls", root).replaceChildren(...(names.length > 40 ? [select("classes", [["40", "the 40 that are hardest"], [String(names.length), `all ${names.length}`]], "40", value => { state.most = +value; paint(node); })] : []));
   chart(node, () => [known.map(one => ({ type: "bar", name: safe(one.series), x: shown().map(i => `${i} `), y: shown().map(i => one.accuracy[i]), marker: { color: colour(one.series) },
-    error_y: { type: "data", symmetric: false, thickness: 1, width: 2, color: ink("--quiet"), array: shown().map(i => (one.within[i][1] ?? one.accuracy[i]) - one.accuracy[i]), arrayminus: shown().map(i => one.accuracy[i] - (one.within[i][0] ?? one.accuracy[i])), visible: shown().length <= 40 },
+    error_y: { type: "data", symmetric: false, thickness: 1.2, width: 2, color: ink("--ink"), array: shown().map(i => one.within[i][1] == null ? NaN : one.within[i][1] - one.accuracy[i]), arrayminus: shown().map(i => one.within[i][0] == null ? NaN : one.accuracy[i] - one.within[i][0]), visible: shown().length <= 40 },
     customdata: shown().map(i => `${safe(names[i])}, ${one.images[i]} images` + (one.f1 ? `<br>precision ${pct(one.precision[i])}, F1 ${pct(one.f1[i])}` : "")), hovertemplate: "%{customdata}<br>%{y:.1%}<extra>" + safe(one.series) + "</extra>" })),
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: known[0].f1 ? "recall" : "test accuracy", range: [0, 1], ...percents } }]);
   const scored = known.filter(one => one.over_classes), over = measure => scored.map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
   const means = scored.length ? Object.keys(scored[0].over_classes).map(measure => `${measure} ${over(measure)}`).join("; ") : "";
-  $(".note", root).textContent = (means && `Mean over the classes, however many images each has: ${means}.`) + (known.some(one => one.seeds[0] > 1) ? " Of a cell with several seeds all are counted together: an image as often as there are seeds." : "");
+  $(".note", root).textContent = (means && `Mean over the classes, however many images each has: ${means}.`) + (!known.some(one => one.seeds[0] > 1) ? "" : group.folds ? " All folds are counted together." : " Of a cell with several seeds all are counted together: an image as often as there are seeds.");
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);
@@ -334,7 +334,7 @@ function disagreements(root, names) {
   const both = found.differ - found.first - found.second, same = (a, b) => String(a) === String(b);
   const named = label => [label].flat().map(i => names[i]).join(" + ") || "none";
   root.append(make("h3", { textContent: "Where the best two disagree" }),
-    make("p", { className: "quiet", textContent: `They name ${found.differ} of ${found.images} test images differently${D.seeds ? ` with seed ${found.seed}` : ""}. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
+    make("p", { className: "quiet", textContent: `They name ${found.differ} of ${found.images} test images${found.of.map(one => ` ${one}`).join("")} differently. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
       make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
@@ -387,7 +387,7 @@ function runsSection({ ITable, jQuery, DataTable }) {
   const columns = [
     { title: "status", data: run => run.status, render: (value, kind, run) => kind === "display" ? `<span class="state ${safe(value)}" title="${safe(run.reason ?? "")}">${safe(value.toLowerCase())}</span>` : value },
     ...ALL.map((key, i) => ({ title: safe(key), data: run => run.at[i], ...plain })),
-    ...(D.seeds ? [{ title: "seed", data: run => run.seed, ...plain }] : []),
+    ...D.repeated.map((key, i) => ({ title: key, data: run => run.repeat[i], ...plain })),
     { title: "val", data: run => run.val, ...score }, { title: "test", data: run => run.test, ...score },
     { title: "best epoch", data: run => run.epoch, ...cost(String) },
     { title: "seconds", data: run => run.cost[0], ...cost(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], ...cost(v => v.toLocaleString("en")) },

@@ -36,7 +36,9 @@ def load() -> None:
     from hydra.core.plugins import Plugins
 
     import frostline
+    from frostline.tracking import server
 
+    server.load()  # first, as MLflow logs for good as it was told when it was loaded
     for module in pkgutil.walk_packages(frostline.__path__, "frostline."):
         if not module.name.endswith(("__main__", ".ship")):
             importlib.import_module(module.name)

@@ -330,6 +330,7 @@ def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, t
 def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_room(tmp_path):
     """Of 300 kB a file: enough to begin, too little for MLflow's store, the weights and the report."""
     own = command("-m", *QUICK, "freeze=full", "resume=true", *where(tmp_path / "full", tmp_path / "mlflow.db"))
+    warm.run([sys.executable, "-c", ""], env=environment())  # who forks for all tests begins without the limit
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300 << 10, before[1]))
     try:

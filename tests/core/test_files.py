@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,18 @@ from frostline.core.files import expanded, write_alike
 def test_a_home_that_nobody_has_is_a_name_like_any_other() -> None:
     assert expanded("~/pictures") == Path.home() / "pictures"
     assert expanded("~nobody-has-it/pictures") == Path("~nobody-has-it/pictures")
+
+
+def test_a_disk_that_is_full_is_said_by_the_name_of_the_file_which_stays_as_it_was(tmp_path: Path) -> None:
+    files.write(file := tmp_path / "page.html", "before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(f": {str(file)!r}")):
+            files.write(file, "after" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
 
 
 def test_what_many_folders_have_alike_lies_once_on_a_disk(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def write(path: Path, text: str, *, sync: bool = False) -> None:
             if sync:
                 os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # of a full disk the system names no file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline.core import files
 from frostline.report import data_words, page_assets
 from frostline.report.data_words import Row
 
@@ -58,7 +59,7 @@ def write(path: Path, facts: DataFacts, gallery: Gallery) -> Path:
         sheet="\n".join(_class(name, group, address) for name, group in gallery.classes.items()),
         script=page_assets.text("data.js"),
     )
-    path.write_text(text, encoding="utf-8")
+    files.write(path, text)
     return path
 
 

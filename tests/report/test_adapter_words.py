@@ -33,6 +33,7 @@ def adapted(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -
     ("facts", "error", "full", "short"),
     [
         (LORA, 2e-7, "lora rank=8 alpha=16, 294,912 parameters, 1.19 MB, merged to within 2e-07 of 1", "lora r=8"),
+        (LORA, 0.0, "lora rank=8 alpha=16, 294,912 parameters, 1.19 MB, merged without a difference", "lora r=8"),
         ({**LORA, "use_dora": True, "r": 4}, None, "dora rank=4 alpha=16, 294,912 parameters, 1.19 MB", "dora r=4"),
         ({"peft_type": "IA3"}, None, "ia3, 294,912 parameters, 1.19 MB", "ia3"),
         (
@@ -47,7 +48,7 @@ def adapted(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -
 def test_an_adapter_is_its_kind_its_size_its_file_and_its_error(
     facts: dict[str, object], error: float | None, full: str, short: str, tmp_path: Path
 ) -> None:
-    numbers = NUMBERS | ({"test/merge_error": error} if error else {})
+    numbers = NUMBERS | ({} if error is None else {"test/merge_error": error})
     plain, result = sweep_record.read(adapted(tmp_path / "s", facts, numbers)).results
     assert (adapter_words.full(result), adapter_words.short(result)) == (full, f"{short}, 1.19 MB")
     assert (adapter_words.full(plain), adapter_words.short(plain)) == ("", "-")
@@ -68,10 +69,10 @@ def test_tables_have_a_column_of_adapters_where_there_is_one(tmp_path: Path) -> 
     ]
     assert "adapter" not in {str(one.header) for one in cells_table(cells(found), ["freeze_mode"], limit=60).columns}
     page = html.write(tmp_path / "report.html", found, title="s").read_text()
-    assert '<th class="number">adapter</th>' in page
-    assert page.count('<td class="number">lora rank=8 alpha=16, 294,912 parameters, 1.19 MB</td>') == 1
+    assert "<th>adapter</th>" in page
+    assert page.count(">lora rank=8 alpha=16, 294,912 parameters, 1.19 MB</div></td>") == 1
     data = page_data.collect(found, page=tmp_path / "report.html", tracker=None)
     assert [run["adapter"] for run in data["runs"]] == ["", "lora rank=8 alpha=16, 294,912 parameters, 1.19 MB"]
     plain = html.write(tmp_path / "plain.html", found[:1], title="s").read_text()
-    assert '<th class="number">adapter</th>' not in plain
+    assert "<th>adapter</th>" not in plain
     assert "adapter" not in {str(one.header) for one in cells_table(cells(found[:1]), []).columns}

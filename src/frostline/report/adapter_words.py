@@ -27,7 +27,8 @@ def full(result: Result) -> str:
     sizes = [f"{said}={value_text(facts[name])}" for name, said in _SIZES.items() if name in facts]
     told = [" ".join([_kind(facts), *sizes]), f"{result.metrics[ADAPTER_PARAMETERS]:,.0f} parameters", _file(result)]
     if MERGE_ERROR in result.metrics:
-        told.append(f"merged to within {result.metrics[MERGE_ERROR]:.0e} of 1")
+        error = result.metrics[MERGE_ERROR]
+        told.append(f"merged to within {error:.0e} of 1" if error else "merged without a difference")
     return ", ".join(told)
 
 

@@ -101,7 +101,7 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         name, value = group["baseline"]
         always = f'<span class="quiet">always {escape(name)}, the largest class</span>'
         rows.append([always, by.text(value), *[""] * (len(head) - 1)])
-    heads = [("", False), *((escape(name), True) for name in head)]
+    heads = [("", False), *((escape(name), name != "adapter") for name in head)]
     return page_assets.of_group(number, page_assets.table(heads, rows))
 
 
@@ -158,7 +158,7 @@ def _row(
         *("-" if one["at"][key] is None else escape(text(one["at"][key])) for key in keys),
         f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
         str(one["tried"]),
-        *([escape(one["adapter"]) or "-"] if adapter else []),
+        *([f'<div class="wide">{escape(one["adapter"]) or "-"}</div>'] if adapter else []),
     ]
 
 

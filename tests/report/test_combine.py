@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from frostline.commands import compare, report
 from frostline.core import project
@@ -197,6 +198,21 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
     drawn = [plots._look(style) for style in range(len(style.COLOURS))]
     for name in ("color", "marker", "linestyle"):
         assert len({str(look[name]) for look in drawn}) == len(drawn)
+
+
+def test_a_legend_hides_nothing_of_a_plot_however_many_it_names() -> None:
+    for names in (["head", "full"], [f"feature extraction {number}, val" for number in range(9)]):
+        figure = Figure()
+        axes = figure.add_axes((0, 0, 1, 1))
+        for name in names:
+            axes.errorbar([1, 2], [0.0, 1.0], yerr=0.5, label=name)
+        axes.set_title("digits")
+        plots._legend(figure, axes)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        found, title = legend.get_window_extent(), axes.title.get_window_extent()
+        assert found.y0 >= title.y1 and found.y1 <= figure.bbox.y1
+        assert found.x0 >= 0 and found.x1 <= figure.bbox.x1
 
 
 def test_plots_over_backbones_have_a_shape_for_each(tmp_path):

@@ -17,6 +17,7 @@ from frostline.report.style import COLOURS, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "D", "^", "P", "X", "*", "v", "p", "h", "<", ">", "d", "H", "8", "$+$", r"$\#$", "$=$", "$/$")
 _LINES: tuple[Any, ...] = (
@@ -27,7 +28,8 @@ _LINES: tuple[Any, ...] = (
 _SCATTERED = {"linestyle": "none", "markersize": 4, "alpha": 0.7}
 """How the trials of a search look, which may differ in more than what is drawn."""
 _WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
-_AXES = (0.15, 0.14, 0.83, 0.78)  # left, bottom, width, height, as parts of the figure
+_AXES = (0.72, 0.48, 3.98, 2.65)  # left, bottom, width, height, in inches
+_LINE = 0.17  # inches: a line of the legend
 
 
 def write(folder: Path, results: Sequence[Result]) -> list[Path]:
@@ -56,17 +58,31 @@ def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -
 
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
-        axes = figure.add_axes(_AXES)  # a layout that is computed takes longer than all the rest
+        axes = figure.add_axes((0, 0, 1, 1))
         if not draw(axes, contest):
             return []
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_title(contest.where, fontsize=9, parse_math=False)
-        axes.legend(fontsize=8, frameon=False)
+        _legend(figure, axes)
         written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
         for file in written:
             file.unlink(missing_ok=True)  # a record may have it under another name
             figure.savefig(file, dpi=200)
     return written
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend above the axes, where it hides no interval, and make the figure higher by its lines.
+
+    Places are set here: a layout that is computed takes longer than all the rest.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, 100 // (13 + max(map(len, labels))))  # in letters, with the line and the space beside a name
+    height = _HEIGHT + _LINE * -(-len(labels) // columns) + (0.1 if axes.get_title() else -_LINE)
+    figure.set_size_inches(_WIDTH, height)
+    left, bottom, width, high = _AXES
+    axes.set_position((left / _WIDTH, bottom / height, width / _WIDTH, high / height))
+    figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize=8, frameon=False, labelspacing=0.3)
 
 
 def _cells(contest: Contest) -> dict[str, list[Cell]]:
@@ -122,8 +138,6 @@ def _response(axes: Axes, contest: Contest) -> bool:
 
 def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
     """Draw the cells with their 95% intervals; a trial of a search has none."""
-    from matplotlib.ticker import PercentFormatter
-
     means = [cell.mean(by.val) for cell in group]
     within = [None if is_trial(cell.choices) else validation_interval(cell) for cell in group]
     # At 0% and 100% the mean is an end of the interval, but for rounding.
@@ -132,7 +146,11 @@ def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
     axes.set_ylabel(f"validation {by.words}{' (%)' if by.share else ''}, 95% interval")
     if by.share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        axes.yaxis.set_major_formatter(_percent)
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{100 * value:g}"
 
 
 def _log(axes: Axes) -> None:
@@ -146,8 +164,6 @@ def _log(axes: Axes) -> None:
 
 
 def _curves(axes: Axes, contest: Contest) -> bool:
-    from matplotlib.ticker import PercentFormatter
-
     styles, drawn = numbers(contest.results, contest.key), False
     for one in contest.contenders:
         lines = journal.epochs(Path(one.cell.finished[0].folder))
@@ -158,7 +174,7 @@ def _curves(axes: Axes, contest: Contest) -> bool:
             axes.plot(epochs, accuracy, label=f"{one.name}, {split}", linewidth=width, alpha=width / 1.6, **look)
         drawn = drawn or bool(lines)
     axes.locator_params(axis="x", integer=True)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy (%)")
     return drawn

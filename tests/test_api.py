@@ -97,6 +97,15 @@ def test_a_plan_says_who_would_learn():
     assert learning.pop("head") == plan.trainable_parameters > 0 and set(learning.values()) == {0}
 
 
+def test_a_plan_counts_what_some_step_trains():
+    """Neither a head that is not there afterwards, nor what would learn in a phase too short for a step."""
+    small = ("data.limit=10", "model.image_size=32", "epochs=1")  # one step
+    for mode in ("freeze=knn", "freeze=gradual"):
+        plan = frostline.plan(frostline.compose(mode, *small))
+        (phase,) = plan.phases
+        assert plan.trainable_parameters == sum(stage.learning for stage in phase.stages) < plan.parameters
+
+
 def test_a_sweep_on_record_is_read_whole(store, tmp_path):
     sweep = frostline.open(str(store.folder))
     table = sweep.to_pandas()

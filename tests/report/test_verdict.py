@@ -262,6 +262,19 @@ def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
     assert baseline.of(whole) is None
 
 
+def test_the_answer_takes_the_largest_class_and_what_is_not_tested_from_all_folds(tmp_path):
+    """A class that a fold alone has no test image of is tested, and the share is that of which the gap is told."""
+    runs = [rare(tmp_path, [0] * 31, fold, **{"data.folds": 2, "data.fold": fold}) for fold in range(2)]
+    counts = [{"class": name, "images": count} for name, count in (("big", 10), ("small", 20), ("none", 1))]
+    (tmp_path / "1" / "per_class.json").write_text(json.dumps(counts))
+    tensors = load_file(tmp_path / "1" / "test_predictions.safetensors")
+    tensors |= {"labels": np.array([0] * 10 + [1] * 20 + [2]), "ids": np.arange(31, 62)}
+    save_file(tensors, tmp_path / "1" / "test_predictions.safetensors")
+    text = answer(runs)
+    assert "big is 64.5% of the test split, and fine-tuning (full) comes to 64.5% (+0.0 points" in text
+    assert "Not tested" not in text
+
+
 def test_who_beats_the_largest_class_is_compared_as_ever(tmp_path):
     runs = []
     for job, mode in enumerate(("full", "head")):

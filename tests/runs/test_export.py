@@ -112,6 +112,7 @@ def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (("--format", "onnx", "--output", "gone/x.onnx"), "--output=gone/x.onnx: expected a file in a folder that"),
+        (("--format", "onnx", "--output", "gone/"), "--output=gone/: expected a folder that exists"),
         (("--format", "onx"), "argument --format: invalid choice: 'onx'"),
         ((), "the following arguments are required: --format"),
     ],

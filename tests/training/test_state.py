@@ -106,6 +106,14 @@ def part(died: Path, tmp_path: Path) -> Path:
     return shutil.copytree(died, tmp_path / "part")
 
 
+def test_patience_that_ends_a_run_before_its_last_phase_says_so(tmp_path: Path) -> None:
+    ended = run(tmp_path / "run", "freeze=lp_ft", "lr=1e-8", "epochs=8", "train.patience=1")
+    assert ended is not None and ended["said"][-1].startswith(
+        "  stopped: no better accuracy on validation since epoch 1; "
+    )
+    assert ended["said"][-1].endswith("this was phase 1 of 2, and what comes later never began")
+
+
 STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and augmented")
 
 

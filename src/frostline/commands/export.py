@@ -16,7 +16,10 @@ def main(arguments: list[str]) -> int:
     from frostline.runs import export  # imports torch
 
     output = Path(options.output or ".")
-    output = output / f"model{export.SUFFIXES[options.format]}" if output.is_dir() else output
+    if output.is_dir():
+        output = output / f"model{export.SUFFIXES[options.format]}"
+    elif options.output.endswith("/"):
+        raise user_error("--output", options.output, "a folder that exists")
     if not output.parent.is_dir():
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
     found = api.load(options.run, device="cpu")

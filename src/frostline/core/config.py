@@ -49,7 +49,7 @@ class PhaseConfig:
     rules: list[RuleConfig]
     """Ordered; first match wins; together they cover every parameter."""
     share: float = 1.0
-    """Relative length of the phase among all phases (every phase gets at least one epoch)."""
+    """Relative length among all phases: whole epochs, at least one each; with fewer epochs than phases steps."""
     lr_scale: float = 1.0
     """Multiplies the learning rate of the whole phase."""
     stepwise: bool = False
@@ -246,7 +246,7 @@ class TrainConfig:
     ema_decay: float | None
     """Decay per step of an exponential moving average of the weights, which is then evaluated; null for none."""
     patience: int | None
-    """Stop after so many epochs in which `select` was not better than before; null for never."""
+    """Stop after so many epochs in which `select` was not better than before, in any phase; null for never."""
     drop_last: bool
     """Leave out the last, smaller batch of an epoch (never the only one)."""
 

@@ -20,7 +20,7 @@ from frostline.report.statistics import Ints
 
 @dataclass(frozen=True)
 class Baseline:
-    """The largest class of a test split."""
+    """The largest class of a test split, or of the test splits of all folds."""
 
     name: str
     label: int

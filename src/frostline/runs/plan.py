@@ -131,7 +131,7 @@ def _stage_plan(
     lr: float | None,
 ) -> StagePlan:
     """Return the plan of a stage with these parameters, and layers that keep running statistics."""
-    learning = [p for p in own if p.requires_grad]
+    learning = [p for p in own if p.requires_grad and id(p) in group_of]
     groups = [group_of[id(p)] for p in learning] if lr is not None else []
     return StagePlan(
         stage=stage,
@@ -152,6 +152,8 @@ def describe(setup: Setup, name: str) -> Plan:
     """Return what the run is about to do."""
     config, data = setup.config, setup.data
     module, solver = setup.model.module, config.freeze_mode.solver
+    groups = setup.groups if solver != "knn" else []  # which leaves no head
+    reached = {span.phase for span in setup.timeline}
     return Plan(
         name=name,
         model=config.model.name,
@@ -177,15 +179,15 @@ def describe(setup: Setup, name: str) -> Plan:
         precision=str(setup.autocast or torch.float32).removeprefix("torch."),
         deterministic=config.deterministic,
         parameters=sum(p.numel() for p in module.parameters()),
-        trainable_parameters=0
-        if solver == "knn"
-        else sum(p.numel() for group in setup.groups for p in group["params"]),
+        trainable_parameters=sum(
+            p.numel() for group in groups if any(group["scales"][phase] for phase in reached) for p in group["params"]
+        ),
         phases=phase_plans(
             module,
             setup.model.structure,
             timeline=setup.timeline,
             enter=setup.enter,
-            groups=setup.groups,
+            groups=groups,
             lr=config.lr if solver is None else None,
             steps_per_epoch=setup.steps_per_epoch,
         ),

@@ -215,9 +215,10 @@ def fit_phases(
         yield event
     guard.check()
     if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
-        screen.say(
-            f"  stopped: no better {METRICS[config.select].words} on validation since epoch {progress.best_epoch}"
-        )
+        phase, last = progress.epochs[-1]["phase"], setup.timeline[-1].phase + 1
+        early = f"; this was phase {phase} of {last}, and what comes later never began" if phase < last else ""
+        words, since = METRICS[config.select].words, progress.best_epoch
+        screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
 
 
 def keep(epoch: EpochResult, line: Mapping[str, Any], setup: Setup, run: RunContext, record: Record) -> None:

@@ -682,6 +682,21 @@ def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_take
         assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)
 
 
+@pytest.mark.parametrize(
+    ("runs", "begins", "told"),
+    [
+        ([result(0, "head", 0.9, 0.95), result(1, "full", 0.91, 0.96)], "Undecided", "To decide it"),
+        ([result(n, "head", 0.9 - n / 10, 0.9, lr=0.01 - n / 200) for n in range(2)], "A tie", "To try more"),
+        ([result(0, "head", 0.9, 0.9), result(1, "full", 0, 0, status="FAILED")], "No comparison", "To try them again"),
+    ],
+)
+def test_of_reruns_no_command_is_told_that_nobody_can_type(tmp_path, runs, begins, told):
+    for typed, can in (("lr=0.1", True), ("rerun=abc", False)):
+        (tmp_path / "provenance.json").write_text(json.dumps({"command": [typed]}))
+        text = answer([replace(run, folder=str(tmp_path)) for run in runs])
+        assert text.startswith(begins) and (told in text) == ("python train.py -m" in text) == can
+
+
 def test_the_grid_of_backbones_and_modes_stands_below_the_table_where_both_differ(of_backbones):
     def shown(results):
         out = io.StringIO()

@@ -22,6 +22,14 @@ def test_a_section_of_a_record_replaces_that_of_the_defaults_and_of_other_record
     assert [*map(digest, found)] == [*map(digest, recorded), digest(compose())]
 
 
+def test_on_as_many_devices_as_it_ran_unless_others_are_named() -> None:
+    """Which decide its last bits, of which a rerun is the proof."""
+    recorded = asdict(compose("freeze=full", "device=cpu", "devices=2", "fsdp=true"))
+    for given, expected in (([], (2, True)), (["devices=1", "fsdp=false"], (1, False))):
+        (found,) = configs_of([recorded], given)
+        assert (found.devices, found.fsdp) == expected
+
+
 @pytest.mark.parametrize(
     ("typed", "key", "found"),
     [

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("rerun", __doc__, epilog=_STATUS)
     parser.add_argument("run", help=f"a run, or a sweep for all of its finished runs: {CALLED}")
     parser.add_argument(
-        "overrides", nargs="*", default=[], help="where it runs and is written: device=, store.path=, tracking.uri="
+        "overrides", nargs="*", default=[], help="where it runs and is written: device=, devices=, store.path=, …"
     )
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)

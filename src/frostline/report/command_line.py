@@ -17,9 +17,14 @@ _WORDS = ("null", "true", "false", "nan", "inf")
 _BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and nowhere else
 
 
-def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str:
-    """Return the command that does `result` again as a sweep over `changes`: values by key, one or several."""
+def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | None:
+    """Return the command that does `result` again as a sweep over `changes`: values by key, one or several.
+
+    None for a rerun, which takes no keys that decide its metrics.
+    """
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
+    if "rerun" in given:
+        return None
     if trial_tags.STUDY in result.choices:  # what it found is no range any more
         given = {key: value for key, value in given.items() if key != "trials" and key.split(".")[0] != "search"}
     if "data.folds" in given:

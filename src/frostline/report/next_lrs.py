@@ -35,7 +35,7 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
     same = {"seed": seeds} if len(seeds) > 1 else {}
     grid = sorted({lr for lr in (*known, *beyond) if lr is not None})
     again = command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **same})
-    return [*parts, f"To try more (what is finished is not run again): `{again}`."]
+    return [*parts, *([f"To try more (what is finished is not run again): `{again}`."] if again else [])]
 
 
 def _tried_lr(run: Result, key: str, one: Contender) -> float | None:

@@ -33,7 +33,8 @@ def next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) ->
         return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
     changes = {contest.key: [first.value, second.value]}
     changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
-    return [f"To decide it: `{command(first.cell.finished[0], {**changes, 'seed': range(seeds)})}`."]
+    again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
+    return [f"To decide it: `{again}`."] if again else []
 
 
 def _cheaper(first: Contender, second: Contender) -> list[str]:

@@ -225,11 +225,11 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     if missing:
         grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
         again = command(only.cell.finished[0], {key: [only.value], **grid})
-        return " ".join([f"No comparison: {score}.", *missing, f"To try them again: `{again}`."])
+        return " ".join([f"No comparison: {score}.", *missing, *([f"To try them again: `{again}`."] if again else [])])
     modes = [only.value, "head" if only.value == "full" else "full"]
     seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
     again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
-    rival = "" if " rerun=" in again else f" Try: `{again}`."  # a rerun takes no other keys
+    rival = f" Try: `{again}`." if again else ""
     aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
     return f"{score}; nothing was there to compare it with.{aside}{rival}"
 

@@ -32,7 +32,7 @@ from frostline.tracking import download, query
 
 _FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run", "save_weights"))
 """A rerun is a whole one, and writes the file that the run wrote: its bytes are proof."""
-_FROM_RECORD = ("device", "data.root", "data.download", "save_weights")
+_FROM_RECORD = ("device", "devices", "fsdp", "data.root", "data.download", "save_weights")
 _PLACES = ("data.root", "data.options.splits", "model.weights")
 """What may be a path as seen from where the command is typed."""
 _LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
@@ -71,7 +71,7 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
 def configs_of(records: Iterable[Mapping[str, Any]], overrides: Sequence[str]) -> list[Config]:
     """Return the checked configs of records, given their values, to be run here and now with `overrides`.
 
-    What decides its metrics comes from the record, as do `device` and `data.root`; where it is written and kept does
+    What decides its metrics comes from the record, as do the devices and `data.root`; where it is written and kept does
     not. UserError for what is no plain value or the schema does not allow, and for an override of something that
     decides the metrics. What was taken from the environment must be said again.
     """

@@ -192,6 +192,8 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
     assert [run["name"] for run in data["runs"]] == [result["name"] for result in main_job.results()]
     (group,) = data["groups"]
+    first, *rest = parent.data.tags["mlflow.note.content"].split("\n\n")
+    assert " ".join([first, *rest]) == group["verdict"] and ") wins: " in first and rest
     assert " ".join(group["verdict"].split()) in " ".join(main_job.out.split())
     assert all(source.startswith("data:image/jpeg") for source, *_ in group["disagreements"]["tiles"])
     assert group["disagreements"]["tiles"]

@@ -28,6 +28,11 @@ _END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # of a sentence, a
 _INTERVAL = 0.1  # seconds between two drawings of a bar
 
 
+def sentences(text: str) -> list[str]:
+    """Return the sentences of an answer; commands, which stand between backticks, stay in one piece."""
+    return _END.split(text)
+
+
 class _Terminal(Console):
     """A console that may go: its reader leaves, as in `| head`, its terminal is closed, its log fills a disk.
 
@@ -86,7 +91,7 @@ class Screen:
 
     def verdict(self, text: str) -> None:
         """Print an answer, a sentence to a line, so that its commands can be copied."""
-        for sentence in _END.split(text):
+        for sentence in sentences(text):
             self.say(sentence)
 
     def plan(self, plan: Plan, *, whole: bool = False) -> None:

@@ -17,6 +17,7 @@ from frostline.records.slurm import State
 from frostline.records.sweep_record import RunFacts, Shared, Tracker
 from frostline.report import cells as best
 from frostline.report import outcome
+from frostline.report.terminal import sentences
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import Answered
 from frostline.sweeps.compose import PlannedRun
@@ -141,7 +142,7 @@ def close(
     recorded = session.close_sweep(
         tracker,
         status=status_of(results, interrupt),
-        description=sentence,
+        description="\n\n".join(sentences(sentence)),  # in Markdown paragraphs
         results=results,
         metrics=best.metrics(results),
         tags=best.tags(results),

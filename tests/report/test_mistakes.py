@@ -48,6 +48,20 @@ def test_pictures_come_back_by_their_image(tmp_path):
             assert np.abs(np.asarray(tile)[32, 10].astype(int) - colour).max() < 12
 
 
+def test_on_the_sheet_pictures_stand_apart_and_one_without_gaps_is_read_too(tmp_path):
+    pixels = np.broadcast_to(np.array([20, 90, 160], np.uint8)[:, None, None], (3, 3, 64, 64))
+    mistakes.write(tmp_path, pixels, np.arange(3))
+    sheet = np.asarray(Image.open(tmp_path / "mistakes.jpg").convert("RGB"))
+    assert sheet.shape == (64, 208, 3), "no wider than its pictures"
+    assert [*map(int, (sheet > 240).all((0, 2)).nonzero()[0])] == [*range(64, 72), *range(136, 144)]
+    older = Image.fromarray(np.concatenate([sheet[:, :64], 255 - sheet[:, :64]], 1))
+    older.save(tmp_path / "mistakes.jpg", quality=95, subsampling=0)
+    (tmp_path / "mistakes.json").write_text('{"ids": [1, 2], "columns": 8, "tile": 64}')
+    first, second = mistakes.read(tmp_path, {1, 2}).values()
+    told = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one.split(",")[1])))) for one in (first, second)]
+    assert np.abs(told[0].astype(int) + told[1] - 255).max() < 12
+
+
 def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), np.uint8).repeat(3, 1)
     sizes = []
@@ -72,7 +86,13 @@ def test_no_mistakes_no_sheet(tmp_path):
 
 @pytest.mark.parametrize(
     "index",
-    ["[" * 10**5, "[1, 2]", '{"ids": [[3]], "columns": 8, "tile": 64}', '{"ids": [3], "columns": 0, "tile": 64}'],
+    [
+        "[" * 10**5,
+        "[1, 2]",
+        '{"ids": [3], "columns": 8, "tile": 64, "gap": "8"}',
+        '{"ids": [[3]], "columns": 8, "tile": 64}',
+        '{"ids": [3], "columns": 0, "tile": 64}',
+    ],
 )
 def test_an_index_that_was_not_written_here_names_no_pictures(tmp_path, index):
     mistakes.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.array([3]))

@@ -19,6 +19,7 @@ from frostline.core import files
 from frostline.records.layout import MISTAKES, MISTAKES_INDEX
 
 _TILE = 64  # pixels: enough to see what a picture shows, about 2 kB each
+_GAP = 8  # pixels of white between two: a block of JPEG, so that neither shows in the other
 _COLUMNS = 8
 MOST = 64
 """Pictures on a sheet."""
@@ -37,13 +38,14 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
     if not len(pixels):
         return
     rows = -(-len(pixels) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * _TILE))
+    step = _TILE + _GAP
+    sheet = Image.new("RGB", (min(len(pixels), _COLUMNS) * step - _GAP, rows * step - _GAP), "white")
     for place, picture in enumerate(pixels):
         tile = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
         scale = _TILE / max(tile.size)
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
-        sheet.paste(tile, (place % _COLUMNS * _TILE, place // _COLUMNS * _TILE))
+        sheet.paste(tile, (place % _COLUMNS * step, place // _COLUMNS * step))
     (folder / MISTAKES).unlink(missing_ok=True)  # a record may have it under another name
     grey = bool((pixels == pixels[:, :1]).all())
     sheet = sheet.convert("L" if grey else "RGB")
@@ -51,7 +53,8 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         sheet.save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
     except OSError:  # Pillow has room for one byte per pixel where it optimizes, and noise takes more
         sheet.save(folder / MISTAKES, quality=88, subsampling=0)
-    files.write(folder / MISTAKES_INDEX, json.dumps({"tile": _TILE, "columns": _COLUMNS, "ids": ids.tolist()}) + "\n")
+    index = {"tile": _TILE, "gap": _GAP, "columns": _COLUMNS, "ids": ids.tolist()}
+    files.write(folder / MISTAKES_INDEX, json.dumps(index) + "\n")
 
 
 def choose(said: Array, labels: Array, margin: Array) -> Array:
@@ -82,13 +85,18 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
     except (OSError, ValueError, Image.DecompressionBombError):
         return {}
     match index:
-        case {"ids": list(ids), "columns": int(columns), "tile": int(side)} if columns > 0 and 0 < side <= sheet.width:
+        case {"ids": list(ids), "columns": int(columns), "tile": int(side), **more} if (
+            columns > 0
+            and 0 < side <= sheet.width
+            and isinstance(gap := more.get("gap", 0), int)  # older ones have none
+        ):
+            step = side + max(0, gap)
             places = {image: place for place, image in enumerate(ids) if isinstance(image, int) and image in wanted}
         case _:  # not written here
             return {}
     found = {}
     for image, place in places.items():
-        left, top = place % columns * side, place // columns * side
+        left, top = place % columns * step, place // columns * step
         tile = sheet.crop((left, top, left + side, top + side))
         tile.save(buffer := io.BytesIO(), "JPEG", quality=85)
         found[image] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

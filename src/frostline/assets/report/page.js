@@ -55,21 +55,26 @@ function lookAhead() {
   watcher = watch("400px");
   for (const node of drawers.keys()) if (!seen.has(node)) watcher.observe(node);
 }
-addEventListener("beforeprint", () => [...drawers.keys()].filter(node => node.isConnected && node.clientWidth).forEach(show));
+function toPaper(yes) {  // paper is narrower than a window, and white
+  document.documentElement.classList.toggle("printing", yes);
+  for (const node of drawers.keys()) if (node.isConnected && node.clientWidth) { seen.add(node); paint(node, yes ? { width: node.clientWidth, height: node.clientHeight } : {}); if (!yes) Plotly.Plots.resize(node); }
+}
+addEventListener("beforeprint", () => toPaper(true));
+addEventListener("afterprint", () => toPaper(false));
 
 function chart(node, draw) {
   drawers.set(node, draw);
   if (seen.has(node)) paint(node); else watcher.observe(node);
 }
 
-function paint(node) {
+function paint(node, size = {}) {
   const [traces, layout = {}] = drawers.get(node)();
   const quiet = ink("--quiet"), line = ink("--line"), narrow = node.clientWidth < 560;
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true, title: { standoff: 8 } };
   const full = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: quiet },
     margin: { l: 50, r: 12, t: 10, b: 44 }, hovermode: "closest", hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: quiet },
-    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: { color: ink("--ink") } }, ...layout,
+    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: { color: ink("--ink") } }, ...layout, ...size,
   };
   for (const name of new Set(["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key))])) {
     const own = layout[name] || {};
@@ -159,7 +164,7 @@ const best = found => found.reduce((a, b) => a == null || better(b.val[0], a.val
 function drawResponse() {
   const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
   const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || !reads(cell, key) || String(cell.at[key]) === value));
-  const log = number && isLog(values), beside = (value, i, count) => log ? value * (values.at(-1) / values[0]) ** ((i - (count - 1) / 2) * .006) : value;  // intervals would cover each other
+  const log = number && isLog(values), beside = (value, i, count) => log ? value * (values.at(-1) / values[0]) ** ((i - (count - 1) / 2) * (innerWidth < 600 ? .02 : .006)) : value;  // intervals would cover each other
   const traces = seriesOf(found).map((name, i, all) => {
     const own = values.map(value => best(found.filter(cell => cell.series === name && valueOf(cell, x) === value))).filter(cell => cell);
     return { name: safe(name), type: "scatter", mode: "lines+markers", x: own.map(cell => number ? beside(cell.at[x], i, all.length) : safe(valueOf(cell, x))), y: own.map(cell => cell.val[0]), error_y: bars(own, "val"),

@@ -205,10 +205,12 @@ def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path)
         rows += [(str(file), file.parent.name, split, f"{split}{n}") for n, file in enumerate(good(folder, split))]
     rows[2] = (*rows[2][:3], "both")
     rows[-1] = (*rows[-1][:3], "both")
+    rows[4:6] = [(*row[:3], "pair") for row in rows[4:6]]
     (table := tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
     chosen = ("data=table", f"data.root={table}", f"data.options.root={folder}", "data.options.group=group")
     found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), Told())
     facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
+    assert facts.groups == {name: count - (name == "train") for name, count in facts.images.items()}
     ((one, other),) = beside(facts, gallery, "1 groups have pictures in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 

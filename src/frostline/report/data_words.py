@@ -54,6 +54,8 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     images = ", ".join(f"{count:,} {split}" for split, count in facts.images.items())
     given, (largest, share) = facts.given, facts.largest
     yield "data", f"{facts.name}, {images} images, {len(facts.classes):,} classes"
+    if facts.groups:
+        yield "groups", ", ".join(f"{count:,} in {split}" for split, count in facts.groups.items())
     yield "largest class", f"{largest}, {percent(share)} of train"
     if facts.of_none is not None:
         labels = sum(facts.counts["train"]) / facts.images["train"]

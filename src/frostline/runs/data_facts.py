@@ -85,6 +85,8 @@ class DataFacts:
     """Pictures of each class, by split."""
     images: dict[str, int]
     """Pictures, by split."""
+    groups: dict[str, int]
+    """Groups that they are of (patients, plates), by split; nothing where no two are of one."""
     largest: tuple[str, float]
     """The class with most training pictures, and its share of them, 0 to 1."""
     of_none: int | None
@@ -154,6 +156,7 @@ def facts(opened: Opened) -> DataFacts:
         classes=data.classes,
         counts=counts,
         images={name: len(split) for name, split in splits_of(data).items()},
+        groups=_groups(splits_of(data)),
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
         of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
         sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec),
@@ -170,6 +173,12 @@ def facts(opened: Opened) -> DataFacts:
 def splits_of(data: Data) -> dict[str, Split]:
     """Return the splits by name."""
     return {"train": data.train, "val": data.val, "test": data.test}
+
+
+def _groups(splits: dict[str, Split]) -> dict[str, int]:
+    if all(split.groups is None for split in splits.values()):
+        return {}
+    return {name: len(split if split.groups is None else split.groups.unique()) for name, split in splits.items()}
 
 
 def _sizes(sizes: Tensor, spec: InputSpec) -> Sizes:

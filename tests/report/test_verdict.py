@@ -620,6 +620,15 @@ def test_what_was_selected_by_is_what_cells_are_ranked_compared_and_shown_by(sel
     assert [f"val {by.words}", f"test {by.words}"] == [c.header for c in table.columns if " " in str(c.header)]
 
 
+def test_the_row_of_the_best_of_those_that_are_compared_is_bold():
+    search = {"study": "head", "space": {}}
+    trials = [result(n, "head", 0.9 - n / 100, 0.8, lr=0.1**n, trial=n, **search) for n in range(3)]
+    fresh = [result(3 + n, "head", 0.885, 0.8, seed=n, lr=1.0, confirms=0, **search) for n in range(2)]
+    for runs, best in ((trials, 0), ([*trials, *fresh], 2)):
+        table = cells_table(cells(runs), ["lr"])
+        assert [row.style for row in table.rows] == ["bold" if n == best else "" for n in range(len(table.rows))]
+
+
 def test_over_seeds_differences_of_any_metric_are_paired_by_seed(tmp_path):
     grid = {"freeze_mode": ["head", "full"], "select": ["val/loss"]}
     (contest,) = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid, seeds=3)).results)

@@ -19,7 +19,7 @@ from frostline.records import cluster_jobs, layout, trial_tags
 from frostline.records.recording import Record
 from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, value_text
 from frostline.report import adapter_words
-from frostline.report.cells import REPEATS, Cell, cells, varying
+from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
 from frostline.report.studies import short_text
 from frostline.report.tables import duration, millions, width
 from frostline.report.verdict import answer
@@ -101,14 +101,15 @@ def _fronts(results: Sequence[Result]) -> Iterator[Table]:
 def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
     """Return a row per cell, in the order given: the `swept` choices, what it came to over its seeds, and costs.
 
-    Where it would be wider than `limit` the costs are left out, and at last names are folded; None is any width.
+    The best one of those that are compared, which after a search are fresh seeds, is bold. Where it would be wider than
+    `limit` the costs are left out, and at last names are folded; None is any width.
     """
-    columns = _columns(ranked, swept)
-    table = _cells_table(columns)
+    columns, best = _columns(ranked, swept), ranked.index(finalists(ranked)[0])
+    table = _cells_table(columns, best)
     for cost in ("adapter", "learn", "time"):
         if limit is not None and cost in columns and width(table) > limit:
             del columns[cost]
-            table = _cells_table(columns)
+            table = _cells_table(columns, best)
     return table
 
 
@@ -167,14 +168,14 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     return columns
 
 
-def _cells_table(columns: Mapping[str, Sequence[str]]) -> Table:
+def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading, texts in columns.items():
         number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
         least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
         table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
     for index, row in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(*map(Text, row), style="" if index else "bold")
+        table.add_row(*map(Text, row), style="bold" if index == best else "")
     return table
 
 

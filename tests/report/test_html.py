@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import f1_score
 
+from frostline.core.metrics import MAP
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
 from frostline.report import calibration, html, page_assets, page_numbers, predictions, statistics
@@ -133,6 +135,15 @@ def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
     share = np.bincount(labels).max() / len(labels)
     assert found.data["groups"][0]["baseline"] == [CLASSES[0], pytest.approx(share)]
     assert f'always {CLASSES[0]}, the largest class</span></td><td class="number">{share:.2%}' in found.text
+
+
+def test_what_accuracy_is_where_images_are_of_several_classes_is_said(tmp_path):
+    (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES})).data["groups"]
+    told = "the images of which every class is right"
+    assert told not in html._contenders(0, group)
+    group["contenders"][0]["f1"] = [0.5]  # which only such images have
+    assert told in html._contenders(0, group)
+    assert told not in html._contenders(0, group | {"by": asdict(MAP)})
 
 
 def test_of_many_classes_the_most_confused_are_drawn_as_shares_of_all_their_images(tmp_path):

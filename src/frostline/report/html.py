@@ -102,7 +102,9 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         always = f'<span class="quiet">always {escape(name)}, the largest class</span>'
         rows.append([always, by.text(value), *[""] * (len(head) - 1)])
     heads = [("", False), *((escape(name), name != "adapter") for name in head)]
-    return page_assets.of_group(number, page_assets.table(heads, rows))
+    several = by == ACCURACY and any("f1" in one for one in found)
+    note = '<p class="quiet">Accuracy counts the images of which every class is right.</p>' if several else ""
+    return page_assets.of_group(number, page_assets.table(heads, rows) + note)
 
 
 def _pairs(number: int, group: Mapping[str, Any]) -> str:

@@ -250,7 +250,7 @@ def test_which_fold_a_run_was_of_is_told_as_its_seed_is(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES, "data.fold": [0, 1]}, seeds=2)).data
     assert found["repeated"] == ["seed", "data.fold"] and found["swept"] == ["freeze_mode"]
     assert [run["repeat"] for run in found["runs"][:4]] == [[0, 0], [1, 0], [0, 1], [1, 1]]
-    assert found["groups"][0]["disagreements"]["of"] == ["of fold 0", "with seed 0"]
+    assert found["groups"][0]["disagreements"]["of"] == ["in fold 0", "with seed 0"]
     alone = page(sweep(tmp_path / "t", {"freeze_mode": MODES})).data
     assert alone["repeated"] == [] == alone["groups"][0]["disagreements"]["of"]
 

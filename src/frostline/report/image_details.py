@@ -28,7 +28,7 @@ from frostline.report.statistics import Ints, effective_images, wilson
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
 _PAIRS, _EXAMPLES = 8, 4
 _DISAGREEMENTS = 24
-_ONE_OF = {FOLD: "of fold", "seed": "with seed"}
+_ONE_OF = {FOLD: "in fold", "seed": "with seed"}
 
 
 def of_cell(cell: Cell) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def of_cell(cell: Cell) -> dict[str, Any]:
 def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
     """Return the test images of which two cells say different things, of a repeat that both have; None if unknown.
 
-    `of` names that one where there are several, e.g. `of fold 0`, `with seed 1`.
+    `of` names that one where there are several, e.g. `in fold 0`, `with seed 1`.
     """
     runs = [*first.finished, *second.finished]
     several = [name for name in _ONE_OF if len({repr(run.choices.get(name)) for run in runs}) > 1]

@@ -339,7 +339,7 @@ function disagreements(root, names) {
   const both = found.differ - found.first - found.second, same = (a, b) => String(a) === String(b);
   const named = label => [label].flat().map(i => names[i]).join(" + ") || "none";
   root.append(make("h3", { textContent: "Where the best two disagree" }),
-    make("p", { className: "quiet", textContent: `They name ${found.differ} of ${found.images} test images${found.of.map(one => ` ${one}`).join("")} differently. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
+    make("p", { className: "quiet", textContent: `${title([...found.of, "they"].join(" "))} name ${found.differ} of ${found.images} test images differently. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
       make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));

@@ -106,6 +106,13 @@ def part(died: Path, tmp_path: Path) -> Path:
     return shutil.copytree(died, tmp_path / "part")
 
 
+def test_phases_that_are_too_short_for_a_step_are_told(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", "freeze=gradual", "epochs=1", "batch_size=1000")
+    assert (
+        found is not None and "  note: 6 phases are more than there are steps: left out 1, 2, 3, 5, 6" in found["said"]
+    )
+
+
 def test_patience_that_ends_a_run_before_its_last_phase_says_so(tmp_path: Path) -> None:
     ended = run(tmp_path / "run", "freeze=lp_ft", "lr=1e-8", "epochs=8", "train.patience=1")
     assert ended is not None and ended["said"][-1].startswith(

@@ -30,6 +30,10 @@ def announce(setup: Setup, run: RunContext) -> Plan:
     if plan.uncut:
         why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
         screen.say(f"  note: computed in every epoch, though frozen: {plan.uncut} ({why})")
+    reached = {span.phase for span in setup.timeline}
+    if left := [str(number + 1) for number in range(len(setup.phases)) if number not in reached]:
+        told = f"{len(setup.phases)} phases are more than there are steps: left out {', '.join(left)}"
+        screen.say(f"  note: {told}", "yellow")
     if hidden := _hidden_classes(setup):
         screen.say(f"  note: {hidden}", "yellow")
     for approximated in approximations(setup):

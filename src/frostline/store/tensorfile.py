@@ -48,7 +48,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     try:
         save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})
     except SafetensorError as problem:  # which hides what the system says, as of a full disk
-        number = re.search(r"\(os error (\d+)\)", str(problem))
+        number = re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(problem))  # as safetensors 0.5 has it
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else problem from None
     path.chmod(mode)
     with path.open("rb") as file:

@@ -157,9 +157,8 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
 
 _told = threading.Lock()
-_blocks: list[
-    Callable[[], None]
-] = []  # one for each block of `torch_as_it_was`, of which the first is called at the end
+_blocks: list[Callable[[], None]] = []
+"""One for each block of `torch_as_it_was` that a thread is in; they are the same, and the last one out calls it."""
 
 
 @contextlib.contextmanager

@@ -112,6 +112,10 @@ def test_what_cannot_be_searched_is_refused_in_a_file_too() -> None:
     config.search.space["head"] = {"data": {"fraction": "interval(0.1,1)"}}
     with pytest.raises(UserError, match=r"^search\.space\.head\.data\.fraction=interval\(0\.1,1\): expected one value"):
         search_space.of_cell(config, {}, {})
+    config = compose("freeze=head")
+    config.freeze_mode.space["data"] = {"fraction": "interval(0.1,1)"}
+    with pytest.raises(UserError, match=r"^freeze_mode\.space\.data\.fraction=interval\(0\.1,1\): expected one value"):
+        search_space.of_cell(config, {}, {})
 
 
 def test_ends_hold_each_end_and_each_choice() -> None:

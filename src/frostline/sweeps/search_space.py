@@ -53,13 +53,13 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     and this before those that stand with the mode. Raises UserError for a range that is none.
     """
     mode = config.freeze_mode
-    found = {key: one for key, one in _of_mode(config).items() if key not in listed}
-    found |= {key: one for key, one in ranges.items() if not key.startswith(_OF_MODE)}
     mine = f"{_OF_MODE}{mode.name}."
-    in_file = _parsed(flatten(config.search.space.get(mode.name) or {}))
-    for key, one in in_file.items():
-        _require_trained(key, f"{mine}{key}", one)
-    found |= in_file
+    with_mode, in_file = _of_mode(config), _parsed(flatten(config.search.space.get(mode.name) or {}))
+    for place, given in (("freeze_mode.space.", with_mode), (mine, in_file)):
+        for key, one in given.items():
+            _require_trained(key, f"{place}{key}", one)
+    found = {key: one for key, one in with_mode.items() if key not in listed}
+    found |= {key: one for key, one in ranges.items() if not key.startswith(_OF_MODE)} | in_file
     found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
     found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
     if "lr" in found and _is_auto(found["lr"]):

@@ -249,7 +249,7 @@ def train(
             ema.update_parameters(model.module)
 
     def before(step: int, span: Span) -> None:
-        schedule.set_lr(built, lr=lr, phase=span.phase, factor=1.0)
+        schedule.set_lr(built.param_groups, lr=lr, phase=span.phase, factor=1.0)
         before_step(step, span)
 
     how = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe)

@@ -411,7 +411,7 @@ def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
     setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []
-    monkeypatch.setattr(schedule, "set_lr", lambda optimizer, *, lr, phase, factor: factors.append(factor))
+    monkeypatch.setattr(schedule, "set_lr", lambda groups, *, lr, phase, factor: factors.append(factor))
 
     class Silent:
         def advance(self, done: float) -> None:

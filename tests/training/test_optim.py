@@ -22,6 +22,8 @@ from frostline.models import adapters
 from frostline.models.build import Model
 from frostline.runs import checks
 from frostline.training import optim, schedule
+from frostline.training.joined_optimizer import JoinedOptimizer
+from frostline.training.schedule import Rates
 from small import ADAPTED, CONF, MODES, compose, images, mode, network, phase, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
@@ -208,21 +210,22 @@ def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_gets_alone(name: str) -> None:
-    decays, rates = (0.1, 0.1, 0.2, 0.1), ("a", "a", "a", "b")
+    decays = (0.1, 0.1, 0.2, 0.1)
+    rates = [Rates(SCHEDULES["cosine"], lr, 6) for lr in (0.1, 0.1, 0.1, 0.01)]
     alone, together = heads_of(name, decays), heads_of(name, decays)
-    joined = optim.joined([optimizer for _, optimizer in together], rates)
+    joined = JoinedOptimizer([optimizer for _, optimizer in together], rates)
     sizes = sorted(len(group["params"]) for group in joined.param_groups)
     assert sizes == ([1, 1, 1, 2, 3] if "weight_decay" in joined.param_groups[0] else [2, 6])
     made = torch.Generator().manual_seed(1)
     for step in range(6):
-        for (apart, optimizer), (parameters, one), rate in zip(alone, together, rates, strict=True):
+        for (apart, optimizer), (parameters, _), rate in zip(alone, together, rates, strict=True):
             for mine, other in zip(parameters, apart, strict=True):
-                mine.grad = torch.randn(mine.shape, generator=made)
-                other.grad = mine.grad.clone()
-            for each in (optimizer, one):
-                schedule.set_lr(each, lr=0.1 if rate == "a" else 0.01, phase=0, factor=1 / (step + 1))
+                other.grad = torch.randn(mine.shape, generator=made)
+                mine.grad = mine.grad if step else torch.empty_like(mine)  # one that stays, as those of a stack do
+                mine.grad.copy_(other.grad)
+            rate.set(optimizer.param_groups, step)
             optimizer.step()
-        joined.step()
+        joined.step(step)
     for (apart, optimizer), (parameters, one) in zip(alone, together, strict=True):
         for mine, other in zip(parameters, apart, strict=True):
             assert torch.equal(mine, other)
@@ -244,7 +247,7 @@ def test_torch_counts_every_step_as_a_write(name: str) -> None:
 def test_set_lr_multiplies_lr_scale_and_factor() -> None:
     built = optim.build("sgd", groups_of(network(), mode("lp_ft")), lr=1.0, options={})
     for number, scales in ((0, {"head": 1.0, "stem": 0.0}), (1, {"head": 0.1, "stem": 0.1})):
-        schedule.set_lr(built, lr=0.5, phase=number, factor=0.25)
+        schedule.set_lr(built.param_groups, lr=0.5, phase=number, factor=0.25)
         found = {group["name"].split(".")[0]: group["lr"] for group in built.param_groups}
         assert {stage: found[stage] for stage in scales} == pytest.approx({s: 0.125 * v for s, v in scales.items()})
 

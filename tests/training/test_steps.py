@@ -66,7 +66,7 @@ def test_work_that_steps_share_changes_no_bit(
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
     monkeypatch.setattr(steps, "TOGETHER", 40)  # two batches
-    monkeypatch.setattr(steps, "_WAITING", 3 * 16 * CLASSES)
+    monkeypatch.setattr(steps, "WAITING", 3 * 16 * CLASSES)
     weights, other = learnt(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), expected, strict=True))
@@ -92,7 +92,7 @@ def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announ
 
 
 def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "_WAITING", 3 * 4 * CLASSES)
+    monkeypatch.setattr(steps, "WAITING", 3 * 4 * CLASSES)
     computed, losses = list[int](), gradient.losses
     monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
     sums = Sums(0.0, 0.0, 0.0)

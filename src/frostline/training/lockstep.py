@@ -11,19 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from frostline.core.labels import multi_label
+from frostline.core.labels import multi_label, right
 from frostline.core.randomness import address
-from frostline.training import criterion, gradient, optim
+from frostline.training import criterion, gradient
 from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
+from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
-from frostline.training.steps import TOGETHER, Recipe, Step, Sums, batched, seed_dropout
+from frostline.training.steps import TOGETHER, WAITING, Recipe, Step, Sums, batched, seed_dropout
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,27 @@ class Member:
 
 
 class Stack:
-    """Owner of the parameters of all members, which become views of two tensors."""
+    """Owner of the parameters of all members, which become views of two tensors, as do their gradients."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         """Have `members`, whose optimizers are of one class, learn together; the first is who asks."""
-        self.members = [*members]
         self._seeds = list(dict.fromkeys(member.recipe.seed for member in members))
-        """Members of one seed see the same samples in the same order, behind the same dropout."""
-        numbers = [self._seeds.index(member.recipe.seed) for member in members]
+        """Members of one, which follow each other, see the same samples in the same order, behind the same dropout."""
+        self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
+        numbers = [self._seeds.index(member.recipe.seed) for member in self.members]
         self._seed_of = torch.tensor(numbers, device=members[0].head.linear.weight.device)
-        self._weight = _stacked([member.head.linear.weight for member in members])
-        biases = [member.head.linear.bias for member in members if member.head.linear.bias is not None]
-        self._bias = _stacked(biases) if biases else None
-        self._optimizer = optim.joined([member.optimizer for member in members], [member.rates for member in members])
+        self._evenly = len({numbers.count(number) for number in numbers}) == 1
+        """Whether of every seed there are as many."""
+        linears = [member.head.linear for member in self.members]
+        self._weight, self._weight_grad = _stacked([linear.weight for linear in linears])
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        self._bias: Tensor | None = None
+        self._bias_grad: Tensor | None = None
+        if biases:
+            self._bias, self._bias_grad = _stacked(biases)
+        self._products = len(members)
+        """Of how many matrices the logits are products: of those of every member, or of every seed."""
+        self._optimizer = JoinedOptimizer([one.optimizer for one in self.members], [one.rates for one in self.members])
         self.reached: int | None = None
         """The epoch at whose end all members are; None before the first, and within one."""
         self.ahead = 0.0
@@ -85,49 +93,62 @@ class Stack:
         `first` is the number of the first one in the run.
         """
         self.reached = None
-        others = [(member, Sums(0.0, 0.0, member.recipe.label_smoothing)) for member in self.members[1:]]
+        others = _Others(self.members[1:])
         seconds, began = self.ahead, time.perf_counter()
         self.ahead = 0.0
+        self._take_gradients()
         for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
-            for member in self.members:
-                member.rates.set(member.optimizer, step)
-            labels = self._of_each(labels)
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-                logits = self._gradients(self._of_each(self._before(inputs, step)), labels)
-                self._optimizer.step()
-            mine, *theirs = map(Step, logits.unbind(), labels.unbind(), repeat(None))
-            for (_, sums), made in zip(others, theirs, strict=True):
-                sums.add(made)
+                logits = self._gradients(self._before(inputs, step), labels)
+                self._optimizer.step(step)
+            others.add(logits[1:], self._of_each(labels)[1:])
             seconds += time.perf_counter() - began
             if step - first == len(indices) - 1:
-                for member, sums in others:
+                for member, sums in zip(others.members, others.sums(), strict=True):
                     member.made[epoch] = _epoch_made(member, sums, len(self.members), seconds)
                 self.reached = epoch
-            yield mine
+            yield Step(logits[0].t().clone(), labels[0], None)
             began = time.perf_counter()
 
+    @torch.no_grad()
     def agrees(self, data: Dataset, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
         """Return whether a step on the first and on the last of the batches gives every member the bits it gets alone.
 
-        Nothing is changed. Kernels are chosen by shapes, which other batches share.
+        Tried first is one product for all of a seed. No weight is changed. Kernels are chosen by shapes, which other
+        batches share.
         """
         began = time.perf_counter()
-        for number in sorted({0, len(indices) - 1}):
-            inputs, labels = next(self._batches(data, indices, epoch, number))
-            inputs = self._of_each(self._before(inputs, first + number))
-            labels = self._of_each(labels)
-            with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-                logits = self._gradients(inputs, labels)
-                for member, x, y, mine in zip(self.members, inputs, labels, logits, strict=True):
-                    linear = member.head.linear
-                    together = [mine, *(p.grad for p in linear.parameters())]
-                    alone = gradient.of_head(Head((), linear), x, y, member.recipe.label_smoothing)
-                    apart = [alone, *(p.grad for p in linear.parameters())]
-                    linear.zero_grad()
-                    if not all(torch.equal(a, b) for a, b in zip(together, apart, strict=True)):  # type: ignore[arg-type]
-                        return False
+        numbers = sorted({0, len(indices) - 1})
+        batches = [(first + number, *next(self._batches(data, indices, epoch, number))) for number in numbers]
+        for products in ([len(self._seeds)] if self._evenly else []) + [len(self.members)]:
+            self._products = products
+            agreed = all(self._agrees_on(*batch) for batch in batches)
+            if agreed:
+                break
         self.ahead += time.perf_counter() - began
+        return agreed
+
+    def _agrees_on(self, step: int, inputs: Tensor, labels: Tensor) -> bool:
+        inputs = self._before(inputs, step)
+        with gradient.threads_for(self.members[0].head, inputs.shape[1]):
+            logits = self._gradients(inputs, labels)
+            every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
+            for number, (member, x, y) in enumerate(every):
+                linear = member.head.linear
+                alone = gradient.of_head(Head((), linear), x, y, member.recipe.label_smoothing)
+                apart = [alone.t(), *(p.grad for p in linear.parameters())]
+                linear.zero_grad()
+                grads = [grad[number] for grad in (self._weight_grad, self._bias_grad) if grad is not None]
+                if not all(torch.equal(a, b) for a, b in zip([logits[number], *grads], apart, strict=True)):  # type: ignore[arg-type]
+                    return False
         return True
+
+    def _take_gradients(self) -> None:
+        """Let the members' gradients be views of the stack's."""
+        for number, member in enumerate(self.members):
+            member.head.linear.weight.grad = self._weight_grad[number]
+            if self._bias_grad is not None:
+                member.head.linear.bias.grad = self._bias_grad[number]
 
     def _batches(
         self, data: Dataset, indices: Sequence[Tensor], epoch: int, start: int = 0
@@ -163,26 +184,59 @@ class Stack:
         return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
 
     def _gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits `(members, B, classes)` for inputs `(members, B, D)`, and set the heads' gradients.
+        """Return the logits `(members, classes, B)` for inputs `(seeds, B, D)`, and compute the heads' gradients.
 
         As `gradient.of_head` does for one.
         """
-        weight = self._weight.transpose(1, 2)
-        logits = inputs @ weight if self._bias is None else torch.baddbmm(self._bias[:, None], inputs, weight)
-        wanted = self._wanted(labels, logits.shape[2])
-        error = gradient.of_logits(logits, wanted, several=multi_label(labels))
-        for member, grad in zip(self.members, (error.transpose(1, 2) @ inputs).unbind(), strict=True):
-            member.head.linear.weight.grad = grad
-        if self._bias is not None:
-            for member, grad in zip(self.members, error.sum(1).unbind(), strict=True):
-                member.head.linear.bias.grad = grad
+        inputs = inputs if self._products == len(self._seeds) else self._of_each(inputs)
+        weight = self._weight.view(self._products, -1, inputs.shape[2])
+        bias = None if self._bias is None else self._bias.view(self._products, -1)
+        logits = gradient.products(weight, bias, inputs).view(*self._weight.shape[:2], -1)
+        error = gradient.of_logits(logits, self._wanted(labels, logits.shape[1]), several=multi_label(labels))
+        torch.bmm(error.view(*weight.shape[:2], -1), inputs, out=self._weight_grad.view_as(weight))
+        if self._bias_grad is not None:
+            torch.sum(error, 2, out=self._bias_grad)
         return logits
 
     def _wanted(self, labels: Tensor, classes: int) -> Tensor:
+        """Return what is wanted of labels `(seeds, B, ...)`: `(members, classes, B)`, or one for all where it is."""
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
-            return criterion.wanted(labels, smoothings[0], classes)
-        return torch.stack([criterion.wanted(*each, classes) for each in zip(labels, smoothings, strict=True)])
+            wanted = criterion.wanted(labels, smoothings[0], classes).transpose(1, 2)
+            return wanted if len(self._seeds) == 1 else self._of_each(wanted)
+        every = zip(self._of_each(labels), smoothings, strict=True)
+        return torch.stack([criterion.wanted(*each, classes) for each in every]).transpose(1, 2)
+
+
+class _Others:
+    """What the steps of the members that wait come to, computed for many steps and all members at once."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self._sums = [Sums(0.0, 0.0, member.recipe.label_smoothing) for member in members]
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a step: logits `(members, classes, B)`, and labels `(members, B, ...)`."""
+        if self._waiting:
+            last = self._waiting[-1][0]
+            if last.shape != logits.shape or len(self._waiting) * last.numel() >= WAITING:
+                self._compute()
+        self._waiting.append((logits, labels))
+
+    def sums(self) -> Sequence[Sums]:
+        """Return what the steps of each member add up to."""
+        self._compute()
+        return self._sums
+
+    def _compute(self) -> None:
+        logits, labels = (torch.stack(several, 1) for several in zip(*self._waiting, strict=True))
+        logits = logits.transpose(2, 3).contiguous()  # (members, steps, B, classes)
+        hits = right(logits, labels).sum((1, 2))
+        for number, (member, one) in enumerate(zip(self.members, self._sums, strict=True)):
+            losses = gradient.losses(logits[number], labels[number], member.recipe.label_smoothing)
+            one.add_computed(losses, hits[number])
+        self._waiting.clear()
 
 
 def bytes_kept(member: Member, epochs: int) -> int:
@@ -190,12 +244,12 @@ def bytes_kept(member: Member, epochs: int) -> int:
     return 3 * epochs * sum(parameter.nbytes for parameter in member.head.linear.parameters())
 
 
-def _stacked(parameters: Sequence[Tensor]) -> Tensor:
-    """Return the parameters in one tensor, and make them views of it."""
+def _stacked(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the parameters in one tensor, of which they become views, and one for their gradients."""
     together = torch.stack([parameter.detach() for parameter in parameters])
     for parameter, view in zip(parameters, together.unbind(), strict=True):
         parameter.data = view
-    return together
+    return together, torch.zeros_like(together)
 
 
 def _epoch_made(member: Member, sums: Sums, together: int, seconds: float) -> EpochMade:

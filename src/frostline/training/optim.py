@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,41 +98,10 @@ def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mappin
     return optimizer
 
 
-def joined(optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[object]) -> torch.optim.Optimizer:
-    """Return an optimizer of the class that all have, whose step is that of each.
-
-    Those of equal `rates` have the same learning rates at every step, so that their groups with equal options are one
-    here, for which an operation is launched once; each parameter keeps a state of its own. A learning rate set in the
-    optimizers counts here, and from now on they share its state.
-    """
-    alike: dict[str, list[dict[str, Any]]] = {}
-    for one, its in zip(optimizers, rates, strict=True):
-        for group in one.param_groups:
-            options = {key: value for key, value in group.items() if key not in ("params", "lr")}
-            alike.setdefault(repr((its, options)), []).append(group)
-    kind: Callable[..., torch.optim.Optimizer] = type(optimizers[0])
-    together = kind([{**first, "params": _params([first, *others])} for first, *others in alike.values()])
-
-    def take_rates(*_: object) -> None:
-        for group, (first, *_others) in zip(together.param_groups, alike.values(), strict=True):
-            group["lr"] = first["lr"]
-
-    together.register_step_pre_hook(take_rates)
-    together.register_step_post_hook(_count_writes)
-    for one in optimizers:
-        together.state.update(one.state)
-    for one in optimizers:
-        one.state = together.state
-    return together
-
-
-def _params(groups: Sequence[Mapping[str, Any]]) -> list[nn.Parameter]:
-    return [parameter for group in groups for parameter in group["params"]]
-
-
 def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Have torch count a step as a write to the parameters, which fused kernels do not; hashes trust the count."""
-    increment_version([parameter for parameter in _params(optimizer.param_groups) if parameter.grad is not None])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    increment_version([parameter for parameter in parameters if parameter.grad is not None])
 
 
 def _new(name: str, params: Sequence[Any], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:

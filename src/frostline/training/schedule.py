@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -51,9 +52,9 @@ def pieces(timeline: Sequence[Span], start: int, end: int) -> Iterator[tuple[Spa
 ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, *, lr: float, phase: int, factor: float) -> None:
-    """Set the learning rate of every group to `lr` times its scale in `phase` times the schedule's `factor`."""
-    for group in optimizer.param_groups:
+def set_lr(groups: Iterable[dict[str, Any]], *, lr: float, phase: int, factor: float) -> None:
+    """Set the learning rate of every param group to `lr` times its scale in `phase` times the schedule's `factor`."""
+    for group in groups:
         group["lr"] = lr * group["scales"][phase] * factor
 
 
@@ -62,7 +63,7 @@ def set_lr_of_step(
 ) -> None:
     """Set the learning rate of every group for a step of `span`, in a run of so many `steps`."""
     at, of = (step, steps) if schedule.span == "run" else (step - span.start, span.end - span.start)
-    set_lr(optimizer, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
+    set_lr(optimizer.param_groups, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class Rates:
     steps: int
     """Of the run."""
 
-    def set(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set the learning rate of every group for a step, counted from 0."""
-        set_lr_of_step(optimizer, self.schedule, self.lr, step, Span(0, 0, self.steps), self.steps)
+    def set(self, groups: Iterable[dict[str, Any]], step: int) -> None:
+        """Set the learning rate of param groups for a step, counted from 0."""
+        set_lr(groups, lr=self.lr, phase=0, factor=factor(self.schedule, step, self.steps))
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:

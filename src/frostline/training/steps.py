@@ -22,7 +22,8 @@ from frostline.training.dataset import Dataset, Outputs, announced, outputs
 
 TOGETHER = 2048
 """Samples that are looked up at once: 16 MB with the features of ResNet-50."""
-_WAITING = 1_000_000  # outputs of steps that wait for their losses
+WAITING = 1_000_000
+"""Outputs of steps that wait for their losses, at most."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,10 @@ class Sums:
             self._compute()
         self._waiting.append(step)
 
+    def add_computed(self, losses: Tensor, right: Tensor) -> None:
+        """Add steps of a head whose losses `(steps, B)` are known, and how many of their answers are `right`."""
+        self._done.append((losses, 1, right))
+
     def read(self) -> tuple[float, float]:
         """Return the loss, summed over images, and the number of right answers so far.
 
@@ -193,7 +198,7 @@ class Sums:
 
     def _joins(self, step: Step) -> bool:
         last = self._waiting[-1]
-        room = len(self._waiting) * last.logits.numel() < _WAITING
+        room = len(self._waiting) * last.logits.numel() < WAITING
         return room and step.logits.shape == last.logits.shape and (step.loss is None) == (last.loss is None)
 
     def _compute(self) -> None:
@@ -207,5 +212,5 @@ class Sums:
         if means:
             self._done.append((torch.stack(means)[:, None], labels.shape[1], hits))
         else:
-            self._done.append((gradient.losses(logits, labels, self._smoothing), 1, hits))
+            self.add_computed(gradient.losses(logits, labels, self._smoothing), hits)
         self._waiting.clear()

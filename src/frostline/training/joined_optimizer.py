@@ -1,0 +1,120 @@
+"""The steps of several optimizers of one class at once, as heads that learn in lockstep take them.
+
+torch's own step looks at every parameter anew, group by group, which for a head takes several times what its kernels
+take. Here that is done once, and from then on the kernels are called with what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+from frostline.training.schedule import Rates
+
+_Kernel = Callable[..., object]
+"""Takes a step of the parameters of a group with the learning rate `lr`."""
+
+
+class JoinedOptimizer:
+    """The step of each of several optimizers, whose state it shares from now on."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[Rates]) -> None:
+        """Join `optimizers` of one class. Gradients are written in place, into tensors that stay.
+
+        Those of equal `rates` have the same learning rates at every step, so that their groups with equal options are
+        one here, for which a kernel is launched once; each parameter keeps a state of its own.
+        """
+        alike: dict[str, list[dict[str, Any]]] = {}
+        self._rates: list[Rates] = []
+        for one, its in zip(optimizers, rates, strict=True):
+            for group in one.param_groups:
+                options = {key: value for key, value in group.items() if key not in ("params", "lr")}
+                key = repr((its, options))
+                self._rates += [] if key in alike else [its]
+                alike.setdefault(key, []).append(group)
+        kind: Callable[..., torch.optim.Optimizer] = type(optimizers[0])
+        params = [[one for group in groups for one in group["params"]] for groups in alike.values()]
+        groups = [{**groups[0], "params": its} for groups, its in zip(alike.values(), params, strict=True)]
+        self._params: list[nn.Parameter] = [one for its in params for one in its]
+        self._optimizer = kind(groups)
+        for one in optimizers:
+            self._optimizer.state.update(one.state)
+        for one in optimizers:
+            one.state = self._optimizer.state
+        self._kernels: list[_Kernel] = []
+        self._counts: list[Tensor] = []
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups, as those of an optimizer."""
+        return self._optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self, number: int) -> None:
+        """Take the step of every optimizer with the learning rates of the step `number`, counted from 0."""
+        for group, rates in zip(self.param_groups, self._rates, strict=True):
+            rates.set([group], number)
+        if self._kernels:
+            if self._counts:
+                torch._foreach_add_(self._counts, 1)
+            for kernel, group in zip(self._kernels, self.param_groups, strict=True):
+                kernel(lr=group["lr"])
+        else:
+            self._optimizer.step()  # which makes the state
+            self._find_kernels()
+        increment_version(self._params)
+
+    def _find_kernels(self) -> None:
+        """Find what a step of torch's comes to, if that is a kernel for each group."""
+        find = _FOUND.get(type(self._optimizer))
+        if find is None or not all(group["fused"] for group in self.param_groups):
+            return
+        state = self._optimizer.state
+        self._kernels = [find(group, [state[one] for one in group["params"]]) for group in self.param_groups]
+        self._counts = [state[one]["step"] for one in self._params if "step" in state[one]]
+
+
+def _adam(group: dict[str, Any], states: Sequence[dict[str, Any]]) -> _Kernel:
+    return partial(
+        torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_,
+        group["params"],
+        [one.grad for one in group["params"]],
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+        [state["step"] for state in states],
+        amsgrad=group["amsgrad"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+        grad_scale=None,
+        found_inf=None,
+    )
+
+
+def _sgd(group: dict[str, Any], states: Sequence[dict[str, Any]]) -> _Kernel:
+    return partial(
+        torch._fused_sgd_,
+        group["params"],
+        [one.grad for one in group["params"]],
+        [state["momentum_buffer"] for state in states] if group["momentum"] else [],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+        grad_scale=None,
+        found_inf=None,
+    )
+
+
+_FOUND = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.SGD: _sgd}
+"""For each class the function that finds the kernel of a group, given its parameters' states."""

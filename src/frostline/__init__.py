@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frostline.api import Advice, Classifier, Run, Sweep, advise, compose, load, open, plan, sweep
+    from frostline.api import advise, compose, load, open, plan, sweep
+    from frostline.api.advice import Advice
+    from frostline.api.classifier import Classifier
+    from frostline.api.results import Report, Run, Sweep
     from frostline.core.config import Config
     from frostline.core.errors import UserError
 
@@ -14,6 +17,7 @@ __all__ = [
     "Advice",
     "Classifier",
     "Config",
+    "Report",
     "Run",
     "Sweep",
     "UserError",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import api
+from frostline.api.classifier import Classifier
 from frostline.commands import CALLED, Parser, positive
 from frostline.core.errors import user_error
 
@@ -118,7 +119,7 @@ def _print(pictures: PictureList, options: argparse.Namespace) -> int:
     return 1 if unread else 0
 
 
-def _load(options: argparse.Namespace) -> api.Classifier:
+def _load(options: argparse.Namespace) -> Classifier:
     found = api.load(options.run, device=options.device)
     found.network.prepare()
     if found.note:

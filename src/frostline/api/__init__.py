@@ -1,0 +1,153 @@
+"""The public door: sweeps, runs and networks as Python objects, for notebooks and programs; the commands use it too.
+
+`import frostline` hands these names on when they are asked for, and loads neither torch nor MLflow.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import reprlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.api import arguments
+from frostline.api.advice import Advice
+from frostline.api.classifier import Classifier
+from frostline.api.results import Report as Report
+from frostline.api.results import Run, Sweep
+from frostline.core import machine, project
+from frostline.core.config import Config
+from frostline.core.errors import UserError, user_error
+from frostline.records import layout
+
+if TYPE_CHECKING:
+    import torch
+
+    from frostline.runs.plan import Plan
+
+
+_OURS = "frostline: "  # what a complaint of the command line begins with
+
+
+def compose(*overrides: str) -> Config:
+    """Return the checked config of one run, as `python train.py` composes it: `compose("freeze=head", "lr=1e-3")`.
+
+    Needs no torch, and leaves Hydra as it was. UserError for what no run can have.
+    """
+    from frostline.sweeps.compose import compose_one
+
+    return compose_one(arguments.texts(overrides))
+
+
+def plan(config: Config) -> Plan:
+    """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
+    if not isinstance(config, Config):
+        raise user_error("config", reprlib.repr(config), 'what compose("freeze=head") returns')
+    from frostline.report.terminal import Screen
+    from frostline.runs.plan import describe
+    from frostline.runs.setup import assemble
+    from frostline.sweeps import find_weights
+
+    with machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
+        screen = Screen.silent()
+        setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
+        return describe(setup, config.freeze_mode.name)
+
+
+def advise(*overrides: str, pictures: int = 2000) -> Advice:
+    """Return what is known of the backbones of a sweep before it: `advise("model=resnet18,resnet50", "data=cifar10")`.
+
+    At most so many `pictures` are looked at, and a few steps of each freeze mode are timed in this process; nothing is
+    trained or recorded. UserError for what a sweep refuses.
+    """
+    from frostline.report.terminal import Screen
+    from frostline.sweeps import advice
+
+    count = arguments.whole("pictures", pictures)
+    with machine.torch_as_it_was():
+        return Advice(advice.advise(arguments.texts(overrides), pictures=count, screen=Screen.silent()))
+
+
+def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
+    """Run a sweep, as `python train.py -m` does, and return it: `sweep("freeze=head,full", "lr=1e-3,1e-4")`.
+
+    It runs in processes of its own, and what they say is printed as it comes; `folder` is where it lies, by default a
+    new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
+    KeyboardInterrupt where it was interrupted; the same call then goes on from there.
+    """
+    if told := [one for one in arguments.texts(overrides) if one.startswith("hydra.sweep.dir=")]:
+        raise UserError(f"{told[0]}: expected to be given as `folder`")
+    if told := [one for one in overrides if one.startswith("rerun=")]:
+        raise UserError(f"{told[0]}: expected on the command line, as python -m frostline rerun")
+    place = project.new_sweep() if folder is None else arguments.place("folder", folder)
+    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
+    command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                sys.stdout.write(line)
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        complaints.seek(0)
+        said = complaints.read().strip()
+    if (place / layout.SWEEP).is_file() and status in (0, 1):
+        return open(str(place))
+    if status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if status == 0:
+        raise user_error("overrides", " ".join(overrides), "what runs a sweep, and this ended without one")
+    lines = said.splitlines() or [f"the sweep ended with {status}"]
+    line = next((one for one in reversed(lines) if one.startswith(_OURS)), lines[-1])
+    raise UserError(re.sub("^hydra.sweep.dir=", "folder=", line.removeprefix(_OURS)))
+
+
+def open(*names: str | Path) -> Sweep:
+    """Return the sweep that a name stands for; several are put together, and what differs between them is a choice.
+
+    A name is that of a folder, MLflow's id of a run or sweep or its beginning, or the name of a sweep or an experiment.
+    UserError where it stands for nothing.
+    """
+    from frostline.report import combine
+    from frostline.sweeps import catalog
+
+    scratch = Path(tempfile.mkdtemp(prefix="frostline-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    found = catalog.sweeps([str(name) for name in names], scratch)
+    if not found:
+        raise user_error("sweep", "", "the name of a sweep")
+    alone = found[0] if len(found) == 1 else None
+    name = f"Sweep {alone.name}" if alone else f"{len(found)} sweeps"
+    own = alone.folder if alone and not alone.folder.is_relative_to(scratch) else None
+    return Sweep(name, tuple(combine.together(found)), own, found[0].tracker, scratch)
+
+
+def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto") -> Classifier:
+    """Return the trained network of a run; a sweep stands for its best cell by validation, first seed.
+
+    Names are those of `open`. Torch is told of the run's threads and determinism for as long as the network
+    computes, and is then as it was. UserError where there is none, or none that kept its weights.
+    """
+    from frostline.runs import predict
+    from frostline.sweeps import find_weights
+    from frostline.sweeps.catalog import Name
+
+    note = ""
+    if isinstance(name, Sweep):
+        result, note = find_weights.best(Name(name.name, "sweep"), name.results)
+        name = Run(result)
+    if isinstance(name, Run):
+        name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
+    with machine.torch_as_it_was(), find_weights.found(str(name)) as run:
+        return Classifier(predict.load(run.folder, device=str(device)), note or run.note)

@@ -1,0 +1,66 @@
+"""What `frostline.advise` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from frostline.report.advice import Standing
+
+
+@dataclass(frozen=True, repr=False)
+class Advice:
+    """What is known of backbones before they are swept over."""
+
+    found: Any
+    """All of it (`frostline.sweeps.advice.Advice`)."""
+
+    def __repr__(self) -> str:
+        return f"<Advice on {', '.join(one.backbone.name for one in self.standings)}>"
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The backbones, the best linear probe first, and whether each is told apart from the first."""
+        from frostline.report.advice import standings
+
+        return standings(self.found.backbones)
+
+    @property
+    def command(self) -> str:
+        """The command of the sweep that is left to run."""
+        from frostline.report.advice import next_sweep
+
+        return next_sweep(self.found)
+
+    @property
+    def said(self) -> list[str]:
+        """What the numbers say, what to type next, and how little all of that is, a sentence each."""
+        from frostline.report.advice import sentences
+
+        return list(sentences(self.found))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per backbone and stage: what activations above the stage are worth."""
+        return self._table("borders")
+
+    def costs(self) -> pd.DataFrame:
+        """Return a table with a row per backbone and freeze mode: times in seconds, memory in bytes."""
+        return self._table("costs")
+
+    def _table(self, part: str) -> pd.DataFrame:
+        import pandas as pd
+
+        from frostline.report.advice import facts
+
+        return pd.DataFrame(
+            [{"backbone": one["name"], **row} for one in facts(self.found)["backbones"] for row in one[part]]
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the sentences and both tables, for a notebook."""
+        tables = [one.to_html(index=False, float_format="{:.4g}".format) for one in (self.to_pandas(), self.costs())]
+        return "".join([*(f"<p>{escape(sentence)}</p>" for sentence in self.said), *tables])

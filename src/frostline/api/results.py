@@ -1,0 +1,176 @@
+"""Runs and sweeps on record as a notebook has them, and what they are shown as."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.api import arguments
+from frostline.core.config import Config
+from frostline.core.validation import read_config
+from frostline.records import journal, layout, trial_tags
+from frostline.records.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from frostline.report.cells import Cell
+    from frostline.report.contest import Contest
+    from frostline.report.predictions import Predictions
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A run on record."""
+
+    result: Result
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}: {self.status}, in {self.folder}>"
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others, e.g. `head lr=0.001 seed=0`."""
+        return self.result.name
+
+    @property
+    def status(self) -> str:
+        """`FINISHED`, `FAILED`, `KILLED`, `RUNNING`, `WAITING` or, of a dry run, `PLANNED`."""
+        return self.result.status
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen, by short name."""
+        return self.result.choices
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics that a run has once: `best/...`, `test/...`, `cost/...`; accuracies in 0..1, times in seconds."""
+        return self.result.metrics
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(self.result.folder)
+
+    @cached_property
+    def config(self) -> Config:
+        """Everything it was told."""
+        return read_config(self.folder / layout.CONFIG)
+
+    def epochs(self) -> pd.DataFrame:
+        """Return its metrics, a row per epoch."""
+        import pandas as pd
+
+        lines = journal.epochs(self.folder)
+        return pd.DataFrame(lines).set_index("epoch") if lines else pd.DataFrame()
+
+    def predictions(self) -> Predictions | None:
+        """Return what it said of the test images; None where it did not come to that."""
+        from frostline.report import predictions
+
+        return predictions.read(self.result.folder)
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep:
+    """A sweep on record, finished or not, or several put together."""
+
+    name: str
+    """For people: `Sweep` and when it began, or how many there are."""
+    results: tuple[Result, ...]
+    folder: Path | None
+    """Where it lies; None for several, and for one that was fetched from MLflow."""
+    tracker: Any = None
+    """Where it is in MLflow."""
+    _scratch: Path | None = field(default=None, compare=False)
+    """Where lies what was fetched, until the program ends."""
+
+    def __repr__(self) -> str:
+        finished = sum(one.status == "FINISHED" for one in self.results)
+        where = f", in {self.folder}" if self.folder else ""
+        runs = "1 run" if len(self.results) == 1 else f"{len(self.results)} runs"
+        return f"<{self.name}: {runs}, {finished} finished{where}>"
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of its runs, in the order of its jobs."""
+        return [Run(result) for result in self.results]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Its points, each with all seeds: the best by validation first."""
+        from frostline.report.cells import cells
+
+        return cells(self.results)
+
+    @property
+    def best(self) -> Run:
+        """The first seed of the best cell by validation; UserError where none is better than the others."""
+        from frostline.sweeps import find_weights
+        from frostline.sweeps.catalog import Name
+
+        return Run(find_weights.best(Name(self.name, "sweep"), self.results)[0])
+
+    @property
+    def verdict(self) -> str:
+        """The answer in plain words."""
+        from frostline.report.verdict import answer
+
+        return answer(self.results)
+
+    @property
+    def contests(self) -> list[Contest]:
+        """The answer as data: one contest for each data set."""
+        from frostline.report.contest import contests
+
+        return contests(self.results)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per run: its choices, status and metrics."""
+        import pandas as pd
+
+        rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
+        return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
+
+    def report(self, path: Path | str | None = None) -> Report:
+        """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""
+        from frostline.report import html
+
+        file = arguments.place("path", (self.folder or Path()) / layout.REPORT if path is None else path)
+        with arguments.writing("path", file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
+        return Report(page)
+
+    def plots(self, folder: Path | str | None = None) -> list[Path]:
+        """Draw plots as PNG and SVG and return the files."""
+        from frostline.report import plots
+
+        place = arguments.place("folder", (self.folder or Path()) / layout.PLOTS if folder is None else folder)
+        with arguments.writing("folder", place):
+            return plots.write(place, self.results)
+
+    def _repr_html_(self) -> str:
+        """Return the verdict, the table of runs and the plots, for a notebook."""
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = [file.read_text() for file in self.plots(folder) if file.suffix == ".svg"]
+        table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
+        pictures = "".join(text[text.index("<svg") :] for text in drawn)
+        return f"<p>{escape(self.verdict)}</p>{table}<div>{pictures}</div>"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        """Return it in a frame, for a notebook."""
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0"></iframe>'

@@ -147,7 +147,8 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         torch.from_numpy(levels).permute(2, 0, 1),
     ]
     together = network.probabilities(forms, batch=2)
-    assert together.shape == (5, 10) and torch.allclose(together, together[:1].expand(5, 10), atol=1e-6)
+    assert together.shape == (5, 10) and not together.is_inference()  # may be written into
+    assert torch.allclose(together, together[:1].expand(5, 10), atol=1e-6)
     (alone,) = network.predict(levels, top=3)
     assert list(alone.values()) == sorted(alone.values(), reverse=True) and set(alone) <= set(network.classes)
     assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
@@ -176,7 +177,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.predict(tmp_path)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
-    with pytest.raises(frostline.UserError, match=r"^output=.*network\.onnx: expected a file called \.safetensors"):
+    with pytest.raises(frostline.UserError, match=r"^path=.*network\.onnx: expected a file called \.safetensors"):
         network.export(tmp_path / "network.onnx", "safetensors")
     with pytest.raises(frostline.UserError, match=r"^path=.*none/network\.pt: expected a place that can be written to"):
         network.export(tmp_path / "none" / "network.pt")
@@ -192,6 +193,21 @@ def test_pictures_come_as_a_column_or_one_after_the_other(store, tmp_path):
     for given in (pd.Series(paths, index=[5, 6, 7]), np.array(paths), sorted(tmp_path.glob("*.png")).__iter__()):
         assert network.predict(given, top=2) == expected
     assert network.predict_table(pd.Series(paths), tmp_path / "said.csv", root=None).rows == 3
+
+
+def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tmp_path):
+    network = frostline.load(store.folder / "1", device="cpu")
+    Image.new("L", (9, 9)).save(tmp_path / "one.png")
+    for output, options, line in (
+        ("said.txt", {}, r"^output=.*said\.txt: expected a file called \.parquet"),
+        ("said.csv", {"features": "head"}, r"^features=head: expected an output of \.parquet or \.jsonl"),
+        ("said.jsonl", {"features": "stage9"}, "^features=stage9: expected one of stem"),
+        ("said.csv", {"path": "image"}, "^path=image: expected to be given with a table"),
+        ("said.csv", {"root": tmp_path}, f"^root={tmp_path}: expected to be given with a table"),
+    ):
+        with pytest.raises(frostline.UserError, match=line) as mistake:
+            network.predict_table(tmp_path / "one.png", tmp_path / output, **options)
+        assert "--" not in str(mistake.value)
 
 
 @pytest.mark.parametrize(

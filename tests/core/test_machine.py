@@ -187,6 +187,21 @@ def test_torch_is_as_it_was_once_no_thread_computes_any_more(two_threads: None) 
     torch.backends.cudnn.allow_tf32 = False
 
 
+def test_torch_is_that_of_a_fresh_process_whatever_a_notebook_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            with machine.torch_as_it_was():
+                machine.prepare_torch(deterministic=True, threads=1)
+                one = torch.ones(1, requires_grad=True)
+                assert (one.dtype, one.device, (2 * one).requires_grad) == (torch.float32, CPU, True)
+            assert torch.is_inference_mode_enabled() and torch.ones(1).device.type == "meta"
+        assert torch.get_default_dtype() == torch.float64 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
 def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

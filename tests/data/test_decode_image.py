@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from frostline.data.bit_depth import Levels
 from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, tensor_of
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import survey
-from frostline.data.open_image import open_image
+from frostline.data.open_image import at_most, open_image
 from small import image_in, shown
 
 RED = (250, 20, 10)
@@ -229,3 +230,14 @@ def test_a_jpeg_that_stops_short_is_pillows_to_refuse(tmp_path: Path):
     file.write_bytes(file.read_bytes()[:-200])
     with Image.open(file) as opened, pytest.raises(OSError, match="truncated"):
         tensor_of(opened)
+
+
+def test_pillow_and_warnings_are_as_they_were_once_no_thread_decodes_any_more():
+    """Each thread that took back what it had found brought back what another had set: nothing warned any more."""
+    limit, filters = Image.MAX_IMAGE_PIXELS, warnings.filters
+    first, second = at_most(100), at_most(200)
+    with first:
+        second.__enter__()
+    assert Image.MAX_IMAGE_PIXELS == 100  # for who is in it still: Pillow refuses twice as many
+    second.__exit__(None, None, None)
+    assert limit == Image.MAX_IMAGE_PIXELS and warnings.filters is filters

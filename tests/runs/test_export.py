@@ -102,7 +102,7 @@ def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsy
 def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(
-        UserError, match=r"^format=onnx: expected the packages onnx, onnxscript and onnxruntime"
+        UserError, match=r"^--format=onnx: expected the packages onnx, onnxscript and onnxruntime"
     ) as error:
         commands.run("export", [str(trained.folder / "1"), "--format", "onnx", "--output", str(tmp_path)])
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())

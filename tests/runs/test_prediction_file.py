@@ -185,7 +185,7 @@ def test_parts_of_something_else_are_not_taken(network, trained, pictures, tmp_p
     output = tmp_path / "said.csv"
     with pytest.raises(Kill):
         write(network, output, pictures, progress=killed_after(4))
-    begun = rf"^--output={output}: expected the %s that what lies in {output}\.parts was begun with; remove that"
+    begun = rf"^output={output}: expected the %s that what lies in {output}\.parts was begun with; remove that"
     with pytest.raises(UserError, match=begun % "top"):
         write(network, output, pictures, top=1)
     with pytest.raises(UserError, match=begun % "pictures"):
@@ -282,7 +282,7 @@ def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are
     assert cells == [*shown]
     told = pd.read_parquet(tmp_path / "said.parquet")["meta"]
     assert [json.loads(text) for text in told.dropna()] == [one for one in values if one is not None]
-    with pytest.raises(UserError, match=r"^--path=meta: expected a column of texts"):
+    with pytest.raises(UserError, match=r"^path=meta: expected a column of texts"):
         write(network, tmp_path / "o.csv", tmp_path / "t.jsonl", path="meta")
 
 
@@ -308,20 +308,20 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
         return str(caught.value)
 
     table.write_text("a,b\nx.png,1\n")
-    assert "--path=null: expected the column of the table that it is: a, b" in refused("o.csv", table)
-    assert "--path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
-    assert "--root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
+    assert "path=null: expected the column of the table that it is: a, b" in refused("o.csv", table)
+    assert "path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
+    assert "root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
     assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, pictures])
-    assert "--root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
+    assert "root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
     table.write_text("file,error,predicted_error\nx.png,1,2\n")
     assert "expected a table without a column error or without one predicted_error" in refused("o.csv", table)
     table.write_text("file\nx.png,1\n")
     assert "expected a table whose rows have as many fields as its head" in refused("o.csv", table)
-    assert "--output" in (said := refused("o.xlsx", pictures)) and ".parquet, .csv, .jsonl" in said
-    assert "--features=head: expected an --output of .parquet or .jsonl" in refused("o.csv", pictures, features="head")
-    assert "--features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
+    assert "output=" in (said := refused("o.xlsx", pictures)) and ".parquet, .csv, .jsonl" in said
+    assert "features=head: expected an output of .parquet or .jsonl" in refused("o.csv", pictures, features="head")
+    assert "features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
         "o.parquet", pictures, features="stage_2"
     )
     (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
@@ -388,7 +388,7 @@ def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said
     table.write_text(f"path\n{readable(pictures)[0]}\n")
     for own, given in ((file, pictures), (table, table)):
         before = own.read_text()
-        with pytest.raises(UserError, match=r"^--output=.*csv: expected a new file; this one was written, or changed"):
+        with pytest.raises(UserError, match=r"^output=.*csv: expected a new file; this one was written, or changed"):
             write(network, own, given)
         assert own.read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"said.csv", ".said.csv.json", "labels.csv"}

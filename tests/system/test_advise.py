@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import torch
 
 import frostline
 from frostline import commands
@@ -55,8 +56,11 @@ def test_a_mistake_is_the_one_line_that_a_sweep_answers(typed, line):
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_it_and_has_its_tables():
-    found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", pictures=60)
+def test_a_notebook_shows_it_has_its_tables_and_draws_what_it_would_have_drawn():
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", pictures=60)
+    assert torch.equal(torch.get_rng_state(), before)
     assert list(found.to_pandas()["stage"]) == ["stem", "stage1", "stage2", "stage3"]
     assert list(found.costs()["mode"]) == ["head"] and found.command in found._repr_html_().replace("&#x27;", "'")
     assert repr(found) == "<Advice on shufflenet_v2_x0_5>" and found._repr_html_().count("<table") == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frostline import api
 from frostline.commands import CALLED, Parser
-from frostline.core.errors import user_error
+from frostline.core.errors import named, user_error
 
 
 def main(arguments: list[str]) -> int:
@@ -22,20 +22,17 @@ def main(arguments: list[str]) -> int:
         raise user_error("--output", options.output, "a folder that exists")
     if not output.parent.is_dir():
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
-    found = api.load(options.run, device="cpu")
-    network = found.network
-    network.prepare()
-    if found.note:
-        print(f"frostline: {found.note}", file=sys.stderr)
-    try:
-        worst = export.export(network, options.format, output)
-    except export.Disagreement as problem:
-        print(f"frostline: {problem}; nothing was written", file=sys.stderr)
-        return 1
-    except OSError as error:
-        raise user_error("--output", output, f"a file that can be written ({error.strerror})") from None
+    with named(path="--output", kind="--format"):
+        found = api.load(options.run, device="cpu")
+        if found.note:
+            print(f"frostline: {found.note}", file=sys.stderr)
+        try:
+            worst = found.export(output, options.format)
+        except export.Disagreement as problem:
+            print(f"frostline: {problem}; nothing was written", file=sys.stderr)
+            return 1
     pictures, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
-    print(f"{output}: {network.model.name} with {len(network.classes)} classes as {options.format}")
+    print(f"{output}: {found.network.model.name} with {len(found.classes)} classes as {options.format}")
     print(f"largest difference of a probability to the original: {worst:.1e}, {pictures} pictures of {sizes} sizes")
     return 0
 

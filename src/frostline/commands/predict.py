@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from frostline import api
 from frostline.api.classifier import Classifier
 from frostline.commands import CALLED, Parser, positive
-from frostline.core.errors import user_error
+from frostline.core.errors import named, user_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,10 +34,11 @@ def main(arguments: list[str]) -> int:
             file, options.pictures, say=_tell, more=sys.stdin, path=options.path, root=options.root
         )
 
-    if options.output is not None:
-        return _write(gather, options)
-    with tempfile.TemporaryDirectory() as folder:
-        return _print(gather(Path(folder, "pictures")), options)
+    with named(**{name: f"--{name}" for name in ("output", "features", "path", "root", "device")}):
+        if options.output is not None:
+            return _write(gather, options)
+        with tempfile.TemporaryDirectory() as folder:
+            return _print(gather(Path(folder, "pictures")), options)
 
 
 def _parser() -> Parser:

@@ -20,6 +20,7 @@ _REASONS = {
     "the settings that decide something stand in the key": ("core.config", "core.config_keys"),
     "what people are told": ("core.errors",),
     "when something stops, not what it gives": ("core.interrupts",),
+    "when a setting is taken back": ("core.shared_context",),
     "threads, determinism, precision, device and libraries stand in the key": ("core.machine",),
     "how much room there is": ("core.memory",),
     "which settings are refused": ("core.validation",),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -35,6 +36,16 @@ def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserErr
     elsewhere = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as search.trials
     near = _hint(key, elsewhere, cutoff=0.0) if elsewhere else _hint(key, known)
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
+
+
+@contextmanager
+def named(**names: str) -> Iterator[None]:
+    """Have a mistake that the block finds say of a key what its reader calls it: `named(output="--output")`."""
+    try:
+        yield
+    except UserError as error:
+        key, equals, rest = str(error).partition("=")
+        raise UserError(f"{names.get(key, key)}{equals}{rest}") if equals else error from None
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from frostline.core import driver
 from frostline.core.errors import user_error
+from frostline.core.shared_context import shared
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # what torch.use_deterministic_algorithms asks for
 
 
 def device(name: str, *, devices: int = 1) -> torch.device:
@@ -144,7 +145,7 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
     default = max(1, _default_threads() // processes)
     torch.set_num_threads(threads or default)
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # asked for by torch.use_deterministic_algorithms
+    os.environ[_WORKSPACE] = ":4096:8"
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
@@ -156,33 +157,14 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-_told = threading.Lock()
-_blocks: list[Callable[[], None]] = []
-"""One for each block of `torch_as_it_was` that a thread is in; they are the same, and the last one out calls it."""
-
-
+@shared
 @contextlib.contextmanager
-def torch_as_it_was() -> Iterator[None]:
-    """Take back what the block has told torch of threads and algorithms, once no thread is in such a block any more.
-
-    A notebook that predicts with a network goes on to train its own, which may have no deterministic algorithm.
-    """
-    with _told:
-        _blocks.append(_blocks[0] if _blocks else _restoring())
-    try:
-        yield
-    finally:
-        with _told:
-            restore = _blocks.pop()
-            if not _blocks:
-                restore()
-
-
-def _restoring() -> Callable[[], None]:
-    """Return what sets all that `prepare_torch` sets in torch to what it is now."""
+def _settings_as_they_were() -> Iterator[None]:
+    """Take back all that the block sets in torch for the whole process; numbers are float32 in it."""
     import torch
 
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()
+    workspace = os.environ.get(_WORKSPACE)
     places: list[tuple[Any, str]] = [
         *((torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")),
         (torch.backends.cuda.matmul, "allow_tf32"),
@@ -194,14 +176,33 @@ def _restoring() -> Callable[[], None]:
             before.append((place, name, getattr(place, name)))
         except RuntimeError:  # it was set by its new name alone
             before.append((place, "fp32_precision", place.fp32_precision))
-
-    def restore() -> None:
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
+        torch.set_default_dtype(dtype)
         for place, name, value in before:
             setattr(place, name, value)
+        os.environ.pop(_WORKSPACE, None)
+        if workspace is not None:
+            os.environ[_WORKSPACE] = workspace
 
-    return restore
+
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Have torch as a fresh process has it in the block, and as it was once no thread is in such a block any more.
+
+    A notebook that predicts with a network goes on to train its own, which may have no deterministic algorithm; it may
+    have made float64 or a GPU its default, or be in a block without gradients.
+    """
+    import torch
+
+    elsewhere = torch.get_default_device().type != "cpu"
+    with _settings_as_they_were(), torch.inference_mode(mode=False):  # which has gradients, whatever was said before
+        with torch.device("cpu") if elsewhere else contextlib.nullcontext():
+            yield
 
 
 @contextlib.contextmanager

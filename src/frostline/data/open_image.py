@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from frostline.core.files import expanded
+from frostline.core.shared_context import shared
 from frostline.data import remote_files
 from frostline.data.image_formats import candidates
 
@@ -83,17 +84,25 @@ def _whole(image: Image.Image, source: Path | io.BytesIO) -> Image.Image:
     return image
 
 
+@shared
 @contextmanager
-def at_most(pixels: int) -> Iterator[None]:
-    """Make Pillow refuse pictures of more `pixels`, by what their headers say, before it decodes them."""
+def _limit_as_it_was() -> Iterator[None]:
+    """Take back what the block tells Pillow, which says nothing in it."""
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures, and of EXIF that is odd in what we do not ask for
-        Image.MAX_IMAGE_PIXELS = pixels / 2  # type: ignore[assignment]  # Pillow warns there, and refuses twice as many
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Make Pillow refuse pictures of more `pixels`, by what their headers say, before it decodes them."""
+    with _limit_as_it_was():
+        Image.MAX_IMAGE_PIXELS = pixels / 2  # type: ignore[assignment]  # Pillow warns there, and refuses twice as many
+        yield
 
 
 def lift_limits() -> None:

@@ -101,9 +101,9 @@ def gather(
         )
     if tables_given:
         return _of_table(file, Path(pictures[0]), path, root)
-    for flag, value in (("--path", path), ("--root", root)):
+    for key, value in (("path", path), ("root", root)):
         if value is not None:
-            raise user_error(flag, value, "to be given with a table of pictures")
+            raise user_error(key, value, "to be given with a table of pictures")
     if shards_given:
         return _of_shards(file, [str(pattern) for pattern in pictures], say)
     places = chain.from_iterable(_below(name, more, say) for name in pictures)
@@ -159,14 +159,14 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
         raise user_error("pictures", table, "a table with rows")
     column = tables.path_column(first.column_names, path)
     if table_files.AS_JSON in (first.schema.field(column).metadata or {}):
-        raise user_error("--path", column, "a column of texts")
-    folder = tables.root_of(table, "--root", root)
+        raise user_error("path", column, "a column of texts")
+    folder = tables.root_of(table, "root", root)
 
     def placed(part: pa.Table, before: int) -> pa.Table:
         try:
             texts = part.column(column).cast(pa.string()).to_pylist()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise user_error("--path", column, "a column of texts") from None
+            raise user_error("path", column, "a column of texts") from None
         if bad := [row for row, text in enumerate(texts, before + 1) if not (text or "").strip() or "\0" in text]:
             raise user_error("pictures", table, f"a path in every row, but there is none in row {bad[0]}")
         bare = map(str.strip, texts)

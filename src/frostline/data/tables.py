@@ -179,8 +179,8 @@ def root_of(file: Path, key: str, given: str | None) -> Path:
 
 
 def path_column(columns: Sequence[str], given: str | None) -> str:
-    """Return which of the `columns` holds the paths of pictures, perhaps `given` as --path; UserError for none."""
-    return str(table_columns.find(columns, "--path", given, _PATHS))
+    """Return which of the `columns` holds the paths of pictures, perhaps the `given` one; UserError for none."""
+    return str(table_columns.find(columns, "path", given, _PATHS))
 
 
 def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import generator
 from frostline.models import build, weights
@@ -33,7 +33,7 @@ _LARGE = 1_900_000_000  # bytes; protobuf, and so a single ONNX file, ends at 2 
 _Run = Callable[[Tensor], Tensor]
 
 
-class Disagreement(Exception):
+class Disagreement(UserError):
     """The exported network says something else than the original."""
 
 
@@ -46,7 +46,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     """
     others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
     if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # as what it is read
-        raise user_error("output", output, f"a file called {SUFFIXES[kind]}")
+        raise user_error("path", output, f"a file called {SUFFIXES[kind]}")
     network = replace(network, config=replace(network.config, precision="fp32"))
     portable = Portable(network.model.module, network.model.input, several=network.multi_label).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
@@ -56,10 +56,10 @@ def export(network: Predictor, kind: str, output: Path) -> float:
                 _WRITE[kind](network, portable, file)
                 run = _READ[kind](file)
             except ImportError as error:
-                raise user_error("format", kind, f"the packages onnx, onnxscript and onnxruntime ({error})") from None
+                raise user_error("kind", kind, f"the packages onnx, onnxscript and onnxruntime ({error})") from None
             except (RuntimeError, ValueError, TypeError) as error:
                 reason = " ".join(str(error).split())[:200]
-                raise user_error("format", kind, f"a format that can hold {network.model.name} ({reason})") from error
+                raise user_error("kind", kind, f"a format that can hold {network.model.name} ({reason})") from error
             worst = max(_difference(network, run, pictures) for pictures in samples())
         if not worst <= TOLERANCE:
             raise Disagreement(f"{kind} differs from the original by {worst:.1e}, more than {TOLERANCE:.0e}")

@@ -146,11 +146,11 @@ def layer(predictor: Predictor, name: str) -> Layer:
     stages = structure.stages[:-1]
     names = (*stages, "head")
     if name not in names:
-        raise user_error("--features", name, f"one of {', '.join(names)}", names)
+        raise user_error("features", name, f"one of {', '.join(names)}", names)
     below = stages if name == "head" else stages[: stages.index(name) + 1]
     if cut.reach(module, structure, below) != below:
         expected = f"a stage above which {predictor.model.name} can be cut, and it cannot be there"
-        raise user_error("--features", name, expected)
+        raise user_error("features", name, expected)
     lower, upper = cut.halves(module, structure, below)
     side = predictor.model.input.size
     with torch.inference_mode():
@@ -238,7 +238,6 @@ def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:
     return class_probabilities(logits, several=predictor.multi_label)
 
 
-@torch.inference_mode()
 def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int | None = None) -> Tensor:
     """Return `(N, classes)` float32 for files, Pillow's pictures, `(H, W, 3)` arrays or `(3, H, W)` tensors of uint8.
 

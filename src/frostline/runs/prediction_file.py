@@ -124,15 +124,15 @@ def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
 def check(output: Path, features: str | None) -> None:
     """Raise `UserError` for an output that cannot be, that is somebody's own, or that cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
-        raise user_error("--output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
+        raise user_error("output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise user_error("--output", output, "a file in a folder that is there")
+        raise user_error("output", output, "a file in a folder that is there")
     ours = (_parts_of(output) / _JOB).exists() or _told(output).get("output") == [*facts(str(output))]
     if output.exists() and not ours:
         whose = "this one was written, or changed since, by somebody else: remove it to have it made anew"
-        raise user_error("--output", output, f"a new file; {whose}")
+        raise user_error("output", output, f"a new file; {whose}")
     if features is not None and output.suffix.lower() == ".csv":
-        raise user_error("--features", features, "an --output of .parquet or .jsonl, which can hold vectors")
+        raise user_error("features", features, "an output of .parquet or .jsonl, which can hold vectors")
 
 
 @contextmanager
@@ -142,9 +142,9 @@ def _owned(beside: Path, output: Path) -> Iterator[None]:
         beside.mkdir(exist_ok=True)
         lock = locks.acquire(beside / _LOCK, timeout=0)
     except Timeout:
-        raise user_error("--output", output, "a file that no other process is writing") from None
+        raise user_error("output", output, "a file that no other process is writing") from None
     except OSError as error:
-        raise user_error("--output", output, f"a file that can be written ({error.strerror})") from None
+        raise user_error("output", output, f"a file that can be written ({error.strerror})") from None
     try:
         yield
     finally:
@@ -176,7 +176,7 @@ def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
         return
     if odd := [key for key in {**before, **job} if before.get(key) != job.get(key)]:
         expected = f"the {', '.join(odd)} that what lies in {beside} was begun with; remove that to begin anew"
-        raise user_error("--output", output, expected)
+        raise user_error("output", output, expected)
 
 
 def _parts(beside: Path, count: int, batch: int) -> dict[Path, range]:

@@ -156,13 +156,15 @@ def _looked_at(
 
 
 def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:
-    """Return what a run costs; None where a step of it does not fit into the GPU."""
+    """Return what a run costs; None where a step of it does not fit into the GPU. Its dropout is not to be seen."""
     import torch
 
     from frostline.runs import costs
 
     try:
-        return costs.measure(_assembled(config, screen), seconds)
+        setup = _assembled(config, screen)
+        with torch.random.fork_rng([setup.device] if setup.device.type == "cuda" else []):
+            return costs.measure(setup, seconds)
     except torch.OutOfMemoryError:
         return None
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,6 +218,16 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
         (lambda: frostline.advise(pictures="all"), "^pictures=all: expected a whole number of at least 1$"),
         (lambda: frostline.sweep(None), "^overrides=None: expected texts"),
         (lambda: frostline.sweep("lr=1", folder=5), "^folder=5: expected a path$"),
+        (lambda: frostline.sweep("lr=1", folder=""), "^folder='': expected a path$"),
+        (lambda: frostline.compose("=1"), "^=1: expected key=value$"),
+        (lambda: frostline.compose("predict"), "^predict: expected key=value$"),
+        (
+            lambda: frostline.compose("lr=interval(1e-5,1)"),
+            r"^lr=interval\(1e-5,1\): expected one value, as for one run",
+        ),
+        (lambda: frostline.compose("hydra.mode=RUN"), "^hydra.mode=RUN: expected MULTIRUN"),
+        (lambda: frostline.plan(replace(frostline.compose(), lr="fast")), "^lr=fast: expected a value of type float"),
+        (lambda: frostline.plan(replace(frostline.compose(), epochs=0)), "^epochs=0: expected a whole number of at"),
         (
             lambda: frostline.sweep("rerun=a1b2"),
             "^rerun=a1b2: expected on the command line, as python -m frostline rer",
@@ -237,6 +247,12 @@ def test_what_is_no_argument_is_one_line(call, line):
 def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
     (tmp_path / "file").write_text("")
     write = getattr(frostline.open(store.folder), method)
+    for odd in ("", "\0"):
+        with pytest.raises(frostline.UserError, match=f"^{name}=.*: expected a path"):
+            write(odd)
+    if method == "report":
+        with pytest.raises(frostline.UserError, match=r"^path=/: expected a place that can be written to \("):
+            write("/")
     with pytest.raises(
         frostline.UserError, match=f"^{name}={tmp_path}/file.*: expected a place that can be written to"
     ):
@@ -245,23 +261,71 @@ def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
         write(5)
 
 
+@pytest.fixture
+def process(monkeypatch):
+    """Let a few lines of Python stand for the process of a sweep; return the command lines that it was to carry out."""
+    commands, popen = [], subprocess.Popen
+
+    def of(code):
+        def start(command, **streams):
+            commands.append(command)
+            return popen([sys.executable, "-S", "-c", code], **streams)
+
+        monkeypatch.setattr(api, "subprocess", SimpleNamespace(PIPE=subprocess.PIPE, Popen=start))
+        return commands
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("said", "status", "line"),
     [
         ("", 0, "^overrides=--help: expected what runs a sweep, and this ended without one$"),
         ("frostline: hydra.sweep.dir=/a: expected a new folder\n", 2, "^folder=/a: expected a new folder$"),
         ("frostline: lr=-1: expected more\nWarning: of a library\n", 2, "^lr=-1: expected more$"),
+        (
+            "frostline: predct: expected key=value, or a command first (predict); did you mean predict?",
+            2,
+            "^predct: expected key=value$",
+        ),
+        ("", 3, "^the sweep ended with 3$"),
     ],
 )
-def test_what_the_command_line_complains_of_is_said_as_python_has_it(said, status, line, monkeypatch, tmp_path):
-    code = f"import sys; sys.stderr.write({said!r}); sys.exit({status})"
-    popen = subprocess.Popen
-    of = SimpleNamespace(
-        PIPE=subprocess.PIPE, Popen=lambda command, **streams: popen(["python", "-c", code], **streams)
-    )
-    monkeypatch.setattr(api, "subprocess", of)
+def test_what_the_command_line_complains_of_is_said_as_python_has_it(said, status, line, process, tmp_path):
+    process(f"import sys; sys.stderr.write({said!r}); sys.exit({status})")
     with pytest.raises(frostline.UserError, match=line):
         frostline.sweep("--help", folder=tmp_path / "sweep")
+
+
+def test_flags_stand_where_they_like_and_a_path_too_long_for_a_folder_is_told_as_the_process_does(process):
+    commands = process("import sys; sys.exit('frostline: hydra.sweep.dir=a: expected less')")
+    for typed in (("freeze=mine", "--config-dir", "my"), ("--config-dir", "my", "freeze=mine"), ("--config-dir=my",)):
+        with pytest.raises(frostline.UserError, match=r"^folder=a: expected less$"):
+            frostline.sweep(*typed, folder="a" * 300)
+        overrides = [one.partition("=")[0] for one in commands[-1][3:]]
+        assert overrides in (
+            ["-m", "hydra.sweep.dir", "freeze", "--config-dir", "my"],
+            ["-m", "--config-dir", "my", "hydra.sweep.dir", "freeze"],
+            ["-m", "--config-dir", "hydra.sweep.dir"],
+        )
+
+
+def test_a_sweep_that_is_interrupted_says_how_far_it_came_before_it_is_left(process, monkeypatch, tmp_path):
+    said = []
+
+    def write(lines):
+        for line in lines:
+            said.append(line)
+            if line == "begun\n":
+                raise KeyboardInterrupt
+
+    more = 200_000  # characters: more than a pipe holds
+    asleep = "try: print('begun', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print(200_000 * 'x')"
+    process(f"import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{asleep}")
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(writelines=write, flush=lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        frostline.sweep("freeze=head", folder=tmp_path / "sweep")
+    assert list(map(len, said)) == [6, more + 1]
 
 
 def test_torch_is_told_of_determinism_and_threads_for_as_long_as_a_network_computes(store, two_threads, monkeypatch):
@@ -333,11 +397,17 @@ def test_a_sweep_that_is_fetched_has_its_own_name(lay, named, tmp_path, monkeypa
     assert catalog._folder("sqlite://", "c3d4", tmp_path) == tmp_path / "a1b2" / named
 
 
-@pytest.mark.parametrize("name", ["Vogel & 100%", "nothing'; drop", "0123456", "runs:/", "no/such/folder", ""])
+TOO_LONG = ("a" * 300, "a/" * 3000)  # for a name of a file, and for a path
+
+
+@pytest.mark.parametrize(
+    "name", ["Vogel & 100%", "nothing'; drop", "0123456", "runs:/", "no/such/folder", "", "\0", *TOO_LONG]
+)
 def test_a_name_that_stands_for_nothing_is_one_line(store, name):
     with pytest.raises(frostline.UserError, match="expected a folder, an MLflow run id or its beginning") as mistake:
         frostline.open(name)
-    assert str(mistake.value).startswith(f"sweep={name}") and "\n" not in str(mistake.value)
+    shown = f"{name[:300]}..." if len(name) > 300 else name.replace("\0", r"\x00")
+    assert str(mistake.value).startswith(f"sweep={shown}: ") and "\n" not in str(mistake.value)
     if name.startswith("Vogel"):
         assert str(mistake.value).endswith("did you mean Vögel & 100%?")
 
@@ -363,3 +433,22 @@ def test_weights_of_a_run_are_used_by_any_name_and_of_a_sweep_refused_with_its_b
         frostline.plan(frostline.compose(*quick, f"model.weights='{store.folder}'"))
     assert f"expected one run: the best of these by validation is runs:/{best.run_id}" in str(mistake.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(
+            "data=image_folder data.root={}",
+            "data=table data.root={}.csv",
+            "data=hub data.root={}",
+            "data.split_file={}",
+        ),
+        *("model.weights={}", "model.weights={}.pt", "model.weights=runs:/{}"),
+    ],
+)
+def test_a_path_that_is_too_long_is_one_that_is_not_there(override, name, store):
+    typed = override.format(name).split()
+    with pytest.raises(frostline.UserError, match=f"^{typed[-1].partition('=')[0]}=.*aa?.*: expected "):
+        frostline.plan(frostline.compose("model.image_size=32", "data.limit=100", *typed))

@@ -52,6 +52,7 @@ class Popen:
         stderr: int | IO[Any] | None = None,
         pass_fds: Sequence[int] = (),
         text: bool = False,
+        errors: str | None = None,
     ) -> None:
         """Start it; a stream that is not named is that of this process."""
         self.args = arguments
@@ -60,7 +61,9 @@ class Popen:
         closing: list[int] = []
         self.stdin = None
         streams, reader = _streams(stdin, stdout, stderr, closing)
-        self.stdout: IO[Any] | None = None if reader is None else os.fdopen(reader, "r" if text else "rb")
+        self.stdout: IO[Any] | None = (
+            None if reader is None else os.fdopen(reader, "r" if text or errors else "rb", errors=errors)
+        )
         told = {
             "arguments": [*map(str, arguments[1:])],
             "environment": dict(os.environ if env is None else env),

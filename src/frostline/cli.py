@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline import commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
-from frostline.core.hydra_errors import explain, unreadable
+from frostline.core.hydra_errors import explain
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
@@ -44,9 +44,7 @@ def main() -> None:
             others = [argument for argument in sys.argv[1:] if argument not in again]
             named = [argument.removeprefix("rerun=") for argument in again]
             sys.exit(commands.run("rerun", [*named, *others]))
-        if stray := [argument for argument in sys.argv[1:] if argument.startswith("=")]:
-            raise unreadable(stray[0], commands.names())  # Hydra takes the missing key for a group
-        hydra_keys.check_typed(sys.argv[1:])
+        hydra_keys.check_typed(sys.argv[1:], commands.names)
         if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
             sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
         hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()

@@ -313,6 +313,11 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
     assert "root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
     assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, pictures])
     assert "root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
+    table.write_text("file,n\n")
+    assert f"pictures={table}: expected a table with rows" in refused("o.csv", table)
+    for nothing in ("", "a" * 300):
+        assert f"pictures={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
+    assert "expected a file in a folder that is there" in refused(f"{'a' * 300}/o.csv", pictures)
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
     table.write_text("file,error,predicted_error\nx.png,1,2\n")

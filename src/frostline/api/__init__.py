@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import atexit
-import re
+import os
 import reprlib
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from frostline.api.results import Report as Report
 from frostline.api.results import Run, Sweep
 from frostline.core import machine, project
 from frostline.core.config import Config
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, named, user_error
+from frostline.core.validation import parse
 from frostline.records import layout
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def plan(config: Config) -> Plan:
     """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
     if not isinstance(config, Config):
         raise user_error("config", reprlib.repr(config), 'what compose("freeze=head") returns')
+    checked = parse(asdict(config))  # which may be one with values replaced
     from frostline.report.terminal import Screen
     from frostline.runs.plan import describe
     from frostline.runs.setup import assemble
@@ -56,8 +59,8 @@ def plan(config: Config) -> Plan:
 
     with machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
         screen = Screen.silent()
-        setup = assemble(config, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
-        return describe(setup, config.freeze_mode.name)
+        setup = assemble(checked, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
+        return describe(setup, checked.freeze_mode.name)
 
 
 def advise(*overrides: str, pictures: int = 2000) -> Advice:
@@ -87,30 +90,38 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
         raise UserError(f"{told[0]}: expected on the command line, as python -m frostline rerun")
     place = project.new_sweep() if folder is None else arguments.place("folder", folder)
     quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
-    command = [sys.executable, "-m", "frostline", "-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
-    with (
-        tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
-    ):
-        try:
-            for line in process.stdout or ():
-                sys.stdout.write(line)
-            status = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-            raise
-        complaints.seek(0)
-        said = complaints.read().strip()
-    if (place / layout.SWEEP).is_file() and status in (0, 1):
-        return open(str(place))
+    first = next((i for i, one in enumerate(overrides) if "=" in one and one[0] != "-"), len(overrides))
+    status, lines = _process("-m", *overrides[:first], f"hydra.sweep.dir='{quoted}'", *overrides[first:])
+    if status in (0, 1) and os.path.isfile(place / layout.SWEEP):
+        return open(place)
     if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if status == 0:
         raise user_error("overrides", " ".join(overrides), "what runs a sweep, and this ended without one")
-    lines = said.splitlines() or [f"the sweep ended with {status}"]
-    line = next((one for one in reversed(lines) if one.startswith(_OURS)), lines[-1])
-    raise UserError(re.sub("^hydra.sweep.dir=", "folder=", line.removeprefix(_OURS)))
+    lines = lines or [f"the sweep ended with {status}"]
+    line = next((one for one in reversed(lines) if one.startswith(_OURS)), lines[-1]).removeprefix(_OURS)
+    with named(**{"hydra.sweep.dir": "folder"}):
+        raise UserError(line.partition(", or a command first (")[0])  # which is for who types
+
+
+def _process(*typed: str) -> tuple[int, list[str]]:
+    """Return the exit status of a command line of ours, of which stdout is passed on, and the lines of its stderr."""
+    command = [sys.executable, "-m", "frostline", *typed]
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, errors="replace") as process,
+    ):
+        said = process.stdout or ()
+        try:
+            sys.stdout.writelines(said)
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            sys.stdout.writelines(said)  # it says how far it came, and would wait for a reader
+            process.wait()
+            raise
+        complaints.seek(0)
+        return status, complaints.read().strip().splitlines()
 
 
 def open(*names: str | Path) -> Sweep:

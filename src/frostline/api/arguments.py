@@ -23,7 +23,7 @@ def texts(overrides: Sequence[str]) -> Sequence[str]:
 
 def place(name: str, path: Path | str) -> Path:
     """Return where a path leads, absolute and with the home that `~` stands for; UserError for what is none."""
-    if not isinstance(path, Path | str):
+    if not isinstance(path, Path | str) or path == "" or "\0" in str(path):
         raise user_error(name, reprlib.repr(path), "a path")
     return files.expanded(str(path)).absolute()
 

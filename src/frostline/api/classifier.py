@@ -110,7 +110,7 @@ class Classifier:
         file = arguments.place("path", path)
         kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
         chosen = kinds.get(file.suffix) if kind is None else kind
-        if chosen not in export.SUFFIXES:
+        if chosen not in [*export.SUFFIXES]:  # a list, of which anything can be asked
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
         with machine.torch_as_it_was(), arguments.writing("path", file):
             self.network.prepare()

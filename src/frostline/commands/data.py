@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +30,11 @@ def main(arguments: list[str]) -> int:
     asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
     unread = unused_keys.check(hydra_keys.typed_values(asked.overrides), [config])
-    if (table := asked.write_splits) is not None and (table.suffix != ".csv" or not table.absolute().parent.is_dir()):
+    if (table := asked.write_splits) is not None and (
+        table.suffix != ".csv" or not os.path.isdir(table.absolute().parent)
+    ):
         raise user_error("--write-splits", table, "a file called .csv in a folder that is there")
-    if not asked.json and (asked.page.is_dir() or not asked.page.absolute().parent.is_dir()):
+    if not asked.json and (os.path.isdir(asked.page) or not os.path.isdir(asked.page.absolute().parent)):
         raise user_error("--page", asked.page, "a file in a folder that is there")
     from frostline.data import loading, split_table
     from frostline.report import data_page, data_words

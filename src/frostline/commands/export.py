@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,11 +17,11 @@ def main(arguments: list[str]) -> int:
     from frostline.runs import export  # imports torch
 
     output = Path(options.output or ".")
-    if output.is_dir():
+    if os.path.isdir(output):
         output = output / f"model{export.SUFFIXES[options.format]}"
     elif options.output.endswith("/"):
         raise user_error("--output", options.output, "a folder that exists")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
     with named(path="--output", kind="--format"):
         found = api.load(options.run, device="cpu")

@@ -51,7 +51,7 @@ def write_alike(path: Path, text: str) -> None:
 
 def _partial(path: Path) -> Path:
     """Return a name of its own for what becomes the file at `path` when it is whole."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    return path.parent / f".{path.name}.{uuid.uuid4().hex}"  # also of `/`, which has no name
 
 
 def expanded(path: str) -> Path:

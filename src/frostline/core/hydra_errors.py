@@ -34,6 +34,8 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
         return user_error(found[1], found[2], expected, options)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
         return user_error(found[1], found[2], "one value, as for one run; a list stands in brackets")
+    if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
+        return user_error(found[1], found[2], "one value, as for one run; a sweep searches a range with search=tpe")
     if found := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(found[1], _given(found[1], arguments), _data_options(arguments))
     if found := re.search(r"field '([^']+)' is not Optional", text):
@@ -60,7 +62,7 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; as one with other signs: {quoted}"
         return user_error(key, value, expected)
-    near = difflib.get_close_matches(override, commands, n=1)
+    near = [] if override in commands else difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
     return UserError(f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else ""))
 

@@ -72,7 +72,7 @@ def own_configs(arguments: Sequence[str]) -> list[Path]:
 
 def look_into(folder: str) -> None:
     """Have Hydra look into a folder, too, for options; UserError where there is none."""
-    if not files.expanded(folder).is_dir():
+    if not os.path.isdir(files.expanded(folder)):
         raise user_error("--config-dir", folder, "a folder that exists")
     further_configs.append(files.expanded(folder).absolute())
 

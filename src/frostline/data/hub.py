@@ -6,6 +6,7 @@ The library finds the files, fetches them and lays them out as Arrow tables, fro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def _not_taken(folder: Path, rows: int) -> list[Finding]:
 
     It takes `train` and `test` in any name for a split and leaves the others out, as it does suffixes in odd spelling.
     """
-    there = len(survey(folder).files) if folder.is_dir() else 0
+    there = len(survey(folder).files) if os.path.isdir(folder) else 0
     if there <= rows:
         return []
     told = f"{there - rows:,} of {there:,} pictures below {folder} are left out by the library of the hub"

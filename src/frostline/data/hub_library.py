@@ -6,6 +6,7 @@ pictures are let in.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,11 +34,11 @@ def open_data_set(root: str, options: Mapping[str, Any]) -> Mapping[str, dataset
     `options` may name its `config` and `revision`. Raises `UserError` for what cannot be read, or reached.
     """
     folder = expanded(root).absolute()
-    if not folder.is_dir() and not _NAME.fullmatch(root):
+    if not os.path.isdir(folder) and not _NAME.fullmatch(root):
         raise user_error("data.root", root, "a folder that exists, or a data set of the hub as owner/name")
     library = _library()
     try:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             return _of_hub(library, root, options)
         with _offline(library):
             return _of_folder(library, folder, options)

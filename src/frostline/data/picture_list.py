@@ -93,6 +93,8 @@ def gather(
     that is not there, and a folder without pictures; other files that are not there are found out when their turn
     comes.
     """
+    if "" in pictures:
+        raise user_error("pictures", "", "a file or folder, and there is none")
     pictures = [_somewhere(str(one)) for one in pictures]
     tables_given, shards_given = sum(map(_is_table, pictures)), sum(map(_is_shards, pictures))
     if (tables_given and len(pictures) > 1) or shards_given not in (0, len(pictures)):
@@ -117,7 +119,7 @@ def _somewhere(name: str) -> Path | str:
 
 def _is_table(name: Path | str) -> bool:
     path = Path(name)
-    return path.suffix.lower() in table_files.SUFFIXES and path.is_file()
+    return path.suffix.lower() in table_files.SUFFIXES and os.path.isfile(path)
 
 
 def _is_shards(name: Path | str) -> bool:
@@ -128,12 +130,12 @@ def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) ->
     """Yield the pictures that a name stands for, of `-` those that `more` names, of a folder all below it."""
     if str(name) == "-":
         named: Iterable[Path | str] = (_somewhere(path) for line in more if (path := line.rstrip("\r\n")))
-    elif isinstance(name, str) or name.exists():
+    elif isinstance(name, str) or os.path.exists(name):
         named = [name]
     else:
         raise user_error("pictures", name, "a file or folder, and there is none")
     for one in named:
-        yield from _in_folder(one, say) if isinstance(one, Path) and one.is_dir() else [one]
+        yield from _in_folder(one, say) if isinstance(one, Path) and os.path.isdir(one) else [one]
 
 
 def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
@@ -154,7 +156,7 @@ def _of_files(file: Path, places: Iterable[Path | str]) -> PictureList:
 
 
 def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> PictureList:
-    parts = table_files.parts(table, "pictures")
+    parts = (part for part in table_files.parts(table, "pictures") if part.num_rows)
     if (first := next(parts, None)) is None:
         raise user_error("pictures", table, "a table with rows")
     column = tables.path_column(first.column_names, path)

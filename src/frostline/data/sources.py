@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -136,7 +137,7 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
 
 def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
     """Return the splits that a folder is laid out in, or `train` alone; a split may lack classes if that is `ok`."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
     found = lay_out(root, layout)
     listed: dict[str, dict[str, Listing]] = {}

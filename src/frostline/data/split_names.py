@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +56,7 @@ def write_rows(file: Path, rows: Iterable[Sequence[object]], what: str) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     try:
-        if file.exists() and file.read_bytes() != text.getvalue().encode():
+        if os.path.exists(file) and file.read_bytes() != text.getvalue().encode():
             raise user_error("--write-splits", file, "a new file, as this one says something else; remove it first")
         files.write(file, text.getvalue())
     except UnicodeError:
@@ -110,7 +111,7 @@ def _label(source: Source, number: int) -> str:
 
 def _read(file: Path, key: str) -> dict[str, tuple[str, str]]:
     """Return label and split of each picture by its name."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise user_error(key, file, "a file that exists, as `frostline data ... --write-splits` leaves it")
     frame = table_files.whole(file, key)
     if missing := [name for name in _COLUMNS if name not in frame.columns]:

@@ -99,7 +99,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     path that leads out of `root`, and a picture with two labels, groups, times or weights.
     """
     _check_options(options)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise user_error("data.root", file, "a table that exists: .csv, .tsv, .parquet or .jsonl")
     frame = table_files.whole(file, "data.root")
     root = root_of(file, "data.options.root", options.get("root"))
@@ -173,7 +173,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def root_of(file: Path, key: str, given: str | None) -> Path:
     """Return the folder that the paths in a table are relative to; UserError, which says it of `key`, if none is."""
     root = Path(os.path.normpath(file.parent / expanded(given or "")))
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise user_error(key, given, f"a folder that exists; {root} does not")
     return root
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | N
     if not is_file_name(path.name):
         expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
         raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
     return path
 

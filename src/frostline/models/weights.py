@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import re
 import sys
@@ -37,7 +38,7 @@ def is_file_name(text: str) -> bool:
 
 def of_hub(folder: Path) -> Path | None:
     """Return the file of weights in a folder that has a repository of timm's hub, None where it has none."""
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         return None
     return next((folder / name for name in HUB_FILES if (folder / name).is_file()), None)
 

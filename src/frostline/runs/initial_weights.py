@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
 
 def on_disk(weights: str | None) -> bool:
     """Return whether the weights can be tried on the network at once, with nothing to download."""
-    return weights is not None and (is_file_name(weights) or expanded(weights).is_dir() or _is_run(weights))
+    return weights is not None and (is_file_name(weights) or os.path.isdir(expanded(weights)) or _is_run(weights))
 
 
 def _is_run(weights: str) -> bool:
     """Return whether the weights are those of a run."""
     folder = expanded(weights)
-    return weights.startswith(RUN_PREFIX) or (folder.is_dir() and of_hub(folder) is None)
+    return weights.startswith(RUN_PREFIX) or (os.path.isdir(folder) and of_hub(folder) is None)

@@ -259,7 +259,7 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
             with open_anywhere(str(picture)) as image:
                 return tensor_of(image, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
-            if os.path.isdir(expanded(str(picture))):  # noqa: PTH112 - no name is too odd for it
+            if os.path.isdir(expanded(str(picture))):
                 raise user_error("pictures", picture, "files: predict_table goes through a folder") from None
             raise UserError(f"{picture}: {why(error)}") from None
     pixels, found = picture, reprlib.repr(picture)

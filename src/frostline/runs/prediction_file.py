@@ -125,10 +125,10 @@ def check(output: Path, features: str | None) -> None:
     """Raise `UserError` for an output that cannot be, that is somebody's own, or that cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
         raise user_error("output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
-    if output.is_dir() or not output.absolute().parent.is_dir():
+    if os.path.isdir(output) or not os.path.isdir(output.absolute().parent):
         raise user_error("output", output, "a file in a folder that is there")
     ours = (_parts_of(output) / _JOB).exists() or _told(output).get("output") == [*facts(str(output))]
-    if output.exists() and not ours:
+    if os.path.exists(output) and not ours:
         whose = "this one was written, or changed since, by somebody else: remove it to have it made anew"
         raise user_error("output", output, f"a new file; {whose}")
     if features is not None and output.suffix.lower() == ".csv":

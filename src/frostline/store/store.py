@@ -223,7 +223,7 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
 
 def _free(folder: Path) -> int:
     """Return the bytes, perhaps less than 0, that a disk has left to the store whose folder is to be there."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), None)
     if there is None:
         return 0
     usage = shutil.disk_usage(there)

@@ -53,9 +53,9 @@ def meant(name: Name, uri: str | None = None) -> Meant:
     uri = uri or tracking_uri.resolved(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = expanded(name.text), project.multirun() / called.replace(" ", "/")
-    if name.text and here.is_dir():
+    if name.text and os.path.isdir(here):
         return Meant(uri, here.absolute())
-    if (lying / layout.SWEEP).is_file():
+    if os.path.isfile(lying / layout.SWEEP):
         return Meant(uri, lying)
     if RUN_ID.fullmatch(called):
         return Meant(uri, None, (called,))
@@ -82,7 +82,8 @@ def _on_record(name: Name, called: str, uri: str) -> list[str]:
 
 def _beside(folder: Path) -> list[str]:
     """Return the runs and sweeps beside where one was looked for."""
-    return [str(path.parent) for file in (layout.BEST, layout.SWEEP) for path in folder.parent.glob(f"*/{file}")]
+    found = [layout.BEST, layout.SWEEP] if os.path.isdir(folder.parent) else []
+    return [str(path.parent) for file in found for path in folder.parent.glob(f"*/{file}")]
 
 
 def sweeps(names: Sequence[str], scratch: Path) -> list[Sweep]:

@@ -150,6 +150,7 @@ def composing() -> Iterator[None]:
 def compose_one(overrides: Overrides) -> Config:
     """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
     register_resolver()
+    hydra_keys.check_typed(overrides)
     try:
         with composing():
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)

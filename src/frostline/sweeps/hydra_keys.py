@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
 from frostline.core.errors import UserError, user_error
+from frostline.core.hydra_errors import unreadable
 
 _ONE = "since a single run is a sweep of one"
 _TYPED = {  # what must be seen before Hydra does it, and what else may be said there
@@ -27,10 +28,15 @@ _MOST_FOLDS = 1000  # more is a mistake, of which the data's own check tells
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
-def check_typed(arguments: Iterable[str]) -> None:
-    """Raise `UserError` for what would have Hydra pass our sweeper by, or has no effect, in the command line."""
+def check_typed(arguments: Iterable[str], commands: Callable[[], Sequence[str]] = tuple) -> None:
+    """Raise `UserError` for what would have Hydra pass our sweeper by, or has no effect, in the command line.
+
+    One of the `commands` may have been meant by what is no key.
+    """
     for argument in arguments:
-        key, _, value = argument.lstrip("+").partition("=")
+        key, equals, value = argument.lstrip("+").partition("=")
+        if equals and not key:
+            raise unreadable(argument, commands())  # Hydra takes the missing key for a group
         if key in _TYPED and value != _TYPED[key][0]:
             raise user_error(key, value, _TYPED[key][1])
         if key == "hydra.launcher":

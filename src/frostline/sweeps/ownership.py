@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def _make(folder: Path) -> bool:
 
 def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, again: bool) -> None:
     """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
     with locks.held(folder / OWNER_LOCK):
         owner = liveness.read(folder / layout.OWNER)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -32,7 +33,7 @@ def chosen(configured: str | None) -> str | None:
         return None
     if "://" not in configured:
         folder = files.expanded(configured).absolute()
-        if not configured.strip() or re.match(r"[a-z0-9+-]+:", configured) or (folder.exists() and not folder.is_dir()):
+        if not configured.strip() or re.match(r"[a-z0-9+-]+:", configured) or os.path.isfile(folder):
             raise user_error(KEY, configured, "a folder, or s3://<bucket>/<prefix> or the like")
         return folder.as_uri()
     try:

@@ -36,7 +36,7 @@ def resolved(configured: str | None, root: Path, *, start: Path | None = None) -
     if kind != "sqlite":
         return safe
     file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)
-    if not safe.startswith(_SQLITE) or parts.query or file.is_dir() or file.name == ":memory:":
+    if not safe.startswith(_SQLITE) or parts.query or os.path.isdir(file) or file.name == ":memory:":
         expected = f"three slashes and a file, {_SQLITE}here.db or {_SQLITE}/from/the/top.db"
         raise user_error(key, safe, expected, [f"{_SQLITE}{_after(safe)}"])
     return f"{_SQLITE}{file.resolve()}"

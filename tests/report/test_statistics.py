@@ -198,7 +198,8 @@ def leaving_out(value, groups):
     found, names = value(np.full(len(groups), True)), np.unique(groups)
     without = np.array([value(groups != name) for name in names])
     error = np.sqrt((len(names) - 1) / len(names) * ((without - found) ** 2).sum())
-    return found, error, stats.t.ppf(0.975, len(names) - 1)
+    shares = np.unique(groups, return_counts=True)[1] / len(groups)
+    return found, error, stats.t.ppf(0.975, 1 / (shares**2).sum() - 1)
 
 
 def test_images_in_groups_are_compared_by_leaving_out_a_group_at_a_time():
@@ -240,6 +241,27 @@ def test_intervals_over_groups_hold_the_truth_where_those_over_images_do_not(cou
     share = {name: np.mean(found) for name, found in held.items()}
     assert 0.92 <= share["groups"] <= 0.99 and 0.89 <= share["one"] <= 0.99, share
     assert share["images"] < 0.85 and share["one by images"] < 0.75, share
+
+
+def test_of_very_unequal_groups_intervals_hold_the_truth_as_often():
+    """Two of 60 groups have half of the images: these are worth eight groups, not 60."""
+    random, groups = rng(5), np.repeat(np.arange(60), [290, 290, *[10] * 58])
+    held: dict[str, list[bool]] = {"difference": [], "one": []}
+    for _ in range(600):
+        chances = random.dirichlet((0.9, 0.9, 7.2), 60)[groups].cumsum(1)  # one, the other, or neither errs alone
+        draw = random.random(len(groups))
+        first, second = draw >= chances[:, 0], (draw < chances[:, 0]) | (draw >= chances[:, 1])
+        held["difference"].append(0 in statistics.paired_jackknife(first, second, groups))
+        worth = statistics.effective_images(first, groups)
+        held["one"].append(0.9 in wilson(first.mean() * worth, worth))
+    share = {name: np.mean(found) for name, found in held.items()}
+    assert share["difference"] >= 0.94 and share["one"] >= 0.93, share  # of 59 degrees of freedom 0.91 both
+
+
+def test_where_nearly_all_images_are_of_one_group_an_interval_is_one_of_two_groups():
+    groups = np.repeat(np.arange(9), [992, *[1] * 8])
+    within = statistics.by_influence(0.0, np.zeros(1000), 0.001, groups)
+    assert within.high == pytest.approx(0.001 * stats.t.ppf(0.975, 1))  # not of 0.02 degrees of freedom
 
 
 def test_images_in_groups_are_worth_as_many_as_are_independent():

@@ -225,8 +225,9 @@ def test_the_table_is_ordered_and_shows_only_choices_that_differ(width):
 
 def test_the_table_says_how_many_seeds_a_mean_is_of():
     out = io.StringIO()
-    runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "seed": s}) for s in range(2)]
-    failed = result(2, "head", 0, status="FAILED", choices={"freeze_mode": "head", "seed": 2}, metrics={})
+    runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "lr": 0.1, "seed": s}) for s in range(2)]
+    choices = {"freeze_mode": "head", "lr": 0.1, "seed": 2}
+    failed = result(2, "head", 0, status="FAILED", choices=choices, metrics={})
     show(screen(80, out), [*runs, failed])
     assert re.search(r"2 of 3 +75.00% ±7.07", out.getvalue())
 

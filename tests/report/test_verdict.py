@@ -22,12 +22,13 @@ from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 import written_sweeps
+from frostline.commands import compare
 from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
-from frostline.report import backbones, baseline, contest, predictions, statistics
-from frostline.report.cells import cells, varying
+from frostline.report import backbones, baseline, contest, page_data, predictions, statistics
+from frostline.report.cells import cells, metrics, varying
 from frostline.report.contest import contests, validation_interval
 from frostline.report.outcome import cells_table, pairs_table, rows
 from frostline.report.studies import standard_error
@@ -201,7 +202,7 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
     first = predictions.read(runs[0].folder).labels == 0
     assert ahead.interval == statistics.paired_jackknife(right, first, patients)
     assert ahead.how == "paired jackknife over 400 test images in 20 groups"
-    several = [repeats[0], replace(repeats[0], seed=1, folder=runs[1].folder)]
+    several = [repeats[0], replace(repeats[0], seed=1, folders=(runs[1].folder,))]
     both = np.mean([right, predictions.read(runs[1].folder).right], axis=0)
     assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
 
@@ -256,7 +257,7 @@ def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
     counts = [{"class": name, "images": count} for name, count in (("big", 10), ("small", 21), ("none", 0))]
     (Path(runs[0].folder) / "per_class.json").write_text(json.dumps(counts))
     found = baseline.of(whole)
-    assert (found.name, found.label, found.share) == ("big", 0, 70 / 93)
+    assert (found.name, found.label, found.share) == ("big", 0, pytest.approx(70 / 93))
     assert baseline.of([replace(repeat, overlap=None) for repeat in whole]).name == "small"  # seeds have one test split
     (Path(runs[2].folder) / "per_class.json").unlink()
     assert baseline.of(whole) is None
@@ -273,6 +274,101 @@ def test_the_answer_takes_the_largest_class_and_what_is_not_tested_from_all_fold
     text = answer(runs)
     assert "big is 64.5% of the test split, and fine-tuning (full) comes to 64.5% (+0.0 points" in text
     assert "Not tested" not in text
+
+
+def of_folds(folder: Path, mode: str, rights: list[list[float]], sizes: list[int], **choices: Any) -> list[Result]:
+    """Return the runs of a mode on folds of so many images, half of class 1; of each fold shares right by its seeds."""
+    runs = []
+    for fold, (shares, size) in enumerate(zip(rights, sizes, strict=True)):
+        for seed, share in enumerate(shares):
+            right = np.arange(size) < round(share * size)
+            where = predicted(folder / f"{mode}{fold}{seed}", right, np.arange(size) + 1000 * fold)
+            found = load_file(Path(where) / "test_predictions.safetensors")
+            found["labels"] = np.arange(size) % 2
+            found["top_classes"] = np.where(right, found["labels"], 1 - found["labels"]).astype(np.int32)[:, None]
+            save_file(found, Path(where) / "test_predictions.safetensors")
+            counts = [{"class": name, "images": size // 2} for name in "ab"]
+            (Path(where) / "per_class.json").write_text(json.dumps(counts))
+            at = {"data.fold": fold, "seed": seed, "data.folds": len(sizes)} | choices
+            run = result(len(runs), mode, right.mean(), right.mean(), **at)
+            runs.append(replace(run, folder=where, images={"train": 300, "val": 100, "test": size}))
+    return runs
+
+
+def table_of(runs: list[Result]) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(*rows(runs))
+    return console.file.getvalue()
+
+
+def test_an_accuracy_of_folds_is_one_number_everywhere(tmp_path):
+    """Folds are not of one size, and a seed of one did not finish: the mean over folds, each the mean of its seeds."""
+    runs = of_folds(tmp_path, "full", [[0.50, 0.60], [0.40]], [200, 100])
+    score = (0.55 + 0.40) / 2
+    (cell,), (found,) = cells(runs), contests(runs)
+    assert cell.mean(TEST) == pytest.approx(score) == found.lead.scores[0]
+    told = "largest class: a is 50.0% of the test split, and fine-tuning (full) comes to 47.5% (-2.5 points"
+    assert told in answer(runs)
+    assert table_of(runs).count("47.50% ±") == 2  # val and test
+    (contender,) = page_data.collect(runs, page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
+    assert contender["accuracy_of_test"] == contender["test"][0] == pytest.approx(score)
+    assert contender["over_classes"]["balanced accuracy"] == pytest.approx(score, abs=1e-3)
+    of_compare = compare.facts(runs)
+    assert of_compare["cells"][0]["mean"][TEST] == pytest.approx(score)
+    assert metrics(runs)["full/test_accuracy"] == pytest.approx(score)
+    right = [np.array([np.arange(200) < 100, np.arange(200) < 120]).mean(0), np.arange(100) < 40]
+    apart = [one * 1.0 - (np.arange(len(one)) % 2 == 0) for one in right]
+    error = math.sqrt(sum(one.var() / len(one) for one in apart)) / 2
+    half = stats.norm.ppf(0.975) * math.hypot(error, 1 / 300)
+    within = found.lead.interval
+    assert (within.low, within.high) == pytest.approx((-0.025 - half, -0.025 + half))
+
+
+def test_seeds_that_draw_nothing_are_no_repeats_of_a_fold_nor_of_a_table(tmp_path):
+    runs = of_folds(tmp_path, "knn", [[0.90] * 3, [0.80] * 3], [100, 100])
+    for run in runs:
+        del run.choices["lr"]
+    (cell,) = cells(runs)
+    assert cell.spread(TEST) == pytest.approx(stdev([0.9, 0.8])) and len(cell.finished) == 6
+    plain = [result(seed, "knn", 0.9, 0.9, seed=seed) for seed in range(3)]
+    for run in plain:
+        del run.choices["lr"]
+    assert "±" not in table_of(plain) and "90.00%" in table_of(plain)
+
+
+@pytest.mark.parametrize("weights", [None, "null"])
+def test_seeds_of_a_solved_head_on_weights_from_scratch_are_repeats(weights):
+    runs = [result(seed, "probe", 0.5, 0.5 + seed / 10, seed=seed, **{"model.weights": weights}) for seed in range(3)]
+    for run in runs:
+        del run.choices["lr"]
+    (found,) = contests(runs)
+    within = statistics.t_interval([0.5, 0.6, 0.7])
+    assert found.contenders[0].interval == statistics.clamped(within) and "3 seeds)" in answer(runs)
+    assert table_of(runs).count("60.00% ±10.00") == 1
+
+
+def test_one_fold_that_both_have_is_compared_by_all_its_seeds(tmp_path):
+    runs = [
+        *of_folds(tmp_path, "full", [[0.9, 0.7]], [100]),
+        *of_folds(tmp_path, "head", [[0.6, 0.6]], [100]),
+    ]
+    (found,) = contests([replace(run, metrics=run.metrics | {VAL: 0.9}) for run in runs])
+    assert found.difference.gap == pytest.approx(0.2)
+    assert found.difference.how == "fold 0 alone, paired jackknife over 100 test images"
+    apart = (np.arange(100) < 90) / 2 + (np.arange(100) < 70) / 2 - (np.arange(100) < 60)
+    half = stats.norm.ppf(0.975) * math.hypot(apart.std() / 10, 1 / 100)
+    assert found.difference.interval.high - 0.2 == pytest.approx(half)
+
+
+def test_what_folds_share_are_all_images_but_those_of_test(tmp_path):
+    """A validation image that chooses the epoch is learned from, and trains in the other folds."""
+    runs = [
+        *of_folds(tmp_path, "full", [[0.9], [0.8], [0.9]], [100] * 3),
+        *of_folds(tmp_path, "head", [[0.7], [0.7], [0.5]], [100] * 3),
+    ]
+    found = contests(runs)[0].difference
+    within = statistics.t_interval([0.2, 0.1, 0.4], overlap=100 / 400)
+    assert (found.interval.low, found.interval.high) == pytest.approx((within.low, within.high))
 
 
 def test_who_beats_the_largest_class_is_compared_as_ever(tmp_path):

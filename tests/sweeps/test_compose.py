@@ -97,6 +97,12 @@ def test_numbers_are_choices_however_they_are_typed_and_folds_are_one_more_thing
     assert one.config.data.fold == 2
 
 
+def test_a_head_that_is_solved_on_weights_from_scratch_is_known_by_them_as_its_seed_draws_them() -> None:
+    assert cell("freeze=probe", "model=resnet18", "model.weights=null").choices["model.weights"] is None
+    for others in (("freeze=probe",), ("freeze=head", "model=resnet18", "model.weights=null")):
+        assert "model.weights" not in cell(*others).choices
+
+
 def test_a_run_is_called_by_all_digits_that_were_typed_and_by_six_of_what_was_drawn() -> None:
     names = [run.name for run in composing.compose_grid(["freeze=head", "lr=0.12345671,0.12345672,1e-3,1e8,3.0"])]
     assert [name.split()[1] for name in names] == ["lr=0.12345671", "lr=0.12345672", "lr=0.001", "lr=1e+08", "lr=3"]

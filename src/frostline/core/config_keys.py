@@ -121,7 +121,10 @@ def trains_head_alone(mode: FreezeModeConfig) -> bool:
 
 
 def choices(config: Config) -> dict[str, Any]:
-    """Return the short names that people filter on, but for those that the freeze mode does not read."""
+    """Return the short names that people filter on, but for those that the freeze mode does not read.
+
+    A head that is solved on weights from scratch has these, too: they are all that its seed draws.
+    """
     named = {
         "model": config.model.name,
         "freeze_mode": config.freeze_mode.name,
@@ -131,4 +134,5 @@ def choices(config: Config) -> dict[str, Any]:
         "lr": config.lr,
         "seed": config.seed,
     }
-    return {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}
+    found = {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}
+    return {**found, **({"model.weights": None} if config.freeze_mode.solver and not config.model.weights else {})}

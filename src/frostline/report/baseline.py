@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from frostline.core import files
-from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, MACRO_F1, Metric
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
 from frostline.records.layout import PER_CLASS
 from frostline.report import predictions, statistics
 from frostline.report.paired_difference import Difference, Repeat, over, paired
@@ -25,7 +26,7 @@ class Baseline:
     name: str
     label: int
     share: float
-    """Of the test images: the accuracy of whoever always names it."""
+    """Of the test images, of folds the mean: the accuracy of whoever always names it."""
     tested: int
     """Classes of which the test split has an image."""
     untested: tuple[str, ...]
@@ -38,6 +39,7 @@ class Baseline:
             BALANCED_ACCURACY: 1 / self.tested,
             MACRO_F1: 2 * self.share / (1 + self.share) / self.tested,
             AUROC: 0.5,
+            MAP: 1 / self.tested,  # the mean share of a class
         }
         return found.get(by, math.nan)
 
@@ -45,16 +47,18 @@ class Baseline:
 def of(repeats: Sequence[Repeat]) -> Baseline | None:
     """Return the baseline of the test split of a cell, of folds of all their splits; None where a run left none."""
     every = repeats if repeats[0].overlap is not None else repeats[:1]
-    found = [_images(repeat.folder) for repeat in every]
+    found = [_images(repeat.folders[0]) for repeat in every]
     names = [name for name, _ in found[0]]
     if any([name for name, _ in one] != names for one in found):
         return None
-    images = [sum(count for _, count in of_class) for of_class in zip(*found, strict=True)]
-    if not images or not sum(images):
+    counts = np.array([[count for _, count in one] for one in found], np.int64)
+    if not names or not counts.sum(1).all():
         return None
-    label = images.index(max(images))
+    images = counts.sum(0)
+    label = int(images.argmax())
+    share = float((counts[:, label] / counts.sum(1)).mean())
     untested = tuple(name for name, count in zip(names, images, strict=True) if not count)
-    return Baseline(names[label], label, images[label] / sum(images), len(images) - len(untested), untested)
+    return Baseline(names[label], label, share, len(images) - len(untested), untested)
 
 
 def _images(folder: str) -> list[tuple[str, int]]:
@@ -71,25 +75,26 @@ def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:
     """Return by how much a cell is before the baseline, image by image; None where predictions are not there.
 
     Of several seeds each image counts with the share of them that got it right: the baseline has no seeds, so that
-    chance is in the images alone.
+    chance is in the images alone. Of folds, each of which has test images of its own, it is the mean.
     """
-    every = [found for repeat in repeats if (found := predictions.read(repeat.folder))]
-    if not every or not len(every[0].ids):
+    runs = [repeat.folders for repeat in repeats]
+    parts = runs if repeats[0].overlap is not None else [tuple(itertools.chain(*runs))]
+    every = [found for folders in parts if (found := predictions.read_alike(folders))]
+    if not every or not all(len(found[0].ids) for found in every):
         return None
-    if repeats[0].overlap is not None:  # folds, of which each has test images of its own
-        said = [np.concatenate([found.said for found in every])]
-        labels, groups = np.concatenate([found.labels for found in every]), _of_folds(every)
+    right = [predictions.right_in(found) for found in every]
+    largest = [found[0].labels == baseline.label for found in every]
+    scores = (float(np.mean([one.mean() for one in right])), float(np.mean([one.mean() for one in largest])))
+    gap, groups = scores[0] - scores[1], every[0][0].groups
+    if len(every) > 1:
+        groups, count = _of_folds([found[0] for found in every]), sum(map(len, right))
+        apart = [one - two.astype(np.float64) for one, two in zip(right, largest, strict=True)]
+        influence = [(one - one.mean()) * count / len(every) / len(one) for one in apart]
+        within, how = statistics.by_influence(gap, np.concatenate(influence), 1 / count, groups), "paired jackknife"
     else:
-        alike = [found for found in every if np.array_equal(found.ids, every[0].ids)]
-        said, labels, groups = [found.said for found in alike], every[0].labels, every[0].groups
-    largest = labels == baseline.label
-    right = [one == labels for one in said]
-    if len(right) == 1 or groups is not None:
-        within, how = paired(right[0] if len(right) == 1 else np.mean(right, axis=0), largest, groups)
-    else:
-        within, how = statistics.bootstrap(np.mean(right, axis=0) - largest), "paired bootstrap"
-    scores = (float(np.mean(right)), float(largest.mean()))
-    return Difference(scores[0] - scores[1], scores, within, f"{how} {over(labels, groups)}", len(right), True)
+        within, how = paired(right[0], largest[0], groups)
+    images = over(np.concatenate(right), groups)
+    return Difference(gap, scores, within, f"{how} {images}", max(map(len, every)), True)
 
 
 def _of_folds(every: Sequence[Predictions]) -> Ints | None:

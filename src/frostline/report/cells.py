@@ -41,26 +41,44 @@ class Cell:
 
     @property
     def draws(self) -> bool:
-        """Whether it is trained in steps, whose order a seed draws: heads that are solved have no lr."""
-        return "lr" in self.choices
+        """Whether its seeds drew anything: the order of steps, or weights from scratch.
+
+        Heads that are solved have no lr; on weights that are there they come out alike with every seed.
+        """
+        return "lr" in self.choices or self.choices.get("model.weights", "") in (None, "null")
 
     @property
     def finished(self) -> tuple[Result, ...]:
         """The results that mean and spread are taken over."""
         return tuple(result for result in self.results if result.status == "FINISHED")
 
+    def repeats(self, metric: str) -> list[list[Result]]:
+        """Return the finished runs that have a metric: one of each seed, or where it was cross-validated all of a fold.
+
+        Of a seed that was done twice the later one.
+        """
+        runs = (run for run in self.finished if metric in run.metrics)
+        found = {(run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in runs}
+        groups: dict[object, list[Result]] = {}
+        for (fold, seed), run in found.items():
+            groups.setdefault(fold if self.folds else seed, []).append(run)
+        return list(groups.values())
+
     def mean(self, metric: str) -> float:
-        """Return the mean of `metric` over the finished seeds; nan where there is none."""
+        """Return the mean of `metric` over the seeds, or over the folds, each the mean of its seeds; nan for none."""
         values = self._values(metric)
         return fmean(values) if values else math.nan
 
     def spread(self, metric: str) -> float | None:
-        """Return the sample standard deviation of `metric` over the finished seeds; None for fewer than two."""
+        """Return the sample standard deviation of what `mean` is over; None for fewer than two, or none that differ.
+
+        Seeds that draw nothing are one repeat, however many there are.
+        """
         values = self._values(metric)
-        return stdev(values) if len(values) > 1 else None
+        return stdev(values) if len(values) > 1 and (self.draws or self.folds) else None
 
     def _values(self, metric: str) -> list[float]:
-        return [result.metrics[metric] for result in self.finished if metric in result.metrics]
+        return [fmean(run.metrics[metric] for run in runs) for runs in self.repeats(metric)]
 
 
 def cells(results: Iterable[Result]) -> list[Cell]:

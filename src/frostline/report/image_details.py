@@ -5,6 +5,7 @@ A cell is all its seeds: counts are summed over them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from frostline.core import files
-from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, MAP
+from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, MAP, Metric
 from frostline.records.layout import PER_CLASS, SHIFT
 from frostline.records.result import value_text
 from frostline.report import confusion_matrix, label_scores, mistakes, predictions
@@ -36,7 +37,8 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     folders = [Path(result.folder) for result in cell.finished]
     found: dict[str, Any] = {}
     repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
-    said = [value for folder in folders if (value := predictions.read(str(folder)))]
+    every = {run.folder: predictions.read(run.folder) for run in cell.finished}
+    said = [value for value in every.values() if value]
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
@@ -45,8 +47,9 @@ def of_cell(cell: Cell) -> dict[str, Any]:
         if said[0].multi_label:
             found |= _several_classes(folders[0], said, repeats)
         found["calibration"] = _calibration(said)
+        repeated = [[one for run in runs if (one := every[run.folder])] for runs in cell.repeats(cell.by.test)]
         found["over_classes"] = {
-            metric.words: shortened(fmean(measured.value for one in said if (measured := one.measured(metric))))
+            metric.words: shortened(_mean(metric, [runs for runs in repeated if runs]))
             for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := files.json_or_none(folder / SHIFT))]
@@ -54,6 +57,12 @@ def of_cell(cell: Cell) -> dict[str, Any]:
         names = [name for name in shifts[0] if all(name in shift for shift in shifts)]
         found["shift"] = {name: [*map(shortened, np.mean([shift[name] for shift in shifts], axis=0))] for name in names}
     return found
+
+
+def _mean(metric: Metric, repeated: Sequence[Sequence[Predictions]]) -> float:
+    """Return the mean of a measure over seeds, or over folds of each of which it is the mean of its seeds."""
+    found = [[one.value for said in runs if (one := said.measured(metric))] for runs in repeated]
+    return fmean(map(fmean, found)) if found and all(found) else math.nan
 
 
 def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:

@@ -24,7 +24,8 @@ class Repeat:
     """Of what cells are chosen by."""
     images: int
     """Number of test images; 0 where it is not known."""
-    folder: str
+    folders: tuple[str, ...]
+    """Of its run; of a fold those of all its seeds."""
     overlap: float | None = None
     """Of a fold: see `statistics.t_interval`; None for a seed."""
     draws: bool = True
@@ -70,15 +71,21 @@ def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
     elif by == ACCURACY:
         right, total = repeats[0].counts
         return statistics.wilson(right, total) if total else None
-    elif (said := predictions.read(repeats[0].folder)) and (measured := _measured(said, by)):
-        found = statistics.by_influence(measured.value, measured.influence, measured.least, said.groups)
+    elif (said := predictions.read_alike(repeats[0].folders)) and (measured := _measured(said, by)):
+        found = statistics.by_influence(measured.value, measured.influence, measured.least, said[0].groups)
     else:
         return None
     return statistics.clamped(found) if found and by != LOSS else found
 
 
-def _measured(said: Predictions, by: Metric) -> Measured | None:
-    return said.measured(by) if len(said.ids) else None
+def _measured(said: Sequence[Predictions], by: Metric) -> Measured | None:
+    """Return what `by` is of a run, or the mean of several; None where it cannot be told of one of them."""
+    found = [one.measured(by) if len(one.ids) else None for one in said]
+    known = [one for one in found if one]
+    if len(known) < len(found):
+        return None
+    value, influence = float(np.mean([one.value for one in known])), np.mean([one.influence for one in known], axis=0)
+    return Measured(value, influence, known[0].least)
 
 
 def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
@@ -140,11 +147,11 @@ def _which(first: Repeat, second: Repeat) -> str:
 def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Difference:
     scores = (first.value, second.value)
     gap = scores[0] - scores[1]
-    one, two = predictions.read(first.folder), predictions.read(second.folder)
-    if one is not None and two is not None and np.array_equal(one.ids, two.ids):
-        images, groups = over(one.ids, one.groups), one.groups
+    one, two = predictions.read_alike(first.folders), predictions.read_alike(second.folders)
+    if one and two and np.array_equal(one[0].ids, two[0].ids):
+        images, groups = over(one[0].ids, one[0].groups), one[0].groups
         if by == ACCURACY:
-            within, how = paired(one.right, two.right, groups)
+            within, how = paired(predictions.right_in(one), predictions.right_in(two), groups)
             return Difference(gap, scores, within, f"{which}, {how} {images}", 1, True)
         if (mine := _measured(one, by)) and (other := _measured(two, by)):
             within = statistics.by_influence(gap, mine.influence - other.influence, mine.least, groups)
@@ -160,11 +167,11 @@ def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Diffe
 def paired(first: Array, second: Array, groups: Ints | None) -> tuple[Interval | None, str]:
     """Return the interval of the difference of two accuracies, image by image, and how it was found, in words.
 
-    `first` and `second` are as `statistics.paired_jackknife` takes them, or of images without groups both `(N,)` bool.
+    `first` and `second` are as `statistics.paired_jackknife` takes them.
     """
-    if groups is not None:
-        return statistics.paired_jackknife(first, second, groups), "paired jackknife"
-    return statistics.paired_bootstrap(first, second), "paired bootstrap"
+    if groups is None and first.dtype == second.dtype == np.bool_:
+        return statistics.paired_bootstrap(first, second), "paired bootstrap"
+    return statistics.paired_jackknife(first, second, groups), "paired jackknife"
 
 
 def over(ids: Ints, groups: Ints | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def read(folder: str) -> Predictions | None:
         return Predictions(said, np.exp(chances), -found["label_log_probabilities"], None, labels, ids, groups)
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
+
+
+def read_alike(folders: Iterable[str]) -> list[Predictions]:
+    """Return what those of the runs in `folders` predicted that can be read, of the same images as the first one."""
+    every = [found for folder in folders if (found := read(folder))]
+    return [found for found in every if np.array_equal(found.ids, every[0].ids)]
+
+
+def right_in(found: Sequence[Predictions]) -> Array:
+    """Return `(N,)` which images a run got right, bool; of several runs the share of them, float64."""
+    return found[0].right if len(found) == 1 else np.mean([one.right for one in found], axis=0)
 
 
 def _of_one(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:

@@ -129,22 +129,12 @@ def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
     return Interval(float(low), float(high))
 
 
-def bootstrap(values: Floats) -> Interval:
-    """Return the percentile interval of the mean of `(N,)` values of which few differ, such as accuracies per image.
-
-    To resample is to draw how often each value comes: one multinomial per resample.
-    """
-    found, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=_DRAWS)
-    low, high = np.quantile(drawn @ found / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high))
-
-
-def paired_jackknife(first: Floats | Bools, second: Floats | Bools, groups: Ints) -> Interval | None:
-    """Return the interval of the difference of two accuracies on the same images in groups, first minus second.
+def paired_jackknife(first: Floats | Bools, second: Floats | Bools, groups: Ints | None) -> Interval | None:
+    """Return the interval of the difference of two accuracies on the same images, first minus second.
 
     `first` and `second` are `(N,)`: what share of several networks got each image right, or whether one did. As in
-    `paired_bootstrap` half an image is added to either side. None where there is one group.
+    `paired_bootstrap` half an image is added to either side. None where there is one group; `groups` are None
+    where each image is its own.
     """
     apart = first.astype(np.float64) - second
     gap = float(apart.mean())

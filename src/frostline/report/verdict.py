@@ -179,7 +179,7 @@ def _budget(found: Sequence[Contender]) -> list[str]:
 
     Where nothing but the lr was tuned, heads that are solved cannot have more.
     """
-    tuned = [one for one in found if one.cell.draws]
+    tuned = [one for one in found if "lr" in one.cell.choices]
     if len({one.tried for one in tuned}) < 2:
         return []
     counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in tuned)

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from frostline.report import advice
@@ -63,6 +64,19 @@ def test_pictures_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
     (little,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("How little")]
     assert little.endswith("; intervals are those of the 20 groups of pictures alone.")
     assert advice.standings([of_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
+
+
+def test_of_many_backbones_that_are_alike_the_best_is_left_as_of_two() -> None:
+    """The first of many is first by chance, too: each is compared with the best of them all."""
+    random, left, clear = np.random.default_rng(0), [], []
+    for _ in range(150):
+        answers = random.normal(size=PICTURES) + random.normal(size=(10, PICTURES)) < 1.2
+        borders = [Border("top", "as it is", 8, 0.5, float(row.mean()), 0.1, tuple(row.tolist())) for row in answers]
+        several = [of_groups(one, PICTURES // 2) for one in map(backbone, "abcdefghij", borders)]
+        tied = {one.backbone.name: one.best.tied for one in advice.standings(several)}
+        left.append(tied["a"])
+        clear.append(not all(tied.values()))
+    assert np.mean(left) >= 0.95 and np.mean(clear) < 0.25  # each at 95%: 0.90 and 0.63
 
 
 def of_groups(one: Backbone, count: int) -> Backbone:

@@ -164,14 +164,16 @@ def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Diffe
     return Difference(gap, scores, None, which, 1, False)
 
 
-def paired(first: Array, second: Array, groups: Ints | None) -> tuple[Interval | None, str]:
+def paired(
+    first: Array, second: Array, groups: Ints | None, level: float = statistics.LEVEL
+) -> tuple[Interval | None, str]:
     """Return the interval of the difference of two accuracies, image by image, and how it was found, in words.
 
     `first` and `second` are as `statistics.paired_jackknife` takes them.
     """
     if groups is None and first.dtype == second.dtype == np.bool_:
-        return statistics.paired_bootstrap(first, second), "paired bootstrap"
-    return statistics.paired_jackknife(first, second, groups), "paired jackknife"
+        return statistics.paired_bootstrap(first, second, level=level), "paired bootstrap"
+    return statistics.paired_jackknife(first, second, groups, level), "paired jackknife"
 
 
 def over(ids: Ints, groups: Ints | None) -> str:

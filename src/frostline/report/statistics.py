@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit  # scipy.stats takes half a second to import
+from scipy.special import ndtri, stdtrit  # scipy.stats takes half a second to import
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
@@ -104,16 +104,21 @@ def welch(first: Sequence[float], second: Sequence[float], least: float = 0.0) -
     return _student(gap, math.sqrt(total), total**2 / weights)
 
 
-def _student(middle: float, error: float, freedom: float) -> Interval:
-    half = _quantile(freedom) * error
+def _student(middle: float, error: float, freedom: float, level: float = LEVEL) -> Interval:
+    half = _quantile(freedom, level) * error
     return Interval(middle - half, middle + half)
 
 
-def _quantile(freedom: float) -> float:
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+def _quantile(freedom: float, level: float = LEVEL) -> float:
+    return float(stdtrit(freedom, (1 + level) / 2) if math.isfinite(freedom) else ndtri((1 + level) / 2))
 
 
-def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
+def together(comparisons: int) -> float:
+    """Return the level of each of so many intervals that hold all of their truths 95 times in 100 (Bonferroni)."""
+    return 1 - (1 - LEVEL) / max(1, comparisons)
+
+
+def paired_bootstrap(first: Bools, second: Bools, seed: int = 0, level: float = LEVEL) -> Interval:
     """Return the percentile interval of the difference of two accuracies on the same images, first minus second.
 
     `first` and `second` are `(N,)`: which images each got right. To resample images is to draw how many only the first
@@ -125,11 +130,13 @@ def paired_bootstrap(first: Bools, second: Bools, seed: int = 0) -> Interval:
     only = np.array([(first & ~second).sum(), (second & ~first).sum()]) + 0.5
     shares = [*(only / (total + 1)), 1 - only.sum() / (total + 1)]
     drawn = np.random.default_rng(seed).multinomial(total, shares, size=_DRAWS)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / total, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
-def paired_jackknife(first: Floats | Bools, second: Floats | Bools, groups: Ints | None) -> Interval | None:
+def paired_jackknife(
+    first: Floats | Bools, second: Floats | Bools, groups: Ints | None, level: float = LEVEL
+) -> Interval | None:
     """Return the interval of the difference of two accuracies on the same images, first minus second.
 
     `first` and `second` are `(N,)`: what share of several networks got each image right, or whether one did. As in
@@ -138,7 +145,7 @@ def paired_jackknife(first: Floats | Bools, second: Floats | Bools, groups: Ints
     """
     apart = first.astype(np.float64) - second
     gap = float(apart.mean())
-    found = by_influence(gap, apart - gap, 1 / len(apart), groups)
+    found = by_influence(gap, apart - gap, 1 / len(apart), groups, level)
     return found and Interval(max(-1.0, found.low), min(1.0, found.high))
 
 
@@ -178,7 +185,9 @@ def _error_over_groups(influence: Floats, groups: Ints) -> float:
     return math.sqrt(float(moved @ moved) * (1 - 1 / len(sizes)))
 
 
-def by_influence(value: float, influence: Floats, least: float = 0.0, groups: Ints | None = None) -> Interval | None:
+def by_influence(
+    value: float, influence: Floats, least: float = 0.0, groups: Ints | None = None, level: float = LEVEL
+) -> Interval | None:
     """Return the interval of a measure, or a difference of two, given the influence `(N,)` of each image on it.
 
     Its variance is that of the influences over their number (see `metric_scores`). Where few images move it that is too
@@ -188,11 +197,11 @@ def by_influence(value: float, influence: Floats, least: float = 0.0, groups: In
     then they have no width at all where two networks say the same. None where all images are of one of the `groups`.
     """
     if groups is None:
-        half = _Z * math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
-        return Interval(value - half, value + half)
+        error = math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
+        return _student(value, error, math.inf, level)
     sizes = np.unique(groups, return_counts=True)[1]
     error = math.hypot(_error_over_groups(influence, groups), least) if len(sizes) > 1 else 0.0
-    return _student(value, error, _freedom(sizes)) if len(sizes) > 1 else None
+    return _student(value, error, _freedom(sizes), level) if len(sizes) > 1 else None
 
 
 def unpaired(first: tuple[float, float], second: tuple[float, float]) -> Interval:

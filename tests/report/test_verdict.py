@@ -463,6 +463,23 @@ def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
     assert validation_interval(cells(runs)[0]) == validation_interval(cells(runs[:1])[0])
 
 
+def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
+    """What is as good may be third on validation, by chance: nobody wins who was not told apart from it."""
+    runs = [result(0, "full", 0.95, 0.95), result(1, "head", 0.94, 0.90), result(2, "lora", 0.93, 0.955)]
+    runs.append(result(3, "norm", 0.92, 0.89))
+    (found,) = contests(runs)
+    assert found.outcome == "ahead" and [one.value for one, _ in found.unbeaten] == ["lora"]
+    text, against = answer(runs), statistics.unpaired((950, 1000), (955, 1000))
+    assert text.startswith("Fine-tuning (full) is ahead of feature extraction (head), not surely of all: 95.0% against")
+    within = f"95% interval {100 * against.low:.1f} to {100 * against.high:.1f}"
+    assert f". It is -0.5 points ({within}) against lora. To decide it: `python train.py -m freeze=full,lora " in text
+    assert compare.facts(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
+    won = answer([runs[0], runs[1], runs[3]])
+    assert won.startswith("Fine-tuning (full) wins: 95.0% against 90.0% for feature extraction (head)")
+    many = [*runs[:3], *(replace(runs[2], job=n, choices=runs[2].choices | {"freeze_mode": f"m{n}"}) for n in range(9))]
+    assert " against lora and 7 more in the report." in answer(many)
+
+
 def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
     text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])

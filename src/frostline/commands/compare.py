@@ -58,6 +58,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "verdict": verdict(contest),
         "contenders": [{"value": one.value, "cells_tried": one.tried, **_cell(one.cell)} for one in contest.contenders],
         "difference": contest.difference and asdict(contest.difference),
+        "unbeaten": [{"value": one.value, "difference": asdict(gap)} for one, gap in contest.unbeaten],
         "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),
         **({"search": [_study(study) for study in found]} if (found := studies(contest.results)) else {}),

@@ -54,10 +54,12 @@ class Contest:
     contenders: tuple[Contender, ...]
     """Best first, by validation."""
     outcome: str
-    """`win`, `tie`, `undecided`, `contradiction` (validation and test disagree), `majority` (nobody surely beats the
-    largest class), `alone`, or `none` finished."""
+    """`win`, `ahead` (surely of the second, not of all), `tie`, `undecided`, `contradiction` (validation and test
+    disagree), `majority` (nobody surely beats the largest class), `alone`, or `none` finished."""
     difference: Difference | None
     """Of the first two contenders, on the test split."""
+    unbeaten: tuple[tuple[Contender, Difference], ...]
+    """Where the first one is `ahead`, those that it is not surely before, and by how much it is."""
     baseline: Baseline | None
     """The largest class of the test split; None where no run left its size."""
     lead: Difference | None
@@ -162,17 +164,33 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     key = compared_key(results)
     found, by = _contenders(key, results), results[0].selected_by
     if not found:
-        return Contest(where, by, key, tuple(results), found, "none", None, None, None)
+        return Contest(where, by, key, tuple(results), found, "none", None, (), None, None)
     from frostline.report import baseline
     from frostline.report.paired_difference import compare
 
     largest = baseline.of(repeats(found[0].cell))
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
-        return Contest(where, by, key, tuple(results), found, "alone", None, largest, lead)
+        return Contest(where, by, key, tuple(results), found, "alone", None, (), largest, lead)
     difference = compare(repeats(found[0].cell), repeats(found[1].cell), by)
-    outcome = "majority" if lead else _outcome(difference, found[0].cell)
-    return Contest(where, by, key, tuple(results), found, outcome, difference, largest, lead)
+    outcome = "majority" if lead else outcome_of(difference, found[0].cell)
+    unbeaten = _unbeaten(found) if outcome == "win" else ()
+    outcome = "ahead" if unbeaten else outcome
+    return Contest(where, by, key, tuple(results), found, outcome, difference, unbeaten, largest, lead)
+
+
+def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference], ...]:
+    """Return those behind the second whom the first one is not surely before.
+
+    Validation may have had the one that is as good third: with two of five that are best and alike the first one was
+    surely before the second in one sweep of five, and of these the other best one was nearly always among the rest. To
+    be before all takes no correction for their number (an intersection-union test, R. Berger 1982).
+    """
+    from frostline.report.paired_difference import compare
+
+    first = found[0].cell
+    others = [(one, compare(repeats(first), repeats(one.cell), first.by)) for one in found[2:]]
+    return tuple((one, gap) for one, gap in others if outcome_of(gap, first) != "win")
 
 
 def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:
@@ -215,7 +233,8 @@ def _name(key: str, value: object) -> str:
     return f"{PLAIN[value]} ({value})" if isinstance(value, str) and value in PLAIN else str(value)
 
 
-def _outcome(difference: Difference, winner: Cell) -> str:
+def outcome_of(difference: Difference, winner: Cell) -> str:
+    """Return `win`, `tie`, `undecided` or `contradiction` for the first of two, whose cell is `winner`."""
     within, gap = difference.interval, abs(difference.gap)
     images = [repeat.images for repeat in repeats(winner)]  # all of them in folds, the same ones for every seed
     counted = (sum(images) if winner.folds else images[0]) if winner.by == ACCURACY else 0

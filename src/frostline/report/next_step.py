@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.records.result import SECONDS
 from frostline.report.command_line import command
-from frostline.report.contest import Contender, Contest, capital
+from frostline.report.contest import Contender, Contest, capital, outcome_of
 from frostline.report.next_lrs import both
 
 if TYPE_CHECKING:
@@ -17,12 +17,17 @@ _MANY_SEEDS = 20  # more than that is no advice
 ALIKE = 1.1  # training times within a tenth differ by what else the machine does
 
 
-def next_step(contest: Contest, difference: Difference, tuned: Sequence[str]) -> list[str]:
-    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds."""
-    if contest.outcome in ("win", "majority"):
+def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
+    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds.
+
+    The two are the first ones, or where the first is surely before the second, it and the next that it is not before.
+    """
+    if contest.outcome in ("win", "majority") or contest.difference is None:
         return []
-    first, second = contest.contenders[:2]
-    if contest.outcome == "tie":
+    (first, second), difference = contest.contenders[:2], contest.difference
+    if contest.unbeaten:
+        second, difference = contest.unbeaten[0]
+    if outcome_of(difference, first.cell) == "tie":
         return _cheaper(first, second)
     if difference.folds:
         return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]

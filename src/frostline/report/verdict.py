@@ -44,16 +44,13 @@ def verdict(contest: Contest) -> str:
         alone = _alone(key, found[0], results, tuned)
         of_search = search_words.sentences(contest, _digits(found[0].cell))
         return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *of_search, *untested])
-    if contest.lead:
-        first = _majority(found[0], contest)
-    else:
-        first = _comparison(found[0], found[1], contest.difference, contest.outcome)
+    first = _majority(found[0], contest) if contest.lead else _comparison(contest, contest.difference)
     from frostline.report import backbones  # brings numpy, as the difference did
 
     coming, is_search = _coming(results), search_words.is_search(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
-        *([] if coming else next_step(contest, contest.difference, tuned)),
+        *([] if coming else next_step(contest, tuned)),
         *_without_shared(found[:2]),
         *(
             []
@@ -89,8 +86,9 @@ def _untested(baseline: Baseline | None) -> list[str]:
     return [f"Not tested, having no test image: {', '.join(names[:_NAMES])}{more}."] if names else []
 
 
-def _comparison(first: Contender, second: Contender, difference: Difference, outcome: str) -> str:
-    """Return the sentence on the two, with its full stop."""
+def _comparison(contest: Contest, difference: Difference) -> str:
+    """Return the sentence on the first two, with its full stop, and on who else is not surely behind."""
+    (first, second), outcome = contest.contenders[:2], contest.outcome
     digits = _digits(first.cell)
     by = first.cell.by
     scores = [by.text(score, digits) for score in difference.scores]
@@ -102,6 +100,9 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
     if outcome == "win":
         cost = _cost(first, second, ", for", ", and trains")
         return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
+    if outcome == "ahead":
+        both = f"{scores[0]} against {scores[1]} {split} {gap}{_cost(first, second, ', for', ', and trains')}"
+        return f"{capital(one)} is ahead of {two}, not surely of all: {both}. {_unbeaten(contest, digits)}"
     cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
     if outcome == "contradiction":
         return (
@@ -110,6 +111,16 @@ def _comparison(first: Contender, second: Contender, difference: Difference, out
         )
     head = "A tie" if outcome == "tie" else "Undecided"
     return f"{head}: {one} {scores[0]}, {two} {scores[1]} {split} {gap}{cost}."
+
+
+def _unbeaten(contest: Contest, digits: int) -> str:
+    """Return by how much the first one is before those that it is not surely before."""
+    leads = []
+    for one, difference in contest.unbeaten[:_NAMES]:
+        within = f" ({_within(contest.by, difference.interval, digits)})" if difference.interval else ""
+        leads.append(f"{contest.by.gap(difference.gap, digits)}{within} against {one.name}")
+    more = f" and {len(contest.unbeaten) - _NAMES} more in the report" if len(contest.unbeaten) > _NAMES else ""
+    return f"It is {', '.join(leads)}{more}."
 
 
 def _within(by: Metric, interval: Interval, digits: int) -> str:

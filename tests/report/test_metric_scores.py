@@ -125,6 +125,13 @@ def test_a_class_without_an_image_is_left_out_and_one_alone_has_no_auroc(drawn: 
     assert measure(ACCURACY, said(labels, logits)) is None
 
 
+@pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
+def test_images_that_are_all_of_no_class_define_no_mean_over_classes(metric: Metric) -> None:
+    with np.errstate(all="raise"):
+        found = measure(metric, Said(np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3))))
+    assert found is not None and np.isnan(found.value) and not found.influence.any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_intervals_of_differences_hold_the_truth_95_times_in_100(metric: Metric) -> None:

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 import written_sweeps
 from frostline.commands import compare
 from frostline.core import project
-from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
 from frostline.report import backbones, baseline, contest, page_data, predictions, statistics
@@ -65,6 +66,12 @@ def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_cal
         result(n, mode, 0.9, 0.8, **{"data.folds": "null", "data.fold": 0}) for n, mode in enumerate(("head", "full"))
     ]
     assert "; one seed, " in answer(whole)
+
+
+def test_the_standard_error_of_a_loss_is_how_far_its_seeds_are_apart():
+    runs = [result(seed, "head", 0.9, 0.9, seed=seed) for seed in range(3)]
+    runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}) for run in runs]
+    assert standard_error(LOSS, runs) == pytest.approx(0.1)
 
 
 def test_one_seed_has_no_spread():
@@ -295,6 +302,16 @@ def of_folds(folder: Path, mode: str, rights: list[list[float]], sizes: list[int
     return runs
 
 
+def test_who_always_names_the_largest_class_comes_to_what_scikit_learn_says():
+    labels, guess = np.array([0] * 6 + [1] * 3 + [2]), np.zeros(10, int)
+    found = baseline.Baseline("a", 0, 0.6, 3, ())
+    assert found.value(ACCURACY) == 0.6 and found.value(AUROC) == 0.5 and math.isnan(found.value(LOSS))
+    assert found.value(BALANCED_ACCURACY) == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, guess))
+    assert found.value(MACRO_F1) == pytest.approx(sklearn_metrics.f1_score(labels, guess, average="macro"))
+    every = [sklearn_metrics.average_precision_score(labels == kind, np.zeros(10)) for kind in range(3)]
+    assert found.value(MAP) == pytest.approx(np.mean(every))
+
+
 def table_of(runs: list[Result]) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(*rows(runs))
@@ -461,6 +478,15 @@ def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
     assert text.startswith("Undecided: a 87.5%, b 100.0%") and "one seed, paired bootstrap over 16 test images" in text
     assert "95% interval 64.0 to 96.5; one seed)" in answer(runs[:5])  # Wilson's
     assert validation_interval(cells(runs)[0]) == validation_interval(cells(runs[:1])[0])
+
+
+def test_what_the_test_split_does_not_define_is_no_answer_and_compares_nobody():
+    """Of one class alone there is no AUROC: three seeds of nan were 'behind', by an interval of nan."""
+    runs = [result(n, m, 0.9, 0.9, seed=s, select="val/auroc") for n, m in enumerate("ab") for s in range(3)]
+    runs = [replace(run, metrics=run.metrics | {AUROC.val: 0.9, AUROC.test: math.nan}) for run in runs]
+    assert answer(runs) == "No answer: AUROC is not defined on the test split."
+    known = [replace(run, metrics=run.metrics | {AUROC.test: 0.8 + run.choices["seed"] / 100}) for run in runs[:3]]
+    assert answer([*known, *runs[3:]]).startswith("a reached 0.810 AUROC")
 
 
 def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():

@@ -13,8 +13,11 @@ from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.records.result import VAL
+from frostline.runs import final_weights
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
+from frostline.training.evaluation import Evaluation, evaluate, of_logits
+from frostline.training.loop import Diverged
 from small import SMALL, TINY, Told, carry_out, compose
 
 
@@ -59,6 +62,20 @@ def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
+def test_a_test_image_of_which_numbers_are_nan_is_told_and_not_right_by_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
+        said = evaluate(network, data, **how).logits.clone()
+        said[0] = torch.nan
+        return of_logits(said, data.labels)
+
+    monkeypatch.setattr(final_weights, "evaluate", spoiled)
+    config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
+    with pytest.raises(Diverged, match="the test loss is nan"):
+        carry_out(config, tmp_path / "run")
+
+
 def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_comes_to_the_same(tmp_path: Path) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)

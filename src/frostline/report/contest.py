@@ -218,7 +218,7 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
             tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
     for cell in finalists(found):
         value = repr(cell.choices.get(key))
-        if repeats(cell) and not math.isnan(cell.mean(cell.by.val)):
+        if repeats(cell) and not math.isnan(cell.mean(cell.by.val) + cell.mean(cell.by.test)):
             best.setdefault(value, cell)
     return tuple(
         Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), interval(repeats(cell), cell.by))

@@ -113,6 +113,8 @@ def _macro_f1_of_several(labels: Array, said: Array) -> Measured:
     counts = labels.sum(0)
     both = np.maximum(counts + said.sum(0), 1)
     f1, seen = 2 * (labels & said).sum(0) / both, counts > 0
+    if not seen.any():  # all images are of none
+        return Measured(float("nan"), np.zeros(len(labels)), 0.0)
     moved = (2 * (labels & said) - f1 * (labels.astype(np.int8) + said)) / both
     influence = len(labels) / seen.sum() * moved[:, seen].sum(1)
     return Measured(float(f1[seen].mean()), influence, _least(counts[seen]))

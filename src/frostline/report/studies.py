@@ -237,7 +237,7 @@ def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
     if by == ACCURACY and images:
         share = fmean(run.metrics[by.val] for run in finished)
         return math.sqrt(max(share * (1 - share), 0.0) / images)
-    return Cell({}, tuple(finished)).spread(by.val)
+    return Cell(finished[0].choices, tuple(finished)).spread(by.val)
 
 
 def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, float]:

@@ -37,6 +37,8 @@ def verdict(contest: Contest) -> str:
     """Return in plain words how a contest ended, and what it takes to know more."""
     key, found, results = contest.key, contest.contenders, contest.results
     tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
+    if not found and any(run.status == "FINISHED" for run in results):
+        return f"No answer: {contest.by.words} is not defined on the test split."
     if not found:
         return f"No answer: none of {_count(len(results), 'run')} finished."
     untested = _untested(contest.baseline)
@@ -199,7 +201,7 @@ def _budget(found: Sequence[Contender]) -> list[str]:
 
 def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
     """Return what the answer lacks: values of which no run finished, and runs that did not."""
-    there = {repr(one.value) for one in found}
+    there = {repr(one.value) for one in found} | {repr(r.choices.get(key)) for r in results if r.status == "FINISHED"}
     coming = _coming(results)
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
     ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from frostline.store.tensorfile import Draft
 from frostline.training import sharding, state
 from frostline.training.dataset import outputs
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
+from frostline.training.loop import Diverged
 from frostline.training.state import Learner, Progress
 
 _AGREES = 1e-3
@@ -48,7 +50,7 @@ def conclude(
     """Leave the best weights and how they do on the test split in `folder`.
 
     Return that, the sha256 of the file, and the metrics of adapters. Where `voters` classify in place of the head there
-    are no weights that do, and so no file.
+    are no weights that do, and so no file. Raises `Diverged` if the loss is not finite.
     """
     state.put(setup.model.module, progress.best)
     merged, metrics = leave_adapters(setup, folder)
@@ -59,6 +61,8 @@ def conclude(
     if setup.ranks is not None and voters is None:
         setup.ranks.take_best(best, merges=bool(merged))
     scored = score(setup, progress.best_phase, voters)
+    if not math.isfinite(scored.loss):  # what is nan has no largest logit, and would be right by chance
+        raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.pictures)
     return scored, saved.result() if saved else None, metrics
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 import warm
 from frostline.core.errors import UserError
 from frostline.core.project import config_folder
-from frostline.records import journal, run_folders, sweep_record
+from frostline.records import journal, layout, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
 from frostline.sweeps.compose_cache import Composer
@@ -131,6 +131,8 @@ def test_a_sweep_goes_on_in_the_folders_that_it_had(tmp_path):
     run_folders.require_same(sweep, ["head/0.1", "full/0.1"])
     with pytest.raises(UserError, match=r"hydra.sweep.subdir=0: .* such as head/0.1; or another hydra.sweep.dir"):
         run_folders.require_same(sweep, ["0", "1"])
+    (sweep / "head" / "0.1" / layout.RECORD).unlink()  # so that there are plans alone
+    run_folders.require_same(sweep, ["0", "1"])
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,21 @@ def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes
 def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
     with pytest.raises(UserError, match="a new folder; in this one is what the sweep of"):
         claim(ended(tmp_path, process), ["d"], again=False, named=True)
-    with pytest.raises(UserError, match="a new folder; this one is a dry run's, of "):  # which is not gone on with
-        claim(ended(tmp_path / "dry", process, tracker=None), ["d"], again=True, named=True)
+
+
+@pytest.mark.parametrize("digests", [["d"], ["e"]])
+def test_the_plans_of_a_dry_run_make_way_for_the_sweep(tmp_path, process, digests):
+    folder = ended(tmp_path, process, tracker=None, runs=2)
+    (folder / "thesis.tex").write_text("x")
+    assert claim(folder, digests, again=False, named=True) == folder
+    assert sorted(path.name for path in folder.iterdir()) == [layout.OWNER_LOCK, layout.OWNER, "thesis.tex"]
+
+
+def test_what_a_run_recorded_is_no_plan_whatever_the_sweeps_file_says(tmp_path, process):
+    folder = ended(tmp_path, process, tracker=None)
+    journal.note(folder / "0", "run", tags={"frostline.digest": "d"})
+    with pytest.raises(UserError, match="another sweep's"):
+        claim(folder, ["e"], again=True, named=True)
 
 
 def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path):

@@ -31,6 +31,13 @@ def of(sweep: Path) -> list[Path]:
         return sorted(found, key=lambda path: (len(path.name), path))
 
 
+def is_dry(sweep: Path) -> bool:
+    """Return whether `sweep` is the folder of a dry run, with plans and no record."""
+    told = files.json_or_none(sweep / SWEEP)
+    planned = isinstance(told, dict) and told.get("tracker", ()) is None and not (sweep / layout.JOBS).exists()
+    return planned and not any((run / layout.RECORD).exists() for run in of(sweep))
+
+
 def told(facts: Mapping[str, Any]) -> str:
     """Return the folder of a run, relative to its sweep's, as the sweep's file states it; ValueError for one outside.
 
@@ -79,7 +86,7 @@ def require_free(sweep: Path) -> None:
 
 def require_same(sweep: Path, names: Sequence[str]) -> None:
     """Raise `UserError` if in the folder `sweep` there is one whose runs lie in other folders than `names`."""
-    if not (sweep / SWEEP).is_file():
+    if not (sweep / SWEEP).is_file() or is_dry(sweep):
         return
     before = [path.relative_to(sweep).as_posix() for path in of(sweep)]
     if len(before) == len(names) and (moved := sorted(set(names) - set(before))):

@@ -22,7 +22,8 @@ def claim(folder: Path, digests: Sequence[str], *, again: bool, named: bool, sea
     """Return the folder, or a new one beside it unless it was `named`, which is this process's from now on.
 
     One that is there is another sweep's, unless that is gone, was to do the same (`digests`, or where runs are not
-    known yet what is `search`ed), and may be gone on with `again`. Raises `UserError`.
+    known yet what is `search`ed), and may be gone on with `again`. Plans of a dry run make way for any sweep. Raises
+    `UserError`.
     """
     for number in range(_TRIES):
         own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
@@ -65,11 +66,15 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
         whose = f"{owner}" if owner else "somebody"
         if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
-        if owner is None or not _does(folder, digests, search):
+        dry = owner is not None and run_folders.is_dry(folder)
+        if owner is None or not (dry or _does(folder, digests, search)):
             other = "another search's (of other settings, data, weights or code)" if search else "another sweep's"
-            other = "a dry run's" if _is_dry(folder) else other
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is {other}, of {whose}")
-        if not again:
+        if dry:
+            for run in run_folders.of(folder):
+                shutil.rmtree(run, ignore_errors=True)
+            (folder / SWEEP).unlink()
+        elif not again:
             raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
         liveness.write(folder / layout.OWNER)
 
@@ -78,13 +83,6 @@ def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
     """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
     try:
         told = files.read_json(folder / SWEEP)
-        same = told.get("search") == search and (search or [run["digest"] for run in told["runs"]] == list(digests))
-        return bool(same) and not _is_dry(folder)
+        return told.get("search") == search and bool(search or [run["digest"] for run in told["runs"]] == list(digests))
     except (OSError, ValueError, KeyError, TypeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)
-
-
-def _is_dry(folder: Path) -> bool:
-    """Return whether the folder has nothing but the plans of a sweep."""
-    told = files.json_or_none(folder / SWEEP)
-    return isinstance(told, dict) and told.get("tracker", ()) is None and not (folder / layout.JOBS).exists()

@@ -129,6 +129,13 @@ def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, er
         raise error
     run = client.get_run(mirrored(tracker, folder))
     assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
+    said = run.data.tags["mlflow.note.content"]
+    assert said.startswith(f"{why}\n\n") and "the sweep's command again" in said
+    assert (f"`train.log` of its folder, `{folder}`" in said) == (status == "FAILED")
+    with recording(folder, name="run", tags={}, params={}):
+        pass
+    tags = client.get_run(mirrored(tracker, folder)).data.tags
+    assert (tags["frostline.reason"], tags["mlflow.note.content"]) == ("", "")
 
 
 def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, folder, tmp_path):

@@ -16,8 +16,8 @@ from typing import Any
 
 from frostline.core import credentials
 from frostline.core.errors import UserError
-from frostline.records import journal
-from frostline.records.layout import REASON_TAG
+from frostline.records import journal, layout
+from frostline.records.layout import NOTE_TAG, REASON_TAG
 
 GONE = "the process of this run ended without a word"
 """Reason of an end that others wrote, since the process was gone."""
@@ -109,10 +109,34 @@ def begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> Non
 
 
 def end(folder: Path, status: str, reason: str | None) -> None:
-    """Write into the journal in `folder` that its run ended as `status`, and why."""
+    """Write into the journal in `folder` that its run ended as `status`, and why.
+
+    One that finished after all has no longer the reason of an interruption, after which it went on.
+    """
     if reason:
-        journal.note(folder, "tags", values={REASON_TAG: reason})
+        journal.note(folder, "tags", values=reason_tags(status, reason, folder))
+    elif status == "FINISHED" and _was_interrupted(folder):
+        journal.note(folder, "tags", values=dict.fromkeys((REASON_TAG, NOTE_TAG), ""))
     journal.note(folder, "end", sync=True, status=status, time=now())
+
+
+def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str, str]:
+    """Return the tags of a run that ended as `status`: its `reason`, and a description with that and what to do."""
+    where = f"Its traceback is in `train.log` of its folder, `{folder}`. With that mended, type" if folder else "Type"
+    goes_on = "it goes on from its last checkpoint, or from the start where there is none"
+    todo = (
+        f"Type the sweep's command again: {goes_on}." if status == "KILLED" else f"{where} the sweep's command again."
+    )
+    return {REASON_TAG: reason, NOTE_TAG: f"{reason}\n\n{todo} What is finished is not run again."}
+
+
+def _was_interrupted(folder: Path) -> bool:
+    """Return whether the run in `folder` has a reason already, of its own or of the run in MLflow that goes on."""
+    for entry, _ in journal.notes(folder):
+        match entry:
+            case {"op": "run", "run_id": str()} | {"op": "tags", "values": {layout.REASON_TAG: str()}}:
+                return True
+    return False
 
 
 def now() -> int:

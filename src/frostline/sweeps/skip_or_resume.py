@@ -162,7 +162,7 @@ class Takeover:
         """Return the result of a run that need not run again, which is also in its folder here, if that is vacant."""
         own = self._folder / run.folder
         self._skipped.append((run.name, past))
-        where, reason = str(past.folder or own), past.tags.get(layout.REASON_TAG)
+        where, reason = str(past.folder or own), past.tags.get(layout.REASON_TAG) or None
         result = Result(
             number, run.name, where, past.run_id, past.status, reason, run.choices, past.metrics, past.images
         )

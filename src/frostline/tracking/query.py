@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
+from frostline.records.recording import reason_tags
 from frostline.records.result import Result
 from frostline.tracking import tracking_uri
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
@@ -132,7 +133,8 @@ def has_finished(uri: str, run_ids: Collection[str]) -> bool:
 def end(uri: str, run_id: str, status: str, why: str) -> None:
     """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
     with problems(uri):
-        client_of(uri).set_tag(run_id, REASON_TAG, why)
+        for key, value in reason_tags(status, why, None).items():
+            client_of(uri).set_tag(run_id, key, value)
         client_of(uri).set_terminated(run_id, status)
 
 
@@ -199,6 +201,6 @@ def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:
 
 
 def _result_of(number: int, run: Run) -> Result:
-    why = run.data.tags.get(REASON_TAG)
+    why = run.data.tags.get(REASON_TAG) or None
     params, metrics = dict(run.data.params), dict(run.data.metrics)
     return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

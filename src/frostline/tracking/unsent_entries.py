@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.records import journal
-from frostline.records.layout import REASON_TAG
+from frostline.records.layout import NOTE_TAG, REASON_TAG
 from frostline.records.recording import GONE
 
 
@@ -34,7 +34,8 @@ class Unsent:
     def without_end(self) -> None:
         """Take the end back."""
         self.status = self.ended = None
-        self.tags.pop(REASON_TAG, None)
+        for key in (REASON_TAG, NOTE_TAG):
+            self.tags.pop(key, None)
 
 
 def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:

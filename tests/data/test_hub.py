@@ -193,7 +193,7 @@ def test_rows_without_a_picture_or_a_label_are_left_out_and_told(tmp_path: Path)
     opened = load(saved(tmp_path / "set", rows(20, odd=odd)))
     assert pairs(opened) == in_turn(20)
     assert told(opened) == [
-        "1 rows without a picture are left out: train[20]",
+        "1 row without a picture is left out: train[20]",
         "2 rows without a label are left out: train[21], train[22]",
     ]
 

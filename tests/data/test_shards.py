@@ -201,7 +201,7 @@ def test_pictures_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     found = load(write(tmp_path / "s.tar", files))
     assert pairs(found) == in_turn(20, ("0", "1"))
     assert told(found) == [
-        "1 samples without a picture are left out",
+        "1 sample without a picture is left out",
         "2 pictures without a label are left out: s.tar/x.png, s.tar/y.png",
     ]
 

@@ -100,7 +100,7 @@ def test_numbers_of_a_data_frame_are_labels_without_decimals(tmp_path: Path) -> 
     data = load(tmp_path / "t.parquet")
     assert data.classes == ("0", "1", "2")
     assert [finding.about for finding in data.findings if "without a label" in finding.about] == [
-        "1 rows without a label are left out: pics/5.png"
+        "1 row without a label is left out: pics/5.png"
     ]
 
 
@@ -244,8 +244,8 @@ def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_tol
     data = load(tmp_path / "t.csv", skip_bad=True)
     assert data.counts["skipped"] == 1
     said = [finding.about for finding in data.findings]
-    assert f"1 pictures below {tmp_path} are in no row of the table: a link/more.png" in said
-    assert "1 rows name a picture again and count once" in said
+    assert f"1 picture below {tmp_path} is in no row of the table: a link/more.png" in said
+    assert "1 row names a picture again and counts once" in said
 
 
 def test_windows_paths_are_found(tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -
         for number, row in enumerate(rows(tmp_path))
     ]
     as_csv(tmp_path / "t.csv", found)
-    told = [finding for finding in load(tmp_path / "t.csv", group="patient").findings if "groups" in finding.about]
-    assert [finding.about for finding in told] == ["1 groups have pictures in train and in test: p3"]
+    told = [finding for finding in load(tmp_path / "t.csv", group="patient").findings if "group" in finding.about]
+    assert [finding.about for finding in told] == ["1 group has pictures in train and in test: p3"]
     assert told[0].alarming
 
 

@@ -15,6 +15,7 @@ from frostline import api
 from frostline.api.classifier import Classifier
 from frostline.commands import CALLED, Parser, positive
 from frostline.core.errors import named, user_error
+from frostline.data.names import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +87,7 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
         progress=Screen.beside().progress,
     )
     more = f", complete as it is; remove {written.path} to have them classified anew" if written.before else ""
-    print(f"{written.path}: {written.rows:,} pictures{more}")
+    print(f"{written.path}: {counted(written.rows, 'picture', 'pictures')}{more}")
     if written.unread:
         etc = ", ..." if written.unread > len(written.examples) else ""
         _tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{etc}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frostline.core.labels import class_counts, multi_label
 from frostline.data.bit_depth import FULL, TOP, Levels
-from frostline.data.names import some
+from frostline.data.names import counted, some
 
 _SHOWN = 3
 PAIRS = 6
@@ -94,13 +94,17 @@ def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] |
     """
     found = []
     if counts.get("grayscale") == total:
-        found.append(Finding(f"all {total:,} pictures are grey: shown as three equal channels"))
+        every = "the only picture is" if total == 1 else f"all {total:,} pictures are"
+        found.append(Finding(f"{every} grey: shown as three equal channels"))
     deep, cut = counts.get("sixteen_bits", 0), counts.get("deep_colours", 0)
     if span is not None and levels == FULL and span[1] - span[0] < TOP / 2:
-        told = f"{deep - cut:,} pictures of more than 8 bits use {span[0]:.0f}..{span[1]:.0f} of {TOP}"
+        own = counted(deep - cut, "picture of more than 8 bits uses", "pictures of more than 8 bits use")
+        told = f"{own} {span[0]:.0f}..{span[1]:.0f} of {TOP}"
         found.append(Finding(f"{told}: data.range=minmax shows all levels", True))
     if cut:
-        found.append(Finding(f"of {cut:,} pictures of 16 bits per colour Pillow keeps the upper 8 of each", True))
+        own = counted(cut, "picture", "pictures")
+        found.append(Finding(f"{own} of 16 bits per colour: Pillow keeps the upper 8 of each", True))
     if broken := counts.get("bad_profile"):
-        found.append(Finding(f"the ICC profiles of {broken:,} pictures are broken: taken for sRGB", True))
+        own = counted(broken, "picture has a broken ICC profile", "pictures have broken ICC profiles")
+        found.append(Finding(f"{own}: taken for sRGB", True))
     return found

@@ -20,7 +20,7 @@ from frostline.data.hub_columns import class_names, columns_of, holds_lists
 from frostline.data.hub_pictures import Pictures, pictures_of
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
-from frostline.data.names import some
+from frostline.data.names import counted, some
 
 _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revision", *SPLITS)
 
@@ -84,8 +84,9 @@ def _not_taken(folder: Path, rows: int) -> list[Finding]:
     there = len(survey(folder).files) if os.path.isdir(folder) else 0
     if there <= rows:
         return []
-    told = f"{there - rows:,} of {there:,} pictures below {folder} are left out by the library of the hub"
-    return [Finding(f"{told}, by their names or places; data=image_folder or data=table reads all", True)]
+    left = "is" if there - rows == 1 else "are"
+    told = f"{there - rows:,} of {there:,} pictures below {folder} {left} left out by the library of the hub"
+    return [Finding(f"{told}, by names or places; data=image_folder or data=table reads all", True)]
 
 
 def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, str], list[Finding]]:
@@ -100,7 +101,8 @@ def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[
         expected = f"what the data set calls its training split: {some(names)}"
         raise user_error("data.options.train", "null", expected)
     left = [name for name in names if name not in found.values()]
-    told = [Finding(f"split {name} with {len(opened[name]):,} rows is left out", not given) for name in left]
+    rows = {name: counted(len(opened[name]), "row", "rows") for name in left}
+    told = [Finding(f"split {name} with {rows[name]} is left out", not given) for name in left]
     return {role: found[role] for role in SPLITS if role in found}, told
 
 

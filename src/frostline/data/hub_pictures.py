@@ -22,7 +22,7 @@ from frostline.data.duplicates import first_alike
 from frostline.data.findings import Finding, first_few
 from frostline.data.hub_columns import Columns, class_names
 from frostline.data.label_columns import Cell, Labels
-from frostline.data.names import printable
+from frostline.data.names import counted, printable
 from frostline.data.open_image import open_bytes, open_image
 from frostline.store import hashing
 
@@ -115,7 +115,8 @@ def pictures_of(
     ):
         if lost:
             named = tuple(f"{split}[{row}]" for row in lost)
-            told = f"{len(lost):,} rows without a {what} are left out: {first_few(named)}"
+            left_out = counted(len(lost), f"row without a {what} is left out", f"rows without a {what} are left out")
+            told = f"{left_out}: {first_few(named)}"
             findings.append(Finding(told, True, named))
     kept = {row: own for row, own in enumerate(labels) if own is not None and known[row]}
     groups = None

@@ -17,7 +17,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.data.findings import Finding, first_few
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import is_folder, is_hidden, survey
-from frostline.data.names import printable, some
+from frostline.data.names import counted, printable, some
 
 SPLITS = ("train", "val", "test")
 _ROLES = {
@@ -67,7 +67,9 @@ def _strays(top: Path) -> list[Finding]:
         files = sorted(entry.name for entry in entries if not is_hidden(entry.name) and not is_folder(entry))
     if not (lying := [printable(name) for name in files if name.lower().endswith(SUFFIXES)]):
         return []
-    told = f"{len(lying):,} pictures in {printable(top.name)} are left out, since they lie in no folder of a class"
+    place = printable(top.name)
+    one = f"picture in {place} is left out, since it lies in no folder of a class"
+    told = counted(len(lying), one, f"pictures in {place} are left out, since they lie in no folder of a class")
     return [Finding(f"{told}: {first_few(lying)}", True)]
 
 
@@ -82,7 +84,9 @@ def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Fin
             count += sum(below.values())
     if not inner:
         return []
-    told = f"{count:,} pictures lie in folders within those of classes, and are of the class that these are in"
+    one = "picture lies in a folder within that of a class, and is of the class that this is in"
+    many = "pictures lie in folders within those of classes, and are of the class that these are in"
+    told = counted(count, one, many)
     return [Finding(f"{told}: {first_few(inner)}", True, tuple(inner))]
 
 
@@ -151,13 +155,13 @@ def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]
     flat = [top for split in ("val", "test") for top in tops[split] if not subfolders(top)]
     left += [(top, "its pictures lie in no folders of classes") for top in flat]
     found = {split: _classes(top) for split in SPLITS for top in tops[split] if top not in flat}
-    counted = [(folder, reason, survey(folder).files) for folder, reason in left]
+    surveyed = [(folder, reason, survey(folder).files) for folder, reason in left]
     return Layout(
         found,
         tuple(
-            Finding(f"folder {printable(folder.name)} with {len(files):,} pictures is left out, since {reason}", True)
-            for folder, reason, files in counted
-            if files
+            Finding(f"folder {printable(folder.name)} with {pictures} is left out, since {reason}", True)
+            for folder, reason, files in surveyed
+            if files and (pictures := counted(len(files), "picture", "pictures"))
         ),
     )
 

@@ -19,6 +19,11 @@ def printable(name: str) -> str:
     return _NO_TEXT.sub(lambda sign: ascii(sign[0])[1:-1], name)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return the number with what there is `one` or `many` of, and what is said of it: `1 row is left out`."""
+    return f"1 {one}" if number == 1 else f"{number:,} {many}"
+
+
 def some(names: Iterable[str]) -> str:
     """Return the first few of the names, and how many there are more."""
     names = list(map(printable, names))

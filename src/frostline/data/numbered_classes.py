@@ -14,7 +14,7 @@ from frostline.core.errors import user_error
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.label_columns import Labels
-from frostline.data.names import some
+from frostline.data.names import counted, some
 
 
 class Named(Protocol):
@@ -86,7 +86,8 @@ def _pictureless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
     unused = [name for name in names if name not in known]
     if not unused:
         return []
-    told = f"{len(unused):,} of {len(names):,} names of classes are left out, as train has no picture of {some(unused)}"
+    left = "is left out" if len(unused) == 1 else "are left out"
+    told = f"{len(unused):,} of {len(names):,} names of classes {left}, as train has no picture of {some(unused)}"
     return [Finding(told, pictures=tuple(unused))]
 
 
@@ -118,7 +119,8 @@ def _across(
         both = [first[split].keys() for split in pair if split in first]
         if len(both) == 2 and (shared := sorted(both[0] & both[1], key=names.__getitem__)):
             named = [names[number] for number in shared]
-            told = f"{len(shared):,} groups have pictures in {pair[0]} and in {pair[1]}: {some(named)}"
+            groups_have = counted(len(shared), "group has", "groups have")
+            told = f"{groups_have} pictures in {pair[0]} and in {pair[1]}: {some(named)}"
             places = tuple(tuple(place(split, number) for split in pair) for number in shared[:PAIRS])
             found.append(Finding(told, True, tuple(named), places))
     return found

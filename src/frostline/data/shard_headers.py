@@ -20,7 +20,7 @@ from frostline.core.files import parsed
 from frostline.data import image_formats, remote_files
 from frostline.data.label_columns import Cell
 from frostline.data.listing import is_hidden
-from frostline.data.names import printable, some
+from frostline.data.names import counted, printable, some
 from frostline.data.remote_files import RemoteFile
 
 JSON = "json"
@@ -131,7 +131,8 @@ def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Sca
         else:
             last = _sort_in(key, shard, wanted, found, member, stream) or last
     if found.links:
-        found.told.append(f"{printable(shard.name)} holds {found.links:,} links, which are left out")
+        links = counted(found.links, "link, which is left out", "links, which are left out")
+        found.told.append(f"{printable(shard.name)} holds {links}")
     rows = [_row(key, shard, wanted, sample) for sample in found.samples.values() if sample.pictures]
     found.rows = sorted([*rows, *found.rows], key=lambda row: row.start)
     return found

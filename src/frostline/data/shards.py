@@ -23,7 +23,7 @@ from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Labels
 from frostline.data.layouts import SPLITS, roles_of
-from frostline.data.names import some
+from frostline.data.names import counted, some
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import JSON, Wanted
 from frostline.data.shard_index import Index, index
@@ -242,7 +242,8 @@ def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None,
     ]
     kept = {row: said for row, said in enumerate(labels) if said is not None}
     if without := [own.name(row) for row in range(len(own)) if row not in kept]:
-        told = f"{len(without):,} pictures without a label are left out: {first_few(without)}"
+        left_out = ("picture without a label is left out", "pictures without a label are left out")
+        told = f"{counted(len(without), *left_out)}: {first_few(without)}"
         findings.append(Finding(told, True, tuple(without)))
     groups = None
     if group_in is not None:
@@ -254,5 +255,6 @@ def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None,
 def _told(own: Index) -> list[Finding]:
     found = [Finding(line, True) for line in own.told]
     if own.pictureless:
-        found.append(Finding(f"{own.pictureless:,} samples without a picture are left out", True))
+        left_out = ("sample without a picture is left out", "samples without a picture are left out")
+        found.append(Finding(counted(own.pictureless, *left_out), True))
     return found

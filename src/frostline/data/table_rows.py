@@ -14,7 +14,7 @@ from frostline.data import remote_files
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS, roles_of
-from frostline.data.names import some
+from frostline.data.names import counted, some
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ def rows_of(
         ]
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
-        told = f"{len(unlabelled):,} rows without a label are left out: {first_few(unlabelled)}"
+        left_out = ("row without a label is left out", "rows without a label are left out")
+        told = f"{counted(len(unlabelled), *left_out)}: {first_few(unlabelled)}"
         findings.append(Finding(told, True, tuple(unlabelled)))
     if (again := len(rows) - len(once)) and not long:
-        findings.append(Finding(f"{again:,} rows name a picture again and count once"))
+        once_more = ("row names a picture again and counts once", "rows name a picture again and count once")
+        findings.append(Finding(counted(again, *once_more)))
     return once, findings
 
 

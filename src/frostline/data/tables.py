@@ -20,7 +20,7 @@ from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import LeftOut, walk
-from frostline.data.names import printable
+from frostline.data.names import counted, printable
 from frostline.data.table_rows import Row, rows_of
 from frostline.data.times import Times
 
@@ -220,5 +220,6 @@ def _without_row(root: Path, named: set[str]) -> list[Finding]:
     if not listed:
         return []
     more = f" (of the first {left.seen:,} files and folders there)" if left.cut else ""
-    told = f"{len(listed):,} pictures below {root} are in no row of the table: {first_few(listed)}{more}"
+    told = counted(len(listed), f"picture below {root} is", f"pictures below {root} are")
+    told = f"{told} in no row of the table: {first_few(listed)}{more}"
     return [Finding(told, pictures=tuple(listed))]

@@ -388,7 +388,7 @@ def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkey
     [
         ("multirun/2026-01-01/01-02-03", "2026-01-01/01-02-03"),
         ("/gone/it's a sweep", "gone/it's a sweep"),
-        *((odd, "") for odd in (".", "/", "../..")),
+        *((odd, "") for odd in (".", "/", "../..", "a" * 300)),
     ],
 )
 def test_a_sweep_that_is_fetched_has_its_own_name(lay, named, tmp_path, monkeypatch):

@@ -44,6 +44,14 @@ def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None
         Shared.read(tmp_path)
 
 
+def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was_found(tmp_path: Path) -> None:
+    SweepFile(tmp_path, None).add([facts(0)])
+    (tmp_path / "0").mkdir()
+    told = {"job": 0, "name": "head", "folder": f"/home/{'a' * 5000}", "run_id": None, "status": "FINISHED"}
+    files.write_json(tmp_path / "0" / "result.json", {**told, "reason": None, "choices": {}, "metrics": {}})
+    assert [result.folder for result in sweep_record.read(tmp_path).results] == [str(tmp_path / "0")]
+
+
 def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([])
     assert Shared.read(tmp_path) == Shared(None, ()) and json.loads((tmp_path / "sweep.json").read_text())["runs"] == []

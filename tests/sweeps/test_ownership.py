@@ -68,6 +68,22 @@ def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
     assert not liveness.me().gone()
 
 
+@pytest.mark.parametrize("sign", ["x", "", None])
+def test_what_a_person_makes_of_tags_says_nothing_of_who_has_a_run(sign):
+    elsewhere = dataclasses.replace(liveness.me(), host="elsewhere")
+    tags = elsewhere.tags() | {layout.SIGN_TAG: sign}
+    assert liveness.of_run("RUNNING", {key: value for key, value in tags.items() if value is not None})
+    assert liveness.of_run("RUNNING", liveness.me().tags() | {"frostline.pid": "-1"}) is None
+    assert "at no time" in str(liveness.of_tags(elsewhere.tags() | {"frostline.started": "inf"}))
+
+
+@pytest.mark.parametrize("told", ["a" * 5000, "a\0b"])
+def test_a_folder_that_cannot_be_read_is_not_at_hand(told, tmp_path):
+    far = past("RUNNING", **{layout.FOLDER_TAG: told, layout.UID_TAG: "u"})
+    assert far.place is None and far.folder is None and far.holder is None
+    assert past("RUNNING", **{layout.FOLDER_TAG: told}).folder is None
+
+
 @pytest.mark.skipif(len(liveness.me().machine.split()) < 3, reason="this machine has no /etc/machine-id")
 def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
     installed, boot, processes = liveness.me().machine.split()

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 
 import stores
 import warm
+from frostline.commands import sync as sync_command
 from frostline.commands import ui
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
@@ -334,6 +335,29 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     session.close_sweep(other, status="FINISHED", description="", results=[])
     (kept,) = (root / "mlruns" / "artifacts").glob(f"*/{journal.run_id(tmp_path / '0')}/artifacts/kept.txt")
     assert kept.is_file()
+
+
+def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeypatch, capsys):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for name in ("own", "closed"):
+        (tmp_path / name).mkdir()
+        journal.note(tmp_path / name, "run", uid=name, tags={}, uri=uri, experiment="e")
+        pending_sweeps.remember(tmp_path / name, pending_sweeps.Place(uri, tmp_path, "e", None))
+    (tmp_path / "pending" / "long.json").write_text(
+        json.dumps({"store": tracking_uri.name(uri), "folder": f"/home/{'a' * 5000}"})
+    )
+    assert pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "closed", tmp_path / "own"]
+
+    def complete(sweep):
+        if sweep.folder.name == "closed":
+            raise PermissionError(13, "Permission denied", "lock")
+        return True
+
+    monkeypatch.setattr(sync, "complete", complete)
+    monkeypatch.setattr(sync_command.project, "project_root", lambda: tmp_path)
+    assert sync_command.main(["--uri", uri]) == 1
+    said = capsys.readouterr().out
+    assert "closed: still pending, lock: Permission denied" in said and "own: complete" in said
 
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):

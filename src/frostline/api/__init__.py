@@ -22,7 +22,7 @@ from frostline.api.advice import Advice
 from frostline.api.classifier import Classifier
 from frostline.api.results import Report as Report
 from frostline.api.results import Run, Sweep
-from frostline.core import machine, project
+from frostline.core import files, machine, project
 from frostline.core.config import Config
 from frostline.core.errors import UserError, named, user_error
 from frostline.core.validation import parse
@@ -159,6 +159,6 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
         result, note = find_weights.best(Name(name.name, "sweep"), name.results)
         name = Run(result)
     if isinstance(name, Run):
-        name = name.result.run_id if name.result.run_id and not name.folder.is_dir() else name.folder
+        name = name.result.run_id if name.result.run_id and not files.readable(name.folder) else name.folder
     with machine.torch_as_it_was(), find_weights.found(str(name)) as run:
         return Classifier(predict.load(run.folder, device=str(device)), note or run.note)

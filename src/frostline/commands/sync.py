@@ -12,7 +12,7 @@ from frostline.tracking.sync import SweepMirror
 
 
 def main(arguments: list[str]) -> int:
-    """Complete the given sweeps, else all that are known to be pending; return 1 if MLflow is away for one of them."""
+    """Complete the given sweeps, else all that are known to be pending; return 1 if one of them stays pending."""
     parser = Parser("sync", __doc__)
     parser.add_argument("folder", nargs="*", type=Path, help="a sweep's folder; default: all that are pending")
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
@@ -31,6 +31,9 @@ def _sync(folder: Path, root: Path, uri: str | None) -> int:
         done = sync.complete(sweep)
     except server.Unreachable as problem:
         print(f"{folder}: still pending, MLflow is away ({problem})")
+        return 1
+    except OSError as problem:  # a folder of somebody else's, in which we may not write
+        print(f"{folder}: still pending, {problem.filename}: {problem.strerror}")
         return 1
     if not done:
         print(f"{folder}: its process is at work, and passes on its record itself")

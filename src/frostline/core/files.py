@@ -59,6 +59,14 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError
 
 
+def readable(path: Path) -> bool:
+    """Return whether this process may read what is at `path`, which others told: somebody's home is closed to us."""
+    try:
+        return os.access(path, os.R_OK)
+    except ValueError:  # with a null, it can be none
+        return False
+
+
 def facts(path: str) -> tuple[int, ...]:
     """Return size and times of a file, of which a change leaves something else; nothing where it is not there."""
     try:

@@ -41,7 +41,9 @@ class Owner:
 
     def __str__(self) -> str:
         """Name the owner for people."""
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        when = "at no time"  # of tags that a person has changed
+        with suppress(ValueError, OverflowError, OSError):
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
         who = self.host if self.user == _UNKNOWN else f"{self.user}@{self.host}"
         return f"{who} (process {self.pid}, started {when})"
 
@@ -67,7 +69,7 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError):  # below 0
             return True
 
     def _before_this_boot(self) -> bool:
@@ -113,9 +115,14 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
 
 
 def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> Owner | None:
-    """Return who carries out a run that has this status and these tags; None where nobody does any more."""
-    owner, sign = of_tags(tags), tags.get(SIGN_TAG)
-    gone = status != "RUNNING" or owner is None or owner.gone(float(sign) if sign else None, silent=silent)
+    """Return who carries out a run that has this status and these tags; None where nobody does any more.
+
+    Anybody can change tags: a sign of life that is no number is none.
+    """
+    owner, sign = of_tags(tags), None
+    with suppress(KeyError, ValueError):
+        sign = float(tags[SIGN_TAG])
+    gone = status != "RUNNING" or owner is None or owner.gone(sign, silent=silent)
     return None if gone else owner
 
 

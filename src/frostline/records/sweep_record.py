@@ -185,7 +185,9 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
-    return found if Path(found.folder).is_dir() else replace(found, folder=str(own))  # the sweep may have been moved
+    return (
+        found if files.readable(Path(found.folder)) else replace(found, folder=str(own))
+    )  # the sweep may have been moved
 
 
 def _begun(folder: Path, waiting: Result) -> Result:

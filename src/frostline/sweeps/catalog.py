@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from frostline.core import project
 from frostline.core.errors import UserError, user_error
-from frostline.core.files import expanded
+from frostline.core.files import expanded, readable
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID, RUN_PREFIX
 from frostline.records.sweep_record import Sweep
@@ -103,7 +103,7 @@ def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
 
 def _named_alike(told: str) -> Path:
     """Return the last two names of where a sweep lay, after which it is called; what is no name is left out."""
-    names = [name for name in PurePath(told).parts[-2:] if name not in (os.sep, "..")]
+    names = [name for name in PurePath(told).parts[-2:] if name not in (os.sep, "..") and len(os.fsencode(name)) < 256]
     return Path(*names)
 
 
@@ -111,6 +111,6 @@ def _folder(uri: str, run_id: str, scratch: Path) -> Path:
     """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
     sweep, told = query.parent_sweep(uri, run_id)
     here, fetched = project.project_root() / told, scratch / sweep / _named_alike(told)
-    if (here / layout.SWEEP).is_file():
+    if readable(here / layout.SWEEP):
         return here
     return fetched if fetched.is_dir() else download.sweep(uri, sweep, fetched)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.core import project, untrusted
+from frostline.core import files, project, untrusted
 from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
@@ -92,7 +92,7 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
     if not results:
         raise name.wrong(f"a run with {BEST}, or a sweep with finished runs")
     result, note = best(name, results)
-    if (Path(result.folder) / BEST).is_file():
+    if files.readable(Path(result.folder) / BEST):
         run = Trained(Path(result.folder), result, note, None)
     else:
         run = _elsewhere(name, result, note, folder, fetched)
@@ -157,7 +157,7 @@ def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
 def _read(folder: Path) -> Result | None:
     """Return the result of the run in `folder`, None where there is none or only a part of one."""
     result = read_result(folder)
-    here = result is not None and ((folder / BEST).exists() or not Path(result.folder).is_dir())
+    here = result is not None and ((folder / BEST).exists() or not files.readable(Path(result.folder)))
     return replace(result, folder=str(folder)) if result is not None and here else result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,17 @@ class Past:
 
     @property
     def folder(self) -> Path | None:
-        """Its folder, None where that is not on this machine, or another run's by now."""
+        """Its folder, None where that is not on this machine or not open to us, or another run's by now."""
         place = self.place
-        return place if place is not None and (place / layout.CONFIG).is_file() else None
+        return place if place is not None and files.readable(place / layout.CONFIG) else None
 
     @property
     def place(self) -> Path | None:
-        """Where its journal is or will be on this machine, None where that is not, or another run's by now."""
+        """Where its journal is or will be on this machine, None where that is not readable, or another run's by now."""
         told, uid = self.tags.get(FOLDER_TAG), self.tags.get(UID_TAG)
-        return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
+        with suppress(OSError, ValueError):  # the home of somebody else, or what a person made of the tag
+            return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
+        return None
 
     @property
     def source(self) -> str | None:

@@ -18,7 +18,7 @@ from frostline.core import untrusted
 from frostline.core.config import Config
 from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
 from frostline.core.errors import UserError, one_line, unknown_key, user_error
-from frostline.core.files import expanded
+from frostline.core.files import expanded, readable
 from frostline.core.validation import parse
 from frostline.records import journal, run_folders
 from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
@@ -142,7 +142,7 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
     """Return the run whose result is in `path`; a sweep that left a run out has only that of it, and says whose."""
     own = results[path]
     told = Path(own.folder)
-    where = next((folder for folder in (path, told) if (folder / CONFIG).is_file()), None)
+    where = next((folder for folder in (path, told) if readable(folder / CONFIG)), None)
     if where is None and RUN_ID.fullmatch(own.run_id or ""):
         return _of_mlflow(uri, own, results.values(), fetched)
     where = where or path

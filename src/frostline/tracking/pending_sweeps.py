@@ -54,14 +54,17 @@ def planning(uri: str, root: Path) -> AbstractContextManager[None]:
 
 
 def remembered(uri: str, root: Path) -> list[Path]:
-    """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found."""
+    """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found.
+
+    Who shares a store shares this, and may have a home that is closed to us.
+    """
     register, name = _register(uri, root), tracking_uri.name(uri)
     found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
     entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
     told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
-    gone = {folder.parent for folder in told.values() if not folder.is_dir()}
+    gone = {folder.parent for folder in told.values() if not files.readable(folder)}
     lying = run_folders.by_uid([root / "multirun", *gone]) if gone else {}
-    folders = [folder if folder.is_dir() else lying.get(uid) for uid, folder in told.items()]
+    folders = [folder if files.readable(folder) else lying.get(uid) for uid, folder in told.items()]
     return [folder for folder in folders if folder is not None]
 
 

@@ -33,8 +33,8 @@ def parent_sweep(uri: str, run_id: str) -> tuple[str, str]:
     """
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
-        parent = run.data.tags.get(layout.PARENT_TAG)
-        run = run_of(client, uri, parent) if parent else run
+        parent = run.data.tags.get(layout.PARENT_TAG, "")
+        run = run_of(client, uri, parent) if layout.RUN_ID.fullmatch(parent) else run  # anybody can change tags
     return run.info.run_id, run.data.tags.get(layout.SWEEP_TAG, ".")
 
 

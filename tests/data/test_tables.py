@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet as pq
 
 from frostline.core.errors import UserError
-from frostline.data import splitting, tables
+from frostline.data import splitting, table_columns, table_files, tables
 from frostline.data.broken_pictures import BadPictures
 from frostline.data.source import Source
 from frostline.data.splits import Data
@@ -163,6 +165,30 @@ def test_pictures_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said
     as_csv(tmp_path / "t.csv", [row | {"w": ("-1", "x")[n % 2], "t": "1 May"} for n, row in enumerate(found)])
     assert "data.options.weight=-1, x: expected" in refused(tmp_path / "t.csv", weight="w")
     assert refused(tmp_path / "t.csv", time="t").endswith(", not of 1 May")
+
+
+@pytest.mark.parametrize("numbers", [(2**53 + 1, 2**53, None), (10**29, -(2**63) - 1, 7)])
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+def test_a_whole_number_is_a_label_to_its_last_digit(
+    tmp_path: Path, kind: str, numbers: tuple[int | None, ...]
+) -> None:
+    if kind == ".parquet":
+        numbers = tuple(one and one % 2**63 for one in numbers)  # what its type holds
+        pq.write_table(pa.table({"label": pa.array(numbers)}), tmp_path / "t.parquet")
+    else:
+        (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"label": one}) for one in numbers))
+    frame = table_files.whole(tmp_path / f"t{kind}", "data.root")
+    found = table_columns.texts(frame["label"], "label", tmp_path)
+    assert found == ["" if one is None else str(one) for one in numbers]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"path": ', "line 3: Expecting value"), ("7", "line 3 is no object"), ("9" * 5000, "line 3: Exceeds the limit")],
+)
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "t.jsonl").write_text('{"path": "a.png", "label": "a"}\n\n' + line)
+    assert f"t.jsonl: expected a table that can be read ({said}" in refused(tmp_path / "t.jsonl")
 
 
 def refused(table: Path, **options: Any) -> str:

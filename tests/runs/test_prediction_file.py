@@ -330,7 +330,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
         "o.parquet", pictures, features="stage_2"
     )
     (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
-    assert "expected a table that can be read (a line that is no object)" in refused("o.csv", tmp_path / "t.jsonl")
+    assert "expected a table that can be read (line 2 is no object)" in refused("o.csv", tmp_path / "t.jsonl")
 
 
 def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):

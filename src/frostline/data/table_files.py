@@ -10,12 +10,13 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, one_line, user_error
+from frostline.core.files import parsed
 from frostline.data.names import some
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _TOLD = re.compile("sep=(.)\\s*", re.IGNORECASE)  # a first line by which spread
 _QUOTED = re.compile('"[^"]*"')
 AS_JSON = b"json"
 """Metadata of a column of JSON lines whose values have keys, or are of several kinds: here each is JSON, as text."""
+_EXACT = 2**53  # below which a float, which a null makes of a column of numbers, holds each whole number
 _ROWS = 16_384  # of a part: few enough for any memory, enough for their overhead to be nothing
 
 
@@ -42,7 +44,7 @@ def whole(file: Path, key: str) -> pd.DataFrame:
         if suffix in _PARQUET:
             frame = _whole_parquet(file)
         elif suffix in _LINES:
-            frame = pd.read_json(file, lines=True, dtype=False)
+            frame = _whole_lines(file)
         else:
             frame = _without_empty(pd.read_csv(file, **_format(file)))
     frame.columns = _names([str(name) for name in frame.columns], file, key)
@@ -51,16 +53,35 @@ def whole(file: Path, key: str) -> pd.DataFrame:
     return frame
 
 
+def _whole_lines(file: Path) -> pd.DataFrame:
+    """Return what pandas makes of JSON lines, but where it refuses or rounds whole numbers, as it does beside nulls."""
+    import pandas as pd
+
+    with suppress(ValueError, TypeError):
+        frame = pd.read_json(file, lines=True, dtype=False)
+        if not (frame.select_dtypes("float").abs() >= _EXACT).any(axis=None):
+            return frame
+    rows = [row for part in _parsed(file) for row in part]  # half as fast; names the line that is none
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
+    long = {name for name, cells in columns.items() if any(type(one) is int and abs(one) >= _EXACT for one in cells)}
+    return pd.DataFrame(
+        {name: pd.Series(cells, dtype=object if name in long else None) for name, cells in columns.items()}
+    )
+
+
 def _whole_parquet(file: Path) -> pd.DataFrame:
-    """Return what pandas makes of Parquet, but for lists, of which a null makes numbers with decimals."""
+    """Return what pandas makes of Parquet, but for whole numbers and lists, which a null turns into floats."""
+    import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
     stored = parquet.read_table(file)
     frame: pd.DataFrame = stored.to_pandas()
     for field in stored.schema:
-        if field.name in frame and (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
-            frame[field.name] = stored[field.name].to_pylist()
+        listed = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        rounded = pa.types.is_integer(field.type) and stored[field.name].null_count
+        if field.name in frame and (listed or rounded):
+            frame[field.name] = pd.Series(stored[field.name].to_pylist(), frame.index, dtype=object)
     return frame
 
 
@@ -181,9 +202,17 @@ def _wider(known: pa.DataType | None, values: Sequence[Any]) -> pa.DataType | No
 
 def _parsed(file: Path) -> Iterator[list[dict[str, Any]]]:
     with file.open(encoding=_encoding(file)) as stream:
-        lines = filter(str.strip, stream)
+        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
         while part := list(islice(lines, _ROWS)):
-            rows = [json.loads(line) for line in part]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line that is no object")
-            yield rows
+            yield [_object(*line) for line in part]
+
+
+def _object(number: int, line: str) -> dict[str, Any]:
+    """Return what a line says; ValueError, with its number, for one that is no object of JSON."""
+    try:
+        row = parsed(line)
+    except ValueError as error:
+        raise ValueError(f"line {number:,}: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number:,} is no object")
+    return row

@@ -24,6 +24,8 @@ settings.register_profile("tests", deadline=None)  # no speed is tested, least o
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
 sys.modules.update(dict.fromkeys(("dbruntime", "pyspark")))  # which MLflow looks for with every request
+if "PYTEST_XDIST_WORKER" in os.environ:  # to take all modules apart costs seconds, and shows nothing
+    atexit.register(os._exit, 0)  # first, so that it is called last
 
 
 def pytest_configure(config: pytest.Config) -> None:

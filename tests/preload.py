@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import hashlib
 import importlib
 import io
+import os
 import pickle
 import pkgutil
 import sys
@@ -28,6 +30,8 @@ LOADED = (
     ),
 )
 """What a sweep imports on its way, beyond all modules of frostline."""
+_THERE = {str(Path(__file__).parents[1] / "conf"), "hydra.conf", ""}
+"""Where configs lie that no test writes."""
 
 
 def load() -> None:
@@ -49,6 +53,8 @@ def load() -> None:
     read_once()
     compose_once()
     draw_once()
+    create_once()
+    measure_never()
     _use()
     for made in list(weakref.finalize._registry):
         made.atexit = False  # libraries of torch, which every fork would take apart at its end
@@ -88,9 +94,10 @@ def compose_once() -> None:
     known = dict[str, bytes]()
 
     def once(made: Callable[[], Any], repo: Any, *key: Any) -> Any:
-        told = repr((key, [(source.provider, source.path) for source in repo.get_sources()]))
+        sources = [(source.provider, source.path) for source in repo.get_sources()]
+        told = repr((key, sources))
         if told not in known:
-            known[told] = pickle.dumps(made())
+            known[told] = _for_all(told, lambda: pickle.dumps(made()), {path for _, path in sources} <= _THERE)
         return pickle.loads(known[told])
 
     def create_defaults_list(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> DefaultsList:
@@ -109,6 +116,18 @@ def compose_once() -> None:
     loading.ConfigLoaderImpl._compose_config_from_defaults_list = compose  # type: ignore[method-assign]
 
 
+def _for_all(told: str, made: Callable[[], bytes], shared: bool) -> bytes:
+    """Return what is made, once for all processes of a test run if it is `shared`."""
+    if not shared or "FROSTLINE_TESTS" not in os.environ:
+        return made()
+    folder = Path(os.environ["FROSTLINE_TESTS"]) / "composed"
+    if not (file := folder / hashlib.sha256(told.encode()).hexdigest()).exists():
+        folder.mkdir(exist_ok=True)
+        (own := file.with_name(f"{file.name}-{os.getpid()}")).write_bytes(made())
+        own.replace(file)
+    return file.read_bytes()
+
+
 def draw_once() -> None:
     """Have plots be drawn once: how the first of a kind looked is written for all, after all was put into them.
 
@@ -125,6 +144,36 @@ def draw_once() -> None:
         Path(file).write_bytes(drawn[kind])
 
     Figure.savefig = save  # type: ignore[method-assign,assignment]
+
+
+def create_once() -> None:
+    """Have MLflow make an empty store once, which is copied to where one is made: that takes it more than a second.
+
+    That it makes one, whatever happens meanwhile, is for the tests of sessions, in processes that did not load this.
+    """
+    import stores
+    from frostline.tracking import server
+
+    create, empty = server._create, stores.content()
+
+    def put(file: Path) -> None:
+        server._probe(file)
+        if file.stat().st_size == 0:
+            (partial := file.with_name(f"{file.name}.copy")).write_bytes(empty)
+            partial.replace(file)
+        create(file)
+
+    server._create = put
+
+
+def measure_never() -> None:
+    """Have every network be as fast as another, which each process would measure for itself.
+
+    That it is measured is for the tests of speed, and of the sweep that begins with nothing.
+    """
+    from frostline.runs import speed
+
+    speed._measured = lambda setup, side: 1000.0
 
 
 def _use() -> None:

@@ -15,12 +15,12 @@ from frostline.tracking import server
 def put(file: Path) -> Path:
     """Put an empty store at `file`, unless something is there, and return it."""
     if not file.exists():
-        file.write_bytes(_empty())
+        file.write_bytes(content())
     return file
 
 
 @functools.cache
-def _empty() -> bytes:
+def content() -> bytes:
     """Return an empty store: made once for all processes of a test run, which share a folder."""
     if shared := os.environ.get("FROSTLINE_TESTS"):
         with FileLock(Path(shared) / "empty.lock"):

@@ -86,17 +86,17 @@ CUDA = replace(
     matrix=8192,
 )
 QUICK = Scale(
-    sweeps=(("resnet18", CIFAR),),
+    sweeps=(("shufflenet_v2_x0_5", CIFAR),),
     counts=(40, 10, 10),
     runs=2,
     epochs=2,
-    augmented="resnet18",
+    augmented="shufflenet_v2_x0_5",
     few=(40, 10, 10),
-    extracted=("resnet18",),
-    full="resnet18",
+    extracted=("shufflenet_v2_x0_5",),
+    full="shufflenet_v2_x0_5",
     full_batch=20,
     full_epochs=1,
-    part="resnet18",
+    part="shufflenet_v2_x0_5",
     part_epochs=1,
     forward_batch=8,
     decoded=100,
@@ -185,7 +185,7 @@ class Bench:
         """Carry out a sweep of ours; MLflow's store is there already, as in any project but a new one."""
         if self.mlflow and not self._warmed:
             self._warmed = True
-            small = self.chosen("resnet18", self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
+            small = self.chosen(QUICK.full, self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
             ours.sweep([{**small, "freeze_mode": "head"}], self.folder(), mlflow=True)
         return ours.sweep(runs, self.folder(), mlflow=self.mlflow)
 

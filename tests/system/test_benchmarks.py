@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+
+import stores
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -115,9 +119,12 @@ def test_the_same_is_found_to_be_the_same(kept, tmp_path):
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
 
-def test_the_share_of_what_a_sweep_would_survive_names_functions_that_are_there(kept, tmp_path):
+def test_the_share_of_what_a_sweep_would_survive_names_functions_that_are_there(kept, tmp_path, monkeypatch):
+    import ours
     import run
 
+    monkeypatch.setattr(ours, "_started", functools.cache(lambda: ThreadPoolExecutor(1)))  # MLflow is loaded here
+    monkeypatch.setattr(ours, "mlflow_uri", lambda folder: f"sqlite:///{stores.put(folder / 'mlflow.db')}")
     run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--pictures", str(kept), "--only", "share"])
     (row,) = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["share"]["rows"]
     assert float(row["result"]) > 0

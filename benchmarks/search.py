@@ -80,7 +80,7 @@ def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
     register_resolver()
     with (
         initialize_config_dir(str(config_folder()), version_base="1.3"),
-        mock.patch.object(run, "execute", _trained),
+        mock.patch.object(run, "execute", _executed),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         there = f"hydra.sweep.dir={folder}"
@@ -93,18 +93,23 @@ def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
     return worker
 
 
-def _trained(config: Config, run: RunContext, record: object) -> tuple[dict[str, float], dict[str, int]]:
-    """Stand for `execute`: a run is as good as its learning rate is near 0.01, and a bit better with each epoch."""
+def _executed(config: Config, run: RunContext, record: object) -> tuple[dict[str, float], dict[str, int]]:
+    """Stand for `execute`."""
+    return _trained(config, run.folder, run.judge)
+
+
+def _trained(config: Config, folder: Path, judge: Judge | None) -> tuple[dict[str, float], dict[str, int]]:
+    """Return what a run came to: it is as good as its learning rate is near 0.01, and a bit better with each epoch."""
     accuracy = math.exp(-((math.log10(config.lr) + 2) ** 2))
     found = {VAL: accuracy, TEST: accuracy, SECONDS: 1.0, EPOCHS: float(config.epochs)}
-    if run.judge is not None:
-        epoch, decision = len(journal.epochs(run.folder)), Decision.CONTINUE
+    if judge is not None:
+        epoch, decision = len(journal.epochs(folder)), Decision.CONTINUE
         while decision is Decision.CONTINUE and epoch < config.epochs:
             epoch += 1
             value = accuracy * (1 - 0.5**epoch)
-            journal.append_epoch(run.folder, {"epoch": epoch, ACCURACY.epoch: value})
+            journal.append_epoch(folder, {"epoch": epoch, ACCURACY.epoch: value})
             if epoch < config.epochs:
-                decision = run.judge(epoch, value)
+                decision = judge(epoch, value)
         if decision is Decision.PAUSE:
             raise Paused(epoch, epoch / config.epochs)
         if decision is Decision.STOP:

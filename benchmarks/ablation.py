@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from torch import nn
 
 import limit
@@ -45,7 +47,9 @@ def _row(bench: Bench, what: str, setting: str, ours: Callable[[], object], thei
     with_it, without = (median(side) for side in zip(*pairs, strict=True))
     return bench.row(
         *(f"short cut: {what}", setting, without / with_it),
-        **{"ours": f"{figures(with_it * 1e3)} ms", "theirs": f"{figures(without * 1e3)} ms", "unit": "x"},
+        ours=f"{figures(with_it * 1e3)} ms",
+        theirs=f"{figures(without * 1e3)} ms",
+        unit="x",
         note="without it, divided by with it; medians",
     )
 
@@ -59,8 +63,8 @@ def templates(bench: Bench) -> Iterator[Row]:
         master = loader.load_configuration("config", ["hydra.sweep.dir=elsewhere"], RunMode.MULTIRUN)
         some = jobs if bench.scale.rounds > 1 else jobs[:4]
 
-        def whole(job: object) -> object:
-            return loader.load_sweep_config(master, [*job])  # type: ignore[call-overload]
+        def whole(job: Sequence[str]) -> DictConfig:
+            return loader.load_sweep_config(master, list(job))
 
         yield _row(
             *(bench, "templates", f"{len(some)} jobs composed"),
@@ -88,7 +92,7 @@ def drafts(bench: Bench) -> Iterator[Row]:
     seconds = []
     for _ in range(bench.scale.rounds):
         with begun() as draft:
-            ours = limit.seconds(lambda draft=draft: _finished(draft, moved), bench.device, times=1, warm=False)
+            ours = limit.seconds(partial(_finished, draft, moved), bench.device, times=1, warm=False)
         theirs = limit.seconds(
             lambda: tensorfile.save(folder / "whole.safetensors", tensors, {}), bench.device, times=1
         )
@@ -100,7 +104,9 @@ def drafts(bench: Bench) -> Iterator[Row]:
             f"{bench.scale.full}, its head learns",
             without / with_it,
         ),
-        **{"ours": f"{figures(with_it * 1e3)} ms", "theirs": f"{figures(without * 1e3)} ms", "unit": "x"},
+        ours=f"{figures(with_it * 1e3)} ms",
+        theirs=f"{figures(without * 1e3)} ms",
+        unit="x",
         note="what a run waits for at its end; medians",
     )
 

@@ -86,7 +86,8 @@ def advice(bench: Bench) -> Iterator[Row]:
         low, high = np.quantile(ratios, [0.1, 0.9])
         yield bench.row(
             *("time of a run as advised, against it", mode, median(ratios)),
-            **{"unit": "x", "note": f"median over backbones; four in five lie in {low:.2f} to {high:.2f}"},
+            unit="x",
+            note=f"median over backbones; four in five lie in {low:.2f} to {high:.2f}",
         )
 
 

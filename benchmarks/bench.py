@@ -160,7 +160,7 @@ class Bench:
     def data(self, kind: Kind, counts: Sequence[int]) -> Path:
         return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
 
-    def chosen(self, network: str, root: Path, *, store: Path | None = None, **more: Any) -> dict[str, Any]:
+    def chosen(self, network: str, root: Path, store: Path | None = None, /, **more: Any) -> dict[str, Any]:
         """Return what a person would type for our side; without `store` the run finds an empty one."""
         return {
             **{"model": network, "model.weights": str(limit.weights_file(network, self.side, self._kept))},

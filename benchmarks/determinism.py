@@ -37,7 +37,7 @@ def determinism(bench: Bench) -> Iterator[Row]:
     refused = {name: why for name in names if (why := _refusal(name, bench.device, precision))}
     yield bench.row(
         *("networks that take two equal steps", "everything learns", float(len(names) - len(refused))),
-        **{"theirs": f"of {len(names)}"},
+        theirs=f"of {len(names)}",
         note="; ".join(f"{name}: {why}" for name, why in refused.items()) or "with deterministic algorithms",
     )
 

@@ -93,7 +93,7 @@ def evaluate(backbone: nn.Module, head: nn.Module, batches: Batches, device: tor
 def main(root: Path, name: str, *, size: int, lr: float, epochs: int, device: torch.device) -> list[float]:
     """Train one run and return the training loss of every epoch."""
     train, val, test = (loader(root, split, size, device, augment=False) for split in ("train", "val", "test"))
-    backbone, head = network(name, len(train.dataset.classes), size, device)
+    backbone, head = network(name, len([*(root / "train").iterdir()]), size, device)
     optimizer = learning(head, lr)
     losses = []
     for epoch in range(epochs):

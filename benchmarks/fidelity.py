@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -27,7 +27,7 @@ import limit
 from bench import Bench
 from frostline.data import augment
 from frostline.data.augment import Policy
-from frostline.data.decode_all import reduced
+from frostline.data.reduction import reduced
 from frostline.data.resize import CenterCrop, center_crop, resized_crop
 from frostline.models import lookup
 from table import Row, figures
@@ -80,7 +80,8 @@ def views(bench: Bench) -> Iterator[Row]:
             worst.append(((ours.float() - theirs).abs() < 1.01).float().mean().item())
         yield bench.row(
             *("detail of a view", f"{name}, {size} pixels", fmean(kept)),
-            **{"ours": f"{figures(min(apart))} dB", "theirs": "weights.transforms()"},
+            ours=f"{figures(min(apart))} dB",
+            theirs="weights.transforms()",
             note=f"of 640x427 photographs; {100 * min(worst):.2f}% of the values within 1/255; a view takes "
             f"{3 * size**2:,} bytes in the store",
         )
@@ -96,7 +97,8 @@ def crops(bench: Bench) -> Iterator[Row]:
         shown = "as they are" if height <= side else f"{stored_width}x{stored_height}"
         yield bench.row(
             *("detail of the median random crop", f"{name}, {size} pixels of {width}x{height}", kept),
-            **{"ours": "the original's" if apart == math.inf else f"{figures(apart)} dB", "theirs": "exact"},
+            ours="the original's" if apart == math.inf else f"{figures(apart)} dB",
+            theirs="exact",
             note=f"data.pixels=stored: pictures are kept {shown}, {3 * stored_width * stored_height:,} bytes each; "
             "data.pixels=exact decodes them in every epoch instead",
         )
@@ -151,7 +153,8 @@ def scaled(bench: Bench) -> Iterator[Row]:
         share.append(short / long)
     yield bench.row(
         *("detail of a crop that libjpeg decodes at half the size", f"{size} pixels of 2560x1708", fmean(kept)),
-        **{"ours": "whole", "theirs": "half"},
+        ours="whole",
+        theirs="half",
         note=f"{100 * min(near):.0f}% of the values within 1/255, in {figures(fmean(share))} of the time; not done",
     )
 
@@ -162,22 +165,25 @@ def tasks(bench: Bench) -> Iterator[Row]:
     for name, (pictures, labels), sizes in (("stripes", stripes, (448, 518)), ("which photo and half", halves, (224,))):
         for size in sizes:
             how = CenterCrop(size=size, resize=size, interpolation="bilinear")
-            seen: dict[str, Callable[[Tensor], Tensor]] = {
-                "ours": lambda picture, how=how: center_crop(picture[None], how)[0],
-                "theirs": lambda picture, size=size: tv.center_crop(
-                    tv.resize(picture, [size], InterpolationMode.BILINEAR, antialias=True), [size]
-                ),
-                "squashed": lambda picture, size=size: tv.resize(tv.resize(picture, [256, 256]), [size, size]),
+            seen = {
+                "ours": [center_crop(picture[None], how)[0] for picture in pictures],
+                "theirs": [_of_torchvision(picture, size) for picture in pictures],
+                "squashed": [tv.resize(tv.resize(picture, [256, 256]), [size, size]) for picture in pictures],
             }
-            score = {kind: _accuracy([see(picture) for picture in pictures], labels) for kind, see in seen.items()}
+            score = {kind: _accuracy(views, labels) for kind, views in seen.items()}
             low, high = _wilson(score["theirs"], len(labels) // 2)
             yield bench.row(
                 *(f"accuracy on {name}", f"{size} pixels", score["ours"]),
-                **{"ours": f"{100 * score['ours']:.1f}%", "theirs": f"{100 * score['theirs']:.1f}%"},
+                ours=f"{100 * score['ours']:.1f}%",
+                theirs=f"{100 * score['theirs']:.1f}%",
                 note=f"logistic regression on features of a random ResNet-18; theirs: plain torchvision, 95% "
                 f"interval {100 * low:.1f} to {100 * high:.1f} ({len(labels) // 2} test pictures); with pictures that "
                 f"are squashed to 256x256 first {100 * score['squashed']:.1f}%",
             )
+
+
+def _of_torchvision(picture: Tensor, size: int) -> Tensor:
+    return tv.center_crop(tv.resize(picture, [size], InterpolationMode.BILINEAR, antialias=True), [size])
 
 
 def _stripes(count: int) -> tuple[list[Tensor], list[int]]:
@@ -209,7 +215,7 @@ def _accuracy(pictures: list[Tensor], labels: list[int]) -> float:
     """Return the accuracy on the second half of the pictures of a head that learned on the first."""
     torch.manual_seed(0)
     network = get_model("resnet18", weights=None).eval()
-    network.fc = torch.nn.Identity()  # type: ignore[assignment]
+    network.fc = torch.nn.Identity()
     batches = torch.stack(pictures).split(16)
     features = torch.cat([network(F.layer_norm(batch.float(), batch.shape[1:])) for batch in batches]).numpy()
     half = len(labels) // 2

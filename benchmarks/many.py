@@ -79,7 +79,10 @@ def _typed(bench: Bench, folder: Path, name: str, lrs: tuple[str, ...], seeds: i
     before, lay, began = _processor(), _size(folder), time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "train.py", "-m", "-q", *words],
-        **{"cwd": ours.ROOT, "env": {**os.environ, "PYTHONPATH": source}, "stdout": subprocess.PIPE, "text": True},
+        cwd=ours.ROOT,
+        env={**os.environ, "PYTHONPATH": source},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         seen: list[int] = []
         looking = threading.Thread(target=_watch, args=(process.pid, seen))

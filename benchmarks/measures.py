@@ -123,25 +123,32 @@ def _sweep(bench: Bench, network: str, kind: Kind) -> Iterator[Row]:
     for name, seconds in theirs.items():
         yield bench.row(
             *(f"head sweep against {name}", setting, seconds / cold.seconds),
-            **{"ours": shown(cold.seconds), "theirs": shown(seconds), "unit": "x"},
+            ours=shown(cold.seconds),
+            theirs=shown(seconds),
+            unit="x",
             note=f"{what}; {name}: one run, multiplied",
         )
     yield from _pass(bench, network, setting, cold, warm)
     yield bench.row(
         *("images through the backbone, warm", setting, warm.backbone_images),
-        **{"ours": f"{warm.backbone_images}", "theirs": f"cold {cold.backbone_images:,}"},
+        ours=f"{warm.backbone_images}",
+        theirs=f"cold {cold.backbone_images:,}",
         note="the same sweep again",
     )
     each = warm.seconds / scale.runs
     yield bench.row(
         *("a warm run", setting, each),
-        **{"ours": shown(warm.seconds), "theirs": "", "unit": " s"},
+        ours=shown(warm.seconds),
+        theirs="",
+        unit=" s",
         note=f"the same sweep again, per run; {recorded}",
     )
     beyond = median(run.seconds - run.metrics["cost/train_seconds"] for run in warm.runs)
     yield bench.row(
         *("a warm run beyond its steps", setting, beyond),
-        **{"ours": shown(median(run.seconds for run in warm.runs)), "theirs": "", "unit": " s"},
+        ours=shown(median(run.seconds for run in warm.runs)),
+        theirs="",
+        unit=" s",
         note="median over the runs of all but cost/train_seconds, from the config to the record",
     )
 
@@ -161,7 +168,9 @@ def _pass(bench: Bench, network: str, setting: str, cold: ours.Sweep, warm: ours
     kept = cold.seconds / (median_seconds(bench, work) / batch * images)
     yield bench.row(
         *("head sweep against one pass of the backbone", setting, cold.seconds / once),
-        **{"ours": shown(cold.seconds), "theirs": shown(once), "unit": "x"},
+        ours=shown(cold.seconds),
+        theirs=shown(once),
+        unit="x",
         note=f"all {images:,} images of the three splits; the pass: bf16, eval mode, one resident batch of {batch}, "
         f"multiplied; of a pass in float32 it would be {figures(in_fp32)}x, "
         f"of one for which freed memory is kept as it is for ours {figures(kept)}x. Warm, without the backbone, "
@@ -179,7 +188,9 @@ def augmented(bench: Bench) -> Iterator[Row]:
     yield bench.row(
         *("head sweep, random augmentation, against fair", f"{network}, {PHOTO}, {counts[0]:,} images"),
         theirs / mine.seconds,
-        **{"ours": shown(mine.seconds), "theirs": shown(theirs), "unit": "x"},
+        ours=shown(mine.seconds),
+        theirs=shown(theirs),
+        unit="x",
         note=f"{scale.runs} runs of {scale.epochs} epochs, random resized crop and flip; ours in full, cold; "
         f"{mine.backbone_images:,} images through the backbone; fair: one run, multiplied",
     )
@@ -200,19 +211,25 @@ def command(bench: Bench) -> Iterator[Row]:
     setting = f"{network}, {kind}, {counts[0]:,} images"
     yield bench.row(
         *("the command line against tutorial", setting, theirs / cold),
-        **{"ours": shown(cold), "theirs": shown(theirs), "unit": "x"},
+        ours=shown(cold),
+        theirs=shown(theirs),
+        unit="x",
         note="`python train.py -m ...`, cold: the start of Python, Hydra, MLflow and the report included",
     )
     images = round(sum(metrics["cost/backbone_images"] for metrics in (*done, *more)))
     each = (longer - warm) / scale.runs
     yield bench.row(
         *("one more warm run on the command line", setting, each),
-        **{"ours": shown(longer), "theirs": f"{shown(warm)} with half the runs", "unit": " s"},
+        ours=shown(longer),
+        theirs=f"{shown(warm)} with half the runs",
+        unit=" s",
         note=f"its steps included; {images:,} images through the backbone",
     )
     yield bench.row(
         *("one more warm run on the command line, beyond its steps", setting, each - _steps(more)),
-        **{"ours": shown(each), "theirs": f"steps {shown(_steps(more))}", "unit": " s"},
+        ours=shown(each),
+        theirs=f"steps {shown(_steps(more))}",
+        unit=" s",
         note="without the median of cost/train_seconds; composing, recording and its part of the report included",
     )
 
@@ -275,7 +292,7 @@ def full(bench: Bench) -> Iterator[Row]:
 def lockstep(bench: Bench) -> Iterator[Row]:
     """Measure what the steps of a head sweep take in lockstep, against those of one run and of all runs alone."""
     for network, kind in bench.scale.sweeps:
-        base = bench.chosen(network, bench.data(kind, bench.scale.counts), store=bench.folder(), precision="fp32")
+        base = bench.chosen(network, bench.data(kind, bench.scale.counts), bench.folder(), precision="fp32")
         bench.sweep(bench.heads(base)[:1])  # features are there from now on
         apart = {**base, "features.lockstep": False}
         times: dict[str, list[float]] = {"together": [], "apart": [], "one": []}
@@ -295,7 +312,9 @@ def lockstep(bench: Bench) -> Iterator[Row]:
         ):
             yield bench.row(
                 *(measure, setting, seconds["together"] / seconds[theirs]),
-                **{"ours": shown(seconds["together"]), "theirs": shown(seconds[theirs]), "unit": "x"},
+                ours=shown(seconds["together"]),
+                theirs=shown(seconds[theirs]),
+                unit="x",
                 note=f"{what}, in lockstep; theirs: {theirs}, without",
             )
 
@@ -317,7 +336,9 @@ def last_stage(bench: Bench) -> Iterator[Row]:
         yield bench.row(
             *(f"last_stage{which} against uncached", f"{scale.part}, {scale.few[0]:,} images"),
             times["uncached"] / times[name],
-            **{"ours": shown(times[name]), "theirs": shown(times["uncached"]), "unit": "x"},
+            ours=shown(times[name]),
+            theirs=shown(times["uncached"]),
+            unit="x",
             note=f"one whole run of {2 * scale.part_epochs} epochs, scoring included; {note}; bf16",
         )
 
@@ -333,7 +354,9 @@ def mixed(bench: Bench) -> Iterator[Row]:
     whole, alone = seconds.values()
     yield bench.row(
         *("2x2 sweep against its full runs", f"{scale.part}, {scale.few[0]:,} images", whole / alone),
-        **{"ours": shown(whole), "theirs": shown(alone), "unit": "x"},
+        ours=shown(whole),
+        theirs=shown(alone),
+        unit="x",
         note=f"{scale.part_epochs} epochs; both run in full, one after the other, each from an empty store",
     )
 
@@ -353,7 +376,8 @@ def decoding(bench: Bench) -> Iterator[Row]:
             mine.append(ours.decode_rate(bench.chosen("resnet18", root)))
     yield bench.row(
         *("decoding against plain decoding", f"{len(files):,} of {PHOTO}", median(mine) / median(theirs)),
-        **{"ours": f"{figures(median(mine))} pictures/s", "theirs": f"{figures(median(theirs))} pictures/s"},
+        ours=f"{figures(median(mine))} pictures/s",
+        theirs=f"{figures(median(theirs))} pictures/s",
         note=f"ours: found, checked, decoded, seen at {bench.side} pixels, hashed and stored; theirs: "
         f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept. "
         f"{_parts(bench, files[0])}",
@@ -368,7 +392,7 @@ def _parts(bench: Bench, file: str) -> str:
         "PIL": lambda: _decode(file),
         "ours decodes in": lambda: ours.decoded(file),
         "makes a view in": lambda: ours.seen(decoded, bench.side),
-        "hashes in": lambda: hashlib.sha256(levels).digest(),
+        "hashes in": lambda: hashlib.sha256(levels.data).digest(),
     }
     times = {name: limit.seconds(work, limit.CPU, times=50) * 1e3 for name, work in parts.items()}
     return "On one core " + ", ".join(f"{name} {figures(each)} ms" for name, each in times.items())
@@ -393,7 +417,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     beyond = peaks[0] - peaks[1]
     yield bench.row(
         *("memory beyond a small run", f"{count:,} views of {side}x{side}", beyond / budget),
-        **{"ours": f"{beyond / 1e6:,.0f} MB", "theirs": f"store.memory_gb {budget / 1e6:,.0f} MB"},
+        ours=f"{beyond / 1e6:,.0f} MB",
+        theirs=f"store.memory_gb {budget / 1e6:,.0f} MB",
         note="as a fraction of the budget; decoded, stored and trained on for an epoch, in "
         f"{peaks[0] / 1e6:,.0f} MB of PSS, mapped files counted; a hundredth of the pictures and as many steps take "
         f"{peaks[1] / 1e6:,.0f} MB; each the largest of {bench.scale.rounds} rounds",
@@ -410,7 +435,8 @@ def machine_limits(bench: Bench) -> Iterator[Row]:
         ]
         yield bench.row(
             *("matrix rate", str(dtype).removeprefix("torch."), median(rates) / 1e12),
-            **{"theirs": "", "unit": " TFLOP/s"},
+            theirs="",
+            unit=" TFLOP/s",
             note=f"products of {bench.scale.matrix} x {bench.scale.matrix} random numbers",
         )
 

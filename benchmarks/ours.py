@@ -167,7 +167,10 @@ def command(runs: Sequence[Choices], folder: Path) -> tuple[float, list[dict[str
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "train.py", "-m", *words, "resume=false", f"hydra.sweep.dir={folder}"],
-        **{"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": source}, "capture_output": True, "text": True},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
         check=False,
     )
     seconds = time.perf_counter() - began

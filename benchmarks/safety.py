@@ -52,7 +52,9 @@ def checkpoints(bench: Bench) -> Iterator[Row]:
     late = median(saved) - median(plain)
     yield bench.row(
         *("a checkpoint, per 100 MB", f"{network}, Adam, {hundreds * 100:,.0f} MB", late / hundreds),
-        **{"ours": shown(late), "theirs": shown(raw), "unit": " s"},
+        ours=shown(late),
+        theirs=shown(raw),
+        unit=" s",
         note=f"what {steps} steps of training take longer when a checkpoint is written, read back and hashed beside "
         f"them. Training waits {shown(median(copied))} of it for the copy; the rest is what a CPU that trains on all "
         "cores lacks meanwhile. Theirs: to write and fsync as many bytes, while nothing else goes on. "
@@ -89,7 +91,9 @@ def launcher(bench: Bench) -> Iterator[Row]:
     mine, theirs = (median(each) for each in seconds.values())
     yield bench.row(
         *("one worker against hydra/launcher=basic", f"{scale.part}, {scale.runs} warm head runs", mine / theirs),
-        **{"ours": shown(mine), "theirs": shown(theirs), "unit": "x"},
+        ours=shown(mine),
+        theirs=shown(theirs),
+        unit="x",
         note=f"the whole command, {scale.epochs} epochs of {scale.few[0]:,} images; median of {scale.rounds} rounds",
     )
 
@@ -107,7 +111,9 @@ def share(bench: Bench) -> Iterator[Row]:
         whole = bench.sweep(runs).seconds
     yield bench.row(
         *("journals, checkpoints and hashes", f"{scale.part}, {scale.few[0]:,} images", watch.seconds / whole),
-        **{"ours": shown(watch.seconds), "theirs": shown(whole), "unit": ""},
+        ours=shown(watch.seconds),
+        theirs=shown(whole),
+        unit="",
         note=f"share of a cold sweep of a head run and a full run of {scale.part_epochs} epochs: the time in the calls "
         "that write them",
     )

@@ -57,7 +57,7 @@ def search(bench: Bench) -> Iterator[Row]:
     """Measure the time that a search takes for each trial beside its training, and whether that grows."""
     quick = bench.scale.rounds == 1
     for asked, trials in _SEARCHES:
-        clock = _searched(bench, asked.split(), 6 if quick else trials)
+        clock = _searched(bench, asked.split(), *((6, 3) if quick else (trials, _PART)))
         times, new = clock.between, clock.new
         part = min(_PART, len(new) // 2)
         first, last = median(new[:part]), median(new[-part:])
@@ -71,8 +71,8 @@ def search(bench: Bench) -> Iterator[Row]:
             yield bench.row("growth of the overhead per trial", setting, last / first, unit="x", note=what)
 
 
-def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
-    """Carry out a search, and return what stood for its worker."""
+def _searched(bench: Bench, asked: Sequence[str], trials: int, whole: int) -> _Here:
+    """Carry out a search, and return what stood for its worker, where the first runs are `whole`."""
     folder = bench.folder()
     typed = ["freeze=head", "lr=interval(1e-5,1)", *asked, f"trials={trials}", "search.batch=1", "epochs=9"]
     typed += ["search.confirm=0", "data.limit=40", "batch_size=20", "model.image_size=32", "threads=1"]
@@ -86,7 +86,7 @@ def _searched(bench: Bench, asked: Sequence[str], trials: int) -> _Here:
         there = f"hydra.sweep.dir={folder}"
         compose = Composer(lambda one: hydra.compose("config", [*one, there], return_hydra_config=True))
         overrides = OverridesParser.create().parse_overrides(typed)
-        worker = _Here(compose)
+        worker = _Here(compose, whole)
         with mock.patch.object(study, "judge_of", worker.judge_of):
             if run_search(overrides, compose=compose, executor=Workers(worker), folder_named=True):
                 raise RuntimeError(f"the search in {folder} failed")
@@ -123,7 +123,8 @@ class _Here:
     MLflow hears of a run while the next one is trained, for which there is no time here: it is waited for.
     """
 
-    def __init__(self, compose: Composer) -> None:
+    def __init__(self, compose: Composer, whole: int) -> None:
+        self._whole = whole
         self.compose, self.forget, self.pool, self.config = compose, compose.forget, self, compose([])
         self.between: list[float] = []
         """Seconds from the end of each run to the start of the next one, and until there was who judges it."""
@@ -166,7 +167,7 @@ class _Here:
         sweep = Path(composed.hydra.sweep.dir)
         folder = sweep / composed.hydra.sweep.subdir
         folder.mkdir(exist_ok=True)
-        if number < _PART:
+        if number < self._whole:
             self._record(number, composed, overrides, sweep, folder)
             self.within.append(time.perf_counter() - began)
         else:

@@ -52,13 +52,16 @@ def streaming(bench: Bench) -> Iterator[Row]:
         )
         yield bench.row(
             *("peak of a store against its budget", name, one.disk / budget),
-            **{"ours": f"{one.disk / 1e6:,.1f} MB", "theirs": f"store.budget_gb {budget / 1e6:,.1f} MB"},
+            ours=f"{one.disk / 1e6:,.1f} MB",
+            theirs=f"store.budget_gb {budget / 1e6:,.1f} MB",
             note=f"sampled a hundred times a second; without a bound it grows to {two.disk / 1e6:,.0f} MB",
         )
         rates = [found.metrics["cost/images_per_second"] for found in (one, two)]
         yield bench.row(
             *("epochs that stream against those of kept pictures", name, rates[0] / rates[1]),
-            **{"ours": f"{figures(rates[0])} images/s", "theirs": f"{figures(rates[1])} images/s", "unit": "x"},
+            ours=f"{figures(rates[0])} images/s",
+            theirs=f"{figures(rates[1])} images/s",
+            unit="x",
             note=f"with their checks and with what both compute once; in {one.memory / 1e6:,.0f} MB of memory against "
             f"{two.memory / 1e6:,.0f} MB",
         )

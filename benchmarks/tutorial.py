@@ -100,7 +100,7 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> float:
 def main(root: Path, name: str, *, size: int, lr: float, epochs: int, device: torch.device) -> list[float]:
     """Train one run and return the training loss of every epoch."""
     train, val = loader(root, "train", size), loader(root, "val", size)
-    model = network(name, len(train.dataset.classes), size).to(device)
+    model = network(name, len([*(root / "train").iterdir()]), size).to(device)
     optimizer = learning(model, lr)
     losses = []
     for epoch in range(epochs):

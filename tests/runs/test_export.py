@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,13 @@ def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsy
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and "nothing was written" in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_on_a_card_is_exported_from_a_copy_on_the_cpu(trained, tmp_path):
+    network = predict.load(trained.folder / "1", device="cpu")
+    there = frostline.Classifier(replace(network, device=torch.device("cuda:7")))  # which is not there
+    assert there.export(tmp_path / "model.pt") < export.TOLERANCE
+    assert there.network.device.type == "cuda"
 
 
 def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):

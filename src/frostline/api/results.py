@@ -158,7 +158,7 @@ class Sweep:
     def _repr_html_(self) -> str:
         """Return the verdict, the table of runs and the plots, for a notebook."""
         with tempfile.TemporaryDirectory() as folder:
-            drawn = [file.read_text() for file in self.plots(folder) if file.suffix == ".svg"]
+            drawn = [file.read_text(encoding="utf-8") for file in self.plots(folder) if file.suffix == ".svg"]
         table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
         pictures = "".join(text[text.index("<svg") :] for text in drawn)
         return f"<p>{escape(self.verdict)}</p>{table}<div>{pictures}</div>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
@@ -38,7 +39,7 @@ class Disagreement(UserError):
 
 
 def export(network: Predictor, kind: str, output: Path) -> float:
-    """Write `network` (on the CPU) to `output` as `onnx`, `torchscript` or `safetensors`.
+    """Write `network`, or a copy of it on the CPU, to `output` as `onnx`, `torchscript` or `safetensors`.
 
     Return the largest difference between a probability of the original and of the file, read again, over `SAMPLES`;
     raises `Disagreement` where it is above `TOLERANCE`, and leaves no file then. UserError where a package is missing,
@@ -47,7 +48,9 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
     if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # as what it is read
         raise user_error("path", output, f"a file called {SUFFIXES[kind]}")
-    network = replace(network, config=replace(network.config, precision="fp32"))
+    module, cpu = network.model.module, torch.device("cpu")
+    model = replace(network.model, module=module if network.device == cpu else copy.deepcopy(module).to(cpu))
+    network = replace(network, model=model, device=cpu, config=replace(network.config, precision="fp32"))
     portable = Portable(network.model.module, network.model.input, several=network.multi_label).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
         file = Path(folder) / output.name

@@ -85,5 +85,8 @@ def test_the_pages_are_built_and_say_every_key_and_command(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     keys = (tmp_path / "site" / "config.html").read_text()
     assert all(f">{key}<" in keys for key in ("data.max_pixels", "train.ema_decay", "lr", "store.budget_gb"))
+    reference = (tmp_path / "site" / "python.html").read_text()
+    assert all(f'id="frostline.{name}"' in reference for name in {*frostline.__all__} - {"Config", "UserError"})
+    assert 'id="frostline.Sweep.to_pandas"' in reference
     shown = (tmp_path / "site" / "commands.html").read_text()
     assert all(f"usage: frostline {name}" in re.sub(r"<[^>]+>", "", shown) for name in commands.names())

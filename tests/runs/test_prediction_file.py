@@ -318,6 +318,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
     for nothing in ("", "a" * 300):
         assert f"pictures={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
     assert "expected a file in a folder that is there" in refused(f"{'a' * 300}/o.csv", pictures)
+    assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", pictures)
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
     table.write_text("file,error,predicted_error\nx.png,1,2\n")

@@ -127,7 +127,7 @@ def check(output: Path, features: str | None) -> None:
         raise user_error("output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
     if os.path.isdir(output) or not os.path.isdir(output.absolute().parent):
         raise user_error("output", output, "a file in a folder that is there")
-    ours = (_parts_of(output) / _JOB).exists() or _told(output).get("output") == [*facts(str(output))]
+    ours = os.path.exists(_parts_of(output) / _JOB) or _told(output).get("output") == [*facts(str(output))]
     if os.path.exists(output) and not ours:
         whose = "this one was written, or changed since, by somebody else: remove it to have it made anew"
         raise user_error("output", output, f"a new file; {whose}")

@@ -359,8 +359,9 @@ def test_seeds_of_a_solved_head_on_weights_from_scratch_are_repeats(weights):
     for run in runs:
         del run.choices["lr"]
     (found,) = contests(runs)
-    within = statistics.t_interval([0.5, 0.6, 0.7])
-    assert found.contenders[0].interval == statistics.clamped(within) and "3 seeds)" in answer(runs)
+    within = statistics.added(0.6, statistics.t_interval([0.5, 0.6, 0.7]), statistics.wilson(600, 1000))
+    ends = found.contenders[0].interval
+    assert (ends.low, ends.high) == pytest.approx((within.low, within.high)) and "3 seeds)" in answer(runs)
     assert table_of(runs).count("60.00% ±10.00") == 1
 
 
@@ -506,6 +507,43 @@ def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
     assert " against lora and 7 more in the report." in answer(many)
 
 
+def test_seeds_make_no_answer_surer_than_the_test_images_that_they_share(tmp_path):
+    """Five seeds that get about the same images right say little of other images, however little they differ."""
+    random, runs = np.random.default_rng(0), []
+    for job, (mode, wrong, seed) in enumerate((m, w, s) for m, w in (("full", 8), ("head", 12)) for s in range(5)):
+        right = ~np.isin(np.arange(200), random.choice(13, wrong, replace=False) + 60 * (mode == "head"))
+        run = replace(result(job, mode, 0.96 - (mode == "head") / 10, right.mean(), seed=seed), images={"test": 200})
+        runs.append(replace(run, folder=predicted(tmp_path / str(job), right)))
+    (found,) = contests(runs)
+    difference, text = found.difference, answer(runs)
+    seeds, images = difference.over_seeds, difference.over_images
+    assert 0 in difference.interval and 0 in images and 0 not in seeds
+    assert difference.interval == statistics.added(difference.gap, seeds, images)
+    how = "; 5 seeds, paired t-interval and paired jackknife over 200 test images)"
+    assert text.startswith("Undecided: ") and how in text
+    assert "It takes more test images to tell them apart, rather than more seeds." in text and "seed=" not in text
+    over_seeds = statistics.t_interval([0.96] * 5, statistics.step(200))
+    assert found.contenders[0].interval == statistics.added(0.96, over_seeds, statistics.wilson(192, 200))
+    (on_these,) = contests([replace(run, folder="") for run in runs])
+    assert on_these.difference.how == "5 seeds, paired t-interval" and on_these.outcome == "win"
+
+
+@pytest.mark.parametrize("main", [0.0, 0.2])
+def test_intervals_over_seeds_and_the_images_that_they_share_hold_the_truth(main):
+    """Two modes that are as good, but on other images, and whose seeds differ, by images or as a whole."""
+    random, held, alone = np.random.default_rng(0), [], []
+    for _ in range(400):
+        hard, own = random.normal(size=(3, 200)) * np.sqrt([[0.6], [0.2], [0.2]]), random.normal(size=(2, 8, 200))
+        latent = hard[0] + hard[1:, None] + own * np.sqrt(0.2) + random.normal(size=(2, 8, 1)) * main
+        apart = np.subtract(*(latent < 1.3).astype(float))
+        gaps = apart.mean(1)
+        over_seeds = statistics.t_interval(gaps, statistics.step(200))
+        images = statistics.by_influence(gaps.mean(), apart - gaps[:, None], 1 / 200)
+        held.append(0 in statistics.added(gaps.mean(), over_seeds, images))
+        alone.append(0 in over_seeds)
+    assert 0.94 <= np.mean(held) <= 0.99 and np.mean(alone) < (0.94 if main else 0.8)
+
+
 def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
     text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])
@@ -615,6 +653,10 @@ def test_what_the_rivals_chose_otherwise_is_repeated_with_both():
 
 def test_seeds_that_agree_to_the_image_leave_an_interval_on_validation_too():
     runs = [replace(run, images={"val": 100, "test": 1000}) for run in seeds("head", [0.8, 0.8])]
+    alone, within = statistics.wilson(90, 100), validation_interval(cells(runs)[0])  # all have the same images
+    assert within.low < alone.low < within.low + 0.01
+    by = {"choices": runs[0].choices | {"select": "val/macro_f1"}, "metrics": runs[0].metrics | {MACRO_F1.val: 0.9}}
+    runs = [replace(run, **(by | {"choices": by["choices"] | {"seed": run.job}})) for run in runs]
     within = validation_interval(cells(runs)[0])
     half = 12.706205 * 0.01 / math.sqrt(12 * 2)  # Student's t for one degree of freedom, and a hundred images
     assert within is not None and (within.low, within.high) == pytest.approx((0.9 - half, min(1.0, 0.9 + half)))
@@ -775,6 +817,15 @@ def test_over_seeds_differences_of_any_metric_are_paired_by_seed(tmp_path):
     runs = [{run.choices["seed"]: run.metrics[LOSS.test] for run in one.cell.finished} for one in contest.contenders]
     gaps = [runs[0][seed] - runs[1][seed] for seed in range(3)]
     half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
+    said = [[predictions.read(run.folder).measured(LOSS) for run in one.cell.finished] for one in contest.contenders]
+    apart = np.array([one.influence - two.influence for one, two in zip(*said, strict=True)])
+    own = ((apart - apart.mean(0)) ** 2).mean(1).sum() / 2  # of each seed, in each image: it is in `half` already
+    images = stats.norm.ppf(0.975) * math.sqrt((apart.mean(0).var() - own / 3) / apart.shape[1])
+    assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + math.hypot(half, images))
+    for one in contest.contenders:
+        for run in one.cell.finished:
+            (Path(run.folder) / "test_predictions.safetensors").unlink()
+    (contest,) = contests([run for one in contest.contenders for run in one.cell.finished])
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + half)
 
 

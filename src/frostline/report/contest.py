@@ -136,11 +136,12 @@ def _overlap(run: Result) -> float:
 
 
 def validation_interval(cell: Cell) -> Interval | None:
-    """Return the interval of what a cell came to on validation: over seeds, else over images; None if unknown.
+    """Return the interval of what a cell came to on validation; None if unknown.
 
-    Over images accuracy alone is known; of images in groups as many are counted as they are worth.
+    It is over folds, or over images, and over seeds where there are several. Over images accuracy alone is known; of
+    images in groups as many are counted as they are worth.
     """
-    from frostline.report.statistics import clamped, step, t_interval, wilson
+    from frostline.report.statistics import added, clamped, step, t_interval, wilson
 
     values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in cell.repeats(cell.by.val)]
     if not values or any(math.isnan(value) for value in values):
@@ -148,16 +149,15 @@ def validation_interval(cell: Cell) -> Interval | None:
     if not (cell.draws or cell.folds):  # all seeds say the same
         values = values[:1]
     images = cell.finished[0].images.get("val", 0)
-    if len(values) > 1:
-        overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
-        found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
-        return found if cell.by == LOSS else clamped(found)
-    if cell.by != ACCURACY:
-        return None
-    worth = cell.finished[0].metrics.get(VAL_EFFECTIVE)
-    if worth is not None:
-        return wilson(values[0] * worth, worth) if worth else None
-    return wilson(round(values[0] * images), images) if images else None
+    worth = cell.finished[0].metrics.get(VAL_EFFECTIVE, images)
+    over_images = wilson(fmean(values) * worth, worth) if cell.by == ACCURACY and worth else None
+    if len(values) == 1:
+        return over_images
+    overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
+    found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
+    if over_images and not cell.folds:
+        found = added(fmean(values), found, over_images)
+    return found if cell.by == LOSS else clamped(found)
 
 
 def _contest(where: str, results: Sequence[Result]) -> Contest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
         return _cheaper(first, second)
     if difference.folds:
         return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
+    if difference.over_images and 0 in difference.over_images:
+        return ["It takes more test images to tell them apart, rather than more seeds.", *_cheaper(first, second)]
     if not any(one.cell.draws for one in (first, second)):
         return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
     seeds = _seeds_needed(difference)
@@ -56,5 +59,7 @@ def _seeds_needed(difference: Difference) -> int:
 
     if 0 not in difference.interval:
         return max(5, 2 * difference.seeds)
-    gap, within = difference.gap, difference.interval
+    gap, within, images = abs(difference.gap), difference.over_seeds or difference.interval, difference.over_images
+    if images:  # more seeds are to leave room for these
+        gap = math.sqrt(max(0.0, gap**2 - ((images.high - images.low) / 2) ** 2))
     return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))

@@ -88,6 +88,14 @@ def t_interval(values: Sequence[float], least: float = 0.0, overlap: float = 0.0
     return _student(mean, deviation * math.sqrt(1 / len(values) + overlap), len(values) - 1)
 
 
+def added(middle: float, one: Interval, other: Interval) -> Interval:
+    """Return the interval of what has two errors that are independent, given one of each, both around `middle`."""
+    low, high = (
+        math.hypot(first - middle, second - middle) for first, second in ((one.low, other.low), (one.high, other.high))
+    )
+    return Interval(middle - low, middle + high)
+
+
 def clamped(interval: Interval) -> Interval:
     """Return the part of an accuracy's interval that accuracies can have."""
     return Interval(max(0.0, interval.low), min(1.0, interval.high))
@@ -195,13 +203,24 @@ def by_influence(
     intervals of 150 images, 10% of them of the rarest of three classes, hold the truth 95 (balanced accuracy), 96
     (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times, with none 94, 94 and 95 times, and
     then they have no width at all where two networks say the same. None where all images are of one of the `groups`.
+
+    `(S, N)` are the influences on each of several seeds of which `value` is the mean. The variance is then less by what
+    of it is each seed's own, which an interval over seeds has, too: so both are `added` (A. Cameron, J. Gelbach and
+    D. Miller 2011, Journal of Business and Economic Statistics 29, p. 238, for images and seeds).
     """
-    if groups is None:
-        error = math.hypot(float(np.std(influence)) / math.sqrt(len(influence)), least)
-        return _student(value, error, math.inf, level)
-    sizes = np.unique(groups, return_counts=True)[1]
-    error = math.hypot(_error_over_groups(influence, groups), least) if len(sizes) > 1 else 0.0
-    return _student(value, error, _freedom(sizes), level) if len(sizes) > 1 else None
+    several = np.atleast_2d(influence)
+    sizes = None if groups is None else np.unique(groups, return_counts=True)[1]
+    if sizes is not None and len(sizes) < 2:
+        return None
+    mean, seeds = several.mean(0), len(several)
+    own = sum(_variance(one - mean, groups) for one in several) / (seeds * (seeds - 1)) if seeds > 1 else 0.0
+    error = math.sqrt(max(0.0, _variance(mean, groups) - own) + least**2)
+    return _student(value, error, math.inf if sizes is None else _freedom(sizes), level)
+
+
+def _variance(influence: Floats, groups: Ints | None) -> float:
+    """Return the squared standard error of a measure, given the influence `(N,)` of each image."""
+    return float(np.var(influence)) / len(influence) if groups is None else _error_over_groups(influence, groups) ** 2
 
 
 def unpaired(first: tuple[float, float], second: tuple[float, float]) -> Interval:

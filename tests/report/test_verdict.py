@@ -68,6 +68,14 @@ def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_cal
     assert "; one seed, " in answer(whole)
 
 
+def test_a_validation_split_that_is_all_right_leaves_a_standard_error_of_about_an_image():
+    """With none at all a trial that is one image behind was not as good as the best."""
+    (sure,) = [replace(run, images={"val": 144}) for run in [result(0, "head", 1.0, 0.9)]]
+    assert standard_error(ACCURACY, [sure]) == pytest.approx(math.sqrt(143 / 144) / 144)
+    nearly = replace(sure, metrics=sure.metrics | {VAL: 143 / 144})
+    assert standard_error(ACCURACY, [nearly]) == pytest.approx(standard_error(ACCURACY, [sure]))
+
+
 def test_the_standard_error_of_a_loss_is_how_far_its_seeds_are_apart():
     runs = [result(seed, "head", 0.9, 0.9, seed=seed) for seed in range(3)]
     runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}) for run in runs]

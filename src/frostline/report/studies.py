@@ -232,11 +232,13 @@ def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
     """Return the standard error of what one of these runs comes to on validation; None where it is not known.
 
     Of an accuracy it is that of counting images, of those in groups what they are worth, else how far they are apart.
+    Where all images are right, or none, it is that of one more or less: nobody is certain of the next image.
     """
     images = finished[0].metrics.get(VAL_EFFECTIVE, finished[0].images.get("val", 0))
     if by == ACCURACY and images:
         share = fmean(run.metrics[by.val] for run in finished)
-        return math.sqrt(max(share * (1 - share), 0.0) / images)
+        share = share if 0 < share < 1 else 1 / max(2, images)
+        return math.sqrt(share * (1 - share) / images)
     return Cell(finished[0].choices, tuple(finished)).spread(by.val)
 
 

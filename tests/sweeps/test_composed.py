@@ -98,3 +98,20 @@ def test_what_follows_from_other_keys_is_composed():
 def test_a_folder_that_somebody_names_after_values_is_composed():
     jobs = Jobs(Composer(lambda job: whole(job, "hydra.sweep.subdir=lr-${lr}")))
     assert [jobs([f"lr={lr}"], number).folder for number, lr in enumerate(("0.1", "0.2"))] == ["lr-0.1", "lr-0.2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "group"),
+    [
+        (["freeze_mode.name=full"], "freeze_mode"),
+        (["freeze_mode.name=mine", "freeze_mode.name=full"], "freeze_mode"),
+        (["schedule.name=cosine"], "schedule"),
+        (["data.name=cifar10"], "data"),
+    ],
+)
+def test_the_name_of_another_option_is_refused_for_which_it_would_be_taken(names, group):
+    jobs = Jobs(Composer(whole))
+    with pytest.raises(UserError, match=rf"^{names[-1]}: expected a name of its own, as this is {group}=\w+; {group}="):
+        for number, name in enumerate(names):
+            jobs([name], number)
+    assert jobs(["data.name=birds", "freeze=full", "freeze_mode.name=full"], 0).config.data.name == "birds"

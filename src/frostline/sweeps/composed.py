@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from frostline.core import files
 from frostline.core.config import Config
 from frostline.core.config_keys import value_of
 from frostline.core.errors import user_error
@@ -54,8 +55,8 @@ class Jobs:
         if first is None:
             return None
         own = {key: _as_typed(value, first.config, key) for key, value in values.items()}
-        if None in own.values():  # what Hydra makes of it, or has against it, it says best
-            return None
+        if None in own.values() or any(key.endswith(".name") for key in own):
+            return None  # what Hydra makes of it, or has against it, it says best; names may be those of others
         return Composed(changed(first.config, own), first.sweep, str(number))
 
     def _whole(self, overrides: Sequence[str], number: int) -> Composed:
@@ -89,9 +90,22 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
     with read_write(composed), open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     with _current(composed):
-        return Composed(
-            job.config_of(composed), str(composed.hydra.sweep.dir), str(PurePosixPath(str(composed.hydra.sweep.subdir)))
-        )
+        config = job.config_of(composed)
+        _require_own_names(config, composed.hydra.runtime)
+        return Composed(config, str(composed.hydra.sweep.dir), str(PurePosixPath(str(composed.hydra.sweep.subdir))))
+
+
+def _require_own_names(config: Config, hydra: Any) -> None:
+    """Raise `UserError` for what is chosen of a group and has the name of another option, for which it would be taken.
+
+    So has a file that was copied from the nearest one, and what is typed as `freeze_mode.name=full`.
+    """
+    places = [source.path for source in hydra.config_sources if source.schema == "file"]
+    for group in ("freeze_mode", "schedule", "augment", "data"):
+        name, option = str(value_of(config, f"{group}.name")), hydra.choices.get(group)
+        if option not in (None, name) and any(files.readable(Path(place, group, f"{name}.yaml")) for place in places):
+            expected = f"a name of its own, as this is {group}={option}; {group}={name} is another option"
+            raise user_error(f"{group}.name", name, expected)
 
 
 @contextmanager

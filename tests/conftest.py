@@ -60,16 +60,18 @@ def pytest_collection_finish() -> None:
 
     What is frozen does not count as old, so that it would look at all that is new far more often than elsewhere.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(700, 10, 100)
 
 
-def pytest_unconfigure() -> None:
-    """Let it look at all of that once more, when the interpreter ends, where some packages count what they hold.
+def pytest_sessionfinish() -> None:
+    """Let it look no more at what the tests loaded either: pytest collects garbage ten times at the end."""
+    gc.collect()
+    gc.freeze()
 
-    Not before: pytest collects garbage five times at the end.
-    """
+
+def pytest_unconfigure() -> None:
+    """Let it look at all once more, when the interpreter ends, where some packages count what they hold."""
     atexit.register(gc.unfreeze)
 
 

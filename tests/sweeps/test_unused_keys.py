@@ -66,6 +66,11 @@ def test_what_is_merely_without_effect_is_named(override, chosen, wanted, readin
     assert checked(override, chosen, reading) == []
 
 
+def test_values_in_mistakes_stand_there_as_people_type_them():
+    with pytest.raises(UserError, match=r"with data.folds=null nothing reads it$"):
+        checked("data.fold=2", [])
+
+
 def test_to_switch_something_off_is_no_mistake():
     assert (
         checked("augment.flip=false", [])

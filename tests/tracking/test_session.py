@@ -360,6 +360,15 @@ def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeyp
     assert "closed: still pending, lock: Permission denied" in said and "own: complete" in said
 
 
+@pytest.mark.parametrize("value", [float("nan"), 1e308, -1.0])
+def test_an_accuracy_that_is_none_is_not_read_from_a_store_to_which_others_write(tracker, client, tmp_path, value):
+    run = client.create_run(tracker.experiment_id, tags={layout.REASON_TAG: ""})
+    for key, told in (("test/accuracy", value), ("best/val_accuracy", 0.5), ("test/loss", 2.0)):
+        client.log_metric(run.info.run_id, key, told)
+    (found,) = query.results(tracker.uri, run.info.run_id)
+    assert found.metrics == {"best/val_accuracy": 0.5, "test/loss": 2.0} and found.reason is None
+
+
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
     uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db", tmp_path)

@@ -5,6 +5,7 @@ A key of the schema that only some options read has its rule here, so that none 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -158,12 +159,17 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
             value = typed.get(key)
             if value is None or value.lower() in ("false", "null") or any(map(rule.read, configs)):
                 continue
-            chosen = " and ".join(sorted({str(value_of(config, rule.group)) for config in configs}))
+            chosen = " and ".join(sorted({_as_typed(value_of(config, rule.group)) for config in configs}))
             why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
             if rule in _MISTAKES:
                 raise user_error(key, value, f"to be given with {why}")
             lines.append(f"{key}={value} has no effect: it wants {why}")
     return lines
+
+
+def _as_typed(value: object) -> str:
+    """Return a value as people type it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:

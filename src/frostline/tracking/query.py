@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.metrics import METRICS
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.recording import reason_tags
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather a name
 _ONCE = ("best/", "test/", "cost/", "search/")  # metrics that a run has once
+_SHARES = {name for one in METRICS.values() if one.share for name in (one.val, one.test)}
+"""Metrics that are from 0 to 1, unless somebody else wrote to the store."""
 _FEW = 10  # digests that are asked for one by one
 
 
@@ -202,5 +205,6 @@ def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:
 
 def _result_of(number: int, run: Run) -> Result:
     why = run.data.tags.get(REASON_TAG) or None
-    params, metrics = dict(run.data.params), dict(run.data.metrics)
+    metrics = {key: value for key, value in run.data.metrics.items() if key not in _SHARES or 0 <= value <= 1}
+    params = dict(run.data.params)
     return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)

@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import re
+import shlex
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from math import inf, isfinite, nan
@@ -306,6 +307,21 @@ def test_an_unknown_option_of_a_source_is_answered_with_one_of_its_own() -> None
     assert line.startswith("data.options.seperator=;: expected") and line.endswith(
         "did you mean data.options.separator?"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "within"),
+    [
+        ("optimizer.options.eps=1e-6", "optimizer.options"),
+        ("optimizer.options={eps:1e-6}", "optimizer.options"),
+        ("data.splits={train:x}", "data.splits"),
+    ],
+)
+def test_what_may_be_added_is_answered_with_how_that_is_typed(typed, within):
+    with pytest.raises(ConfigCompositionException) as caught:
+        compose(typed)
+    line = str(hydra_errors.explain(caught.value, [typed]))
+    assert line == f"{typed}: expected a + before it, as {within} has no such key yet: {shlex.quote(f'+{typed}')}"
 
 
 def test_an_unknown_key_in_a_rule_is_one_line() -> None:

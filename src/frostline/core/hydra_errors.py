@@ -13,6 +13,9 @@ from omegaconf import OmegaConf
 from frostline.core import project
 from frostline.core.errors import UserError, unknown_key, user_error
 
+_OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
+"""Keys within which others may be added."""
+
 
 def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
     """Return what Hydra or OmegaConf found wrong in `arguments`, where one of the `commands` may have been meant."""
@@ -37,7 +40,12 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
         return user_error(found[1], found[2], "one value, as for one run; a sweep searches a range with search=tpe")
     if found := re.search(r"Could not override '([^']+)'", text):
-        return unknown_key(found[1], _given(found[1], arguments), _data_options(arguments))
+        key, value, options = found[1], _given(found[1], arguments), _data_options(arguments)
+        within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
+        if within is None or (within == "data.options" and options):
+            return unknown_key(key, value, options)
+        expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
+        return user_error(key, value, expected)
     if found := re.search(r"field '([^']+)' is not Optional", text):
         return user_error(found[1], "null", "a value")
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"

@@ -65,7 +65,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Let it look no more at what the tests loaded either: pytest collects garbage ten times at the end."""
+    """Let it look no more at what the tests loaded either: pytest has it look at all twice at the end."""
     gc.collect()
     gc.freeze()
 

@@ -223,7 +223,7 @@ def _run() -> None:
     from omegaconf import OmegaConf
 
     import small
-    from frostline.core import files, machine, notices, project
+    from frostline.core import driver, files, machine, notices, plugins, project
     from frostline.core.validation import parse
     from frostline.sweeps.config_text import config_text
 
@@ -235,8 +235,10 @@ def _run() -> None:
             small.carry_out(parse(config), Path(folder) / mode)
     project.source_sha256()
     OmegaConf.clear_resolver("project_root")
-    files._alike.clear()
-    notices._told.clear()
+    for known in (files._alike, notices._told):
+        known.clear()
+    for asked in (plugins._points, driver.too_old):  # of what is installed, which differs from command to command
+        asked.cache_clear()
     assert threading.active_count() == 1, "a fork would wait for threads that it does not have"
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 
+import warm
 from frostline.commands.store import main as command
 from frostline.core import memory
 from frostline.core.errors import UserError
@@ -271,15 +271,17 @@ os._exit(0)
 """
 
 
-def start(folder: Path, seconds: float, processes: int) -> subprocess.Popen[str]:
+def start(folder: Path, seconds: float, processes: int) -> warm.Popen:
     command = [sys.executable, "-c", SCRIPT, str(folder), str(folder.with_name("log")), str(seconds), str(processes)]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return warm.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.slow
 def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: Path):
-    answers = start(tmp_path / "store", 2, 10).communicate(timeout=120)[0].splitlines()
+    with start(tmp_path / "store", 2, 10) as process:
+        assert process.stdout is not None
+        answers = process.stdout.read().splitlines()
     assert (tmp_path / "log").read_text() == "made\n"
     waited = "store: waiting for another process that makes digits; False 10000 {'n': 5}"
     assert sorted(answers) == ["True 10000 {'n': 5}"] + [waited] * 9
@@ -287,11 +289,10 @@ def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: 
 
 @pytest.mark.slow
 def test_what_a_killed_process_left_is_cleaned_by_the_next_that_makes_something(tmp_path: Path, said: list[str]):
-    process = start(tmp_path / "store", 60, 1)
-    while not (tmp_path / "log").exists():
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    with start(tmp_path / "store", 60, 1) as process:
+        while not (tmp_path / "log").exists():
+            time.sleep(0.02)
+        process.kill()
     store = Store(tmp_path / "store", budget=10**6, say=said.append)
     assert {file.name for file in files(store)} - {"unfinished.jsonl"} == {"rows"} and store.items() == []
     assert not store.has("pixels", "a" * 64)

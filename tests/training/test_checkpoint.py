@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import warm
 from frostline.training import checkpoint
 from small import last_checkpoint
 
@@ -218,7 +218,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monk
 def test_killed_inside_any_step_of_a_save_the_last_one_that_was_done_is_there(tmp_path: Path) -> None:
     """At every call that touches the disk in four saves, until a process lives through all of them."""
     command = [sys.executable, "-c", KILLER, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": SOURCE})
+    done = warm.run(command, env={**os.environ, "PYTHONPATH": SOURCE})
     tried = int(done.stdout)
     assert tried > 30
     for folder in tmp_path.iterdir():

@@ -340,26 +340,33 @@ def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):
     assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: not there, or a link to nothing",))
 
 
+SMALL_PARTS = """
+import runpy
+from frostline.runs import prediction_file
+prediction_file._PART = 256
+runpy.run_module("frostline", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, pictures, tmp_path):
     many = tmp_path / "list"
-    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 60)))
-    command = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
-    out, err = trained.command(*command, "whole.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
-    assert out == "whole.parquet: 3,000 pictures\n" and "120 of 3,000 pictures could not be read: " in err
-    whole = [sys.executable, "-m", "frostline", *map(str, command), "said.parquet"]
+    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 20)))
+    words = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
+    command = [sys.executable, "-c", SMALL_PARTS, *map(str, words)]
+    how = {"env": trained.environment(), "cwd": tmp_path}
+    done = warm.run([*command, "whole.parquet"], **how, stdin=many.read_text())
+    assert done.returncode == 1 and done.stdout == "whole.parquet: 1,000 pictures\n"
+    assert "40 of 1,000 pictures could not be read: " in done.stderr
     beside, kills = tmp_path / "said.parquet.parts", 0
     for wanted in (1, 2):
-        with (
-            many.open() as listed,
-            warm.Popen(whole, stdin=listed, env=trained.environment(), cwd=tmp_path) as process,
-        ):
+        with many.open() as listed, warm.Popen([*command, "said.parquet"], stdin=listed, **how) as process:
             while len(list(beside.glob("*.part"))) < wanted and process.poll() is None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     assert kills == 2
-    trained.command(*command, "said.parquet", cwd=tmp_path, stdin=many.read_text(), expect=1)
+    assert warm.run([*command, "said.parquet"], **how, stdin=many.read_text()).returncode == 1
     assert (tmp_path / "said.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not beside.exists()
 

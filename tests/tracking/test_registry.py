@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,10 +12,12 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 import torch
 from PIL import Image
 
+import warm
 from frostline.commands import register
 from frostline.core.errors import UserError
 from frostline.runs import predict
@@ -75,11 +76,9 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     environment["PYTHONPATH"] = str(tmp_path / "site")
     options = ["-m", "models:/digits/1", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment["PATH"]])  # noqa: PTH120
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "models", "serve", *options],
-        **{"env": environment, "cwd": tmp_path, "start_new_session": True},
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
-    )
+    typed = [sys.executable, "-m", "mlflow", "models", "serve", *options]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = warm.Popen(typed, env=environment, cwd=tmp_path, **quiet)  # which starts Python for the server
     try:
         wait(f"{address}/ping", process)
         files = sorted(pictures.iterdir())
@@ -90,7 +89,8 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
         with refused.value as answer:
             assert answer.code == 400 and b"row 1: expected a picture as base64 text" in answer.read()
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        for server_process in psutil.Process(process.pid).children(recursive=True):
+            server_process.terminate()
         process.wait(20)
     network = predict.load(trained.folder / "0", device="cpu")
     for answer, row in zip(said, predict.probabilities(network, files, batch=3), strict=True):

@@ -258,6 +258,19 @@ def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client,
         raise KeyboardInterrupt
 
 
+def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root, tmp_path, monkeypatch):
+    for name, alive in (("over", []), ("going on", [tmp_path])):
+        (sweep := tmp_path / name).mkdir()
+        monkeypatch.setattr(session.sweep_record, "going_on", lambda folder, alive=alive: alive)
+        with pytest.raises(OSError, match="full"), session.ended_in_any_case(sweep):
+            opened = open_sweep(tracker.uri, root=root, folder=sweep, experiment_name="hasty")
+            raise OSError("full")
+        assert journal.ended(sweep) != bool(alive)
+        session.bring(opened)
+        assert client.get_run(journal.run_id(sweep)).info.status == ("RUNNING" if alive else "FAILED")
+        session._followers.pop(str(sweep), None)
+
+
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
     heavy = ("mlflow", "torch", "sqlalchemy")
     code = f"import sys, frostline.tracking.session; print([m for m in {heavy} if m in sys.modules])"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from frostline.core import files, interrupts
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, sweep_record
+from frostline.records import cluster_jobs, journal, layout, sweep_record
 from frostline.records.recording import Record, begin, end
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
@@ -140,26 +140,32 @@ def close_sweep(
 
 @contextmanager
 def ended_in_any_case(folder: Path) -> Iterator[None]:
-    """End the sweep's record in `folder`, KILLED and without an answer, where interrupts end the block before that.
+    """End the sweep's record in `folder`, without an answer, where the block ends before that.
 
-    It is in the journal at once, with runs of which nobody gives signs of life, and in MLflow if that answers in a
-    moment; else the next sweep passes it on. One more interrupt does not wait for that.
+    KILLED by an interrupt, it is in the journal at once, with runs of which nobody gives signs of life, and in MLflow
+    if that answers in a moment; else the next sweep passes it on. One more interrupt does not wait for that. By any
+    other error it is FAILED, unless runs go on or wait in the queue of a cluster.
     """
     try:
         yield
     except KeyboardInterrupt:
         with suppress(OSError):  # a folder that is gone, or a disk that is full
-            _break_off(folder)
+            _break_off(folder, "KILLED")
+        raise
+    except Exception:
+        with suppress(OSError):
+            if not sweep_record.going_on(folder) and all(job.ended for job in cluster_jobs.of(folder)):
+                _break_off(folder, "FAILED")
         raise
 
 
-def _break_off(folder: Path) -> None:
+def _break_off(folder: Path, status: str) -> None:
     if journal.uid(folder) is None:  # it never began
         return
     with interrupts.deferred():
         sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
         if not journal.ended(folder):
-            end(folder, "KILLED", None)
+            end(folder, status, None)
     if (follower := _followers.pop(str(folder), None)) is not None:
         complete = follower.complete(patience=_MOMENT, limit=_MOMENT)
         follower.stop(patience=0.0)

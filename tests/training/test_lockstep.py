@@ -1,10 +1,13 @@
-"""What a step of many heads costs on a card: no wait, and launches that hardly grow with their number."""
+"""What a step of many heads costs on a card: no wait, and launches that hardly grow with their number.
+
+And what is tried before: whether every head gets the bits that it gets alone.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from emulated_card import EmulatedMachine
 from frostline.training import optim
@@ -17,19 +20,33 @@ from small import Samples, compose
 DIM, CLASSES, BATCH = 16, 5, 8
 
 
+def learn(
+    heads: int,
+    seeds: int = 1,
+    rates: int | None = None,
+    *,
+    optimizer: str = "adamw",
+    dim: int = DIM,
+    device: str = "cpu",
+) -> tuple[list[Member], Samples]:
+    """Return so many heads, each of its own learning rate or of `rates`, and four batches for them."""
+    torch.manual_seed(0)
+    data = Samples(torch.randn(4 * BATCH, dim).to(device), torch.arange(4 * BATCH).remainder(CLASSES).to(device))
+    members = []
+    for number in range(heads):
+        linear = nn.Linear(dim, CLASSES).to(device)
+        groups = [{"name": "head", "params": [*linear.parameters()], "weight_decay": 0.0, "scales": (1.0,)}]
+        lr = 1e-3 * (number % (rates or heads) + 1)
+        built = optim.build(optimizer, groups, lr=lr, options={})
+        recipe = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=number % seeds)
+        members.append(Member(Head((), linear), built, Rates(compose().schedule, lr, 4), recipe))
+    return members, data
+
+
 def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = "adamw") -> EmulatedMachine:
     """Return a card on which the second step of so many heads was made, each of its own learning rate or of `rates`."""
     with EmulatedMachine().running() as there:
-        torch.manual_seed(0)
-        data = Samples(torch.randn(4 * BATCH, DIM).to("cuda"), torch.arange(4 * BATCH).remainder(CLASSES).to("cuda"))
-        members = []
-        for number in range(heads):
-            linear = nn.Linear(DIM, CLASSES).to("cuda")
-            groups = [{"name": "head", "params": [*linear.parameters()], "weight_decay": 0.0, "scales": (1.0,)}]
-            lr = 1e-3 * (number % (rates or heads) + 1)
-            built = optim.build(optimizer, groups, lr=lr, options={})
-            recipe = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=number % seeds)
-            members.append(Member(Head((), linear), built, Rates(compose().schedule, lr, 4), recipe))
+        members, data = learn(heads, seeds, rates, optimizer=optimizer, device="cuda")
         steps = Stack(members).steps(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
         next(steps)
         there.launches.clear()
@@ -61,3 +78,47 @@ def test_a_step_of_heads_that_differ_in_their_seed_launches_what_one_does(optimi
 
 def test_no_step_waits() -> None:
     assert not +step(4).waits and not +step(4, seeds=2).waits
+
+
+def test_heads_agree_though_one_of_them_has_diverged() -> None:
+    members, data = learn(3)
+    with torch.no_grad():
+        members[1].head.linear.weight.fill_(torch.nan)
+    assert Stack(members).agrees(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
+
+
+def test_heads_do_not_agree_where_one_alone_lies_otherwise_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = torch.addmm
+
+    def looks_where_memory_begins(bias: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+        return product(bias, weight, columns) * (1 + 1e-6 * (weight.data_ptr() % 16 == 0))
+
+    def of_each(*stacked: Tensor) -> Tensor:
+        return torch.stack([looks_where_memory_begins(*one) for one in zip(*stacked, strict=True)])
+
+    monkeypatch.setattr(torch, "addmm", looks_where_memory_begins)
+    monkeypatch.setattr(torch, "baddbmm", of_each)  # where the second layer begins after 5 * 15 numbers of 4 bytes
+    members, data = learn(2, dim=15)
+    assert not Stack(members).agrees(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_that_the_few_logits_of_a_small_last_batch_agree_does_not_mean_that_all_do(
+    monkeypatch: pytest.MonkeyPatch, seeds: int
+) -> None:
+    product = torch.baddbmm
+
+    def rarely_other(bias: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+        rare = (columns[:, :1] == 7.0) & (columns.shape[2] == 1)
+        return product(bias, weight, columns) * (1 + 1e-6 * rare)
+
+    members, data = learn(2, seeds)
+    data.tensor.round_()
+    data.tensor[3, 0] = 7.0
+    with torch.no_grad():
+        for parameter in (one for member in members for one in member.head.linear.parameters()):
+            parameter.mul_(64).round_().div_(64)  # whose products are exact, however they are added
+    batches = torch.arange(3 * BATCH + 1).split(BATCH)
+    assert Stack(members).agrees(data, batches, 1, 0)
+    monkeypatch.setattr(torch, "baddbmm", rarely_other)
+    assert not Stack(members).agrees(data, batches, 1, 0)

@@ -8,6 +8,8 @@ batches, and where it does not hold nothing is done together.
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,9 @@ from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
 from frostline.training.steps import TOGETHER, WAITING, Recipe, Step, Sums, batched, seed_dropout
+
+_TRIED = 4_000
+"""Logits of all heads that are to agree before a batched product counts as having the bits of single ones."""
 
 
 @dataclass(frozen=True)
@@ -112,34 +117,35 @@ class Stack:
 
     @torch.no_grad()
     def agrees(self, data: Dataset, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
-        """Return whether a step on the first and on the last of the batches gives every member the bits it gets alone.
+        """Return whether a step on batches of the sizes at `indices` gives every member the bits it gets alone.
 
-        Tried first is one product for all of a seed. No weight is changed. Kernels are chosen by shapes, which other
-        batches share.
+        Tried first is one product for all of a seed. No weight is changed. Kernels are chosen by shapes, which batches
+        of one size share; of a small size several are tried, since few numbers may agree by chance.
         """
         began = time.perf_counter()
-        numbers = sorted({0, len(indices) - 1})
-        batches = [(first + number, *next(self._batches(data, indices, epoch, number))) for number in numbers]
+        samples, batches = torch.cat(list(indices)), []
+        for size in sorted({len(indices[0]), len(indices[-1])}):
+            count = min(math.ceil(_TRIED / (size * self._weight.shape[:2].numel())), len(samples) // size)
+            batches += [*self._batches(data, samples[: count * size].split(size), epoch)]
         for products in ([len(self._seeds)] if self._evenly else []) + [len(self.members)]:
             self._products = products
-            agreed = all(self._agrees_on(*batch) for batch in batches)
+            agreed = all(self._agrees_on(*batch, first) for batch in batches)
             if agreed:
                 break
         self.ahead += time.perf_counter() - began
         return agreed
 
-    def _agrees_on(self, step: int, inputs: Tensor, labels: Tensor) -> bool:
+    def _agrees_on(self, inputs: Tensor, labels: Tensor, step: int) -> bool:
         inputs = self._before(inputs, step)
         with gradient.threads_for(self.members[0].head, inputs.shape[1]):
             logits = self._gradients(inputs, labels)
             every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
             for number, (member, x, y) in enumerate(every):
-                linear = member.head.linear
-                alone = gradient.of_head(Head((), linear), x, y, member.recipe.label_smoothing)
-                apart = [alone.t(), *(p.grad for p in linear.parameters())]
-                linear.zero_grad()
-                grads = [grad[number] for grad in (self._weight_grad, self._bias_grad) if grad is not None]
-                if not all(torch.equal(a, b) for a, b in zip([logits[number], *grads], apart, strict=True)):  # type: ignore[arg-type]
+                linear = copy.deepcopy(member.head.linear)  # in memory of its own: kernels are chosen by alignment, too
+                alone = gradient.of_head(Head((), linear), x.clone(), y, member.recipe.label_smoothing)
+                found = [one[number] for one in (logits, self._weight_grad, self._bias_grad) if one is not None]
+                apart = [alone.t(), *(parameter.grad for parameter in linear.parameters())]
+                if not all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(found, apart, strict=True)):  # type: ignore[arg-type]
                     return False
         return True
 
@@ -150,15 +156,13 @@ class Stack:
             if self._bias_grad is not None:
                 member.head.linear.bias.grad = self._bias_grad[number]
 
-    def _batches(
-        self, data: Dataset, indices: Sequence[Tensor], epoch: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs `(seeds, B, ...)` and labels `(seeds, B, ...)` of each batch from the one numbered `start`."""
+    def _batches(self, data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs `(seeds, B, ...)` and labels `(seeds, B, ...)` of each batch."""
         sizes = [len(batch) for batch in indices]
         orders = [torch.cat(list(indices)).split(sizes)]
         for seed in self._seeds[1:]:
             orders.append(shuffled(len(data.labels), seed, epoch)[: sum(sizes)].split(sizes))
-        batches = [torch.cat(several) for several in zip(*orders, strict=True)][start:]
+        batches = [torch.cat(several) for several in zip(*orders, strict=True)]
         together = max(TOGETHER // len(batches[0]), 1)
         for inputs, labels in batched(data, batches, together, epoch):
             count = len(self._seeds)

@@ -154,7 +154,7 @@ def test_a_name_that_is_no_optimizer_is_one_line(typed: str) -> None:
 
 def test_an_option_that_the_optimizer_does_not_take_is_one_line() -> None:
     optim.check_options("sgd", {"momentum": 0.9})
-    for key in ("momentm", "lr", "weight_decay", "params"):
+    for key in ("momentm", "lr", "weight_decay", "params", "differentiable"):
         with pytest.raises(UserError, match=rf"^optimizer\.options\.{key}=0\.9: expected an option of sgd") as caught:
             optim.check_options("sgd", {key: 0.9})
         assert "\n" not in str(caught.value)
@@ -165,6 +165,20 @@ def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict
     with pytest.raises(UserError, match=r"^optimizer\.options=.*expected what sgd takes \(.+\)$") as caught:
         optim.check_options("sgd", options)
     assert "\n" not in str(caught.value)
+
+
+def test_an_option_that_needs_a_card_is_one_line_on_a_cpu() -> None:
+    options = {"fused": False, "capturable": True}
+    with pytest.raises(
+        UserError, match=r"^optimizer\.options=.*expected what adam takes \(If capturable=True.+"
+    ) as caught:
+        optim.check_options("adam", options, device=torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+    optim.check_options("adam", options, device=torch.device("cuda"))
+    with pytest.raises(UserError, match="capturable"):
+        checks.check(
+            compose("freeze=head", "optimizer=adam", *(f"+optimizer.options.{k}={v}" for k, v in options.items()))
+        )
 
 
 def test_weight_decay_that_the_optimizer_does_not_have_is_one_line() -> None:

@@ -37,9 +37,9 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
 
     Raises the `UserError` that a run would meet before its first step.
     """
-    machine.require_kernels(machine.device(config.device))
-    how = config.optimizer
-    optim.check_options(how.name, how.options, weight_decay=how.weight_decay)
+    device, how = machine.device(config.device), config.optimizer
+    machine.require_kernels(device)
+    optim.check_options(how.name, how.options, weight_decay=how.weight_decay, device=device)
     screen = Screen()
     store = store_of(config, screen.say)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,18 +32,27 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return found[name.lower()]
 
 
-def check_options(name: str, options: Mapping[str, Any], *, weight_decay: float = 0.0) -> None:
-    """Raise `UserError` for what the optimizer called `name` does not take, or does not take so."""
+def check_options(
+    name: str, options: Mapping[str, Any], *, weight_decay: float = 0.0, device: torch.device | None = None
+) -> None:
+    """Raise `UserError` for what the optimizer called `name` does not take, or does not take so.
+
+    A step is tried where the `device` of the parameters is given as a CPU, on which some options do not work.
+    """
     taken = set(inspect.signature(optimizer_class(name)).parameters)
     if weight_decay and "weight_decay" not in taken:  # a group may hold anything, and torch would say nothing
         raise user_error("optimizer.weight_decay", weight_decay, f"0, since {name} has no weight decay")
-    known = sorted(taken - {"params", "lr", "weight_decay"})
+    known = sorted(taken - {"params", "lr", "weight_decay", "differentiable"})  # nobody differentiates a step here
     for key, value in options.items():
         if key not in known:
             raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
     try:
-        _new(name, [torch.zeros(1)], lr=1.0, options=options)
-    except (TypeError, ValueError, RuntimeError) as problem:
+        parameter = nn.Parameter(torch.zeros(1))
+        optimizer = _new(name, [parameter], lr=1.0, options=options)
+        if device is not None and device.type == "cpu":
+            parameter.grad = torch.zeros(1)
+            optimizer.step()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
         raise user_error("optimizer.options", dict(options), f"what {name} takes ({problem})") from problem
 
 

@@ -287,6 +287,24 @@ def test_pictures_may_lie_in_files_that_a_table_names(tmp_path: Path) -> None:
     assert [name for name, _ in opened.broken] == ["train[20] 20.png"] and pairs(opened) == in_turn(20)
 
 
+@pytest.mark.parametrize("given", [None, "image"])
+def test_a_column_called_image_may_hold_plain_bytes_or_paths(tmp_path: Path, given: str | None) -> None:
+    table = {"image": [png(number) for number in range(20)], "label": [CLASSES[number % 2] for number in range(20)]}
+    if given:
+        for number, content in enumerate(table["image"]):
+            (tmp_path / f"{number}.png").write_bytes(content)
+        table["image"] = [f"{tmp_path}/{number}.png" for number in range(20)]
+    (tmp_path / "set").mkdir()
+    pd.DataFrame(table).to_parquet(tmp_path / "set" / "train.parquet")
+    assert pairs(load(tmp_path / "set", image=given)) == in_turn(20)
+
+
+def test_the_library_says_nothing_beside_the_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1, and no more of it")
+    assert "expected a data set that can be read" in refused(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
 def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
     for number in range(20):  # huggingface/datasets#5650: of these it takes those with "train" in their names alone
         name = f"{'train station' if number < 8 else 'view'} {number}.png"

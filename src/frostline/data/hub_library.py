@@ -58,7 +58,7 @@ def _library() -> Any:
     import huggingface_hub
 
     datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what is raised says it, too
     huggingface_hub.utils.disable_progress_bars()
     huggingface_hub.logging.set_verbosity_error()
     return datasets
@@ -103,7 +103,8 @@ def _check_folders(folder: Path, opened: Mapping[str, datasets.Dataset]) -> None
     seen = set[str]()
     for rows in opened.values():
         table = rows.data
-        if "image" not in rows.features or not {*rows.features} <= {"image", "label"}:  # a table says more of them
+        told = {name: type(feature).__name__ for name, feature in rows.features.items()}
+        if told.get("image") != "Image" or not told.keys() <= {"image", "label"}:  # a table, or one that says more
             continue
         paths = compute.struct_field(table.column("image"), "path").to_pylist()
         labels = table.column("label").to_pylist() if "label" in rows.features else [None] * len(paths)

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from frostline.core.config import Config
+from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
 from frostline.sweeps.hydra_keys import as_read, in_folds, points
 
@@ -55,3 +56,16 @@ def test_several_objectives_are_one_value(typed: str) -> None:
     (job,) = points(parsed)
     names = None if typed == "null" else typed.strip("[]").split(",")
     assert parsed[0].value() == names and len(job) == 1
+
+
+@pytest.mark.parametrize("typed", ["freeze =head", " lr=1", "+data.options.x\t=1"])
+def test_a_blank_at_a_key_is_answered_as_that(typed: str) -> None:
+    with pytest.raises(UserError, match="expected no blank around the key: "):
+        compose_one([typed])
+
+
+@pytest.mark.parametrize("typed", ["freeze=" + "a/" * 3000, "freeze=head," + "ü" * 130, "hydra/launcher=" + "a" * 300])
+def test_an_option_whose_name_is_longer_than_a_file_has_is_one_line(typed: str) -> None:
+    for compose in (compose_one, compose_grid):
+        with pytest.raises(UserError, match="expected the name of an option, see --help"):
+            compose([typed])

@@ -66,6 +66,8 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
 def unreadable(override: str, commands: Sequence[str]) -> UserError:
     """Return what to say of an argument that Hydra's grammar cannot read."""
     key, equals, value = override.partition("=")
+    if equals and key != key.strip():
+        return user_error(key, value, f"no blank around the key: {shlex.quote(f'{key.strip()}={value}')}")
     if equals and key:
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; as one with other signs: {quoted}"

@@ -6,6 +6,7 @@ What is not named here works as Hydra's documentation has it. This module needs 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core.config import Config, DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.hydra_errors import unreadable
+from frostline.core.project import config_folder
 
 _ONE = "since a single run is a sweep of one"
 _TYPED = {  # what must be seen before Hydra does it, and what else may be said there
@@ -25,6 +27,7 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
 _SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
 _FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, of which the data's own check tells
+_LONGEST = 250  # bytes of an option's name, which is a file's: of a longer one the system speaks before Hydra does
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
@@ -37,6 +40,9 @@ def check_typed(arguments: Iterable[str], commands: Callable[[], Sequence[str]] 
         key, equals, value = argument.lstrip("+").partition("=")
         if equals and not key:
             raise unreadable(argument, commands())  # Hydra takes the missing key for a group
+        is_group = "/" in key or key == "freeze" or (key.isidentifier() and (config_folder() / key).is_dir())
+        if is_group and any(len(os.fsencode(option)) > _LONGEST for option in value.split(",")):
+            raise user_error(key, value, "the name of an option, see --help")
         if key in _TYPED and value != _TYPED[key][0]:
             raise user_error(key, value, _TYPED[key][1])
         if key == "hydra.launcher":

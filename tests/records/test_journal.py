@@ -42,6 +42,12 @@ def test_a_line_that_nobody_can_parse_costs_itself_alone(tmp_path):
     assert journal.epochs(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
 
 
+def test_what_is_no_number_or_of_no_epoch_is_left_out(tmp_path):
+    for line in ({"val/accuracy": 1}, {"epoch": "2"}, {"epoch": 3, "val/accuracy": None, "val/loss": "x", "phase": 1}):
+        journal.append_epoch(tmp_path, line)
+    assert journal.epochs(tmp_path) == [{"epoch": 3, "phase": 1}]
+
+
 @given(cut=st.integers(0, 200))
 def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")

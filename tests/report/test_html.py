@@ -21,7 +21,7 @@ from sklearn.metrics import f1_score
 from frostline.core.metrics import MAP
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
-from frostline.report import calibration, html, page_assets, page_numbers, predictions, statistics
+from frostline.report import calibration, html, page_assets, page_numbers, plots, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -232,6 +232,16 @@ def test_a_run_that_mlflow_heard_of_when_it_was_over_is_linked_there(tmp_path):
     journal.set_position(folder / "1", journal.MirrorPosition("a" * 32, 100))
     run = page(folder).data["runs"][1]
     assert "/runs/" + "a" * 32 in run["mlflow"] and run["again"] == f"python train.py rerun={'a' * 32}"
+
+
+def test_epochs_that_somebody_damaged_cost_no_page(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
+    for said in ('{"epoch": 1}\n{"epoch": 2, "phase": 1, "val/accuracy": null}\n', '{"val/accuracy": 0.5}\n'):
+        for number in (0, 1):
+            (folder / str(number) / "metrics.jsonl").write_text(said)
+        epochs = [curve["epoch"] for curve in page(folder).data["curves"]]
+        assert epochs == [[1, 2] if "epoch" in said else []] * 2
+        assert plots.write(tmp_path / "plots", sweep_record.read(folder).results)
 
 
 def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):

@@ -40,8 +40,12 @@ def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def epochs(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none."""
-    return [entry for entry, _ in _lines(folder / METRICS, 0)]
+    """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none.
+
+    What is no number there, or of no epoch, was damaged, and is left out.
+    """
+    found = (entry for entry, _ in _lines(folder / METRICS, 0) if isinstance(entry.get("epoch"), int))
+    return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in found]
 
 
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -198,7 +198,7 @@ def _curve(result: Result, points: int) -> dict[str, Any]:
     best = result.metrics.get("best/epoch")
     step = -(-len(lines) // points) if lines else 1
     kept = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1 or line.get("epoch") == best]
-    starts = [now["epoch"] for before, now in pairwise(lines) if now["phase"] != before["phase"]]
+    starts = [now["epoch"] for before, now in pairwise(lines) if now.get("phase") != before.get("phase")]
     names = dict.fromkeys([*_CURVES, result.selected_by.epoch])
     values = {name: [shortened(line.get(name, math.nan)) for line in kept] for name in names}
     return {"epoch": [line["epoch"] for line in kept], "starts": starts, **values}

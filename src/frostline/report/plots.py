@@ -170,7 +170,7 @@ def _curves(axes: Axes, contest: Contest) -> bool:
         look = _look(styles[value_text(one.value)]) | {"markersize": 4}
         epochs = [line["epoch"] for line in lines]
         for split, width in (("val", 1.6), ("train", 0.8)):
-            accuracy = [line[f"{split}/accuracy"] for line in lines]
+            accuracy = [line.get(f"{split}/accuracy", math.nan) for line in lines]
             axes.plot(epochs, accuracy, label=f"{one.name}, {split}", linewidth=width, alpha=width / 1.6, **look)
         drawn = drawn or bool(lines)
     axes.locator_params(axis="x", integer=True)

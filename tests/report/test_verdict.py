@@ -589,6 +589,15 @@ def test_whose_time_it_is_is_said_where_nobody_wins(first, second, cost):
     assert cost.replace("full", "fine-tuning (full)") in answer(runs)
 
 
+@pytest.mark.parametrize(("first", "second", "alike"), [(0.1, 0.15, True), (0.3, 0.1, True), (0.1, 0.9, False)])
+def test_times_that_differ_by_less_than_a_machine_does_anyway_are_not_told_apart(first, second, alike):
+    for test in (0.9, 0.70):
+        runs = [result(0, "full", 0.9, test, seconds=first), result(1, "norm", 0.8, 0.70, seconds=second)]
+        text = answer(runs)
+        assert (", for about the same training time" in text) == alike == ("times" not in text)
+        assert not (alike and "is the cheaper" in text)
+
+
 def test_what_is_missing_for_a_comparison_is_said_as_a_command():
     runs = [result(0, "head", 0.9, 0.8), result(1, "head", 0.8, 0.7, lr=0.1)]
     runs += [result(2, "full", 0, 0, status="FAILED"), result(3, "full", 0, 0, lr=0.1, status="KILLED")]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from frostline.report.paired_difference import Difference
 
 _MANY_SEEDS = 20  # more than that is no advice
-ALIKE = 1.1  # training times within a tenth differ by what else the machine does
+_ALIKE, _INSTANT = 1.1, 0.25  # times within a tenth, or a quarter of a second, differ by what else the machine does
 
 
 def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
@@ -47,8 +47,13 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
 
 def _cheaper(first: Contender, second: Contender) -> list[str]:
     one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
-    clear = other.cell.mean(SECONDS) >= ALIKE * one.cell.mean(SECONDS) > 0
+    clear = one.cell.mean(SECONDS) > 0 and takes_longer(other.cell.mean(SECONDS), one.cell.mean(SECONDS))
     return [f"{capital(one.name)} is the cheaper."] if clear else []
+
+
+def takes_longer(one: float, other: float) -> bool:
+    """Return whether the first of two training times, in seconds, is longer by more than chance makes it."""
+    return one >= other * _ALIKE and one - other >= _INSTANT
 
 
 def _seeds_needed(difference: Difference) -> int:

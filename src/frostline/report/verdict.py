@@ -13,7 +13,7 @@ from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
 from frostline.report.next_lrs import edges
-from frostline.report.next_step import ALIKE, next_step
+from frostline.report.next_step import next_step, takes_longer
 from frostline.report.studies import short_text
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
     mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
-    if mine >= yours * ALIKE:
+    if takes_longer(mine, yours):
         return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
-    if yours >= mine * ALIKE:
+    if takes_longer(yours, mine):
         return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
     return ", for about the same training time"
 

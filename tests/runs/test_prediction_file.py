@@ -405,3 +405,11 @@ def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said
             write(network, own, given)
         assert own.read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"said.csv", ".said.csv.json", "labels.csv"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_name_that_the_disk_takes_is_written_however_long_it_is(network, pictures, tmp_path, suffix):
+    output = tmp_path / ("a" * (249 - len(suffix)) + suffix)
+    assert write(network, output, pictures).rows == COUNT and output.stat().st_size
+    with pytest.raises(UserError, match="File name too long"):
+        write(network, tmp_path / ("a" * (250 - len(suffix)) + suffix), pictures)

@@ -51,7 +51,7 @@ def write_alike(path: Path, text: str) -> None:
 
 def _partial(path: Path) -> Path:
     """Return a name of its own for what becomes the file at `path` when it is whole."""
-    return path.parent / f".{path.name}.{uuid.uuid4().hex}"  # also of `/`, which has no name
+    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex}"  # of `/`, which has no name, and of a long one, too
 
 
 def expanded(path: str) -> Path:

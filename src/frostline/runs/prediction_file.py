@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ _TEXTS = {".csv": prediction_rows.as_csv, ".jsonl": prediction_rows.as_json_line
 SUFFIXES = (".parquet", *_TEXTS)
 _PART = 1024  # pictures at least: what a kill may cost
 _ROW_GROUP = 16  # parts: what who reads Parquet has in memory at once, 128 MiB for 2,048 features
-_JOB, _LIST, _LOCK = "job.json", "pictures.arrow", "lock"
+_JOB, _LIST, _LOCK, _WHOLE = "job.json", "pictures.arrow", "lock", "whole"
 _SHOWN = 5  # pictures that could not be read, which are named
 
 
@@ -84,7 +83,7 @@ def write(
         _claim(beside, output, job)
         parts = _parts(beside, len(pictures), batch)
         _compute(predictor, pictures, columns, parts, batch, layer, progress)
-        written = _join(output, columns, list(parts), about)
+        written = _join(output, beside / _WHOLE, columns, list(parts), about)
         said = {"rows": written.rows, "unread": written.unread, "examples": written.examples}
         files.write_json(_note(output), {"job": job, "output": facts(str(output)), **said})
     shutil.rmtree(beside)
@@ -229,9 +228,8 @@ def _put(part: Path, rows: pa.Table) -> None:
     partial.replace(part)
 
 
-def _join(output: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
-    """Write the file from its parts, whole or not at all, and return what is to be said of it."""
-    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
+    """Write the file from its parts, as `partial` until it is whole, and return what is to be said of it."""
     seen = _Unread(columns, [])
     tables = seen.passed(_read(part) for part in parts)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
 import re
 import shutil
 import subprocess
@@ -125,6 +127,20 @@ def test_a_run_on_record_is_read_whole(store):
     assert list(epochs.index) == [1, 2] and epochs["val/accuracy"].max() == run.metrics["best/val_accuracy"]
     found = run.predictions()
     assert (found.said == found.labels).mean() == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_what_mlflow_is_told_for_us_is_taken_back_from_a_notebook(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+    told, seen = {**os.environ}, []
+    logging.getLogger("mlflow").setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.DEBUG)
+    sweeps, beside = catalog.sweeps, ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    monkeypatch.setattr(catalog, "sweeps", lambda *of: (seen.extend(map(os.environ.get, beside)), sweeps(*of))[1])
+    for _ in range(2):  # MLflow's client is kept
+        frostline.open(frostline.open(str(store.folder)).runs[0].result.run_id)
+    assert seen == ["0", "7"] * 4 and {**os.environ} == told
+    assert [logging.getLogger(name).level for name in ("mlflow", "urllib3")] == [logging.INFO, logging.DEBUG]
 
 
 def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):

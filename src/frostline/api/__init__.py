@@ -27,6 +27,7 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, named, user_error
 from frostline.core.validation import parse
 from frostline.records import layout
+from frostline.tracking import server
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ def plan(config: Config) -> Plan:
     from frostline.runs.setup import assemble
     from frostline.sweeps import find_weights
 
-    with machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
+    with server.as_it_was(), machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
         screen = Screen.silent()
         setup = assemble(checked, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, checked.freeze_mode.name)
@@ -73,7 +74,7 @@ def advise(*overrides: str, pictures: int = 2000) -> Advice:
     from frostline.sweeps import advice
 
     count = arguments.whole("pictures", pictures)
-    with machine.torch_as_it_was():
+    with server.as_it_was(), machine.torch_as_it_was():
         return Advice(advice.advise(arguments.texts(overrides), pictures=count, screen=Screen.silent()))
 
 
@@ -135,7 +136,8 @@ def open(*names: str | Path) -> Sweep:
 
     scratch = Path(tempfile.mkdtemp(prefix="frostline-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    found = catalog.sweeps([str(name) for name in names], scratch)
+    with server.as_it_was():
+        found = catalog.sweeps([str(name) for name in names], scratch)
     if not found:
         raise user_error("sweep", "", "the name of a sweep")
     alone = found[0] if len(found) == 1 else None
@@ -160,5 +162,5 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
         name = Run(result)
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not files.readable(name.folder) else name.folder
-    with machine.torch_as_it_was(), find_weights.found(str(name)) as run:
+    with server.as_it_was(), machine.torch_as_it_was(), find_weights.found(str(name)) as run:
         return Classifier(predict.load(run.folder, device=str(device)), note or run.note)

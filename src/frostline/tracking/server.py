@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from frostline.core import credentials, locks
 from frostline.core.errors import UserError, user_error
+from frostline.core.shared_context import shared
 from frostline.tracking import artifact_root, database, relocation
 from frostline.tracking.tracking_uri import beside, file_of, is_server
 
@@ -32,6 +33,7 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_LOGGERS = {"alembic": logging.WARNING, "urllib3": logging.ERROR}
 _BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
 _HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
 _LATER = (404, 408, 425, 429)  # said of all requests, by what stands before a server that is away or has too much to do
@@ -47,10 +49,7 @@ def load(*, models: bool = True) -> None:
     A process that has no use for its `models` is spared NumPy, pandas and Arrow, as with `mlflow-skinny`: 89 MB of 225,
     and a quarter of the time. It is spared 5 MB of Pygments, too, which Alembic's templates would colour errors with.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    _set_up()
     if not models:
         with (
             suppress(ImportError),
@@ -58,6 +57,34 @@ def load(*, models: bool = True) -> None:
         ):  # an MLflow that insists on them gets them below
             _import()
     _import()
+
+
+def _set_up() -> None:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@shared
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Have MLflow set up as it is used here in the block, and afterwards as it was: a notebook has calls of its own."""
+    variables = {name: os.environ.get(name) for name in _SETTINGS}
+    loggers = {name: logging.getLogger(name).level for name in ("mlflow", *_LOGGERS)}
+    if "mlflow" not in sys.modules:
+        loggers["mlflow"] = logging.getLevelNamesMapping().get(variables["MLFLOW_LOGGING_LEVEL"] or "", logging.INFO)
+    _set_up()
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for name, level in loggers.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _import() -> None:

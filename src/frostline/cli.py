@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -13,6 +14,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from frostline import commands
 from frostline.core import garbage, interrupts, project, streams
@@ -44,6 +46,7 @@ def main() -> None:
             others = [argument for argument in sys.argv[1:] if argument not in again]
             named = [argument.removeprefix("rerun=") for argument in again]
             sys.exit(commands.run("rerun", [*named, *others]))
+        sys.argv[1:] = hydra_keys.flags_first(sys.argv[1:])
         hydra_keys.check_typed(sys.argv[1:], commands.names)
         if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
             sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
@@ -62,7 +65,7 @@ def _one_line() -> Iterator[None]:
         _refuse(f"MLflow does not answer as it should: {problem}")
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(str(explain(error, sys.argv[1:], commands.names())))
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         if not _raised_by_hydra(error):
             raise
         _refuse(str(explain(error, sys.argv[1:], commands.names())))
@@ -116,8 +119,7 @@ def _give_up(error: OSError) -> NoReturn:
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Return whether Hydra itself found fault with the command line, in the plain ValueError that it sometimes uses."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+    """Return whether Hydra found fault with the command line, or an option's file: in what is no error of its own."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.partition(".")[0] not in ("codecs", "yaml", "omegaconf")]
+    return bool(own) and own[-1].startswith("hydra.")

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, in_folds, points
+from frostline.sweeps.hydra_keys import as_read, flags_first, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,8 @@ def test_an_option_whose_name_is_longer_than_a_file_has_is_one_line(typed: str) 
     for compose in (compose_one, compose_grid):
         with pytest.raises(UserError, match="expected the name of an option, see --help"):
             compose([typed])
+
+
+def test_flags_may_stand_anywhere() -> None:
+    typed = ["lr=1", "--config-dir", "a=b", "-m", "freeze=head", "--cfg", "job", "~seed"]
+    assert flags_first(typed) == ["--config-dir", "a=b", "-m", "--cfg", "job", "lr=1", "freeze=head", "~seed"]

@@ -6,20 +6,66 @@ import difflib
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
-from hydra.errors import MissingConfigException, OverrideParseException
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from frostline.core import project
-from frostline.core.errors import UserError, unknown_key, user_error
+from frostline.core import config, project
+from frostline.core.errors import UserError, one_line, unknown_key, user_error
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Keys within which others may be added."""
+FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
+"""What Hydra raises while it composes."""
 
 
 def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
-    """Return what Hydra or OmegaConf found wrong in `arguments`, where one of the `commands` may have been meant."""
+    """Return what is wrong in `arguments`, where one of the `commands` may have been meant, or in a person's options.
+
+    `error` is of `FOUND_WRONG`, or a ValueError that Hydra raised itself.
+    """
     text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        files = [file for folder in project.own_configs(arguments) for file in sorted(folder.rglob("*.yaml"))]
+        files.sort(key=lambda file: not any(file.stem in one for one in arguments))  # what was asked for comes first
+        return UserError(next(filter(None, map(_no_yaml, files)), " ".join(text.split())))
+    if found := re.match(r"In '(.+/.+)': \w+ raised while composing config:", text):
+        return _in_file(f"{found[1]}.yaml", text, arguments)
+    return _explained(error, text, arguments, commands)
+
+
+def _no_yaml(file: Path) -> str | None:
+    """Return what is wrong with a file that is not YAML, which an error does not always name; None for others."""
+    try:
+        OmegaConf.load(file)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return f"{file}{line}: expected YAML, and this is none ({error.problem})"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"{file}: expected YAML, a text in UTF-8 ({one_line(error)})"
+    except (OSError, OmegaConfBaseException):
+        return None
+    return None
+
+
+def _in_file(file: str, text: str, arguments: Sequence[str]) -> UserError:
+    """Return what is wrong in the file of an option."""
+    if key := re.search(r"Key '(.+)' not in '(\w+)'", text):
+        if file.startswith(f"{key[1]}/"):
+            return UserError(f"{file}: expected to begin with `# @package _global_`, since it sets keys of every group")
+        known = [item.name for item in fields(getattr(config, key[2], config.Config))]
+        return user_error(f"{file}: {key[1]}", "?", f"a key, one of {', '.join(known)}", known)
+    if "Invalid type assigned: list" in text:
+        return UserError(f"{file}: expected keys and values, key: value, and not a list")
+    return UserError(f"{file}: {_explained(UserError(''), text, arguments, ())}")
+
+
+def _explained(error: Exception, text: str, arguments: Sequence[str], commands: Sequence[str]) -> UserError:
+    """Return what an error of Hydra or OmegaConf, which says `text`, is about."""
     if isinstance(error, OverrideParseException):
         return unreadable(error.override, commands)
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all

@@ -14,14 +14,12 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
-from frostline.core.hydra_errors import explain
+from frostline.core.hydra_errors import FOUND_WRONG, explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
@@ -155,7 +153,7 @@ def compose_one(overrides: Overrides) -> Config:
         with composing():
             composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
             return read(composed, overrides, 0).config
-    except (HydraException, OmegaConfBaseException) as error:
+    except FOUND_WRONG as error:
         raise explain(error, overrides) from None
 
 
@@ -173,7 +171,7 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
             parsed = parser.parse_overrides([*map(at_home, overrides)])
             jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
             return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
-    except (HydraException, OmegaConfBaseException) as error:
+    except FOUND_WRONG as error:
         raise explain(error, overrides) from None
 
 

@@ -24,6 +24,10 @@ _TYPED = {  # what must be seen before Hydra does it, and what else may be said 
     "hydra/sweeper": ("frostline", "frostline, which checks every run before the first starts"),
     "hydra.run.dir": (None, f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies"),
 }
+_WITH_VALUES = (  # flags of Hydra
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"),
+    *("--info", "-i", "--experimental-rerun"),
+)
 _SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
 _FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, of which the data's own check tells
@@ -48,6 +52,13 @@ def check_typed(arguments: Iterable[str], commands: Callable[[], Sequence[str]] 
         if key == "hydra.launcher":
             expected = f"a slash, hydra/launcher={value}, or keys within it, as hydra.launcher.workers"
             raise user_error(key, value, expected)
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with flags before overrides: Hydra takes no override behind a flag that is behind one."""
+    places = itertools.pairwise(["", *arguments])
+    flags = [one.startswith("-") or before in _WITH_VALUES for before, one in places]
+    return [*itertools.compress(arguments, flags), *itertools.compress(arguments, (not flag for flag in flags))]
 
 
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:

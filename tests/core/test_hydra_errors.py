@@ -1,0 +1,47 @@
+"""What is wrong in a file of a person's own options is one line that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frostline.core.errors import UserError
+from frostline.sweeps.compose import compose_grid, compose_one
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "line"),
+    [
+        ("freeze_mode/mine", b"name: [\n", "{file}, line 2: expected YAML, and this is none ("),
+        ("freeze_mode/mine", b"name: a\nname: b\n", "{file}, line 2: expected YAML, and this is none (found duplicate"),
+        ("freeze_mode/mine", b"name: \xff\n", "{file}: expected YAML, a text in UTF-8 ("),
+        ("freeze_mode/mine", b"name: \x00\n", "{file}: expected YAML, a text in UTF-8 ("),
+        ("freeze_mode/mine", b"nme: a\n", "freeze_mode/mine.yaml: nme=?: expected a key, one of name, "),
+        (
+            "freeze_mode/mine",
+            b"name: a\nphases: [{rule: []}]\n",
+            "freeze_mode/mine.yaml: rule=?: expected a key, one of",
+        ),
+        ("freeze_mode/mine", b"- a\n", "freeze_mode/mine.yaml: expected keys and values"),
+        (
+            "optimizer/mine",
+            b"name: adam\nweight_decay: x\n",
+            "optimizer/mine.yaml: optimizer.weight_decay=x: expected a ",
+        ),
+        ("experiment/mine", b"lr: 1\n", "experiment/mine.yaml: expected to begin with `# @package _global_`"),
+        ("experiment/mine", b"# @package _global_\nlrr: 1\n", "experiment/mine.yaml: lrr=?: expected a key, one of "),
+    ],
+)
+def test_what_is_wrong_in_the_file_of_an_option_is_told_with_the_file(
+    option: str, content: bytes, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "conf" / f"{option}.yaml"
+    file.parent.mkdir(parents=True)
+    (file.parent / "another.yaml").write_text("name: [\n")
+    file.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for compose in (compose_one, compose_grid):
+        with pytest.raises(UserError) as caught:
+            compose([option.replace("/", "=")])
+        assert str(caught.value).startswith(line.format(file=file))

@@ -33,7 +33,7 @@ QUICK = (
 FEW = {"limit": 20, "val_fraction": 0.01, "test_fraction": 0.01}
 EMULATED = ("batch_size=12", "epochs=2", "precision=fp32", *(f"data.{key}={value}" for key, value in FEW.items()))
 """Where the card is emulated: a step and two thirds in an epoch; in float32, since bfloat16 is slow on most CPUs."""
-SELDOM = {"steps.read", "evaluation.of_logits", "features._collect", "device_budget.take"}
+SELDOM = {"sums.read", "evaluation.of_logits", "features._collect", "device_budget.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""
@@ -192,7 +192,7 @@ def test_where_all_fits_an_epoch_waits_for_its_results_and_sends_an_order_alone(
 ) -> None:
     there = emulated(*overrides)
     assert there.waits.total() <= WAITS
-    assert {what.partition(": ")[2] for what in there.waits} == {"steps.read", "evaluation.of_logits"}
+    assert {what.partition(": ")[2] for what in there.waits} == {"sums.read", "evaluation.of_logits"}
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
     assert there.sent.total() <= 3 * 8 * samples + 512  # int64 numbers of rows, and of what they are mixed with

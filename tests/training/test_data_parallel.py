@@ -18,7 +18,8 @@ from frostline.training import data_parallel, steps
 from frostline.training.criterion import Criterion
 from frostline.training.dataset import InMemory, batches, ordered, outputs
 from frostline.training.evaluation import NO_EPOCH, answering, evaluate, evaluating
-from frostline.training.steps import Recipe, Sums, TrainedPart
+from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.sums import Sums
 from frostline.training.sync_batch_norm import Share
 from processes import together
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from frostline.training import gradient, mixup, steps
 from frostline.training.dataset import batches
-from frostline.training.steps import Recipe, Step, Sums, TrainedPart
+from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.sums import Sums
 from small import Samples
 
 CLASSES = 7
@@ -66,7 +66,7 @@ def test_work_that_steps_share_changes_no_bit(
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
     monkeypatch.setattr(steps, "TOGETHER", 40)  # two batches
-    monkeypatch.setattr(steps, "WAITING", 3 * 16 * CLASSES)
+    monkeypatch.setattr("frostline.training.sums._WAITING", 3 * 16 * CLASSES)
     weights, other = learnt(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), expected, strict=True))
@@ -91,17 +91,6 @@ def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announ
     assert announced == asked[1:]
 
 
-def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "WAITING", 3 * 4 * CLASSES)
-    computed, losses = list[int](), gradient.losses
-    monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
-    sums = Sums(0.0, 0.0, 0.0)
-    for _ in range(7):
-        sums.add(Step(torch.zeros(4, CLASSES), torch.zeros(4, dtype=torch.long), None))
-    assert computed == [3, 3]
-    assert sums.read() == (pytest.approx(28 * math.log(CLASSES)), 28)
-
-
 @pytest.mark.parametrize("change", ["mixup", "cutmix", "autocast"])
 def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient, "of_head", pytest.fail)
@@ -112,19 +101,6 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     part = TrainedPart(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     assert all(step.loss is not None for step in steps.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
-
-
-def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> None:
-    """Of so many images that torch would split the sum of a single batch between two threads."""
-    random = torch.Generator().manual_seed(2)
-    batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]
-    labels = torch.randint(CLASSES, (40_000,), generator=random)
-    together, alone = Sums(0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0)
-    for logits in batches:
-        together.add(Step(logits, labels, None))
-        alone.add(Step(logits, labels, None))
-        alone.read()
-    assert together.read() == alone.read()
 
 
 def test_a_step_is_made_when_it_is_asked_for() -> None:
@@ -141,21 +117,6 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     optimizer.param_groups[0]["lr"] = 1.0
     next(made)
     assert not torch.equal(network.weight, before.weight)
-
-
-def test_sums_are_those_of_steps_of_every_kind() -> None:
-    random = torch.Generator().manual_seed(2)
-    sums, loss, right = Sums(1.5, 2.0, 0.1), 1.5, 2.0
-    for number, size in enumerate([4, 4, 4, 3, 4]):
-        logits = torch.randn(size, CLASSES, generator=random)
-        labels = torch.randint(CLASSES, (size,), generator=random)
-        given = torch.tensor(0.25) if number % 2 else None
-        sums.add(Step(logits, labels, given))
-        wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-        loss += (wanted if given is None else given).item() * size
-        right += (logits.argmax(1) == labels).sum().item()
-    assert sums.read() == pytest.approx((loss, right))
-    assert sums.read() == pytest.approx((loss, right))
 
 
 def test_a_step_weighs_images_and_those_that_are_mixed_by_their_shares() -> None:

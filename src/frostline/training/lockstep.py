@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.labels import multi_label, right
+from frostline.core.labels import multi_label
 from frostline.core.randomness import address
 from frostline.training import criterion, gradient
 from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
-from frostline.training.steps import TOGETHER, WAITING, Recipe, Step, Sums, batched, seed_dropout
+from frostline.training.steps import TOGETHER, Recipe, Step, batched, seed_dropout
+from frostline.training.sums import Sums, SumsOfSeveral
 
 _TRIED = 4_000
 """Logits of all heads that are to agree before a batched product counts as having the bits of single ones."""
@@ -98,7 +99,8 @@ class Stack:
         `first` is the number of the first one in the run.
         """
         self.reached = None
-        others = _Others(self.members[1:])
+        others = self.members[1:]
+        sums = SumsOfSeveral([member.recipe.label_smoothing for member in others])
         seconds, began = self.ahead, time.perf_counter()
         self.ahead = 0.0
         self._take_gradients()
@@ -106,11 +108,11 @@ class Stack:
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
                 logits = self._gradients(self._before(inputs, step), labels)
                 self._optimizer.step(step)
-            others.add(logits[1:], self._of_each(labels)[1:])
+            sums.add(logits[1:], self._of_each(labels)[1:])
             seconds += time.perf_counter() - began
             if step - first == len(indices) - 1:
-                for member, sums in zip(others.members, others.sums(), strict=True):
-                    member.made[epoch] = _epoch_made(member, sums, len(self.members), seconds)
+                for member, its in zip(others, sums.each(), strict=True):
+                    member.made[epoch] = _epoch_made(member, its, len(self.members), seconds)
                 self.reached = epoch
             yield Step(logits[0].t().clone(), labels[0], None)
             began = time.perf_counter()
@@ -210,37 +212,6 @@ class Stack:
             return wanted if len(self._seeds) == 1 else self._of_each(wanted)
         every = zip(self._of_each(labels), smoothings, strict=True)
         return torch.stack([criterion.wanted(*each, classes) for each in every]).transpose(1, 2)
-
-
-class _Others:
-    """What the steps of the members that wait come to, computed for many steps and all members at once."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-        self._sums = [Sums(0.0, 0.0, member.recipe.label_smoothing) for member in members]
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a step: logits `(members, classes, B)`, and labels `(members, B, ...)`."""
-        if self._waiting:
-            last = self._waiting[-1][0]
-            if last.shape != logits.shape or len(self._waiting) * last.numel() >= WAITING:
-                self._compute()
-        self._waiting.append((logits, labels))
-
-    def sums(self) -> Sequence[Sums]:
-        """Return what the steps of each member add up to."""
-        self._compute()
-        return self._sums
-
-    def _compute(self) -> None:
-        logits, labels = (torch.stack(several, 1) for several in zip(*self._waiting, strict=True))
-        logits = logits.transpose(2, 3).contiguous()  # (members, steps, B, classes)
-        hits = right(logits, labels).sum((1, 2))
-        for number, (member, one) in enumerate(zip(self.members, self._sums, strict=True)):
-            losses = gradient.losses(logits[number], labels[number], member.recipe.label_smoothing)
-            one.add_computed(losses, hits[number])
-        self._waiting.clear()
 
 
 def bytes_kept(member: Member, epochs: int) -> int:

@@ -19,7 +19,8 @@ from frostline.training.dataset import batches, sampled
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.lockstep import EpochMade
 from frostline.training.schedule import Span, pieces, span_of
-from frostline.training.steps import Recipe, Step, Sums, TrainedPart
+from frostline.training.steps import Recipe, Step, TrainedPart
+from frostline.training.sums import Sums
 
 
 class Diverged(RuntimeError):

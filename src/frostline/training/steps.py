@@ -1,20 +1,17 @@
-"""Training steps of an epoch, and the sums of loss and accuracy that they come to.
+"""Training steps of an epoch.
 
 The step of a head is so small that to launch its operations is what takes the time. So what does not depend on the
-weights is done for many steps at once: their inputs are fetched, and their losses computed, together.
+weights is done for many steps at once: their inputs are fetched together, and their losses are left to `sums`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from frostline.core.labels import right
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
@@ -22,8 +19,6 @@ from frostline.training.dataset import Dataset, Outputs, announced, outputs
 
 TOGETHER = 2048
 """Samples that are looked up at once: 16 MB with the features of ResNet-50."""
-WAITING = 1_000_000
-"""Outputs of steps that wait for their losses, at most."""
 
 
 @dataclass(frozen=True)
@@ -158,59 +153,3 @@ def seed_dropout(device: torch.device, seed: int) -> None:
     """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
     generator.manual_seed(seed)
-
-
-class Sums:
-    """What the steps of an epoch add up to."""
-
-    def __init__(self, loss: float, right: float, smoothing: float) -> None:
-        """Begin with a loss, summed over images, and a number of right answers; labels are smoothed by `smoothing`."""
-        self._loss, self._right, self._smoothing = loss, right, smoothing
-        self._waiting: list[Step] = []
-        self._done: list[tuple[Tensor, int, Tensor]] = []
-
-    def add(self, step: Step) -> None:
-        """Add a step, which waits for others of its kind."""
-        if self._waiting and not self._joins(step):
-            self._compute()
-        self._waiting.append(step)
-
-    def add_computed(self, losses: Tensor, right: Tensor) -> None:
-        """Add steps of a head whose losses `(steps, B)` are known, and how many of their answers are `right`."""
-        self._done.append((losses, 1, right))
-
-    def read(self) -> tuple[float, float]:
-        """Return the loss, summed over images, and the number of right answers so far.
-
-        Steps are added one after the other, in float64, and those of a head image by image: then it makes no difference
-        to a bit where an epoch is resumed.
-        """
-        self._compute()
-        if self._done:  # in float64, which holds both as they are, the device is waited for once
-            parts = [part.flatten().double() for losses, _, right in self._done for part in (losses, right)]
-            told = iter(torch.cat(parts).tolist())
-            for losses, weight, _ in self._done:
-                for _ in range(len(losses)):
-                    self._loss += math.fsum(islice(told, losses.shape[1])) * weight
-                self._right += next(told)
-        self._done.clear()
-        return self._loss, self._right
-
-    def _joins(self, step: Step) -> bool:
-        last = self._waiting[-1]
-        room = len(self._waiting) * last.logits.numel() < WAITING
-        return room and step.logits.shape == last.logits.shape and (step.loss is None) == (last.loss is None)
-
-    def _compute(self) -> None:
-        """Compute, on the device, what is still unknown of the steps that wait."""
-        if not self._waiting:
-            return
-        logits = torch.stack([step.logits for step in self._waiting])
-        labels = torch.stack([step.labels for step in self._waiting])
-        hits = right(logits, labels).sum()
-        means = [step.loss for step in self._waiting if step.loss is not None]
-        if means:
-            self._done.append((torch.stack(means)[:, None], labels.shape[1], hits))
-        else:
-            self.add_computed(gradient.losses(logits, labels, self._smoothing), hits)
-        self._waiting.clear()

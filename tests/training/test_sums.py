@@ -1,0 +1,73 @@
+"""What steps add up to has the same bits however many of them are computed at once, and for however many heads."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from frostline.training import gradient, sums
+from frostline.training.steps import Step
+from frostline.training.sums import Sums, SumsOfSeveral
+
+CLASSES = 7
+
+
+def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "_WAITING", 3 * 4 * CLASSES)
+    computed, losses = list[int](), gradient.losses
+    monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
+    found = Sums(0.0, 0.0, 0.0)
+    for _ in range(7):
+        found.add(Step(torch.zeros(4, CLASSES), torch.zeros(4, dtype=torch.long), None))
+    assert computed == [3, 3]
+    assert found.read() == (pytest.approx(28 * math.log(CLASSES)), 28)
+
+
+def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> None:
+    """Of so many images that torch would split the sum of a single batch between two threads."""
+    random = torch.Generator().manual_seed(2)
+    batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]
+    labels = torch.randint(CLASSES, (40_000,), generator=random)
+    together, alone = Sums(0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0)
+    for logits in batches:
+        together.add(Step(logits, labels, None))
+        alone.add(Step(logits, labels, None))
+        alone.read()
+    assert together.read() == alone.read()
+
+
+def test_sums_are_those_of_steps_of_every_kind() -> None:
+    random = torch.Generator().manual_seed(2)
+    found, loss, right = Sums(1.5, 2.0, 0.1), 1.5, 2.0
+    for number, size in enumerate([4, 4, 4, 3, 4]):
+        logits = torch.randn(size, CLASSES, generator=random)
+        labels = torch.randint(CLASSES, (size,), generator=random)
+        given = torch.tensor(0.25) if number % 2 else None
+        found.add(Step(logits, labels, given))
+        wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        loss += (wanted if given is None else given).item() * size
+        right += (logits.argmax(1) == labels).sum().item()
+    assert found.read() == pytest.approx((loss, right))
+    assert found.read() == pytest.approx((loss, right))
+
+
+@pytest.mark.parametrize("multi", [False, True], ids=["one label", "several labels"])
+@pytest.mark.parametrize("waiting", [1, 10**6])
+def test_several_heads_have_the_sums_that_each_has_alone(
+    multi: bool, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "_WAITING", waiting)
+    random = torch.Generator().manual_seed(2)
+    smoothings = (0.0, 0.1, 0.0)
+    several, alone = SumsOfSeveral(smoothings), [Sums(0.0, 0.0, smoothing) for smoothing in smoothings]
+    for size in (5, 5, 5, 1):
+        logits = torch.randn(3, CLASSES, size, generator=random)
+        labels = torch.randint(CLASSES, (3, size), generator=random)
+        labels = nn.functional.one_hot(labels, CLASSES).bool() if multi else labels
+        several.add(logits, labels)
+        for one, its, wanted in zip(alone, logits, labels, strict=True):
+            one.add(Step(its.t().clone(), wanted, None))
+    assert [one.read() for one in several.each()] == [one.read() for one in alone]

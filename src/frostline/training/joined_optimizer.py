@@ -29,19 +29,18 @@ class JoinedOptimizer:
         Those of equal `rates` have the same learning rates at every step, so that their groups with equal options are
         one here, for which a kernel is launched once; each parameter keeps a state of its own.
         """
-        alike: dict[str, list[dict[str, Any]]] = {}
-        self._rates: list[Rates] = []
+        alike: dict[str, tuple[Rates, list[dict[str, Any]]]] = {}
         for one, its in zip(optimizers, rates, strict=True):
             for group in one.param_groups:
                 options = {key: value for key, value in group.items() if key not in ("params", "lr")}
-                key = repr((its, options))
-                self._rates += [] if key in alike else [its]
-                alike.setdefault(key, []).append(group)
-        kind: Callable[..., torch.optim.Optimizer] = type(optimizers[0])
-        params = [[one for group in groups for one in group["params"]] for groups in alike.values()]
-        groups = [{**groups[0], "params": its} for groups, its in zip(alike.values(), params, strict=True)]
+                alike.setdefault(repr((its, options)), (its, []))[1].append(group)
+        self._rates = [its for its, _ in alike.values()]
+        params = [[one for group in groups for one in group["params"]] for _, groups in alike.values()]
         self._params: list[nn.Parameter] = [one for its in params for one in its]
-        self._optimizer = kind(groups)
+        kind: Callable[..., torch.optim.Optimizer] = type(optimizers[0])
+        self._optimizer = kind(
+            [{**groups[0], "params": its} for (_, groups), its in zip(alike.values(), params, strict=True)]
+        )
         for one in optimizers:
             self._optimizer.state.update(one.state)
         for one in optimizers:

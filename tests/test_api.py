@@ -28,6 +28,7 @@ import frostline
 import stores
 import warm
 from frostline import api
+from frostline.commands import report
 from frostline.core import project
 from frostline.records.result import Result
 from frostline.runs import predict
@@ -275,6 +276,14 @@ def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
         write(tmp_path / "file" / "below" if method == "report" else tmp_path / "file")
     with pytest.raises(frostline.UserError, match=f"^{name}=5: expected a path"):
         write(5)
+
+
+def test_the_command_names_its_flags(store, tmp_path):
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(frostline.UserError, match=r"^--output=/: expected a place that can be written to \("):
+        report.main([str(store.folder), "--output", "/"])
+    with pytest.raises(frostline.UserError, match=r"^--plots=.*/plots: expected a place that can be written to \("):
+        report.main([str(store.folder), "--output", str(tmp_path / "page.html"), "--plots"])
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from torchvision import transforms
 
 import frostline
 from frostline import commands
+from frostline.commands import data
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.errors import UserError
@@ -290,3 +291,12 @@ def test_a_mistake_is_refused_as_by_a_run(folder: Path, arguments: list[str], li
     with pytest.raises(UserError, match=line) as mistake:
         commands.run("data", ["data=image_folder", f"data.root={folder}", *CHOSEN, *arguments])
     assert "\n" not in str(mistake.value)
+
+
+def test_a_page_that_cannot_be_written_is_named_by_its_flag(tmp_path):
+    for number in range(12):
+        (tmp_path / "set" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "set" / "ab"[number % 2] / f"{number}.png")
+    typed = ["data=image_folder", f"data.root={tmp_path}/set", f"store.path={tmp_path}/store", "model.image_size=32"]
+    with pytest.raises(UserError, match=r"^--page=.*: expected a place .* \(File name too long"):
+        data.main([*typed, "--page", str(tmp_path / ("a" * 260))])

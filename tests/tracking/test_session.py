@@ -373,6 +373,12 @@ def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeyp
     assert "closed: still pending, lock: Permission denied" in said and "own: complete" in said
 
 
+def test_a_register_that_nobody_may_write_to_stops_no_sweep(tmp_path):
+    (tmp_path / "pending" / "planning.lock").mkdir(parents=True)  # which root cannot open either
+    with pending_sweeps.planning(f"sqlite:///{tmp_path}/mlflow.db", tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("value", [float("nan"), 1e308, -1.0])
 def test_an_accuracy_that_is_none_is_not_read_from_a_store_to_which_others_write(tracker, client, tmp_path, value):
     run = client.create_run(tracker.experiment_id, tags={layout.REASON_TAG: ""})

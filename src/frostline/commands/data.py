@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline.api import arguments as arguments_of
 from frostline.commands import Parser, with_overrides
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
         return 0
     data_words.show(facts, Screen())
-    print(data_page.write(asked.page, facts, data_gallery.gallery(opened)).absolute())
+    gallery = data_gallery.gallery(opened)
+    with arguments_of.writing("--page", asked.page):
+        print(data_page.write(asked.page, facts, gallery).absolute())
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from frostline import api
 from frostline.commands import CALLED, Parser
+from frostline.core.errors import named
 from frostline.records import layout
 
 
@@ -17,8 +18,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")
     asked = parser.parse_args(arguments)
     sweep = api.open(*asked.sweep)
-    path = sweep.report(asked.output).path
-    print(path)
-    if asked.plots:
-        print(*sweep.plots(path.parent / layout.PLOTS), sep="\n")
+    with named(path="--output", folder="--plots"):
+        path = sweep.report(asked.output).path
+        print(path)
+        if asked.plots:
+            print(*sweep.plots(path.parent / layout.PLOTS), sep="\n")
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,14 @@ def forget(folder: Path, place: Place) -> None:
     (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
 
 
-def planning(uri: str, root: Path) -> AbstractContextManager[None]:
+@contextmanager
+def planning(uri: str, root: Path) -> Iterator[None]:
     """Hold, in a `with`, what one sweep at a time of those that share a register has: it says there what it will do."""
-    try:
-        (register := _register(uri, root)).mkdir(parents=True, exist_ok=True)
-    except OSError:  # then nothing can be remembered there either
-        return nullcontext()
-    return locks.held(register / "planning.lock")
+    with ExitStack() as held:
+        with suppress(OSError):  # where nobody may write: then nothing can be remembered there either
+            (register := _register(uri, root)).mkdir(parents=True, exist_ok=True)
+            held.enter_context(locks.held(register / "planning.lock"))
+        yield
 
 
 def remembered(uri: str, root: Path) -> list[Path]:

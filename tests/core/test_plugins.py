@@ -64,17 +64,27 @@ tiny = Architecture(
 )
 
 
+def none(root, count=60):
+    return {}
+
+
+five = 5
+
+
 def main(arguments):
     print("hello", *arguments)
     return 3
 '''
 ENTRIES = """[frostline.sources]
 squares = squares:splits
+none = squares:none
 lost = squares:lost
 [frostline.models]
 tiny = squares:tiny
+five = squares:five
 [frostline.commands]
 hello = squares
+none = squares:tiny
 """
 MINE = """name: mine
 norm_stats: learn
@@ -189,6 +199,14 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         plugins.load(plugins.SOURCES, "lost")
     with pytest.raises(UserError, match="did you mean squares"):
         load_data(**request("squarez"))
+    with pytest.raises(UserError, match=r"^data\.options=.*: expected root and what .* squares takes \(.*'coumt'"):
+        load_data(**request("squares") | {"options": {"coumt": 40}})
+    with pytest.raises(UserError, match=r"^data\.source=none: expected a plugin that gives a Source .*, not nothing$"):
+        load_data(**request("none"))
+    with pytest.raises(UserError, match=r"^model\.name=five: expected a plugin that is an Architecture, not of int$"):
+        build.build("five", weights=None, num_classes=2, seed=0)
+    with pytest.raises(UserError, match=r"^none: expected a plugin of frostline\.commands that is a module with main"):
+        commands.run("none", [])
 
 
 def ran(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:

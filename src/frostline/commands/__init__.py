@@ -63,5 +63,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Carry out the command called `name` and return its exit status; raises `UserError` for a person's mistake."""
     own = importlib.util.find_spec(f"{__name__}.{name}") is not None
     module = importlib.import_module(f"{__name__}.{name}") if own else plugins.load(plugins.COMMANDS, name)
+    if not callable(getattr(module, "main", None)):
+        raise UserError(f"{name}: expected a plugin of {plugins.COMMANDS} that is a module with main(arguments)")
     status: int = module.main(list(arguments))
     return status

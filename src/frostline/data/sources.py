@@ -56,7 +56,7 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     place, missing = expanded(root).absolute(), config.missing_classes
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
-            return _plugged(source, plugin(root=place, **options))
+            return _plugged(source, plugin, place, options)
         kind = torchvision_data.data_set_class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
             expected = "arguments for train, and for val and test where there are any"
@@ -78,10 +78,18 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     return _folder(place, config.layout, missing) if source == "folder" else {"train": _digits()}
 
 
-def _plugged(name: str, splits: Mapping[str, Source]) -> dict[str, Source]:
-    """Return the splits that a plugin opened: a function of `root` and `data.options` to sources by split."""
-    if not {"train"} <= set(splits) <= {"train", "val", "test"}:
-        expected = f"a plugin that gives train, and val and test where there are any, not {', '.join(splits)}"
+def _plugged(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> dict[str, Source]:
+    """Return the splits that a plugin opens: a function of `root` and `data.options` to sources by split."""
+    try:
+        inspect.signature(plugin).bind(root=root, **options)
+    except TypeError as error:
+        expected = f"root and what the function of the plugin {name} takes ({error})"
+        raise user_error("data.options", dict(options), expected) from None
+    splits = plugin(root=root, **options)
+    sources = isinstance(splits, Mapping) and all(isinstance(one, Source) for one in splits.values())
+    if not sources or not {"train"} <= set(splits) <= {"train", "val", "test"}:
+        given = some(list(splits)) if sources and splits else "nothing" if sources else type(splits).__name__
+        expected = f"a plugin that gives a Source for train, and for val and test where there are any, not {given}"
         raise user_error("data.source", name, expected)
     return dict(splits)
 

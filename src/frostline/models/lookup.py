@@ -38,6 +38,8 @@ def architecture_of(name: str, library: str) -> Architecture:
         theirs = torchvision_models.NAMES
         expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
         raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
+    if not isinstance(plugin, Architecture):
+        raise user_error("model.name", name, f"a plugin that is an Architecture, not of {type(plugin).__name__}")
     return plugin
 
 

@@ -304,7 +304,7 @@ def lockstep(bench: Bench) -> Iterator[Row]:
             ):
                 times[name].append(sum(run.metrics["cost/train_seconds"] for run in bench.sweep(runs).runs))
         seconds = {name: median(each) for name, each in times.items()}
-        setting = f"{network}, {bench.scale.counts[0]:,} images"
+        setting = f"{network}, {kind}, {bench.scale.counts[0]:,} images"
         what = f"cost/train_seconds of {bench.scale.runs} warm head runs of {bench.scale.epochs} epochs, batches of 32"
         for theirs, measure in (
             ("one", "the steps of all heads against those of one"),

@@ -185,9 +185,8 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
-    return (
-        found if files.readable(Path(found.folder)) else replace(found, folder=str(own))
-    )  # the sweep may have been moved
+    lies_there = files.readable(Path(found.folder))  # else the sweep may have been moved
+    return found if lies_there else replace(found, folder=str(own))
 
 
 def _begun(folder: Path, waiting: Result) -> Result:

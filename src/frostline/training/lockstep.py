@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +76,7 @@ class Stack:
         self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
         numbers = [self._seeds.index(member.recipe.seed) for member in self.members]
         self._seed_of = torch.tensor(numbers, device=members[0].head.linear.weight.device)
-        self._evenly = len({numbers.count(number) for number in numbers}) == 1
+        self._evenly = len({*Counter(numbers).values()}) == 1
         """Whether of every seed there are as many."""
         linears = [member.head.linear for member in self.members]
         self._weight, self._weight_grad = _stacked([linear.weight for linear in linears])

@@ -5,8 +5,10 @@ reads a number ends the run. A `CardTensor` has numbers, or shapes alone where a
 `EmulatedMachine` refuses what a card refuses: tensors of several devices in one operation, and operations without a
 deterministic form. It counts launches, waits of the host and copies between host and card.
 
+What is captured in a graph is not carried out, and a replay is one launch that finds memory as it is then.
+
 It does not see kernels themselves (their speed, their last bits, shapes they do not take), cuDNN's choices, streams,
-graph capture, memory that runs out, and C++ that looks for the driver. Attention is computed by torch's plain form.
+memory that runs out, and C++ that looks for the driver. Attention is computed by torch's plain form.
 """
 
 from __future__ import annotations
@@ -102,6 +104,57 @@ class CardTensor(Tensor):
         return EmulatedMachine.current.handle(func, args, kwargs or {})  # in threads that the modes are not in
 
 
+class Graph:
+    """A CUDA graph: operations on memory that stays."""
+
+    def __init__(self) -> None:
+        self._operations: list[tuple[Any, Any, Any, Any]] = []
+        self._own: set[int] = set()
+        """Where the memory begins that was taken in the capture."""
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        """What was to be written to, with what it held."""
+
+    def add(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Capture an operation on the numbers of tensors and return what a replay will leave there."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            self._keep(argument, value)
+        for argument in func._schema.arguments:
+            self._keep(argument, kwargs.get(argument.name))
+        made = func(*args, **kwargs)
+        given = {id(one) for one in _leaves(args, kwargs)}
+        for one in _tensors(made):
+            if id(one) not in given and not _is_view(func):
+                self._own.add(one.untyped_storage().data_ptr())
+        self._operations.append((func, args, kwargs, made))
+        return made
+
+    def _keep(self, argument: Any, value: Any) -> None:
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        for one in _tensors(value) if written else ():
+            place = one.untyped_storage().data_ptr()
+            if place not in self._own and place not in self._before:
+                whole = one.as_strided((one.untyped_storage().nbytes() // one.itemsize,), (1,), 0)
+                self._before[place] = (whole, whole.clone())
+
+    def end(self) -> None:
+        """Leave memory as it is when nothing was carried out: what was taken holds anything."""
+        for func, _, _, made in self._operations:
+            for one in _tensors(made) if not _is_view(func) else ():
+                if one.untyped_storage().data_ptr() in self._own:
+                    one.fill_(torch.nan if one.is_floating_point() else 1)
+        for whole, held in self._before.values():
+            whole.copy_(held)
+
+    def replay(self) -> None:
+        """Carry it out."""
+        EmulatedMachine.current.launches["graph"] += 1
+        for func, args, kwargs, made in self._operations:
+            if not _is_view(func):
+                for old, new in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):
+                    if old is not new:
+                        old.copy_(new)
+
+
 class EmulatedMachine(TorchDispatchMode):
     """A machine with `count` cards, and what happens on them."""
 
@@ -130,6 +183,27 @@ class EmulatedMachine(TorchDispatchMode):
         """Cards on which CUDA was started."""
         self.seeded: set[int] = set()
         """Cards whose random numbers were seeded."""
+        self.capturing: Graph | None = None
+
+    @contextmanager
+    def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """Have a graph take what is launched in the block, instead of carrying it out."""
+        self.capturing = graph
+        try:
+            yield
+        finally:
+            self.capturing = None
+            graph.end()
+
+    def wait(self, why: str) -> None:
+        """Count that the host waits."""
+        self.refuse_while_capturing()
+        self.waits[why] += 1
+
+    def refuse_while_capturing(self) -> None:
+        """Refuse what has no place in a graph: a wait, or a copy of what lies in the host's memory at that moment."""
+        if self.capturing is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     def at(self, device: torch.device) -> torch.device:
         """Return the card that a device means; one that is not there is refused as CUDA does."""
@@ -142,11 +216,12 @@ class EmulatedMachine(TorchDispatchMode):
         self, source: Tensor, place: torch.device, *, later: bool, pinned: bool = False, **kwargs: Any
     ) -> CardTensor:
         """Copy a tensor from the host to a card, `later` where the host need not wait for that."""
+        self.refuse_while_capturing()
         self.sent[_here()] += source.nbytes
         if not later:
-            self.waits[f"from the host: {_here()}"] += 1
+            self.wait(f"from the host: {_here()}")
         elif source.nbytes > UNNOTICED and not pinned:
-            self.waits[f"from pageable memory: {_here()}"] += 1
+            self.wait(f"from pageable memory: {_here()}")
         return CardTensor(aten._to_copy.default(self._inside(source), **kwargs), place)
 
     def _inside(self, value: Any) -> Any:
@@ -196,23 +271,27 @@ class EmulatedMachine(TorchDispatchMode):
     ) -> Any:
         self.kinds.add(func.name())
         if name == "_to_copy" and kwargs.get("device") is not None:
-            self.waits[f"to the host: {_here()}"] += 1
+            self.wait(f"to the host: {_here()}")
             inner = args[0].inner if self.numbers else torch.zeros(args[0].shape, dtype=args[0].dtype)
             return func(inner, **{key: value for key, value in kwargs.items() if key != "non_blocking"})
         if name == "copy_" and {type(args[0]), type(args[1])} != {CardTensor}:
+            self.refuse_while_capturing()
             self.sent[_here()] += args[1].nbytes if isinstance(args[0], CardTensor) else 0
             if not (len(args) > 2 and args[2]):
-                self.waits[f"a copy between devices: {_here()}"] += 1
+                self.wait(f"a copy between devices: {_here()}")
             func(*map(self._inside, args[:2]))
             return args[0]
         self._require_possible(func, name, leaves, cards, args)
         if name in WAITING:
-            self.waits[f"{name}: {_here()}"] += 1
+            self.wait(f"{name}: {_here()}")
             if not self.numbers:
                 return True if name == "equal" else 0.5 if args[0].dtype.is_floating_point else 1
-        self.launches[name] += not (_is_view(func) or (name in NO_LAUNCH and not kwargs.get("dtype")))
         own = {id(card.inner): card for card in cards}
-        made = func(*self._inside(args), **self._inside(kwargs))
+        if self.capturing is not None:
+            made = self.capturing.add(func, self._inside(args), self._inside(kwargs))
+        else:
+            self.launches[name] += not (_is_view(func) or (name in NO_LAUNCH and not kwargs.get("dtype")))
+            made = func(*self._inside(args), **self._inside(kwargs))
 
         def placed(one: Any) -> Any:
             if not isinstance(one, Tensor):
@@ -230,7 +309,7 @@ class EmulatedMachine(TorchDispatchMode):
         if indexes and all(one.dtype in (torch.int64, torch.bool) for one in others):
             for one in others:
                 self.sent[_here()] += one.nbytes
-                self.waits[f"an index from the host: {_here()}"] += 1
+                self.wait(f"an index from the host: {_here()}")
             others = []
         if others or len({card.place for card in cards}) > 1:
             places = [*(card.place for card in cards), *(one.device for one in others)]
@@ -299,7 +378,9 @@ class EmulatedMachine(TorchDispatchMode):
 
         return {
             **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
-            **{"is_current_stream_capturing": lambda: False},
+            **{"is_current_stream_capturing": lambda: self.capturing is not None},
+            **{"CUDAGraph": Graph, "graph": self.capture, "Stream": lambda device: None, "stream": nullcontext},
+            **{"current_stream": lambda device: None},
             **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
             **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": lambda: None},
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
@@ -392,6 +473,10 @@ def _leaves(*values: Any) -> list[Any]:
         else:
             found.append(one)
     return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [one for one in _leaves(value) if isinstance(one, Tensor)]
 
 
 def _changed(change: Callable[[Any], Any], value: Any) -> Any:

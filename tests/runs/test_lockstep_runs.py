@@ -21,7 +21,7 @@ from frostline.models.build import build
 from frostline.records import layout
 from frostline.records.result import SECONDS
 from frostline.runs import lockstep_runs
-from frostline.training import checkpoint, checkpoint_timing
+from frostline.training import captured_step, checkpoint, checkpoint_timing
 from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
@@ -131,16 +131,24 @@ def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
 
 
 @pytest.mark.slow
-def test_on_a_card_too_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, tmp_path: Path) -> None:
-    lines = [("lr=1e-2",), ("lr=1e-2", "seed=1"), ("lr=3e-2",)]
+def test_on_a_card_too_every_run_gets_the_bits_that_single_operations_give(
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured_step, "_AFTER", 1)
+    lines = [("lr=1e-2",), ("lr=1e-2", "seed=1", "schedule=cosine"), ("lr=3e-2",)]
     tiny = build("test_resnet", library="timm", weights=None, num_classes=10, seed=0)  # of one backbone for all seeds
     save_file(tiny.module.state_dict(), tmp_path / "tiny.safetensors")
-    network = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}")
-    several = configs(*network, "device=cuda", "precision=fp32", "epochs=1", lines=lines)
-    with EmulatedMachine().running():
+    common = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}", "device=cuda", "precision=fp32", "epochs=1")
+    several = configs(*common, lines=lines)
+    with EmulatedMachine().running() as there:
+        one_by_one = alone(configs(*common, "features.lockstep=false", lines=lines))
+        assert not there.launches["graph"]
         ran = together(tmp_path, several)
-        assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+        assert there.launches["graph"]
+        by_itself = run(tmp_path / "by itself", several[1])
+    assert all(a.same(b) for a, b in zip([*ran, by_itself], [*one_by_one, one_by_one[1]], strict=True))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
+    assert layout.LOCKSTEP_TAG not in by_itself.tags and not [line for line in by_itself.said if "lockstep" in line]
 
 
 @pytest.mark.slow

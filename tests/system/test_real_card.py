@@ -13,9 +13,11 @@ from frostline.core import machine
 from frostline.data.resize import CenterCrop, center_crop, resized_crop
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
-from frostline.training import gradient, optim, steps
+from frostline.training import captured_step, gradient, optim, steps
 from frostline.training.criterion import Targets
+from frostline.training.lockstep import Stack
 from frostline.training.steps import Recipe, TrainedPart
+from heads import BATCH, learn
 from small import ONE_OF_EACH_FAMILY, Samples, mode
 
 pytestmark = pytest.mark.cuda
@@ -96,6 +98,27 @@ def test_what_is_seen_is_what_the_cpu_shows_to_a_level(interpolation: str) -> No
     here = resized_crop(pixels, boxes, 48, interpolation=interpolation)
     there = resized_crop(pixels.to(CARD), boxes.to(CARD), 48, interpolation=interpolation).cpu()
     assert (here - there).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("heads", "seeds"), [(1, 1), (16, 1), (16, 4)])
+def test_captured_steps_of_heads_are_used_and_have_the_bits_of_single_operations(
+    monkeypatch: pytest.MonkeyPatch, heads: int, seeds: int
+) -> None:
+    def trained(after: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(captured_step, "_AFTER", after)
+        notes: list[str] = []
+        members, data = learn(heads, seeds, dim=2048, device="cuda")
+        stack, batches = Stack(members, notes.append), torch.arange(len(data.labels)).split(BATCH)
+        for epoch in range(1, 6):
+            for _ in stack.steps(data, batches, epoch, (epoch - 1) * len(batches)):
+                pass
+        assert not notes
+        return [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        captured = trained(2)
+    assert sum(event.count for event in profiled.key_averages() if event.key == "cudaGraphLaunch")
+    assert all(map(torch.equal, captured, trained(10**6)))
 
 
 def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:

@@ -239,7 +239,8 @@ def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_ge
                 mine.grad.copy_(other.grad)
             rate.set(optimizer.param_groups, step)
             optimizer.step()
-        joined.step(step)
+        joined.set_rates(step)
+        joined.step()
     for (apart, optimizer), (parameters, one) in zip(alone, together, strict=True):
         for mine, other in zip(parameters, apart, strict=True):
             assert torch.equal(mine, other)

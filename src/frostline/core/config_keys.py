@@ -120,6 +120,19 @@ def trains_head_alone(mode: FreezeModeConfig) -> bool:
     return len(mode.phases) == 1 and not mode.phases[0].stepwise and all(r.match.startswith("head/") for r in rules)
 
 
+def takes_plain_head_steps(config: Config) -> bool:
+    """Return whether a run is of a head alone, by steps whose gradient has a closed form, on features that are kept.
+
+    Those of several such runs can be taken in lockstep.
+    """
+    mode, features, train = config.freeze_mode, config.features, config.train
+    if mode.solver is not None or not trains_head_alone(mode) or not (features.enabled and features.lockstep):
+        return False
+    if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
+        return False
+    return train.loss == "cross_entropy" and train.class_weights is None and train.sampling == "shuffled"
+
+
 def choices(config: Config) -> dict[str, Any]:
     """Return the short names that people filter on, but for those that the freeze mode does not read.
 

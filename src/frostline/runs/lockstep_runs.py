@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.config import Config
-from frostline.core.config_keys import digest
+from frostline.core.config_keys import digest, takes_plain_head_steps
 from frostline.models import build
 from frostline.runs import setup as setups
 from frostline.runs.run_context import RunContext
@@ -122,17 +122,18 @@ class Stepper:
         return self._stack.steps(part.train, indices, epoch, first)
 
     def _lead(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Stack | None:
-        """Return the heads of this run and of its siblings, to be trained in lockstep; None where there is none."""
-        head = gradient.head_of(part.network)
-        if head is None or not part.train.known or part.autocast is not None:
+        """Return the heads of this run and of its siblings, to be trained in lockstep; None where that is no faster.
+
+        On a GPU it is for a head alone, too, since a step of a stack is one launch.
+        """
+        head, config = gradient.head_of(part.network), self._setup.config
+        if head is None or not part.train.known or part.autocast is not None or not takes_plain_head_steps(config):
             return None
-        if part.weights is not None:  # which the closed form of its gradient knows nothing of
+        on_cpu = part.train.labels.device.type == "cpu"
+        if on_cpu and not gradient.is_small(head, len(indices[0])):
             return None
-        if part.train.labels.device.type == "cpu" and not gradient.is_small(head, len(indices[0])):
-            return None
-        config = self._setup.config
         siblings = {digest(one): one for one in self._siblings() if _shares_features(self._setup, one)}
-        if not siblings:
+        if not siblings and (on_cpu or self._setup.ranks is not None):
             return None
         me = self._member_of(config, head, self._learner.optimizer)
         if epoch == 1:
@@ -141,15 +142,16 @@ class Stepper:
             others = [(key, self._beginner(head, sibling)) for key, sibling in chosen]
         else:
             others = self._lockstep.others(list(siblings), epoch)
-        if not others:
+        if not others and on_cpu:
             return None
-        stack = Stack([me, *(member for _, member in others)])
+        stack = Stack([me, *(member for _, member in others)], self._say)
         if not stack.agrees(part.train, indices, epoch, first):
             self._say("  note: not in lockstep, since here a batched product has other last bits than a single one")
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
         self.most = len(stack.members)
-        self._say(f"  in lockstep with {_others(self.most)} on the same features")
+        if others:
+            self._say(f"  in lockstep with {_others(self.most)} on the same features")
         return stack
 
     def _beginner(self, head: Head, config: Config) -> Member:

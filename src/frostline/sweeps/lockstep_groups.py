@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from frostline.core.config import Config, ScheduleConfig
-from frostline.core.config_keys import digest, trains_head_alone, value_of, with_values
+from frostline.core.config_keys import digest, takes_plain_head_steps, trains_head_alone, value_of, with_values
 from frostline.records.sweep_record import RunFacts
 
 OF_STEPS = (
@@ -21,16 +21,8 @@ _FEW = 4
 
 
 def shared_by(config: Config) -> str | None:
-    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone.
-
-    Those are runs of a head alone, on features that are kept, by plain steps.
-    """
-    mode, features, train = config.freeze_mode, config.features, config.train
-    if mode.solver is not None or not trains_head_alone(mode) or not (features.enabled and features.lockstep):
-        return None
-    if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
-        return None
-    if train.loss != "cross_entropy" or train.class_weights is not None or train.sampling != "shuffled":
+    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone."""
+    if not takes_plain_head_steps(config):
         return None
     return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 

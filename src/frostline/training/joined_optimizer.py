@@ -47,25 +47,50 @@ class JoinedOptimizer:
             one.state = self._optimizer.state
         self._kernels: list[_Kernel] = []
         self._counts: list[Tensor] = []
+        device = self._params[0].device
+        self._lr = torch.zeros(len(self._rates), device=device) if device.type == "cuda" else None
+        """What the kernels of the groups read on a GPU, so that a captured step takes what is there when it is made."""
+        self._lr_there: list[float] = []
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups, as those of an optimizer."""
         return self._optimizer.param_groups
 
-    @torch.no_grad()
-    def step(self, number: int) -> None:
-        """Take the step of every optimizer with the learning rates of the step `number`, counted from 0."""
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a step is nothing but kernels that read all they need from the device: none is before the first."""
+        return bool(self._kernels) and self._lr is not None
+
+    def changed(self) -> list[Tensor]:
+        """Return all that a step changes."""
+        states = (self._optimizer.state[one] for one in self._params)
+        return [*self._params, *(kept for state in states for kept in state.values() if isinstance(kept, Tensor))]
+
+    def set_rates(self, number: int) -> None:
+        """Set the learning rates of the step `number`, counted from 0, which comes next."""
         for group, rates in zip(self.param_groups, self._rates, strict=True):
             rates.set([group], number)
-        if self._kernels:
-            if self._counts:
-                torch._foreach_add_(self._counts, 1)
-            for kernel, group in zip(self._kernels, self.param_groups, strict=True):
-                kernel(lr=group["lr"])
-        else:
+        wanted = [group["lr"] for group in self.param_groups]
+        if self._lr is not None and wanted != self._lr_there:
+            self._lr.copy_(torch.tensor(wanted).pin_memory(), non_blocking=True)
+            self._lr_there = wanted
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take the step of every optimizer; `count_write` is left to who makes it."""
+        if not self._kernels:
             self._optimizer.step()  # which makes the state
             self._find_kernels()
+            return
+        if self._counts:
+            torch._foreach_add_(self._counts, 1)
+        rates = [group["lr"] for group in self.param_groups] if self._lr is None else self._lr.unbind()
+        for kernel, lr in zip(self._kernels, rates, strict=True):
+            kernel(lr=lr)
+
+    def count_write(self) -> None:
+        """Have torch count a step as a write to the parameters, which neither kernels nor captured steps do."""
         increment_version(self._params)
 
     def _find_kernels(self) -> None:

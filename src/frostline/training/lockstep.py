@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from frostline.core.labels import multi_label
 from frostline.core.randomness import address
 from frostline.training import criterion, gradient
+from frostline.training.captured_step import CapturedStep
 from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
@@ -69,8 +70,11 @@ class Member:
 class Stack:
     """Owner of the parameters of all members, which become views of two tensors, as do their gradients."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        """Have `members`, whose optimizers are of one class, learn together; the first is who asks."""
+    def __init__(self, members: Sequence[Member], note: Callable[[str], None] = lambda text: None) -> None:
+        """Have `members`, whose optimizers are of one class, learn together; the first is who asks.
+
+        On a GPU a step is one launch in the end; `note` is told where it cannot be.
+        """
         self._seeds = list(dict.fromkeys(member.recipe.seed for member in members))
         """Members of one, which follow each other, see the same samples in the same order, behind the same dropout."""
         self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
@@ -88,6 +92,7 @@ class Stack:
         self._products = len(members)
         """Of how many matrices the logits are products: of those of every member, or of every seed."""
         self._optimizer = JoinedOptimizer([one.optimizer for one in self.members], [one.rates for one in self.members])
+        self._captured = CapturedStep(self._learn, self._optimizer.changed, note)
         self.reached: int | None = None
         """The epoch at whose end all members are; None before the first, and within one."""
         self.ahead = 0.0
@@ -107,9 +112,12 @@ class Stack:
         self._take_gradients()
         for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-                logits = self._gradients(self._before(inputs, step), labels)
-                self._optimizer.step(step)
-            sums.add(logits[1:], self._of_each(labels)[1:])
+                self._optimizer.set_rates(step)
+                learn = self._captured if self._optimizer.can_be_captured else self._learn
+                logits = learn(self._before(inputs, step), labels)
+                self._optimizer.count_write()
+            if others:
+                sums.add(logits[1:], self._of_each(labels)[1:])
             seconds += time.perf_counter() - began
             if step - first == len(indices) - 1:
                 for member, its in zip(others, sums.each(), strict=True):
@@ -190,17 +198,28 @@ class Stack:
             return by_seed.expand(len(self.members), *by_seed.shape[1:])
         return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
 
+    def _learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Take a step of all heads on inputs `(seeds, B, D)`, and return their logits `(members, classes, B)`."""
+        logits = self._gradients(inputs, labels)
+        self._optimizer.step()
+        return logits
+
     def _gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the logits `(members, classes, B)` for inputs `(seeds, B, D)`, and compute the heads' gradients.
 
         As `gradient.of_head` does for one.
         """
-        inputs = inputs if self._products == len(self._seeds) else self._of_each(inputs)
-        weight = self._weight.view(self._products, -1, inputs.shape[2])
-        bias = None if self._bias is None else self._bias.view(self._products, -1)
+        layers: tuple[int, ...] = (self._products, -1)
+        if self._products == 1:
+            layers, inputs = (-1,), inputs[0]  # a product of matrices, as that of a head alone is
+        elif self._products > len(self._seeds):
+            inputs = self._of_each(inputs)
+        weight, weight_grad = (one.view(*layers, one.shape[2]) for one in (self._weight, self._weight_grad))
+        bias = None if self._bias is None else self._bias.view(layers)
         logits = gradient.products(weight, bias, inputs).view(*self._weight.shape[:2], -1)
         error = gradient.of_logits(logits, self._wanted(labels, logits.shape[1]), several=multi_label(labels))
-        torch.bmm(error.view(*weight.shape[:2], -1), inputs, out=self._weight_grad.view_as(weight))
+        multiply = torch.mm if weight.dim() == 2 else torch.bmm
+        multiply(error.view(*weight.shape[:-1], -1), inputs, out=weight_grad)
         if self._bias_grad is not None:
             torch.sum(error, 2, out=self._bias_grad)
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,9 +54,17 @@ ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.opt
 
 
 def set_lr(groups: Iterable[dict[str, Any]], *, lr: float, phase: int, factor: float) -> None:
-    """Set the learning rate of every param group to `lr` times its scale in `phase` times the schedule's `factor`."""
+    """Set the learning rate of every param group to `lr` times its scale in `phase` times the schedule's `factor`.
+
+    On a GPU it is a float32, as the weights are: a captured step reads it from there.
+    """
     for group in groups:
-        group["lr"] = lr * group["scales"][phase] * factor
+        rate = lr * group["scales"][phase] * factor
+        group["lr"] = _float32(rate) if group["params"][0].device.type == "cuda" else rate
+
+
+def _float32(number: float) -> float:
+    return ctypes.c_float(number).value
 
 
 def set_lr_of_step(

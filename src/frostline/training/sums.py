@@ -99,6 +99,8 @@ class SumsOfSeveral:
         return self._sums
 
     def _compute(self) -> None:
+        if not self._waiting:
+            return
         logits, labels = (torch.stack(several, 1) for several in zip(*self._waiting, strict=True))
         logits = logits.transpose(2, 3).contiguous()  # (heads, steps, B, classes)
         hits = right(logits, labels).sum((1, 2))

@@ -1,0 +1,132 @@
+"""A step of heads on a card is one launch in the end, and leaves what single operations do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emulated_card import EmulatedMachine, Graph
+from frostline.training import captured_step, gradient
+from frostline.training.lockstep import Stack
+from frostline.training.schedule import Rates
+from heads import BATCH, learn
+from small import compose
+
+BATCHES = torch.arange(3 * BATCH + 4).split(BATCH)
+EPOCHS = 3
+
+
+@pytest.fixture(autouse=True)
+def _soon() -> Iterator[None]:
+    """Let the second step of a shape be captured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_step, "_AFTER", 1)
+        yield
+
+
+@dataclass
+class Learned:
+    """What became of heads, and what it took."""
+
+    tensors: list[Tensor]
+    losses: list[tuple[float, float]]
+    launches: Counter[str]
+    """Of one of the last steps, as are `waits`."""
+    waits: Counter[str]
+    said: list[str]
+
+
+def learned(heads: int, seeds: int = 1, *, schedule: str = "cosine", optimizer: str = "adamw") -> Learned:
+    """Train so many heads on a card, each with its own learning rate."""
+    said: list[str] = []
+    losses = []
+    with EmulatedMachine().running() as there:
+        members, data = learn(heads, seeds, optimizer=optimizer, device="cuda")
+        of_steps, steps = compose(f"schedule={schedule}").schedule, EPOCHS * len(BATCHES)
+        members = [replace(one, rates=Rates(of_steps, one.rates.lr, steps)) for one in members]
+        stack = Stack(members, said.append)
+        assert stack.agrees(data, BATCHES, 1, 0)
+        for epoch in range(1, EPOCHS + 1):
+            for number, _ in enumerate(stack.steps(data, BATCHES, epoch, (epoch - 1) * len(BATCHES))):
+                if number == 1:
+                    launches, waits = Counter(there.launches), Counter(there.waits)
+                there.launches.clear()
+                there.waits.clear()
+        states = [state for one in members for state in one.optimizer.state.values()]
+        kept = [value.cpu() for state in states for value in state.values() if isinstance(value, Tensor)]
+        weights = [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]
+        losses = [one.made[epoch].sums.read() for one in members[1:] for epoch in one.made]
+    return Learned([*weights, *kept], losses, launches, waits, said)
+
+
+def as_it_is(monkeypatch: pytest.MonkeyPatch, heads: int, *arguments: Any, **options: Any) -> Learned:
+    """Train heads with steps of which none is captured."""
+    with monkeypatch.context() as patch:
+        patch.setattr(captured_step, "_AFTER", 10**6)
+        return learned(heads, *arguments, **options)
+
+
+def same(one: Learned, other: Learned) -> bool:
+    return one.losses == other.losses and all(map(torch.equal, one.tensors, other.tensors))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(("heads", "seeds"), [(1, 1), (4, 1), (4, 2)])
+def test_a_captured_step_leaves_the_bits_of_single_operations(
+    monkeypatch: pytest.MonkeyPatch, heads: int, seeds: int, optimizer: str
+) -> None:
+    captured = learned(heads, seeds, optimizer=optimizer)
+    assert captured.launches["graph"] == 1 and not captured.said
+    one_by_one = as_it_is(monkeypatch, heads, seeds, optimizer=optimizer)
+    assert not one_by_one.launches["graph"]
+    assert same(captured, one_by_one)
+
+
+@pytest.mark.parametrize("heads", [1, 4, 16])
+def test_a_captured_step_takes_five_launches_however_many_heads_there_are_and_no_wait(heads: int) -> None:
+    there = learned(heads)
+    assert there.launches.total() == 5  # two copies to where the graph reads, the graph, and two of its logits
+    assert not +there.waits
+
+
+def test_a_step_that_waits_is_not_captured_and_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_logits = gradient.of_logits
+
+    def waiting(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
+        logits.sum().item()
+        return of_logits(logits, targets, several=several)
+
+    one_by_one = as_it_is(monkeypatch, 2)
+    monkeypatch.setattr(gradient, "of_logits", waiting)
+    there = learned(2)
+    assert there.said == [
+        "  note: steps are launched one operation at a time, since they cannot be captured here "
+        "(CUDA error: operation not permitted when stream is capturing)"
+    ]
+    assert not there.launches["graph"] and same(there, one_by_one)
+
+
+def test_a_graph_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_by_one = as_it_is(monkeypatch, 2)
+    replay = Graph.replay
+
+    def otherwise(self: Graph) -> None:
+        replay(self)
+        for written, _ in self._before.values():
+            written.add_(1e-7)
+
+    monkeypatch.setattr(Graph, "replay", otherwise)
+    there = learned(2)
+    assert len(there.said) == 1 and "(it has other bits)" in there.said[0]
+    assert same(there, one_by_one)
+
+
+def test_an_optimizer_that_looks_at_its_state_on_the_host_is_not_captured() -> None:
+    there = learned(2, optimizer="rmsprop")
+    assert not there.launches["graph"] and not there.said

@@ -184,6 +184,20 @@ class EmulatedMachine(TorchDispatchMode):
         self.seeded: set[int] = set()
         """Cards whose random numbers were seeded."""
         self.capturing: Graph | None = None
+        self.coming: list[tuple[Tensor, Tensor]] = []
+        """What is copied to the host without a wait, and what it will hold: until that is waited for, anything."""
+
+    def record_event(self) -> SimpleNamespace:
+        """Return an event that comes when all that was told to the card before is done."""
+        before = list(self.coming)
+
+        def synchronize() -> None:
+            self.wait(f"an event: {_here()}")
+            with torch.inference_mode():
+                for made, what in before:
+                    made.copy_(what)
+
+        return SimpleNamespace(synchronize=synchronize)
 
     @contextmanager
     def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
@@ -271,9 +285,14 @@ class EmulatedMachine(TorchDispatchMode):
     ) -> Any:
         self.kinds.add(func.name())
         if name == "_to_copy" and kwargs.get("device") is not None:
-            self.wait(f"to the host: {_here()}")
             inner = args[0].inner if self.numbers else torch.zeros(args[0].shape, dtype=args[0].dtype)
-            return func(inner, **{key: value for key, value in kwargs.items() if key != "non_blocking"})
+            made = func(inner, **{key: value for key, value in kwargs.items() if key != "non_blocking"})
+            if not kwargs.get("non_blocking"):
+                self.wait(f"to the host: {_here()}")
+                return made
+            self.refuse_while_capturing()
+            self.coming.append((made, made.clone()))
+            return made.fill_(torch.nan if made.is_floating_point() else 1)
         if name == "copy_" and {type(args[0]), type(args[1])} != {CardTensor}:
             self.refuse_while_capturing()
             self.sent[_here()] += args[1].nbytes if isinstance(args[0], CardTensor) else 0
@@ -380,7 +399,7 @@ class EmulatedMachine(TorchDispatchMode):
             **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
             **{"is_current_stream_capturing": lambda: self.capturing is not None},
             **{"CUDAGraph": Graph, "graph": self.capture, "Stream": lambda device: None, "stream": nullcontext},
-            **{"current_stream": lambda device: None},
+            **{"current_stream": lambda device: self},
             **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
             **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": lambda: None},
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
@@ -443,7 +462,8 @@ class _Functions(TorchFunctionMode):
         if isinstance(source, CardTensor) and device is not None and torch.device(device).type == "meta":
             return torch.empty_like(source.inner, device="meta", **kwargs)
         if device is None or torch.device(device).type != "cuda":
-            return source.to(**kwargs, **({} if device is None else {"device": device}))
+            how = {} if device is None else {"device": device, "non_blocking": later}
+            return source.to(**kwargs, **how)
         if isinstance(source, CardTensor):
             return source.to(**kwargs) if kwargs else source
         kwargs |= {"later": later, "pinned": getattr(source, "pinned", False)}

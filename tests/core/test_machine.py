@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from emulated_card import EmulatedMachine
 from frostline.core import machine, project
 from frostline.core.errors import UserError
 from frostline.records import provenance
@@ -290,3 +292,16 @@ def test_a_card_for_which_this_torch_has_no_kernels_is_one_line(
 
 def test_tests_see_no_card() -> None:
     assert not torch.cuda.is_available()
+
+
+def test_what_comes_from_a_card_is_read_while_the_next_is_computed() -> None:
+    computed: list[int] = []
+
+    def compute() -> Iterator[torch.Tensor]:
+        for number in range(3):
+            computed.append(number)
+            yield torch.full((2,), float(number), device="cuda")
+
+    with EmulatedMachine().running():
+        read = [(tensor.tolist(), len(computed)) for tensor in machine.fetched(compute())]
+    assert read == [([0, 0], 2), ([1, 1], 3), ([2, 2], 3)]

@@ -39,7 +39,7 @@ EMULATED = (
 
 The learning rate is a number that a float32 has, as it is on a card.
 """
-SELDOM = {"sums.read", "evaluation.of_logits", "features._collect", "device_budget.take"}
+SELDOM = {"sums.read", "evaluation.of_logits", "machine._arrived", "device_budget.take"}
 """Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
 WAITS = 3
 """How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""

@@ -226,6 +226,27 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
+def fetched(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield tensors in the host's memory, those of a GPU one later: it computes the next one while one is read."""
+    import torch
+
+    coming: list[tuple[torch.Tensor, torch.Event]] = []
+    for tensor in tensors:
+        if tensor.device.type == "cpu":
+            yield tensor
+            continue
+        copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
+        coming.append((copy, torch.cuda.current_stream(tensor.device).record_event()))
+        if len(coming) > 1:
+            yield _arrived(*coming.pop(0))
+    yield from (_arrived(*one) for one in coming)
+
+
+def _arrived(copy: torch.Tensor, copied: torch.Event) -> torch.Tensor:
+    copied.synchronize()
+    return copy
+
+
 def wait(device: torch.device) -> None:
     """Wait until a GPU has done what it was told to, for whoever looks at a clock; a CPU has."""
     import torch

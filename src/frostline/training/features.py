@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core import interrupts
+from frostline.core import interrupts, machine
 from frostline.data.views import Views
 from frostline.store import hashing, mapped
 from frostline.store.device_budget import DeviceBudget, expect, rows
@@ -163,12 +163,13 @@ class Features:
                 return None
         features = entry.tensors["features"]
         self._channels_last = bool(entry.meta["channels_last"])
-        size = features.numel() * torch.float32.itemsize
+        once = self._room.device.type == "cpu"  # to make float32 of each batch costs a GPU nothing, and half the memory
+        size = features.numel() * (torch.float32 if once else features.dtype).itemsize
         if size > self._room.free:
             self._views.release()
-        if size <= self._room.free:
+        if once and size <= self._room.free:
             mapped.compare(features)
-            features = features.float()  # once, and not at every step
+            features = features.float()
         return self._room.take(features)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Features:
         batches = filled(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)
         made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
-        _, channels_last = _collect(made, count, allocate)
+        _, channels_last = _collect(machine.fetched(made), count, allocate)
         self._views.seen -= sum(map(len, batches)) - count
         return {"channels_last": channels_last}
 

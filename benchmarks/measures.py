@@ -295,28 +295,29 @@ def lockstep(bench: Bench) -> Iterator[Row]:
         base = bench.chosen(network, bench.data(kind, bench.scale.counts), bench.folder(), precision="fp32")
         bench.sweep(bench.heads(base)[:1])  # features are there from now on
         apart = {**base, "features.lockstep": False}
-        times: dict[str, list[float]] = {"together": [], "apart": [], "one": []}
+        settings = {"together": bench.heads(base), "apart": bench.heads(apart), "one": bench.heads(apart)[:1]}
+        if bench.device.type == "cuda":
+            settings["captured"] = bench.heads(base)[:1]
+        times: dict[str, list[float]] = {name: [] for name in settings}
         for _ in range(bench.scale.rounds):
-            for name, runs in (
-                ("together", bench.heads(base)),
-                ("apart", bench.heads(apart)),
-                ("one", bench.heads(apart)[:1]),
-            ):
+            for name, runs in settings.items():
                 times[name].append(sum(run.metrics["cost/train_seconds"] for run in bench.sweep(runs).runs))
         seconds = {name: median(each) for name, each in times.items()}
         setting = f"{network}, {kind}, {bench.scale.counts[0]:,} images"
-        what = f"cost/train_seconds of {bench.scale.runs} warm head runs of {bench.scale.epochs} epochs, batches of 32"
-        for theirs, measure in (
-            ("one", "the steps of all heads against those of one"),
-            ("apart", "the steps of all heads against alone"),
+        what = f"cost/train_seconds of warm head runs ({bench.scale.runs} if all) of {bench.scale.epochs} epochs"
+        for ours, theirs, measure in (
+            ("together", "one", "the steps of all heads against those of one"),
+            ("together", "apart", "the steps of all heads against alone"),
+            ("captured", "one", "the captured steps of a head against single operations"),
         ):
-            yield bench.row(
-                *(measure, setting, seconds["together"] / seconds[theirs]),
-                ours=shown(seconds["together"]),
-                theirs=shown(seconds[theirs]),
-                unit="x",
-                note=f"{what}, in lockstep; theirs: {theirs}, without",
-            )
+            if ours in seconds:
+                yield bench.row(
+                    *(measure, setting, seconds[ours] / seconds[theirs]),
+                    ours=shown(seconds[ours]),
+                    theirs=shown(seconds[theirs]),
+                    unit="x",
+                    note=f"{what}, ours: {ours}; theirs: {theirs}, features.lockstep=false",
+                )
 
 
 def last_stage(bench: Bench) -> Iterator[Row]:

@@ -310,6 +310,52 @@ def test_a_broken_header_ends_its_shard_and_is_told(tmp_path: Path) -> None:
     assert [name for name, _ in broken(tmp_path)] == ["b.tar/from byte 0 on"]
 
 
+def test_where_too_little_is_left_of_a_broken_shard_that_is_told_first(tmp_path: Path) -> None:
+    whole = tar(samples(20))
+    at, file = whole.index(b"00002.cls"), tmp_path / "a.tar"
+    reason = f"expected pictures and labels that can all be read, but a.tar/from byte {at:,} on: no header of a tar"
+    file.write_bytes(whole[:at] + b"\xff" * 512 + whole[at + 512 :])
+    for skip_bad in (False, True):
+        line = refused(file, skip_bad=skip_bad)
+        assert reason in line and "; and with what is left: data.val_fraction=" in line
+    assert reason in refused(file, label="lable") and "did you mean" not in refused(file, label="lable")
+    file.write_bytes(whole[: whole.index(b"00001.cls")] + b"\xff" * 512)
+    assert "on: no header of a tar" in refused(file) and "with what is left: data.root=" in refused(file)
+    file.write_bytes(whole[: whole.index(b"00002.cls")])
+    assert "a.tar breaks off without the mark of its end: there may have been more; and with" in refused(file)
+    (tmp_path / "b.tar").write_bytes(tar([("odd.cls", b"newt"), ("odd.png", b"no picture"), *samples(20)]))
+    line = refused(tmp_path / "b.tar", skip_bad=True)
+    assert "pictures that can be read in train of newt, but all are broken (b.tar/odd.png: " in line
+
+
+def test_a_split_of_which_nothing_can_be_read_is_no_split_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path / "train.tar", samples(20))
+    for content, start in ((b"\xff" * 2048, 0), (tar([("x.png", png(90))])[:1024] + b"\xff" * 512, 1024)):
+        (tmp_path / "test.tar").write_bytes(content)
+        expected = "expected shards of test of which something with a label can be read, and not only test.tar"
+        assert f"{expected}/from byte {start:,} on: " in refused(tmp_path)
+
+
+def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
+    files = dict(samples(24, field="json"))
+    files |= {f"{number:05d}.cls": b"ab"[number % 2 :][:1] for number in range(24)}
+    files |= {"00003.json": b"half", "00005.json": b"\xff\xfe\xff", "00006.cls": b"\xe9", "00007.cls": b""}
+    file = write(tmp_path / "a.tar", [*files.items()])
+    json_told = "a.tar/00003.json (no JSON: Expecting value: line 1 column 1 (char 0))"
+    both = f"{json_told}, a.tar/00005.json (no text in UTF-8)"
+    assert told(load(file, label="label")) == [f"2 pictures are left out, as their labels cannot be read: {both}"]
+    assert told(load(file, group="patient")) == [
+        "1 picture is left out, as its label cannot be read: a.tar/00006.cls (no text in UTF-8)",
+        "1 picture without a label is left out: a.tar/00007.png",
+        f"2 pictures stand alone each, as their groups cannot be read: {both}",
+    ]
+    write(file, [(name, b"{half" if name.endswith("json") else content) for name, content in samples(24, field="json")])
+    line = refused(file)
+    assert "but 24 texts cannot be read: a.tar/00000.json (no JSON: " in line and "data.options.label=null" in line
+    write(file, [*samples(), ("long.png", png(90)), ("long.cls", b"1" * 2**20 + b"2")])
+    assert "cannot be read: a.tar/long.cls (of more than 1,048,576 bytes)" in told(load(file))[0]
+
+
 def test_odd_ends_of_shards_are_told(tmp_path: Path) -> None:
     whole = tar(samples(20))
     (tmp_path / "a.tar").write_bytes(whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512])

@@ -34,7 +34,9 @@ _REASONS = {
     "which files there are; they stand in the key": ("data.listing",),
     "which pictures have labels; they stand in the key": ("data.label_columns",),
     "which folder is which; the files stand in the key": ("data.layouts",),
-    "the digest of a split's pixels, sizes and ids stands in the key": ("data.splits", "data.loading"),
+    "the digest of a split's pixels, sizes and ids stands in the key": (
+        *("data.splits", "data.loading", "data.broken_pictures"),
+    ),
     "which pictures are of which split; their files stand in the key": ("data.split_names", "data.times"),
     "which files there are and what they are called; the files stand in the key": ("data.tables",),
     "what is no picture": ("data.leftovers",),

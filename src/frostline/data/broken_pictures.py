@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.labels import of_class
 from frostline.data.pixel_cache import Decoded
 from frostline.data.splitting import Selection, lost_classes
+
+
+@contextmanager
+def blamed(root: str, damage: Sequence[str]) -> Iterator[None]:
+    """Have a mistake that is found in what is left of the data in `root` say first what of it cannot be read."""
+    try:
+        yield
+    except UserError as error:
+        if not damage or damage[0] in str(error):
+            raise
+        several = "; ".join(damage[:3]) + ("; ..." if len(damage) > 3 else "")
+        expected = f"pictures and labels that can all be read, but {several}; and with what is left: {error}"
+        raise user_error("data.root", root, expected) from None
 
 
 class BadPictures(UserError):
@@ -36,6 +51,10 @@ def broken_of(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) ->
     return tuple(sorted(found))
 
 
+def _first_few(reasons: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+
+
 def require_readable(
     parts: Mapping[str, Selection],
     good: Mapping[str, Selection],
@@ -52,13 +71,14 @@ def require_readable(
         lost = lost_classes(part, good[name])
         if skip and (lost if name == "train" else not len(good[name].ids)):
             classes = ", ".join(part.source.classes[label] for label in lost[:5])
-            expected = f"pictures that can be read in {name} of {classes}, but all are broken"
+            those = torch.stack([of_class(part.labels, label) for label in lost] or [part.ids >= 0]).any(0)
+            each = _first_few(broken_of({name: replace(part, ids=part.ids[those])}, decoded))
+            expected = f"pictures that can be read in {name} of {classes}, but all are broken ({each})"
             raise user_error("data.skip_bad", "true", expected)
     reasons = broken_of(parts, decoded)
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())
-        some = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
-        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({some})"
+        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({_first_few(reasons)})"
         error = BadPictures(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
         error.reasons = reasons
         raise error

@@ -16,7 +16,7 @@ from frostline.core.config import DataConfig
 from frostline.core.files import expanded
 from frostline.data import findings
 from frostline.data.bit_depth import of_range
-from frostline.data.broken_pictures import broken_of, leave_out, require_readable
+from frostline.data.broken_pictures import blamed, broken_of, leave_out, require_readable
 from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.layouts import SPLITS
@@ -69,17 +69,19 @@ def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
 
 
 def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, Selection]:
-    return divide(
-        {name: _remembering(source, store, config) for name, source in open_splits(config, store, progress).items()},
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        folds=config.folds,
-        fold=config.fold,
-        seed=config.split_seed,
-        fraction=config.fraction,
-        limit=config.limit,
-        eval_limit=config.eval_limit,
-    )
+    sources = open_splits(config, store, progress)
+    with blamed(config.root, sources["train"].damage):
+        return divide(
+            {name: _remembering(source, store, config) for name, source in sources.items()},
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            folds=config.folds,
+            fold=config.fold,
+            seed=config.split_seed,
+            fraction=config.fraction,
+            limit=config.limit,
+            eval_limit=config.eval_limit,
+        )
 
 
 def _remembering(source: Source, store: Store, config: DataConfig) -> Source:

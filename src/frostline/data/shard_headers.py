@@ -11,11 +11,10 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.files import parsed
 from frostline.data import image_formats, remote_files
 from frostline.data.label_columns import Cell
@@ -52,6 +51,7 @@ class _Row:
     start: int
     size: int
     texts: Mapping[str, Cell]
+    unread: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -62,6 +62,8 @@ class _Sample:
     pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     """Name, first byte and size, by field."""
     texts: dict[str, Cell] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    """By field, the file with its text that cannot be read, and why."""
     fields: set[str] = field(default_factory=set)
 
 
@@ -182,27 +184,33 @@ def _sort_in(
     sample.fields.add(what)
     if what == wanted.image or (wanted.image is None and f".{what.rpartition('.')[2]}" in image_formats.SUFFIXES):
         sample.pictures[what] = (name, member.offset_data, member.size)
-    elif what in (*_TEXTS, *wanted.texts) and member.size <= _LONGEST:
+    elif what in (*_TEXTS, *wanted.texts) and member.size > _LONGEST:
+        sample.unread[what] = f"{name} (of more than {_LONGEST:,} bytes)"
+    elif what in (*_TEXTS, *wanted.texts):
         stream.seek(member.offset_data)
         content = stream.read(member.size)
         if len(content) == member.size:  # half a label may be the name of another class
-            _keep_text(found, sample, what, content, wanted.texts)
+            _keep_text(found, sample, what, name, content, wanted.texts)
     return split[1]
 
 
-def _keep_text(found: Scanned, sample: _Sample, what: str, content: bytes, wanted: Sequence[str]) -> None:
-    """Keep what a field says; nothing where it is no text in UTF-8, or no JSON."""
-    with suppress(ValueError):
-        if what != JSON:
-            sample.texts[what] = content.decode().strip()
-            return
-        said = parsed(content)
-        if isinstance(said, dict):
-            found.keys.update(dict.fromkeys(list(said)[:SHOWN_KEYS]))
-            cells = {f"{JSON}:{name}": _cell(said[name]) for name in wanted if name in said}
-        else:
-            cells = {JSON: _cell(said) if isinstance(said, list) else None}
-        sample.texts |= {name: cell for name, cell in cells.items() if cell is not None}
+def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: bytes, wanted: Sequence[str]) -> None:
+    """Keep what a field says, in a file called `name`; or that it cannot be read: no text in UTF-8, or no JSON."""
+    try:
+        said = parsed(content) if what == JSON else content.decode().strip()
+    except ValueError as error:
+        no_text = isinstance(error, UnicodeError)
+        sample.unread[what] = f"{name} ({'no text in UTF-8' if no_text else f'no JSON: {one_line(error)}'})"
+        return
+    if what != JSON:
+        sample.texts[what] = said
+        return
+    if isinstance(said, dict):
+        found.keys.update(dict.fromkeys(list(said)[:SHOWN_KEYS]))
+        cells = {f"{JSON}:{key}": _cell(said[key]) for key in wanted if key in said}
+    else:
+        cells = {JSON: _cell(said) if isinstance(said, list) else None}
+    sample.texts |= {key: cell for key, cell in cells.items() if cell is not None}
 
 
 def _cell(value: object) -> Cell:
@@ -228,7 +236,7 @@ def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
         name = next(iter(sample.pictures.values()))[0]
         raise user_error(key, shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
     name, start, size = next(iter(sample.pictures.values()))
-    return _Row(name, start, size, sample.texts)
+    return _Row(name, start, size, sample.texts, sample.unread)
 
 
 def _rest(found: Scanned, last: str, damage: _Damage) -> _Row:
@@ -239,4 +247,4 @@ def _rest(found: Scanned, last: str, damage: _Damage) -> _Row:
         del found.samples[last]
         if cut.pictures:
             name, start, _ = next(iter(cut.pictures.values()))
-    return _Row(name, start, 0, {} if cut is None else cut.texts, f"{damage.reason}, and so is all behind it")
+    return _Row(name, start, 0, {} if cut is None else cut.texts, reason=f"{damage.reason}, and so is all behind it")

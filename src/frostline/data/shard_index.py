@@ -23,8 +23,9 @@ from frostline.core import codehash
 from frostline.data import image_formats, remote_files
 from frostline.data.decode_all import Progress
 from frostline.data.duplicates import TAIL, first_alike
+from frostline.data.findings import first_few
 from frostline.data.label_columns import Cell
-from frostline.data.names import printable
+from frostline.data.names import counted, printable
 from frostline.data.open_image import open_bytes
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import SHOWN_KEYS, Scanned, Wanted, scan_all
@@ -44,6 +45,8 @@ class Index:
     texts: Mapping[str, tuple[Cell, ...]]
     """By field (`cls`) or key of the JSON (`json:label`), what it says of each picture, None where it says nothing;
     under `json` what the JSON itself says where that is a list."""
+    unread: Mapping[str, Mapping[int, str]]
+    """By field, for each picture whose text there cannot be read the file with that, and why."""
     reasons: Mapping[int, str]
     """Why what stands for the rest of a damaged shard cannot be read."""
     fields: Mapping[str, int]
@@ -62,7 +65,20 @@ class Index:
 
     def name(self, index: int) -> str:
         """Return what the i-th picture is called, its shard's name first."""
-        return printable(f"{self.shards[int(self.places[index, 0])].name}/{self.names[index]}")
+        return self._beside(index, self.names[index])
+
+    def unread_in(self, field: str) -> dict[int, str]:
+        """Return for each picture whose text in `field` cannot be read the file with that, its shard's name first."""
+        return {row: self._beside(row, file) for row, file in self.unread.get(field, {}).items()}
+
+    def damage(self) -> list[str]:
+        """Return what cannot be read, a line each."""
+        unread = [file for what in self.unread for file in self.unread_in(what).values()]
+        more = [f"{counted(len(unread), 'text', 'texts')} cannot be read: {first_few(unread)}"] if unread else []
+        return [*(f"{self.name(row)}: {reason}" for row, reason in self.reasons.items()), *self.told, *more]
+
+    def _beside(self, index: int, name: str) -> str:
+        return printable(f"{self.shards[int(self.places[index, 0])].name}/{name}")
 
     def open(self, index: int) -> Image.Image:
         """Open the i-th picture, not decoded yet; raises anything where it cannot be read or is none."""
@@ -138,6 +154,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
         places=entry.tensors["places"].numpy(),
         names=tuple(names),
         texts=dict(zip(said["texts"], map(tuple, texts), strict=True)),
+        unread={what: dict(files) for what, files in said["unread"].items()},
         reasons=dict(said["reasons"]),
         fields=said["fields"],
         keys=tuple(said["keys"]),
@@ -153,12 +170,16 @@ def _written(found: Sequence[Scanned], writer: Writer) -> dict[str, Any]:
     places = [(number, row.start, row.size) for number, one in enumerate(found) for row in one.rows]
     writer.tensor("places", (len(rows), 3), torch.int64).copy_(torch.tensor(places).reshape(-1, 3))
     known = sorted({text for row in rows for text in row.texts})
+    unread = sorted({what for row in rows for what in row.unread})
     fields = (what for one in found for sample in one.samples.values() for what in sample.fields)
     columns = [[row.name for row in rows], *([row.texts.get(text) for row in rows] for text in known)]
     content = json.dumps(columns).encode()
     writer.tensor("columns", (len(content),), torch.uint8).numpy()[:] = bytearray(content)
     return {
         "texts": known,
+        "unread": {
+            what: [(n, row.unread[what]) for n, row in enumerate(rows) if what in row.unread] for what in unread
+        },
         "reasons": [(number, row.reason) for number, row in enumerate(rows) if row.reason],
         "fields": Counter(sorted(fields)),
         "keys": list(dict.fromkeys(name for one in found for name in one.keys))[:SHOWN_KEYS],

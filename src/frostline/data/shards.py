@@ -5,10 +5,8 @@ Labels are text, as those of a table are; a number may stand for the name of a c
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.core.errors import user_error
-from frostline.data import label_columns, remote_files
+from frostline.core.errors import UserError, user_error
+from frostline.data import label_columns, remote_files, shard_class_names
+from frostline.data.broken_pictures import blamed
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Labels
@@ -30,7 +29,6 @@ from frostline.data.shard_index import Index, index
 from frostline.store.store import Store
 
 _OPTIONS = (*SPLITS, "image", "label", "separator", "group", "splits", "classes")
-_CLASS_FILES = ("classes.txt", "classnames.txt")
 SUFFIX = ".tar"
 
 
@@ -74,6 +72,8 @@ class Shards:
     multi_label: bool
     """Whether pictures may be of several classes, or of none."""
     findings: tuple[Finding, ...]
+    damage: tuple[str, ...]
+    """What cannot be read, a line each."""
 
 
 def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> Shards:
@@ -86,15 +86,30 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
     """
     _check_options(options)
     files = split_files(root, options)
-    label, group, separator = options.get("label"), options.get("group"), options.get("separator")
+    label, group = options.get("label"), options.get("group")
     given = tuple(label) if isinstance(label, list) else (label,)
     keys = LABELS if label is None else tuple(map(str, given))
     wanted = Wanted(options.get("image"), (*keys, *((str(group),) if group is not None else ())))
     found = {split: index("data.root", own, wanted, store, progress) for split, own in files.items()}
     _check_fields(root, options, found)
+    damage = tuple(line for own in found.values() for line in own.damage())
+    with blamed(root, damage):
+        return _labels_of(root, options, files, found, given, damage)
+
+
+def _labels_of(
+    root: str,
+    options: Mapping[str, Any],
+    files: Mapping[str, Sequence[RemoteFile]],
+    found: Mapping[str, Index],
+    given: tuple[Any, ...],
+    damage: tuple[str, ...],
+) -> Shards:
+    """Return what is in shards with the labels in the fields that are `given`, or are called as is common."""
+    group, separator = options.get("group"), options.get("separator")
     label_in = [_text_of("label", name, list(found.values())) for name in given]
     group_in = _text_of("group", group, list(found.values())) if group is not None else None
-    names = _class_names(root, options.get("classes"), files["train"]) if len(label_in) == 1 else ()
+    names = shard_class_names.find(root, options.get("classes"), files["train"]) if len(label_in) == 1 else ()
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         chosen = options.get("classes") or "null"
         raise user_error("data.options.classes", chosen, f"a name for each class alone, not {some(twice)} twice")
@@ -109,12 +124,14 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
         cells = dict(zip([name or "null" for name in given], texts, strict=True))
         labels = label_columns.of_columns(cells, separator=separator, several=several)
         if len(cells) == 1:
-            labels = [said and _named(root, own, row, said, names) for row, said in enumerate(labels)]
-        splits[split] = _labelled(own, labels, group_in, findings)
+            labels = [said and shard_class_names.named(root, own, row, said, names) for row, said in enumerate(labels)]
+        if own.reasons and all(said is None for said in labels):
+            raise _unreadable(root, split, own)
+        splits[split] = _labelled(own, labels, label_in, group_in, findings)
     if not len(splits["train"].rows):
         raise user_error("data.root", root, f"samples of train, with a picture and a label ({some(label_in)}) each")
     there = {split: own for split, own in splits.items() if len(own.rows)}
-    return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings))
+    return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings), damage)
 
 
 def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteFile]]:
@@ -164,17 +181,23 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Index]) -> None:
-    """Raise `UserError` where no sample of train has a picture."""
+    """Raise `UserError` where no sample of train has a picture, or none of a split for its shards are broken."""
+    for split, own in found.items():
+        if len(own) == len(own.reasons) > 0:
+            raise _unreadable(root, split, own)
     train = found["train"]
-    if len(train) > len(train.reasons):
+    if len(train):
         return
-    if train.reasons:
-        said = "; ".join(f"{train.name(row)}: {reason}" for row, reason in list(train.reasons.items())[:3])
-        raise user_error("data.root", root, f"shards of train of which something can be read, and not only {said}")
     if (image := options.get("image")) is not None:
         raise user_error("data.options.image", image, f"a field of samples: {some(train.fields)}", train.fields)
     among = f", and here fields are {some(train.fields)}" if train.fields else ", and here is none"
     raise user_error("data.root", root, f"samples with a picture, as 0001.jpg{among}")
+
+
+def _unreadable(root: str, split: str, own: Index) -> UserError:
+    said = "; ".join(f"{own.name(row)}: {reason}" for row, reason in list(own.reasons.items())[:3])
+    expected = f"shards of {split} of which something with a label can be read, and not only {said}"
+    return user_error("data.root", root, expected)
 
 
 def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
@@ -192,48 +215,18 @@ def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
     raise user_error(f"data.options.{what}", "null" if given is None else given, expected, [*fields, *keys])
 
 
-def _class_names(root: str, given: object, train: Sequence[RemoteFile]) -> tuple[str, ...]:
-    """Return the names that numbers stand for: given, or in a file that is called as is common beside the shards."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return tuple(map(str, given))
-    if isinstance(given, str):
-        try:
-            text = remote_files.read_text(remote_files.joined(root, given))
-        except Exception as error:  # no text, or not to be reached
-            raise remote_files.unreachable("data.options.classes", given, error) from error
-        if text is None:
-            raise user_error("data.options.classes", given, "a file that is there, with the name of a class in a line")
-        return _lines(text)
-    beside = train[0].url.rpartition("/")[0]
-    for place in (f"{folder}/{name}" for folder in dict.fromkeys((beside, root.rstrip("/"))) for name in _CLASS_FILES):
-        with suppress(Exception):  # a server may answer anything for what it does not have
-            if text := remote_files.read_text(place):
-                return _lines(text)
-    return ()
+def _field(text: str) -> str:
+    """Return in which field of a sample something of `Index.texts` stands."""
+    return JSON if text.startswith(f"{JSON}:") else text
 
 
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _named(root: str, own: Index, row: int, labels: Labels, names: Sequence[str]) -> Labels | None:
-    """Return the classes of a picture by name; None where it has none, which numbers below zero say, too."""
-    known = [text for text in labels if not re.fullmatch(r"-\d+", text)]
-    return tuple(_class_name(root, own, row, text, names) for text in known) if known or not labels else None
-
-
-def _class_name(root: str, own: Index, row: int, text: str, names: Sequence[str]) -> str:
-    if not names or text in names:
-        return text
-    if text.isascii() and text.isdecimal():
-        if int(text) < len(names):
-            return names[int(text)]
-        expected = f"labels below {len(names)}, the number of names, and {own.name(row)} has {text}"
-        raise user_error("data.root", root, expected)
-    raise user_error("data.root", root, f"labels among the names of classes, and {own.name(row)} has {text}", names)
-
-
-def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None, findings: list[Finding]) -> Sharded:
+def _labelled(
+    own: Index,
+    labels: Sequence[Labels | None],
+    label_in: Sequence[str],
+    group_in: str | None,
+    findings: list[Finding],
+) -> Sharded:
     """Return the pictures with a label; `findings` gets what is told of the others."""
     some_labels = next((said for said in labels if said), None)
     labels = [
@@ -241,13 +234,22 @@ def _labelled(own: Index, labels: Sequence[Labels | None], group_in: str | None,
         for row, said in enumerate(labels)
     ]
     kept = {row: said for row, said in enumerate(labels) if said is not None}
-    if without := [own.name(row) for row in range(len(own)) if row not in kept]:
+    damaged = {row: file for text in label_in for row, file in own.unread_in(_field(text)).items() if row not in kept}
+    if damaged:
+        left_out = ("picture is left out, as its label", "pictures are left out, as their labels")
+        told = f"{counted(len(damaged), *left_out)} cannot be read: {first_few([*damaged.values()])}"
+        findings.append(Finding(told, True, tuple(damaged.values())))
+    if without := [own.name(row) for row in range(len(own)) if row not in kept and row not in damaged]:
         left_out = ("picture without a label is left out", "pictures without a label are left out")
         told = f"{counted(len(without), *left_out)}: {first_few(without)}"
         findings.append(Finding(told, True, tuple(without)))
     groups = None
     if group_in is not None:
         every = own.texts.get(group_in, ("",) * len(own))
+        if alone := [file for row, file in own.unread_in(_field(group_in)).items() if row in kept]:
+            stands_alone = ("picture stands alone, as its group", "pictures stand alone each, as their groups")
+            told = f"{counted(len(alone), *stands_alone)} cannot be read: {first_few(alone)}"
+            findings.append(Finding(told, True, tuple(alone)))
         groups = tuple(label_columns.one_text(every[row]) for row in kept)
     return Sharded(own, torch.tensor([*kept], dtype=torch.int64), tuple(kept.values()), groups)
 

@@ -55,6 +55,8 @@ class Source:
     """`(N,)` float32, above 0: what each picture counts in the loss; None for all alike."""
     twins: Callable[[], Tensor] | None = None
     """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
+    damage: tuple[str, ...] = ()
+    """What of it cannot be read, as far as that is known before any picture is opened, a line each."""
     findings: tuple[Finding, ...] = ()
     """What is to be told of where the pictures come from."""
 

@@ -34,6 +34,7 @@ from frostline.data import (
     tables,
     torchvision_data,
 )
+from frostline.data.broken_pictures import blamed
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
@@ -70,7 +71,8 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     if source in ("hub", "shards"):
         read = hub.read(root, options) if source == "hub" else shards.read(root, options, store, progress)
         found, file = _without_files(read, root, missing), options.get("splits")
-        return found if file is None else split_names.applied(found, expanded(file).absolute())
+        with blamed(root, found["train"].damage):
+            return found if file is None else split_names.applied(found, expanded(file).absolute())
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:
@@ -201,14 +203,18 @@ def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) 
 
     A split may lack classes if `missing` is `ok`.
     """
-    said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
+    damage = found.damage if isinstance(found, shards.Shards) else ()
+    with blamed(root, damage):
+        said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
 
     def source(split: str, own: hub_pictures.Pictures | shards.Sharded) -> Source:
         hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
         return replace(plain, twins=own.twins, groups=said.groups[split], left_out=hidden)
 
-    return _telling({split: source(split, own) for split, own in found.splits.items()}, found.findings, said.findings)
+    sources = {split: source(split, own) for split, own in found.splits.items()}
+    sources["train"] = replace(sources["train"], damage=damage)
+    return _telling(sources, found.findings, said.findings)
 
 
 def _telling(sources: dict[str, Source], *findings: Iterable[Finding]) -> dict[str, Source]:

@@ -134,7 +134,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 def _cell(cell: Cell) -> dict[str, Any]:
     names = dict.fromkeys(name for result in cell.finished for name in result.metrics)
     means = {name: cell.mean(name) for name in names}
-    within = interval(found, cell.by) if (found := repeats(cell)) else None
+    within = interval(repeats(cell), cell.by)
     return {
         "choices": {name: value for name, value in cell.choices.items() if name != trial_tags.SPACE},
         "mean": {name: value if value == value else None for name, value in means.items()},

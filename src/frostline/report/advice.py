@@ -105,7 +105,7 @@ def next_sweep(advice: Advice) -> str:
 
     No mode is left out for what a frozen network says, which is no evidence against training it.
     """
-    left = [standing.backbone for standing in standings(advice.backbones) if standing.left]
+    left = _left(advice)
     mode = "freeze_mode" if "freeze_mode" in advice.typed else "freeze"
     lr = {} if "lr" in advice.typed else {"lr": _GRID}
     varied = {key: ",".join(dict.fromkeys(one.typed[key] for one in left)) for key in left[0].typed}
@@ -116,8 +116,12 @@ def next_sweep(advice: Advice) -> str:
 def seconds_of_next(advice: Advice) -> float:
     """Return about how long that sweep takes on this machine, one run after the other; what is kept is counted once."""
     points = advice.points * (1 if "lr" in advice.typed else _LRS)
-    left = [standing.backbone for standing in standings(advice.backbones) if standing.left]
-    return sum(cost.once + points * cost.epochs * cost.epoch for one in left for cost in one.costs)
+    return sum(cost.once + points * cost.epochs * cost.epoch for one in _left(advice) for cost in one.costs)
+
+
+def _left(advice: Advice) -> list[Backbone]:
+    """Return the backbones that are not clearly worse than the first, the best linear probe first."""
+    return [standing.backbone for standing in standings(advice.backbones) if standing.left]
 
 
 def show(advice: Advice, screen: Screen) -> None:

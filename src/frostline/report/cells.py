@@ -66,7 +66,7 @@ class Cell:
 
     def mean(self, metric: str) -> float:
         """Return the mean of `metric` over the seeds, or over the folds, each the mean of its seeds; nan for none."""
-        values = self._values(metric)
+        values = self.values(metric)
         return fmean(values) if values else math.nan
 
     def spread(self, metric: str) -> float | None:
@@ -74,10 +74,11 @@ class Cell:
 
         Seeds that draw nothing are one repeat, however many there are.
         """
-        values = self._values(metric)
+        values = self.values(metric)
         return stdev(values) if len(values) > 1 and (self.draws or self.folds) else None
 
-    def _values(self, metric: str) -> list[float]:
+    def values(self, metric: str) -> list[float]:
+        """Return what `metric` came to with each seed, or in each fold as the mean of its seeds."""
         return [fmean(run.metrics[metric] for run in runs) for runs in self.repeats(metric)]
 
 

@@ -143,7 +143,7 @@ def validation_interval(cell: Cell) -> Interval | None:
     """
     from frostline.report.statistics import added, clamped, step, t_interval, wilson
 
-    values = [fmean(run.metrics[cell.by.val] for run in runs) for runs in cell.repeats(cell.by.val)]
+    values = cell.values(cell.by.val)
     if not values or any(math.isnan(value) for value in values):
         return None
     if not (cell.draws or cell.folds):  # all seeds say the same

@@ -109,8 +109,7 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
     per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
-    labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
-    found = label_scores.of(labels, told)
+    found = label_scores.of(*_all_said(said))
     shares = {name: [value and shortened(value) for value in values] for name, values in found.shares.items()}
     return {
         "classes": [str(row["class"]) for row in per_class],
@@ -121,6 +120,11 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
         "f1": shares["f1"],
         "pairs": [],
     }
+
+
+def _all_said(said: Sequence[Predictions]) -> tuple[Array, Array]:
+    """Return the true and the predicted classes of all images of several runs."""
+    return np.concatenate([one.labels for one in said]), np.concatenate([one.said for one in said])
 
 
 def _numbers(label: Any) -> int | list[int]:
@@ -147,7 +151,7 @@ def _all_within(
 ) -> list[list[float | None]]:
     """Return the ends of the 95% interval of each class's accuracy, of images that were counted `repeats` times."""
     if any(one.groups is not None for one in said):
-        labels, told = (np.concatenate(parts) for parts in zip(*((one.labels, one.said) for one in said), strict=True))
+        labels, told = _all_said(said)
         groups = np.concatenate([one.ids if one.groups is None else one.groups for one in said])
         kinds = range(len([*images]))
         return [_within_groups(told, labels, kind, groups, repeats) for kind in kinds]

@@ -138,10 +138,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
         "series": value_text(cell.choices.get(key)),
         "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
         "val": [shortened(cell.mean(cell.by.val)), *ends(validation_interval(cell))],
-        "test": [
-            shortened(cell.mean(cell.by.test)),
-            *ends(interval(found, cell.by) if (found := repeats(cell)) else None),
-        ],
+        "test": [shortened(cell.mean(cell.by.test)), *ends(interval(repeats(cell), cell.by))],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
         "adapter": adapter_words.full((cell.finished or cell.results)[0]),
         "runs": [numbers[id(result)] for result in cell.results],

@@ -67,7 +67,12 @@ class Difference:
 
 
 def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
-    """Return the interval of the mean of `by`: over folds, or over test images, and over seeds if there are several."""
+    """Return the interval of the mean of `by`: over folds, or over test images, and over seeds if there are several.
+
+    None without repeats, and where nothing is known but their values.
+    """
+    if not repeats:
+        return None
     repeats = _distinct(repeats)
     if len(repeats) == 1:
         found = _over_images(repeats, by)

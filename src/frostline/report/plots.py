@@ -118,9 +118,7 @@ def _response(axes: Axes, contest: Contest) -> bool:
     styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
     for name, group in _cells(contest).items():
         best = lines.setdefault(name, {})
-        for cell in sorted(
-            group, key=lambda cell: is_trial(cell.choices)
-        ):  # they come best first, and fresh seeds before their trial
+        for cell in sorted(group, key=lambda cell: is_trial(cell.choices)):  # best first, trials behind fresh seeds
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
     rates = sorted({rate for best in lines.values() for rate in best})

@@ -72,12 +72,12 @@ def verdict(contest: Contest) -> str:
 def _majority(first: Contender, contest: Contest) -> str:
     """Return the sentence on a contest in which nobody is surely before the largest class."""
     assert contest.baseline and contest.lead and contest.lead.interval
-    digits, lead, within = _digits(first.cell), contest.lead, contest.lead.interval
-    share, score = (f"{100 * value:.{digits}f}%" for value in (contest.baseline.share, lead.scores[0]))
-    sure = f"95% interval {100 * within.low:.{digits}f} to {100 * within.high:.{digits}f}; {lead.how}"
+    by, digits, lead = contest.by, _digits(first.cell), contest.lead
+    share, score = (by.text(value, digits) for value in (contest.baseline.share, lead.scores[0]))
+    gap = f"({by.gap(lead.gap, digits)}, {_within(by, contest.lead.interval, digits)}; {lead.how})"
     return (
         f"Nobody surely beats the largest class: {contest.baseline.name} is {share} of the test split, and "
-        f"{first.name} comes to {score} ({100 * lead.gap:+.{digits}f} points, {sure})."
+        f"{first.name} comes to {score} {gap}."
     )
 
 

@@ -57,9 +57,8 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _view(self, row: int, text: str) -> Tensor:
         try:
-            data = base64.b64decode(
-                text.rpartition(",")[2], validate=True
-            )  # a browser writes data:image/png;base64,...
+            # a browser writes data:image/png;base64,...
+            data = base64.b64decode(text.rpartition(",")[2], validate=True)
             with Image.open(io.BytesIO(data), formats=candidates()) as picture:
                 return predict.view(self._network, tensor_of(picture, self._network.levels)[0])
         except Exception as error:  # broken pictures make Pillow raise anything

@@ -50,11 +50,8 @@ def load(*, models: bool = True) -> None:
     and a quarter of the time. It is spared 5 MB of Pygments, too, which Alembic's templates would colour errors with.
     """
     _set_up()
-    if not models:
-        with (
-            suppress(ImportError),
-            _absent("numpy", "pandas", "pyarrow", "pygments"),
-        ):  # an MLflow that insists on them gets them below
+    if not models:  # an MLflow that insists on what is absent gets it below
+        with suppress(ImportError), _absent("numpy", "pandas", "pyarrow", "pygments"):
             _import()
     _import()
 

@@ -119,17 +119,10 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
     """
     if not any(repeat.draws for repeat in (*first, *second)):
         first, second = _distinct(first), _distinct(second)
+    if first[0].overlap is not None and second[0].overlap is not None:
+        return _over_folds(first, second, by)
     scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
-    if first[0].overlap is not None and second[0].overlap is not None:
-        both = {repeat.seed for repeat in first} & {repeat.seed for repeat in second}
-        if len(both) > 1:
-            one, two = ([repeat for repeat in repeats if repeat.seed in both] for repeats in (first, second))
-            return _over_folds(one, two, by)
-        if not both:  # each side has other pictures, and how folds differ is no chance
-            return Difference(gap, scores, None, "no fold that both have", fewer, False, folds=True)
-        (first, second) = ([repeat for repeat in repeats if repeat.seed in both] for repeats in (first, second))
-        return _one_seed(first[0], second[0], by, which=_which(first[0], second[0]))
     if fewer == 1:
         of_one_seed = ((one, other) for one in first for other in second if one.seed == other.seed)
         pair = next(of_one_seed, (first[0], second[0]))
@@ -158,12 +151,20 @@ def _distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
 
 def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
     """Return the difference over folds that both sides have."""
-    two = {repeat.seed: repeat.value for repeat in second}
-    differences = [repeat.value - two[repeat.seed] for repeat in first]
+    mine, theirs = ({repeat.seed: repeat for repeat in repeats} for repeats in (first, second))
+    pairs = [(mine[fold], theirs[fold]) for fold in mine if fold in theirs]
+    if len(pairs) == 1:
+        return _one_seed(*pairs[0], by, which=_which(*pairs[0]))
+    if pairs:
+        first, second = ([*side] for side in zip(*pairs, strict=True))
+    scores = (_mean(first), _mean(second))
+    gap, fewer = scores[0] - scores[1], min(len(first), len(second))
+    if not pairs:  # each side has other pictures, and how folds differ is no chance
+        return Difference(gap, scores, None, "no fold that both have", fewer, False, folds=True)
     least = max(_step(first, by), _step(second, by))
-    within = statistics.t_interval(differences, least, first[0].overlap or 0.0)
-    scores, how = (_mean(first), _mean(second)), f"{len(first)} folds, paired t-interval corrected for their overlap"
-    return Difference(scores[0] - scores[1], scores, within, how, len(first), True, folds=True)
+    within = statistics.t_interval([one.value - two.value for one, two in pairs], least, first[0].overlap or 0.0)
+    how = f"{fewer} folds, paired t-interval corrected for their overlap"
+    return Difference(gap, scores, within, how, fewer, True, folds=True)
 
 
 def _which(first: Repeat, second: Repeat) -> str:

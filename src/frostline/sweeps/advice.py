@@ -117,8 +117,8 @@ def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, s
     groups: dict[str, list[PlannedRun]] = {}
     for run in planned:
         groups.setdefault(repr(run.config.model), []).append(run)
-    settings = [dict(one.split("=", 1) for one in runs[0].overrides) for runs in groups.values()]
-    keys = [key for key in settings[0] if key.split(".")[0] == "model" and len({s[key] for s in settings}) > 1]
+    settings = hydra_keys.settings_of(runs[0].overrides for runs in groups.values())
+    keys = [key for key in hydra_keys.varied(settings) if key.split(".")[0] == "model"]
     for setting, runs in zip(settings, groups.values(), strict=True):
         yield {key: setting[key] for key in keys}, runs
 

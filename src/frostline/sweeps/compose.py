@@ -68,8 +68,8 @@ def compose_all(
     of_job = Jobs(compose)
     after_first(of_job(jobs[0], 0).config)
     jobs = hydra_keys.in_folds(jobs, lambda overrides: of_job(overrides, 0).config)
-    settings = [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
-    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
+    settings = hydra_keys.settings_of(jobs)
+    varied = hydra_keys.varied(settings)
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
     first: dict[tuple[str, str], int] = {}
@@ -147,14 +147,8 @@ def composing() -> Iterator[None]:
 
 def compose_one(overrides: Overrides) -> Config:
     """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
-    register_resolver()
-    hydra_keys.check_typed(overrides)
-    try:
-        with composing():
-            composed = hydra.compose("config", overrides=[*map(at_home, overrides)], return_hydra_config=True)
-            return read(composed, overrides, 0).config
-    except FOUND_WRONG as error:
-        raise explain(error, overrides) from None
+    with _composing_typed(overrides) as typed:
+        return read(hydra.compose("config", overrides=typed, return_hydra_config=True), overrides, 0).config
 
 
 def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[PlannedRun]:
@@ -163,14 +157,20 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
     Where it may be `searched`, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as
     `compose_all` does. Nothing is said of folders, which these runs are not to have.
     """
+    with _composing_typed(overrides) as typed:
+        parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
+        jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
+        return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
+
+
+@contextmanager
+def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
+    """Do what `composing` does for what a person typed, which is yielded as Hydra takes it; UserError for mistakes."""
     register_resolver()
     hydra_keys.check_typed(overrides)
     try:
         with composing():
-            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            parsed = parser.parse_overrides([*map(at_home, overrides)])
-            jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
-            return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
+            yield [*map(at_home, overrides)]
     except FOUND_WRONG as error:
         raise explain(error, overrides) from None
 
@@ -203,7 +203,7 @@ def _require_distinct(planned: Sequence[PlannedRun]) -> None:
 
 def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
     """Return whether two jobs differ, and in nothing `but` some keys."""
-    mine, theirs = (dict(override.split("=", 1) for override in overrides) for overrides in (one, other))
+    mine, theirs = hydra_keys.settings_of((one, other))
     differing = [key for key in mine if mine[key] != theirs[key]]
     return bool(differing) and set(differing) <= set(but)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -64,6 +64,16 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:
     """Return what is typed for each key, by its name alone; of a key that is given twice the last counts."""
     return {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in overrides)}
+
+
+def settings_of(jobs: Iterable[Sequence[str]]) -> list[dict[str, str]]:
+    """Return what is typed for each job, by key as it is typed."""
+    return [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
+
+
+def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the keys of jobs, all of which have the same, whose values are not the same in all of them."""
+    return [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
 
 
 def as_read(argument: str) -> str:

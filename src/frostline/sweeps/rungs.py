@@ -50,23 +50,17 @@ class Rungs:
         goal, ends = self.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
         return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
 
-    def next_up(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """Return the trial of those that wait which goes on first: on the highest rung, and of these the best."""
+    def next_up(self, trials: Sequence[FrozenTrial], reduction: int = REDUCTION) -> FrozenTrial | None:
+        """Return the trial of those that wait which goes on first: on the highest rung, and of these the best.
+
+        Of `reduction` trials that came to a rung one may go on.
+        """
         first = _first_of_values(trials)
         for height in reversed(self.heights[:-1]):
             ranked = self._ranked(first, height)
-            for trial in ranked[: len(ranked) // REDUCTION]:
+            for trial in ranked[: len(ranked) // reduction]:
                 if waits(trial) and self.goal(trial) == height:
                     return trial
-        return None
-
-    def foremost(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """Return the best of those that wait on the highest rung where any does."""
-        first = _first_of_values(trials)
-        for height in reversed(self.heights[:-1]):
-            there = [one for one in self._ranked(first, height) if waits(one) and self.goal(one) == height]
-            if there:
-                return there[0]
         return None
 
     def _ranked(self, trials: Collection[FrozenTrial], height: int) -> list[FrozenTrial]:

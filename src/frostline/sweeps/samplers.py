@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import SearchConfig
 from frostline.core.errors import user_error
+from frostline.report.studies import quiet
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -34,6 +34,7 @@ _SEQUENCES: dict[str, optuna.Study] = {}
 """Studies of the quasi-random sequences that were drawn from, by seed, options and space."""
 
 
+@quiet()
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
     """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
 
@@ -43,13 +44,11 @@ def sampler(search: SearchConfig, number: int) -> BaseSampler:
     ones 52, 78, 82 and 91 (600 searches with `tpe`, as in benchmarks/replay.py).
     """
     seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
-        except (TypeError, ValueError) as error:
-            expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
-            raise user_error("search.options", search.options, expected) from None
+    try:
+        return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
+        raise user_error("search.options", search.options, expected) from None
 
 
 def drawn_aside(
@@ -98,21 +97,15 @@ class _Aside(InMemoryStorage):
         return others + super().get_all_trials(study_id, deepcopy, states)
 
 
+@quiet()
 def given(values: Mapping[str, Any]) -> BaseSampler:
     """Return a sampler that draws these values, which are known."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.PartialFixedSampler(dict(values), optuna.samplers.RandomSampler())
+    return optuna.samplers.PartialFixedSampler(dict(values), optuna.samplers.RandomSampler())
 
 
+@quiet()
 def pruner(search: SearchConfig) -> BasePruner:
     """Return what stops trials early, each for good; with Hyperband they wait instead, at `rungs`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match search.prune:
-            case "median":
-                return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
-            case "wilcoxon":
-                return optuna.pruners.WilcoxonPruner()
-            case _:
-                return optuna.pruners.NopPruner()
+    if search.prune == "median":
+        return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
+    return optuna.pruners.WilcoxonPruner() if search.prune == "wilcoxon" else optuna.pruners.NopPruner()

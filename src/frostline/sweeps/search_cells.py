@@ -64,8 +64,8 @@ def cells_of(
     jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Compose, start: Callable[[Config], object]
 ) -> list[Cell]:
     """Return the cells, each with a run that has the lowest value of everything; raises UserError."""
-    settings = [dict(one.split("=", 1) for one in overrides) for overrides in jobs]
-    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
+    settings = hydra_keys.settings_of(jobs)
+    varied = hydra_keys.varied(settings)
     cells: list[Cell] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         composed = compose(overrides)

@@ -23,7 +23,7 @@ from frostline.core.config_keys import digest
 from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.sweeps import compose as composing
-from frostline.sweeps import job, search_space, trial_outcomes
+from frostline.sweeps import hydra_keys, job, search_space, trial_outcomes
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import Past
 from frostline.sweeps.past_trials import observations
@@ -234,7 +234,7 @@ class Search:
     ) -> PlannedRun:
         from optuna.distributions import distribution_to_json
 
-        varied = (key for key in self.cells[0].setting if len({one.setting[key] for one in self.cells}) > 1)
+        varied = hydra_keys.varied([one.setting for one in self.cells])
         shown = [*filter(is_shown, varied), *cell.space]
         ours = {
             trial_tags.SEARCH: cell.config.search.name,

@@ -60,7 +60,7 @@ class StudyRungs:
             if self._rungs is None or any(not (one.state in OVER or rests(one)) for one in own):
                 return False
             complete = any(trial.state is TrialState.COMPLETE for trial in own)
-            if not complete and (foremost := self._rungs.foremost(own)):
+            if not complete and (foremost := self._rungs.next_up(own, reduction=1)):
                 self._storage.mark(foremost, **{GOAL: self._rungs.above(foremost)})
                 return True
             waiting = [trial for trial in own if waits(trial)]

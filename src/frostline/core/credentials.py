@@ -70,6 +70,11 @@ def scrubbed(text: str) -> str:
     return text
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line of at most 200 characters, its type where it says nothing; no secrets."""
+    return scrubbed(" ".join(str(error).split()))[:200] or type(error).__name__
+
+
 class ScrubbingFormatter(logging.Formatter):
     """Formats the log of a run, tracebacks included, without secrets."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import generator
 from frostline.models import build, weights
@@ -61,8 +61,8 @@ def export(network: Predictor, kind: str, output: Path) -> float:
             except ImportError as error:
                 raise user_error("kind", kind, f"the packages onnx, onnxscript and onnxruntime ({error})") from None
             except (RuntimeError, ValueError, TypeError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise user_error("kind", kind, f"a format that can hold {network.model.name} ({reason})") from error
+                expected = f"a format that can hold {network.model.name} ({one_line(error)})"
+                raise user_error("kind", kind, expected) from error
             worst = max(_difference(network, run, pictures) for pictures in samples())
         if not worst <= TOLERANCE:
             raise Disagreement(f"{kind} differs from the original by {worst:.1e}, more than {TOLERANCE:.0e}")

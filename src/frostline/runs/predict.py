@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.files import expanded
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
@@ -87,12 +87,9 @@ def load(folder: Path, *, device: str) -> Predictor:
     try:
         model.module.load_state_dict(weights.read(file), assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file}: expected all weights of {config.model.name} ({reason})") from None
-    told = (
-        untrusted.mapping(folder / layout.PROVENANCE).get("weights") if (folder / layout.PROVENANCE).exists() else None
-    )
-    digest = hashing.of_file(file)
+        raise UserError(f"{file}: expected all weights of {config.model.name} ({one_line(error)})") from None
+    origin, digest = folder / layout.PROVENANCE, hashing.of_file(file)
+    told = untrusted.mapping(origin).get("weights") if origin.exists() else None
     if isinstance(told, dict) and told.get("final") not in (None, digest):
         raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
     memory_format = machine.memory_format(channels_last=config.channels_last)

@@ -102,10 +102,7 @@ def _note(output: Path) -> Path:
 
 def _told(output: Path) -> dict[str, Any]:
     """Return what is kept of a finished file; nothing where there is none."""
-    try:
-        note = files.read_json(_note(output))
-    except (OSError, ValueError):
-        return {}
+    note = files.json_or_none(_note(output))
     return note if isinstance(note, dict) else {}
 
 
@@ -166,9 +163,7 @@ def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
 
 def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
     """Note what the parts are of; UserError where those that are there are of something else."""
-    try:
-        before = files.read_json(beside / _JOB)
-    except (OSError, ValueError):
+    if (before := files.json_or_none(beside / _JOB)) is None:
         for part in beside.glob("*.part"):
             part.unlink()
         files.write_json(beside / _JOB, dict(job))

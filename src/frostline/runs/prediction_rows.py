@@ -97,7 +97,8 @@ class Columns:
             found = found.append_column(label, names.take(_spread(places[:, place], read)))
             found = found.append_column(probability, _spread(values[:, place], read))
         if answers.features is not None:
-            found = found.append_column(self.features, _lists(answers.features, read))
+            vectors = answers.features.numpy()
+            found = found.append_column(self.features, _lists(pa.array(vectors.ravel()), vectors.shape[1], read))
         reasons = pa.array([answers.errors.get(row) for row in answers.rows], pa.string())
         found = found.append_column(self.error, reasons)
         return found if self.unread else found.filter(pa.array(read))
@@ -112,17 +113,15 @@ def _spread(values: Tensor, read: NDArray[np.bool_]) -> pa.Array:
 
 def _named(said: Tensor, names: pa.Array, read: NDArray[np.bool_]) -> pa.Array:
     """Return the names of the classes in `said`, `(M, classes)` bool of the M rows that were read, as lists."""
-    lengths = np.zeros(len(read), np.int32)
-    lengths[read] = said.sum(1).numpy()
-    starts = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32), mask=np.append(~read, False))
-    return pa.ListArray.from_arrays(starts, names.take(pa.array(said.nonzero()[:, 1].numpy())))
+    return _lists(names.take(pa.array(said.nonzero()[:, 1].numpy())), said.sum(1).numpy(), read)
 
 
-def _lists(vectors: Tensor, read: NDArray[np.bool_]) -> pa.Array:
-    """Return the vectors `(M, D)` float32 of the rows that were read as lists, null in the others."""
-    lengths = np.where(read, vectors.shape[1], 0)
-    starts = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32), mask=np.append(~read, False))
-    return pa.ListArray.from_arrays(starts, pa.array(vectors.numpy().reshape(-1)))
+def _lists(values: pa.Array, lengths: NDArray[np.int64] | int, read: NDArray[np.bool_]) -> pa.Array:
+    """Return the `values` of the M rows that were read as lists of so many, `(M,)` or all alike; null in the others."""
+    every = np.zeros(len(read), np.int32)
+    every[read] = lengths
+    starts = pa.array(np.concatenate([[0], every.cumsum()]).astype(np.int32), mask=np.append(~read, False))
+    return pa.ListArray.from_arrays(starts, values)
 
 
 def as_csv(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:

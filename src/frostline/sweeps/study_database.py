@@ -55,7 +55,7 @@ def wait_for(url: str, say: Callable[[str], object]) -> None:
         try:
             database.probe(url)
         except Exception as error:  # of any driver
-            place, why = credentials.removed(url), credentials.scrubbed(" ".join(str(error).split()))[:200]
+            place, why = credentials.removed(url), credentials.one_line(error)
             if database.refused(error):
                 raise user_error("search.storage", place, f"a database that lets us in ({why})") from error
             if not told:

@@ -85,8 +85,7 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
         try:
             return _shared(search.storage)
         except Exception as error:  # of whatever library the URL leads to
-            why = credentials.scrubbed(" ".join(str(error).split()))[:200]
-            expected = f"a storage URL that Optuna can open, or a file ({why})"
+            expected = f"a storage URL that Optuna can open, or a file ({credentials.one_line(error)})"
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:
         return Storage(InMemoryStorage())

@@ -72,8 +72,7 @@ def require_usable(root: str, place: str, tracking_uri: str) -> None:
             Path(parts.path).mkdir(parents=True, exist_ok=True)
         get_artifact_repository(place, tracking_uri=tracking_uri).list_artifacts()
     except Exception as error:  # of whatever library the place leads to
-        why = credentials.scrubbed(" ".join(str(error).split()))[:200] or type(error).__name__
-        raise user_error(KEY, root, f"a place that can be reached ({why})") from error
+        raise user_error(KEY, root, f"a place that can be reached ({credentials.one_line(error)})") from error
 
 
 def differs(root: str, place: str, experiment: str) -> UserError:

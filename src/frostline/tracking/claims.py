@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from frostline.records import layout, liveness
 from frostline.records.liveness import Owner
-from frostline.tracking import pending_sweeps, server, tracking_uri
+from frostline.tracking import pending_sweeps, query, server, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,29 +98,20 @@ class _Claims:
 
     def _remove(self, run_id: str, key: str) -> None:
         """Remove a tag, which another sweep may have done."""
-        with _missing_is_fine():
+        from mlflow.exceptions import MlflowException
+
+        try:
             self._client.delete_tag(run_id, key)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def _living(self, sweep: str) -> Owner | None:
         """Return who carries out a sweep, None where nobody does any more."""
         if sweep not in self._sweeps:
-            self._sweeps[sweep] = None
-            with _missing_is_fine():
-                run = self._client.get_run(sweep)
-                self._sweeps[sweep] = liveness.of_run(run.info.status, run.data.tags)
+            run = query.known(self._client, sweep)
+            self._sweeps[sweep] = None if run is None else liveness.of_run(run.info.status, run.data.tags)
         return self._sweeps[sweep]
-
-
-@contextmanager
-def _missing_is_fine() -> Iterator[None]:
-    """Leave the block where MLflow has not what is asked for."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
 
 
 def _at_it(status: str, tags: Mapping[str, str]) -> Owner | None:

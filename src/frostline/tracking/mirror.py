@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from frostline.core import files
 from frostline.records import journal, layout
 from frostline.records.layout import UID_TAG
+from frostline.tracking import query
 from frostline.tracking.log_batch import do_all, limited, missing, write_dataset, write_values
 from frostline.tracking.unsent_entries import Unsent, resumed, unsent_of
 
@@ -63,7 +64,7 @@ class Mirror:
             news, offset = unsent_of(self.folder, at.offset)
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
-                if news.guessed and (run := _found(client, run_id)) and run.info.status == "FINISHED":
+                if news.guessed and (run := query.known(client, run_id)) and run.info.status == "FINISHED":
                     news.without_end()  # MLflow has what was lost of a damaged journal
                 self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
@@ -93,7 +94,7 @@ class Mirror:
         """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
         at = journal.position(self.folder)
         size = (self.folder / layout.RECORD).stat().st_size
-        run = _found(client, at.run_id) if at.run_id is not None and self._doubt else None
+        run = query.known(client, at.run_id) if at.run_id is not None and self._doubt else None
         if at.run_id is None or (run is None and self._doubt):
             return journal.MirrorPosition()
         if run is not None:
@@ -111,11 +112,11 @@ class Mirror:
         run_id = start.get("run_id") or next(
             iter([] if first and self._fresh else _search(client, experiment, start["uid"])), None
         )
-        if run_id is None or _found(client, run_id) is None:
+        if run_id is None or query.known(client, run_id) is None:
             journal.set_position(self.folder, journal.MirrorPosition(sure=first))
             tags = {**limited(start["tags"]), UID_TAG: start["uid"], **({layout.PARENT_TAG: parent} if parent else {})}
             run = client.create_run(experiment, start_time=start["time"], run_name=start["name"], tags=tags)
-            run_id, self._doubt = _named(run).info.run_id, False
+            run_id, self._doubt = query.named(run).info.run_id, False
             self._artifacts = run.info.artifact_uri
         else:
             news.tags = {**start["tags"], UID_TAG: start["uid"], **news.tags}
@@ -156,7 +157,7 @@ class Mirror:
         if not there:
             return
         # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
-        self._artifacts = self._artifacts or _named(client.get_run(run_id)).info.artifact_uri
+        self._artifacts = self._artifacts or query.named(client.get_run(run_id)).info.artifact_uri
         kept = get_artifact_repository(self._artifacts, tracking_uri=client.tracking_uri)
         yield from (partial(_hand_on, kept, file, inside) for file, inside in there)
 
@@ -175,25 +176,6 @@ def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
             place.hardlink_to(file)
             return
     kept.log_artifact(str(file), inside)
-
-
-def _found(client: MlflowClient, run_id: str) -> Any | None:
-    """Return the run, deleted or not; None where MLflow knows nothing of it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _named(client.get_run(run_id))
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-
-
-def _named(run: Any) -> Any:
-    """Return the run; raises ValueError where an answer without content, of a broken proxy say, was taken for one."""
-    if not run.info.run_id:
-        raise ValueError("MLflow's answer names no run")
-    return run
 
 
 def _search(client: MlflowClient, experiment: str, uid: str | None) -> list[str]:

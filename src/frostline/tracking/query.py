@@ -192,15 +192,28 @@ def open_client(uri: str) -> Iterator[MlflowClient]:
 
 def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:
     """Return a run of the store at `uri`; UserError where there is none."""
+    if (run := known(client, run_id)) is None:
+        raise user_error("run", run_id, f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)")
+    return run
+
+
+def known(client: MlflowClient, run_id: str) -> Run | None:
+    """Return a run, deleted or not; None where MLflow knows nothing of it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id)
+        return named(client.get_run(run_id))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        expected = f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)"
-        raise user_error("run", run_id, expected) from None
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def named(run: Run) -> Run:
+    """Return the run; raises ValueError where an answer without content, of a broken proxy say, was taken for one."""
+    if not run.info.run_id:
+        raise ValueError("MLflow's answer names no run")
+    return run
 
 
 def _result_of(number: int, run: Run) -> Result:

@@ -13,7 +13,7 @@ from frostline.api import arguments
 from frostline.core.config import Config
 from frostline.core.validation import read_config
 from frostline.records import journal, layout, trial_tags
-from frostline.records.result import Result
+from frostline.records.result import Result, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +93,7 @@ class Sweep:
     def __repr__(self) -> str:
         finished = sum(one.status == "FINISHED" for one in self.results)
         where = f", in {self.folder}" if self.folder else ""
-        runs = "1 run" if len(self.results) == 1 else f"{len(self.results)} runs"
-        return f"<{self.name}: {runs}, {finished} finished{where}>"
+        return f"<{self.name}: {number_of(len(self.results), 'run')}, {finished} finished{where}>"
 
     @property
     def runs(self) -> list[Run]:

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -47,6 +48,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def tell(line: str) -> None:
+    """Say something beside the answer, which goes to stdout, in one line."""
+    print(f"frostline: {' '.join(line.split())}", file=sys.stderr)
 
 
 def names() -> list[str]:

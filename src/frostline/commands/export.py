@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from frostline import api
-from frostline.commands import CALLED, Parser
+from frostline.commands import CALLED, Parser, tell
 from frostline.core.errors import named, user_error
 
 
@@ -26,11 +25,11 @@ def main(arguments: list[str]) -> int:
     with named(path="--output", kind="--format"):
         found = api.load(options.run, device="cpu")
         if found.note:
-            print(f"frostline: {found.note}", file=sys.stderr)
+            tell(found.note)
         try:
             worst = found.export(output, options.format)
         except export.Disagreement as problem:
-            print(f"frostline: {problem}; nothing was written", file=sys.stderr)
+            tell(f"{problem}; nothing was written")
             return 1
     pictures, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
     print(f"{output}: {found.network.model.name} with {len(found.classes)} classes as {options.format}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from frostline.commands import Parser
 from frostline.core import project
 from frostline.core.errors import user_error
+from frostline.records.result import number_of
 from frostline.sweeps import resume
 from frostline.tracking import query, tracking_uri
 
@@ -22,5 +23,5 @@ def main(arguments: list[str]) -> int:
         if name not in known:
             raise user_error("experiments", name, f"the name of an experiment of {uri}", known)
     count = sum(resume.mend(uri, name, print, lost=options.host) for name in options.experiments or known)
-    print(f"{count} {'run' if count == 1 else 'runs'} mended")
+    print(f"{number_of(count, 'run')} mended")
     return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from frostline import api
 from frostline.api.classifier import Classifier
-from frostline.commands import CALLED, Parser, positive
+from frostline.commands import CALLED, Parser, positive, tell
 from frostline.core.errors import named, user_error
 from frostline.data.names import counted
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
     def gather(file: Path) -> PictureList:
         return picture_list.gather(
-            file, options.pictures, say=_tell, more=sys.stdin, path=options.path, root=options.root
+            file, options.pictures, say=tell, more=sys.stdin, path=options.path, root=options.root
         )
 
     with named(**{name: f"--{name}" for name in ("output", "features", "path", "root", "device")}):
@@ -90,7 +90,7 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
     print(f"{written.path}: {counted(written.rows, 'picture', 'pictures')}{more}")
     if written.unread:
         etc = ", ..." if written.unread > len(written.examples) else ""
-        _tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{etc}")
+        tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{etc}")
     return 1 if written.unread else 0
 
 
@@ -109,7 +109,7 @@ def _print(pictures: PictureList, options: argparse.Namespace) -> int:
         for answers in predict.answers(network, batches, pictures.open, show=show):
             unread += len(answers.errors)
             for row, reason in answers.errors.items():
-                _tell(f"not read: {pictures.place(row)}: {reason}")
+                tell(f"not read: {pictures.place(row)}: {reason}")
             yield columns.table(pictures.carried(answers.rows), answers)
 
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
@@ -117,7 +117,7 @@ def _print(pictures: PictureList, options: argparse.Namespace) -> int:
     for text in write(columns, tables()):
         print(text, end="", flush=True)
     if unread:
-        _tell(_share(unread, count))
+        tell(_share(unread, count))
     return 1 if unread else 0
 
 
@@ -125,7 +125,7 @@ def _load(options: argparse.Namespace) -> Classifier:
     found = api.load(options.run, device=options.device)
     found.network.prepare()
     if found.note:
-        _tell(found.note)
+        tell(found.note)
     return found
 
 
@@ -155,7 +155,3 @@ def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor]
         Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
 
     return save
-
-
-def _tell(line: str) -> None:
-    print(f"frostline: {' '.join(line.split())}", file=sys.stderr)

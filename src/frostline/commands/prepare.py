@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frostline.commands import Parser, with_overrides
-from frostline.records.result import size
+from frostline.records.result import number_of, size
 from frostline.sweeps import preparation
 
 
@@ -15,5 +15,5 @@ def main(arguments: list[str]) -> int:
     runs = preparation.planned(asked.overrides)
     for found in preparation.prepare(runs):
         print(f"{'prepared' if found.made else 'there'}: {found.what}, {size(found.size)}, {found.place}", flush=True)
-    print(f"checked: {len(runs):,} {'run' if len(runs) == 1 else 'runs'} can begin")
+    print(f"checked: {number_of(len(runs), 'run')} can begin")
     return 0

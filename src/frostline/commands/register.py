@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 
-from frostline.commands import CALLED, Parser
+from frostline.commands import CALLED, Parser, tell
 from frostline.core import project
 from frostline.records import layout
 
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
     with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
         if run.note:
-            print(f"frostline: {run.note}", file=sys.stderr)
+            tell(run.note)
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")

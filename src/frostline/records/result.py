@@ -98,6 +98,11 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.3g} {unit}"
 
 
+def number_of(count: int, what: str) -> str:
+    """Return how many there are of something, for people: `1 run`, `12 runs`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def value_text(value: object) -> str:
     """Return a choice for people: a float as somebody types it, one that was drawn to six digits, else as it prints."""
     if not isinstance(value, float):

@@ -10,7 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from frostline.records.result import percent, size
+from frostline.records.result import number_of, percent, size
 from frostline.report import command_line, statistics
 from frostline.report.paired_difference import paired
 from frostline.report.statistics import Interval, Ints
@@ -143,9 +143,9 @@ def show(advice: Advice, screen: Screen) -> None:
 def looked_at(advice: Advice) -> str:
     """Return what was looked at, in a sentence."""
     parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
-    some = "backbone" if len(advice.backbones) == 1 else "backbones"
     where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} pictures"
-    return f"{len(advice.backbones)} {some} on {where}, a stratified sample that is the same for all, none of test"
+    some = number_of(len(advice.backbones), "backbone")
+    return f"{some} on {where}, a stratified sample that is the same for all, none of test"
 
 
 def ranking_table(ranked: Sequence[Standing]) -> Table:

@@ -20,7 +20,7 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import Result, value_text
+from frostline.records.result import Result, number_of, value_text
 from frostline.report import page_assets, page_data, search_page
 from frostline.report.studies import short_text
 
@@ -59,8 +59,7 @@ def _about(results: Sequence[Result]) -> str:
     """Return how many runs there are and in which state, and when the page was made."""
     states = Counter(result.status.lower() for result in results)
     counts = ", ".join(f"{states[state]:,} {state}" for state in sorted(states, key=lambda state: state != "finished"))
-    runs = "1 run" if len(results) == 1 else f"{len(results):,} runs"
-    return f"{runs}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
+    return f"{number_of(len(results), 'run')}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
 
 
 def _verdict(number: int, group: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from frostline.core.metrics import ACCURACY
 from frostline.records import trial_tags
-from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, value_text
+from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, number_of, value_text
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
 from frostline.report.pareto import front
@@ -81,7 +81,7 @@ def _budget(contest: Contest) -> list[str]:
     took = {name: _took(runs, unit) for name, runs in trials.items()}
     if unit == "trials" and len(set(counts.values())) == 1:
         count = next(iter(counts.values()))
-        first = f"The budget was {count} trial{'s' if count != 1 else ''} {each} (search={sampler})"
+        first = f"The budget was {number_of(count, 'trial')} {each} (search={sampler})"
     elif unit != "trials" and min(took.values()) >= float(amount):
         first = f"The budget was {amount} {unit} {each} (search={sampler})"
     else:

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import GROUPS, IMAGES, SECONDS, SHARED, WITHOUT, Result, choices_text, value_text
+from frostline.records.result import (
+    GROUPS,
+    IMAGES,
+    SECONDS,
+    SHARED,
+    WITHOUT,
+    Result,
+    choices_text,
+    number_of,
+    value_text,
+)
 from frostline.records.trial_tags import tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
@@ -27,7 +37,7 @@ _NAMES = 3  # of classes in a sentence
 def answer(results: Sequence[Result]) -> str:
     """Return the verdicts in plain words, one for each data set; commands stand between backticks."""
     if all(result.status == "PLANNED" for result in results):
-        return f"Nothing was trained: a plan of {_count(len(results), 'run')}."
+        return f"Nothing was trained: a plan of {number_of(len(results), 'run')}."
     found = contests(results)
     sentences = [(contest.where, verdict(contest)) for contest in found]
     return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
@@ -40,7 +50,7 @@ def verdict(contest: Contest) -> str:
     if not found and any(run.status == "FINISHED" for run in results):
         return f"No answer: {contest.by.words} is not defined on the test split."
     if not found:
-        return f"No answer: none of {_count(len(results), 'run')} finished."
+        return f"No answer: none of {number_of(len(results), 'run')} finished."
     untested = _untested(contest.baseline)
     if contest.difference is None:
         alone = _alone(key, found[0], results, tuned)
@@ -208,12 +218,12 @@ def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result])
     parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
     lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING") and not tells_a_search(run)]
     if any(repr(run.choices.get(key)) in there for run in lost):
-        parts.append(f"{_count(len(lost), 'run')} of {len(results):,} did not finish.")
+        parts.append(f"{number_of(len(lost), 'run')} of {len(results):,} did not finish.")
     return parts
 
 
 def _to_come(results: Sequence[Result]) -> str:
-    return f"{_count(len(_coming(results)), 'run')} of {len(results):,} still to come"
+    return f"{number_of(len(_coming(results)), 'run')} of {len(results):,} still to come"
 
 
 def _coming(results: Sequence[Result]) -> list[Result]:
@@ -227,7 +237,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     sure = f"{_within(by, within, digits)}; " if within else ""
     of = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
     of += _over_groups(only.cell) if of == "one seed" else ""
-    how = f"({sure}{_count(count, 'run') if only.cell.folds else of})"
+    how = f"({sure}{number_of(count, 'run') if only.cell.folds else of})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else capital(only.name)
@@ -251,14 +261,10 @@ def _over_groups(cell: Cell) -> str:
     """Return in words what the interval of one seed is over, where images come in groups; else nothing."""
     groups, images = round(cell.finished[0].metrics.get(GROUPS, 0)), cell.finished[0].images.get("test", 0)
     where = ", all of one group" if groups == 1 else f" in {groups:,} groups"
-    return f", over {_count(images, 'test image')}{where}" if groups else ""
+    return f", over {number_of(images, 'test image')}{where}" if groups else ""
 
 
 def _small(sentence: str) -> str:
     """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
     ours = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
     return sentence[0].lower() + sentence[1:] if ours else sentence
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

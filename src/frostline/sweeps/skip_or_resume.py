@@ -15,7 +15,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heart
-from frostline.records.result import Result, write_result
+from frostline.records.result import Result, number_of, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun
@@ -205,10 +205,7 @@ def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
         what, _, where = note.partition(" in ")
         first.setdefault(what, where)
         count[what] += 1
-    return [
-        f"{count[what]:,} {'run' if count[what] == 1 else 'runs'}: {what}, the first in {where}"
-        for what, where in first.items()
-    ]
+    return [f"{number_of(count[what], 'run')}: {what}, the first in {where}" for what, where in first.items()]
 
 
 def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
@@ -217,8 +214,7 @@ def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
     places = Counter((_ended(past), past.folder and past.folder.parent) for _, past in skipped)
     return [
-        f"{count:,} {'run' if count == 1 else 'runs'}: skipped, {how} in {at or 'another place'}"
-        for (how, at), count in places.items()
+        f"{number_of(count, 'run')}: skipped, {how} in {at or 'another place'}" for (how, at), count in places.items()
     ]
 
 

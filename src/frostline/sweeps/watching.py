@@ -12,7 +12,7 @@ from frostline.core import interrupts
 from frostline.core.errors import UserError
 from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
-from frostline.records.result import percent, read_result
+from frostline.records.result import number_of, percent, read_result
 from frostline.records.sweep_record import RunFacts, Shared
 from frostline.sweeps import closing, job
 
@@ -133,7 +133,7 @@ class _Shown:
             return liveness.living(self._sweep / layout.OWNER) is None
         states = [state for _, state in cluster_jobs.states(jobs) if state.alive]
         counts = Counter(str(state) for state in states)
-        queue = ", ".join(f"{count} {'job' if count == 1 else 'jobs'} {word}" for word, count in sorted(counts.items()))
+        queue = ", ".join(f"{number_of(count, 'job')} {word}" for word, count in sorted(counts.items()))
         if queue and queue != self._queue:
             job.screen().say(f"  {queue}")
         self._queue = queue

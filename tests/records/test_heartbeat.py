@@ -240,7 +240,7 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, m
 
     def again(*, interrupted=False):
         executor = _Executor(folder, interrupted=interrupted)
-        status = sweep.run_planned(planned, executor=executor, folder=folder, folder_named=True, earlier=True)
+        status = sweep.run_planned(planned, executor=executor, folder=folder, folder_named=True)
         return status, executor.ran, capsys.readouterr().out
 
     def once_more(results, aside, show=closing.show):

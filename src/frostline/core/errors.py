@@ -53,6 +53,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, at most 200 characters of it, its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def means_null(value: object) -> bool:
     """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
     return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from frostline.core.errors import UserError
+from frostline.core.errors import UserError, first_line
 
 _SMALL = 1_000_000  # bytes of a config: ours have about 2,000
 _LARGE = 64_000_000  # bytes of any other text: a journal of 100,000 epochs has about 20,000,000
@@ -47,7 +47,7 @@ def plain(path: Path) -> Any:
     try:
         return yaml.load(text, _Plain)
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
-        raise _refused(path, f"plain YAML ({_first_line(problem)})") from None
+        raise _refused(path, f"plain YAML ({first_line(problem)})") from None
 
 
 def value(path: Path) -> Any:
@@ -88,14 +88,14 @@ def _text(path: Path, limit: int) -> str:
             raise _refused(path, f"at most {limit:,} bytes")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise _refused(path, f"a readable text ({_first_line(problem)})") from None
+        raise _refused(path, f"a readable text ({first_line(problem)})") from None
 
 
 def _json(text: str, path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
-        raise _refused(path, f"JSON ({_first_line(problem)})") from None
+        raise _refused(path, f"JSON ({first_line(problem)})") from None
 
 
 def _finite(number: str) -> float:
@@ -129,7 +129,3 @@ def _is_plain(found: Any) -> bool:
 
 def _refused(path: Path | str, expected: str) -> UserError:
     return UserError(f"{path}: expected {expected}")
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from frostline.core.config import BASES
-from frostline.core.errors import UserError
+from frostline.core.errors import UserError, first_line
 from frostline.models import adapters, freezing
 from frostline.models.state_dicts import within
 from frostline.store import hashing, tensorfile
@@ -110,8 +110,8 @@ def read(path: Path, digest: str) -> dict[str, Tensor]:
         found = tensorfile.tensors_of(file)
         sha256 = hashing.of_tensors(found)
     except Exception as problem:  # hostile bytes can make a parser raise anything
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise UserError(f"{needs}: {file} is damaged ({reason}), expected tensors with the sha256 {digest}") from None
+        why = first_line(problem)
+        raise UserError(f"{needs}: {file} is damaged ({why}), expected tensors with the sha256 {digest}") from None
     if sha256 != digest:
         raise UserError(f"{needs}: {file} is damaged, its tensors have the sha256 {sha256}")
     return found

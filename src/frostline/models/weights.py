@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, first_line, user_error
 from frostline.core.input_spec import CROPS
 from frostline.models import base_weights
 from frostline.store import hashing, tensorfile
@@ -78,7 +78,7 @@ def content(path: Path) -> Any:
         expected = f"tensors and plain values only, and this file holds other objects too{what}; save the state dict"
         raise user_error("model.weights", path, expected) from problem
     except Exception as problem:  # hostile bytes can make a parser raise anything
-        raise user_error("model.weights", path, f"a file of tensors ({_first_line(problem)})") from problem
+        raise user_error("model.weights", path, f"a file of tensors ({first_line(problem)})") from problem
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -100,7 +100,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(tensorfile.metadata_text(path))
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
-        raise user_error("model.weights", path, f"a safetensors file ({_first_line(problem)})") from problem
+        raise user_error("model.weights", path, f"a safetensors file ({first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):
         expected = "a file whose header says model, classes and input as a run writes them"
         raise user_error("model.weights", path, expected)
@@ -156,13 +156,9 @@ def fetch(url: str) -> tuple[Path, str]:
         try:
             torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as problem:
-            advice = f"a download that works ({_first_line(problem)}), or the file {path.name} in {path.parent}"
+            advice = f"a download that works ({first_line(problem)}), or the file {path.name} in {path.parent}"
             raise user_error("model.weights", url, advice) from problem
     digest = hashing.of_source(path)
     if not digest.startswith(prefix):
         raise user_error("model.weights", path, f"a file whose sha256 begins with {prefix}, not {digest}; delete it")
     return path, digest
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,24 +57,18 @@ def front(results: Sequence[Result]) -> Front | None:
     together = _in_optuna(points, objectives)
     best = [points[trial.number] for trial in together.best_trials]
     best.sort(key=lambda point: -objectives[0].sign * point.values[0])
-    box = 1.0
-    for low, high in zip(reference, ideal, strict=True):
-        box *= abs(high - low)
+    box = math.prod(abs(high - low) for low, high in zip(reference, ideal, strict=True))
+    by_name = {name: [one for one in points if one.study.name == name] for name in (p.study.name for p in points)}
     volumes = {
-        name: [
-            volume / box
-            for volume in _hypervolume([one for one in points if one.study.name == name], objectives, reference)
-        ]
-        for name in dict.fromkeys(point.study.name for point in points)
+        name: [volume / box for volume in _hypervolume(own, objectives, reference)] for name, own in by_name.items()
     }
     return Front(tuple(objectives), tuple(points), tuple(best), reference, volumes)
 
 
 def _points(study: Study, objectives: Sequence[Objective]) -> list[Point]:
-    complete = [trial for trial in study.trials if trial.state == trial_tags.COMPLETE]
     return [
         Point(study, trial, tuple(trial.run.metrics[one.metric] for one in objectives))
-        for trial in complete
+        for trial in study.complete
         if all(one.metric in trial.run.metrics for one in objectives)
     ]
 

@@ -79,6 +79,11 @@ class Study:
     fresh: Cell | None
     """The runs of the best trial on fresh seeds that finished, where there are any."""
 
+    @property
+    def complete(self) -> list[Trial]:
+        """Those that came to their end, with a value."""
+        return [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
+
     def count(self, state: str) -> int:
         """Return how many trials ended so."""
         return sum(trial.state == state for trial in self.trials)
@@ -89,8 +94,7 @@ class Study:
         number = self.fresh.choices[trial_tags.CONFIRMS] if self.fresh else None
         if number is not None and (found := [trial for trial in self.trials if trial.number == number]):
             return found[0]
-        complete = [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
-        return max(complete, key=self.score, default=None)
+        return max(self.complete, key=self.score, default=None)
 
     def score(self, trial: Trial) -> float:
         """Return the value of a trial, more being better; of one that diverged what is below any other."""
@@ -133,7 +137,7 @@ class Study:
         As Optuna has it (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255). Empty for fewer than two keys or ten
         complete trials.
         """
-        if len(self.space) < 2 or self.count(trial_tags.COMPLETE) < _LEAST_IMPORTANT:
+        if len(self.space) < 2 or len(self.complete) < _LEAST_IMPORTANT:
             return {}
         from optuna.importance import get_param_importances
 
@@ -145,10 +149,9 @@ class Study:
         import optuna
 
         study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
-        complete = [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
         space = dict(self.space)
         study.add_trials(
-            [optuna.create_trial(params=dict(one.at), distributions=space, value=one.value) for one in complete]
+            [optuna.create_trial(params=dict(one.at), distributions=space, value=one.value) for one in self.complete]
         )
         return study
 

@@ -39,15 +39,12 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     jobs = hydra_keys.points(listed)
     cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
-    config = configs[0]
-    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, compose, _storage(config))
+    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, compose, _storage(configs[0]))
     for line in [*lines, *said(cells)]:
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
     planned = [run for cell in cells for run in rounds.corners(cell)]
-    return sweep.run_planned(
-        planned, executor=executor, folder=folder, folder_named=folder_named, earlier=config.resume, rounds=rounds
-    )
+    return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, rounds=rounds)
 
 
 def _storage(config: Config) -> Storage | None:

@@ -62,14 +62,7 @@ def run_sweep(
         status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
         if status is not None:
             return status
-    return run_planned(
-        planned,
-        executor=executor,
-        folder=folder,
-        folder_named=folder_named,
-        earlier=planned[0].config.resume,
-        claimed=claimed,
-    )
+    return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, claimed=claimed)
 
 
 def _start(executor: Executor, earlier: already_finished.Earlier, first: Config) -> None:
@@ -84,14 +77,13 @@ def run_planned(
     executor: Executor,
     folder: Path,
     folder_named: bool,
-    earlier: bool = False,
     rounds: Rounds | None = None,
     claimed: bool = False,
 ) -> int:
     """Check and run what is planned, draw the result, and return the exit status as `run_sweep` does.
 
-    With `earlier` what earlier sweeps did is left out or gone on with. Where there are `rounds` these say what runs,
-    one round after the other, and what is `planned` only shows whether it can.
+    Where there are `rounds` these say what runs, one round after the other, and what is `planned` only shows whether it
+    can.
     """
     config = planned[0].config
     root = project.project_root()
@@ -114,14 +106,14 @@ def run_planned(
             folder,
             [digest(run.config) for run in planned],
             search=identity,
-            again=earlier and not config.dry_run,
+            again=config.resume and not config.dry_run,
             named=folder_named,
         )
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
         tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
-        runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity, earlier=earlier)
+        runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
         if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
             return status
         if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
@@ -159,18 +151,16 @@ def _carried_out(
     tracker: Tracker | None,
     rounds: Rounds | None,
     identity: str | None,
-    *,
-    earlier: bool,
 ) -> tuple[SweepRuns, KeyboardInterrupt | None]:
     """Have the runs carried out while the sweep gives signs of life; return them, and what interrupted that, if so."""
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
     ):
-        takeover = None
-        if tracker and (earlier or rounds):
+        takeover, resume = None, planned[0].config.resume
+        if tracker and (resume or rounds):
             of_grid = {digest(run.config) for run in planned} if rounds is None else None
-            digests = of_grid if earlier else ()  # what others do in one study counts in any case
+            digests = of_grid if resume else ()  # what others do in one study counts in any case
             root = project.project_root()
             takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
         runs = SweepRuns(executor, folder, tracker, takeover, identity)

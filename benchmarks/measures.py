@@ -305,18 +305,18 @@ def lockstep(bench: Bench) -> Iterator[Row]:
         seconds = {name: median(each) for name, each in times.items()}
         setting = f"{network}, {kind}, {bench.scale.counts[0]:,} images"
         what = f"cost/train_seconds of warm head runs ({bench.scale.runs} if all) of {bench.scale.epochs} epochs"
-        for ours, theirs, measure in (
+        for whose, theirs, measure in (
             ("together", "one", "the steps of all heads against those of one"),
             ("together", "apart", "the steps of all heads against alone"),
             ("captured", "one", "the captured steps of a head against single operations"),
         ):
-            if ours in seconds:
+            if whose in seconds:
                 yield bench.row(
-                    *(measure, setting, seconds[ours] / seconds[theirs]),
-                    ours=shown(seconds[ours]),
+                    *(measure, setting, seconds[whose] / seconds[theirs]),
+                    ours=shown(seconds[whose]),
                     theirs=shown(seconds[theirs]),
                     unit="x",
-                    note=f"{what}, ours: {ours}; theirs: {theirs}, features.lockstep=false",
+                    note=f"{what}, ours: {whose}; theirs: {theirs}, features.lockstep=false",
                 )
 
 

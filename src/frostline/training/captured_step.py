@@ -7,6 +7,7 @@ tried where it is captured; where it has others, or cannot be captured, steps go
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,13 +85,18 @@ class CapturedStep:
 
     def _capture(self, inputs: Tensor, labels: Tensor) -> _Captured:
         graph, device = torch.cuda.CUDAGraph(), inputs.device
-        aside = torch.cuda.Stream(device)
         with (
             torch.cuda.stream(torch.cuda.current_stream(device)),  # which is in use again even if the capture fails
-            torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"),  # other threads may use the GPU
+            torch.cuda.graph(graph, stream=_aside(device), capture_error_mode="thread_local"),  # others may use the GPU
         ):
             logits = self._step(inputs, labels)
         return _Captured(inputs, labels, logits, graph)
+
+
+@functools.cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """Return where all steps of a device are captured: for each such stream cuBLAS keeps 32 MB."""
+    return torch.cuda.Stream(device)
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

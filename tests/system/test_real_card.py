@@ -108,9 +108,9 @@ def test_captured_steps_of_heads_are_used_and_have_the_bits_of_single_operations
         monkeypatch.setattr(captured_step, "_AFTER", after)
         notes: list[str] = []
         members, data = learn(heads, seeds, dim=2048, device="cuda")
-        stack, batches = Stack(members, notes.append), torch.arange(len(data.labels)).split(BATCH)
+        stack, batches = Stack(members, data, notes.append), torch.arange(len(data.labels)).split(BATCH)
         for epoch in range(1, 6):
-            for _ in stack.steps(data, batches, epoch, (epoch - 1) * len(batches)):
+            for _ in stack.steps(batches, epoch, (epoch - 1) * len(batches)):
                 pass
         assert not notes
         return [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]

@@ -50,10 +50,10 @@ def learned(heads: int, seeds: int = 1, *, schedule: str = "cosine", optimizer: 
         members, data = learn(heads, seeds, optimizer=optimizer, device="cuda")
         of_steps, steps = compose(f"schedule={schedule}").schedule, EPOCHS * len(BATCHES)
         members = [replace(one, rates=Rates(of_steps, one.rates.lr, steps)) for one in members]
-        stack = Stack(members, said.append)
-        assert stack.agrees(data, BATCHES, 1, 0)
+        stack = Stack(members, data, said.append)
+        assert stack.agrees(BATCHES, 1, 0)
         for epoch in range(1, EPOCHS + 1):
-            for number, _ in enumerate(stack.steps(data, BATCHES, epoch, (epoch - 1) * len(BATCHES))):
+            for number, _ in enumerate(stack.steps(BATCHES, epoch, (epoch - 1) * len(BATCHES))):
                 if number == 1:
                     launches, waits = Counter(there.launches), Counter(there.waits)
                 there.launches.clear()
@@ -89,9 +89,9 @@ def test_a_captured_step_leaves_the_bits_of_single_operations(
 
 
 @pytest.mark.parametrize("heads", [1, 4, 16])
-def test_a_captured_step_takes_five_launches_however_many_heads_there_are_and_no_wait(heads: int) -> None:
+def test_a_captured_step_takes_six_launches_however_many_heads_there_are_and_no_wait(heads: int) -> None:
     there = learned(heads)
-    assert there.launches.total() == 5  # two copies to where the graph reads, the graph, and two of its logits
+    assert there.launches.total() == 6  # targets, two copies to where the graph reads, the graph, two of its logits
     assert not +there.waits
 
 

@@ -21,7 +21,7 @@ def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = 
     """Return a card on which the second step of so many heads was made, each of its own learning rate or of `rates`."""
     with EmulatedMachine().running() as there:
         members, data = learn(heads, seeds, rates, optimizer=optimizer, device="cuda")
-        steps = Stack(members).steps(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
+        steps = Stack(members, data).steps(torch.arange(4 * BATCH).split(BATCH), 1, 0)
         next(steps)
         there.launches.clear()
         there.waits.clear()
@@ -58,7 +58,7 @@ def test_heads_agree_though_one_of_them_has_diverged() -> None:
     members, data = learn(3)
     with torch.no_grad():
         members[1].head.linear.weight.fill_(torch.nan)
-    assert Stack(members).agrees(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
+    assert Stack(members, data).agrees(torch.arange(4 * BATCH).split(BATCH), 1, 0)
 
 
 def test_heads_do_not_agree_where_one_alone_lies_otherwise_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_heads_do_not_agree_where_one_alone_lies_otherwise_in_memory(monkeypatch
     monkeypatch.setattr(torch, "addmm", looks_where_memory_begins)
     monkeypatch.setattr(torch, "baddbmm", of_each)  # where the second layer begins after 5 * 15 numbers of 4 bytes
     members, data = learn(2, dim=15)
-    assert not Stack(members).agrees(data, torch.arange(4 * BATCH).split(BATCH), 1, 0)
+    assert not Stack(members, data).agrees(torch.arange(4 * BATCH).split(BATCH), 1, 0)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -91,7 +91,7 @@ def test_that_the_few_logits_of_a_small_last_batch_agree_does_not_mean_that_all_
         for parameter in (one for member in members for one in member.head.linear.parameters()):
             parameter.mul_(64).round_().div_(64)  # whose products are exact, however they are added
     batches = torch.arange(3 * BATCH + 1).split(BATCH)
-    assert Stack(members).agrees(data, batches, 1, 0)
+    assert Stack(members, data).agrees(batches, 1, 0)
     for name in ("addmm", "baddbmm"):
         monkeypatch.setattr(torch, name, partial(rarely_other, getattr(torch, name)))
-    assert not Stack(members).agrees(data, batches, 1, 0)
+    assert not Stack(members, data).agrees(batches, 1, 0)

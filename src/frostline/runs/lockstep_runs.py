@@ -119,7 +119,7 @@ class Stepper:
         self._undecided = False
         if self._stack is None:
             return self._alone.steps(part, indices, epoch, first)
-        return self._stack.steps(part.train, indices, epoch, first)
+        return self._stack.steps(indices, epoch, first)
 
     def _lead(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Stack | None:
         """Return the heads of this run and of its siblings, to be trained in lockstep; None where that is no faster.
@@ -144,8 +144,8 @@ class Stepper:
             others = self._lockstep.others(list(siblings), epoch)
         if not others and on_cpu:
             return None
-        stack = Stack([me, *(member for _, member in others)], self._say)
-        if not stack.agrees(part.train, indices, epoch, first):
+        stack = Stack([me, *(member for _, member in others)], part.train, self._say)
+        if not stack.agrees(indices, epoch, first):
             self._say("  note: not in lockstep, since here a batched product has other last bits than a single one")
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)

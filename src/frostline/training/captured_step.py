@@ -23,7 +23,7 @@ class _Captured:
     """A step of one shape: what it reads, what it leaves, and the graph that makes it."""
 
     inputs: Tensor
-    labels: Tensor
+    targets: Tensor
     logits: Tensor
     graph: torch.cuda.CUDAGraph
 
@@ -37,9 +37,9 @@ class CapturedStep:
         changed: Callable[[], Sequence[Tensor]],
         note: Callable[[str], None],
     ) -> None:
-        """Make the steps that `step(inputs, labels)` makes, which returns their logits.
+        """Make the steps that `step(inputs, targets)` makes, which returns their logits.
 
-        For a shape it launches the same operations in the same memory each time, draws no random numbers, waits for
+        For a shape it launches the same operations each time, in memory that stays, draws no random numbers, waits for
         nothing, and what it changes and reads again are the tensors that `changed` returns. `note` is told, once, why
         steps cannot be captured.
         """
@@ -48,29 +48,29 @@ class CapturedStep:
         self._captured: dict[torch.Size, _Captured] = {}
         self._possible = True
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Make the step on a batch and return its logits, in memory of their own."""
         captured = self._captured.get(inputs.shape)
         if captured is not None:
             captured.inputs.copy_(inputs)
-            captured.labels.copy_(labels)
+            captured.targets.copy_(targets)
             captured.graph.replay()
             return captured.logits.clone()
         made = self._made[inputs.shape] = self._made.get(inputs.shape, 0) + 1
         if not self._possible or made <= _AFTER:
-            return self._step(inputs, labels)
-        return self._both_ways(inputs.clone(), labels.clone())
+            return self._step(inputs, targets)
+        return self._both_ways(inputs.clone(), targets.clone())
 
-    def _both_ways(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _both_ways(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Make a step as before and as a graph, and keep the graph if that comes to the same."""
         changed = self._changed()
         before = _copies(changed)
-        logits = self._step(inputs, labels)
+        logits = self._step(inputs, targets)
         after = _copies(changed)
         _put(changed, before)
         why = "it has other bits"
         try:
-            captured = self._capture(inputs, labels)
+            captured = self._capture(inputs, targets)
             captured.graph.replay()
             found = [captured.logits, *changed]
             if all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(found, [logits, *after], strict=True)):
@@ -83,14 +83,14 @@ class CapturedStep:
         self._note(f"  note: steps are launched one operation at a time, since they cannot be captured here ({why})")
         return logits
 
-    def _capture(self, inputs: Tensor, labels: Tensor) -> _Captured:
+    def _capture(self, inputs: Tensor, targets: Tensor) -> _Captured:
         graph, device = torch.cuda.CUDAGraph(), inputs.device
         with (
             torch.cuda.stream(torch.cuda.current_stream(device)),  # which is in use again even if the capture fails
             torch.cuda.graph(graph, stream=_aside(device), capture_error_mode="thread_local"),  # others may use the GPU
         ):
-            logits = self._step(inputs, labels)
-        return _Captured(inputs, labels, logits, graph)
+            logits = self._step(inputs, targets)
+        return _Captured(inputs, targets, logits, graph)
 
 
 @functools.cache

@@ -70,11 +70,14 @@ class Member:
 class Stack:
     """Owner of the parameters of all members, which become views of two tensors, as do their gradients."""
 
-    def __init__(self, members: Sequence[Member], note: Callable[[str], None] = lambda text: None) -> None:
-        """Have `members`, whose optimizers are of one class, learn together; the first is who asks.
+    def __init__(
+        self, members: Sequence[Member], data: Dataset, note: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Have `members`, whose optimizers are of one class, learn together from `data`; the first is who asks.
 
         On a GPU a step is one launch in the end; `note` is told where it cannot be.
         """
+        self._data, self._several = data, multi_label(data.labels)
         self._seeds = list(dict.fromkeys(member.recipe.seed for member in members))
         """Members of one, which follow each other, see the same samples in the same order, behind the same dropout."""
         self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
@@ -99,7 +102,7 @@ class Stack:
         """Seconds that the next epoch took before its steps, to try whether bits agree and to get features for that."""
 
     @torch.no_grad()
-    def steps(self, data: Dataset, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+    def steps(self, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Yield the first member's step on each of the batches at `indices`, the whole epoch's; the others' are kept.
 
         `first` is the number of the first one in the run.
@@ -110,11 +113,11 @@ class Stack:
         seconds, began = self.ahead, time.perf_counter()
         self.ahead = 0.0
         self._take_gradients()
-        for step, (inputs, labels) in enumerate(self._batches(data, indices, epoch), first):
+        for step, (inputs, labels) in enumerate(self._batches(indices, epoch), first):
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
                 self._optimizer.set_rates(step)
                 learn = self._captured if self._optimizer.can_be_captured else self._learn
-                logits = learn(self._before(inputs, step), labels)
+                logits = learn(self._before(inputs, step), self._wanted(labels))
                 self._optimizer.count_write()
             if others:
                 sums.add(logits[1:], self._of_each(labels)[1:])
@@ -127,7 +130,7 @@ class Stack:
             began = time.perf_counter()
 
     @torch.no_grad()
-    def agrees(self, data: Dataset, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
+    def agrees(self, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
         """Return whether a step on batches of the sizes at `indices` gives every member the bits it gets alone.
 
         Tried first is one product for all of a seed. No weight is changed. Kernels are chosen by shapes, which batches
@@ -137,7 +140,7 @@ class Stack:
         samples, batches = torch.cat(list(indices)), []
         for size in sorted({len(indices[0]), len(indices[-1])}):
             count = min(math.ceil(_TRIED / (size * self._weight.shape[:2].numel())), len(samples) // size)
-            batches += [*self._batches(data, samples[: count * size].split(size), epoch)]
+            batches += [*self._batches(samples[: count * size].split(size), epoch)]
         for products in ([len(self._seeds)] if self._evenly else []) + [len(self.members)]:
             self._products = products
             agreed = all(self._agrees_on(*batch, first) for batch in batches)
@@ -149,7 +152,7 @@ class Stack:
     def _agrees_on(self, inputs: Tensor, labels: Tensor, step: int) -> bool:
         inputs = self._before(inputs, step)
         with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-            logits = self._gradients(inputs, labels)
+            logits = self._gradients(inputs, self._wanted(labels))
             every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
             for number, (member, x, y) in enumerate(every):
                 linear = copy.deepcopy(member.head.linear)  # in memory of its own: kernels are chosen by alignment, too
@@ -167,15 +170,15 @@ class Stack:
             if self._bias_grad is not None:
                 member.head.linear.bias.grad = self._bias_grad[number]
 
-    def _batches(self, data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, indices: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `(seeds, B, ...)` and labels `(seeds, B, ...)` of each batch."""
         sizes = [len(batch) for batch in indices]
         orders = [torch.cat(list(indices)).split(sizes)]
         for seed in self._seeds[1:]:
-            orders.append(shuffled(len(data.labels), seed, epoch)[: sum(sizes)].split(sizes))
+            orders.append(shuffled(len(self._data.labels), seed, epoch)[: sum(sizes)].split(sizes))
         batches = [torch.cat(several) for several in zip(*orders, strict=True)]
         together = max(TOGETHER // len(batches[0]), 1)
-        for inputs, labels in batched(data, batches, together, epoch):
+        for inputs, labels in batched(self._data, batches, together, epoch):
             count = len(self._seeds)
             yield inputs.unflatten(0, (count, -1)), labels.unflatten(0, (count, -1))
 
@@ -198,16 +201,16 @@ class Stack:
             return by_seed.expand(len(self.members), *by_seed.shape[1:])
         return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
 
-    def _learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Take a step of all heads on inputs `(seeds, B, D)`, and return their logits `(members, classes, B)`."""
-        logits = self._gradients(inputs, labels)
+        logits = self._gradients(inputs, targets)
         self._optimizer.step()
         return logits
 
-    def _gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the logits `(members, classes, B)` for inputs `(seeds, B, D)`, and compute the heads' gradients.
 
-        As `gradient.of_head` does for one.
+        As `gradient.of_head` does for one, to what is wanted of the logits.
         """
         layers: tuple[int, ...] = (self._products, -1)
         if self._products == 1:
@@ -217,15 +220,16 @@ class Stack:
         weight, weight_grad = (one.view(*layers, one.shape[2]) for one in (self._weight, self._weight_grad))
         bias = None if self._bias is None else self._bias.view(layers)
         logits = gradient.products(weight, bias, inputs).view(*self._weight.shape[:2], -1)
-        error = gradient.of_logits(logits, self._wanted(labels, logits.shape[1]), several=multi_label(labels))
+        error = gradient.of_logits(logits, targets, several=self._several)
         multiply = torch.mm if weight.dim() == 2 else torch.bmm
         multiply(error.view(*weight.shape[:-1], -1), inputs, out=weight_grad)
         if self._bias_grad is not None:
             torch.sum(error, 2, out=self._bias_grad)
         return logits
 
-    def _wanted(self, labels: Tensor, classes: int) -> Tensor:
+    def _wanted(self, labels: Tensor) -> Tensor:
         """Return what is wanted of labels `(seeds, B, ...)`: `(members, classes, B)`, or one for all where it is."""
+        classes = self._weight.shape[1]
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
             wanted = criterion.wanted(labels, smoothings[0], classes).transpose(1, 2)

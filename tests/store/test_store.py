@@ -537,6 +537,28 @@ def test_the_command_lists_checks_and_empties(
         command(["clear", "--older-than", "soon"])
 
 
+def test_what_cannot_be_removed_is_told_and_the_status_is_1(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FROSTLINE_STORE", str(store.folder))
+    for name in ("a", "b", "c"):
+        store.get("pixels", key(name), kilobytes(20), about=f"digits {name}")
+    a, _, c = sorted(store.items(), key=lambda item: item.about)
+    for place in (a.place, c.place.with_name(key("d"))):  # of which c is what a killed process left
+        (lock := place.with_name(f"{place.name}.lock")).unlink(missing_ok=True)
+        lock.mkdir(parents=True)  # as on a disk that nobody may write to: there is no lock to be had
+    c.place.rename(c.place.with_name(f"{key('d')}.part"))
+    use = store.get("pixels", key("b"), kilobytes(20), about="digits b")
+    assert command(["clear"]) == 1
+    out, err = capsys.readouterr()
+    assert f"0 entries removed, 0 bytes freed in {store.folder}; 1 in use stays" in out
+    assert f"2 entries could not be removed: pixels {key('d')}.part: Is a directory; pixels digits a: Is a dir" in err
+    del use
+    assert command(["clear", "--kind", "features"]) == 1 and command(["clear"]) == 1
+    assert "1 entry removed, 20.3 kB freed" in capsys.readouterr().out
+    assert [item.about for item in store.items()] == ["digits a"]
+
+
 def test_checking_an_entry_is_not_using_it(store: Store):
     store.get("features", key("a"), kilobytes(20), about="a")
     (item,) = store.items()

@@ -72,6 +72,15 @@ def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_
     assert {item.place for item in run_data.store_of(runs[0].config, print).items()} == there
 
 
+def test_what_the_store_cannot_keep_is_not_prepared(pictures, capsys, tmp_path):
+    (tmp_path / "store").write_text("no folder")
+    loading._last.clear()
+    assert prepare.main(["data=image_folder", pictures]) == 1
+    out, err = capsys.readouterr()
+    assert "checked: 1 run can begin" in out
+    assert f"not prepared, as the store cannot keep it: which of 40 images in {tmp_path / 'pictures'} are eq" in err
+
+
 def test_a_search_is_prepared_for_by_its_cells(pictures, capsys):
     ranges = ("search=tpe", "trials=9", "lr=interval(1e-5,1)", "freeze=head,full")
     assert said(capsys, *ranges, "data=image_folder", pictures)[-1] == "checked: 2 runs can begin"

@@ -15,6 +15,7 @@ import urllib.request
 import psutil
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 import warm
@@ -22,7 +23,7 @@ from frostline.commands import register
 from frostline.core.errors import UserError
 from frostline.runs import predict
 from frostline.sweeps.find_weights import found
-from frostline.tracking import query, server
+from frostline.tracking import query, registry, server
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,16 @@ def test_a_name_that_mlflow_refuses_and_a_run_that_it_lacks_are_named(trained, r
         register.main([str(trained.folder / "0"), "--name", "a/b"])
     with pytest.raises(UserError, match=r"^run=0{32}: expected a run of sqlite"):
         register.main(["0" * 32, "--name", "digits"])
+
+
+def test_a_registry_that_cannot_be_written_to_is_not_told_as_a_wrong_name(trained, monkeypatch):
+    def fails(*_):
+        raise MlflowException("(sqlite3.OperationalError) attempt to write a readonly database")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    monkeypatch.setattr(registry, "_ensure", fails)
+    with pytest.raises(UserError, match=r"^tracking\.uri=sqlite.*: expected a store .* attempt to write a readonly"):
+        register.main([str(trained.folder / "0"), "--name", "digits"])
 
 
 def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):

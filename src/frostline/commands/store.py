@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from frostline.commands import Parser
+from frostline.commands import Parser, tell
 from frostline.core import project
 from frostline.core.errors import user_error
+from frostline.data.names import counted
 from frostline.records.result import size
 
 if TYPE_CHECKING:
-    from frostline.store.entries import Item
     from frostline.store.store import Store
 
+_ENTRIES = ("entry", "entries")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out `store [list|verify|clear]`; 1 if `verify` found damage."""
+    """Carry out `store [list|verify|clear]`; 1 if `verify` found damage, or not all that `clear` chose could go."""
     parser = Parser("store", __doc__)
     parser.add_argument("--path", help="folder of the store, if not that of the config or FROSTLINE_STORE")
     actions = parser.add_subparsers(dest="action", metavar="{list,verify,clear}")
@@ -63,8 +64,8 @@ def _list(store: Store) -> int:
     screen = Screen()
     if items:
         screen.show(store_table(items[::-1]))
-    total = sum(item.size for item in items)
-    screen.say(f"{_count(items)} in {store.folder}: {size(total)} of {size(store.budget)} (store.budget_gb)")
+    total, count = sum(item.size for item in items), counted(len(items), *_ENTRIES)
+    screen.say(f"{count} in {store.folder}: {size(total)} of {size(store.budget)} (store.budget_gb)")
     return 0
 
 
@@ -78,19 +79,24 @@ def _verify(store: Store) -> int:
         except checksums.DamagedEntry as damage:
             damaged += 1
             print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is made again when asked for")
-    print(f"{_count(items)} checked, {damaged} damaged")
+    print(f"{counted(len(items), *_ENTRIES)} checked, {damaged} damaged")
     return 1 if damaged else 0
 
 
 def _clear(store: Store, kind: str | None, age: float) -> int:
-    freed = store.tidy()
-    chosen = [item for item in store.items() if kind in (None, item.kind) and time.time() - item.used >= age]
-    removed = [item for item in chosen if store.remove(item)]
-    freed += sum(item.size for item in removed)
-    busy = f"; {len(chosen) - len(removed)} in use or not ours stay" if len(removed) < len(chosen) else ""
-    print(f"{_count(removed)} removed, {size(freed)} freed in {store.folder}{busy}")
-    return 0
-
-
-def _count(items: list[Item]) -> str:
-    return f"{len(items)} {'entry' if len(items) == 1 else 'entries'}"
+    refused: list[str] = []
+    freed, removed, in_use = store.tidy(refused=refused), 0, 0
+    for item in store.items():
+        if kind in (None, item.kind) and time.time() - item.used >= age:
+            try:
+                done = store.remove(item)
+            except OSError as error:
+                refused.append(f"{item.kind} {item.about or item.place.name}: {error.strerror}")
+                continue
+            removed, in_use, freed = removed + done, in_use + (not done), freed + done * item.size
+    stay = f"; {in_use} in use {'stays' if in_use == 1 else 'stay'}" if in_use else ""
+    print(f"{counted(removed, *_ENTRIES)} removed, {size(freed)} freed in {store.folder}{stay}")
+    if refused:
+        those = "; ".join(refused[:3]) + ("; ..." if len(refused) > 3 else "")
+        tell(f"{counted(len(refused), *_ENTRIES)} could not be removed: {those}")
+    return 1 if refused else 0

@@ -30,6 +30,8 @@ class Checked:
     """What is to be told of data and weights."""
     auto: dict[str, str]
     """What `auto` means, by key, where that decides the bits of the run, and the sha256 of weights on this disk."""
+    unkept: list[str]
+    """What of its data the store could not keep."""
 
 
 def check(config: Config, fetch: Fetch = no_runs) -> Checked:
@@ -51,7 +53,7 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
     if model.weights_sha256 is not None and on_disk(config.model.weights):
         auto["model.sha256"] = model.weights_sha256
-    return Checked(told, auto)
+    return Checked(told, auto, store.unkept)
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

@@ -45,6 +45,8 @@ class Store:
         self.folder = folder
         self.budget = budget
         self._say = say
+        self.unkept: list[str] = []
+        """What was asked for here and could not be kept."""
 
     @property
     def half(self) -> int:
@@ -76,7 +78,7 @@ class Store:
                 return self._find(place, about) or self._made(place, make, about, family)
         except NoRoom as reason:
             entry = _in_memory(make)
-            self._say(f"store: {about} is kept in memory only, since {self.folder} cannot take it ({reason})")
+            self._not_kept(about, f"is kept in memory only, since {self.folder} cannot take it ({reason})")
             return entry
 
     def has(self, kind: str, key: str) -> bool:
@@ -91,24 +93,36 @@ class Store:
         return sorted((item for item in found if item is not None), key=lambda item: item.used)
 
     def remove(self, item: Item) -> bool:
-        """Remove an entry and return whether that was done: not while it is being made or is in use."""
+        """Remove an entry and return whether that was done: not while it is being made or is in use, nor twice.
+
+        Raises OSError where the disk does not let go of it.
+        """
         try:
             with _alone(item):
                 _discard(item.place)
-        except OSError:
+        except (Timeout, BlockingIOError, FileNotFoundError):
             return False
         return True
 
-    def tidy(self, *, wanted: bool = True) -> int:
-        """Remove what killed processes left half made, also what may still be `wanted`; return its size in bytes."""
+    def tidy(self, *, wanted: bool = True, refused: list[str] | None = None) -> int:
+        """Remove what killed processes left half made, also what may still be `wanted`; return its size in bytes.
+
+        What the disk does not let go of is added to `refused`, a line each.
+        """
         assert self.folder is not None
         freed = 0
         for part in self.folder.glob("*/??/*.part"):
-            with suppress(OSError), locks.held(part.with_suffix(".lock"), timeout=0):
-                if not wanted and unfinished.is_wanted(part):
-                    continue
-                freed += entries.size(part)
-                shutil.rmtree(part, ignore_errors=True)
+            try:
+                with locks.held(part.with_suffix(".lock"), timeout=0):
+                    if wanted or not unfinished.is_wanted(part):
+                        taken = entries.size(part)
+                        _clear(part)
+                        freed += taken
+            except (Timeout, FileNotFoundError):
+                continue
+            except OSError as error:
+                if refused is not None:
+                    refused.append(f"{part.parent.parent.name} {part.name}: {error.strerror}")
         return freed
 
     def _place(self, kind: str, key: str) -> Path:
@@ -160,7 +174,7 @@ class Store:
             writer = Writer(part, partial(self._claim, family=family), notes)
             meta = _plain(make(writer))
             if writer.rejected:
-                self._say(f"store: {about} is not kept, since {writer.rejected}")
+                self._not_kept(about, f"is not kept, since {writer.rejected}")
                 return Entry(writer.tensors, meta, made=True)
             try:
                 seal = entries.Seal.of(part, place.name, about, family, meta, writer.tensors, writer.piecemeal)
@@ -170,7 +184,7 @@ class Store:
                 part.rename(place)
                 found = entries.find(place)
             except (OSError, NoRoom, DamagedEntry) as error:
-                self._say(f"store: {about} is not kept, since {self.folder} cannot take it ({error})")
+                self._not_kept(about, f"is not kept, since {self.folder} cannot take it ({error})")
                 return Entry(writer.tensors, meta, made=True)
             return Entry(found.tensors if found else writer.tensors, meta, made=True)
         except KeyboardInterrupt:
@@ -179,6 +193,10 @@ class Store:
         finally:
             if not stays:
                 shutil.rmtree(part, ignore_errors=True)
+
+    def _not_kept(self, about: str, why: str) -> None:
+        self.unkept.append(about)
+        self._say(f"store: {about} {why}")
 
     @contextmanager
     def _claim(self, size: int, family: str | None) -> Iterator[None]:

@@ -8,10 +8,11 @@ from frostline.core.config import Config
 from frostline.sweeps import find_weights, job
 
 
-def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
+def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dict[str, dict[str, str]]:
     """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
 
-    Returns what `auto` means to each, by its key and the key of the config.
+    Returns what `auto` means to each, by its key and the key of the config; `unkept` gets what of their data the store
+    could not keep.
     """
     from frostline.runs import checks  # imports torch
 
@@ -20,6 +21,8 @@ def check(configs: Mapping[str, Config]) -> dict[str, dict[str, str]]:
     for kind, config in configs.items():
         checked = checks.check(config, find_weights.weights)
         auto[kind] = checked.auto
+        if unkept is not None:
+            unkept += checked.unkept
         for finding in checked.findings:
             if finding.about not in told:
                 job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")

@@ -36,15 +36,16 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     return runs
 
 
-def prepare(runs: Sequence[PlannedRun]) -> Iterator[Found]:
+def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Found]:
     """Yield what the runs will read: weights, then what the store keeps of their data.
 
     Weights are fetched, and every picture is looked at and decoded, as a sweep does it before its first run, but for
-    what depends on the device: this need not be the machine that trains. UserError for whatever a sweep refuses.
+    what depends on the device: this need not be the machine that trains. UserError for whatever a sweep refuses;
+    `unkept` gets what of the data the store could not keep.
     """
     configs = {kind: replace(config, device="cpu", devices=1) for kind, config in to_check(runs).items()}
     yield from _weights({repr(config.model): config.model for config in configs.values()})
-    yield from _data(configs)
+    yield from _data(configs, unkept)
 
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
@@ -64,13 +65,13 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
         yield Found(what, state.st_ctime >= began, state.st_size, path)
 
 
-def _data(configs: Mapping[str, Config]) -> Iterator[Found]:
+def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Found]:
     """Yield what the store has of the data of these configs, once all are looked at."""
     from frostline.runs import run_data  # imports torch
 
     stores = {repr(config.store): run_data.store_of(config, job.screen().say) for config in configs.values()}
     before = {item.place: item.used for store in stores.values() for item in store.items()}
-    preflight.check(configs)
+    preflight.check(configs, unkept)
     for item in (item for store in stores.values() for item in store.items()):
         if before.get(item.place) != item.used:
             yield Found(f"{item.kind}: {item.about}", item.place not in before, item.size, item.place)

@@ -35,13 +35,15 @@ def register(
     model, and `files`; `library` is the package that has the network. UserError for an unknown run and for a name that
     MLflow does not take.
     """
-    from mlflow.exceptions import MlflowException
+    with open_client(uri) as client:  # which sets MLflow up before it is imported
+        from mlflow.exceptions import MlflowException
 
-    with open_client(uri) as client:
         run = run_of(client, uri, run_id)
         try:
             _ensure(client, name)
         except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
             raise user_error("--name", name, f"a name for the registry ({server.first_line(error)})") from None
     with tempfile.TemporaryDirectory() as folder:
         _save(Path(folder), files, run_id, library)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
+from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
 from frostline.data import splitting
 from frostline.data.source import Source
+from small import data_config
 
 FOLDS = 5
 
@@ -21,9 +25,12 @@ def source(labels: list[int], groups: list[int] | None = None) -> Source:
     return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=grouped)
 
 
+def asked(**how: Any) -> DataConfig:
+    return data_config(source="folder", val_fraction=0.2, test_fraction=0.2, **how)
+
+
 def divided(found: Source, fold: int, folds: int = FOLDS, seed: int = 0) -> dict[str, splitting.Selection]:
-    how = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": seed, "fraction": 1.0, "limit": None}
-    return splitting.divide({"train": found}, **how, folds=folds, fold=fold)  # type: ignore[arg-type]
+    return splitting.divide({"train": found}, asked(split_seed=seed, folds=folds, fold=fold))
 
 
 def test_every_picture_is_tested_once_and_is_not_learnt_from_then() -> None:
@@ -86,8 +93,4 @@ def test_what_cannot_be_cut_so_is_refused(found: Source, said: str) -> None:
 def test_a_test_split_of_its_own_is_no_fold() -> None:
     found = source([0, 1] * 10)
     with pytest.raises(UserError, match=r"^data.folds=2: expected null, since the data has a test split of its own"):
-        splitting.divide(
-            {"train": found, "test": found},
-            **{"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, "fraction": 1.0, "limit": None},  # type: ignore[arg-type]
-            folds=2,
-        )
+        splitting.divide({"train": found, "test": found}, asked(folds=2))

@@ -24,7 +24,7 @@ from frostline.data import label_columns, stratification, tables
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from frostline.data.splitting import Selection, divide
-from small import load_data
+from small import data_config, load_data
 
 CLASSES = ("cat", "dog", "fox")
 OPTIONS = {"path": None, "label": None, "split": None, "group": None, "root": None, "separator": None}
@@ -255,8 +255,8 @@ def drawn(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
 
 
 def divided(whole: Selection, **changes: Any) -> dict[str, Selection]:
-    options = {"val_fraction": 0.2, "test_fraction": 0.25, "seed": 3, "fraction": 1.0, "limit": None, **changes}
-    return divide({"train": whole.source}, **options)
+    options = {"val_fraction": 0.2, "test_fraction": 0.25, "split_seed": 3, **changes}
+    return divide({"train": whole.source}, data_config(source="folder", **options))
 
 
 def share(part: Tensor, whole: Tensor) -> list[float]:
@@ -272,7 +272,7 @@ def test_every_class_and_the_pictures_of_none_are_spread_alike() -> None:
     assert share(test, whole.labels) == pytest.approx([0.25] * 4, abs=rare)
     assert share(~test.any(1, keepdim=True), ~whole.labels.any(1, keepdim=True)) == pytest.approx([0.25], abs=0.01)
     assert divided(whole)["test"].ids.equal(parts["test"].ids)
-    assert not divided(whole, seed=4)["test"].ids.equal(parts["test"].ids)
+    assert not divided(whole, split_seed=4)["test"].ids.equal(parts["test"].ids)
 
 
 def test_folds_have_every_class_alike_and_every_picture_once() -> None:

@@ -23,7 +23,7 @@ from frostline.data.broken_pictures import BadPictures
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from numbered import numbers, pairs
-from small import load_data
+from small import data_config, load_data
 
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
 Row = dict[str, Any]
@@ -354,15 +354,15 @@ def source(labels: list[int], groups: list[int]) -> Source:
 
 
 def divided(found: Source, **changes: Any) -> dict[str, splitting.Selection]:
-    how: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.2, "seed": 0, "fraction": 1.0, "limit": None}
-    return splitting.divide({"train": found, "val": found}, **{**how, **changes})
+    how = {"source": "table", "val_fraction": 0.0, "test_fraction": 0.2, **changes}
+    return splitting.divide({"train": found, "val": found}, data_config(**how))
 
 
 def test_a_group_that_is_most_of_a_class_stays_in_train_and_the_class_is_tested_by_its_others() -> None:
     labels = [0] * 100 + [1] * 100
     groups = [*range(100), *[1000] * 90, *range(200, 210)]  # one group is 90% of class 1
     for seed in range(20):
-        test = divided(source(labels, groups), seed=seed)["test"]
+        test = divided(source(labels, groups), split_seed=seed)["test"]
         counts = test.labels.bincount(minlength=2).tolist()
         assert counts[0] == 20 and 1 <= counts[1] <= 10
 

@@ -19,7 +19,7 @@ from frostline.core.errors import UserError
 from frostline.data import splitting, times
 from frostline.data.source import Source
 from frostline.data.splitting import Selection
-from small import load_data
+from small import data_config, load_data
 
 
 def divided(moments: list[float], labels: list[int] | None = None, groups: list[int] | None = None, **how: Any) -> Any:
@@ -31,8 +31,8 @@ def divided(moments: list[float], labels: list[int] | None = None, groups: list[
         groups=None if groups is None else torch.tensor(groups),
         times=times.read("taken", list(map(str, moments))),
     )
-    asked: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, "fraction": 1.0, "limit": None}
-    return splitting.divide({"train": found}, **{**asked, **how})
+    how = {"source": "table", "val_fraction": 0.2, "test_fraction": 0.2, **how}
+    return splitting.divide({"train": found}, data_config(**how))
 
 
 def of(part: Selection, moments: list[float]) -> list[float]:
@@ -42,7 +42,7 @@ def of(part: Selection, moments: list[float]) -> list[float]:
 def test_test_is_newest_val_is_before_it_and_train_is_oldest() -> None:
     moments = [float(number) for number in range(100)]
     random.Random(0).shuffle(moments)
-    parts = divided(moments, seed=3)
+    parts = divided(moments, split_seed=3)
     assert sorted(of(parts["test"], moments)) == list(range(80, 100))
     assert sorted(of(parts["val"], moments)) == list(range(64, 80))
     assert sorted(of(parts["train"], moments)) == list(range(64))

@@ -71,17 +71,7 @@ def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
 def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, Selection]:
     sources = open_splits(config, store, progress)
     with blamed(config.root, sources["train"].damage):
-        return divide(
-            {name: _remembering(source, store, config) for name, source in sources.items()},
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            folds=config.folds,
-            fold=config.fold,
-            seed=config.split_seed,
-            fraction=config.fraction,
-            limit=config.limit,
-            eval_limit=config.eval_limit,
-        )
+        return divide({name: _remembering(source, store, config) for name, source in sources.items()}, config)
 
 
 def _remembering(source: Source, store: Store, config: DataConfig) -> Source:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from frostline.core.config import DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import address
@@ -40,18 +41,7 @@ class Selection:
         return class_counts(self.labels, len(self.source.classes))
 
 
-def divide(
-    sources: Mapping[str, Source],
-    *,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    fraction: float,
-    limit: int | None,
-    eval_limit: int | None = None,
-    folds: int | None = None,
-    fold: int = 0,
-) -> dict[str, Selection]:
+def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selection]:
     """Return `train`, `val` and `test` of the splits that a source has, `train` at least, which may hold several.
 
     With `folds` the test split is that `fold` of so many, which together are the whole training split of the source.
@@ -60,24 +50,24 @@ def divide(
     `fraction` and `limit` shrink train, and `eval_limit` each of the others. Raises `UserError` where that leaves no
     image for a split, or not one of every class for a split that is shrunk.
     """
-    train = sources["train"]
+    train, seed = sources["train"], config.split_seed
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     parts |= {name: Selection(train, ids) for name, ids in (train.splits or {}).items()}
     together = _together(train) if not {"test", "val"} <= set(parts) else None
-    if folds is not None:
+    if (folds := config.folds) is not None:
         if "test" in parts:
             raise user_error("data.folds", folds, "null, since the data has a test split of its own")
         if train.times is not None:
             expected = f"null, since data.options.time={train.times.column} has the latest pictures for test"
             raise user_error("data.folds", folds, expected)
-        parts["test"], parts["train"] = _cut_out(parts["train"], folds, fold, seed, together)
-    for name, share in (("test", test_fraction), ("val", val_fraction)):
+        parts["test"], parts["train"] = _cut_out(parts["train"], folds, config.fold, seed, together)
+    for name, share in (("test", config.test_fraction), ("val", config.val_fraction)):
         if name not in parts and train.times is not None:
             parts[name], parts["train"] = _latest(parts["train"], name, share, train.times, together)
         elif name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
-    few = {name: _shrink(parts[name], seed, 1.0, eval_limit, "data.eval_limit") for name in ("val", "test")}
-    return {**parts, **few, "train": _shrink(parts["train"], seed, fraction, limit, "data.limit")}
+    few = {name: _shrink(parts[name], seed, 1.0, config.eval_limit, "data.eval_limit") for name in ("val", "test")}
+    return {**parts, **few, "train": _shrink(parts["train"], seed, config.fraction, config.limit, "data.limit")}
 
 
 def _split_off(

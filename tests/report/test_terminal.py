@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from frostline.core.metrics import ACCURACY, MACRO_F1
@@ -17,11 +18,14 @@ from frostline.report.outcome import cells_table, rows
 from frostline.report.tables import duration
 from frostline.report.terminal import Screen
 from frostline.runs.plan import PhasePlan, Plan, StagePlan
+from frostline.training.evaluation import Evaluation
+from frostline.training.loop import EpochResult
 
-LINE = {
-    **{"epochs": 3, "train_loss": 0.5, "train_accuracy": 0.9, "val_loss": 0.25, "val_accuracy": 0.975},
-    **{"chosen_by": (ACCURACY, 0.975), "seconds": 1.5},
-}
+LINE = {"epochs": 3, "phases": 1, "chosen_by": (ACCURACY, 0.975)}
+
+
+def done(epoch: int) -> EpochResult:
+    return EpochResult(epoch, 0, 0.5, 0.9, Evaluation(0.25, 0.975, torch.empty(0)), 1.5, 10)
 
 
 class Terminal(io.StringIO):
@@ -136,7 +140,7 @@ def test_who_wants_quiet_hears_the_answer_alone(monkeypatch, capsys):
     shown = Screen()
     shown.plan(plan())
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
-        shown.epoch(epoch=1, phase="", **LINE)
+        shown.epoch(done(1), **LINE)
     shown.say("a note")
     assert capsys.readouterr().out == ""
     shown.answer()
@@ -151,13 +155,13 @@ def test_a_file_gets_plain_lines_and_no_bars():
     shown = screen(80, out)
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
         shown.advance(0.5)
-        shown.epoch(epoch=1, phase="", **LINE)
-        shown.epoch(epoch=2, phase="", **{**LINE, "chosen_by": (MACRO_F1, 0.5)})
+        shown.epoch(done(1), **LINE)
+        shown.epoch(done(2), **{**LINE, "phases": 2, "chosen_by": (MACRO_F1, 0.5)})
     shown.say("a line " + 20 * "that is long ")
     assert out.getvalue().splitlines() == [
         "[1/2] head lr=0.01",
         "  epoch 1/3  train 0.5000  90.00%  val 0.2500  97.50%  1.5s",
-        "  epoch 2/3  train 0.5000  90.00%  val 0.2500  97.50%  macro F1 50.00%  1.5s",
+        "  epoch 2/3  phase 1/2  train 0.5000  90.00%  val 0.2500  97.50%  macro F1 50.00%  1.5s",
         "a line " + 20 * "that is long ",
     ]
 
@@ -169,7 +173,7 @@ def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
     for job in range(2):
         with shown.run(f"run {job}", job=job, jobs=2, epochs=3):
             for epoch in (1, 2, 3):
-                shown.epoch(epoch=epoch, phase="", **LINE)
+                shown.epoch(done(epoch), **LINE)
                 time.sleep(0.11)  # rich redraws ten times a second
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "run 2/2" in drawn and "epoch 2/3" in drawn and "left" in drawn

@@ -22,7 +22,7 @@ from frostline.report.tables import as_lines, duration, facts, least_width, plan
 
 if TYPE_CHECKING:
     from frostline.runs.plan import Plan
-
+    from frostline.training.loop import EpochResult
 
 _END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # of a sentence, and of none within a command
 _INTERVAL = 0.1  # seconds between two drawings of a bar
@@ -146,30 +146,19 @@ class Screen:
         if self._bars is not None:
             self._bars.advance(epochs)
 
-    def epoch(
-        self,
-        *,
-        epoch: int,
-        epochs: int,
-        phase: str,
-        train_loss: float,
-        train_accuracy: float,
-        val_loss: float,
-        val_accuracy: float,
-        chosen_by: tuple[Metric, float],
-        seconds: float,
-    ) -> None:
-        """Print the line of a finished epoch (1-based; accuracies as fractions; `phase` may be empty) and advance.
+    def epoch(self, done: EpochResult, *, epochs: int, phases: int, chosen_by: tuple[Metric, float]) -> None:
+        """Print the line of a finished epoch of so many, in one of so many phases, and advance.
 
         `chosen_by` is by what the best epoch is chosen, and its value.
         """
         by, value = chosen_by
         chosen = "" if by in (ACCURACY, LOSS) else f"  {by.words} {by.text(value)}"
-        self.advance(epoch)
+        phase = f"  phase {done.phase + 1}/{phases}" if phases > 1 else ""
+        self.advance(done.epoch)
         self.say(
-            f"  epoch {epoch:>{len(str(epochs))}}/{epochs}{phase and f'  {phase}'}"
-            f"  train {train_loss:.4f} {percent(train_accuracy):>7}"
-            f"  val {val_loss:.4f} {percent(val_accuracy):>7}{chosen}  {duration(seconds)}"
+            f"  epoch {done.epoch:>{len(str(epochs))}}/{epochs}{phase}"
+            f"  train {done.train_loss:.4f} {percent(done.train_accuracy):>7}"
+            f"  val {done.val.loss:.4f} {percent(done.val.accuracy):>7}{chosen}  {duration(done.seconds)}"
         )
 
     @property

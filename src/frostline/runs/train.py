@@ -226,14 +226,5 @@ def keep(epoch: EpochResult, line: Mapping[str, Any], setup: Setup, run: RunCont
     by = METRICS[setup.config.select]
     journal.append_epoch(run.folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
-    run.screen.epoch(
-        epoch=epoch.epoch,
-        epochs=setup.config.epochs,
-        phase=f"phase {epoch.phase + 1}/{len(setup.phases)}" if len(setup.phases) > 1 else "",
-        train_loss=epoch.train_loss,
-        train_accuracy=epoch.train_accuracy,
-        val_loss=epoch.val.loss,
-        val_accuracy=epoch.val.accuracy,
-        chosen_by=(by, line[by.epoch]),
-        seconds=epoch.seconds,
-    )
+    config, chosen_by = setup.config, (by, line[by.epoch])
+    run.screen.epoch(epoch, epochs=config.epochs, phases=len(setup.phases), chosen_by=chosen_by)

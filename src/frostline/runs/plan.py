@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import is_read
 from frostline.data.resize import CenterCrop
 from frostline.models import cut, freezing
-from frostline.models.stages import Structure
 from frostline.records.layout import ADAPTER, BEST
-from frostline.training.schedule import Span
 
 if TYPE_CHECKING:
     from frostline.runs.setup import Setup
@@ -90,20 +88,9 @@ class Plan:
     """Which frozen stages are computed in every epoch since the network cannot be cut above them; empty for none."""
 
 
-def phase_plans(
-    module: nn.Module,
-    structure: Structure,
-    *,
-    timeline: Sequence[Span],
-    enter: Callable[[int], None],
-    groups: Sequence[Mapping[str, Any]],
-    lr: float | None,
-    steps_per_epoch: int,
-) -> tuple[PhasePlan, ...]:
-    """Return the plan of every phase of `timeline`: what `module` looks like once `enter(phase)` was called.
-
-    Without an `lr` nothing is trained in steps.
-    """
+def _phases(setup: Setup, groups: Sequence[Mapping[str, Any]], lr: float | None) -> tuple[PhasePlan, ...]:
+    """Return the plan of every phase that is reached; without an `lr` nothing is trained in steps."""
+    module, structure, steps = setup.model.module, setup.model.structure, setup.steps_per_epoch
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
     parameters: dict[str, list[nn.Parameter]] = {stage: [] for stage in structure.stages}
     for name, parameter in module.named_parameters():
@@ -113,12 +100,12 @@ def phase_plans(
     ]
     norms_of = {stage: [part for path, part in norms if structure.stage_of(path) == stage] for stage in parameters}
     plans = []
-    for span in timeline:
-        enter(span.phase)
+    for span in setup.timeline:
+        setup.enter(span.phase)
         stages = tuple(
             _stage_plan(stage, own, norms_of[stage], group_of, span.phase, lr) for stage, own in parameters.items()
         )
-        plans.append(PhasePlan(span.start // steps_per_epoch + 1, (span.end - 1) // steps_per_epoch + 1, stages))
+        plans.append(PhasePlan(span.start // steps + 1, (span.end - 1) // steps + 1, stages))
     return tuple(plans)
 
 
@@ -182,15 +169,7 @@ def describe(setup: Setup, name: str) -> Plan:
         trainable_parameters=sum(
             p.numel() for group in groups if any(group["scales"][phase] for phase in reached) for p in group["params"]
         ),
-        phases=phase_plans(
-            module,
-            setup.model.structure,
-            timeline=setup.timeline,
-            enter=setup.enter,
-            groups=groups,
-            lr=config.lr if solver is None else None,
-            steps_per_epoch=setup.steps_per_epoch,
-        ),
+        phases=_phases(setup, groups, config.lr if solver is None else None),
         uncut=_uncut(setup),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -45,7 +44,7 @@ def architecture(name: str) -> Architecture:
         network=partial(_network, name),
         family=lambda module, side: structure_of(module),
         input=_input(name, default),
-        weights={key: Pretrained(partial(_fetch, entry), _input(name, entry)) for key, entry in whole.items()},
+        weights={key: Pretrained(partial(fetch, entry.url), _input(name, entry)) for key, entry in whole.items()},
         smallest=1 if name.startswith(tuple(_SIZED)) else default.meta["min_size"][0],
         adapt=_adapt,
     )
@@ -55,10 +54,6 @@ def _input(name: str, entry: WeightsEnum) -> InputSpec:
     view = entry.transforms()
     mean, std = (_HALF, _HALF) if name in _RENORMALISED else (tuple(view.mean), tuple(view.std))
     return InputSpec(view.crop_size[0], view.resize_size[0], mean, std, view.interpolation.value)
-
-
-def _fetch(entry: WeightsEnum) -> tuple[Path, str]:
-    return fetch(entry.url)
 
 
 def _network(name: str, size: int) -> nn.Module:

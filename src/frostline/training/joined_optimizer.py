@@ -71,10 +71,13 @@ class JoinedOptimizer:
         """Set the learning rates of the step `number`, counted from 0, which comes next."""
         for group, rates in zip(self.param_groups, self._rates, strict=True):
             rates.set([group], number)
-        wanted = [group["lr"] for group in self.param_groups]
-        if self._lr is not None and wanted != self._lr_there:
-            self._lr.copy_(torch.tensor(wanted).pin_memory(), non_blocking=True)
-            self._lr_there = wanted
+        if self._lr is not None:
+            self._send([group["lr"] for group in self.param_groups], self._lr)
+
+    def _send(self, rates: list[float], there: Tensor) -> None:
+        if rates != self._lr_there:
+            there.copy_(torch.tensor(rates).pin_memory(), non_blocking=True)
+            self._lr_there = rates
 
     @torch.no_grad()
     def step(self) -> None:

@@ -237,7 +237,7 @@ def _run() -> None:
     OmegaConf.clear_resolver("project_root")
     for known in (files._alike, notices._told):
         known.clear()
-    for asked in (plugins._points, driver.too_old):  # of what is installed, which differs from command to command
+    for asked in (plugins._installed, driver.too_old):  # of what is installed, which differs from command to command
         asked.cache_clear()
     assert threading.active_count() == 1, "a fork would wait for threads that it does not have"
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +23,9 @@ from frostline.core import plugins
 from frostline.core.errors import UserError
 from frostline.models import build, cut
 from frostline.records import provenance
+from frostline.runs import checks
 from lab import Lab
-from small import load_data
+from small import compose, load_data
 
 CHECKOUT = Path(__file__).parents[2]
 CODE = r'''"""Squares of two colours, a network for them, and a command."""
@@ -152,10 +154,10 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "site" / "squares-1.2.dist-info" / "METADATA").write_text("Name: squares\nVersion: 1.2\n")
     (tmp_path / "site" / "squares-1.2.dist-info" / "entry_points.txt").write_text(ENTRIES)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    plugins._points.cache_clear()
+    plugins._installed.cache_clear()
     yield tmp_path / "site"
     sys.modules.pop("squares", None)
-    plugins._points.cache_clear()
+    plugins._installed.cache_clear()
     provenance.packages.cache_clear()
 
 
@@ -187,7 +189,7 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
     assert (now := plugins.identity(plugins.MODELS, "tiny")) != before
     with (package / "squares-1.2.dist-info" / "METADATA").open("a") as file:
         file.write("Requires-Dist: torchvision>=0.20\nRequires-Dist: not-there; extra == 'more'\n")
-    plugins._points.cache_clear()
+    plugins._installed.cache_clear()
     assert plugins.identity(plugins.MODELS, "tiny") == f"{now} torchvision=={version('torchvision')}"
     assert plugins.identity(plugins.MODELS, "resnet50") is None
 
@@ -207,6 +209,30 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         build.build("five", weights=None, num_classes=2, seed=0)
     with pytest.raises(UserError, match=r"^none: expected a plugin of frostline\.commands that is a module with main"):
         commands.run("none", [])
+
+
+def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(package, capsys):
+    entries = ENTRIES.replace("tiny =", "resnet18 =").replace("hello =", "store =").replace("squares =", "digits =")
+    (package / "squares-1.2.dist-info" / "entry_points.txt").write_text(
+        entries + "[frostline.sources]\nCIFAR10 = squares:none\n"
+    )
+    assert commands.run("store", ["--path", str(package / "none")]) == 0
+    assert "store is our own command: that of squares is never run by this name" in capsys.readouterr().err
+    config = compose("model=resnet18")
+    other = replace(config, data=replace(config.data, source="CIFAR10"))
+    told = [finding.about for one in (config, other) for finding in checks._namesakes(one)]
+    assert told == [
+        "model.name=resnet18 is torchvision's: that of squares is not used",
+        "data.source=digits is our own: that of squares is not used",
+        "model.name=resnet18 is torchvision's: that of squares is not used",
+        "data.source=CIFAR10 is that of squares, and not torchvision's",
+    ]
+    (other := package / "other-1.dist-info").mkdir()
+    (other / "METADATA").write_text("Name: other\nVersion: 1\n")
+    (other / "entry_points.txt").write_text("[frostline.models]\nfive = squares:tiny\n")
+    plugins._installed.cache_clear()
+    with pytest.raises(UserError, match=r"^five: expected one plugin of frostline\.models .* but (other|squares) and "):
+        build.build("five", weights=None, num_classes=2, seed=0)
 
 
 def ran(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:
@@ -244,7 +270,7 @@ def of_the_pages(tmp_path, monkeypatch):
     if find_spec("transformers") is None:
         (tmp_path / "site" / "transformers.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    plugins._points.cache_clear()
+    plugins._installed.cache_clear()
 
     model = build.build("dinov2_hf", weights=None, num_classes=2, seed=7)
     theirs = {
@@ -261,7 +287,7 @@ def of_the_pages(tmp_path, monkeypatch):
     for name in ("dinov2_hf", "transformers"):
         if getattr(sys.modules.get(name), "__file__", "").startswith(str(tmp_path)):
             del sys.modules[name]
-    plugins._points.cache_clear()
+    plugins._installed.cache_clear()
 
 
 def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of_the_pages):

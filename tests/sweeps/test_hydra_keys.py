@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, flags_first, in_folds, points
+from frostline.sweeps.hydra_keys import as_read, check_typed, flags_first, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,14 @@ def test_an_option_whose_name_is_longer_than_a_file_has_is_one_line(typed: str) 
 def test_flags_may_stand_anywhere() -> None:
     typed = ["lr=1", "--config-dir", "a=b", "-m", "freeze=head", "--cfg", "job", "~seed"]
     assert flags_first(typed) == ["--config-dir", "a=b", "-m", "--cfg", "job", "lr=1", "freeze=head", "~seed"]
+
+
+@pytest.mark.parametrize("typed", [["--config-dir="], ["--config-dir", ""], ["-cd", "", "lr=1"], ["--config-name="]])
+def test_a_flag_of_hydra_behind_which_nothing_stands_is_one_line(typed: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^--?c[a-z-]+=: expected a value, and there is none"):
+        check_typed(["freeze=head", *typed])
+
+
+def test_where_options_are_looked_for_is_a_list() -> None:
+    with pytest.raises(UserError, match=r"^hydra\.searchpath=here: expected a list of folders in brackets"):
+        compose_one(["hydra.searchpath=here"])

@@ -6,15 +6,18 @@ Each module has `main(arguments) -> int`, which returns the exit status, and a d
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from frostline.core import plugins, project
-from frostline.core.errors import UserError
+from frostline.core.errors import NOTHING, UserError, keys, user_error
 
 CALLED = "its folder, MLflow's id or the beginning of that, a sweep's name, or an experiment's"
 """What a run or sweep may be named by (see `sweeps.catalog`)."""
@@ -27,6 +30,24 @@ class Parser(argparse.ArgumentParser):
         """Take the command's name, and the docstring of its module, whose first line is its help."""
         options.setdefault("prog", f"frostline {command}")
         super().__init__(description=(about or "").partition("\n")[0], **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return what argparse does; `UserError` for an option whose value is empty, and for keys of a sweep."""
+        values = [action for action in self._actions if action.option_strings and action.nargs is None]
+        flags = [flag for action in values for flag in action.option_strings]
+        keyed = any(action.dest == "overrides" for action in self._actions)
+        for before, one in pairwise(["", *(args or ())]):
+            flag, equals, value = one.partition("=")
+            if (flag in flags and equals and not value) or (before in flags and not one):
+                raise user_error(flag or before, "", NOTHING)
+            if keyed or before in flags or not equals or flag not in keys() or os.path.exists(one):
+                continue
+            near = difflib.get_close_matches(f"--{flag.rpartition('.')[2]}", flags, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"{one}: expected no key of a sweep, as {self.prog} has none{hint} (see {self.prog} --help)"
+            )
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise `message`, which names the argument."""
@@ -68,6 +89,8 @@ def is_one(word: str) -> bool:
 def run(name: str, arguments: Sequence[str]) -> int:
     """Carry out the command called `name` and return its exit status; raises `UserError` for a person's mistake."""
     own = importlib.util.find_spec(f"{__name__}.{name}") is not None
+    if own and (package := plugins.distribution(plugins.COMMANDS, name)) is not None:
+        print(f"frostline: {name} is our own command: that of {package} is never run by this name", file=sys.stderr)
     module = importlib.import_module(f"{__name__}.{name}") if own else plugins.load(plugins.COMMANDS, name)
     if not callable(getattr(module, "main", None)):
         raise UserError(f"{name}: expected a plugin of {plugins.COMMANDS} that is a module with main(arguments)")

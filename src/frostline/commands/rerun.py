@@ -11,6 +11,7 @@ from frostline.commands import CALLED, Parser
 from frostline.core import files, machine, project
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, flatten, semantic
+from frostline.core.errors import user_error
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.sweeps import job, recorded_runs, rerun, sweep
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)
     named = given.pop("hydra.sweep.dir", None)
+    if named == "":
+        raise user_error("hydra.sweep.dir", "", "a folder")
     folder = Path(named).absolute() if named else project.new_sweep()
     uri = tracking_uri.resolved(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]

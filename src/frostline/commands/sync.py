@@ -6,6 +6,7 @@ from pathlib import Path
 
 from frostline.commands import Parser
 from frostline.core import project
+from frostline.core.errors import user_error
 from frostline.records import sweep_record
 from frostline.tracking import pending_sweeps, server, sync, tracking_uri
 from frostline.tracking.sync import SweepMirror
@@ -14,11 +15,13 @@ from frostline.tracking.sync import SweepMirror
 def main(arguments: list[str]) -> int:
     """Complete the given sweeps, else all that are known to be pending; return 1 if one of them stays pending."""
     parser = Parser("sync", __doc__)
-    parser.add_argument("folder", nargs="*", type=Path, help="a sweep's folder; default: all that are pending")
+    parser.add_argument("folder", nargs="*", help="a sweep's folder; default: all that are pending")
     parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
     options = parser.parse_args(arguments)
     root = project.project_root()
-    folders = options.folder or pending_sweeps.remembered(tracking_uri.resolved(options.uri, root), root)
+    if "" in options.folder:
+        raise user_error("folder", "", "the folder of a sweep, and this is empty")
+    folders = [*map(Path, options.folder)] or pending_sweeps.remembered(tracking_uri.resolved(options.uri, root), root)
     if not folders:
         print("Nothing is pending.")
     return max([_sync(folder.resolve(), root, options.uri) for folder in folders], default=0)

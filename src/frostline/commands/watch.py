@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
 def _found(name: str) -> Path:
     """Return the folder of a sweep, which may have nothing but its queued jobs yet; raises `UserError`."""
     folders = [Path(name), *project.multirun().glob(f"*/{name}")] if not Path(name).is_absolute() else [Path(name)]
-    for folder in folders:
+    for folder in folders if name else ():
         if (folder / layout.JOBS).is_file():
             return folder.absolute()
         if (sweep := run_folders.sweep_of(folder)) is not None:

@@ -21,6 +21,8 @@ class UserError(ValueError):
 
 _GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
 _OTHERWISE = {"asha": "hyperband"}  # other names of what is meant
+NOTHING = "a value, and there is none: a variable of the shell that is empty?"
+"""What to say of a flag behind which nothing stands."""
 _LONGEST = 300  # characters of a value that an error shows
 
 
@@ -32,7 +34,7 @@ def user_error(key: str, value: object, expected: str, choices: Iterable[str] = 
 
 def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserError:
     """Return the error for a key that the schema does not have, with the nearest one that it or `options` have."""
-    known = [*_keys(Config), *_GROUPS, *options]
+    known = [*keys(), *options]
     elsewhere = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as search.trials
     near = _hint(key, elsewhere, cutoff=0.0) if elsewhere else _hint(key, known)
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
@@ -71,14 +73,14 @@ def _optional(key: str) -> bool:
     return type(None) in get_args(hint)
 
 
-def _keys(cls: type, prefix: str = "") -> list[str]:
-    """Return every key of the schema with dots, sections included."""
-    found = []
+def keys(cls: type = Config, prefix: str = "") -> list[str]:
+    """Return every key that can be typed for a run, with dots, sections included."""
+    found = [] if prefix else [*_GROUPS]
     for item in fields(cls):
         found.append(prefix + item.name)
         hint = get_type_hints(cls)[item.name]
         if is_dataclass(hint):
-            found += _keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+            found += keys(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
     return found
 
 

@@ -85,6 +85,9 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         return user_error(found[1], found[2], "one value, as for one run; a list stands in brackets")
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
         return user_error(found[1], found[2], "one value, as for one run; a sweep searches a range with search=tpe")
+    if "hydra.searchpath must be a list" in text:
+        given = _given("hydra.searchpath", arguments)
+        return user_error("hydra.searchpath", given, "a list of folders in brackets, as [file:///home/me/conf]")
     if found := re.search(r"Could not override '([^']+)'", text):
         key, value, options = found[1], _given(found[1], arguments), _data_options(arguments)
         within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)

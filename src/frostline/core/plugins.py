@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import Distribution, EntryPoint, EntryPoints, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,16 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> Any:
-    """Return the object behind the entry point called `name`, None where there is none; UserError where it fails."""
+    """Return the object behind the entry point called `name`, None where there is none.
+
+    Raises `UserError` where it fails, and where several packages have one of that name.
+    """
     point = _points(group).get(name)
     if point is None:
         return None
+    if len(same := [one for one in _installed(group) if one.name == name]) > 1:
+        each = " and ".join(one.dist.name if one.dist else one.value for one in same)
+        raise UserError(f"{name}: expected one plugin of {group} of that name, but {each} have one each")
     try:
         return point.load()
     except Exception as error:  # whatever the other package raises
@@ -71,7 +77,12 @@ def _required(dist: Distribution) -> Iterator[str]:
                 yield f"{name[0]}=={version(name[0])}"
 
 
-@functools.cache
 def _points(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name: looked up once, since all that is installed is read for it."""
-    return {point.name: point for point in entry_points(group=group)}
+    """Return the entry points of a group by name."""
+    return {point.name: point for point in _installed(group)}
+
+
+@functools.cache
+def _installed(group: str) -> EntryPoints:
+    """Return the entry points of a group: looked up once, since all that is installed is read for it."""
+    return entry_points(group=group)

@@ -38,7 +38,8 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if isinstance(value, list) and items and is_dataclass(items[0]):
         return [section(items[0], item, f"{key}[{i}].") for i, item in enumerate(value)]  # type: ignore[arg-type]
     if not fits(hint, value) or (type(None) in items and means_null(value)):
-        raise user_error(key, value, f"a value of type {getattr(hint, '__name__', hint)}")
+        kind = items[0] if type(None) in items else hint
+        raise user_error(key, value, "a text" if kind is str else f"a value of type {getattr(kind, '__name__', kind)}")
     return value
 
 

@@ -55,6 +55,8 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     """
     source, root, splits, options = config.source, config.root, config.splits, config.options
     place, missing = expanded(root).absolute(), config.missing_classes
+    if source not in EMBEDDED and not root.strip():
+        raise user_error("data.root", root, "where the pictures are; . is the folder where the command is typed")
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
             return _plugged(source, plugin, place, options)

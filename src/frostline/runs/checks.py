@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.core import machine
-from frostline.core.config import Config
+from torchvision import datasets
+
+from frostline.core import machine, plugins
+from frostline.core.config import EMBEDDED, OWN_FILES, Config
 from frostline.core.errors import UserError, user_error
 from frostline.data import findings
 from frostline.data.findings import Finding
-from frostline.models import freezing, shapes
+from frostline.models import freezing, shapes, torchvision_models
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
@@ -50,10 +52,26 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_single(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
+    told += _namesakes(config)
     auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
     if model.weights_sha256 is not None and on_disk(config.model.weights):
         auto["model.sha256"] = model.weights_sha256
     return Checked(told, auto, store.unkept)
+
+
+def _namesakes(config: Config) -> list[Finding]:
+    """Return what is to be told of a network or source that another package has under a name of somebody else's."""
+    found = []
+    model, source = config.model, config.data.source
+    package = plugins.distribution(plugins.MODELS, model.name)
+    if package is not None and model.library == "torchvision" and model.name in torchvision_models.NAMES:
+        found.append(Finding(f"model.name={model.name} is torchvision's: that of {package} is not used", True))
+    package = plugins.distribution(plugins.SOURCES, source)
+    if package is not None and source in (*EMBEDDED, *OWN_FILES):
+        found.append(Finding(f"data.source={source} is our own: that of {package} is not used", True))
+    elif package is not None and source in datasets.__all__:
+        found.append(Finding(f"data.source={source} is that of {package}, and not torchvision's", True))
+    return found
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:

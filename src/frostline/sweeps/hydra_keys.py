@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import NOTHING, UserError, user_error
 from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
 
@@ -35,13 +35,15 @@ _LONGEST = 250  # bytes of an option's name, which is a file's: of a longer one 
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
-def check_typed(arguments: Iterable[str], commands: Callable[[], Sequence[str]] = tuple) -> None:
+def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] = tuple) -> None:
     """Raise `UserError` for what would have Hydra pass our sweeper by, or has no effect, in the command line.
 
     One of the `commands` may have been meant by what is no key.
     """
-    for argument in arguments:
+    for before, argument in itertools.pairwise(["", *arguments]):
         key, equals, value = argument.lstrip("+").partition("=")
+        if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):
+            raise user_error(key or before, "", NOTHING)
         if equals and not key:
             raise unreadable(argument, commands())  # Hydra takes the missing key for a group
         is_group = "/" in key or key == "freeze" or (key.isidentifier() and (config_folder() / key).is_dir())

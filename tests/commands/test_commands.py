@@ -1,0 +1,62 @@
+"""What is typed for a command: an option whose value is empty, and keys that are a sweep's, are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frostline import commands
+from frostline.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            "store store.path=",
+            "store.path=: expected no key of a sweep, as frostline store has none; did you mean --path?",
+        ),
+        ("store clear lr=1", "lr=1: expected no key of a sweep, as frostline store has none (see frostline store"),
+        (
+            "predict run a.png device=cpu",
+            "device=cpu: expected no key of a sweep, as frostline predict has none; did you",
+        ),
+        (
+            "ui tracking.uri=",
+            "tracking.uri=: expected no key of a sweep, as frostline ui has none; did you mean --uri?",
+        ),
+        ("store --path= clear", "--path=: expected a value, and there is none: a variable of the shell"),
+        ("store --path '' clear", "--path=: expected a value"),
+        ("store clear --older-than=", "--older-than=: expected a value"),
+        ("mend --uri=", "--uri=: expected a value"),
+        ("data --config-dir=", "--config-dir=: expected a value"),
+        ("report sweep -o ''", "-o=: expected a value"),
+        ("sync ''", "folder=: expected the folder of a sweep"),
+        ("watch ''", "sweep=: expected the folder of a sweep"),
+        ("rerun run hydra.sweep.dir=", "hydra.sweep.dir=: expected a folder"),
+        ("data store.path=", "store.path=: expected a text; nothing is written null"),
+        ("data data=image_folder data.root=", "data.root=: expected where the pictures are; . is the folder"),
+    ],
+)
+def test_what_is_empty_or_is_a_key_of_a_sweep_is_one_line(
+    typed: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "store"))
+    name, *arguments = (word.strip("'") for word in typed.split(" "))
+    with pytest.raises(UserError) as caught:
+        commands.run(name, arguments)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_file_that_is_called_like_a_key_may_be_typed_and_the_value_of_an_option_may_look_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1").touch()
+    parser = commands.Parser("test")
+    parser.add_argument("file")
+    parser.add_argument("--name")
+    asked = parser.parse_args(["lr=1", "--name", "lr=2"])
+    assert (asked.file, asked.name) == ("lr=1", "lr=2")

@@ -38,6 +38,7 @@ from frostline.runs.run import execute
 from frostline.runs.run_context import RunContext
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
+from frostline.tracking.pending_sweeps import Place
 
 ROOT = project.project_root()
 _METRICS = "metrics.json"
@@ -137,10 +138,8 @@ def _started() -> ProcessPoolExecutor:
 
 
 def _open(folder: Path) -> Tracker:
-    uri = mlflow_uri(folder.parent)
-    return session.open_sweep(
-        uri, folder=folder, root=folder.parent, experiment_name="benchmarks", name=folder.name, tags={}
-    )
+    place = Place(mlflow_uri(folder.parent), folder.parent, "benchmarks")
+    return session.open_sweep(place, folder=folder, name=folder.name, tags={})
 
 
 def _close(tracker: Tracker) -> None:

@@ -23,6 +23,7 @@ from frostline.store.store import Store
 from frostline.sweeps import pool
 from frostline.tracking import server, session
 from frostline.tracking.follower import Follower
+from frostline.tracking.pending_sweeps import Place
 
 SOURCE = Path(__file__).parents[2] / "src"
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -97,8 +98,7 @@ def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said
 
 def open_sweep(folder, uri, say):
     folder.mkdir()
-    root = folder.parent
-    return session.open_sweep(uri, folder=folder, root=root, experiment_name="e", name="s", tags={}, say=say)
+    return session.open_sweep(Place(uri, folder.parent, "e"), folder=folder, name="s", tags={}, say=say)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout
 from frostline.records.recording import recording
 from frostline.tracking import database, server, session, tracking_uri
+from frostline.tracking.pending_sweeps import Place
 
 SAID = 'connection to server at "db", port 5432 failed: '
 
@@ -53,9 +54,9 @@ def url() -> Any:
 
 
 def opened(root: Path, said: list[str]) -> Any:
-    places: dict[str, Any] = {"root": root, "folder": root / "sweep", "experiment_name": uuid.uuid4().hex}
+    place = Place(tracking_uri.resolved(None, root), root, uuid.uuid4().hex)
     (root / "sweep" / "0").mkdir(parents=True)
-    return session.open_sweep(tracking_uri.resolved(None, root), name="s", tags={}, say=said.append, **places)
+    return session.open_sweep(place, folder=root / "sweep", name="s", tags={}, say=said.append)
 
 
 @pytest.mark.slow

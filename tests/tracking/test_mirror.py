@@ -417,9 +417,7 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
 
 def open_sweep(uri, folder, name, said):
     (folder / "0").mkdir(parents=True)
-    return session.open_sweep(
-        uri, folder=folder, root=folder.parent, experiment_name=name, name="s", tags={}, say=said.append
-    )
+    return session.open_sweep(Place(uri, folder.parent, name), folder=folder, name="s", tags={}, say=said.append)
 
 
 def run(tracker, steps):

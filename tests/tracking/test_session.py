@@ -33,6 +33,7 @@ from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.past_runs import Past
 from frostline.tracking import download, pending_sweeps, query, server, session, sync, tracking_uri
+from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -55,8 +56,8 @@ def tracker(root) -> Tracker:
     return open_sweep(uri, root=root, folder=root / "sweep")
 
 
-def open_sweep(uri: str, **options) -> Tracker:
-    return session.open_sweep(uri, **{"experiment_name": "demo", "name": "sweep", "tags": TAGS} | options)
+def open_sweep(uri: str, *, root: Path, experiment: str = "demo", **options) -> Tracker:
+    return session.open_sweep(Place(uri, root, experiment), **{"name": "sweep", "tags": TAGS} | options)
 
 
 @pytest.fixture
@@ -166,12 +167,13 @@ import logging, os, sys
 from pathlib import Path
 from frostline.records.recording import recording
 from frostline.tracking import server, session, tracking_uri
+from frostline.tracking.pending_sweeps import Place
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
 uri = tracking_uri.resolved(None, root)
-tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name=sys.argv[2], tags={})
+tracker = session.open_sweep(Place(uri, root, "demo"), folder=folder, name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
     print(tracker.experiment_id, tracker.sweep_run_id, flush=True)
@@ -247,7 +249,7 @@ def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client,
         with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(sweep), monkeypatch.context() as patch:
             if moment:
                 patch.setattr(session.Follower, moment, interrupted)
-            open_sweep(tracker.uri, root=root, folder=sweep, experiment_name="hasty")
+            open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
             journal.note(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
             interrupted()
         assert journal.ended(sweep) and str(sweep) not in session._followers
@@ -263,7 +265,7 @@ def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root
         (sweep := tmp_path / name).mkdir()
         monkeypatch.setattr(session.sweep_record, "going_on", lambda folder, alive=alive: alive)
         with pytest.raises(OSError, match="full"), session.ended_in_any_case(sweep):
-            opened = open_sweep(tracker.uri, root=root, folder=sweep, experiment_name="hasty")
+            opened = open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
             raise OSError("full")
         assert journal.ended(sweep) != bool(alive)
         session.bring(opened)
@@ -282,11 +284,12 @@ import sys
 from pathlib import Path
 from frostline.records.recording import recording
 from frostline.tracking import session
+from frostline.tracking.pending_sweeps import Place
 root = Path(sys.argv[1])
 folder, run = root / "sweep", root / "sweep" / "0"
 run.mkdir(parents=True)
 uri = f"sqlite:///{root}/mlflow.db"
-tracker = session.open_sweep(uri, folder=folder, root=root, experiment_name="demo", name="sweep", tags={})
+tracker = session.open_sweep(Place(uri, root, "demo"), folder=folder, name="sweep", tags={})
 with recording(run, name="run", tags={}, params={"lr": 0.1}) as record:
     record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 10})
     record.metrics({"train/loss": 0.5}, 1)
@@ -332,7 +335,7 @@ def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_proje
 def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root, tmp_path):
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
-        open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name="gone")
+        open_sweep(tracker.uri, root=root, folder=tmp_path, experiment="gone")
 
 
 @pytest.mark.slow
@@ -342,7 +345,7 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     (tmp_path / "0" / "kept.txt").write_text("x")
     for number, half in enumerate(("", "{", "[]", "{}")):  # as another process may be writing them
         (root / "mlruns" / "pending" / f"{number}.json").write_text(half)
-    other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment_name=name)
+    other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment=name)
     with recording(tmp_path / "0", name="run", tags={}, params={}) as record:
         record.artifact(tmp_path / "0" / "kept.txt")
     session.close_sweep(other, status="FINISHED", description="", results=[])

@@ -29,6 +29,7 @@ from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.skip_or_resume import NAMED, Takeover
 from frostline.sweeps.sweep_runs import Rounds, SweepRuns
 from frostline.tracking import artifact_root, server, session, tracking_uri
+from frostline.tracking.pending_sweeps import Place
 
 
 def run_sweep(
@@ -88,6 +89,7 @@ def run_planned(
     config = planned[0].config
     root = project.project_root()
     uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
+    place = Place(uri, root, config.experiment_name, artifacts)
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
@@ -112,7 +114,7 @@ def run_planned(
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
-        tracker = None if config.dry_run else _open(config, uri, artifacts, root, folder)
+        tracker = None if config.dry_run else _open(place, folder)
         runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
         if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
             return status
@@ -183,18 +185,9 @@ def _once(planned: Sequence[PlannedRun]) -> list[str]:
     ]
 
 
-def _open(config: Config, uri: str, artifacts: str | None, root: Path, folder: Path) -> Tracker:
+def _open(place: Place, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
-    sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    sweep = str(folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder)
     code = {layout.SOURCE_TAG: project.source_sha256()}
     tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.me().tags()}
-    return session.open_sweep(
-        uri,
-        folder=folder,
-        root=root,
-        experiment_name=config.experiment_name,
-        name=name,
-        tags=tags,
-        artifacts=artifacts,
-        say=job.screen().say,
-    )
+    return session.open_sweep(place, folder=folder, name=name, tags=tags, say=job.screen().say)

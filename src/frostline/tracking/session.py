@@ -33,29 +33,24 @@ _followers: dict[str, Follower] = {}
 
 
 def open_sweep(
-    uri: str,
+    place: Place,
     *,
     folder: Path,
-    root: Path,
-    experiment_name: str,
     name: str,
     tags: Mapping[str, str],
-    artifacts: str | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Tracker:
-    """Return the tracker of a sweep, whose record is from now on mirrored by a thread of this process.
+    """Return the tracker of a sweep, whose record is from now on mirrored to its `place` by a thread of this process.
 
-    A `folder` that has a record goes on with that; an experiment that is missing gets the root `artifacts`, a URI.
-    Where MLflow does not answer, that is said in one line and the record waits. Raises UserError where the store or the
-    experiment can never be used, or has another root.
+    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the
+    record waits. Raises UserError where the store or the experiment can never be used, or has another root.
     """
-    place = Place(uri, root, experiment_name, artifacts)
     facts = {
-        "uri": tracking_uri.portable(uri, root),
-        "experiment": experiment_name,
+        "uri": tracking_uri.portable(place.uri, place.root),
+        "experiment": place.experiment,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        **({"artifacts": artifacts} if artifacts else {}),
+        **({"artifacts": place.artifacts} if place.artifacts else {}),
     }
     fresh = journal.uid(folder) is None
     begin(folder, name, tags, **facts)
@@ -64,16 +59,16 @@ def open_sweep(
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
     _followers[str(folder)] = follower
-    limit = _OPEN if tracking_uri.is_server(uri) else _CREATE
+    limit = _OPEN if tracking_uri.is_server(place.uri) else _CREATE
     reached = follower.complete(patience=limit, limit=limit)
     if isinstance(follower.problem, UserError):
         _followers.pop(str(folder)).stop(patience=1.0)
         pending_sweeps.forget(folder, place)
         raise follower.problem
     if not reached:
-        why = follower.problem or f"no answer from {uri} in {limit:g} s"
+        why = follower.problem or f"no answer from {place.uri} in {limit:g} s"
         say(f"MLflow is away ({why}): the record is kept in {folder}, and passed on when it is back")
-    return Tracker(uri, experiment_name, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
+    return Tracker(place.uri, place.experiment, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 
 def take_up(tracker: Tracker, root: Path) -> None:

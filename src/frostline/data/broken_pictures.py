@@ -10,6 +10,7 @@ import torch
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import of_class
+from frostline.data.names import some
 from frostline.data.pixel_cache import Decoded
 from frostline.data.splitting import Selection, lost_classes
 
@@ -70,10 +71,10 @@ def require_readable(
     for name, part in parts.items():
         lost = lost_classes(part, good[name])
         if skip and (lost if name == "train" else not len(good[name].ids)):
-            classes = ", ".join(part.source.classes[label] for label in lost[:5])
-            those = torch.stack([of_class(part.labels, label) for label in lost] or [part.ids >= 0]).any(0)
-            each = _first_few(broken_of({name: replace(part, ids=part.ids[those])}, decoded))
-            expected = f"pictures that can be read in {name} of {classes}, but all are broken ({each})"
+            gone = [of_class(part.labels, part.source.classes.index(one)) for one in lost] or [part.ids >= 0]
+            those = replace(part, ids=part.ids[torch.stack(gone).any(0)])
+            each = _first_few(broken_of({name: those}, decoded))
+            expected = f"pictures that can be read in {name} of {some(lost)}, but all are broken ({each})"
             raise user_error("data.skip_bad", "true", expected)
     reasons = broken_of(parts, decoded)
     if reasons and not skip:

@@ -112,8 +112,8 @@ def _latest(
     start = moments[1:][(since[1:] - wanted).abs().argmin()]
     older = Selection(part.source, part.ids[ranks < start])
     if lost := lost_classes(part, older):
-        names = some(part.source.classes[label] for label in lost)
-        expected = f"pictures of every class before {times.texts[start]}, where {name} begins, but none is of {names}"
+        before = f"before {times.texts[start]}, where {name} begins"
+        expected = f"pictures of every class {before}, but none is of {some(lost)}"
         raise user_error("data.options.time", times.column, expected)
     return _parted(part, ranks >= start, name, key, fraction)
 
@@ -133,15 +133,15 @@ def _parted(part: Selection, chosen: Tensor, name: str, key: str, value: object)
     """Return what was chosen, and the rest; UserError where a class is not in that."""
     rest = Selection(part.source, part.ids[~chosen])
     if lost := lost_classes(part, rest):
-        names = ", ".join(part.source.classes[label] for label in lost[:5])
-        expected = f"pictures of {names} for train that are no copies of those of {name}, nor of their groups"
+        expected = f"pictures of {some(lost)} for train that are no copies of those of {name}, nor of their groups"
         raise user_error(key, value, expected)
     return Selection(part.source, part.ids[chosen]), rest
 
 
-def lost_classes(part: Selection, rest: Selection) -> list[int]:
-    """Return the classes of which a picture is in `part`, and none in the `rest` of it."""
-    return [*((part.counts > 0) & (rest.counts == 0)).nonzero()[:, 0].tolist()]
+def lost_classes(part: Selection, rest: Selection) -> list[str]:
+    """Return the names of the classes of which a picture is in `part`, and none in the `rest` of it."""
+    lost = (part.counts > 0) & (rest.counts == 0)
+    return [name for name, gone in zip(part.source.classes, lost.tolist(), strict=True) if gone]
 
 
 def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> UserError:

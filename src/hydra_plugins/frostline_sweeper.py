@@ -67,14 +67,16 @@ class FrostlineSweeper(Sweeper):
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         searches = is_asked(overrides, compose)
-        executor: Executor = (Tasks if carries_out(launcher) else Foreign)(launcher, self._batch, config)
-        if queues(launcher):
-            executor = Cluster(launcher, config, detached=not searches)
+        executor: Executor
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             launcher.compose, launcher.forget = compose, compose.forget  # each job once
             executor = Workers(launcher)
+        elif queues(launcher):
+            executor = Cluster(launcher, config, detached=not searches)
+        else:
+            executor = (Tasks if carries_out(launcher) else Foreign)(launcher, self._batch, config)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             if searches:

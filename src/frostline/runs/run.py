@@ -52,7 +52,7 @@ _Made = tuple[dict[str, float], dict[str, int]]
 """The final metrics of a run, and its number of images per split."""
 
 
-def execute(config: Config, run: RunContext, record: Record | None) -> tuple[dict[str, float], dict[str, int]]:
+def execute(config: Config, run: RunContext, record: Record | None) -> _Made:
     """Carry out one run and return its final metrics and its number of images per split.
 
     Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`.

@@ -172,11 +172,7 @@ class _Stages(fx.Tracer):
         self._structure = structure
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        try:
-            self._structure.stage_of(module_qualified_name)
-        except KeyError:
-            return super().is_leaf_module(m, module_qualified_name)
-        return True
+        return self._structure.lies_in_one(module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _levels(graph: fx.Graph, structure: Structure) -> dict[fx.Node, int]:

@@ -8,7 +8,6 @@ that matches decides, every parameter must be covered, and a rule that can match
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -74,7 +73,7 @@ def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, t
     """Return the addresses, `stage/kind/path`, of each module that lies in one stage, by its path."""
     found = {}
     for path, part in module.named_modules():
-        with suppress(KeyError):  # a container that spans stages
+        if structure.lies_in_one(path):
             stages = _names_of_stage(structure, path)
             found[path] = tuple(f"{stage}/{_kind(path, part)}/{path}" for stage in stages)
     return found
@@ -159,10 +158,9 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
 
 
 def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str) -> bool:
-    try:
-        stage = structure.stage_of(path)
-    except KeyError:
-        return False  # a container that spans stages
+    if not structure.lies_in_one(path):
+        return False
+    stage = structure.stage_of(path)
     if is_norm(part):
         own = {f"{path}.{name}" for name, _ in part.named_parameters(recurse=False)}
         return norm_stats == "learn" and (bool(own & phase.learning) if own else stage in active)

@@ -41,7 +41,7 @@ class Structure:
         return self._stage_by_name[name]
 
     def lies_in_one(self, name: str) -> bool:
-        """Return whether a module or tensor is in one stage."""
+        """Return whether a module or tensor is in one stage; a container may span several."""
         return name in self._stage_by_name
 
     def with_stages(self, more: Mapping[str, str]) -> Structure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from frostline.data import image_formats
+from frostline.data.names import counted
 
 _ADVICE = {
     ".jfi .pjpeg": "JPEGs: rename them to .jpg",
@@ -39,11 +40,9 @@ def told(counts: Mapping[str, int]) -> str | None:
     if not odd:
         return None
     each = [f"{count:,} {name}{_advice(name)}" for name, count in sorted(odd.items(), key=lambda item: -item[1])]
-    some = ", ".join(each[:6]) + (f" and {len(each) - 6} other kinds" if len(each) > 6 else "")
-    total = sum(odd.values())
-    return (
-        f"{total:,} file{'s are' if total > 1 else ' is'} left out, not called like a picture that can be read: {some}"
-    )
+    first = ", ".join(each[:6]) + (f" and {len(each) - 6} other kinds" if len(each) > 6 else "")
+    files = counted(sum(odd.values()), "file is", "files are")
+    return f"{files} left out, not called like a picture that can be read: {first}"
 
 
 def _advice(suffix: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from frostline.core.config import KEPT, AdapterConfig
-from frostline.core.errors import user_error
+from frostline.core.errors import one_line, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import address
 from frostline.core.validation import adapter_config
@@ -128,8 +128,7 @@ def _network(name: str, found: Architecture, size: int) -> nn.Module:
     try:
         module = found.network(size)
     except (AssertionError, ValueError) as problem:
-        reason = " ".join(str(problem).split())
-        raise user_error("model.image_size", size, f"a size that suits {name} ({reason})") from problem
+        raise user_error("model.image_size", size, f"a size that suits {name} ({one_line(problem)})") from problem
     pooling.replace_pools(module)
     return module
 

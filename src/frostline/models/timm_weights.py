@@ -11,7 +11,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNo
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from frostline.core import files
-from frostline.core.errors import user_error
+from frostline.core.errors import one_line, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.models import weights
 from frostline.models.architecture import Pretrained
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
         return "the hub has no such repository, or none without a token in HF_TOKEN"
     if isinstance(error, HfHubHTTPError):
         return f"the hub answers {error.response.status_code}"
-    return " ".join(str(error.__cause__ or error).split())[:100]
+    return one_line(error.__cause__ or error)
 
 
 def in_folder(base: str, folder: Path) -> Pretrained:

@@ -62,49 +62,32 @@ _verified: dict[tuple[str, _State], dict[str, Checks]] = {}
 """What of an entry was checked by this process, by its seal and by when its files were last written."""
 
 
-@dataclass(frozen=True)
-class Seal:
-    """What is written down of an entry's files."""
+def seal(part: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], piecemeal: Container[str]) -> bytes:
+    """Return the seal of the files of `tensors` in the folder `part`, some of which are read `piecemeal`.
 
-    content: bytes
-
-    @classmethod
-    def of(
-        cls,
-        part: Path,
-        key: str,
-        about: str,
-        family: str | None,
-        meta: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        piecemeal: Container[str],
-    ) -> Seal:
-        """Return the seal of the files of `tensors` in the folder `part`; some are read `piecemeal`."""
-        told = {
-            name: {
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "shape": list(tensor.shape),
-                "piecemeal": name in piecemeal,
-                "crc32": checksums.checksum(part / name),
-            }
-            for name, tensor in tensors.items()
+    `facts` are the `key` of the entry, and `about`, `family` and `meta` as they are read again.
+    """
+    told = {
+        name: {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "piecemeal": name in piecemeal,
+            "crc32": checksums.checksum(part / name),
         }
-        return cls(_sealed(json.dumps({"key": key, "about": about, "family": family, "meta": meta, "tensors": told})))
+        for name, tensor in tensors.items()
+    }
+    return _sealed(json.dumps({**facts, "tensors": told}))
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.content)
 
-    def write(self, part: Path) -> None:
-        """Finish the entry in the folder `part`, whose files count as checked.
+def finish(part: Path, content: bytes) -> None:
+    """Finish the entry in the folder `part` with its seal; its files count as checked.
 
-        Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
-        """
-        (part / _SEAL).write_bytes(self.content)
-        told = json.loads(self.content.splitlines()[0])["tensors"]
-        checked = {name: checks.close() for name, checks in _checks(part, "", told).items()}
-        _verified[_digest(self.content), _state(part, told)] = checked
+    Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
+    """
+    (part / _SEAL).write_bytes(content)
+    told = json.loads(content.splitlines()[0])["tensors"]
+    checked = {name: checks.close() for name, checks in _checks(part, "", told).items()}
+    _verified[_digest(content), _state(part, told)] = checked
 
 
 def exists(place: Path) -> bool:

@@ -177,9 +177,10 @@ class Store:
                 self._not_kept(about, f"is not kept, since {writer.rejected}")
                 return Entry(writer.tensors, meta, made=True)
             try:
-                seal = entries.Seal.of(part, place.name, about, family, meta, writer.tensors, writer.piecemeal)
-                with self._claim(seal.size, family):
-                    seal.write(part)
+                facts = {"key": place.name, "about": about, "family": family, "meta": meta}
+                seal = entries.seal(part, facts, writer.tensors, writer.piecemeal)
+                with self._claim(len(seal), family):
+                    entries.finish(part, seal)
                 unfinished.forget(part)
                 part.rename(place)
                 found = entries.find(place)
